@@ -1,0 +1,1 @@
+"""Populations of Gaussian agents: free energy, pairwise alignment, observations."""

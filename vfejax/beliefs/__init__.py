@@ -1,0 +1,1 @@
+"""Beliefs: probability distributions as pytrees, their divergences and metrics."""

@@ -1,0 +1,1 @@
+"""Dynamics on any energy function: gradient, natural-gradient and Hamiltonian flows."""

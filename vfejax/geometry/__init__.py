@@ -1,0 +1,1 @@
+"""Geometry: groups and their irreps, transport between frames, base manifolds."""

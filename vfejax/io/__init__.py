@@ -1,0 +1,1 @@
+"""Files, progress and pictures: everything that touches the disk or the terminal."""
