@@ -1,16 +1,36 @@
-"""Small numerical pieces whose gradients stay finite where the textbook formula divides by zero."""
+"""Small batched linear algebra and functions whose gradients stay finite where the textbook formula divides by zero.
+
+Why not LAPACK: jaxlib 0.10 splits a *batched* LAPACK call over XLA's CPU thread pool and blocks a pool thread until the parts are done. Two
+such calls in flight on a machine with two cores then wait for each other for ever (seen with ``solve_triangular`` and ``expm``
+on 512 matrices of size 9). The loops below are plain XLA: as fast for the small matrices of agents, quicker to compile, and safe.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from vfejax.types import Array
 
-__all__ = ["identity_like", "log_det_cholesky", "safe_norm", "sinc", "symmetrize", "triangular_inverse"]
+__all__ = [
+    "cholesky",
+    "identity_like",
+    "log_det_cholesky",
+    "matvec",
+    "safe_norm",
+    "sinc_sqrt",
+    "symmetrize",
+    "transpose",
+    "triangular_inverse",
+]
+
+
+def transpose(x: Array) -> Array:
+    """Matrix transpose of ``x [..., k, l]``."""
+    return jnp.swapaxes(x, -1, -2)
 
 
 def symmetrize(x: Array) -> Array:
     """Symmetric part ``(x + x^T) / 2`` of ``x [..., k, k]``."""
-    return 0.5 * (x + jnp.swapaxes(x, -1, -2))
+    return 0.5 * (x + transpose(x))
 
 
 def identity_like(x: Array) -> Array:
@@ -18,14 +38,70 @@ def identity_like(x: Array) -> Array:
     return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
 
 
-def triangular_inverse(chol: Array) -> Array:
-    """Inverse of lower triangular ``chol [..., k, k]``; entries above the diagonal are ignored."""
-    return jax.scipy.linalg.solve_triangular(chol, identity_like(chol), lower=True)
+def matvec(matrix: Array, vector: Array) -> Array:
+    """``matrix [..., l, k]`` times ``vector [..., k]``, at full precision on every device."""
+    return jnp.matmul(matrix, vector[..., None], precision="highest")[..., 0]
 
 
 def log_det_cholesky(chol: Array) -> Array:
     """``log det(L L^T) = 2 sum_i log L_ii`` for ``chol [..., k, k]``; NaN where a diagonal entry is negative."""
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), axis=-1)
+
+
+@jax.custom_jvp
+def triangular_inverse(chol: Array) -> Array:
+    """Inverse of lower triangular ``chol [..., k, k]``; entries above the diagonal are ignored.
+
+    Forward substitution, one row at a time over the whole batch; the derivative is ``-X tril(dL) X``. O(k^3) each.
+    """
+    chol = jnp.tril(chol)
+    identity = identity_like(chol)
+
+    def substitute(i, inverse):
+        row = jax.lax.dynamic_index_in_dim(chol, i, -2, keepdims=False)
+        pivot = jax.lax.dynamic_index_in_dim(row, i, -1)
+        unit = jax.lax.dynamic_index_in_dim(identity, i, -2, keepdims=False)
+        solved = (unit - jnp.sum(row[..., :, None] * inverse, axis=-2)) / pivot
+        return jax.lax.dynamic_update_index_in_dim(inverse, solved, i, inverse.ndim - 2)
+
+    return jax.lax.fori_loop(0, chol.shape[-1], substitute, jnp.zeros_like(chol))
+
+
+@triangular_inverse.defjvp
+def _triangular_inverse_jvp(primals, tangents):
+    inverse = triangular_inverse(primals[0])
+    change = jnp.matmul(jnp.tril(tangents[0]), inverse, precision="highest")
+    return inverse, -jnp.matmul(inverse, change, precision="highest")
+
+
+@jax.custom_jvp
+def cholesky(matrix: Array) -> Array:
+    """Lower factor L of symmetric positive definite ``matrix [..., k, k] = L L^T``; NaN where it is not positive definite.
+
+    Column by column over the whole batch; only the lower triangle is read. The derivative is ``L Phi(L^{-1} dA L^{-T})`` with
+    Phi the lower triangle with halved diagonal.
+    """
+    rows = jnp.arange(matrix.shape[-1])
+
+    def eliminate(j, chol):
+        row = jax.lax.dynamic_index_in_dim(chol, j, -2)
+        column = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False) - jnp.sum(chol * row, axis=-1)
+        pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(column, j, -1))
+        below = jnp.broadcast_to(rows >= j, column.shape)
+        return jax.lax.dynamic_update_index_in_dim(chol, jnp.where(below, column / pivot, 0.0), j, chol.ndim - 1)
+
+    return jax.lax.fori_loop(0, matrix.shape[-1], eliminate, jnp.zeros_like(matrix))
+
+
+@cholesky.defjvp
+def _cholesky_jvp(primals, tangents):
+    chol = cholesky(primals[0])
+    inverse = triangular_inverse(chol)
+    lower = jnp.tril(tangents[0])
+    change = lower + transpose(jnp.tril(lower, -1))
+    body = jnp.matmul(jnp.matmul(inverse, change, precision="highest"), transpose(inverse), precision="highest")
+    half = jnp.tril(body) * (1.0 - 0.5 * identity_like(body))
+    return chol, jnp.matmul(chol, half, precision="highest")
 
 
 def safe_norm(x: Array, *, axis: int = -1, keepdims: bool = False) -> Array:
@@ -35,6 +111,15 @@ def safe_norm(x: Array, *, axis: int = -1, keepdims: bool = False) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def sinc(x: Array) -> Array:
-    """``sin(x) / x``, 1 at 0, with exact derivatives everywhere (numpy's sinc carries a factor pi)."""
-    return jnp.sinc(x / jnp.pi)
+def sinc_sqrt(s: Array) -> Array:
+    """``sin(sqrt s) / sqrt s`` for ``s >= 0``: analytic in s, so derivatives of every order are right at 0.
+
+    Rotations depend on the angle only through its square; written in the square, nothing divides by an angle.
+    Below ``s = 0.1`` the Taylor series to ``s^6`` is exact to float64 rounding (next term 1e-20).
+    """
+    small = s < 0.1
+    root = jnp.sqrt(jnp.where(small, 1.0, s))
+    series = jnp.ones_like(s)
+    for n in (13, 11, 9, 7, 5, 3):
+        series = 1.0 - s / (n * (n - 1)) * series
+    return jnp.where(small, series, jnp.sin(root) / root)

@@ -1,0 +1,109 @@
+"""Populations of Gaussian agents and their unconstrained coordinates.
+
+A population is a pytree with a leading agent axis, and grid axes behind it when agents are fields over a base manifold.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from vfejax.beliefs import coordinates as gaussian_coordinates
+from vfejax.beliefs.coordinates import GaussianCoordinates
+from vfejax.beliefs.gaussian import Gaussian
+from vfejax.types import Array
+
+__all__ = [
+    "Population",
+    "PopulationCoordinates",
+    "check_shapes",
+    "constrain",
+    "inverse_metric",
+    "retract_frames",
+    "unconstrain",
+]
+
+
+class Population(NamedTuple):
+    """Beliefs q_i, priors p_i and frame coordinates phi_i of n agents.
+
+    ``belief`` and ``prior`` have mean ``[n, *grid, k]`` and chol ``[n, *grid, k, k]``; ``phi`` is ``[n, *grid, a]``.
+    """
+
+    belief: Gaussian
+    prior: Gaussian
+    phi: Array
+
+
+class PopulationCoordinates(NamedTuple):
+    """Twin of :class:`Population` in which every array is unconstrained; the position of every dynamics."""
+
+    belief: GaussianCoordinates
+    prior: GaussianCoordinates
+    phi: Array
+
+
+def constrain(coordinates: PopulationCoordinates) -> Population:
+    """The population at these coordinates."""
+    return Population(
+        gaussian_coordinates.constrain(coordinates.belief),
+        gaussian_coordinates.constrain(coordinates.prior),
+        coordinates.phi,
+    )
+
+
+def unconstrain(population: Population) -> PopulationCoordinates:
+    """Coordinates of a population, inverse of :func:`constrain`."""
+    return PopulationCoordinates(
+        gaussian_coordinates.unconstrain(population.belief),
+        gaussian_coordinates.unconstrain(population.prior),
+        population.phi,
+    )
+
+
+def inverse_metric(
+    coordinates: PopulationCoordinates,
+    gradient: PopulationCoordinates,
+    frame_inverse_metric: Callable[[Array, Array], Array],
+) -> PopulationCoordinates:
+    """Natural gradient of a population: Fisher on beliefs and priors, left-invariant on frames.
+
+    Args:
+        coordinates: where the metric is taken.
+        gradient: derivative of an energy with respect to the coordinates.
+        frame_inverse_metric: ``(phi, gradient) -> direction``, for so(3)
+            :func:`vfejax.geometry.irreps.so3_inverse_metric`, in general a partial of
+            :func:`vfejax.geometry.groups.inverse_metric`.
+
+    Returns:
+        A direction with the shapes of ``coordinates``.
+    """
+    return PopulationCoordinates(
+        gaussian_coordinates.inverse_fisher(coordinates.belief, gradient.belief),
+        gaussian_coordinates.inverse_fisher(coordinates.prior, gradient.prior),
+        frame_inverse_metric(coordinates.phi, gradient.phi),
+    )
+
+
+def retract_frames(coordinates: PopulationCoordinates, retraction: Callable[[Array], Array]) -> PopulationCoordinates:
+    """Replace frame coordinates by equivalent ones, such as :func:`vfejax.geometry.irreps.principal_rotation`."""
+    return coordinates._replace(phi=retraction(coordinates.phi))
+
+
+def check_shapes(population: Population, generators: Array) -> None:
+    """Raise ValueError, naming the array, unless all shapes of the population fit each other and the generators."""
+    shape = population.belief.mean.shape
+    if jnp.ndim(generators) != 3:
+        raise ValueError(f"generators must have shape [a, k, k], got {jnp.shape(generators)}")
+    num_generators, k, _ = jnp.shape(generators)
+    if len(shape) < 2 or shape[-1] != k:
+        raise ValueError(f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got {shape}")
+    expected = {
+        "belief.chol": (population.belief.chol, (*shape, k)),
+        "prior.mean": (population.prior.mean, shape),
+        "prior.chol": (population.prior.chol, (*shape, k)),
+        "phi": (population.phi, (*shape[:-1], num_generators)),
+    }
+    for name, (array, want) in expected.items():
+        if array.shape != want:
+            raise ValueError(f"{name} must have shape {want} to fit belief.mean {shape}, got {array.shape}")
