@@ -1,6 +1,7 @@
 """Aliases and Protocols shared by every layer."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -18,3 +19,14 @@ class ExponentialFn(Protocol):
     """A group exponential: coordinates ``[..., a]`` and generators ``[a, k, k]`` to operators ``[..., k, k]``."""
 
     def __call__(self, phi: Array, generators: Array, /) -> Array: ...
+
+
+class Integrator(NamedTuple):
+    """A dynamics as two pure functions.
+
+    ``init(position, ...) -> state`` and ``step(state) -> (state, info)``: the state is what the next step needs, the info
+    is what a reader wants.
+    """
+
+    init: Callable[..., PyTree]
+    step: Callable[[PyTree], tuple[PyTree, PyTree]]
