@@ -207,15 +207,24 @@ def test_error_rows_are_dots_with_printed_values():
         assert all(text.get_window_extent().x1 <= ax.get_window_extent().x1 for text in ax.texts)
 
 
-def test_the_three_methods_have_the_same_colours_in_every_comparison():
-    names = ("alone", "this run", "best possible")
-    distributions = plots.rotation_errors({name: [1.0, 2.0] for name in names}).axes[0].lines[:6:2]
+def test_a_method_has_the_same_colour_in_every_comparison():
+    names = ("an agent alone", "two agents", "this_run", "best possible")
     dots = plots.error_bars([(name, 1.0, 1.0) for name in names]).axes[0].lines
-    alone, best, run = plots.convergence([0], {names[1]: [1.0]}, floors={names[0]: 2.0, names[2]: 1.0}).axes[0].lines
-    colours = [line.get_color() for line in (alone, run, best)]
-    assert [line.get_color() for line in distributions] == colours
-    assert [line.get_color() for line in dots] == colours
-    assert len(set(colours)) == 3
+    colours = {name: line.get_color() for name, line in zip(names, dots, strict=True)}
+    assert len(set(colours.values())) == 4
+    some = (names[2], "maximum likelihood", names[0])
+    distributions = plots.rotation_errors({name: [1.0, 2.0] for name in some}).axes[0].lines[:6:2]
+    assert [line.get_color() for line in distributions] == [colours[names[i]] for i in (2, 3, 0)]
+    drawn = plots.convergence([0], {names[2]: [1.0]}, floors={names[3]: 2.0, names[0]: 1.0}).axes[0].lines
+    assert [line.get_color() for line in drawn] == [colours[names[i]] for i in (3, 0, 2)]
+
+
+def test_a_floor_named_after_a_curve_has_its_colour():
+    curves = {"landmarks (m)": [1.0], "rotations (rad)": [2.0]}
+    floors = {f"best {name}": 0.5 for name in reversed(curves)}
+    colours = [line.get_color() for line in plots.convergence([0], curves, floors=floors).axes[0].lines]
+    assert colours[:2] == colours[:1:-1]
+    assert colours[0] != colours[1]
 
 
 @pytest.mark.parametrize(

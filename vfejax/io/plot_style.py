@@ -6,7 +6,8 @@ of Okabe and Ito, which stay apart for colour-blind readers; a figure is 1000 pi
 Source: Okabe and Ito, Color universal design (2008).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,15 +18,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "BLUE",
     "CURVES",
     "FAINT",
     "GREY",
     "INK",
-    "METHODS",
+    "OTHERS",
     "VOID",
     "as_array",
     "label_right",
     "log_axis",
+    "method_colours",
     "new_figure",
     "plain",
     "style_axes",
@@ -39,8 +42,9 @@ VOID = "#c4c4c4"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 
 CURVES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-# In every comparison "this run", between what one agent can do and the best possible, is blue.
-METHODS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY)
+# One method, one colour, in every figure that compares methods: the first word found in its name decides.
+METHODS = {"this run": BLUE, "alone": VERMILLION, "best": GREEN, "maximum likelihood": GREEN}
+OTHERS = (PURPLE, ORANGE, SKY)
 
 WIDTH = 8.0  # inches; 1000 pixels
 DPI = 125
@@ -68,6 +72,13 @@ def style_axes(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "",
 def plain(name: str) -> str:
     """A field's name as words: ``self_coupling`` reads "self coupling"."""
     return name.replace("_", " ")
+
+
+def method_colours(names: Iterable[str], others: Sequence[str] = OTHERS) -> list[str]:
+    """Colours of compared methods, those of ``METHODS`` by name and the ``others`` in turn for names it does not know."""
+    rest = cycle(others)
+    known = ([colour for word, colour in METHODS.items() if word in plain(name)] for name in names)
+    return [colours[0] if colours else next(rest) for colours in known]
 
 
 def _spread(positions: np.ndarray, gap: float) -> np.ndarray:

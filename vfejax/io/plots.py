@@ -13,15 +13,17 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from vfejax.io.plot_style import (
+    BLUE,
     CURVES,
     FAINT,
     FONT_SIZE,
     GREY,
     INK,
-    METHODS,
+    OTHERS,
     as_array,
     label_right,
     log_axis,
+    method_colours,
     new_figure,
     plain,
     style_axes,
@@ -153,7 +155,8 @@ def convergence(
     Args:
         steps: step numbers ``[t]``.
         curves: errors, each ``[t]``, by name; values that are not positive leave gaps.
-        floors: constant errors by name, such as ``alone`` and ``best possible``.
+        floors: constant errors by name, such as ``alone`` and ``best possible``. One whose name ends with that of a curve, as ``best x`` for
+            ``x``, takes its colour.
         ylabel: what the errors are, with their unit.
 
     Returns:
@@ -169,17 +172,17 @@ def convergence(
     figure = new_figure(4.4)
     ax = figure.add_subplot()
     ax.set_yscale("log")
+    colours = dict(zip(series, method_colours(series, (BLUE, *OTHERS)), strict=True))
     labels = []
-    for index, (name, level) in enumerate(floors.items()):
-        colour = [METHODS[0], *METHODS[2:]][index % (len(METHODS) - 1)]
+    for (name, level), other in zip(floors.items(), method_colours(floors), strict=True):
+        colour = next((colours[curve] for curve in series if name.endswith(curve)), other)
         if np.isfinite(level) and level > 0:
             ax.axhline(level, color=colour, linewidth=1.2, linestyle=(0, (5, 3)))
             labels.append((f"{plain(name)} {level:.3g}", float(level), colour))
-    for index, (name, y) in enumerate(series.items()):
-        colour = [CURVES[0], *CURVES[3:]][index % (len(CURVES) - 2)]
+    for name, y in series.items():
         y = np.where(y > 0, y, np.nan)
-        _curve(ax, steps, y, color=colour, linewidth=2.0)
-        labels.append((f"{plain(name)} {_last(y):.3g}", _last(y), colour))
+        _curve(ax, steps, y, color=colours[name], linewidth=2.0)
+        labels.append((f"{plain(name)} {_last(y):.3g}", _last(y), colours[name]))
     ax.margins(x=0.01)
     log_axis(ax.yaxis)
     style_axes(ax, xlabel="step", ylabel=ylabel, title="Error against the truth")
@@ -191,8 +194,8 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     """Distribution of the errors of relative rotations, one curve per method.
 
     Args:
-        panels: errors in degrees ``[pairs]``, at least 0, by method. In the order (alone, this run, best possible) colours agree with
-            :func:`error_bars` and :func:`convergence`.
+        panels: errors in degrees ``[pairs]``, at least 0, by method. Methods named alone, this run, best or maximum likelihood have the same
+            colours here, in :func:`error_bars` and in :func:`convergence`.
 
     Returns:
         One axes: for each method the share of pairs whose error is below x, on a logarithmic axis, with its median in the legend. An
@@ -213,7 +216,7 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     right = max((x[-1] for x in positive if x.size), default=1.0) * 1.3
     figure = new_figure(4.4)
     ax = figure.add_subplot()
-    for index, (name, x) in enumerate(series.items()):
+    for (name, x), colour in zip(series.items(), method_colours(series), strict=True):
         finite = x[np.isfinite(x)]
         keep = np.unique(np.linspace(0, len(finite) - 1, min(len(finite), MAX_CURVE_POINTS)).astype(int))
         share = (keep + 1) / len(x)
@@ -222,11 +225,11 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
             np.concatenate([[left], np.maximum(finite[keep], left), [right]]),
             np.concatenate([[0.0], share, share[-1:] if len(keep) else [0.0]]),
             where="post",
-            color=METHODS[index % len(METHODS)],
+            color=colour,
             linewidth=2.0,
             label=f"{plain(name)}, median {median:.3g}°",
         )
-        ax.plot([max(median, left)], [0.5], "o", color=METHODS[index % len(METHODS)], markersize=6)
+        ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=6)
     ax.axhline(0.5, color=GREY, linewidth=0.8, zorder=0)
     ax.set_xlim(left, right)
     ax.set_ylim(0, 1.02)
@@ -243,17 +246,16 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     return figure
 
 
-def _dots(ax: Axes, values: np.ndarray) -> None:
+def _dots(ax: Axes, values: np.ndarray, colours: Sequence[str]) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
     low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
     # Room on the right for the printed value, however far apart the rows are.
     reach = max(high / low, 4.0)
     ax.set_xlim(low / reach**0.2, high * reach**0.45)
     log_axis(ax.xaxis)
-    for row, value in enumerate(values):
+    for row, (value, colour) in enumerate(zip(values, colours, strict=True)):
         known = np.isfinite(value)
         x = value if known and value > 0 else ax.get_xlim()[0]
-        colour = METHODS[row % len(METHODS)]
         if known:
             ax.plot([x], [row], "o", color=colour, markersize=9, clip_on=False)
         text = f"{value:.3g}" if known else "none"
@@ -294,7 +296,7 @@ def error_bars(rows: Sequence[tuple[str, float, float]]) -> Figure:
         (right, errors[:, 1], "relative-rotation error (degrees)"),
     ):
         ax.hlines(range(len(rows)), 0, 1, transform=ax.get_yaxis_transform(), color=FAINT, linewidth=0.8, zorder=0)
-        _dots(ax, values)
+        _dots(ax, values, method_colours(names))
         style_axes(ax, xlabel=xlabel, grid="")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
