@@ -11,9 +11,9 @@ Rotate every belief once into the common frame, ``(m_i, S_i, P_j = S_j^{-1})``. 
 is a matrix product of one feature row per receiver with one per sender, of length k (k + 1) / 2 + k + 2. Alignment is attention with
 these logits: no array of shape n x n, let alone n x n x k x k, is ever formed.
 
-Rounding. The features are centred and whitened by the population's mean covariance, which changes nothing in exact arithmetic. What
+Rounding. The features are centred and scaled by the population's mean variances, which changes nothing in exact arithmetic. What
 remains is cancellation between the terms of the product: the absolute error of KL_ij is about
-``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in whitened units, so relative to agents' distances from their common mean. A lower ``compute_dtype``
+``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in those units, so relative to agents' distances from their common mean. A lower ``compute_dtype``
 puts its own eps there.
 """
 
@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry import groups
 from vfejax.geometry.transport import frames
-from vfejax.numerics import cholesky, log_det_cholesky, matvec, transpose, triangular_inverse
+from vfejax.numerics import log_det_cholesky, matvec, transpose, triangular_inverse
 from vfejax.types import Array, ExponentialFn
 
 __all__ = [
@@ -70,22 +71,26 @@ def _gram(factor: Array) -> Array:
 
 
 def _pack(matrix: Array) -> Array:
-    """Lower triangle of a symmetric matrix, row by row: ``[..., k, k] -> [..., k (k + 1) / 2]``."""
-    return jnp.concatenate([matrix[..., i, : i + 1] for i in range(matrix.shape[-1])], axis=-1)
+    """Lower triangle of a symmetric matrix, row by row: ``[..., k, k] -> [..., k (k + 1) / 2]``.
+
+    By a constant 0-1 matrix: its transpose, which the gradient needs, is a product too, not a scatter.
+    """
+    k = matrix.shape[-1]
+    rows, columns = np.tril_indices(k)
+    selection = np.zeros((k * k, rows.size))
+    selection[rows * k + columns, np.arange(rows.size)] = 1.0
+    return _matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
 
 
 def frame_field(phi: Array, generators: Array, exponential: ExponentialFn = groups.exponential) -> FrameField:
     """Frames ``U = exp(phi . J)``, their inverses ``exp(-phi . J)`` and ``log |det U| = phi . tr J``."""
     traces = jnp.trace(jnp.asarray(generators, phi.dtype), axis1=-2, axis2=-1)
-    return FrameField(
-        frames(phi, generators, exponential),
-        frames(-phi, generators, exponential),
-        _matmul(phi, traces[:, None])[..., 0],
-    )
+    outward, inward = frames(jnp.stack([phi, -phi]), generators, exponential)
+    return FrameField(outward, inward, matvec(traces[None], phi)[..., 0])
 
 
 def pair_features(gaussian: Gaussian, field: FrameField) -> PairFeatures:
-    """Feature rows of every agent in the centred and whitened common frame.
+    """Feature rows of every agent in the centred and scaled common frame.
 
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
@@ -96,19 +101,18 @@ def pair_features(gaussian: Gaussian, field: FrameField) -> PairFeatures:
     """
     chol = jnp.tril(gaussian.chol)
     k = chol.shape[-1]
-    mean = matvec(field.inward, gaussian.mean)
-    factor = _matmul(field.inward, chol)
-    inverse = _matmul(triangular_inverse(chol), field.outward)
     log_det = log_det_cholesky(chol) - 2.0 * field.log_det
+    moments = _matmul(field.inward, jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1))
+    factor, mean = moments[..., :k], moments[..., k]
+    inverse = _matmul(triangular_inverse(chol), field.outward)
 
-    # Any centre and any whitening give the same divergences, so no gradient flows through the choice.
+    # Any centre and any scale give the same divergences, so no gradient flows through the choice.
     centre = jax.lax.stop_gradient(jnp.mean(mean, axis=0, keepdims=True))
-    spread = cholesky(jax.lax.stop_gradient(jnp.mean(_gram(factor), axis=0)))
-    whitening = triangular_inverse(spread)[None]
-    mean = matvec(whitening, mean - centre)
-    second_moment = _gram(_matmul(whitening, factor)) + mean[..., :, None] * mean[..., None, :]
-    inverse = _matmul(inverse, spread[None])
-    precision = _gram(transpose(inverse))
+    variance = jax.lax.stop_gradient(jnp.mean(jnp.sum(factor * factor, axis=-1), axis=0))
+    scale = jnp.sqrt(variance)[None]
+    mean = (mean - centre) / scale
+    second_moment = _gram(jnp.concatenate([factor / scale[..., None], mean[..., None]], axis=-1))
+    precision = _gram(transpose(inverse * scale[:, None, :]))
     information = matvec(precision, mean)
 
     off_diagonal = 2.0 - jnp.eye(k, dtype=chol.dtype)[None]

@@ -6,12 +6,14 @@ A population is a pytree with a leading agent axis, and grid axes behind it when
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.beliefs import coordinates as gaussian_coordinates
-from vfejax.beliefs.coordinates import GaussianCoordinates
+from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.types import Array
+from vfejax.numerics import safe_norm
+from vfejax.types import Array, PyTree
 
 __all__ = [
     "Population",
@@ -19,6 +21,7 @@ __all__ = [
     "check_shapes",
     "constrain",
     "inverse_metric",
+    "limit_step",
     "retract_frames",
     "unconstrain",
 ]
@@ -82,6 +85,34 @@ def inverse_metric(
         gaussian_coordinates.inverse_fisher(coordinates.belief, gradient.belief),
         gaussian_coordinates.inverse_fisher(coordinates.prior, gradient.prior),
         frame_inverse_metric(coordinates.phi, gradient.phi),
+    )
+
+
+def _shorten(tree: PyTree, length: Array, radius: float) -> PyTree:
+    factor = radius / jnp.maximum(length, radius)
+    return jax.tree.map(lambda x: x * jnp.reshape(factor, factor.shape + (1,) * (x.ndim - factor.ndim)), tree)
+
+
+def limit_step(
+    step: PopulationCoordinates, coordinates: PopulationCoordinates, *, gaussian_radius: float, frame_radius: float
+) -> PopulationCoordinates:
+    """Trust region of every agent on its own: long steps are shortened, short ones pass unchanged.
+
+    While frames are still misaligned a covariance can feel a force of hundreds of nats; no first-order step of that length is meaningful.
+
+    Args:
+        step: proposed change of the coordinates.
+        coordinates: where the step starts.
+        gaussian_radius: longest Fisher length of one belief's or prior's step (0.3 changes it by about 0.05 nats of KL).
+        frame_radius: longest step of one agent's frame coordinates, in radians.
+
+    Returns:
+        A step with the shapes of ``step``.
+    """
+    return PopulationCoordinates(
+        _shorten(step.belief, fisher_length(coordinates.belief, step.belief), gaussian_radius),
+        _shorten(step.prior, fisher_length(coordinates.prior, step.prior), gaussian_radius),
+        _shorten(step.phi, safe_norm(step.phi), frame_radius),
     )
 
 

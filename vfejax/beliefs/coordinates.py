@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import matvec, transpose
+from vfejax.numerics import matvec, transpose, triangular_inverse
 from vfejax.types import Array
 
-__all__ = ["GaussianCoordinates", "constrain", "inverse_fisher", "unconstrain"]
+__all__ = ["GaussianCoordinates", "constrain", "fisher_length", "inverse_fisher", "unconstrain"]
 
 
 class GaussianCoordinates(NamedTuple):
@@ -63,3 +63,17 @@ def inverse_fisher(coordinates: GaussianCoordinates, gradient: GaussianCoordinat
     body = _with_diagonal(body, 0.5 * _diagonal(body))
     factor = _with_diagonal(jnp.matmul(chol, body, precision="highest"), _diagonal(body))
     return GaussianCoordinates(matvec(chol, matvec(transpose(chol), gradient.mean)), factor)
+
+
+def fisher_length(coordinates: GaussianCoordinates, step: GaussianCoordinates) -> Array:
+    """Length of a small step in the Fisher metric, ``[...]``: about ``sqrt(2 KL)`` between its two ends.
+
+    ``|L^{-1} dmu|^2 + 2 sum_i X_ii^2 + sum_{i>j} X_ij^2`` under the root, with ``X = L^{-1} dL``.
+    """
+    chol = constrain(coordinates).chol
+    inverse = triangular_inverse(chol)
+    change = _with_diagonal(step.factor, _diagonal(step.factor) * _diagonal(chol))
+    body = jnp.tril(jnp.matmul(inverse, change, precision="highest"))
+    shift = matvec(inverse, step.mean)
+    squares = jnp.sum(body**2, axis=(-2, -1)) + jnp.sum(_diagonal(body) ** 2, axis=-1)
+    return jnp.sqrt(squares + jnp.sum(shift**2, axis=-1))

@@ -1,0 +1,97 @@
+"""Configuration of every command: a dataclass, a TOML file and flags, in rising priority."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from vfejax.io.errors import UserError
+
+__all__ = ["as_mapping", "check", "parse", "read_toml"]
+
+Config = TypeVar("Config")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parsed TOML file; a missing or malformed one is a UserError that names it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot read it: {error.strerror}") from None
+
+
+def as_mapping(config: Any) -> dict[str, Any]:
+    """Fully resolved configuration as plain TOML values; None is left out."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def _arguments(config_type: type, mapping: Mapping[str, Any], where: str, prefix: str = "") -> list[str]:
+    """The flags that say what a TOML table says, so that one parser (tyro) checks types for both."""
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    arguments: list[str] = []
+    for key, value in mapping.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            known = ", ".join(sorted(prefix + field for field in fields))
+            raise UserError(f"{where}: unknown key '{prefix}{key}'; known keys: {known}")
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        kind = fields[name].type
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{where}: '{prefix}{key}' must be a table")
+            arguments += _arguments(kind, value, where, f"{prefix}{name.replace('_', '-')}.")
+        elif isinstance(value, bool):
+            if kind is not bool:
+                raise UserError(f"{where}: '{prefix}{key}' must not be true or false")
+            arguments.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            arguments += [flag, *map(str, value)]
+        elif isinstance(value, str | int | float):
+            arguments += [flag, str(value)]
+        else:
+            raise UserError(f"{where}: '{prefix}{key}' has a value of a kind no option takes")
+    return arguments
+
+
+def parse(
+    config_type: type[Config], arguments: Sequence[str], *, program: str, base: Mapping[str, Any] | None = None
+) -> Config:
+    """Configuration from flags over a TOML mapping over the dataclass' defaults.
+
+    Args:
+        config_type: frozen dataclass; its docstrings are the help texts.
+        arguments: command-line flags.
+        program: name shown by ``--help``.
+        base: parsed TOML, whose unknown keys are errors.
+
+    Raises:
+        UserError: for an unknown key. For a bad flag or value tyro prints what is wrong and exits with status 2.
+    """
+    default = None
+    if base:
+        flags = _arguments(config_type, base, "configuration")
+        default = tyro.cli(config_type, args=flags, prog=f"{program} (configuration file)")
+    return tyro.cli(config_type, args=list(arguments), prog=program, default=default)
+
+
+def check(condition: bool, flag: str, value: Any, requirement: str) -> None:
+    """Raise a UserError naming ``flag`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"--{flag} {value}: must be {requirement}")

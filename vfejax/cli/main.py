@@ -1,0 +1,49 @@
+"""Entry point: ``vfejax COMMAND``. Commands are imported only when called, so ``--help`` is quick."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from vfejax import __version__
+from vfejax.io.errors import UserError
+
+COMMANDS = {"simulate": "a population of Gaussian agents minimises its variational free energy"}
+
+INTERRUPTED = 130
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return f"usage: vfejax COMMAND [options]\n\n{rows}\n\nvfejax COMMAND --help explains every option."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"vfejax {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"vfejax: unknown command '{name}'; commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"vfejax.cli.{name}").main(rest)
+    except UserError as error:
+        print(f"vfejax {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vfejax {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: point stdout elsewhere so that the exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

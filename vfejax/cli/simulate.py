@@ -1,0 +1,357 @@
+"""``vfejax simulate``: a population of Gaussian agents minimises its variational free energy.
+
+Without arguments: 64 sensors that measure three landmarks, each in its own unknown orientation, recover the landmarks and their relative
+rotations by aligning their beliefs.
+"""
+
+import functools
+import json
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from vfejax.agents import population as populations
+from vfejax.agents.population import Population
+from vfejax.cli import config as configuration
+from vfejax.cli import simulate_problem, simulate_report
+from vfejax.cli.config import check
+from vfejax.dynamics.rollout import rollout
+from vfejax.io import checkpoint, numpy_state, run_directory
+from vfejax.io.errors import UserError
+from vfejax.io.progress import progress
+from vfejax.types import Integrator, PyTree
+
+__all__ = ["SimulateConfig", "main", "simulate"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Dimensionless weight of each term of the free energy."""
+
+    self_coupling: float = 1.0
+    """KL of each belief from its prior."""
+    belief_alignment: float = 10.0
+    """Attention-weighted KL between transported beliefs."""
+    prior_alignment: float = 0.0
+    """The same between priors."""
+    observation: float = 1.0
+    """Expected negative log likelihood of what the agents measured."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate of each group as a multiple of --step-size; 0 freezes it. For gradient, adam and natural dynamics."""
+
+    belief_mean: float = 1.0
+    """Means of the beliefs."""
+    belief_cov: float = 1.0
+    """Covariances of the beliefs."""
+    prior_mean: float = 0.0
+    """Means of the priors."""
+    prior_cov: float = 0.0
+    """Covariances of the priors."""
+    frames: float = 1.0
+    """Gauge frames."""
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Mass of each group, in nats time^2 / coordinate^2; inf freezes it. For hamiltonian dynamics."""
+
+    belief_mean: float = 100.0
+    """Means of the beliefs."""
+    belief_cov: float = 100.0
+    """Covariances of the beliefs (log-scale coordinates of the Cholesky factor)."""
+    prior_mean: float = float("inf")
+    """Means of the priors."""
+    prior_cov: float = float("inf")
+    """Covariances of the priors."""
+    frames: float = 1000.0
+    """Gauge frames."""
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """A population of Gaussian agents minimises its variational free energy.
+
+    Without data of your own it solves the embedded problem: sensors with unknown orientations measure the same three landmarks.
+    """
+
+    out: Path = Path("runs/simulate")
+    """Run directory to create."""
+    config: Path | None = None
+    """TOML file with any of these settings; flags win over it."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its own settings (only --steps may change)."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    seed: int = 0
+    """Seed of the embedded problem and of support centres."""
+
+    agents: int = 64
+    """Number of sensors of the embedded problem."""
+    measurements: int = 4
+    """Measurements each sensor of the embedded problem takes (per point of the base manifold)."""
+    noise_std: float = 0.2
+    """Standard deviation of the measurement noise, in metres (or your data's unit)."""
+    prior_std: float = 3.0
+    """Standard deviation of every prior around the origin, in metres (or your data's unit)."""
+    observations: Path | None = None
+    """CSV of your own measurements: columns agent, [point,] o0, o1, ...; one row each, several rows per agent allowed."""
+    observation_matrix: Path | None = None
+    """CSV without header, o rows of k numbers: C in o = C x + noise. The identity by default."""
+    initial: Path | None = None
+    """NPZ of your own population: mu_q, Sigma_q, mu_p, Sigma_p, phi, with the agent axis first."""
+    edges: Path | None = None
+    """CSV with header receiver,sender: who listens to whom. By default everyone listens to everyone."""
+
+    group: Literal["so3", "so"] = "so3"
+    """Gauge group: so3 with --irreps, or so(n) in its fundamental representation with --dimension n."""
+    irreps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SPIN...")] = (1, 1, 1)
+    """Spins l whose direct sum a belief carries under so3; k is the sum of 2 l + 1."""
+    dimension: int = 3
+    """n of so(n)."""
+    base: Literal["point", "ring", "line", "plane", "torus"] = "point"
+    """Base manifold on which agents are fields."""
+    grid: Annotated[tuple[int, ...], tyro.conf.arg(metavar="POINTS...")] = ()
+    """Grid points along each axis of the base manifold (lengths are 2 pi on periodic axes, else 1)."""
+    support: Literal["everywhere", "sharp", "smooth"] = "everywhere"
+    """Where on the base manifold an agent lives: everywhere, in a ball, or under a smooth bump."""
+    support_radius: float = 2.0
+    """Radius of the supports, in units of the base manifold's coordinates."""
+
+    weights: Weights = field(default_factory=Weights)
+    temperature: float = 1000.0
+    """Temperature tau of the attention, in nats. Low ones attend to the nearest neighbours only."""
+    alignment: Literal["weighted", "entropic"] = "weighted"
+    """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum (attraction only)."""
+
+    dynamics: Literal["natural", "gradient", "adam", "hamiltonian"] = "natural"
+    """Natural-gradient, plain gradient or Adam descent, or Hamiltonian flow."""
+    scheme: Literal["verlet", "yoshida4"] = "verlet"
+    """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet) or fourth (Yoshida)."""
+    steps: int = 500
+    """Number of steps."""
+    step_size: float = 0.02
+    """Step size: learning rate of the descents, time step of hamiltonian dynamics."""
+    rates: Rates = field(default_factory=Rates)
+    trust_radius: float = 0.3
+    """Longest step of one belief (Fisher length) and of one frame (radians) in natural dynamics."""
+    masses: Masses = field(default_factory=Masses)
+    friction: float = 0.0
+    """Friction of hamiltonian dynamics, per unit of time."""
+
+    precision: Literal["float32", "float64"] = "float32"
+    """Floating-point precision of the state."""
+    compute_dtype: Literal["same", "bfloat16", "float16"] = "same"
+    """Precision of the operands of the pairwise products; they accumulate in --precision."""
+    log_every: int = 10
+    """Steps between rows of metrics.csv; also the number of steps compiled into one call."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints, a multiple of --log-every."""
+
+
+# Settings that say how to run rather than what to compute; a resumed run takes them from the command line.
+_SESSION = ("out", "config", "overwrite", "resume", "quiet")
+
+
+def _check_values(config: SimulateConfig) -> None:
+    positive = ("agents", "measurements", "noise_std", "prior_std", "support_radius", "temperature", "step_size")
+    for name in (*positive, "trust_radius", "log_every", "checkpoint_every"):
+        value = getattr(config, name)
+        check(np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite")
+    check(config.steps >= 0, "steps", config.steps, "at least 0")
+    check(config.friction >= 0 and np.isfinite(config.friction), "friction", config.friction, "at least 0 and finite")
+    check(
+        config.checkpoint_every % config.log_every == 0,
+        "checkpoint-every",
+        config.checkpoint_every,
+        f"a multiple of --log-every {config.log_every}",
+    )
+    for group, infinite in (("weights", False), ("rates", False), ("masses", True)):
+        for name, value in vars(getattr(config, group)).items():
+            fine = value > 0 if infinite else value >= 0 and np.isfinite(value)
+            check(fine, f"{group}.{name.replace('_', '-')}", value, "positive" if infinite else "at least 0 and finite")
+
+
+def _parse(arguments: Sequence[str]) -> SimulateConfig:
+    """Flags over the configuration file (or, with --resume, over the run's own configuration) over the defaults."""
+    program = "vfejax simulate"
+    flags = configuration.parse(SimulateConfig, arguments, program=program)
+    if not flags.resume:
+        base = configuration.read_toml(flags.config) if flags.config else {}
+        return configuration.parse(SimulateConfig, arguments, program=program, base=base)
+    stored = run_directory.read_config(flags.out)
+    original = configuration.parse(SimulateConfig, [], program=program, base=stored)
+    wanted = configuration.parse(SimulateConfig, arguments, program=program, base=stored)
+    wanted = replace(wanted, **{name: getattr(flags, name) for name in _SESSION})
+    fixed = replace(original, **{name: getattr(flags, name) for name in _SESSION}, steps=wanted.steps)
+    for name, value in vars(fixed).items():
+        if getattr(wanted, name) != value:
+            raise UserError(
+                f"--resume continues with the run's own settings; --{name.replace('_', '-')} was {value} (only --steps may change)"
+            )
+    return wanted
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, run, and return the exit status."""
+    config = _parse(arguments)
+    _check_values(config)
+    if config.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return simulate(config)
+
+
+class _Start(NamedTuple):
+    """Where a run begins: the state, the step it is at, and the metrics row of a fresh start."""
+
+    state: PyTree
+    step: int
+    row: dict[str, float] | None
+
+
+def _start(config: SimulateConfig, integrator: Integrator, energy_fn: Any, position: PyTree) -> _Start:
+    """The newest checkpoint of a resumed run, else the initial state."""
+    latest = checkpoint.latest_step(config.out) if config.resume else None
+    if latest is not None:
+        template = jax.eval_shape(integrator.init, position)
+        state, _ = checkpoint.restore(config.out, template)
+        return _Start(state, latest, None)
+
+    # One compilation serves the state and the energies of step 0.
+    state, (energy, terms) = jax.jit(lambda x: (integrator.init(x), energy_fn(x)))(position)
+    row = {name: float(value) for name, value in terms._asdict().items()}
+    if not np.isfinite(energy):
+        raise UserError(
+            f"the energy is not finite at the start ({_culprits(row)}); check the data and the initial state"
+        )
+    if config.dynamics == "hamiltonian":
+        row |= {"kinetic": 0.0, "hamiltonian": row["total"]}
+    return _Start(state, 0, row)
+
+
+def _culprits(row: dict[str, float]) -> str:
+    bad = [name for name, value in row.items() if not np.isfinite(value)]
+    return ", ".join([name for name in bad if name != "total"] or bad) or "the state"
+
+
+def _rows(infos: Any) -> dict[str, np.ndarray]:
+    """Per-step energies of a chunk as host arrays."""
+    columns = {name: np.asarray(value) for name, value in infos.aux._asdict().items()}
+    if hasattr(infos, "kinetic"):
+        columns |= {"kinetic": np.asarray(infos.kinetic), "hamiltonian": np.asarray(infos.total)}
+    return columns
+
+
+class _Interrupt:
+    """Remembers a request to stop (Ctrl-C, SIGTERM) until the chunk under way is done; a second one stops at once."""
+
+    def __enter__(self) -> "_Interrupt":
+        self.requested = False
+        self._before = {sig: signal.signal(sig, self._handle) for sig in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for sig, handler in self._before.items():
+            signal.signal(sig, handler)
+
+
+def _advance(
+    config: SimulateConfig,
+    run: run_directory.RunDirectory,
+    integrator: Integrator,
+    start: _Start,
+    errors_fn: Any,
+    interrupt: _Interrupt,
+) -> PyTree:
+    """Run to the last step or an interruption, writing metrics and checkpoints; returns the last state."""
+    state, step = start.state, start.step
+
+    @functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
+    def chunk(state: PyTree, num_steps: int) -> tuple[PyTree, Any]:
+        return rollout(integrator, state, num_steps)
+
+    def log(step: int, row: dict[str, float], position: PyTree) -> None:
+        row = {"step": step, **row, **errors_fn(position)}
+        run_directory.append_metrics(run, list(row), [list(row.values())])
+
+    if start.row is not None:
+        log(0, start.row, state.position)
+        checkpoint.save(run.path, 0, state, {})
+    with progress(config.steps, quiet=config.quiet, description="simulate", start=step) as update:
+        while step < config.steps and not interrupt.requested:
+            num_steps = min(config.log_every, config.steps - step)
+            state, infos = chunk(state, num_steps)
+            columns = _rows(infos)
+            finite = np.isfinite(columns["total"])
+            if not finite.all():
+                first = int(np.argmin(finite))
+                row = {name: float(values[first]) for name, values in columns.items()}
+                raise UserError(
+                    f"the run diverged: the energy is not finite at step {step + first + 1} ({_culprits(row)}). The last good checkpoint "
+                    f"is step {checkpoint.latest_step(run.path)} in {run.path}; try a smaller --step-size"
+                )
+            step += num_steps
+            row = {name: float(values[-1]) for name, values in columns.items()}
+            log(step, row, state.position)
+            update(step, {"energy": row["total"]})
+            if step % config.checkpoint_every == 0 or step == config.steps or interrupt.requested:
+                checkpoint.save(run.path, step, state, {})
+    return state
+
+
+def _state_arrays(population: Population) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in numpy_state.to_arrays(population).items()}
+
+
+def simulate(config: SimulateConfig) -> int:
+    """Run the simulation that ``config`` describes, write its directory, and return the exit status."""
+    began = time.perf_counter()
+    problem = simulate_problem.build(config)
+    energy_fn = simulate_problem.energy_function(config, problem)
+    integrator = simulate_problem.integrator(config, energy_fn, problem)
+    yardsticks = simulate_report.yardsticks(problem)
+
+    constrain = jax.jit(populations.constrain)
+
+    def errors_fn(position: PyTree) -> dict[str, float]:
+        return simulate_report.errors(problem, constrain(position))
+
+    settings = {name: value for name, value in configuration.as_mapping(config).items() if name not in _SESSION}
+    if config.resume:
+        run = run_directory.open_existing(config.out)
+    else:
+        run = run_directory.create(config.out, settings, overwrite=config.overwrite)
+    with run, _Interrupt() as interrupt:
+        start = _start(config, integrator, energy_fn, jax.jit(populations.unconstrain)(problem.population))
+        if config.resume:
+            run_directory.write_config(run, settings)
+            run_directory.truncate_metrics(run, start.step if start.row is None else -1)
+        numpy_state.save_npz(run.path / "initial.npz", _state_arrays(problem.population))
+        state = _advance(config, run, integrator, start, errors_fn, interrupt)
+        population = constrain(state.position)
+        numpy_state.save_npz(run.path / "final.npz", _state_arrays(population))
+        summary = simulate_report.write(config, problem, yardsticks, population, run, settings)
+    summary["seconds"] = round(time.perf_counter() - began, 1)
+    run_directory.atomic_write(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    if not config.quiet:
+        print(simulate_report.summary_text(summary))
+        print(f"report: {config.out / 'report.html'}")
+    if interrupt.requested:
+        raise KeyboardInterrupt
+    return 0
