@@ -38,7 +38,7 @@ def constrain(coordinates: GaussianCoordinates) -> Gaussian:
 
 
 def unconstrain(q: Gaussian) -> GaussianCoordinates:
-    """Coordinates of a Gaussian, inverse of :func:`constrain`; NaN where the factor's diagonal is not positive."""
+    """Coordinates of a Gaussian, inverse of :func:`constrain`; NaN (-inf at 0) where the factor's diagonal is not positive."""
     return GaussianCoordinates(q.mean, _with_diagonal(q.chol, jnp.log(_diagonal(q.chol))))
 
 

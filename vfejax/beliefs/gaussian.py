@@ -52,8 +52,7 @@ def _matmul(left: Array, right: Array) -> Array:
 
 
 def _check(q: Gaussian, name: str) -> None:
-    k = q.mean.shape[-1] if q.mean.ndim else 0
-    if q.mean.ndim == 0 or q.chol.shape[-2:] != (k, k):
+    if q.mean.ndim == 0 or q.chol.shape != (*q.mean.shape, q.mean.shape[-1]):
         raise ValueError(
             f"{name}: mean [..., k] and chol [..., k, k] do not fit: got {q.mean.shape} and {q.chol.shape}"
         )
@@ -113,8 +112,8 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
     """
     _check(q, "q")
     _check(p, "p")
-    if q.mean.shape[-1] != p.mean.shape[-1]:
-        raise ValueError(f"q and p live in different spaces: k = {q.mean.shape[-1]} and {p.mean.shape[-1]}")
+    if q.mean.shape != p.mean.shape:
+        raise ValueError(f"q and p must have the same shapes, got means {q.mean.shape} and {p.mean.shape}")
     chol_q = jnp.tril(q.chol)
     chol_p = jnp.tril(p.chol)
     columns = jnp.concatenate([chol_q, (q.mean - p.mean)[..., None]], axis=-1)

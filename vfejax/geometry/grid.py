@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.numerics import safe_norm
 from vfejax.types import Array
 
 __all__ = [
@@ -101,8 +102,8 @@ def displacement(grid: Grid, centre: Array) -> Array:
 
 
 def distance(grid: Grid, centre: Array) -> Array:
-    """Geodesic (flat) distance from ``centre [..., d]`` to every point, ``[..., *shape]``."""
-    return jnp.sqrt(jnp.sum(displacement(grid, centre) ** 2, axis=-1))
+    """Geodesic (flat) distance from ``centre [..., d]`` to every point, ``[..., *shape]``; its gradient at distance 0 is 0."""
+    return safe_norm(displacement(grid, centre))
 
 
 def sharp_support(distances: Array, radius: float | Array) -> Array:

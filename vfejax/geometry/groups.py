@@ -72,7 +72,7 @@ def matrix_exponential(x: Array) -> Array:
     float64 (truncation error 2e-20) and 2 in lower precision (4e-10): every squaring doubles the rounding error, so none is wasted.
 
     Returns:
-        ``[..., k, k]``; NaN where ``|x|_1 > 2^15``, which would take more squarings than are provided.
+        ``[..., k, k]``; NaN where ``|x|_1`` exceeds 2^15 (2^17 in lower precision), which would take more squarings than are provided.
 
     Source: Higham, Functions of Matrices (2008), section 10.3.
     """

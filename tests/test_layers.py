@@ -1,0 +1,158 @@
+"""Direction of the architecture, read from the source with ``ast``: imports go one way, effects stay at the border."""
+
+import ast
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import vfejax
+
+PACKAGE = Path(vfejax.__file__).parent
+FILES = sorted(PurePosixPath(path.relative_to(PACKAGE).as_posix()) for path in PACKAGE.rglob("*.py"))
+
+ORDER = (
+    {"types", "numerics"},
+    {"geometry"},
+    {"spectral"},
+    {"quantum"},
+    {"beliefs"},
+    {"attention"},
+    {"dynamics"},
+    {"agents"},
+    {"inference"},
+    {"routing", "compression"},
+    {"models"},
+    {"training"},
+    {"io"},
+    {"cli", "__main__"},
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+STRANGERS = {"dynamics", "agents", "inference"}
+
+BORDER = {"io", "cli", "__main__"}
+HOME = {
+    "flax": {"models"},
+    **dict.fromkeys(("matplotlib", "rich", "orbax", "tyro", "time", "datetime"), BORDER),
+}
+EFFECTS = {
+    *("open", "print", "read_text", "read_bytes", "write_text", "write_bytes"),
+    *("savez", "savez_compressed", "savetxt", "loadtxt", "genfromtxt"),
+}
+
+
+def _unit(path: PurePosixPath) -> str:
+    """The folder of a file, or its stem at the top of the package."""
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def _imported(source: str, path: PurePosixPath) -> list[str]:
+    """Dotted names of everything a file imports, relative imports resolved, in functions and conditions too."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ("vfejax", *path.parts[:-1])
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            prefix = [*base, *([node.module] if node.module else [])]
+            names += [".".join([*prefix, alias.name]) for alias in node.names]
+    return names
+
+
+def _called(source: str) -> list[str]:
+    """Last names of everything a file calls: ``print`` for both ``print(x)`` and ``jax.debug.print(x)``."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [f.id if isinstance(f, ast.Name) else f.attr for f in calls if isinstance(f, ast.Name | ast.Attribute)]
+
+
+def _internal_problem(unit: str, target: str) -> str | None:
+    if target == unit or (target.startswith("__") and target != "__main__"):
+        return None
+    if target not in RANK:
+        return f"{target} has no place in the order"
+    if unit not in RANK:
+        return f"{unit} imports {target} but has no place in the order"
+    if {unit, target} <= STRANGERS:
+        return f"{unit} and {target} must not know each other"
+    if RANK[target] > RANK[unit]:
+        return f"{unit} imports {target}, which stands after it"
+    return None
+
+
+def violations(source: str, path: PurePosixPath) -> list[str]:
+    """What a file does against the architecture, in words; empty when it is in order."""
+    unit = _unit(path)
+    found = []
+    for parts in (name.split(".") for name in _imported(source, path)):
+        if parts[0] == "vfejax":
+            found.append(_internal_problem(unit, parts[1]) if len(parts) > 1 else f"{unit} imports the whole package")
+        elif unit not in HOME.get(parts[0], {unit}):
+            found.append(f"{unit} imports {parts[0]}")
+    if unit not in BORDER:
+        found += [f"{unit} calls {name}()" for name in _called(source) if name in EFFECTS]
+    return [problem for problem in found if problem is not None]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_file_keeps_to_its_layer(path):
+    assert violations((PACKAGE / path).read_text(), path) == []
+
+
+def test_every_part_of_the_package_has_a_place_in_the_order():
+    assert {_unit(path) for path in FILES} - {"__init__"} <= set(RANK)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "expected"),
+    [
+        ("geometry/groups.py", "import vfejax.beliefs.gaussian", "geometry imports beliefs"),
+        ("geometry/groups.py", "from vfejax.beliefs import gaussian", "geometry imports beliefs"),
+        ("geometry/groups.py", "from vfejax import numerics, beliefs", "geometry imports beliefs"),
+        ("geometry/groups.py", "from ..beliefs.gaussian import Gaussian", "geometry imports beliefs"),
+        ("geometry/groups.py", "from .. import beliefs", "geometry imports beliefs"),
+        ("geometry/groups.py", "def f():\n    from vfejax.cli import main\n    return main", "geometry imports cli"),
+        ("geometry/groups.py", "import vfejax", "whole package"),
+        ("numerics.py", "from vfejax.geometry import groups", "numerics imports geometry"),
+        ("numerics.py", "from .geometry import groups", "numerics imports geometry"),
+        ("__init__.py", "from vfejax.beliefs import gaussian", "__init__ imports beliefs"),
+        ("agents/free_energy.py", "from vfejax.dynamics import hamiltonian", "must not know each other"),
+        ("dynamics/hamiltonian.py", "from vfejax.agents import population", "must not know each other"),
+        ("inference/elbo.py", "from vfejax.agents import population", "must not know each other"),
+        ("inference/elbo.py", "from vfejax.dynamics import rollout", "must not know each other"),
+        ("io/report.py", "from vfejax.cli import main", "io imports cli"),
+        ("training/step.py", "from vfejax.novelty import thing", "novelty has no place"),
+        ("novelty/thing.py", "from vfejax.types import Array", "novelty imports types but has no place"),
+        ("training/step.py", "from flax import nnx", "training imports flax"),
+        ("agents/pairwise.py", "import flax.nnx as nnx", "agents imports flax"),
+        ("models/moe.py", "import matplotlib.pyplot as plt", "models imports matplotlib"),
+        ("training/step.py", "import orbax.checkpoint", "training imports orbax"),
+        ("dynamics/rollout.py", "from rich.progress import Progress", "dynamics imports rich"),
+        ("training/schedules.py", "import tyro", "training imports tyro"),
+        ("dynamics/rollout.py", "import time", "dynamics imports time"),
+        ("agents/pairwise.py", "print(1)", "agents calls print()"),
+        ("agents/pairwise.py", "import jax\njax.debug.print('x')", "agents calls print()"),
+        ("agents/pairwise.py", "with open('x') as f:\n    pass", "agents calls open()"),
+        ("beliefs/gaussian.py", "import numpy as np\nnp.savez('x')", "beliefs calls savez()"),
+    ],
+)
+def test_checker_reports_a_violation(path, source, expected):
+    found = violations(source, PurePosixPath(path))
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("numerics.py", "from vfejax.types import Array"),
+        ("beliefs/coordinates.py", "from vfejax.beliefs.gaussian import Gaussian\nfrom . import gaussian"),
+        ("beliefs/coordinates.py", "from ..numerics import matvec\nfrom ..geometry import groups"),
+        ("cli/main.py", "from vfejax import __version__\nfrom vfejax.agents import population\nprint(__version__)"),
+        ("models/moe.py", "from flax import nnx\nfrom vfejax import routing"),
+        ("io/plots.py", "import time\nimport matplotlib\nopen('x')"),
+        ("cli/simulate.py", "import tyro, rich, orbax.checkpoint\nfrom vfejax.io import report"),
+        ("agents/pairwise.py", "import optax\nimport numpy as np\nfrom vfejax.beliefs import gaussian"),
+    ],
+)
+def test_checker_accepts_what_is_allowed(path, source):
+    assert violations(source, PurePosixPath(path)) == []
