@@ -5,10 +5,11 @@
       + lambda_prior  sum_ij gamma_ij KL(p_i || Omega_ij p_j)
       + lambda_obs    sum_i E_{q_i}[-log p(o_i | x)]
 
-with attention beta, gamma = softmax_j(-KL / tau) over j != i. On a base manifold every term is integrated: agent i counts with its
-support chi_i and the quadrature weight of the point, and its neighbours' supports are the prior weights of its softmax,
-``beta_ij ~ chi_j exp(-KL_ij / tau)``. The overlap chi_i chi_j thus enters each pair once, a neighbour fades out smoothly with its
-support, and for sharp supports this is the softmax over the agents present at the point.
+with attention beta, gamma = softmax_j(-KL / tau) over j != i. On a base manifold every term is integrated with the quadrature weights and the
+support chi_i of the agent. The supports of its neighbours weigh its softmax, ``beta_ij ~ chi_j exp(-KL_ij / tau)``, and its alignment counts
+as far as there is company, ``c_i = 1 - prod_{j != i} (1 - chi_j)``. So every force on an agent vanishes with its own support, as it must: two
+agents pay exactly ``chi_i chi_j KL_ij``, and for sharp supports this is the plain softmax over the agents present at the point. (A
+hard mask with the weight chi_i chi_j outside would let a neighbour of vanishing support take attention away from the others.)
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.geometry import groups
 from vfejax.types import Array, ExponentialFn
 
-__all__ = ["Edges", "FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms"]
+__all__ = ["Edges", "FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms", "measure"]
 
 
 class Weights(NamedTuple):
@@ -59,12 +60,24 @@ def _is_zero(weight: float | Array) -> bool:
     return isinstance(weight, int | float) and weight == 0
 
 
+def _company(chi: Array, edges: Edges | None) -> Array:
+    """How far agent i has anyone to align with, ``1 - prod_{j != i} (1 - chi_j)`` over its neighbours, ``[n]``."""
+    absent = 1.0 - chi
+    if edges is not None:
+        others = jnp.where(edges.receivers == edges.senders, 1.0, absent[edges.senders])
+        return 1.0 - jax.ops.segment_prod(others, edges.receivers, chi.shape[0])
+    one = jnp.ones_like(chi[:1])
+    before = jnp.concatenate([one, jnp.cumprod(absent)[:-1]])
+    after = jnp.concatenate([jnp.cumprod(absent[::-1])[::-1][1:], one])
+    return 1.0 - before * after
+
+
 def _alignment(
     gaussian: Gaussian,
     field: FrameField,
     temperature: float | Array,
-    measure: Array | None,
-    log_support: Array | None,
+    coefficient: Array | None,
+    chi: Array | None,
     edges: Edges | None,
     alignment_fn: AlignmentFn,
     block_size: int | None,
@@ -72,7 +85,9 @@ def _alignment(
 ) -> Array:
     """Alignment energy at one point: n agents, one Gaussian each."""
     features = pairwise.pair_features(gaussian, field)
-    options = {"coefficient": measure, "log_weight": log_support, "alignment_fn": alignment_fn}
+    options = {"coefficient": coefficient, "log_weight": None, "alignment_fn": alignment_fn}
+    if chi is not None:
+        options |= {"coefficient": coefficient * _company(chi, edges), "log_weight": jnp.log(chi)}
     if edges is not None:
         return pairwise.edge_alignment_energy(features, edges.receivers, edges.senders, temperature, **options)
     return pairwise.alignment_energy(
@@ -84,8 +99,20 @@ def _flatten_grid(x: Array, num_grid_axes: int) -> Array:
     return jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :]))
 
 
-def _measure(population: Population, supports: Array | None, quadrature: Array | None) -> Array | None:
-    """Weight chi_i(c) w(c) of agent i at point c, ``[n, *grid]``; None when every weight is 1."""
+def measure(population: Population, supports: Array | None, quadrature: Array | None) -> Array | None:
+    """Weight chi_i(c) w(c) of agent i at point c, ``[n, *grid]``: support times quadrature weight.
+
+    Args:
+        population: gives the shape ``[n, *grid]`` and the precision.
+        supports: chi ``[n, *grid]``, 1 by default.
+        quadrature: w ``[*grid]``, 1 by default.
+
+    Returns:
+        ``[n, *grid]``, or None when every weight is 1.
+
+    Raises:
+        ValueError: when a shape does not fit, naming the array.
+    """
     shape = population.phi.shape[:-1]
     for name, array, want in (("supports", supports, shape), ("quadrature", quadrature, shape[1:])):
         if array is not None and array.shape != want:
@@ -137,15 +164,14 @@ def free_energy_terms(
     check_shapes(population, generators)
     weights = Weights(*weights)
     num_grid_axes = population.phi.ndim - 2
-    measure = _measure(population, supports, quadrature)
+    weight_field = measure(population, supports, quadrature)
 
     def integrate(density: Array) -> Array:
-        return jnp.sum(density if measure is None else measure * density)
+        return jnp.sum(density if weight_field is None else weight_field * density)
 
     zero = jnp.zeros((), population.belief.mean.dtype)
     need_frames = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
     field = pairwise.frame_field(population.phi, generators, exponential) if need_frames else None
-    log_support = None if supports is None else jnp.log(supports)
 
     def align(gaussian: Gaussian, weight: float | Array) -> Array:
         if _is_zero(weight):
@@ -155,12 +181,10 @@ def free_energy_terms(
         if size is None and points > 1:
             size = max(1, pairwise.BLOCK_ENTRIES // (gaussian.mean.shape[0] * points))
 
-        def at_point(gaussian, field, measure, log_support):
-            return _alignment(
-                gaussian, field, temperature, measure, log_support, edges, alignment_fn, size, compute_dtype
-            )
+        def at_point(gaussian, field, coefficient, chi):
+            return _alignment(gaussian, field, temperature, coefficient, chi, edges, alignment_fn, size, compute_dtype)
 
-        flat = jax.tree.map(lambda x: _flatten_grid(x, num_grid_axes), (gaussian, field, measure, log_support))
+        flat = jax.tree.map(lambda x: _flatten_grid(x, num_grid_axes), (gaussian, field, weight_field, supports))
         return weight * jnp.sum(jax.vmap(at_point, in_axes=1)(*flat))
 
     self_coupling = zero

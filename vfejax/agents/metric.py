@@ -5,6 +5,7 @@ information the population holds about that frame. With it frames and means feel
 so one step size serves both; in the plain left-invariant metric a frame's curvature is a squared signal-to-noise ratio, easily 10^4.
 """
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.agents.population import PopulationCoordinates
@@ -12,7 +13,7 @@ from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.geometry import groups
 from vfejax.geometry.transport import frames
-from vfejax.numerics import cholesky, matvec, transpose, triangular_inverse
+from vfejax.numerics import cholesky, identity_like, matvec, transpose, triangular_inverse
 from vfejax.types import Array, ExponentialFn
 
 __all__ = ["fisher_inverse_metric", "frame_information"]
@@ -55,6 +56,7 @@ def fisher_inverse_metric(
     *,
     exponential: ExponentialFn = groups.exponential,
     damping: float = 1.0,
+    measure: Array | None = None,
 ) -> PopulationCoordinates:
     """Natural gradient of a population with the Fisher metric on beliefs, priors and frames.
 
@@ -65,14 +67,20 @@ def fisher_inverse_metric(
         exponential: the group exponential.
         damping: multiple of the left-invariant metric added to the frames' information; it decides the step where the belief says
             nothing about its frame (a mean at the origin with an isotropic covariance), in nats per radian squared.
+        measure: weight of each agent at each point of the base manifold ``[n, *grid]``, support times quadrature weight; 1 by default.
+            The metric of a field is the integral of the metrics at its points, so directions do not depend on how fine the grid is.
+            Where the measure is 0 nothing moves.
 
     Returns:
         A direction with the shapes of ``coordinates``.
     """
+    if measure is not None:
+        density = jnp.where(measure > 0, 1.0 / jnp.where(measure > 0, measure, 1.0), 0.0)
+        gradient = jax.tree.map(
+            lambda g: g * jnp.reshape(density, density.shape + (1,) * (g.ndim - density.ndim)), gradient
+        )
     information = frame_information(coordinates.belief, coordinates.phi, generators, exponential)
-    metric = information + damping * jnp.broadcast_to(
-        jnp.eye(information.shape[-1], dtype=information.dtype), information.shape
-    )
+    metric = information + damping * identity_like(information)
     jacobian = groups.body_jacobian(coordinates.phi, jnp.asarray(generators, coordinates.phi.dtype))
     metric = jnp.matmul(transpose(jacobian), jnp.matmul(metric, jacobian, precision="highest"), precision="highest")
     inverse = triangular_inverse(cholesky(metric))

@@ -130,8 +130,8 @@ class SimulateConfig:
     """Radius of the supports, in units of the base manifold's coordinates."""
 
     weights: Weights = field(default_factory=Weights)
-    temperature: float = 1000.0
-    """Temperature tau of the attention, in nats. Low ones attend to the nearest neighbours only."""
+    temperature: float = 10_000.0
+    """Temperature tau of the attention, in nats. Low ones attend to the nearest only; divergences start near 1000 nats here."""
     alignment: Literal["weighted", "entropic"] = "weighted"
     """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum (attraction only)."""
 

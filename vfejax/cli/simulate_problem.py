@@ -207,6 +207,10 @@ def _initial(config: "SimulateConfig", k: int, num_generators: int, shape: tuple
     return population
 
 
+def _quadrature(config: "SimulateConfig", problem: Problem) -> Array | None:
+    return None if config.base == "point" else problem.grid.quadrature
+
+
 def energy_function(config: "SimulateConfig", problem: Problem) -> Callable[[PopulationCoordinates], tuple[Array, Any]]:
     """The population's free energy as a function of its coordinates, with its terms besides."""
     options = {
@@ -215,7 +219,7 @@ def energy_function(config: "SimulateConfig", problem: Problem) -> Callable[[Pop
         "alignment_fn": {"weighted": alignment.weighted, "entropic": alignment.entropic}[config.alignment],
         "observations": problem.observations,
         "supports": problem.supports,
-        "quadrature": problem.grid.quadrature if config.base != "point" else None,
+        "quadrature": _quadrature(config, problem),
         "edges": problem.edges,
         "exponential": problem.exponential,
         "compute_dtype": None if config.compute_dtype == "same" else jnp.dtype(config.compute_dtype),
@@ -243,9 +247,13 @@ def integrator(config: "SimulateConfig", energy_fn: Callable[[PyTree], Any], pro
         scheme = {"verlet": hamiltonian.velocity_verlet, "yoshida4": hamiltonian.yoshida4}[config.scheme]
         return scheme(energy_fn, config.step_size, _grouped(config.masses), config.friction, has_aux=True)
     descent = gradient_flow.scale_by_tree(_grouped(config.rates, config.step_size))
-    natural = natural_gradient.natural_gradient(
-        functools.partial(metric.fisher_inverse_metric, generators=problem.generators, exponential=problem.exponential)
+    inverse_metric = functools.partial(
+        metric.fisher_inverse_metric,
+        generators=problem.generators,
+        exponential=problem.exponential,
+        measure=free_energy.measure(problem.population, problem.supports, _quadrature(config, problem)),
     )
+    natural = natural_gradient.natural_gradient(inverse_metric)
     limit = functools.partial(
         populations.limit_step, gaussian_radius=config.trust_radius, frame_radius=config.trust_radius
     )

@@ -2,11 +2,13 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from vfejax.agents import pairwise, sensor_network
 from vfejax.agents.population import Population
@@ -61,7 +63,7 @@ def _points(problem: Problem) -> list[_Point]:
     """Points with at least two agents, at most 64 of them."""
     measured = sensor_network.mean_observations(problem.observations)
     measured = measured.reshape(measured.shape[0], -1, *measured.shape[-2:])
-    landmarks = np.asarray(problem.truth.landmarks).reshape(-1, *measured.shape[-2:])
+    landmarks = problem.truth.landmarks.reshape(-1, *measured.shape[-2:])
     num_agents, num_points = measured.shape[:2]
     present = np.ones((num_agents, num_points), bool)
     if problem.supports is not None:
@@ -75,7 +77,7 @@ def yardsticks(problem: Problem) -> Yardsticks | None:
     """Errors of an agent alone, of two agents, and of the maximum-likelihood registration; None when the truth is unknown."""
     if problem.truth is None:
         return None
-    truth = np.asarray(problem.truth.rotations)
+    truth = problem.truth.rotations
     points = _points(problem)
     fits = {p.index: sensor_network.maximum_likelihood(p.measured) for p in points}
     own = _rms(np.concatenate([sensor_network.landmark_errors(p.measured, p.landmarks) for p in points]))
@@ -97,7 +99,7 @@ def yardsticks(problem: Problem) -> Yardsticks | None:
 
 def _achieved(problem: Problem, population: Population) -> tuple[float, np.ndarray]:
     """Landmark error (m) and rotation errors (rad) of a population, pooled over points."""
-    truth = np.asarray(problem.truth.rotations)
+    truth = problem.truth.rotations
     num_agents = len(truth)
     rotations = np.asarray(_rotations(population.phi)).reshape(num_agents, -1, 3, 3)
     means = np.asarray(population.belief.mean)
@@ -182,7 +184,7 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
         return _View(means, covs, np.broadcast_to(np.eye(3), (len(means), 3, 3)))
     rotations = np.asarray(_rotations(phi))[agents]
     if problem.truth is not None:
-        true = np.asarray(problem.truth.rotations)[agents]
+        true = problem.truth.rotations[agents]
         gauge = sensor_network.nearest_rotation(np.einsum("nji,njk->ik", true, rotations))
         blocks = np.kron(np.eye(means.shape[-1] // 3), gauge)
         means, covs = means @ blocks.T, blocks @ covs @ blocks.T
@@ -190,14 +192,53 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     return _View(means, covs, rotations)
 
 
-def _figures(
-    config: "SimulateConfig", problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
-) -> list[tuple[str, str, str, Any]]:
-    """``(file name, title, caption, figure)`` of every picture of the run."""
-    pictures = []
-    steps = metrics["step"]
-    index, agents = 0, np.ones(population.phi.shape[0], bool)
-    where = ""
+class _Picture(NamedTuple):
+    """File name without suffix, title and caption in the report, and the figure."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def _truth_pictures(marks: Yardsticks, achieved: tuple[float, np.ndarray], metrics: dict) -> Iterator[_Picture]:
+    """The run beside what is possible."""
+    rows = {"an agent alone": marks.alone, "two agents": marks.pairs, "this run": achieved, "best possible": marks.best}
+    levels = {name: (place, math.degrees(_rms(turns))) for name, (place, turns) in rows.items()}
+    caption = (
+        "Root-mean-square errors against the truth. Alone, an agent measures its landmarks but knows nothing of the others' "
+        "orientation; two agents can register their raw data; the best possible is the maximum-likelihood registration of all data."
+    )
+    bars = [(name, *level) for name, level in levels.items()]
+    yield _Picture("errors", "What alignment buys", caption, plots.error_bars(bars))
+    for index, (column, what) in enumerate(
+        (("landmark_error_m", "landmarks (m)"), ("rotation_error_deg", "relative rotations (deg)"))
+    ):
+        floors = {name: levels[name][index] for name in ("an agent alone", "best possible")}
+        figure = plots.convergence(
+            metrics["step"], {"this run": metrics[column]}, floors=floors, ylabel=f"rms error, {what}"
+        )
+        caption = "Error against the truth over the run; maximum likelihood reaches the lower line with the same data."
+        yield _Picture(f"convergence_{column.split('_')[0]}", f"Convergence: {what}", caption, figure)
+    degrees = {name: np.degrees(turns) for name, (_, turns) in rows.items() if name != "two agents"}
+    caption = "Share of pairs of agents whose relative rotation is wrong by less than x degrees."
+    yield _Picture("rotation_errors", "Relative rotations", caption, plots.rotation_errors(degrees))
+
+
+def _energy_pictures(metrics: dict) -> Iterator[_Picture]:
+    names = ("self_coupling", "belief_alignment", "prior_alignment", "observation")
+    terms = {name: metrics[name] for name in names if np.any(metrics[name] != 0)}
+    figure = plots.energy_terms(metrics["step"], {**terms, "total": metrics["total"]})
+    yield _Picture("energy", "Free energy", "Weighted terms of the free energy and their total.", figure)
+    if "hamiltonian" in metrics:
+        figure = plots.energy_drift(metrics["step"], metrics["total"], metrics["kinetic"], metrics["hamiltonian"])
+        caption = "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, takes energy out on purpose."
+        yield _Picture("energy_drift", "Hamiltonian energies", caption, figure)
+
+
+def _population_pictures(config: "SimulateConfig", problem: Problem, population: Population) -> Iterator[_Picture]:
+    """Beliefs, frames and attention before and after, at the point that most agents cover."""
+    index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
     if problem.supports is not None:
         chi = np.asarray(problem.supports).reshape(len(agents), -1)
         index = int(chi.sum(axis=0).argmax())
@@ -206,97 +247,68 @@ def _figures(
     before = _view(problem, problem.population, index, agents)
     after = _view(problem, population, index, agents)
     if config.group == "so3" and set(config.irreps) == {1}:
-        truth = None
+        truth, cross = None, ""
         if problem.truth is not None:
-            truth = np.asarray(problem.truth.landmarks).reshape(-1, len(config.irreps), 3)[index]
+            truth = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)[index]
+            cross = " Crosses: the truth, up to the one global rotation that nobody can know."
         panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
+        caption = (
+            f"Every agent's belief about each landmark{where}, carried to the common frame and projected to the x-y plane, with 1 and "
+            f"2 sigma ellipses. Before, nobody knows how the others are turned; after, they share one frame.{cross}"
+        )
         figure = population_plots.belief_ellipses(panels, truth=truth)
-        caption = (
-            f"Every agent's belief about each landmark{where}, carried to the common frame and projected to the x-y plane, with "
-            "1 and 2 sigma ellipses. Before, nobody knows how the others are turned; after, all agree"
-            + (
-                " (crosses: the truth, up to the one global rotation that nobody can know)."
-                if truth is not None
-                else "."
-            )
-        )
-        pictures.append(("beliefs", "Beliefs in the common frame", caption, figure))
-    if marks is not None:
-        place, turns = _achieved(problem, population)
-        rows = {
-            "an agent alone": marks.alone,
-            "two agents": marks.pairs,
-            "this run": (place, turns),
-            "best possible": marks.best,
-        }
-        bars = [(name, p, math.degrees(_rms(t))) for name, (p, t) in rows.items()]
-        caption = (
-            "Root-mean-square errors against the truth. Alone, an agent measures its landmarks but knows nothing of the others' orientation; two "
-            "agents can register their raw data; the best possible is the maximum-likelihood registration of all data at once."
-        )
-        pictures.append(("errors", "What alignment buys", caption, plots.error_bars(bars)))
-        curves = {
-            "landmarks (m)": metrics["landmark_error_m"],
-            "rotations (rad)": np.radians(metrics["rotation_error_deg"]),
-        }
-        floors = {"best landmarks (m)": marks.best[0], "best rotations (rad)": _rms(marks.best[1])}
-        figure = plots.convergence(steps, curves, floors=floors, ylabel="rms error (m, rad)")
-        caption = "Errors against the truth over the run, and what maximum likelihood reaches with the same data."
-        pictures.append(("convergence", "Convergence to the truth", caption, figure))
-        degrees = {name: np.degrees(t) for name, (_, t) in rows.items() if name != "two agents"}
-        caption = "Share of pairs of agents whose relative rotation is wrong by less than x degrees."
-        pictures.append(("rotation_errors", "Relative rotations", caption, plots.rotation_errors(degrees)))
-    names = ("self_coupling", "belief_alignment", "prior_alignment", "observation")
-    terms = {name: metrics[name] for name in names if np.any(metrics[name] != 0)}
-    figure = plots.energy_terms(steps, {**terms, "total": metrics["total"]})
-    pictures.append(("energy", "Free energy", "Weighted terms of the free energy and their total.", figure))
-    if config.dynamics == "hamiltonian":
-        figure = plots.energy_drift(steps, metrics["total"], metrics["kinetic"], metrics["hamiltonian"])
-        caption = "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, takes energy out on purpose."
-        pictures.append(("energy_drift", "Hamiltonian energies", caption, figure))
-    if agents.sum() <= _MOST_ATTENTION and problem.edges is None and agents.sum() > 1:
-        belief, phi = _at_point(population, index)
-        picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], (belief, phi))
-        weights = jax.jit(functools.partial(pairwise.attention_weights, exponential=problem.exponential))(
-            *picked, problem.generators, config.temperature
-        )
-        caption = f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the end."
-        pictures.append(("attention", "Attention", caption, population_plots.attention_matrix(np.asarray(weights))))
+        yield _Picture("beliefs", "Beliefs in the common frame", caption, figure)
     if config.group == "so3":
         relative = " relative to the truth" if problem.truth is not None else ""
-        figure = population_plots.frames([("before", before.rotations), ("after", after.rotations)])
         caption = f"Where each agent's frame{relative} sends the three unit axes{where}."
-        pictures.append(("frames", "Frames", caption, figure))
-    if config.base != "point":
-        pictures += _field_figures(config, problem, population)
-    return pictures
+        figure = population_plots.frames([("before", before.rotations), ("after", after.rotations)])
+        yield _Picture("frames", "Frames", caption, figure)
+    if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
+        attention_fn = jax.jit(functools.partial(pairwise.attention_weights, exponential=problem.exponential))
+        for when, state in (("start", problem.population), ("end", population)):
+            picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], _at_point(state, index))
+            weights = attention_fn(*picked, problem.generators, config.temperature)
+            caption = f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the {when}."
+            figure = population_plots.attention_matrix(np.asarray(weights))
+            yield _Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
 
-def _field_figures(
-    config: "SimulateConfig", problem: Problem, population: Population
-) -> list[tuple[str, str, str, Any]]:
-    shape = problem.grid.quadrature.shape
-    lengths = [2 * math.pi if config.base in ("ring", "torus") else 1.0] * len(shape)
+def _field_pictures(config: "SimulateConfig", problem: Problem, population: Population) -> Iterator[_Picture]:
+    lengths = [2 * math.pi if config.base in ("ring", "torus") else 1.0] * len(config.grid)
     chi = np.ones(population.phi.shape[:-1]) if problem.supports is None else np.asarray(problem.supports)
     covered = np.where(chi.sum(axis=0) > 0, chi.sum(axis=0), np.nan)
-    scale = np.sqrt(np.trace(np.asarray(covariance(population.belief)), axis1=-2, axis2=-1))
-    angle = np.linalg.norm(np.asarray(population.phi), axis=-1)
+
+    def average(field: np.ndarray) -> np.ndarray:
+        return (chi * field).sum(axis=0) / covered
+
+    spread = np.sqrt(np.trace(np.asarray(covariance(population.belief)), axis1=-2, axis2=-1))
     maps = {
-        "mean frame angle (rad)": (chi * angle).sum(axis=0) / covered,
-        "mean belief spread (m)": (chi * scale).sum(axis=0) / covered,
+        "mean frame angle (rad)": average(np.linalg.norm(np.asarray(population.phi), axis=-1)),
+        "mean belief spread (m)": average(spread),
     }
     if problem.truth is not None:
         means = np.asarray(population.belief.mean)
         means = means.reshape(*means.shape[:-1], -1, 3)
-        truth = np.asarray(problem.truth.landmarks)
-        wrong = sensor_network.landmark_errors(means, np.broadcast_to(truth[None], means.shape))
-        maps["mean landmark error (m)"] = (chi * wrong).sum(axis=0) / covered
+        maps["mean landmark error (m)"] = average(sensor_network.landmark_errors(means, problem.truth.landmarks))
     caption = "Averages over the agents present at each point of the base manifold."
-    pictures = [("fields", "Fields", caption, field_plots.field_maps(maps, kind=config.base, lengths=lengths))]
+    yield _Picture("fields", "Fields", caption, field_plots.field_maps(maps, kind=config.base, lengths=lengths))
     if problem.supports is not None:
         figure = field_plots.supports(chi, kind=config.base, lengths=lengths)
-        pictures.append(("supports", "Supports", "Where each agent lives, and how many cover each point.", figure))
-    return pictures
+        yield _Picture("supports", "Supports", "Where each agent lives, and how many cover each point.", figure)
+
+
+def _pictures(
+    config: "SimulateConfig", problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
+) -> Iterator[_Picture]:
+    """Every picture of the run, in the order of the report."""
+    people = list(_population_pictures(config, problem, population))
+    yield from people[:1]
+    if marks is not None:
+        yield from _truth_pictures(marks, _achieved(problem, population), metrics)
+    yield from _energy_pictures(metrics)
+    yield from people[1:]
+    if config.base != "point":
+        yield from _field_pictures(config, problem, population)
 
 
 def write(
@@ -311,10 +323,10 @@ def write(
     metrics = run_directory.read_metrics(run)
     summary = _summary(config, problem, marks, population, metrics)
     figures = []
-    for name, title, caption, figure in _figures(config, problem, marks, population, metrics):
-        png = report.figure_png(figure)
-        atomic_write(run.path / "figures" / f"{name}.png", png)
-        figures.append((title, caption, png))
+    for picture in _pictures(config, problem, marks, population, metrics):
+        png = report.figure_png(picture.figure)
+        atomic_write(run.path / "figures" / f"{picture.name}.png", png)
+        figures.append((picture.title, picture.caption, png))
     rows = [
         (name, 1e3 * row["landmark_error_m"], row["rotation_error_deg"])
         for name, row in summary.get("errors", {}).items()

@@ -63,7 +63,8 @@ def gradient_flow(
 
     Args:
         energy_fn: position to scalar, or to ``(scalar, aux)`` with ``has_aux`` (as in ``jax.value_and_grad``).
-        optimizer: any optax transformation; :func:`scale_by_tree` gives a learning rate per group.
+        optimizer: any optax transformation that asks for no more than gradient and position (so no line search, which also
+            wants the energy); :func:`scale_by_tree` gives a learning rate per group.
         has_aux: whether ``energy_fn`` returns something besides the energy.
         retraction: maps a position to an equivalent one after each step, such as frames into their principal ball.
 

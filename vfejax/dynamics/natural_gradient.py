@@ -21,7 +21,8 @@ def natural_gradient(
 
     Args:
         inverse_metric_fn: ``(position, gradient) -> direction``.
-        max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at most this.
+        max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at most this. Without it a
+            belief much wider than its target overshoots, until the exponential of its log scale underflows.
 
     Returns:
         A stateless transformation; its ``update`` needs the position as ``params``.
