@@ -1,0 +1,191 @@
+"""Gradient flow: Euler's method for sgd, learning rates per leaf, retractions, optax's own optimisers."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vfejax.dynamics.gradient_flow import GradientFlowState, broadcast_prefix, gradient_flow, scale_by_tree
+from vfejax.dynamics.rollout import rollout
+
+STIFFNESS = np.diag([1.0, 4.0]) + 0.5
+
+
+class Pair(NamedTuple):
+    """A position with two groups."""
+
+    fast: dict
+    slow: jax.Array
+
+
+def lenient(optimizer):
+    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to strict promotion."""
+
+    def update(gradient, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradient, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def quadratic(x):
+    return 0.5 * jnp.sum(x * jnp.matmul(jnp.asarray(STIFFNESS, x.dtype), x, precision="highest"))
+
+
+def coupled(position):
+    u, v, w = position.fast["u"], position.fast["v"], position.slow
+    return jnp.sum(u**2) + jnp.sum(v**4) + jnp.sum(w**2 * (1.0 + jnp.sum(u * v)))
+
+
+def pair(dtype):
+    fast = {"u": jnp.array([0.5, -1.0], dtype), "v": jnp.array([0.3, 0.8], dtype)}
+    return Pair(fast, jnp.array([[1.0, -2.0]], dtype))
+
+
+def assert_trees_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_broadcast_prefix_gives_every_leaf_the_value_above_it():
+    tree = pair(jnp.float32)
+    assert broadcast_prefix(2.0, tree) == Pair({"u": 2.0, "v": 2.0}, 2.0)
+    assert broadcast_prefix(Pair(2.0, 3.0), tree) == Pair({"u": 2.0, "v": 2.0}, 3.0)
+    assert broadcast_prefix(Pair({"u": 1.0, "v": 2.0}, 3.0), tree) == Pair({"u": 1.0, "v": 2.0}, 3.0)
+    with pytest.raises(ValueError, match="u"):
+        broadcast_prefix(Pair({"u": 1.0}, 3.0), tree)
+
+
+@pytest.mark.parametrize("make", [optax.sgd, scale_by_tree])
+def test_sgd_is_eulers_method(make, dtype):
+    """``x <- (1 - h A) x``, with the energy and the gradient of the position arrived at."""
+    h, num = 0.1, 12
+    flow = gradient_flow(quadratic, make(h))
+    state, info = rollout(flow, flow.init(jnp.array([1.0, -2.0], dtype)), num)
+    x, energies, norms = np.array([1.0, -2.0]), [], []
+    for _ in range(num):
+        x = x - h * STIFFNESS @ x
+        energies.append(0.5 * x @ STIFFNESS @ x)
+        norms.append(np.linalg.norm(STIFFNESS @ x))
+    # Each step rounds about four times, and the iteration contracts, but energy doubles relative errors.
+    tolerance = {"rtol": 10 * num * float(jnp.finfo(dtype).eps), "atol": 0}
+    np.testing.assert_allclose(state.position, x, **tolerance)
+    np.testing.assert_allclose(info.energy, energies, **tolerance)
+    np.testing.assert_allclose(info.gradient_norm, norms, **tolerance)
+    np.testing.assert_allclose(state.gradient, STIFFNESS @ x, **tolerance)
+    assert info.aux is None
+
+
+def test_energy_decreases_below_the_stability_limit_and_grows_above(dtype):
+    limit = 2.0 / np.linalg.eigvalsh(STIFFNESS)[-1]
+
+    @jax.jit
+    def energies(step_size):
+        flow = gradient_flow(quadratic, optax.sgd(step_size))
+        return rollout(flow, flow.init(jnp.array([1.0, -2.0], dtype)), 30)[1].energy
+
+    below, above = (np.asarray(energies(jnp.asarray(factor * limit, dtype))) for factor in (0.95, 1.05))
+    assert np.all(np.diff(below) < 0)
+    assert above[-1] > above[0]
+
+
+def test_gradient_norm_is_over_all_leaves(dtype):
+    flow = gradient_flow(coupled, optax.sgd(0.01))
+    state, info = jax.jit(flow.step)(flow.init(pair(dtype)))
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(coupled)(state.position))])
+    np.testing.assert_allclose(info.gradient_norm, np.linalg.norm(flat), rtol=10 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize(
+    ("rates", "full"),
+    [
+        pytest.param(0.1, (0.1, 0.1, 0.1), id="scalar"),
+        pytest.param(Pair(0.1, 0.0), (0.1, 0.1, 0.0), id="group"),
+        pytest.param(Pair({"u": 0.0, "v": 0.02}, 0.3), (0.0, 0.02, 0.3), id="leaf"),
+    ],
+)
+def test_learning_rate_per_leaf(rates, full, dtype):
+    flow = gradient_flow(coupled, scale_by_tree(rates))
+    start = pair(dtype)
+    state, _ = flow.step(flow.init(start))
+    gradient = jax.grad(coupled)(start)
+    leaves = zip(*(jax.tree.leaves(tree) for tree in (state.position, start, gradient)), full, strict=True)
+    for moved, x, g, rate in leaves:
+        assert float(jnp.max(jnp.abs(g))) > 0.1
+        if rate == 0:
+            np.testing.assert_array_equal(moved, x)
+        else:
+            expected = np.asarray(x) - rate * np.asarray(g)
+            np.testing.assert_allclose(moved, expected, rtol=0, atol=10 * float(jnp.finfo(dtype).eps))
+
+
+def test_scale_by_tree_chains_behind_a_preconditioner(dtype):
+    start = pair(dtype)
+    chained = optax.chain(lenient(optax.scale_by_adam()), scale_by_tree(Pair(0.05, 0.05)))
+    got, expected = (gradient_flow(coupled, optimizer) for optimizer in (chained, lenient(optax.adam(0.05))))
+    for_chain, for_adam = (jax.jit(lambda x, f=f: f.step(f.init(x))[0].position)(start) for f in (got, expected))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=10 * float(jnp.finfo(dtype).eps)), for_chain, for_adam)
+
+
+def test_retraction_is_applied_before_the_energy_is_read(dtype):
+    """Angles live in [-pi, pi): position, gradient, energy and aux are those of the wrapped angle."""
+
+    def wrap(x):
+        return jnp.mod(x + jnp.pi, 2.0 * jnp.pi) - jnp.pi
+
+    def energy_fn(x):
+        return jnp.sum(-jnp.cos(x) + 0.1 * x), x
+
+    start = jnp.array([3.0, -3.1, 0.2], dtype)
+    flow = gradient_flow(energy_fn, optax.sgd(3.0), has_aux=True, retraction=wrap)
+    state, info = flow.step(flow.init(start))
+    free = np.asarray(start) - 3.0 * (np.sin(start) + 0.1)
+    assert np.abs(free).max() > np.pi  # so the wrap has something to do
+    eps = float(jnp.finfo(dtype).eps)
+    x = np.asarray(state.position)
+    np.testing.assert_allclose(x, (free + np.pi) % (2 * np.pi) - np.pi, rtol=0, atol=20 * eps)
+    np.testing.assert_array_equal(info.aux, x)
+    np.testing.assert_allclose(info.energy, np.sum(-np.cos(x) + 0.1 * x), rtol=20 * eps)
+    np.testing.assert_allclose(state.gradient, np.sin(x) + 0.1, rtol=0, atol=20 * eps)
+
+
+def test_adam_matches_a_plain_optax_loop(dtype):
+    optimizer = lenient(optax.adam(0.05))
+    flow = gradient_flow(coupled, optimizer)
+    start = pair(dtype)
+    state, info = jax.jit(lambda s: rollout(flow, s, 20))(flow.init(start))
+
+    @jax.jit
+    def reference(position, memory):
+        updates, memory = optimizer.update(jax.grad(coupled)(position), memory, position)
+        return optax.apply_updates(position, updates), memory
+
+    position, memory = start, optimizer.init(start)
+    for _ in range(20):
+        position, memory = reference(position, memory)
+    # Same arithmetic in two compilations; Adam's division by small second moments amplifies the odd last bit.
+    close = partial(np.testing.assert_allclose, rtol=0, atol=500 * float(jnp.finfo(dtype).eps))
+    jax.tree.map(close, (state.position, state.optimizer_state), (position, memory))
+    assert info.energy[-1] < info.energy[0]
+
+
+def test_optimizer_sees_the_position(dtype):
+    """Weight decay needs ``params``: with a flat energy it alone shrinks the position."""
+    flow = gradient_flow(lambda x: 0.0 * jnp.sum(x), optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1)))
+    state, _ = flow.step(flow.init(jnp.array([2.0, -4.0], dtype)))
+    np.testing.assert_allclose(state.position, [1.9, -3.8], rtol=4 * float(jnp.finfo(dtype).eps))
+
+
+def test_aux_comes_back_and_changes_nothing_else(dtype):
+    start = jnp.array([1.0, -2.0], dtype)
+    plain = gradient_flow(quadratic, optax.sgd(0.1))
+    with_aux = gradient_flow(lambda x: (quadratic(x), {"x": x}), optax.sgd(0.1), has_aux=True)
+    state, info = with_aux.step(with_aux.init(start))
+    expected, expected_info = plain.step(plain.init(start))
+    assert isinstance(state, GradientFlowState)
+    assert_trees_equal(state, expected)
+    assert_trees_equal(info[:2], expected_info[:2])
+    np.testing.assert_array_equal(info.aux["x"], state.position)

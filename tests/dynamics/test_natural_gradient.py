@@ -1,0 +1,277 @@
+"""Natural gradient on Gaussian coordinates: exact steps, invariance, positive definiteness, speed, trust region."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vfejax.beliefs.coordinates import GaussianCoordinates, constrain, inverse_fisher, unconstrain
+from vfejax.beliefs.gaussian import Gaussian, kl_divergence
+from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
+from vfejax.dynamics.natural_gradient import natural_gradient
+from vfejax.dynamics.rollout import rollout
+
+
+def random_gaussian(rng, dtype=jnp.float64, k=3, scale=1.0):
+    chol = np.tril(rng.normal(size=(k, k)), -1) * 0.5 + np.diag(rng.uniform(0.5, 2.0, size=k))
+    return Gaussian(jnp.asarray(scale * rng.normal(size=k), dtype), jnp.asarray(scale * chol, dtype))
+
+
+def energy_to(target):
+    """``KL(q || target)``, what variational inference descends."""
+    return lambda coordinates: kl_divergence(constrain(coordinates), target)
+
+
+def natural_flow(energy_fn, rates, max_norm=None):
+    return gradient_flow(
+        energy_fn, optax.chain(natural_gradient(inverse_fisher, max_norm=max_norm), scale_by_tree(rates))
+    )
+
+
+def first_step(flow, start):
+    return jax.jit(lambda q: flow.step(flow.init(unconstrain(q))))(start)
+
+
+def roll(flow, start, num_steps):
+    return jax.jit(lambda q: rollout(flow, flow.init(unconstrain(q)), num_steps))(start)
+
+
+def cov(q):
+    chol = np.tril(np.asarray(q.chol, np.float64))
+    return chol @ chol.T
+
+
+def push(q, matrix, shift):
+    """Image under ``x -> A x + b``, by NumPy."""
+    chol = np.linalg.cholesky(matrix @ cov(q) @ matrix.T)
+    return Gaussian(jnp.asarray(matrix @ np.asarray(q.mean) + shift), jnp.asarray(chol))
+
+
+def test_update_is_the_inverse_metric_applied_to_the_gradient(dtype):
+    """``G(x)^{-1} g`` with a metric that depends on the position; the state is empty, so it chains freely."""
+    transformation = natural_gradient(lambda x, g: jax.tree.map(lambda a, b: a**2 * b, x, g))
+    position = {"a": jnp.array([1.0, 2.0], dtype), "b": jnp.array(3.0, dtype)}
+    gradient = {"a": jnp.array([5.0, -1.0], dtype), "b": jnp.array(0.5, dtype)}
+    direction, state = transformation.update(gradient, transformation.init(position), position)
+    np.testing.assert_array_equal(direction["a"], [5.0, -4.0])
+    np.testing.assert_array_equal(direction["b"], 4.5)
+    assert jax.tree.leaves(state) == []
+
+
+@pytest.mark.parametrize("same_covariance", [False, True])
+def test_one_step_of_rate_one_lands_on_the_optimal_mean(same_covariance, rng, dtype):
+    """``KL(p || q)`` has Hessian ``Sigma_q^{-1}`` in the mean, the Fisher metric itself: one step solves it, whatever both covariances.
+
+    ``KL(q || p)`` has ``Sigma_p^{-1}``, so there it holds once the covariances agree, and those then stay put.
+    """
+    target = random_gaussian(rng, dtype)
+    start = random_gaussian(rng, dtype, scale=2.0)
+    if same_covariance:
+        start = Gaussian(start.mean, target.chol)
+        energy_fn = energy_to(target)
+    else:
+        energy_fn = lambda coordinates: kl_divergence(target, constrain(coordinates))  # noqa: E731
+    flow = natural_flow(energy_fn, 1.0)
+    state, info = first_step(flow, start)
+    # Products of 3 x 3 factors whose condition number is below 10, squared.
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(state.position.mean, target.mean, rtol=0, atol=1000 * eps)
+    if same_covariance:
+        np.testing.assert_allclose(constrain(state.position).chol, target.chol, rtol=0, atol=1000 * eps)
+        np.testing.assert_allclose(info.energy, 0.0, atol=1000 * eps)
+
+
+def test_rate_one_converges_quadratically_on_the_whole_belief(rng):
+    """At the optimum the Fisher metric is the Hessian of the divergence, so the step is Newton's."""
+    target = random_gaussian(rng)
+    start = Gaussian(target.mean + 0.3, 1.3 * target.chol + 0.2 * jnp.diag(jnp.ones(2), -1))
+    flow = natural_flow(energy_to(target), 1.0)
+    _, info = roll(flow, start, 9)
+    root = np.sqrt(np.abs(np.asarray(info.energy)))  # proportional to the distance
+    assert root[-1] < 1e-7
+    fast = (root[:-1] < 0.3) & (root[1:] > 1e-7)  # inside the basin and above rounding
+    assert fast.sum() >= 2
+    assert np.all(root[1:][fast] < 2.0 * root[:-1][fast] ** 2)
+
+
+def test_trajectory_commutes_with_a_change_of_units_and_origin(rng):
+    """Rescaling and shifting the data rescales and shifts every step, exactly; plain gradient descent does not commute.
+
+    The trust region measures length in the metric, so it commutes as well.
+    """
+    matrix, shift = np.diag([100.0, 0.03, 2.0]), np.array([5.0, -1.0, 0.3])
+    target, start = random_gaussian(rng), random_gaussian(rng)
+
+    def ends(make):
+        @jax.jit
+        def end(p, q):
+            flow = make(energy_to(p))
+            return constrain(rollout(flow, flow.init(unconstrain(q)), 10)[0].position)
+
+        straight = push(end(target, start), matrix, shift)
+        return straight, end(push(target, matrix, shift), push(start, matrix, shift))
+
+    expected, got = ends(lambda energy_fn: natural_flow(energy_fn, 0.9, max_norm=0.5))
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-10)
+    np.testing.assert_allclose(got.chol, expected.chol, rtol=1e-10, atol=1e-13)
+    straight, bent = ends(lambda energy_fn: gradient_flow(energy_fn, optax.sgd(1e-4)))
+    assert np.abs(bent.mean - straight.mean).max() > 1e-3
+
+
+def test_velocity_commutes_with_every_affine_change(rng):
+    """The flow, ``(dmu, dSigma)``, is intrinsic; single steps differ at second order, by the choice of factor."""
+    matrix, shift = rng.normal(size=(3, 3)) + 2.0 * np.eye(3), rng.normal(size=3)
+    target, start = random_gaussian(rng), random_gaussian(rng)
+
+    def moments(coordinates):
+        q = constrain(coordinates)
+        return q.mean, q.chol @ q.chol.T
+
+    @jax.jit
+    def velocity(target, q):
+        coordinates = unconstrain(q)
+        gradient = jax.grad(energy_to(target))(coordinates)
+        direction, _ = natural_gradient(inverse_fisher).update(gradient, optax.EmptyState(), coordinates)
+        return jax.jvp(moments, (coordinates,), (direction,))[1]
+
+    @jax.jit
+    def run(target, q, num_steps):
+        flow = natural_flow(energy_to(target), 1.0 / num_steps.astype(float))
+        state = jax.lax.fori_loop(0, num_steps, lambda _, s: flow.step(s)[0], flow.init(unconstrain(q)))
+        return constrain(state.position)
+
+    images = push(target, matrix, shift), push(start, matrix, shift)
+    dmean, dcov = velocity(target, start)
+    got_mean, got_cov = velocity(*images)
+    np.testing.assert_allclose(got_mean, matrix @ dmean, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(got_cov, matrix @ dcov @ matrix.T, rtol=1e-10, atol=1e-12)
+
+    def gap(num_steps):
+        n = jnp.asarray(num_steps)
+        one, other = push(run(target, start, n), matrix, shift), run(*images, n)
+        return np.abs(cov(one) - cov(other)).max()
+
+    # One unit of time in 50 and in 100 steps: the gap is of first order.
+    assert 1.8 < gap(50) / gap(100) < 2.2
+
+
+def test_mean_trajectory_commutes_with_every_affine_change(rng):
+    """With the covariance held, steps of the mean alone are exactly covariant."""
+    matrix, shift = rng.normal(size=(3, 3)) + 2.0 * np.eye(3), rng.normal(size=3)
+    target, start = random_gaussian(rng), random_gaussian(rng)
+
+    @jax.jit
+    def ends(p, q):
+        flow = natural_flow(energy_to(p), GaussianCoordinates(0.2, 0.0))
+        first = unconstrain(q)
+        return first, rollout(flow, flow.init(first), 10)[0].position
+
+    first, last = ends(target, start)
+    np.testing.assert_array_equal(last.factor, first.factor)
+    _, image = ends(push(target, matrix, shift), push(start, matrix, shift))
+    np.testing.assert_allclose(image.mean, matrix @ np.asarray(last.mean) + shift, rtol=1e-10)
+
+
+def test_covariance_stays_positive_definite_after_a_huge_step(rng, dtype):
+    """The same step taken on the covariance itself leaves the cone."""
+    target = random_gaussian(rng, dtype)
+    start = Gaussian(target.mean, 1.8 * target.chol)
+
+    @jax.jit
+    def after_one_step(rate):
+        flow = natural_flow(energy_to(target), rate)
+        state, info = flow.step(flow.init(unconstrain(start)))
+        return constrain(state.position), info.energy
+
+    # Natural gradient of KL(q || p) in Sigma: Sigma P_p Sigma - Sigma, here (1.8^2 - 1) Sigma.
+    naive = cov(start) @ np.linalg.inv(cov(target)) @ cov(start) - cov(start)
+    for rate in (1.0, 5.0, 20.0):
+        after, energy = after_one_step(jnp.asarray(rate, dtype))
+        assert np.all(np.diag(after.chol) > 0)
+        assert np.all(np.isfinite(after.chol))
+        assert np.isfinite(energy)
+        assert np.linalg.eigvalsh(cov(start) - rate * naive)[0] < 0
+
+
+def steps_to_tolerance(make_flow, start, rates, limit):
+    """Number of steps until the energy is below 1e-6 nats, for each rate; ``limit`` where it never is."""
+
+    def count(rate):
+        flow = make_flow(rate)
+
+        def running(carry):
+            num, _, energy = carry
+            return (num < limit) & ~(energy < 1e-6)
+
+        def step(carry):
+            num, state, _ = carry
+            state, info = flow.step(state)
+            return num + 1, state, info.energy
+
+        return jax.lax.while_loop(running, step, (jnp.asarray(0), flow.init(start), jnp.asarray(jnp.inf)))[0]
+
+    return np.asarray(jax.jit(jax.vmap(count))(jnp.asarray(rates)))
+
+
+def test_faster_than_plain_gradient_on_a_badly_scaled_target():
+    """Standard deviations 0.01 and 1: plain descent must step for the smallest and wait for the largest."""
+    target = Gaussian(jnp.array([1.0, 0.01]), jnp.array([[1.0, 0.0], [0.002, 0.01]]))
+    energy_fn = energy_to(target)
+    start = unconstrain(Gaussian(jnp.zeros(2), jnp.diag(jnp.array([0.5, 0.02]))))
+    natural = steps_to_tolerance(lambda rate: natural_flow(energy_fn, rate), start, [0.5], 100)
+    assert natural[0] < 20
+    # Rates from too large (2^-12 diverges) to too small by factors of two: the best of them is still far behind.
+    rates = 2.0 ** -np.arange(10.0, 16.0)
+    plain = steps_to_tolerance(lambda rate: gradient_flow(energy_fn, optax.sgd(rate)), start, rates, 2000)
+    assert plain.min() == 2000
+
+
+def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
+    """A clipped step has ``sqrt(2 KL(q || q'))`` of about max_norm, and keeps the direction of the free one."""
+    max_norm = 0.02
+    coordinates = unconstrain(random_gaussian(rng, dtype))
+    gradient = jax.jit(jax.grad(energy_to(random_gaussian(rng, dtype))))(coordinates)
+
+    def direction(limit):
+        return natural_gradient(inverse_fisher, max_norm=limit).update(gradient, optax.EmptyState(), coordinates)[0]
+
+    free, clipped = direction(None), direction(max_norm)
+    length = np.sqrt(sum(np.sum(np.asarray(g) * np.asarray(v)) for g, v in zip(gradient, free, strict=True)))
+    assert length > 10 * max_norm
+    rtol = 100 * float(jnp.finfo(dtype).eps)
+    for short, long in zip(clipped, free, strict=True):
+        assert short.dtype == dtype
+        np.testing.assert_allclose(short, np.asarray(long) * (max_norm / length), rtol=rtol, atol=1e-9)
+    for whole, long in zip(direction(2.0 * float(length)), free, strict=True):
+        np.testing.assert_array_equal(whole, long)  # inside the region nothing changes
+    before, after = (
+        jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+        for tree in (coordinates, optax.apply_updates(coordinates, clipped))
+    )
+    distance = np.sqrt(2.0 * kl_divergence(constrain(before), constrain(after)))
+    # KL is the quadratic form up to terms of relative order max_norm.
+    np.testing.assert_allclose(distance, max_norm, rtol=2.0 * max_norm)
+
+
+def test_trust_region_leaves_a_zero_gradient_alone(dtype):
+    coordinates = unconstrain(Gaussian(jnp.ones(2, dtype), jnp.eye(2, dtype=dtype)))
+    zero = jax.tree.map(jnp.zeros_like, coordinates)
+    direction, _ = natural_gradient(inverse_fisher, max_norm=0.1).update(zero, optax.EmptyState(), coordinates)
+    jax.tree.map(np.testing.assert_array_equal, direction, zero)
+
+
+def test_trust_region_tames_a_start_far_away():
+    """Standard deviations 1000 times too large, mean 1000 away: a free step overshoots to nothing, the bounded one descends all the way.
+
+    In float32, where overflow comes first.
+    """
+    dtype = jnp.dtype("float32")
+    target = Gaussian(jnp.zeros(2, dtype), jnp.eye(2, dtype=dtype))
+    start = Gaussian(jnp.full(2, 1000.0, dtype), 1000.0 * jnp.eye(2, dtype=dtype))
+    assert not np.isfinite(first_step(natural_flow(energy_to(target), 1.0), start)[1].energy)
+    _, info = roll(natural_flow(energy_to(target), 1.0, max_norm=0.5), start, 60)
+    energy = np.asarray(info.energy)
+    rounding = 10 * float(jnp.finfo(dtype).eps) * np.maximum(energy[:-1], 1.0)
+    assert np.all(np.diff(energy) < rounding)
+    assert abs(energy[-1]) < 100 * float(jnp.finfo(dtype).eps)

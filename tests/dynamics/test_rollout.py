@@ -1,0 +1,167 @@
+"""What every integrator promises, in one table, and the compiled loop over any of them."""
+
+from functools import cache
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
+from vfejax.dynamics.hamiltonian import symplectic, velocity_verlet, yoshida4
+from vfejax.dynamics.natural_gradient import natural_gradient
+from vfejax.dynamics.rollout import rollout
+
+MASS = {"x": 0.5, "y": 2.0}
+RATES = {"x": 0.2, "y": 0.05}
+
+
+def energy_fn(position):
+    """One ``cos`` per value and one ``sin`` per gradient, which the jaxpr can be asked to count."""
+    x, y = position["x"], position["y"]
+    return jnp.sum(1.0 - jnp.cos(x)) + 0.5 * jnp.sum(y * y) + 0.3 * jnp.sum(x) * jnp.sum(y)
+
+
+def lenient(optimizer):
+    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to strict promotion."""
+
+    def update(gradient, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradient, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def metric(_position, gradient):
+    return {"x": 2.0 * gradient["x"], "y": 0.5 * gradient["y"]}
+
+
+def natural(rates):
+    return optax.chain(natural_gradient(metric, max_norm=0.5), scale_by_tree(rates))
+
+
+# A new integrator joins every test below by one line: integrator and gradient evaluations per step.
+INTEGRATORS = [
+    pytest.param(gradient_flow(energy_fn, optax.sgd(0.1)), 1, id="sgd"),
+    pytest.param(gradient_flow(energy_fn, scale_by_tree(RATES)), 1, id="scale_by_tree"),
+    pytest.param(gradient_flow(energy_fn, lenient(optax.adam(0.1))), 1, id="adam"),
+    pytest.param(gradient_flow(energy_fn, natural(RATES)), 1, id="natural_gradient"),
+    pytest.param(velocity_verlet(energy_fn, 0.1), 1, id="velocity_verlet"),
+    pytest.param(velocity_verlet(energy_fn, 0.1, MASS, 0.3), 1, id="velocity_verlet_damped"),
+    pytest.param(yoshida4(energy_fn, 0.1, MASS, 0.3), 3, id="yoshida4"),
+    pytest.param(symplectic(energy_fn, 0.1, (0.3, 0.4, 0.3)), 3, id="symplectic"),
+]
+each_integrator = pytest.mark.parametrize("integrator", [pytest.param(p.values[0], id=p.id) for p in INTEGRATORS])
+
+
+@cache
+def jitted_step(integrator):
+    """One compilation for all tests that need a step in float64; it refuses to be traced twice."""
+    chex.clear_trace_counter()  # chex counts by name, and every integrator calls it "step"
+    return jax.jit(chex.assert_max_traces(integrator.step, n=1))
+
+
+def position(dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    return {"x": jnp.asarray(rng.normal(size=3), dtype), "y": jnp.asarray(rng.normal(size=(2, 2)), dtype)}
+
+
+def assert_trees_close(got, expected, *, ulps):
+    """Equal up to so many roundings of numbers of order 1 (one program may fuse what another does not)."""
+
+    def close(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        eps = np.finfo(a.dtype).eps if np.issubdtype(a.dtype, np.floating) else 0
+        np.testing.assert_allclose(a, b, rtol=ulps * eps, atol=ulps * eps)
+
+    jax.tree.map(close, got, expected)
+
+
+def count(jaxpr, name):
+    """How often a primitive runs, inner programs included and loops multiplied by their length."""
+    total = 0
+    for equation in jaxpr.eqns:
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = [getattr(p, "jaxpr", p) for p in equation.params.values() if hasattr(getattr(p, "jaxpr", p), "eqns")]
+        total += (equation.primitive.name == name) + repeats * sum(count(j, name) for j in inner)
+    return total
+
+
+@pytest.mark.parametrize(("integrator", "evaluations"), INTEGRATORS)
+def test_gradient_evaluations_per_step(integrator, evaluations):
+    start = position(jnp.float64)
+    state = integrator.init(start)
+    for num_steps in (1, 7):
+        jaxpr = jax.make_jaxpr(lambda s, num=num_steps: rollout(integrator, s, num))(state).jaxpr
+        assert count(jaxpr, "cos") == num_steps * evaluations
+        assert count(jaxpr, "sin") == num_steps * evaluations
+    assert count(jax.make_jaxpr(integrator.init)(start).jaxpr, "sin") == 1
+
+
+@each_integrator
+def test_jitted_step_is_the_step_and_traces_once(integrator):
+    jitted = jitted_step(integrator)
+    init = jax.jit(integrator.init)
+    for seed in range(3):
+        state = init(position(jnp.float64, seed))
+        got = jitted(state)
+        assert_trees_close(got, integrator.step(state), ulps=20)
+        jitted(got[0])  # the state a step returns is as good as one from init
+
+
+@each_integrator
+def test_state_keeps_structure_shapes_and_precision(integrator, dtype):
+    state = integrator.init(position(dtype))
+    after, info = jax.eval_shape(integrator.step, state)
+    before = jax.eval_shape(lambda s: s, state)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        assert (new.shape, new.dtype, new.weak_type) == (old.shape, old.dtype, old.weak_type)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.position, info))} == {dtype}
+    assert {leaf.shape for leaf in jax.tree.leaves(info)} == {()}
+
+
+@each_integrator
+def test_vmap_over_states_is_a_stack_of_steps(integrator):
+    states = [jax.jit(integrator.init)(position(jnp.float64, seed)) for seed in range(3)]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    step = jitted_step(integrator)
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[step(state) for state in states])
+    assert_trees_close(jax.jit(jax.vmap(integrator.step))(stack), expected, ulps=20)
+
+
+@each_integrator
+def test_rollout_is_a_python_loop(integrator):
+    num_steps = 5
+    start = integrator.init(position(jnp.float64))
+    state, infos = start, []
+    for _ in range(num_steps):
+        state, info = jitted_step(integrator)(state)
+        infos.append(info)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+    got = jax.jit(lambda s: rollout(integrator, s, num_steps))(start)
+    # Five steps of three gradients, and Adam divides by moments that start small.
+    assert_trees_close(got, (state, stacked), ulps=200)
+    assert {leaf.shape for leaf in jax.tree.leaves(got[1])} == {(num_steps,)}
+
+
+@each_integrator
+def test_no_steps_return_the_start_and_empty_infos(integrator):
+    start = integrator.init(position(jnp.float64))
+    state, info = rollout(integrator, start, 0)
+    jax.tree.map(np.testing.assert_array_equal, state, start)
+    assert {leaf.shape for leaf in jax.tree.leaves(info)} == {(0,)}
+
+
+def test_rollouts_compose():
+    """``m`` steps and then ``n`` are ``m + n``: a run may be cut into chunks."""
+    integrator = yoshida4(energy_fn, 0.1, MASS, 0.3)
+    start = integrator.init(position(jnp.float64))
+    whole, infos = rollout(integrator, start, 6)
+    half, first = rollout(integrator, start, 3)
+    end, second = rollout(integrator, half, 3)
+    assert_trees_close(end, whole, ulps=20)
+    assert_trees_close(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos, ulps=20)
