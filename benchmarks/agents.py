@@ -1,0 +1,244 @@
+"""Value and gradient of the belief-alignment energy of n agents, side by side in one run.
+
+    python benchmarks/agents.py [--quick]
+
+ours     common frame, streamed blocks, jit (float32, closed-form rotations)
+(a)      the energy alone in vectorised NumPy, n x n x k x k
+(b)      batched n x n x k x k autograd in PyTorch
+(c)      the common-frame algorithm in eager PyTorch autograd, n x n logits
+floor    the feature products of value and gradient and two exponentials per pair, streamed in JAX: what a two-pass scheme cannot beat
+
+A ratio is theirs / ours (above 1: we are faster). Rows run interleaved; times are medians. PyTorch is optional: without it (b) and (c)
+are left out. Every method's energy is checked against ours before it is timed.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.agents import free_energy, pairwise
+from vfejax.agents.population import Population
+from vfejax.beliefs.gaussian import Gaussian
+from vfejax.geometry import irreps
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+TEMPERATURE = 10.0
+SPINS = {3: (1,), 9: (1, 1, 1)}
+# The largest n each method is asked for: beyond it takes more than 8 GB or about 20 s.
+LARGEST = {"numpy": {3: 1024, 9: 512}, "batched": {3: 1024, 9: 512}, "common": {3: 8192, 9: 4096}}
+
+
+def population(num: int, k: int) -> tuple[np.ndarray, ...]:
+    """Means, factors and frames of a random population, float32."""
+    rng = np.random.default_rng(num + k)
+    chol = np.tril(0.2 * rng.standard_normal((num, k, k)), -1) + np.eye(k) * rng.uniform(0.7, 1.3, (num, k, 1))
+    arrays = rng.standard_normal((num, k)), chol, rng.uniform(-1.5, 1.5, (num, 3))
+    return tuple(array.astype(np.float32) for array in arrays)
+
+
+def ours(arrays: tuple[np.ndarray, ...], k: int):
+    """Compiled value and gradient of the library, with its compile time and temporary memory."""
+    generators = jnp.asarray(irreps.so3_generators(SPINS[k]), jnp.float32)
+    exponential = irreps.so3_exponential(1)
+
+    def energy(mean, chol, phi):
+        belief = Gaussian(mean, chol)
+        return free_energy.free_energy(
+            Population(belief, belief, phi),
+            generators,
+            weights=(0, 1, 0, 0),
+            temperature=TEMPERATURE,
+            exponential=exponential,
+        )
+
+    start = time.perf_counter()
+    compiled = jax.jit(jax.value_and_grad(energy, argnums=(0, 1, 2))).lower(*arrays).compile()
+    seconds = time.perf_counter() - start
+    inputs = [jnp.asarray(x) for x in arrays]
+    memory = compiled.memory_analysis().temp_size_in_bytes
+    return (lambda: jax.block_until_ready(compiled(*inputs))), seconds, memory
+
+
+def floor(num: int, k: int) -> Callable[[], object]:
+    """Feature products of value (one) and gradient (recomputed logits and two more), and two exponentials per pair."""
+    width = k * (k + 1) // 2 + k + 2
+    rng = np.random.default_rng(0)
+    left, right = (jnp.asarray(rng.uniform(0, 1, (num, width)), jnp.float32) for _ in range(2))
+    size = max(1, min(num, pairwise.BLOCK_ENTRIES // num))
+
+    @jax.jit
+    def sweep(left, right):
+        def forward(total, rows):
+            return total + jnp.sum(jnp.exp(-rows @ right.T)), None
+
+        def backward(total, rows):
+            weights = jnp.exp(-rows @ right.T)
+            return total + weights.T @ rows, weights @ right
+
+        blocks = left.reshape(num // size, size, width)
+        return jax.lax.scan(forward, 0.0, blocks)[0], jax.lax.scan(backward, jnp.zeros_like(right), blocks)
+
+    return lambda: jax.block_until_ready(sweep(left, right))
+
+
+def _numpy_frames(phi: np.ndarray, k: int) -> np.ndarray:
+    x = np.einsum("na,akl->nkl", phi, irreps.so3_generators(SPINS[k]))
+    angle = np.linalg.norm(phi, axis=-1)[:, None, None]
+    return np.eye(k) + np.sin(angle) / angle * x + (1 - np.cos(angle)) / angle**2 * (x @ x)
+
+
+def numpy_pairs(arrays: tuple[np.ndarray, ...], k: int) -> Callable[[], float]:
+    """(a): every transported covariance formed, the energy only."""
+    mean, chol, phi = arrays
+
+    def energy() -> float:
+        u = _numpy_frames(phi, k).astype(np.float32)
+        omega = u[:, None] @ np.swapaxes(u, -1, -2)[None]
+        cov = chol @ np.swapaxes(chol, -1, -2)
+        moved = omega @ cov[None] @ np.swapaxes(omega, -1, -2)
+        inverse = np.linalg.inv(moved)
+        delta = np.einsum("ijkl,jl->ijk", omega, mean) - mean[:, None]
+        log_det = 2 * np.log(np.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
+        kl = np.einsum("ijkl,ilk->ij", inverse, cov) + np.einsum("ijk,ijkl,ijl->ij", delta, inverse, delta)
+        kl = 0.5 * (kl - k + log_det[None] - log_det[:, None])
+        logits = -kl / TEMPERATURE
+        np.fill_diagonal(logits, -np.inf)
+        beta = np.exp(logits - logits.max(1, keepdims=True))
+        return float((beta * kl).sum(1) @ (1 / beta.sum(1)))
+
+    return energy
+
+
+def _torch_frames(phi, generators):
+    return torch.linalg.matrix_exp(torch.einsum("na,akl->nkl", phi, generators))
+
+
+def _torch_alignment(kl):
+    logits = (-kl / TEMPERATURE).masked_fill(torch.eye(len(kl), dtype=torch.bool), -torch.inf)
+    return (torch.softmax(logits, 1) * kl).sum()
+
+
+def _torch_method(kl_fn, arrays: tuple[np.ndarray, ...], k: int) -> Callable[[], float]:
+    leaves = [torch.tensor(x, requires_grad=True) for x in arrays]
+    generators = torch.tensor(irreps.so3_generators(SPINS[k]), dtype=torch.float32)
+
+    def value_and_grad() -> float:
+        energy = _torch_alignment(kl_fn(*leaves, generators))
+        torch.autograd.grad(energy, leaves)
+        return energy.item()
+
+    return value_and_grad
+
+
+def batched_kl(mean, chol, phi, generators):
+    """(b): the textbook form, one transported Gaussian per pair."""
+    u = _torch_frames(phi, generators)
+    omega = u[:, None] @ u.mT[None]
+    factor = torch.linalg.cholesky(omega @ (chol @ chol.mT)[None] @ omega.mT)
+    delta = torch.einsum("ijkl,jl->ijk", omega, mean) - mean[:, None]
+    columns = torch.cat([chol[:, None].expand_as(factor), delta[..., None]], -1)
+    whitened = torch.linalg.solve_triangular(factor, columns, upper=False)
+    log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (whitened.square().sum((-2, -1)) - mean.shape[-1] + log_det[None] - log_det[:, None])
+
+
+def common_kl(mean, chol, phi, generators):
+    """(c): every belief rotated once into the common frame, then one product of features."""
+    k = mean.shape[-1]
+    u = _torch_frames(phi, generators)
+    m = (u.mT @ mean[..., None])[..., 0]
+    m = m - m.mean(0, keepdim=True).detach()
+    factor = u.mT @ chol
+    inverse = torch.linalg.solve_triangular(chol, u, upper=False)
+    precision = inverse.mT @ inverse
+    second = factor @ factor.mT + m[..., :, None] * m[..., None, :]
+    information = (precision @ m[..., None])[..., 0]
+    log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+    rows, columns = torch.tril_indices(k, k)
+    double = 2.0 - (rows == columns).float()
+    one = torch.ones_like(log_det)
+    left = torch.cat([second[:, rows, columns] * double, -2 * m, one, -log_det - k], -1)
+    right = torch.cat(
+        [precision[:, rows, columns], information, (m * information).sum(-1, keepdim=True) + log_det, one], -1
+    )
+    return 0.5 * left @ right.T
+
+
+def interleaved(methods: dict[str, Callable[[], object]], budget: float = 8.0) -> dict[str, float]:
+    """Median seconds of each method; every round runs all of them, for up to ``budget`` seconds or seven rounds."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    began = time.perf_counter()
+    for _ in range(7):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
+            times[name].append(time.perf_counter() - start)
+        if time.perf_counter() - began > budget:
+            break
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def rivals(num: int, k: int, arrays: tuple[np.ndarray, ...]) -> dict[str, Callable[[], float]]:
+    """The methods that fit at this size."""
+    found = {}
+    if num <= LARGEST["numpy"][k]:
+        found["(a) numpy, value only"] = numpy_pairs(arrays, k)
+    if torch is not None and num <= LARGEST["batched"][k]:
+        found["(b) torch, n x n x k x k"] = _torch_method(batched_kl, arrays, k)
+    if torch is not None and num <= LARGEST["common"][k]:
+        found["(c) torch, common frame"] = _torch_method(common_kl, arrays, k)
+    return found
+
+
+def case(num: int, k: int) -> None:
+    """Check, time and print one size."""
+    arrays = population(num, k)
+    mine, compile_seconds, memory = ours(arrays, k)
+    start = time.perf_counter()
+    value = float(mine()[0])
+    first = compile_seconds + time.perf_counter() - start
+    others = rivals(num, k, arrays)
+    for name, method in others.items():
+        energy = method()  # also the warm-up
+        # float32 against float32, summed over n^2 pairs whose terms cancel: four digits are what the slower forms give.
+        assert abs(energy - value) <= 1e-3 * abs(value), (name, energy, value)
+    base = floor(num, k)
+    base()
+    times = interleaved({"ours": mine, "floor": base, **others})
+    head = f"n={num:<6} k={k}"
+    print(
+        f"{head}  ours {1e3 * times['ours']:9.2f} ms   first step {first:5.1f} s   temporary memory {memory / 1e6:8.1f} MB",
+        flush=True,
+    )
+    for name, seconds in times.items():
+        if name != "ours":
+            print(f"{head}    {name:<26} {1e3 * seconds:10.2f} ms   ratio {seconds / times['ours']:9.2f}", flush=True)
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="up to 512 agents only")
+    sizes = (32, 128, 512) if parser.parse_args().quick else (32, 128, 512, 2048, 8192, 16384)
+    for k in (3, 9):
+        for num in sizes:
+            case(num, k)
+            jax.clear_caches()
+    versions = f"jax {jax.__version__}, numpy {np.__version__}, torch {torch.__version__ if torch else 'absent'}"
+    print(
+        f"{versions}, python {platform.python_version()}, {jax.devices()[0].device_kind}, {jax.device_count()} device"
+    )
+
+
+if __name__ == "__main__":
+    main()
