@@ -60,12 +60,32 @@ def _is_zero(weight: float | Array) -> bool:
     return isinstance(weight, int | float) and weight == 0
 
 
+def _log_support(chi: Array) -> Array:
+    """``log chi``, -inf outside the support; the gradient there is 0, where that of a bare logarithm is NaN."""
+    inside = chi > 0
+    return jnp.where(inside, jnp.log(jnp.where(inside, chi, 1.0)), -jnp.inf)
+
+
+def _absence_of_senders(absent: Array, edges: Edges) -> Array:
+    """``prod_j absent_j`` over the edges of each receiver, 1 without any; ``jax.ops.segment_prod`` has no gradient."""
+    num = absent.shape[0]
+    order = jnp.argsort(edges.receivers)
+    receivers, senders = edges.receivers[order], edges.senders[order]
+
+    def join(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jnp.where(right[1], right[0], left[0] * right[0]), left[1] | right[1]
+
+    factors = jnp.where(receivers == senders, 1.0, absent[senders])
+    products, _ = jax.lax.associative_scan(join, (factors, jnp.diff(receivers, prepend=-1) != 0))
+    last = jnp.diff(receivers, append=num) != 0
+    return 1.0 + jax.ops.segment_sum(jnp.where(last, products - 1.0, 0.0), receivers, num)
+
+
 def _company(chi: Array, edges: Edges | None) -> Array:
     """How far agent i has anyone to align with, ``1 - prod_{j != i} (1 - chi_j)`` over its neighbours, ``[n]``."""
     absent = 1.0 - chi
     if edges is not None:
-        others = jnp.where(edges.receivers == edges.senders, 1.0, absent[edges.senders])
-        return 1.0 - jax.ops.segment_prod(others, edges.receivers, chi.shape[0])
+        return 1.0 - _absence_of_senders(absent, edges)
     one = jnp.ones_like(chi[:1])
     before = jnp.concatenate([one, jnp.cumprod(absent)[:-1]])
     after = jnp.concatenate([jnp.cumprod(absent[::-1])[::-1][1:], one])
@@ -87,7 +107,7 @@ def _alignment(
     features = pairwise.pair_features(gaussian, field)
     options = {"coefficient": coefficient, "log_weight": None, "alignment_fn": alignment_fn}
     if chi is not None:
-        options |= {"coefficient": coefficient * _company(chi, edges), "log_weight": jnp.log(chi)}
+        options |= {"coefficient": coefficient * _company(chi, edges), "log_weight": _log_support(chi)}
     if edges is not None:
         return pairwise.edge_alignment_energy(features, edges.receivers, edges.senders, temperature, **options)
     return pairwise.alignment_energy(
@@ -148,7 +168,8 @@ def free_energy_terms(
         temperature: tau of the attention, in nats, positive.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default) or ``entropic``.
         observations: what the agents measured; without it the observation term is 0.
-        supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. Constant with respect to differentiation only if you make it so.
+        supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. The gradient in chi_i is exact where ``chi_i > 0``; at 0 it is finite
+            but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
         exponential: the group exponential; ``irreps.so3_exponential(max_spin)`` is the fast closed form for rotations.

@@ -32,6 +32,22 @@ def identity_observations(values: Array, noise_std: float | Array) -> Observatio
     return Observations(values, jnp.ones_like(values[..., 0]), eye, noise_std * eye)
 
 
+def _check_shapes(shape: tuple[int, ...], observations: Observations) -> None:
+    """Raise ValueError, naming the array, unless the observations fit agents whose means have ``shape = [n, *grid, k]``."""
+    values, present, matrix, noise_chol = observations
+    dim = matrix.shape[0]
+    if matrix.shape != (dim, shape[-1]):
+        raise ValueError(f"observation matrix must have shape [o, {shape[-1]}], got {matrix.shape}")
+    if values.ndim != len(shape) + 1 or (values.shape[:1] + values.shape[2:]) != (*shape[:-1], dim):
+        raise ValueError(
+            f"observation values must have shape [n, m, *grid, o] with n, *grid = {shape[:-1]} and o = {dim}, got {values.shape}"
+        )
+    if present.shape != values.shape[:-1]:
+        raise ValueError(f"present must have shape {values.shape[:-1]} to fit the values, got {present.shape}")
+    if noise_chol.shape != (dim, dim):
+        raise ValueError(f"noise_chol must have shape {(dim, dim)} to fit the matrix, got {noise_chol.shape}")
+
+
 def expected_negative_log_likelihood(belief: Gaussian, observations: Observations) -> Array:
     """``E_q[-log p(o | x)]`` of every agent, summed over its observations, in nats.
 
@@ -47,17 +63,9 @@ def expected_negative_log_likelihood(belief: Gaussian, observations: Observation
     Raises:
         ValueError: when observations and beliefs do not fit.
     """
+    _check_shapes(belief.mean.shape, observations)
     values, present, matrix, noise_chol = observations
-    shape = belief.mean.shape
     dim = matrix.shape[0]
-    if matrix.shape != (dim, shape[-1]):
-        raise ValueError(f"observation matrix must have shape [o, {shape[-1]}], got {matrix.shape}")
-    if values.ndim != len(shape) + 1 or (values.shape[:1] + values.shape[2:]) != (*shape[:-1], dim):
-        raise ValueError(
-            f"observation values must have shape [n, m, *grid, o] with n, *grid = {shape[:-1]} and o = {dim}, got {values.shape}"
-        )
-    if present.shape != values.shape[:-1]:
-        raise ValueError(f"present must have shape {values.shape[:-1]} to fit the values, got {present.shape}")
     whitener = triangular_inverse(noise_chol)
     whitened_matrix = jnp.matmul(whitener, matrix, precision="highest")
     predicted = jnp.einsum("ok,...k->...o", whitened_matrix, belief.mean, precision="highest")
@@ -77,7 +85,11 @@ def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
 
     Returns:
         The Gaussian that minimises KL(q || p) + E_q[-log p(o | x)], with the shapes of ``prior``.
+
+    Raises:
+        ValueError: when observations and priors do not fit.
     """
+    _check_shapes(prior.mean.shape, observations)
     values, present, matrix, noise_chol = observations
     whitener = triangular_inverse(noise_chol)
     whitened_matrix = jnp.matmul(whitener, matrix, precision="highest")

@@ -67,7 +67,7 @@ class Masses:
 
     belief_mean: float = 100.0
     """Means of the beliefs."""
-    belief_cov: float = 100.0
+    belief_cov: float = 10_000.0
     """Covariances of the beliefs (log-scale coordinates of the Cholesky factor)."""
     prior_mean: float = float("inf")
     """Means of the priors."""
