@@ -1,0 +1,75 @@
+"""The examples run, write their picture, and say what their docstrings claim."""
+
+import importlib.util
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_drawn(path):
+    """Whether a picture is there and not blank."""
+    return np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5
+
+
+def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
+    rows = _load("sensor_network").main(num_agents=12, num_steps=400, out=tmp_path)
+    alone, run, best = (rows[name] for name in ("a sensor alone", "this run", "maximum likelihood"))
+    # Finite alignment keeps a sensor's belief a little nearer to its own data than the joint estimate is.
+    assert run[0] < 1.5 * best[0]
+    assert run[0] < 0.5 * alone[0]
+    # Degrees: the two estimators differ by far less than either differs from the truth.
+    assert run[1] < best[1] + 1.0
+    printed = capsys.readouterr().out
+    for name, (place, turn) in rows.items():
+        line = next(line for line in printed.splitlines() if line.startswith(name))
+        assert f"{1e3 * place:.1f} mm" in line
+        assert f"{turn:.2f} deg" in line
+    assert _is_drawn(tmp_path / "sensor_network.png")
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory):
+    """The table of the example, and where it drew."""
+    example = _load("hamiltonian_vs_gradient")
+    out = tmp_path_factory.mktemp("flows")
+    rows = example.main(num_agents=4, num_gradients=300, out=out)
+    return example, rows, out
+
+
+def test_drift_falls_with_the_order_of_each_scheme(flows):
+    example, rows, _ = flows
+    for name, order in (("Verlet", 2), ("Yoshida", 4)):
+        short, long = (rows[f"{name}, {dt:g} per gradient"][1] for dt in example.STEPS[:2])
+        # Equal evaluations cover twice the time at twice the step, and the next order of dt enters: half an order either way.
+        assert abs(np.log2(long / short) - order) < 0.5
+
+
+def test_fourth_order_wins_at_short_steps(flows):
+    example, rows, _ = flows
+    dt = example.STEPS[0]
+    assert rows[f"Yoshida, {dt:g} per gradient"][1] < 0.1 * rows[f"Verlet, {dt:g} per gradient"][1]
+
+
+def test_conserved_flows_do_not_settle_and_friction_does(flows):
+    example, rows, _ = flows
+    friction = rows[f"Verlet, friction {example.FRICTION}"]
+    assert friction[1] < 0
+    assert friction[0] < min(row[0] for name, row in rows.items() if "per gradient" in name)
+    assert rows["natural gradient"][0] < friction[0]
+
+
+def test_flows_are_compared_at_equal_cost_and_drawn(flows):
+    _, rows, out = flows
+    assert {row[2] for row in rows.values()} == {300}
+    assert _is_drawn(out / "hamiltonian_vs_gradient.png")

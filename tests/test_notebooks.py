@@ -1,0 +1,64 @@
+"""The notebooks run from top to bottom, with short settings, and are committed as they ran."""
+
+import os
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+SHORT = {"01_agents": {"num_agents": 6, "num_steps": 16}}
+
+
+def _outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def _pictures(notebook):
+    return [output for output in _outputs(notebook) if "image/png" in output.get("data", {})]
+
+
+def _printed(notebook):
+    return "".join(output.text for output in _outputs(notebook) if output.output_type == "stream")
+
+
+def _read(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def test_every_notebook_is_here():
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(SHORT)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_committed_with_its_pictures(name):
+    notebook = _read(name)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert all(output.output_type != "error" for output in _outputs(notebook))
+    assert len(_pictures(notebook)) >= 4
+    assert os.path.getsize(NOTEBOOKS / f"{name}.ipynb") < 300_000
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_runs_from_top_to_bottom(name, tmp_path):
+    committed, notebook = _read(name), _read(name)
+    settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert settings.source.startswith("SETTINGS = ")
+    settings.source = f"SETTINGS = {SHORT[name]}"
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    assert all(output.output_type != "error" for output in _outputs(notebook))
+    assert [output.text for output in _outputs(notebook) if output.get("name") == "stderr"] == []
+    assert len(_pictures(notebook)) == len(_pictures(committed))
+
+
+def test_agents_notebook_says_what_it_claims():
+    printed = _printed(_read("01_agents"))
+    lines = {line.split("  ")[0]: line for line in printed.splitlines()}
+    for name in ("local gauge", "global gauge"):
+        # Relative to F of 10^5 nats, summed over pairs in float64.
+        assert float(lines[name].split()[-1]) < 1e-12
+    assert float(lines["frames left behind"].split()[-1]) > 1e-3
+    assert "slopes equal the formulas: True" in printed
