@@ -18,9 +18,7 @@ def _usage() -> str:
     return f"usage: vfejax COMMAND [options]\n\n{rows}\n\nvfejax COMMAND --help explains every option."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
@@ -39,6 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"vfejax {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as stop:  # tyro, after --help or a bad flag
+        return int(stop.code or 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
+    try:
+        status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # here, where a reader that went away can be met
+        return status
     except BrokenPipeError:
         # The reader of our output (head, less) went away: point stdout elsewhere so that the exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

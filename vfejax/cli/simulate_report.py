@@ -17,6 +17,7 @@ from vfejax.beliefs.gaussian import Gaussian, covariance
 from vfejax.cli.simulate_problem import Problem
 from vfejax.geometry.irreps import so3_exponential, so3_generators
 from vfejax.io import field_plots, plots, population_plots, report, run_directory
+from vfejax.io.errors import UserError
 from vfejax.io.files import atomic_write
 from vfejax.io.run_directory import RunDirectory
 from vfejax.types import Array
@@ -79,6 +80,8 @@ def yardsticks(problem: Problem) -> Yardsticks | None:
         return None
     truth = problem.truth.rotations
     points = _points(problem)
+    if not points:
+        raise UserError("no two agents overlap anywhere on the base manifold; give a larger --support-radius")
     fits = {p.index: sensor_network.maximum_likelihood(p.measured) for p in points}
     own = _rms(np.concatenate([sensor_network.landmark_errors(p.measured, p.landmarks) for p in points]))
     best = _rms(np.array([sensor_network.landmark_errors(fits[p.index].landmarks, p.landmarks) for p in points]))

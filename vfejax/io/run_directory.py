@@ -97,6 +97,8 @@ def create(path: str | os.PathLike, config: Mapping[str, Any], *, overwrite: boo
     path = Path(path)
     document = tomli_w.dumps(_plain(config, "config"))
     _check_free(path, overwrite)
+    # Before anything is written: it takes a while, and a kill then would leave a directory that is no run yet.
+    surroundings = json.dumps(environment(config), indent=2) + "\n"
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     lock = _acquire(path)
@@ -106,7 +108,7 @@ def create(path: str | os.PathLike, config: Mapping[str, Any], *, overwrite: boo
             _clear(path)
             (path / "checkpoints").mkdir()
             (path / "figures").mkdir()
-        atomic_write(path / "environment.json", json.dumps(environment(config), indent=2) + "\n")
+        atomic_write(path / "environment.json", surroundings)
         atomic_write(path / "config.toml", document)
     except BaseException:
         lock.close()
