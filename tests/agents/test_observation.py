@@ -1,0 +1,185 @@
+"""Linear-Gaussian observations against closed forms and NumPy's linear algebra."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from vfejax.agents.observation import (
+    Observations,
+    expected_negative_log_likelihood,
+    identity_observations,
+    posterior,
+)
+from vfejax.beliefs.gaussian import covariance, kl_divergence
+
+K = 3
+NOISE = np.array([[0.8, 0.0], [0.3, 0.6]])
+
+likelihood = jax.jit(expected_negative_log_likelihood)
+infer = jax.jit(posterior)
+
+
+def eps(dtype):
+    return float(jnp.finfo(dtype).eps)
+
+
+def observations_of(rng, num, grid=(), dtype=np.float64):
+    """Four observations of two components per agent; agent 0 made none."""
+    present = rng.uniform(size=(num, 4, *grid)) < 0.6
+    present[0] = False
+    present[1:, 0] = True
+    arrays = (rng.normal(size=(num, 4, *grid, 2)), present, rng.normal(size=(2, K)), NOISE)
+    return Observations(*(jnp.asarray(x, dtype) for x in arrays))
+
+
+def test_closed_form(rng, dtype):
+    belief = oracle.random_gaussian(rng, (4,), K, dtype)
+    observations = observations_of(rng, 4, dtype=dtype)
+    actual = likelihood(belief, observations)
+    assert actual.dtype == dtype
+    mean, cov = np.asarray(belief.mean, float), np.asarray(covariance(belief), float)
+    values, present, matrix, chol = (np.asarray(x, float) for x in observations)
+    noise = chol @ chol.T
+    for i in range(4):
+        expected = 0.0
+        for m in range(4):
+            residual = values[i, m] - matrix @ mean[i]
+            spread = np.trace(np.linalg.solve(noise, matrix @ cov[i] @ matrix.T))
+            constant = math.log(np.linalg.det(2 * math.pi * noise))
+            expected += present[i, m] * 0.5 * (residual @ np.linalg.solve(noise, residual) + spread + constant)
+        # Sums of about 30 squares, each whitened by a noise of condition number 3.
+        np.testing.assert_allclose(actual[i], expected, rtol=50 * eps(dtype), atol=0)
+
+
+def test_it_is_the_expectation_of_the_log_likelihood(rng):
+    """Quadrature exact for quadratics: the 2 K sigma points at ``mean +- sqrt(K) L e_a``, equally weighted."""
+    belief = oracle.random_gaussian(rng, (4,), K)
+    values, present, matrix, chol = map(np.asarray, observations_of(rng, 4))
+    columns = math.sqrt(K) * np.swapaxes(np.tril(belief.chol), -1, -2)
+    points = np.asarray(belief.mean)[:, None] + np.concatenate([columns, -columns], axis=1)
+    residual = values[:, :, None] - np.einsum("ok,npk->npo", matrix, points)[:, None]
+    squares = np.einsum("nmpo,oq,nmpq->nmp", residual, np.linalg.inv(chol @ chol.T), residual)
+    density = 0.5 * (squares + math.log(np.linalg.det(2 * math.pi * chol @ chol.T)))
+    expected = np.sum(present * density.mean(axis=-1), axis=1)
+    actual = likelihood(belief, Observations(*map(jnp.asarray, (values, present, matrix, chol))))
+    np.testing.assert_allclose(actual, expected, rtol=1e-13)
+
+
+def test_missing_observations_contribute_nothing(rng):
+    belief = oracle.random_gaussian(rng, (4,), K)
+    observations = observations_of(rng, 4)
+    gap = np.asarray(observations.present == 0)[..., None]
+    other = observations._replace(values=jnp.where(gap, 1e6, observations.values))
+
+    @jax.jit
+    def value_and_slopes(belief, observations):
+        return jax.value_and_grad(lambda b, o: jnp.sum(likelihood(b, o)), argnums=(0, 1))(belief, observations)
+
+    actual, expected = value_and_slopes(belief, other), value_and_slopes(belief, observations)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    for a, e in zip(actual[1][0], expected[1][0], strict=True):
+        np.testing.assert_array_equal(a, e)
+        np.testing.assert_array_equal(a[0], np.zeros_like(a[0]))
+    np.testing.assert_array_equal(np.asarray(actual[1][1].values)[gap[..., 0]], 0.0)
+    np.testing.assert_array_equal(likelihood(belief, other)[0], 0.0)
+    for a, e in zip(infer(belief, other), infer(belief, observations), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-14)
+
+
+def test_entries_above_the_diagonal_of_the_noise_factor_are_ignored(rng):
+    belief = oracle.random_gaussian(rng, (4,), K)
+    observations = observations_of(rng, 4)
+    other = observations._replace(noise_chol=observations.noise_chol.at[0, 1].set(7.0))
+    np.testing.assert_array_equal(likelihood(belief, other), likelihood(belief, observations))
+
+
+def test_identity_observations(rng, dtype):
+    values = jnp.asarray(rng.normal(size=(2, 4, 5, K)), dtype)
+    observations = identity_observations(values, 0.3)
+    np.testing.assert_array_equal(observations.present, np.ones((2, 4, 5)))
+    np.testing.assert_array_equal(observations.matrix, np.eye(K))
+    np.testing.assert_allclose(observations.noise_chol, 0.3 * np.eye(K), rtol=eps(dtype))
+    assert {x.dtype for x in observations} == {dtype}
+
+
+def test_posterior_by_bayes_rule(rng, dtype):
+    prior = oracle.random_gaussian(rng, (4,), K, dtype)
+    observations = observations_of(rng, 4, dtype=dtype)
+    actual = infer(prior, observations)
+    assert {x.dtype for x in actual} == {dtype}
+    values, present, matrix, chol = (np.asarray(x, float) for x in observations)
+    gain = matrix.T @ np.linalg.inv(chol @ chol.T)
+    for i in range(4):
+        precision = np.linalg.inv(np.asarray(covariance(prior), float)[i])
+        information = precision @ np.asarray(prior.mean, float)[i] + gain @ (present[i] @ values[i])
+        precision = precision + np.sum(present[i]) * gain @ matrix
+        cov = np.linalg.inv(precision)
+        # Two inversions of matrices of condition number below 100.
+        np.testing.assert_allclose(np.asarray(covariance(actual))[i], cov, rtol=0, atol=200 * eps(dtype))
+        np.testing.assert_allclose(np.asarray(actual.mean)[i], cov @ information, rtol=0, atol=500 * eps(dtype))
+
+
+def test_posterior_minimises_self_coupling_plus_observation(rng):
+    """There the gradient vanishes and the free energy is the surprise ``-log p(o)``, which no other belief reaches."""
+    prior = oracle.random_gaussian(rng, (4,), K)
+    observations = observations_of(rng, 4)
+
+    @jax.jit
+    def energy_and_slope(belief):
+        def energy(belief):
+            energies = kl_divergence(belief, prior) + expected_negative_log_likelihood(belief, observations)
+            return jnp.sum(energies), energies
+
+        return jax.grad(energy, has_aux=True)(belief)
+
+    slope, energy = energy_and_slope(infer(prior, observations))
+    for leaf in slope:
+        np.testing.assert_allclose(leaf, 0.0, atol=1e-12)
+    values, present, matrix, chol = map(np.asarray, observations)
+    cov = np.asarray(covariance(prior))
+    for i in range(4):
+        seen = values[i][present[i] > 0].ravel()
+        stack = np.tile(matrix, (int(np.sum(present[i])), 1))
+        evidence = stack @ cov[i] @ stack.T + np.kron(np.eye(int(np.sum(present[i]))), chol @ chol.T)
+        residual = seen - stack @ np.asarray(prior.mean)[i]
+        surprise = 0.5 * residual @ np.linalg.solve(evidence, residual)
+        surprise += 0.5 * np.linalg.slogdet(2 * math.pi * evidence)[1]
+        np.testing.assert_allclose(energy[i], surprise, rtol=1e-12, atol=1e-13)
+    other = oracle.random_gaussian(rng, (4,), K)
+    assert np.all(energy_and_slope(other)[1] > energy)
+
+
+def test_fields_are_single_points_side_by_side(rng):
+    belief = oracle.random_gaussian(rng, (3, 2), K)
+    observations = observations_of(rng, 3, (2,))
+    actual = likelihood(belief, observations), infer(belief, observations)
+    assert actual[0].shape == (3, 2)
+    for c in range(2):
+        here = jax.tree.map(lambda x, c=c: x[:, c], belief)
+        seen = observations._replace(values=observations.values[:, :, c], present=observations.present[:, :, c])
+        expected = likelihood(here, seen), infer(here, seen)
+        for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a[:, c], e, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("fn", [expected_negative_log_likelihood, posterior])
+@pytest.mark.parametrize(
+    ("field", "shape", "message"),
+    [
+        ("matrix", (2, 4), r"observation matrix must have shape \[o, 3\], got \(2, 4\)"),
+        ("values", (4, 4, 3), r"observation values must have shape .* o = 2, got \(4, 4, 3\)"),
+        ("values", (4, 2), r"observation values must have shape .* got \(4, 2\)"),
+        ("values", (3, 4, 2), r"observation values must have shape .* \(4,\) and o = 2, got \(3, 4, 2\)"),
+        ("present", (4, 3), r"present must have shape \(4, 4\) to fit the values, got \(4, 3\)"),
+        ("noise_chol", (3, 3), r"noise_chol must have shape \(2, 2\) to fit the matrix, got \(3, 3\)"),
+    ],
+)
+def test_shape_errors_name_the_array(fn, field, shape, message, rng):
+    belief = oracle.random_gaussian(rng, (4,), K)
+    observations = observations_of(rng, 4)._replace(**{field: jnp.ones(shape)})
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(fn, belief, observations)

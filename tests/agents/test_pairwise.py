@@ -1,0 +1,367 @@
+"""Pairwise divergences against the oracle that forms every transport, and their streamed energies against dense rows.
+
+The two halves meet in the feature rows: divergences and their gradients are held against transports; energies, whose input the rows are,
+against plain formulas on the n x n product of the rows. ``test_free_energy.py`` checks both together.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from vfejax.agents import alignment, pairwise
+from vfejax.agents.pairwise import PairFeatures
+from vfejax.beliefs.gaussian import Gaussian
+from vfejax.geometry import groups
+from vfejax.geometry.irreps import so3_exponential
+
+VECTOR = oracle.ROTATIONS["vector"]
+SUM = oracle.ROTATIONS["sum"]
+EXPONENTIALS = {2: groups.exponential, 3: so3_exponential(1), 9: so3_exponential(2)}
+each_energy = pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+
+streamed_kl = jax.jit(pairwise.pairwise_kl, static_argnames="exponential")
+naive_kl = jax.jit(oracle.pairwise_kl)
+
+
+def kl_of(gaussian, phi, generators):
+    return streamed_kl(gaussian, phi, generators, exponential=EXPONENTIALS[generators.shape[-1]])
+
+
+def agents(rng, num, generators=VECTOR, dtype=np.float64):
+    population = oracle.random_population(rng, num, generators, dtype=dtype)
+    return population.belief, population.phi
+
+
+def eps(dtype):
+    return float(jnp.finfo(dtype).eps)
+
+
+def assert_trees_close(actual, expected, atol):
+    """Every leaf within ``atol`` times the largest entry of the whole tree."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    scale = max(float(np.max(np.abs(x), initial=0.0)) for x in jax.tree.leaves(expected))
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=0, atol=atol * scale)
+
+
+@pytest.mark.parametrize(
+    ("generators", "dtype"),
+    [(VECTOR, "float32"), (VECTOR, "float64"), (SUM, "float32"), (oracle.GENERAL, "float64")],
+    ids=["vector f32", "vector f64", "sum f32", "general f64"],
+)
+def test_pairwise_kl_equals_the_oracle(generators, dtype, rng):
+    gaussian, phi = agents(rng, 6, generators, dtype)
+    expected = naive_kl(*oracle.to_double((gaussian, phi)), generators)
+    actual = kl_of(gaussian, phi, generators)
+    assert actual.dtype == dtype
+    # Feature products are a few times larger than the divergences.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=50 * eps(dtype) * float(jnp.max(expected)))
+
+
+def test_gradients_of_pairwise_kl_equal_the_oracle(rng):
+    arguments = agents(rng, 6, oracle.GENERAL)
+    cotangent = jnp.asarray(rng.normal(size=(6, 6)))
+
+    def gradient(divergence_fn, arguments):
+        return jax.grad(lambda a: jnp.sum(cotangent.astype(a[1].dtype) * divergence_fn(*a, oracle.GENERAL)))(arguments)
+
+    ours = jax.jit(partial(gradient, pairwise.pairwise_kl))
+    actual = ours(arguments)
+    expected = jax.jit(partial(gradient, oracle.pairwise_kl))(arguments)
+    assert_trees_close(actual, expected, 1e-13)
+    single = ours(jax.tree.map(lambda x: x.astype(jnp.float32), arguments))
+    # In single precision the gradient carries the relative rounding of the features, a few dozen operations deep.
+    assert_trees_close(single, expected, 100 * eps(jnp.float32))
+    chol_gradient = np.asarray(actual[0].chol)
+    np.testing.assert_array_equal(chol_gradient[:, 0, 1], 0.0)
+    assert np.all(chol_gradient[:, [0, 1, 1], [0, 0, 1]] != 0.0)
+
+
+def rounding_bound(gaussian):
+    """``|P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` of unrotated agents, centred and whitened, by NumPy in float64."""
+    mean = np.asarray(gaussian.mean, float)
+    factor = np.tril(np.asarray(gaussian.chol, float))
+    spread = np.linalg.cholesky(np.mean(factor @ np.swapaxes(factor, -1, -2), axis=0))
+    mean = np.linalg.solve(spread, (mean - mean.mean(axis=0)).T).T
+    factor = np.linalg.solve(spread, factor)
+    cov = factor @ np.swapaxes(factor, -1, -2)
+    square = np.sum(mean**2, axis=-1)
+    precision = np.linalg.norm(np.linalg.inv(cov), axis=(-2, -1))
+    return precision[None] * (np.linalg.norm(cov, axis=(-2, -1))[:, None] + square[:, None] + square[None])
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (4096.0, 1.0), (0.0, 1e-3), (0.0, 1e4)])
+def test_rounding_stays_within_the_stated_bound(offset, scale, rng, dtype):
+    # Zero frames, so that nothing but the pairwise product rounds: a common offset or unit must not cost digits.
+    gaussian, phi = agents(rng, 6, dtype=np.float64)
+    gaussian = Gaussian((offset + scale * gaussian.mean).astype(dtype), (scale * gaussian.chol).astype(dtype))
+    phi = jnp.zeros_like(phi, dtype)
+    expected = np.asarray(naive_kl(*oracle.to_double((gaussian, phi)), VECTOR))
+    error = np.abs(np.asarray(kl_of(gaussian, phi, VECTOR)) - expected)
+    # "About": 11 products in each sum, and factors that were themselves computed with a few roundings.
+    assert np.max(error / rounding_bound(gaussian)) < 10 * eps(dtype)
+
+
+def test_divergence_from_itself_is_zero_and_from_others_is_not(rng):
+    gaussian, phi = agents(rng, 6)
+    divergence = np.asarray(kl_of(gaussian, phi, VECTOR))
+    np.testing.assert_allclose(np.diagonal(divergence), 0.0, atol=1e-13)
+    assert np.min(divergence + np.eye(6)) > 0.05
+
+
+def test_feature_rows_have_the_stated_length(rng):
+    gaussian, phi = agents(rng, 2, SUM)
+    features = jax.eval_shape(lambda g, p: pairwise.pair_features(g, pairwise.frame_field(p, SUM)), gaussian, phi)
+    assert features.receiver.shape == features.sender.shape == (2, 9 * 10 // 2 + 9 + 2)
+
+
+# From here on the input is a set of feature rows.
+
+
+@jax.jit
+def features_of(gaussian, phi):
+    return pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1)))
+
+
+def arguments_of(rng, num, dtype=np.float64):
+    """Feature rows, temperature (nats), coefficients and log weights: all that an energy can be differentiated by."""
+    coefficient, weight = rng.uniform(0.2, 1.0, (2, num))
+    features = jax.tree.map(lambda x: x[:num], features_of(*agents(rng, 64)))
+    arguments = (features, jnp.asarray(2.5), jnp.asarray(coefficient), jnp.asarray(np.log(weight)))
+    return jax.tree.map(lambda x: x.astype(dtype), arguments)
+
+
+def energy(arguments, **options):
+    features, temperature, coefficient, log_weight = arguments
+    return pairwise.alignment_energy(features, temperature, coefficient=coefficient, log_weight=log_weight, **options)
+
+
+def dense_energy(arguments, neighbours=None, *, alignment_fn):
+    features, temperature, coefficient, log_weight = arguments
+    return oracle.alignment_energy(
+        features.receiver @ features.sender.T,
+        temperature,
+        coefficient=coefficient,
+        weight=jnp.exp(log_weight),
+        neighbours=neighbours,
+        alignment_fn=alignment_fn,
+    )
+
+
+def edge_energy(arguments, receivers, senders, *, alignment_fn):
+    features, temperature, coefficient, log_weight = arguments
+    return pairwise.edge_alignment_energy(
+        features,
+        receivers,
+        senders,
+        temperature,
+        coefficient=coefficient,
+        log_weight=log_weight,
+        alignment_fn=alignment_fn,
+    )
+
+
+def both(divergence, log_weight, over):
+    """An alignment energy of one's own: tests that compile much run both at once."""
+    weighted = alignment.weighted(divergence, log_weight, over)
+    return weighted + 0.7 * alignment.entropic(divergence, log_weight, over)
+
+
+def dense_both(arguments):
+    weighted = dense_energy(arguments, alignment_fn=alignment.weighted)
+    return weighted + 0.7 * dense_energy(arguments, alignment_fn=alignment.entropic)
+
+
+streamed = jax.jit(jax.value_and_grad(energy), static_argnames=("alignment_fn", "block_size", "compute_dtype"))
+dense = jax.jit(jax.value_and_grad(dense_energy), static_argnames="alignment_fn")
+dense_of_both = jax.jit(jax.value_and_grad(dense_both))
+on_edges = jax.jit(jax.value_and_grad(edge_energy), static_argnames="alignment_fn")
+
+
+@each_energy
+def test_streamed_equals_dense(alignment_fn, rng):
+    arguments = arguments_of(rng, 7)
+    actual = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
+    assert_trees_close(actual, dense(arguments, alignment_fn=alignment_fn), 1e-13)
+
+
+@pytest.mark.parametrize("block_size", [None, 1, 4, 100])
+def test_block_size_does_not_matter(block_size, rng):
+    arguments = arguments_of(rng, 7)
+    actual = streamed(arguments, alignment_fn=both, block_size=block_size)
+    assert_trees_close(actual, dense_of_both(arguments), 1e-13)
+
+
+def test_streamed_equals_dense_in_single_precision(rng):
+    arguments = arguments_of(rng, 7, np.float32)
+    actual = streamed(arguments, alignment_fn=both, block_size=3)
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    # Products of rows reach about 200, hence an absolute rounding of 200 eps in the exponent, divided by tau = 2.5.
+    assert_trees_close(actual, dense_of_both(oracle.to_double(arguments)), 100 * eps(jnp.float32))
+
+
+@each_energy
+def test_two_agents_pay_their_two_divergences(alignment_fn, rng):
+    arguments = arguments_of(rng, 2)
+    value = jax.jit(partial(energy, alignment_fn=alignment_fn))(arguments)
+    features, _, coefficient, _ = jax.tree.map(lambda x: np.asarray(x, float), arguments)
+    divergence = features.receiver @ features.sender.T
+    expected = coefficient[0] * divergence[0, 1] + coefficient[1] * divergence[1, 0]
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+
+
+def test_a_lone_agent_pays_and_feels_nothing(rng):
+    gaussian, phi = agents(rng, 1)
+
+    @jax.jit
+    @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def pay(gaussian, phi):
+        features = pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1)))
+        itself = jnp.zeros((1,), jnp.int32)
+        alone = pairwise.alignment_energy(features, 1.0, alignment_fn=both)
+        attention = pairwise.attention_weights(gaussian, phi, VECTOR, 1.0, exponential=so3_exponential(1))
+        return alone + pairwise.edge_alignment_energy(features, itself, itself, 1.0, alignment_fn=both), attention
+
+    for leaf in jax.tree.leaves(pay(gaussian, phi)):
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+def test_defaults_are_unit_weights_and_the_weighted_energy(rng):
+    features, temperature, *_ = arguments_of(rng, 7)
+    zeros = jnp.zeros(7)
+    expected, _ = dense((features, temperature, zeros + 1.0, zeros), alignment_fn=alignment.weighted)
+    np.testing.assert_allclose(pairwise.alignment_energy(features, temperature), expected, rtol=1e-13)
+
+
+@each_energy
+def test_senders_without_weight_are_absent(alignment_fn, rng):
+    absent = np.array([1, 4])
+    features, temperature, coefficient, log_weight = arguments_of(rng, 7)
+    arguments = (features, temperature, coefficient, log_weight.at[absent].set(-jnp.inf))
+    value, gradient = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
+    assert_trees_close((value, gradient), dense(arguments, alignment_fn=alignment_fn), 1e-13)
+    np.testing.assert_array_equal(gradient[0].sender[absent], 0.0)
+    np.testing.assert_array_equal(gradient[3][absent], 0.0)
+
+
+@each_energy
+def test_nobody_to_listen_to(alignment_fn, rng):
+    features, temperature, coefficient, log_weight = arguments_of(rng, 7)
+    arguments = (features, temperature, coefficient, jnp.full_like(log_weight, -jnp.inf))
+    for leaf in jax.tree.leaves(streamed(arguments, alignment_fn=alignment_fn, block_size=3)):
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+@each_energy
+def test_slopes_in_the_divergences(alignment_fn, rng):
+    """Closed forms: beta for the entropic energy, beta (1 - (KL - <KL>) / tau) for the weighted one."""
+    arguments = arguments_of(rng, 7)
+    _, gradient = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
+    features, tau, coefficient, log_weight = jax.tree.map(np.asarray, arguments)
+    divergence = features.receiver @ features.sender.T
+    factors = np.exp(log_weight - divergence / tau) * (1 - np.eye(7))
+    beta = factors / factors.sum(axis=1, keepdims=True)
+    mean = (beta * divergence).sum(axis=1, keepdims=True)
+    slopes = {alignment.entropic: beta, alignment.weighted: beta * (1 - (divergence - mean) / tau)}
+    slope = coefficient[:, None] * slopes[alignment_fn]
+    assert_trees_close(gradient[0], PairFeatures(slope @ features.sender, slope.T @ features.receiver), 1e-13)
+
+
+def test_every_mode_and_the_second_order_equal_dense(rng):
+    arguments = arguments_of(rng, 5)
+    tangent = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), arguments)
+    ours = partial(energy, alignment_fn=both, block_size=2)
+
+    def forward_over_reverse(fn):
+        slope = jax.jvp(fn, (arguments,), (tangent,))[1]
+        return slope, jax.jvp(jax.grad(fn), (arguments,), (tangent,))[1]
+
+    def reverse_over_reverse(fn):
+        def slope(arguments):
+            products = jax.tree.map(lambda g, t: jnp.sum(g * t), jax.grad(fn)(arguments), tangent)
+            return jax.tree.reduce(jnp.add, products)
+
+        return jax.grad(slope)(arguments)
+
+    slope, product = jax.jit(lambda: forward_over_reverse(dense_both))()
+    (our_slope, our_product), our_reverse = jax.jit(lambda: (forward_over_reverse(ours), reverse_over_reverse(ours)))()
+    np.testing.assert_allclose(our_slope, slope, rtol=1e-12)
+    assert_trees_close(our_product, product, 1e-12)
+    assert_trees_close(our_reverse, product, 1e-12)
+
+
+def test_jit_and_vmap_change_nothing(rng):
+    batch = [arguments_of(rng, 7) for _ in range(3)]
+    options = {"alignment_fn": alignment.weighted, "block_size": 3}
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batch)
+    singles = [streamed(arguments, **options) for arguments in batch]
+    together = jax.vmap(lambda a: streamed(a, **options))(stacked)
+    assert_trees_close(together, jax.tree.map(lambda *x: jnp.stack(x), *singles), 1e-13)
+    np.testing.assert_allclose(energy(batch[0], **options), singles[0][0], rtol=1e-14)
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
+def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
+    arguments = arguments_of(rng, 64, np.float32)
+    options = {"alignment_fn": alignment.entropic}
+    exact = dense(oracle.to_double(arguments), **options)
+    actual = streamed(arguments, compute_dtype=compute_dtype, **options)
+    assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    # Both operands are rounded by a relative eps / 2, so a divergence errs by at most eps sum_f |a_if b_jf| (and a little at second
+    # order), and the entropic energy of i moves by no more than the largest error in row i.
+    features, _, coefficient, _ = oracle.to_double(arguments)
+    magnitude = np.abs(features.receiver) @ np.abs(features.sender).T
+    bound = 1.1 * eps(compute_dtype) * float(np.sum(np.asarray(coefficient) * np.max(magnitude, axis=1)))
+    error = abs(float(actual[0]) - float(exact[0]))
+    assert 0.0 < error < bound
+    # A gradient entry is a mean of rounded features under an attention that errs by the same errors over tau. Errors of 64 agents' pairs mostly
+    # cancel: 0.2 eps was measured in either format.
+    gradient, expected = (np.concatenate([np.ravel(x) for x in y[1][0]]).astype(float) for y in (actual, exact))
+    assert np.linalg.norm(gradient - expected) < eps(compute_dtype) * np.linalg.norm(expected)
+
+
+@each_energy
+def test_complete_edge_list_equals_all_pairs(alignment_fn, rng):
+    arguments = arguments_of(rng, 7)
+    receivers, senders = np.nonzero(np.ones((7, 7)))
+    order = rng.permutation(49)
+    actual = on_edges(arguments, jnp.asarray(receivers[order]), jnp.asarray(senders[order]), alignment_fn=alignment_fn)
+    assert_trees_close(actual, streamed(arguments, alignment_fn=alignment_fn, block_size=3), 1e-13)
+
+
+@each_energy
+def test_sparse_edge_list_equals_the_masked_energy(alignment_fn, rng):
+    arguments = arguments_of(rng, 7)
+    neighbours = rng.uniform(size=(7, 7)) < 0.4
+    neighbours[2] = False
+    neighbours[5] = np.arange(7) == 5
+    neighbours[3, 3] = True
+    receivers, senders = (jnp.asarray(x) for x in np.nonzero(neighbours))
+    value, gradient = on_edges(arguments, receivers, senders, alignment_fn=alignment_fn)
+    expected = dense(arguments, jnp.asarray(neighbours, jnp.float64), alignment_fn=alignment_fn)
+    assert_trees_close((value, gradient), expected, 1e-13)
+    # Agents 2 (no edge) and 5 (an edge to itself alone) pay nothing, whatever their coefficient.
+    np.testing.assert_array_equal(gradient[2][np.array([2, 5])], 0.0)
+
+
+def test_attention_weights(rng, dtype):
+    gaussian, phi = agents(rng, 6, dtype=dtype)
+    weight = jnp.asarray([0.3, 1.0, 0.6, 0.0, 0.8, 0.5], dtype)
+    options = {"log_weight": jnp.log(weight), "exponential": so3_exponential(1)}
+    beta = np.asarray(jax.jit(lambda g, p: pairwise.attention_weights(g, p, VECTOR, 2.5, **options))(gaussian, phi))
+    divergence = naive_kl(*oracle.to_double((gaussian, phi)), VECTOR)
+    expected = oracle.attention(divergence, 2.5, oracle.to_double(weight), 1.0 - jnp.eye(6))
+    # An exponent of up to 100 / tau, rounded.
+    np.testing.assert_allclose(beta, expected, rtol=0, atol=100 * eps(dtype))
+    np.testing.assert_allclose(np.sum(beta, axis=1), 1.0, rtol=10 * eps(dtype))
+    np.testing.assert_array_equal(np.diagonal(beta), 0.0)
+
+
+def test_block_size_must_be_positive():
+    features = PairFeatures(jnp.ones((3, 4)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+        pairwise.alignment_energy(features, 1.0, block_size=0)

@@ -1,0 +1,187 @@
+"""Populations and their unconstrained coordinates: round trips, natural gradient, trust region, shapes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from vfejax.agents import population as agents
+from vfejax.agents.population import Population, PopulationCoordinates
+from vfejax.beliefs.coordinates import fisher_length, inverse_fisher
+from vfejax.beliefs.gaussian import Gaussian, kl_divergence
+from vfejax.geometry import groups
+from vfejax.geometry.irreps import principal_rotation, so3_exponential, so3_inverse_metric
+
+VECTOR = oracle.ROTATIONS["vector"]
+NUM, GRID = 3, (2,)
+
+constrain = jax.jit(agents.constrain)
+unconstrain = jax.jit(agents.unconstrain)
+
+
+def eps(dtype):
+    return float(jnp.finfo(dtype).eps)
+
+
+def population_of(rng, dtype=np.float64):
+    return oracle.random_population(rng, NUM, VECTOR, GRID, dtype)
+
+
+def coordinates_of(rng, dtype=np.float64, scale=1.0):
+    shapes = jax.eval_shape(agents.unconstrain, population_of(rng, dtype))
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), dtype), shapes)
+
+
+def test_population_survives_the_round_trip(rng, dtype):
+    population = population_of(rng, dtype)
+    there_and_back = constrain(unconstrain(population))
+    assert isinstance(there_and_back, Population)
+    np.testing.assert_array_equal(there_and_back.phi, population.phi)
+    for actual, expected in ((there_and_back.belief, population.belief), (there_and_back.prior, population.prior)):
+        assert isinstance(actual, Gaussian)
+        np.testing.assert_array_equal(actual.mean, expected.mean)
+        # exp(log x) for x near 1: two roundings.
+        np.testing.assert_allclose(actual.chol, np.tril(expected.chol), rtol=4 * eps(dtype))
+
+
+def test_coordinates_survive_the_round_trip(rng, dtype):
+    coordinates = coordinates_of(rng, dtype)
+    there_and_back = unconstrain(constrain(coordinates))
+    assert isinstance(there_and_back, PopulationCoordinates)
+    lower = coordinates._replace(
+        belief=coordinates.belief._replace(factor=jnp.tril(coordinates.belief.factor)),
+        prior=coordinates.prior._replace(factor=jnp.tril(coordinates.prior.factor)),
+    )
+    for actual, expected in zip(jax.tree.leaves(there_and_back), jax.tree.leaves(lower), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * eps(dtype))
+
+
+def test_every_coordinate_is_a_population(rng):
+    """However far the coordinates, covariances are positive definite: their factors have positive diagonals."""
+    population = constrain(coordinates_of(rng, scale=30.0))
+    for gaussian in (population.belief, population.prior):
+        diagonal = np.diagonal(gaussian.chol, axis1=-2, axis2=-1)
+        assert np.all(diagonal > 0)
+        assert np.all(np.isfinite(gaussian.chol))
+
+
+def test_natural_gradient_takes_each_leaf_by_its_own_metric(rng):
+    coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
+    direction = jax.jit(partial(agents.inverse_metric, frame_inverse_metric=so3_inverse_metric))(coordinates, gradient)
+    assert isinstance(direction, PopulationCoordinates)
+    for name in ("belief", "prior"):
+        expected = inverse_fisher(getattr(coordinates, name), getattr(gradient, name))
+        for a, e in zip(getattr(direction, name), expected, strict=True):
+            np.testing.assert_allclose(a, e, rtol=0, atol=1e-13 * np.max(np.abs(e)))
+    np.testing.assert_allclose(direction.phi, so3_inverse_metric(coordinates.phi, gradient.phi), rtol=1e-13)
+
+
+def test_frames_take_any_left_invariant_metric(rng):
+    """The closed form for rotations and the general one, passed as a partial, give one direction."""
+    coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
+    general = partial(groups.inverse_metric, generators=jnp.asarray(VECTOR))
+    closed, generic = (
+        jax.jit(partial(agents.inverse_metric, frame_inverse_metric=metric))(coordinates, gradient).phi
+        for metric in (so3_inverse_metric, general)
+    )
+    # The metric's condition number, 1 / sinc^2 of half an angle of up to about 4.
+    np.testing.assert_allclose(generic, closed, rtol=0, atol=1e-12 * np.max(np.abs(closed)))
+
+
+def test_natural_gradient_does_not_depend_on_units(rng):
+    """Fisher-steepest descent of KL(q || p) is the same motion whether lengths are in metres or millimetres."""
+
+    @jax.jit
+    def motion(population):
+        def energy(coordinates):
+            q = agents.constrain(coordinates)
+            return jnp.sum(kl_divergence(q.belief, q.prior))
+
+        coordinates = agents.unconstrain(population)
+        direction = agents.inverse_metric(coordinates, jax.grad(energy)(coordinates), so3_inverse_metric)
+        return jax.jvp(agents.constrain, (coordinates,), (direction,))[1]
+
+    population = population_of(rng)
+    scaled = population._replace(
+        belief=jax.tree.map(lambda x: 1e3 * x, population.belief),
+        prior=jax.tree.map(lambda x: 1e3 * x, population.prior),
+    )
+    actual, expected = motion(scaled), motion(population)
+    for a, e in zip(jax.tree.leaves(actual.belief), jax.tree.leaves(expected.belief), strict=True):
+        np.testing.assert_allclose(a, 1e3 * np.asarray(e), rtol=0, atol=1e-9 * np.max(np.abs(e)))
+
+
+def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
+    coordinates = coordinates_of(rng, dtype)
+    step = coordinates_of(rng, dtype, scale=10.0)
+    limit = jax.jit(partial(agents.limit_step, gaussian_radius=0.3, frame_radius=0.2))
+    limited = limit(step, coordinates)
+    for name in ("belief", "prior"):
+        length = fisher_length(getattr(coordinates, name), getattr(limited, name))
+        np.testing.assert_allclose(length, 0.3, rtol=1e3 * eps(dtype))
+    np.testing.assert_allclose(np.linalg.norm(limited.phi, axis=-1), 0.2, rtol=10 * eps(dtype))
+    for a, e in zip(jax.tree.leaves(limited), jax.tree.leaves(step), strict=True):
+        # Same direction: one factor for each agent and point.
+        ratio = np.asarray(a) / np.asarray(e)
+        ratio = ratio.reshape(NUM, *GRID, -1)
+        assert ratio.shape[:2] == (NUM, *GRID)
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[..., :1], ratio.shape), rtol=10 * eps(dtype))
+        assert np.all((ratio > 0) & (ratio < 1))
+    short = jax.tree.map(lambda x: 1e-4 * x, limited)
+    for a, e in zip(jax.tree.leaves(limit(short, coordinates)), jax.tree.leaves(short), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+def test_no_step_stays_none(rng):
+    coordinates = coordinates_of(rng)
+    nothing = jax.tree.map(jnp.zeros_like, coordinates)
+    limited = agents.limit_step(nothing, coordinates, gaussian_radius=0.3, frame_radius=0.2)
+    for leaf in jax.tree.leaves(limited):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_retraction_keeps_the_transports(rng):
+    coordinates = coordinates_of(rng, scale=5.0)
+    retracted = agents.retract_frames(coordinates, principal_rotation)
+    assert retracted.belief is coordinates.belief
+    assert retracted.prior is coordinates.prior
+    assert np.max(np.linalg.norm(coordinates.phi, axis=-1)) > np.pi
+    assert np.max(np.linalg.norm(retracted.phi, axis=-1)) <= np.pi * (1 + 1e-15)
+    exponential = jax.jit(lambda phi: so3_exponential(1)(phi, jnp.asarray(VECTOR)))
+    np.testing.assert_allclose(exponential(retracted.phi), exponential(coordinates.phi), rtol=0, atol=1e-13)
+
+
+def test_shapes_that_fit_pass(rng):
+    assert agents.check_shapes(population_of(rng), VECTOR) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("belief.mean", (NUM, 2, 4), r"belief.mean must have shape \[n, \*grid, k\] with k = 3 .* got \(3, 2, 4\)"),
+        ("belief.mean", (3,), r"belief.mean must have shape .* got \(3,\)"),
+        ("belief.chol", (NUM, 2, 3, 4), r"belief.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3, 4\)"),
+        ("prior.mean", (NUM, 3, 3), r"prior.mean must have shape \(3, 2, 3\) .* got \(3, 3, 3\)"),
+        ("prior.chol", (NUM, 2, 3), r"prior.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3\)"),
+        ("phi", (NUM, 2, 4), r"phi must have shape \(3, 2, 3\) .* got \(3, 2, 4\)"),
+    ],
+)
+def test_shape_errors_name_the_array(name, shape, message, rng):
+    population = population_of(rng)
+    if name == "phi":
+        broken = population._replace(phi=jnp.ones(shape))
+    else:
+        gaussian, field = name.split(".")
+        part = getattr(population, gaussian)._replace(**{field: jnp.ones(shape)})
+        broken = population._replace(**{gaussian: part})
+    with pytest.raises(ValueError, match=message):
+        agents.check_shapes(broken, VECTOR)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 3, 3, 3)])
+def test_generators_must_be_a_basis(shape, rng):
+    with pytest.raises(ValueError, match=r"generators must have shape \[a, k, k\]"):
+        agents.check_shapes(population_of(rng), np.ones(shape))
