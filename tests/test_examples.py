@@ -3,11 +3,21 @@
 import importlib.util
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """These tests are nearly all compilation, of programs that then run for milliseconds: optimise little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _load(name):
@@ -39,7 +49,7 @@ def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def flows(tmp_path_factory):
+def flows(tmp_path_factory, quick_compilation):
     """The table of the example, and where it drew."""
     example = _load("hamiltonian_vs_gradient")
     out = tmp_path_factory.mktemp("flows")
