@@ -17,9 +17,11 @@ def load_matrix_csv(path: Path, shape: tuple[int, int]) -> np.ndarray:
         UserError: naming the file, when it is missing, not numeric, not finite or of another shape.
     """
     with read_errors(path):
-        text = path.read_text(encoding="utf-8-sig")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{path} is empty; a {shape[0]} x {shape[1]} matrix is needed")
     try:
-        matrix = np.loadtxt(text.splitlines(), delimiter=",", ndmin=2)
+        matrix = np.loadtxt(lines, delimiter=",", ndmin=2, comments=None)
     except ValueError as error:
         raise UserError(f"{path} is not a table of numbers: {one_line(error)}") from error
     if matrix.shape != shape:

@@ -1,0 +1,91 @@
+"""Shared by the command's tests: one compilation cache, and runs too small to take time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from matplotlib.figure import Figure
+
+from vfejax.cli.main import main
+from vfejax.io import report
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    """A fresh one, unless whoever runs the tests keeps one."""
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return Path(kept) if kept else tmp_path_factory.mktemp("xla_cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(cache_folder):
+    """Runs of one shape compile once, in this process and in the processes that tests start."""
+    settings = {
+        "jax_compilation_cache_dir": str(cache_folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_pictures():
+    """Figures are made but not drawn, which takes most of a tiny run; gives the true function to those who want it."""
+    true = report.figure_png
+    with pytest.MonkeyPatch.context() as patch:
+        blank = true(Figure(figsize=(0.1, 0.1)), dpi=10)
+        patch.setattr(report, "figure_png", lambda figure: blank)
+        yield true
+
+
+@pytest.fixture
+def refused(capfd):
+    """Call the command, expect exit status 2 and one line on standard error that holds every given piece; returns the line."""
+
+    def call(out: Path, arguments: list[str], *pieces: str) -> str:
+        assert main(["simulate", "--out", str(out), *map(str, arguments)]) == 2
+        captured = capfd.readouterr()
+        assert captured.err.startswith("vfejax simulate: ")
+        assert captured.err.count("\n") == 1
+        assert captured.err.endswith("\n")
+        for piece in pieces:
+            assert piece in captured.err
+        assert captured.out == ""
+        return captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def start_process(cache_folder):
+    """Start ``vfejax simulate`` as a process of its own; ``before`` is Python that it runs first."""
+
+    def start(*arguments: str, before: str = "pass") -> subprocess.Popen:
+        # The configuration of the tests themselves, so that both sides find each other's compiled programs.
+        environment = os.environ | {
+            "JAX_ENABLE_X64": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+        code = f"{before}\nimport sys\nfrom vfejax.cli.main import main\nsys.exit(main(['simulate', *sys.argv[1:]]))"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start

@@ -1,0 +1,104 @@
+"""The entry point: dispatch, exit statuses, one line per error."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from vfejax import __version__
+from vfejax.cli import main as entry
+from vfejax.cli.main import main
+from vfejax.io.errors import UserError
+
+
+def _command(monkeypatch, body):
+    """Put a command in place of ``simulate``; it records what it was called with."""
+    calls = []
+
+    def run(arguments):
+        calls.append(arguments)
+        return body()
+
+    monkeypatch.setattr(entry.importlib, "import_module", lambda name: types.SimpleNamespace(main=run))
+    return calls
+
+
+def _raiser(error):
+    def body():
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command_and_succeeds(flag, capsys):
+    assert main([flag]) == 0
+    printed = capsys.readouterr().out
+    assert "usage" in printed
+    assert all(name in printed and text in printed for name, text in entry.COMMANDS.items())
+
+
+def test_without_a_command_the_usage_is_shown_and_the_status_says_bad_input(capsys):
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["vfejax", __version__]
+
+
+def test_unknown_command_is_named_with_the_known_ones(capsys):
+    assert main(["stimulate"]) == 2
+    captured = capsys.readouterr()
+    assert "'stimulate'" in captured.err
+    assert "simulate" in captured.err.split("commands:")[1]
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_arguments_and_status_pass_through(monkeypatch):
+    calls = _command(monkeypatch, lambda: 1)
+    assert main(["simulate", "--steps", "3"]) == 1
+    assert calls == [["--steps", "3"]]
+
+
+def test_arguments_default_to_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vfejax", "--version"])
+    assert main() == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("the file is bad"), 2, "vfejax simulate: the file is bad\n"),
+        (KeyboardInterrupt(), 130, "vfejax simulate: interrupted\n"),
+        (SystemExit(2), 2, ""),
+        (SystemExit(0), 0, ""),
+    ],
+    ids=["user", "interrupt", "parser", "parser-help"],
+)
+def test_errors_become_one_line_and_a_status(error, status, line, monkeypatch, capsys):
+    _command(monkeypatch, _raiser(error))
+    assert main(["simulate"]) == status
+    captured = capsys.readouterr()
+    assert captured.err == line
+    assert captured.out == ""
+
+
+def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch):
+    _command(monkeypatch, _raiser(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main(["simulate"])
+
+
+def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():
+    code = "import sys\nfrom vfejax.cli.main import main\nstatus = main(['--help'])\nsys.exit(99 if 'jax' in sys.modules else status)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+    assert errors == b""
