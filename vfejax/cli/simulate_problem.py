@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.agents.sensor_network import Truth
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.cli.simulate_config import SimulateConfig
 from vfejax.dynamics import gradient_flow, hamiltonian, natural_gradient
 from vfejax.geometry import grid as grids
 from vfejax.geometry import groups, irreps
@@ -24,9 +25,6 @@ from vfejax.geometry.grid import Grid
 from vfejax.io import numpy_state, tables
 from vfejax.io.errors import UserError
 from vfejax.types import Array, ExponentialFn, Integrator, PyTree
-
-if TYPE_CHECKING:
-    from vfejax.cli.simulate import SimulateConfig
 
 __all__ = ["Problem", "build", "energy_function", "integrator"]
 
@@ -44,7 +42,7 @@ class Problem(NamedTuple):
     edges: Edges | None
 
 
-def _representation(config: "SimulateConfig") -> tuple[np.ndarray, ExponentialFn]:
+def _representation(config: SimulateConfig) -> tuple[np.ndarray, ExponentialFn]:
     if config.group == "so":
         if config.dimension < 2:
             raise UserError(f"--dimension {config.dimension}: so(n) needs n of at least 2")
@@ -54,7 +52,7 @@ def _representation(config: "SimulateConfig") -> tuple[np.ndarray, ExponentialFn
     return irreps.so3_generators(config.irreps), irreps.so3_exponential(max(config.irreps))
 
 
-def _base(config: "SimulateConfig") -> Grid:
+def _base(config: SimulateConfig) -> Grid:
     axes = {"point": 0, "ring": 1, "line": 1, "plane": 2, "torus": 2}[config.base]
     if len(config.grid) != axes:
         raise UserError(
@@ -71,7 +69,7 @@ def _base(config: "SimulateConfig") -> Grid:
 
 
 def _supports(
-    config: "SimulateConfig", grid: Grid, num_agents: int, rng: np.random.Generator, dtype: Any
+    config: SimulateConfig, grid: Grid, num_agents: int, rng: np.random.Generator, dtype: Any
 ) -> Array | None:
     if config.support == "everywhere":
         return None
@@ -83,7 +81,7 @@ def _supports(
     return shape(grids.distance(grid, centres), config.support_radius).astype(dtype)
 
 
-def _measured(config: "SimulateConfig", k: int, shape: tuple[int, ...], dtype: Any) -> Observations:
+def _measured(config: SimulateConfig, k: int, shape: tuple[int, ...], dtype: Any) -> Observations:
     """Observations from the user's files."""
     table = numpy_state.load_observations_csv(config.observations)
     values, present = _on_grid(config, table, shape)
@@ -106,7 +104,7 @@ def _measured(config: "SimulateConfig", k: int, shape: tuple[int, ...], dtype: A
 
 
 def _on_grid(
-    config: "SimulateConfig", table: dict[str, np.ndarray], shape: tuple[int, ...]
+    config: SimulateConfig, table: dict[str, np.ndarray], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the table at their points: values ``[n, m, *grid, o]`` and presence ``[n, m, *grid]``."""
     values, present = table["values"], table["present"].astype(bool)
@@ -132,7 +130,7 @@ def _on_grid(
 
 
 def _fresh_population(
-    config: "SimulateConfig", observations: Observations, k: int, num_generators: int, dtype: Any
+    config: SimulateConfig, observations: Observations, k: int, num_generators: int, dtype: Any
 ) -> Population:
     """Broad priors, beliefs as good as each agent can make them alone, and nothing known about orientations."""
     shape = (observations.values.shape[0], *observations.values.shape[2:-1])
@@ -143,7 +141,7 @@ def _fresh_population(
     return Population(belief, prior, jnp.zeros((*shape, num_generators), dtype))
 
 
-def build(config: "SimulateConfig") -> Problem:
+def build(config: SimulateConfig) -> Problem:
     """Data and initial population.
 
     Raises:
@@ -188,7 +186,7 @@ def build(config: "SimulateConfig") -> Problem:
     return Problem(population, jnp.asarray(generators, dtype), exponential, observations, truth, grid, supports, edges)
 
 
-def _initial(config: "SimulateConfig", k: int, num_generators: int, shape: tuple[int, ...], dtype: Any) -> Population:
+def _initial(config: SimulateConfig, k: int, num_generators: int, shape: tuple[int, ...], dtype: Any) -> Population:
     population = numpy_state.from_arrays(numpy_state.load_npz(config.initial), dtype=dtype)
     given = population.belief.mean.shape
     source = (
@@ -207,11 +205,11 @@ def _initial(config: "SimulateConfig", k: int, num_generators: int, shape: tuple
     return population
 
 
-def _quadrature(config: "SimulateConfig", problem: Problem) -> Array | None:
+def _quadrature(config: SimulateConfig, problem: Problem) -> Array | None:
     return None if config.base == "point" else problem.grid.quadrature
 
 
-def energy_function(config: "SimulateConfig", problem: Problem) -> Callable[[PopulationCoordinates], tuple[Array, Any]]:
+def energy_function(config: SimulateConfig, problem: Problem) -> Callable[[PopulationCoordinates], tuple[Array, Any]]:
     """The population's free energy as a function of its coordinates, with its terms besides."""
     options = {
         "weights": free_energy.Weights(**vars(config.weights)),
@@ -241,7 +239,7 @@ def _grouped(groups: Any, scale: float = 1.0) -> PopulationCoordinates:
     )
 
 
-def integrator(config: "SimulateConfig", energy_fn: Callable[[PyTree], Any], problem: Problem) -> Integrator:
+def integrator(config: SimulateConfig, energy_fn: Callable[[PyTree], Any], problem: Problem) -> Integrator:
     """The dynamics that the configuration names."""
     if config.dynamics == "hamiltonian":
         scheme = {"verlet": hamiltonian.velocity_verlet, "yoshida4": hamiltonian.yoshida4}[config.scheme]

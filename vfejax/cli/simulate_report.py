@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from vfejax.agents import pairwise, sensor_network
 from vfejax.agents.population import Population
 from vfejax.agents.sensor_network import Registration
 from vfejax.beliefs.gaussian import Gaussian, covariance
+from vfejax.cli.simulate_config import SimulateConfig
 from vfejax.cli.simulate_problem import Problem
 from vfejax.geometry.irreps import so3_exponential, so3_generators
 from vfejax.io import field_plots, plots, population_plots, report, run_directory
@@ -21,9 +22,6 @@ from vfejax.io.errors import UserError
 from vfejax.io.files import atomic_write
 from vfejax.io.run_directory import RunDirectory
 from vfejax.types import Array
-
-if TYPE_CHECKING:
-    from vfejax.cli.simulate import SimulateConfig
 
 __all__ = ["Yardsticks", "errors", "summary_text", "write", "yardsticks"]
 
@@ -122,7 +120,7 @@ def errors(problem: Problem, population: Population) -> dict[str, float]:
 
 
 def _summary(
-    config: "SimulateConfig", problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
+    config: SimulateConfig, problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
 ) -> dict[str, Any]:
     last = {name: float(values[-1]) for name, values in metrics.items()}
     summary: dict[str, Any] = {
@@ -239,7 +237,7 @@ def _energy_pictures(metrics: dict) -> Iterator[_Picture]:
         yield _Picture("energy_drift", "Hamiltonian energies", caption, figure)
 
 
-def _population_pictures(config: "SimulateConfig", problem: Problem, population: Population) -> Iterator[_Picture]:
+def _population_pictures(config: SimulateConfig, problem: Problem, population: Population) -> Iterator[_Picture]:
     """Beliefs, frames and attention before and after, at the point that most agents cover."""
     index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
     if problem.supports is not None:
@@ -276,7 +274,7 @@ def _population_pictures(config: "SimulateConfig", problem: Problem, population:
             yield _Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
 
-def _field_pictures(config: "SimulateConfig", problem: Problem, population: Population) -> Iterator[_Picture]:
+def _field_pictures(config: SimulateConfig, problem: Problem, population: Population) -> Iterator[_Picture]:
     lengths = [2 * math.pi if config.base in ("ring", "torus") else 1.0] * len(config.grid)
     chi = np.ones(population.phi.shape[:-1]) if problem.supports is None else np.asarray(problem.supports)
     covered = np.where(chi.sum(axis=0) > 0, chi.sum(axis=0), np.nan)
@@ -301,7 +299,7 @@ def _field_pictures(config: "SimulateConfig", problem: Problem, population: Popu
 
 
 def _pictures(
-    config: "SimulateConfig", problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
+    config: SimulateConfig, problem: Problem, marks: Yardsticks | None, population: Population, metrics: dict
 ) -> Iterator[_Picture]:
     """Every picture of the run, in the order of the report."""
     people = list(_population_pictures(config, problem, population))
@@ -315,7 +313,7 @@ def _pictures(
 
 
 def write(
-    config: "SimulateConfig",
+    config: SimulateConfig,
     problem: Problem,
     marks: Yardsticks | None,
     population: Population,
