@@ -205,7 +205,11 @@ def free_energy_terms(
         def at_point(gaussian, field, coefficient, chi):
             return _alignment(gaussian, field, temperature, coefficient, chi, edges, alignment_fn, size, compute_dtype)
 
-        flat = jax.tree.map(lambda x: _flatten_grid(x, num_grid_axes), (gaussian, field, weight_field, supports))
+        arrays = (gaussian, field, weight_field, supports)
+        if num_grid_axes == 0:
+            # Not a vmap over one point: XLA on CPU has fast products of matrices, slow ones of stacks of one.
+            return weight * at_point(*arrays)
+        flat = jax.tree.map(lambda x: _flatten_grid(x, num_grid_axes), arrays)
         return weight * jnp.sum(jax.vmap(at_point, in_axes=1)(*flat))
 
     self_coupling = zero

@@ -42,7 +42,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 done, 1 failed while running, 2 bad input, 130 interrupted."""
+    """Run a command and return the exit status: 0 done, 2 what one line on stderr explains, 130 interrupted, 1 output cut off."""
     try:
         status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # here, where a reader that went away can be met
