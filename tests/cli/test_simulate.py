@@ -510,7 +510,11 @@ def test_an_energy_that_is_not_finite_at_the_start_is_refused(refused, tmp_path,
 
 def test_full_disk_is_one_line_and_keeps_what_was_there(copied, start_process):
     before = _contents(copied / "checkpoints")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    # Without the shared compilation cache: its entries are larger than the limit, and half of one would poison other tests.
+    limit = (
+        "import os, resource; os.environ.pop('JAX_COMPILATION_CACHE_DIR'); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    )
     process = start_process("--out", copied, "--resume", "--steps", "8", "--quiet", before=limit)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 2
