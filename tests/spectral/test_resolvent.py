@@ -1,0 +1,257 @@
+"""Resolvent diagonals against dense inverses, 40-digit determinants and closed forms; gradients against the dense adjoint."""
+
+from functools import cache
+
+import dense_chain as dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from vfejax.spectral.recurrence import ASSOCIATIVE, PLATFORM, SEQUENTIAL
+from vfejax.spectral.resolvent import left_resolvent_diagonal, resolvent_diagonal
+
+# A new algorithm joins by one line. Tests without this parameter run the default, PLATFORM.
+SCANS = [pytest.param(SEQUENTIAL, id="sequential"), pytest.param(ASSOCIATIVE, id="associative")]
+each_algorithm = pytest.mark.parametrize("scans", SCANS)
+each_side = pytest.mark.parametrize("side", [resolvent_diagonal, left_resolvent_diagonal])
+# The relative errors the docstring states, for Im z >= 0.5.
+STATED = {"complex64": 5e-6, "complex128": 1e-12}
+
+
+@cache
+def compiled(side, scans=PLATFORM):
+    return jax.jit(lambda a, b, c, z: side(a, b, c, z, scans=scans))
+
+
+@cache
+def pulled_back(side, scans=PLATFORM):
+    return jax.jit(lambda arguments, w: jax.vjp(lambda *x: side(*x, scans=scans), *arguments)[1](w))
+
+
+def relative(found, expected):
+    return np.max(np.abs(np.asarray(found, np.complex128) - expected) / np.abs(expected))
+
+
+@each_algorithm
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("hermitian", [True, False])
+def test_against_the_dense_inverse(scans, dtype, hermitian, rng):
+    chain = dense.chain(rng, 20, batch=(3,), hermitian=hermitian, dtype=dtype)
+    found = compiled(resolvent_diagonal, scans)(*chain)
+    assert found.dtype == dtype
+    assert relative(found, dense.diagonal(dense.resolvent(*chain))) < STATED[dtype]
+    assert relative(compiled(left_resolvent_diagonal, scans)(*chain), dense.left(*chain)) < STATED[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("hermitian", [True, False])
+@pytest.mark.parametrize("n", [100, 2000])
+def test_against_forty_digits(dtype, hermitian, n, rng):
+    """At n = 2000 the determinants pass the exponent range of both formats."""
+    chain = dense.chain(rng, n, hermitian=hermitian, dtype=dtype)
+    assert relative(compiled(resolvent_diagonal)(*chain), dense.theta_phi(*chain)) < STATED[dtype]
+
+
+def test_long_trees_are_as_accurate(rng):
+    """The associative form multiplies 2 x 2 matrices that all but forget where they start: no digits are lost over eleven levels."""
+    chain = dense.chain(rng, 1500, hermitian=True, dtype="complex64")
+    assert relative(compiled(resolvent_diagonal, ASSOCIATIVE)(*chain), dense.theta_phi(*chain)) < STATED["complex64"]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_million_sites(dtype):
+    """Constant coefficients: deep inside ``G_ii = -1 / sqrt(z^2 - 4 k)``; at the end gL is the root of ``k g^2 + z g + 1 = 0``."""
+    n, z, hop = 10**6, 0.3 + 0.5j, 0.8
+    real = np.finfo(dtype).dtype
+    chain = np.zeros(n, real), np.full(n - 1, hop, real), np.full(n - 1, hop, real), np.asarray(z, dtype)
+    g = np.asarray(compiled(resolvent_diagonal)(*chain))
+    root = np.sqrt(z**2 - 4 * hop**2)
+    root = root if root.imag > 0 else -root
+    assert np.isfinite(g).all()
+    assert relative(g[[1000, n // 2, n - 1000]], -1 / root) < STATED[dtype]
+    assert relative(g[[0, -1]], (root - z) / (2 * hop**2)) < STATED[dtype]
+
+
+@each_side
+def test_broadcasting_equals_single_calls(side, rng):
+    a, b, c = rng.standard_normal((4, 1, 5)), rng.standard_normal((3, 4)), rng.standard_normal(4)
+    z = rng.standard_normal((2, 1, 1)) + 1j
+    found = compiled(side)(a, b, c, z)
+    assert found.shape == (2, 4, 3, 5)
+    expected = [[[compiled(side)(a[j, 0], b[i], c, z[h, 0, 0]) for i in range(3)] for j in range(4)] for h in range(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@each_side
+@pytest.mark.parametrize("n", [1, 2])
+def test_short_chains(side, n, rng):
+    chain = dense.chain(rng, n)
+    expected = dense.diagonal(dense.resolvent(*chain)) if side is resolvent_diagonal else dense.left(*chain)
+    np.testing.assert_allclose(compiled(side)(*chain), expected, rtol=1e-13)
+    gradient = pulled_back(side)(chain, jnp.ones(n, jnp.complex128))
+    np.testing.assert_allclose(gradient[0].sum(), -gradient[3], rtol=1e-13)
+
+
+@each_algorithm
+@pytest.mark.parametrize("cut", ["superdiagonal", "subdiagonal", "both"])
+def test_zero_coupling_cuts_the_chain(scans, cut, rng):
+    a, b, c, z = dense.chain(rng, 6)
+    if cut != "subdiagonal":
+        b[2] = 0
+    if cut != "superdiagonal":
+        c[2] = 0
+    found = compiled(resolvent_diagonal, scans)(a, b, c, z)
+    parts = [
+        dense.diagonal(dense.resolvent(a[s], b[t], c[t], z))
+        for s, t in ((np.s_[:3], np.s_[:2]), (np.s_[3:], np.s_[3:]))
+    ]
+    np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-13)
+
+
+@each_algorithm
+@each_side
+@pytest.mark.parametrize("hermitian", [True, False])
+def test_gradient_of_every_argument(scans, side, hermitian, rng):
+    arguments = tuple(jnp.asarray(x) for x in dense.chain(rng, 5, hermitian=hermitian))
+    check_grads(compiled(side, scans), arguments, order=1, modes=["rev"])
+
+
+@each_algorithm
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_gradient_against_the_dense_adjoint(scans, dtype, rng):
+    chain = dense.chain(rng, 20, dtype=dtype)
+    w = (rng.standard_normal(20) + 1j * rng.standard_normal(20)).astype(dtype)
+    found = pulled_back(resolvent_diagonal, scans)(chain, w)
+    for got, expected in zip(found, dense.adjoint(*chain, w), strict=True):
+        assert got.dtype == dtype
+        assert np.linalg.norm(np.asarray(got) - expected) < STATED[dtype] * np.linalg.norm(expected)
+
+
+def test_real_arguments_have_real_gradients(dtype, rng):
+    a, b, c = (rng.standard_normal(n).astype(dtype) for n in (6, 5, 5))
+    z = np.asarray(0.3 + 0.7j, np.result_type(dtype, "complex64"))
+    w = (rng.standard_normal(6) + 1j * rng.standard_normal(6)).astype(z.dtype)
+    found = pulled_back(resolvent_diagonal)((a, b, c, z), w)
+    assert [x.dtype for x in found] == [dtype, dtype, dtype, z.dtype]
+    for got, expected in zip(found[:3], dense.adjoint(a, b, c, z, w)[:3], strict=True):
+        np.testing.assert_allclose(got, expected.real, rtol=0, atol=STATED[z.dtype.name] * np.abs(expected).max())
+
+
+def test_gradient_sums_over_broadcast_axes(rng):
+    """A shared argument gets the sum of what its copies get."""
+    (a, _, _, _), (_, b, c, z) = dense.chain(rng, 5, batch=(3,)), dense.chain(rng, 5)
+    w = rng.standard_normal((3, 5)) + 1j * rng.standard_normal((3, 5))
+    found = pulled_back(resolvent_diagonal)((a, b, c, z), w)
+    single = [dense.adjoint(a[i], b, c, z, w[i]) for i in range(3)]
+    np.testing.assert_allclose(found[0], [s[0] for s in single], rtol=1e-12)
+    for k in (1, 2, 3):
+        np.testing.assert_allclose(found[k], sum(s[k] for s in single), rtol=1e-12)
+
+
+@each_side
+def test_gradient_of_the_gradient(side, rng):
+    arguments = tuple(jnp.asarray(x) for x in dense.chain(rng, 4, hermitian=True))
+    check_grads(compiled(side), arguments, order=2, modes=["rev"])
+
+
+def test_gradient_of_long_chains_is_finite(rng):
+    chain = dense.chain(rng, 2000, hermitian=True, dtype="complex64")
+    found = pulled_back(resolvent_diagonal)(chain, np.ones(2000, "complex64"))
+    exact = pulled_back(resolvent_diagonal)(
+        tuple(x.astype(np.result_type(x, "f8")) for x in chain), np.ones(2000, complex)
+    )
+    for got, expected in zip(found, exact, strict=True):
+        assert np.linalg.norm(np.asarray(got) - np.asarray(expected)) < STATED["complex64"] * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bounded_by_the_inverse_of_the_imaginary_part(seed):
+    """Symmetric T, Im z > 0: ``|g| <= 1 / Im z`` and Im g > 0, for gL and for G."""
+    rng = np.random.default_rng(seed)
+    a, b, _, z = dense.chain(rng, 64, batch=(8,), hermitian=True)
+    z = z.real + 1j * 10.0 ** rng.uniform(-3, 1, 8)
+    for side in (resolvent_diagonal, left_resolvent_diagonal):
+        g = np.asarray(compiled(side)(10.0 * a, b, b, z))
+        assert np.all(np.abs(g) * z.imag[:, None] <= 1 + 1e-12)
+        assert np.all(g.imag > 0)
+
+
+@each_algorithm
+def test_left_form_is_causal_bit_for_bit(scans, rng):
+    a, b, c, z = dense.chain(rng, 20, dtype="complex64")
+    before = compiled(left_resolvent_diagonal, scans)(a, b, c, z)
+    for t in (1, 9, 19):
+        changed = [x.copy() for x in (a, b, c)]
+        for x, start in zip(changed, (t, t - 1, t - 1), strict=True):
+            x[start:] += 1
+        after = compiled(left_resolvent_diagonal, scans)(*changed, z)
+        np.testing.assert_array_equal(after[:t], before[:t])
+        assert after[t] != before[t]
+
+
+def test_two_sided_form_is_not_causal(rng):
+    """What the left form is for: the last site reaches the first entry of G."""
+    a, b, c, z = dense.chain(rng, 6)
+    before = compiled(resolvent_diagonal)(a, b, c, z)
+    a[-1] += 1
+    assert compiled(resolvent_diagonal)(a, b, c, z)[0] != before[0]
+
+
+@each_side
+def test_jit_and_vmap(side, rng):
+    a, b, c, z = dense.chain(rng, 20, batch=(3,))
+    expected = compiled(side)(a, b, c, z)
+    np.testing.assert_allclose(
+        side(jnp.asarray(a), jnp.asarray(b), jnp.asarray(c), jnp.asarray(z)), expected, rtol=1e-13
+    )
+    np.testing.assert_allclose(jax.jit(jax.vmap(side))(a, b, c, z), expected, rtol=1e-13)
+
+
+@each_side
+def test_memory_is_linear(side):
+    """Temporary memory of value and gradient: at most 24 complex numbers per site, and proportional to n."""
+
+    def temporary(n):
+        shapes = [jax.ShapeDtypeStruct((m,), jnp.float32) for m in (n, n - 1, n - 1)]
+        run = jax.jit(lambda a, b, c: jax.vjp(lambda *x: side(*x, 1j), a, b, c)[1](jnp.ones(n, jnp.complex64)))
+        return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(10000) < 24 * 8 * 10000
+    assert temporary(20000) < 2.1 * temporary(10000)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((), (3,), (3,), ()), r"diagonal must be \[..., n\]"),
+        (((0,), (0,), (0,), ()), "n >= 1"),
+        (((4,), (4,), (3,), ()), r"superdiagonal must be \[..., 3\].*got \(4,\)"),
+        (((4,), (3,), (), ()), "subdiagonal must be"),
+        (((2, 4), (3,), (3,), (3,)), "leading axes must broadcast"),
+    ],
+)
+@each_side
+def test_refuses_shapes(side, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        side(*(jnp.ones(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "message"),
+    [
+        (("float32", "float64", "float32", "complex64"), "superdiagonal must have the precision of complex64"),
+        (("float32", "float32", "float32", "complex128"), "z must have the precision of complex64"),
+        (("int32", "float32", "float32", "complex64"), "diagonal must be floating"),
+        (("float32", "float32", "bfloat16", "complex64"), "subdiagonal must be floating"),
+    ],
+)
+def test_refuses_dtypes(dtypes, message):
+    with pytest.raises(ValueError, match=message):
+        resolvent_diagonal(*(jnp.ones(s, t) for s, t in zip(((3,), (2,), (2,), ()), dtypes, strict=True)))
+
+
+def test_a_python_number_takes_the_precision(dtype):
+    g = jax.jit(lambda a, b: resolvent_diagonal(a, b, b, 1j))(jnp.zeros(3, dtype), jnp.ones(2, dtype))
+    assert g.dtype == np.result_type(dtype, "complex64")

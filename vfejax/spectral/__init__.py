@@ -1,0 +1,1 @@
+"""Tridiagonal operators: resolvents by recursion, determinants, densities of states."""
