@@ -1,0 +1,194 @@
+"""States and their measures: exact values, gradients at pure and degenerate states, the validity report, transforms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quantum_samples as qs
+from jax.test_util import check_grads
+
+from vfejax.quantum import density
+from vfejax.quantum.evolution import evolve
+
+entropy = jax.jit(density.von_neumann_entropy)
+free_energy = jax.jit(density.free_energy)
+entropy_gradient = jax.jit(jax.grad(lambda rho: jnp.sum(density.von_neumann_entropy(rho))))
+
+
+def pure(rng, d, dtype=np.complex128):
+    psi = rng.normal(size=d) + 1j * rng.normal(size=d)
+    return density.pure_state(jnp.asarray(psi / np.linalg.norm(psi), dtype))
+
+
+def test_entropy_and_purity_of_known_states(rng, dtype):
+    d, eps = 5, float(jnp.finfo(dtype).eps)
+    mixed = density.maximally_mixed(d, qs.complex_dtype(dtype))
+    np.testing.assert_allclose(entropy(mixed), math.log(d), rtol=4 * eps)
+    np.testing.assert_allclose(density.purity(mixed), 1 / d, rtol=4 * eps)
+    state = pure(rng, d, qs.complex_dtype(dtype))
+    # An eigenvalue that rounding moved off 0 by eps contributes eps log eps.
+    assert 0 <= entropy(state) < 20 * d * eps
+    np.testing.assert_allclose(density.purity(state), 1.0, rtol=10 * eps)
+    levels = np.array([0.5, 0.25, 0.25, 0.0, 0.0])
+    basis = np.linalg.eigh(qs.random_hermitian(rng, d, True))[1]
+    rho = jnp.asarray((basis * levels) @ basis.conj().T, qs.complex_dtype(dtype))
+    np.testing.assert_allclose(entropy(rho), 1.5 * math.log(2), rtol=40 * d * eps)
+
+
+def test_entropy_is_bounded_concave_and_unitarily_invariant(rng):
+    states = jnp.asarray(qs.random_states(rng, 4, (6,)))
+    values = entropy(states)
+    assert (values > 0).all()
+    assert (values < math.log(4)).all()
+    mean = density.mixture(jnp.full(6, 1 / 6), states)
+    assert entropy(mean[None])[0] > values.mean() + 1e-3
+    evolved = evolve(states, jnp.asarray(qs.random_hermitian(rng, 4)), jnp.linspace(0.1, 2.0, 6))
+    np.testing.assert_allclose(entropy(evolved), values, rtol=1e-13)
+
+
+def test_entropy_gradient_is_the_matrix_function(rng):
+    """``-(log rho + 1)``, transposed in JAX's convention; at equal eigenvalues ``-(log(1/d) + 1) I``; finite at a pure state, as stated."""
+    d = 4
+    rho = qs.random_states(rng, d)
+    levels, basis = np.linalg.eigh(rho)
+    expected = -((basis * (np.log(levels) + 1.0)) @ basis.conj().T).T
+    np.testing.assert_allclose(entropy_gradient(jnp.asarray(rho)), expected, atol=1e-12)
+    equal = entropy_gradient(density.maximally_mixed(d, jnp.complex128))
+    np.testing.assert_allclose(equal, (math.log(d) - 1.0) * np.eye(d), atol=1e-14)
+    state = pure(rng, d)
+    slope = entropy_gradient(state)
+    limit = -math.log(np.finfo(np.float64).eps) - 1.0
+    np.testing.assert_allclose(slope, -np.conj(state) + limit * (np.eye(d) - np.conj(state)), atol=1e-9)
+
+
+def test_entropy_derivatives_forward_and_reverse(rng):
+    states = qs.random_states(rng, 3, (2,))
+
+    def value(real, imag):
+        rho = jax.lax.complex(real, imag)
+        return density.von_neumann_entropy(0.5 * (rho + jnp.conj(jnp.swapaxes(rho, -1, -2))))
+
+    check_grads(jax.jit(value), (jnp.asarray(states.real), jnp.asarray(states.imag)), order=1, modes=["fwd", "rev"])
+
+
+def test_entropy_of_real_states_and_transforms(rng):
+    states = jnp.asarray(qs.random_states(rng, 4, (3,)).real)
+    single = np.array([density.von_neumann_entropy(rho) for rho in states])
+    np.testing.assert_allclose(entropy(states), single, rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(jax.vmap(density.von_neumann_entropy))(states), single, rtol=1e-14)
+    slopes = entropy_gradient(states)
+    assert slopes.dtype == jnp.float64
+    vmapped = jax.jit(jax.vmap(jax.grad(density.von_neumann_entropy)))(states)
+    np.testing.assert_allclose(vmapped, slopes, atol=1e-13)
+
+
+def test_free_energy_of_known_states(rng):
+    energies = jnp.array([0.3, -0.2, 0.9])
+    diagonal = jnp.diag(jnp.array([0.5, 0.3, 0.2])).astype(complex)
+    expected = 0.5 * 0.3 - 0.3 * 0.2 + 0.2 * 0.9 + sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
+    np.testing.assert_allclose(free_energy(diagonal, energies), expected, rtol=1e-14)
+    rho = jnp.asarray(qs.random_states(rng, 3))
+    temperature = 1 / (1 + (1 + math.sqrt(5)) / 2 * density.coherence(rho))
+    expected = np.sum(energies * np.diag(rho).real) - temperature * entropy(rho)
+    np.testing.assert_allclose(free_energy(rho, energies), expected, rtol=1e-14)
+    several = free_energy(jnp.stack([rho, rho]), energies)
+    np.testing.assert_allclose(several, [expected, expected], rtol=1e-13)
+
+
+def test_free_energy_gradients_are_finite_at_the_edges(rng):
+    slope = jax.jit(jax.grad(density.free_energy, (0, 1)))
+    energies = jnp.array([0.3, -0.2, 0.9])
+    basis_state = jnp.diag(jnp.array([1.0, 0.0, 0.0])).astype(complex)
+    for rho in (basis_state, density.maximally_mixed(3, jnp.complex128), pure(rng, 3)):
+        by_rho, by_energies = slope(rho, energies)
+        assert np.isfinite(by_rho).all()
+        np.testing.assert_allclose(by_energies, density.populations(rho), atol=1e-15)
+    state = jnp.asarray(qs.random_states(rng, 3).real)
+    check_grads(free_energy, (state, energies), order=1, modes=["rev"])
+
+
+def test_coherence(rng):
+    d = 4
+    equal = jnp.full((d, d), 1 / d)
+    np.testing.assert_allclose(density.coherence(equal), d - 1, rtol=1e-15)
+    assert density.coherence(jnp.eye(d) / d) == 0
+    rho = qs.random_states(rng, d, (3,))
+    expected = np.abs(rho).sum((-2, -1)) - np.abs(np.diagonal(rho, axis1=-2, axis2=-1)).sum(-1)
+    np.testing.assert_allclose(density.coherence(jnp.asarray(rho)), expected, rtol=1e-14)
+    assert not np.any(jax.grad(density.coherence)(jnp.eye(d) / d))
+
+
+def rotations_one_by_one(index, angles):
+    d = len(angles)
+    x = np.eye(d)[index]
+    for j in range(d):
+        i, k = j, (j + 1) % d
+        c, s = np.cos(angles[j]), np.sin(angles[j])
+        x[i], x[k] = c * x[i] - s * x[k], s * x[i] + c * x[k]
+    return x
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_givens_state_is_the_product_of_rotations(d, rng):
+    angles = rng.normal(size=(d, d))
+    got = jax.jit(density.givens_state)(jnp.arange(d), jnp.asarray(angles))
+    expected = np.stack([rotations_one_by_one(k, angles[k]) for k in range(d)])
+    np.testing.assert_allclose(got, expected, atol=1e-15)
+    np.testing.assert_allclose(np.sum(got**2, -1), 1.0, rtol=1e-14)
+    shared = density.givens_state(jnp.arange(d), jnp.asarray(angles[0]))
+    np.testing.assert_allclose(shared @ shared.T, np.eye(d), atol=1e-14)
+    check_grads(jax.jit(lambda a: density.givens_state(jnp.arange(d), a)), (jnp.asarray(angles),), order=1)
+
+
+def test_givens_state_dtype_and_zero_angles(dtype):
+    psi = density.givens_state(jnp.array([2]), jnp.zeros(4, dtype))
+    assert psi.dtype == dtype
+    np.testing.assert_array_equal(psi, [[0, 0, 1, 0]])
+
+
+def test_validity_reports_each_fault_and_repairs_nothing(rng):
+    good = qs.random_states(rng, 3)
+    report = density.validity(jnp.asarray(good))
+    assert report.valid
+    skew = good.copy()
+    skew[0, 1] += 0.1
+    heavy = 1.2 * good
+    negative = np.diag([1.5, -0.3, -0.2]).astype(complex)
+    unknown = np.full_like(good, np.nan)
+    reports = jax.jit(density.validity)(jnp.asarray(np.stack([skew, heavy, negative, unknown])))
+    np.testing.assert_array_equal(reports.valid, [False] * 4)
+    np.testing.assert_allclose(reports.hermitian_error[:3], [0.1, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(reports.trace_error[:3], [0, 0.2, 0], atol=1e-15)
+    np.testing.assert_allclose(reports.min_eigenvalue[2], -0.3, rtol=1e-14)
+    assert density.validity(jnp.asarray(heavy), tolerance=0.5).valid
+
+
+def test_mixture_and_populations(rng):
+    states = qs.random_states(rng, 3, (4,))
+    weights = rng.dirichlet(np.ones(4))
+    mixed = density.mixture(jnp.asarray(weights), jnp.asarray(states))
+    np.testing.assert_allclose(mixed, np.tensordot(weights, states, 1), atol=1e-15)
+    assert density.validity(mixed).valid
+    np.testing.assert_allclose(density.populations(mixed), np.diag(mixed).real)
+
+
+def test_wrong_input_is_refused():
+    for function in (density.purity, density.coherence, density.populations, density.von_neumann_entropy):
+        with pytest.raises(ValueError, match="rho must be square"):
+            function(jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match="floating"):
+        density.purity(jnp.zeros((3, 3), int))
+    with pytest.raises(ValueError, match="energies"):
+        density.free_energy(jnp.eye(3) / 3, jnp.zeros(4))
+    with pytest.raises(ValueError, match="d >= 2"):
+        density.givens_state(jnp.array(0), jnp.zeros(1))
+    with pytest.raises(ValueError, match="integers"):
+        density.givens_state(jnp.array(0.0), jnp.zeros(3))
+    with pytest.raises(ValueError, match="weights"):
+        density.mixture(jnp.zeros(3), jnp.zeros((4, 2, 2)))
+    with pytest.raises(ValueError, match="dimension"):
+        density.maximally_mixed(0)
+    with pytest.raises(ValueError, match="psi"):
+        density.pure_state(jnp.array(1.0))

@@ -1,0 +1,326 @@
+"""Unitary evolution: exact solutions, Frechet derivatives at every kind of spectrum, invariants, stacks, memory, transforms."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quantum_samples as qs
+from jax.test_util import check_grads
+
+from vfejax.quantum.evolution import SPECTRAL_LIMIT, evolve, evolve_spectral, evolve_stack, evolve_state
+from vfejax.quantum.exponential import evolve_taylor
+from vfejax.quantum.hamiltonian import position_scaled, rabi, rabi_population
+
+# A new form of the evolution joins the tests below by one line.
+METHODS = [evolve_spectral, evolve_taylor]
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda f: f.__name__)
+each_field = pytest.mark.parametrize("complex_entries", [False, True], ids=["symmetric", "hermitian"])
+compiled = {method: jax.jit(method) for method in METHODS}
+
+
+def weighted(method, rho, hamiltonian, dt, weight):
+    return jnp.sum(jnp.real(weight * method(rho, hamiltonian, dt)))
+
+
+gradients = {m: jax.jit(jax.grad(lambda *a, m=m: weighted(m, *a), argnums=(0, 1, 2))) for m in [*METHODS, evolve_state]}
+
+
+def complex_normal(rng, *shape):
+    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+
+@each_field
+@each_method
+def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rng):
+    """Against ``expm`` and ``expm_frechet``, for a weight that is not Hermitian."""
+    d, dt = 5, 0.7
+    rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)
+    for name, hamiltonian in qs.hamiltonian_kinds(rng, d, complex_entries).items():
+        U = qs.propagator(hamiltonian, dt)
+        evolved = U @ rho @ U.conj().T
+        arguments = jnp.asarray(rho), jnp.asarray(hamiltonian), jnp.asarray(dt)
+        ct_rho, ct_hamiltonian, ct_dt = gradients[method](*arguments, jnp.asarray(weight))
+        by_hamiltonian = qs.frechet_gradient(
+            hamiltonian,
+            dt,
+            lambda dU, U=U: np.sum(weight * (dU @ rho @ U.conj().T + U @ rho @ dU.conj().T)).real,
+        )
+        by_dt = np.sum(weight * (-1j) * (hamiltonian @ evolved - evolved @ hamiltonian)).real
+        # Phases are wrong by eps times the angle: |dt H| is 40 to 70 for the strong one.
+        tolerance = 1e-12 if name == "strong" else 1e-13
+        assert qs.relative_error(compiled[method](*arguments), evolved) < tolerance, name
+        assert qs.relative_error(ct_hamiltonian, by_hamiltonian) < tolerance, name
+        assert qs.relative_error(ct_rho, U.T @ weight @ U.conj()) < tolerance, name
+        scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(rho)
+        assert abs(ct_dt - by_dt) <= tolerance * scale, name
+
+
+def test_nearly_degenerate_against_mpmath(rng):
+    """Thirty digits: the derivative by quadrature-free central differences of ``expm`` in mpmath, at a splitting of 1e-9."""
+    mpmath = pytest.importorskip("mpmath")
+    d, dt = 3, 0.7
+    hamiltonian = qs.hamiltonian_kinds(rng, d, False)["nearly degenerate"]
+    rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)
+    direction = qs.random_hermitian(rng, d)
+    with mpmath.workdps(60):
+        H, E, R, W = (mpmath.matrix(x.tolist()) for x in (hamiltonian, direction, rho, weight))
+
+        def value(h):
+            U = mpmath.expm(mpmath.mpc(0, -dt) * (H + h * E))
+            out = U * R * U.H
+            return sum(mpmath.re(W[j, k] * out[j, k]) for j in range(d) for k in range(d))
+
+        step = mpmath.mpf(10) ** -20
+        exact = float((value(step) - value(-step)) / (2 * step))
+    for method in METHODS:
+        got = gradients[method](*map(jnp.asarray, (rho, hamiltonian, dt, weight)))[1]
+        assert abs(np.sum(np.asarray(got) * direction) - exact) < 1e-13 * np.linalg.norm(direction) * np.linalg.norm(
+            weight
+        )
+
+
+def test_autodiff_through_eigh_fails_where_ours_holds(rng):
+    """The reason for the custom rule: equal levels."""
+
+    def naive(hamiltonian, rho, weight):
+        levels, basis = jnp.linalg.eigh(hamiltonian)
+        phases = jax.lax.complex(jnp.cos(0.7 * levels), -jnp.sin(0.7 * levels))
+        U = (basis.astype(rho.dtype) * phases[None, :]) @ basis.T.astype(rho.dtype)
+        return jnp.sum(jnp.real(weight * (U @ rho @ U.conj().T)))
+
+    rho, weight = jnp.asarray(qs.random_states(rng, 5)), jnp.asarray(complex_normal(rng, 5, 5))
+    hamiltonian = 1.3 * jnp.eye(5)
+    assert np.isnan(jax.jit(jax.grad(naive))(hamiltonian, rho, weight)).any()
+    ours = gradients[evolve_spectral](rho, hamiltonian, jnp.asarray(0.7), weight)[1]
+    assert np.isfinite(ours).all()
+    assert np.linalg.norm(ours) > 0.1
+
+
+@pytest.mark.parametrize(("method", "complex_entries"), [(evolve_spectral, False), (evolve_taylor, True)])
+def test_finite_differences_with_broadcasting(method, complex_entries, rng):
+    """Reverse mode in every argument at once: states [2, 1], times [3], for a loss that is not linear."""
+    d = 3
+    state = qs.random_states(rng, d, (2, 1))
+    imaginary = rng.normal(size=(d, d)) if complex_entries else None
+
+    def loss(real, imag, raw, dt):
+        hamiltonian = raw if imaginary is None else jax.lax.complex(raw, jnp.asarray(imaginary))
+        rho = jax.lax.complex(real, imag)
+        rho = 0.5 * (rho + jnp.conj(jnp.swapaxes(rho, -1, -2)))
+        out = method(rho, hamiltonian, dt)
+        return jnp.sum(jnp.abs(out) ** 4) + jnp.sum(jnp.sin(jnp.real(out[..., 0, 1])) * jnp.imag(out[..., 0, 2]))
+
+    arguments = jnp.asarray(state.real), jnp.asarray(state.imag), jnp.asarray(rng.normal(size=(d, d)))
+    # Differences of order eps^(1/3): 1e-7 relative.
+    check_grads(jax.jit(loss), (*arguments, jnp.array([0.3, -0.8, 1.9])), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@each_method
+def test_trace_spectrum_and_purity_are_kept(method, rng, dtype):
+    d = 6
+    complex_dtype = qs.complex_dtype(dtype)
+    rho = jnp.asarray(qs.random_states(rng, d, (4,)), complex_dtype)
+    evolved = compiled[method](
+        rho, jnp.asarray(3.0 * qs.random_hermitian(rng, d), dtype), jnp.asarray([0.1, 1.0, 5.0, 30.0], dtype)
+    )
+    assert evolved.dtype == complex_dtype
+    # U is unitary to eps times the number of doublings or of reflections in the eigensolver.
+    atol = 60 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.trace(evolved, axis1=-2, axis2=-1), 1.0, atol=atol)
+    np.testing.assert_allclose(np.linalg.eigvalsh(evolved), np.linalg.eigvalsh(rho), atol=atol)
+    np.testing.assert_allclose(np.sum(np.abs(evolved) ** 2, (-2, -1)), np.sum(np.abs(rho) ** 2, (-2, -1)), atol=atol)
+
+
+@each_method
+def test_times_compose_and_have_an_inverse(method, rng):
+    rho = jnp.asarray(qs.random_states(rng, 5))
+    hamiltonian = jnp.asarray(qs.random_hermitian(rng, 5))
+    step = compiled[method]
+    once = step(rho, hamiltonian, 1.9)
+    twice = step(step(rho, hamiltonian, 0.7), hamiltonian, 1.2)
+    np.testing.assert_allclose(twice, once, atol=1e-15 * 20)
+    np.testing.assert_allclose(step(once, hamiltonian, -1.9), rho, atol=1e-15 * 20)
+    assert np.abs(once - rho).max() > 0.05
+
+
+@each_method
+def test_rabi_oscillation(method):
+    time = jnp.linspace(0.0, 12.0, 40)
+    frequency, detuning = jnp.asarray(1.3), jnp.asarray(0.4)
+    ground = jnp.array([[1.0, 0.0], [0.0, 0.0]])
+    excited = jnp.real(compiled[method](ground, rabi(frequency, detuning), time)[:, 1, 1])
+    np.testing.assert_allclose(excited, rabi_population(frequency, detuning, time), atol=1e-14)
+    assert excited.max() > 0.9
+
+
+@pytest.mark.parametrize(("dtype", "complex_entries"), [(jnp.float32, False), (jnp.float64, True)])
+def test_both_forms_agree_at_every_strength(dtype, complex_entries, rng):
+    """From no doubling to ten, in value and gradient, at a dimension where nothing is small."""
+    d = 16
+    complex_dtype = qs.complex_dtype(dtype)
+    rho, weight = (jnp.asarray(x, complex_dtype) for x in (qs.random_states(rng, d), complex_normal(rng, d, d)))
+    hamiltonian = jnp.asarray(qs.random_hermitian(rng, d, complex_entries), complex_dtype if complex_entries else dtype)
+    for dt in (0.0, 1e-3, 0.3, 3.0, 100.0):
+        time = jnp.asarray(dt, dtype)
+        # Both forms lose eps times the angle, and a gradient adds up d terms.
+        tolerance = 50 * max(1.0, 5 * dt) * float(jnp.finfo(dtype).eps)
+        values = [compiled[m](rho, hamiltonian, time) for m in METHODS]
+        assert qs.relative_error(values[0], np.asarray(values[1])) < tolerance
+        spectral, taylor = (gradients[m](rho, hamiltonian, time, weight) for m in METHODS)
+        assert qs.relative_error(taylor[0], np.asarray(spectral[0])) < tolerance
+        assert qs.relative_error(taylor[1], np.asarray(spectral[1])) < tolerance
+        scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(rho)
+        assert abs(taylor[2] - spectral[2]) < tolerance * scale
+
+
+def _eigensolver_shapes(function, *arguments):
+    """Shapes that LAPACK's Hermitian eigensolvers get in the compiled program."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    calls = [line for line in text.splitlines() if re.search(r'custom_call_target="lapack_\w*(syevd|heevd)', line)]
+    return [re.search(r"= \(\w+\[([\d,]*)\]", line).group(1) for line in calls]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK is called on a CPU only")
+def test_stacks_and_vmap_call_lapack_on_one_matrix_at_a_time(rng):
+    rho = jnp.asarray(qs.random_states(rng, 4, (3,)))
+    stack = jnp.asarray(np.stack([qs.random_hermitian(rng, 4) for _ in range(3)]))
+    time = jnp.asarray([0.2, 0.9, -1.4])
+    single = jnp.stack([compiled[evolve_spectral](*each) for each in zip(rho, stack, time, strict=True)])
+    for function in (evolve, jax.vmap(evolve), evolve_spectral):
+        assert _eigensolver_shapes(function, rho, stack, time) == ["4,4"]
+        np.testing.assert_allclose(jax.jit(function)(rho, stack, time), single, atol=1e-14)
+    weight = jnp.asarray(complex_normal(rng, 3, 4, 4))
+    expected = [gradients[evolve_spectral](*each) for each in zip(rho, stack, time, weight, strict=True)]
+    for function in (evolve, jax.vmap(evolve)):
+        got = jax.jit(jax.grad(lambda *a, f=function: weighted(f, *a), argnums=(0, 1, 2)))(rho, stack, time, weight)
+        for i, ct in enumerate(got):
+            np.testing.assert_allclose(ct, np.stack([e[i] for e in expected]), atol=1e-13)
+
+
+def test_large_stacks_need_no_eigensolver(rng):
+    d = SPECTRAL_LIMIT
+    rho = jnp.asarray(qs.random_states(rng, d, (2,)), jnp.complex64)
+    stack = jnp.asarray(np.stack([qs.random_hermitian(rng, d) for _ in range(2)]), jnp.float32)
+    assert _eigensolver_shapes(evolve, rho, stack, 0.1) == []
+
+
+def test_position_scaled_hamiltonian_shares_one_decomposition(rng):
+    rho = jnp.asarray(qs.random_states(rng, 4, (2, 5)))
+    hamiltonian, scales = jnp.asarray(qs.random_hermitian(rng, 4)), jnp.linspace(0.2, 2.0, 5)
+    shared = jax.jit(lambda r, h, s: evolve(r, h, 0.3 * s))(rho, hamiltonian, scales)
+    explicit = compiled[evolve_taylor](rho, position_scaled(hamiltonian, scales), 0.3)
+    np.testing.assert_allclose(shared, explicit, atol=1e-14)
+
+
+@each_field
+def test_state_vector_agrees_with_its_density_matrix_and_frechet(complex_entries, rng):
+    d, dt = 5, 0.7
+    psi, weight = complex_normal(rng, d), complex_normal(rng, d)
+    step = jax.jit(evolve_state)
+    for name, hamiltonian in qs.hamiltonian_kinds(rng, d, complex_entries).items():
+        U = qs.propagator(hamiltonian, dt)
+        arguments = jnp.asarray(psi), jnp.asarray(hamiltonian), jnp.asarray(dt)
+        ct_psi, ct_hamiltonian, ct_dt = gradients[evolve_state](*arguments, jnp.asarray(weight))
+        expected = qs.frechet_gradient(hamiltonian, dt, lambda dU: np.sum(weight * (dU @ psi)).real)
+        tolerance = 1e-12 if name == "strong" else 1e-13  # eps times the angle, as above
+        assert qs.relative_error(step(*arguments), U @ psi) < tolerance, name
+        assert qs.relative_error(ct_psi, U.T @ weight) < tolerance, name
+        assert qs.relative_error(ct_hamiltonian, expected) < tolerance, name
+        scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(psi)
+        assert abs(ct_dt - np.sum(weight * (-1j) * (hamiltonian @ U @ psi)).real) <= tolerance * scale, name
+        evolved = np.asarray(compiled[evolve_spectral](jnp.outer(arguments[0], arguments[0].conj()), *arguments[1:]))
+        np.testing.assert_allclose(evolved, np.outer(U @ psi, (U @ psi).conj()), atol=1e-12)
+
+
+def test_state_vectors_in_a_batch(rng):
+    psi = complex_normal(rng, 2, 3, 4)
+    hamiltonians = np.stack([qs.random_hermitian(rng, 4) for _ in range(3)])
+    time = np.array([0.1, 0.5, 2.0])
+    for hamiltonian in (hamiltonians[0], hamiltonians):
+        got = jax.jit(evolve_state)(*map(jnp.asarray, (psi, hamiltonian, time)))
+        each = np.broadcast_to(hamiltonian, (3, 4, 4))
+        expected = [[qs.propagator(each[j], time[j]) @ psi[i, j] for j in range(3)] for i in range(2)]
+        np.testing.assert_allclose(got, expected, atol=1e-13)
+
+
+def _one_by_one(rho, hamiltonians, dt):
+    return jax.lax.scan(lambda r, x: (evolve_spectral(r, *x), None), rho, (hamiltonians, dt))[0]
+
+
+@each_field
+def test_stack_equals_steps_in_value_and_gradient(complex_entries, rng):
+    depth, d = 6, 4
+    rho, weight = (jnp.asarray(x) for x in (qs.random_states(rng, d, (3,)), complex_normal(rng, 3, d, d)))
+    hamiltonians = jnp.asarray(np.stack([qs.random_hermitian(rng, d, complex_entries) for _ in range(depth)]))
+    times = jnp.asarray(rng.uniform(0.1, 2.0, size=(depth, 3)))
+    pair = (
+        jax.jit(jax.value_and_grad(lambda *a, f=f: weighted(f, *a), (0, 1, 2))) for f in (evolve_stack, _one_by_one)
+    )
+    (value, grads), (expected, expected_grads) = (f(rho, hamiltonians, times, weight) for f in pair)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    for got, want in zip(grads, expected_grads, strict=True):
+        assert qs.relative_error(got, np.asarray(want)) < 1e-13
+
+
+def test_stack_memory_does_not_grow_with_depth(rng):
+    """One stored state would take 64 d^2 16 bytes per layer; a Hamiltonian with its decomposition takes a few d^2 8."""
+    d, num = 6, 64
+    rho = jnp.asarray(qs.random_states(rng, d, (num,)))
+
+    def temporary(function, depth):
+        hamiltonians = jnp.zeros((depth, d, d))
+        loss = jax.grad(lambda *a: jnp.sum(jnp.abs(function(*a)) ** 4), (0, 1))
+        return jax.jit(loss).lower(rho, hamiltonians, jnp.zeros(depth)).compile().memory_analysis().temp_size_in_bytes
+
+    per_layer = (temporary(evolve_stack, 40) - temporary(evolve_stack, 8)) / 32
+    stored = (temporary(_one_by_one, 40) - temporary(_one_by_one, 8)) / 32
+    assert per_layer < 8 * d * d * 8
+    assert stored > num * d * d * 16
+
+
+def test_inversion_error_of_a_deep_stack(rng, dtype):
+    """There and back through 1000 layers: the docstring's 1e-13 in double and 7e-5 in single precision, with a margin of three."""
+    depth, d = 1000, 5
+    complex_dtype = qs.complex_dtype(dtype)
+    rho = jnp.asarray(qs.random_states(rng, d), complex_dtype)
+    hamiltonians = jnp.asarray(np.stack([qs.random_hermitian(rng, d) for _ in range(depth)]), dtype)
+    stack = jax.jit(evolve_stack)
+    end = stack(rho, hamiltonians, 0.5)
+    back = stack(end, hamiltonians[::-1], -0.5)
+    assert np.abs(end - rho).max() > 0.05
+    assert qs.relative_error(back, np.asarray(rho)) < {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
+
+
+@pytest.mark.parametrize(
+    ("rho", "hamiltonian", "dt", "message"),
+    [
+        ((3, 4), (4, 4), (), "rho must be square"),
+        ((4,), (4, 4), (), "rho must be square"),
+        ((3, 3), (4, 4), (), "same dimension"),
+        ((4, 4), (4, 3), (), "hamiltonian must be square"),
+        ((2, 4, 4), (4, 4), (3,), "leading axes must broadcast"),
+        ((2, 4, 4), (3, 4, 4), (), "leading axes must broadcast"),
+    ],
+)
+def test_wrong_shapes_are_refused(rho, hamiltonian, dt, message):
+    for method in (evolve, *METHODS):
+        with pytest.raises(ValueError, match=message):
+            method(jnp.zeros(rho), jnp.zeros(hamiltonian), jnp.zeros(dt))
+
+
+def test_wrong_dtypes_and_stacks_are_refused():
+    rho, hamiltonian = jnp.zeros((4, 4)), jnp.zeros((4, 4))
+    with pytest.raises(ValueError, match="one precision"):
+        evolve(rho, hamiltonian.astype(jnp.float32), 0.1)
+    with pytest.raises(ValueError, match="floating"):
+        evolve(rho, jnp.zeros((4, 4), int), 0.1)
+    with pytest.raises(ValueError, match="dt must be real"):
+        evolve(rho, hamiltonian, 0.1j)
+    with pytest.raises(ValueError, match="same dimension"):
+        evolve_state(jnp.zeros(3), hamiltonian, 0.1)
+    with pytest.raises(ValueError, match=r"\[depth, d, d\]"):
+        evolve_stack(rho, hamiltonian, 0.1)
+    with pytest.raises(ValueError, match="depth = 3"):
+        evolve_stack(rho, jnp.zeros((3, 4, 4)), jnp.zeros(2))

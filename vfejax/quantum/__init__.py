@@ -1,0 +1,1 @@
+"""Density matrices: states, entropies, channels and unitary evolution with exact adjoints."""

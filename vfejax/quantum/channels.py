@@ -1,0 +1,94 @@
+"""Channels: completely positive maps of density matrices that keep the trace.
+
+Each is linear in rho ``[..., d, d]``, so that :func:`choi_matrix` can hold it to its definition. Strengths ``[...]`` broadcast with the leading axes of rho and
+lie in [0, 1]; a value outside is not refused, and the result then need not be a state.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from vfejax.numerics import identity_like
+from vfejax.quantum.hermitian import adjoint, align, check_square, common_shape, matmul, real_dtype
+from vfejax.types import Array
+
+__all__ = ["amplitude_damping", "apply_kraus", "choi_matrix", "dephase", "depolarize", "mix"]
+
+
+def _align(rho: Array, value: Array | float, name: str) -> tuple[Array, Array]:
+    """rho and the real ``value`` as ``[..., 1, 1]``, with equally many axes."""
+    check_square("rho", rho)
+    value = jnp.asarray(value, real_dtype(rho))
+    rank = len(common_shape(rho=rho.shape[:-2], **{name: value.shape}))
+    return align(rho, rank, 2), align(value, rank, 0)[..., None, None]
+
+
+def dephase(rho: Array, strength: Array | float) -> Array:
+    """``(1 - eps) rho + eps diag(rho)``: off-diagonal entries shrink by ``1 - eps``, populations stay as they are."""
+    rho, eps = _align(rho, strength, "strength")
+    keep = 1.0 - eps * (1.0 - jnp.eye(rho.shape[-1], dtype=eps.dtype)[(None,) * (rho.ndim - 2)])
+    return keep.astype(rho.dtype) * rho
+
+
+def amplitude_damping(rho: Array, strength: Array | float) -> Array:
+    """Decay of every level k > 0 to level 0 with probability gamma.
+
+    Kraus operators ``diag(1, s, ..., s)``, ``s = sqrt(1 - gamma)``, and ``sqrt(gamma) |0><k|`` for each k > 0. The derivative by
+    gamma is infinite at gamma = 1.
+
+    Source: Nielsen and Chuang, Quantum Computation and Quantum Information (2000), section 8.3.5, for d = 2; every level decays alike here.
+    """
+    rho, gamma = _align(rho, strength, "strength")
+    ground = jnp.reshape(jnp.arange(rho.shape[-1]) == 0, (1,) * (rho.ndim - 2) + (-1,))
+    row, column = ground[..., :, None], ground[..., None, :]
+    keep = jnp.where(row & column, 1.0, jnp.where(row | column, jnp.sqrt(1.0 - gamma), 1.0 - gamma))
+    trace = jnp.trace(rho, axis1=-2, axis2=-1)[..., None, None]
+    gained = jnp.where(row & column, gamma.astype(rho.dtype) * (trace - rho[..., :1, :1]), 0.0)
+    return keep.astype(rho.dtype) * rho + gained
+
+
+def depolarize(rho: Array, strength: Array | float) -> Array:
+    """``(1 - p) rho + p tr(rho) I / d``: a state becomes the maximally mixed one with probability p."""
+    rho, p = _align(rho, strength, "strength")
+    trace = jnp.trace(rho, axis1=-2, axis2=-1)[..., None, None] / rho.shape[-1]
+    p = p.astype(rho.dtype)
+    return (1.0 - p) * rho + p * trace * identity_like(rho)
+
+
+def mix(rho: Array, other: Array, weight: Array | float) -> Array:
+    """Convex mixture ``(1 - w) rho + w other``; for fixed ``other`` it is the channel that replaces rho with probability w.
+
+    Args:
+        rho: ``[..., d, d]``.
+        other: the same shape and dtype.
+        weight: ``[...]``.
+    """
+    if rho.shape != other.shape or rho.dtype != other.dtype:
+        raise ValueError(
+            f"rho and other must have one shape and dtype, got {rho.shape} {rho.dtype} and {other.shape} {other.dtype}"
+        )
+    rho, w = _align(rho, weight, "weight")
+    w = w.astype(rho.dtype)
+    return (1.0 - w) * rho + w * align(other, w.ndim - 2, 2)
+
+
+def apply_kraus(operators: Array, rho: Array) -> Array:
+    """``sum_m K_m rho K_m^dag`` for ``operators [m, d, d]`` and ``rho [..., d, d]`` of one dtype."""
+    check_square("operators", operators)
+    check_square("rho", rho)
+    if operators.ndim != 3 or operators.shape[-1] != rho.shape[-1]:
+        raise ValueError(f"operators must be [m, d = {rho.shape[-1]}, d = {rho.shape[-1]}], got {operators.shape}")
+    operators = jnp.reshape(operators, (-1, *(1,) * (rho.ndim - 2), *operators.shape[-2:]))
+    return jnp.sum(matmul(matmul(operators, rho[None]), adjoint(operators)), axis=0)
+
+
+def choi_matrix(channel_fn: Callable[[Array], Array], dimension: int, dtype: jnp.dtype = jnp.complex64) -> Array:
+    """Choi matrix ``sum_jk |j><k| (x) channel(|j><k|)``, ``[d^2, d^2]``, of a linear map on ``[..., d, d]``.
+
+    The map is completely positive where this matrix is positive, and keeps the trace where its trace over the second factor is the identity.
+
+    Source: Choi, Linear Algebra Appl. 10 (1975) 285.
+    """
+    eye = jnp.eye(dimension, dtype=dtype)
+    units = eye[:, None, :, None] * eye[None, :, None, :]
+    return jnp.reshape(jnp.swapaxes(channel_fn(units), 1, 2), (dimension**2, dimension**2))
