@@ -8,11 +8,15 @@ from typing import Any, TypeVar
 
 import tyro
 
+from vfejax.io import run_directory
 from vfejax.io.errors import UserError
 
-__all__ = ["as_mapping", "check", "parse", "read_toml"]
+__all__ = ["SESSION", "as_mapping", "check", "parse", "parse_run", "read_toml", "settings"]
 
 Config = TypeVar("Config")
+
+# Settings that say how to run rather than what to compute; a resumed run takes them from the command line.
+SESSION = ("out", "config", "overwrite", "resume", "quiet")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -42,6 +46,11 @@ def as_mapping(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """What a run's ``config.toml`` says: every setting except those of the session."""
+    return {name: value for name, value in as_mapping(config).items() if name not in SESSION}
+
+
 def _arguments(config_type: type, mapping: Mapping[str, Any], where: str, prefix: str = "") -> list[str]:
     """The flags that say what a TOML table says, so that one parser (tyro) checks types for both."""
     fields = {field.name: field for field in dataclasses.fields(config_type)}
@@ -60,7 +69,7 @@ def _arguments(config_type: type, mapping: Mapping[str, Any], where: str, prefix
         elif isinstance(value, bool):
             if kind is not bool:
                 raise UserError(f"{where}: '{prefix}{key}' must not be true or false")
-            arguments.append(flag if value else flag.replace("--", "--no-", 1))
+            arguments.append(flag if value else f"--{prefix}no-{name.replace('_', '-')}")
         elif isinstance(value, list):
             arguments += [flag, *map(str, value)]
         elif isinstance(value, str | int | float):
@@ -89,6 +98,36 @@ def parse(
         flags = _arguments(config_type, base, "configuration")
         default = tyro.cli(config_type, args=flags, prog=f"{program} (configuration file)")
     return tyro.cli(config_type, args=list(arguments), prog=program, default=default)
+
+
+def parse_run(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+    """Configuration of a command that makes a run: as :func:`parse`, with ``--config``, and with ``--resume`` the run's own settings.
+
+    ``config_type`` has the fields of ``SESSION``, and ``steps``: the only setting that a resumed run may change.
+
+    Raises:
+        UserError: for a setting that a resumed run cannot change, naming it, and as :func:`parse`.
+    """
+    flags = parse(config_type, arguments, program=program)
+    if not flags.resume:
+        base = read_toml(flags.config) if flags.config else {}
+        for name in ("config", "resume"):
+            if name in base:
+                raise UserError(
+                    f"--config {flags.config}: '{name}' is not a setting; give --{name} on the command line"
+                )
+        return parse(config_type, arguments, program=program, base=base)
+    session = {name: getattr(flags, name) for name in SESSION}
+    stored = run_directory.read_config(flags.out)
+    original = parse(config_type, [], program=program, base=stored)
+    wanted = dataclasses.replace(parse(config_type, arguments, program=program, base=stored), **session)
+    fixed = dataclasses.replace(original, **session, steps=wanted.steps)
+    for name, value in vars(fixed).items():
+        if getattr(wanted, name) != value:
+            raise UserError(
+                f"--resume continues with the run's own settings; --{name.replace('_', '-')} was {value} (only --steps may change)"
+            )
+    return wanted
 
 
 def check(condition: bool, flag: str, value: Any, requirement: str) -> None:

@@ -6,7 +6,6 @@ rotations by aligning their beliefs.
 
 import functools
 import json
-import signal
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import config as configuration
 from vfejax.cli import simulate_problem, simulate_report
-from vfejax.cli.simulate_config import SESSION, SimulateConfig, check_values, parse
+from vfejax.cli.interrupt import Interrupt
+from vfejax.cli.simulate_config import SimulateConfig, check_values, parse
 from vfejax.dynamics.rollout import rollout
 from vfejax.io import checkpoint, numpy_state, run_directory
 from vfejax.io.errors import UserError
@@ -85,31 +85,13 @@ def _rows(infos: Any) -> dict[str, np.ndarray]:
     return columns
 
 
-class _Interrupt:
-    """Remembers a request to stop (Ctrl-C, SIGTERM) until the chunk under way is done; a second one stops at once."""
-
-    def __enter__(self) -> "_Interrupt":
-        self.requested = False
-        self._before = {sig: signal.signal(sig, self._handle) for sig in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _handle(self, signum: int, frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_: object) -> None:
-        for sig, handler in self._before.items():
-            signal.signal(sig, handler)
-
-
 def _advance(
     config: SimulateConfig,
     run: run_directory.RunDirectory,
     integrator: Integrator,
     start: _Start,
     errors_fn: Any,
-    interrupt: _Interrupt,
+    interrupt: Interrupt,
 ) -> PyTree:
     """Run to the last step or an interruption, writing metrics and checkpoints; returns the last state."""
     state, step = start.state, start.step
@@ -164,12 +146,12 @@ def simulate(config: SimulateConfig) -> int:
     def errors_fn(position: PyTree) -> dict[str, float]:
         return simulate_report.errors(problem, constrain(position))
 
-    settings = {name: value for name, value in configuration.as_mapping(config).items() if name not in SESSION}
+    settings = configuration.settings(config)
     if config.resume:
         run = run_directory.open_existing(config.out)
     else:
         run = run_directory.create(config.out, settings, overwrite=config.overwrite)
-    with run, _Interrupt() as interrupt:
+    with run, Interrupt() as interrupt:
         start = _start(config, integrator, energy_fn, jax.jit(populations.unconstrain)(problem.population))
         if config.resume:
             run_directory.write_config(run, settings)

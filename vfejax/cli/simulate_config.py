@@ -1,7 +1,7 @@
 """Options of ``vfejax simulate``: their meaning, their defaults, their limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,10 +10,8 @@ import tyro
 
 from vfejax.cli import config as configuration
 from vfejax.cli.config import check
-from vfejax.io import run_directory
-from vfejax.io.errors import UserError
 
-__all__ = ["SESSION", "Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
+__all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,6 @@ class SimulateConfig:
     """Steps between checkpoints, a multiple of --log-every."""
 
 
-# Settings that say how to run rather than what to compute; a resumed run takes them from the command line.
-SESSION = ("out", "config", "overwrite", "resume", "quiet")
-
-
 def check_values(config: SimulateConfig) -> None:
     positive = ("agents", "measurements", "noise_std", "prior_std", "support_radius", "temperature", "step_size")
     for name in (*positive, "trust_radius", "log_every", "checkpoint_every"):
@@ -171,24 +165,4 @@ def check_values(config: SimulateConfig) -> None:
 
 def parse(arguments: Sequence[str]) -> SimulateConfig:
     """Flags over the configuration file (or, with --resume, over the run's own configuration) over the defaults."""
-    program = "vfejax simulate"
-    flags = configuration.parse(SimulateConfig, arguments, program=program)
-    if not flags.resume:
-        base = configuration.read_toml(flags.config) if flags.config else {}
-        for name in ("config", "resume"):
-            if name in base:
-                raise UserError(
-                    f"--config {flags.config}: '{name}' is not a setting; give --{name} on the command line"
-                )
-        return configuration.parse(SimulateConfig, arguments, program=program, base=base)
-    stored = run_directory.read_config(flags.out)
-    original = configuration.parse(SimulateConfig, [], program=program, base=stored)
-    wanted = configuration.parse(SimulateConfig, arguments, program=program, base=stored)
-    wanted = replace(wanted, **{name: getattr(flags, name) for name in SESSION})
-    fixed = replace(original, **{name: getattr(flags, name) for name in SESSION}, steps=wanted.steps)
-    for name, value in vars(fixed).items():
-        if getattr(wanted, name) != value:
-            raise UserError(
-                f"--resume continues with the run's own settings; --{name.replace('_', '-')} was {value} (only --steps may change)"
-            )
-    return wanted
+    return configuration.parse_run(SimulateConfig, arguments, program="vfejax simulate")
