@@ -79,6 +79,15 @@ def test_rate_leaves_out_what_came_before_the_first_report():
     assert lines[1] == "700/1000 (70 %) loss 1  accuracy 0.75  2 batches/s  0:02:30 left"
 
 
+def test_rate_counts_the_units_that_steps_are_made_of():
+    stream, clock = io.StringIO(), Clock()
+    with progress(20, stream=stream, clock=clock, unit="tokens", units_per_step=768) as update:
+        update(10, {})
+        clock.now += 5.0
+        update(20, {})
+    assert stream.getvalue().splitlines()[1] == "20/20 (100 %) 1536 tokens/s  0:00:00 left"
+
+
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_quiet_shows_nothing(stream):
     assert run(100, 1.0, stream(), quiet=True) == ""

@@ -122,6 +122,12 @@ def test_settings_are_flat_and_complete(write):
     assert page.text("summary") == ["4 settings"]
 
 
+def test_texts_keep_their_lines_and_captions(write):
+    page = write(texts=[("First.", "To be,\n  or not"), ("Second.", "x")])
+    assert page.text("pre") == ["To be,\n  or not", "x"]
+    assert page.text("figcaption") == ["First.", "Second."]
+
+
 def test_all_text_is_escaped(write, png):
     evil = "<script>alert('x')</script> & \"quotes\""
     page = write(
@@ -129,13 +135,14 @@ def test_all_text_is_escaped(write, png):
         summary_rows=[(evil, evil)],
         summary_header=(evil, evil),
         figures=[(evil, evil, png)],
+        texts=[(evil, evil)],
         config={evil: evil},
         notes=[evil],
     )
     assert page.named("script") == []
     assert page.open == []
     assert page.named("img")[0]["alt"] == evil
-    for tag in ("title", "h1", "th", "td", "strong", "figcaption", "li", "code"):
+    for tag in ("title", "h1", "th", "td", "strong", "figcaption", "li", "code", "pre"):
         assert evil in "".join(page.text(tag))
 
 

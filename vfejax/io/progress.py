@@ -30,6 +30,7 @@ def progress(
     description: str = "",
     start: int = 0,
     unit: str = "steps",
+    units_per_step: int = 1,
     stream: IO[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ProgressFn]:
@@ -43,7 +44,8 @@ def progress(
         quiet: show nothing.
         description: what is going on, in a word.
         start: step at which the loop begins, when it continues an earlier one.
-        unit: name of the steps.
+        unit: what the rate counts.
+        units_per_step: how many of them a step is.
         stream: where to; standard error if None.
         clock: seconds.
 
@@ -51,7 +53,7 @@ def progress(
         ``update(step, postfix)``, to be called now and then, with the last call at ``step = total``.
     """
     stream = sys.stderr if stream is None else stream
-    status = _status(total, unit, clock)
+    status = _status(total, unit, units_per_step, clock)
     if quiet:
         yield lambda step, postfix: None
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
@@ -97,7 +99,9 @@ def _lines(
     return update
 
 
-def _status(total: int, unit: str, clock: Callable[[], float]) -> Callable[[int, Mapping[str, float]], str]:
+def _status(
+    total: int, unit: str, units_per_step: int, clock: Callable[[], float]
+) -> Callable[[int, Mapping[str, float]], str]:
     first: list[tuple[int, float]] = []
 
     def status(step: int, postfix: Mapping[str, float]) -> str:
@@ -107,7 +111,7 @@ def _status(total: int, unit: str, clock: Callable[[], float]) -> Callable[[int,
         done, seconds = step - first[0][0], now - first[0][1]
         parts = [f"{name} {float(value):.6g}" for name, value in postfix.items()]
         if done > 0 and seconds > 0:
-            parts.append(f"{done / seconds:.4g} {unit}/s")
+            parts.append(f"{done * units_per_step / seconds:.4g} {unit}/s")
             parts.append(f"{_duration((total - step) * seconds / done)} left")
         return "  ".join(parts)
 

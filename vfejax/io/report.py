@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: summary, pictures, settings, notes."""
+"""One self-contained HTML page about a run: summary, pictures, text, settings, notes."""
 
 import base64
 import html
@@ -38,6 +38,7 @@ figure img { max-width: 100%; height: auto; display: inline-block; }
 figcaption { padding: .8rem 1rem; border-top: 1px solid var(--line); color: var(--soft); }
 figcaption strong { display: block; color: var(--ink); }
 summary { cursor: pointer; padding: .6rem .9rem; color: var(--accent); }
+pre { margin: 0; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, monospace; }
 @media print { body { background: #ffffff; } figure { break-inside: avoid; } }
 """.strip()
@@ -57,6 +58,7 @@ def write_report(
     summary_rows: Sequence[Sequence[Any]],
     summary_header: Sequence[str] = ("quantity", "value"),
     figures: Iterable[tuple[str, str, bytes]] = (),
+    texts: Iterable[tuple[str, str]] = (),
     config: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
@@ -68,6 +70,7 @@ def write_report(
         summary_rows: one row per quantity, each as long as the header. Numbers are shown with six digits and right-aligned.
         summary_header: names of the columns.
         figures: ``(title, caption, png)`` each, in order; shown on white.
+        texts: ``(caption, text)`` each, in order, line breaks kept; such as what a language model wrote.
         config: the settings; nested ones are shown as ``outer.inner``.
         notes: one remark each, such as what a reader should know or doubt.
 
@@ -83,6 +86,7 @@ def write_report(
         _section("Summary", _table(summary_header, summary_rows) if summary_rows else ""),
         _section("Notes", _list(notes) if notes else ""),
         _section("Figures", "".join(_figure(*figure) for figure in figures)),
+        _section("Text", "".join(_passage(*text) for text in texts)),
         _section("Settings", _settings(config) if config else ""),
     ]
     atomic_write(path, _page(title, "".join(sections)))
@@ -138,6 +142,10 @@ def _figure(title: str, caption: str, png: bytes) -> str:
         f'<figure><div class="sheet"><img alt="{html.escape(title)}" src="data:image/png;base64,{data}"></div>\n'
         f"<figcaption><strong>{html.escape(title)}</strong>{html.escape(caption)}</figcaption></figure>\n"
     )
+
+
+def _passage(caption: str, text: str) -> str:
+    return f"<figure><pre>{html.escape(text)}</pre>\n<figcaption>{html.escape(caption)}</figcaption></figure>\n"
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A run is a directory: configuration, environment, metrics, and the lock that keeps two processes apart.
 
-``config.toml`` (fully resolved), ``environment.json``, ``metrics.csv``, ``checkpoints/``, ``figures/``, ``report.html``, ``summary.json``,
-``initial.npz`` and ``final.npz``. Every file is written atomically except ``metrics.csv``, which grows and whose half last line, after a
+``config.toml`` (fully resolved), ``environment.json``, ``metrics.csv``, ``checkpoints/``, ``figures/``, ``report.html`` and ``summary.json``; a
+simulation adds ``initial.npz`` and ``final.npz``, a training ``vocabulary.json`` and ``best/`` (its best weights). Every file is written atomically except ``metrics.csv``, which grows and whose half last line, after a
 kill, is never read.
 """
 
@@ -45,6 +45,8 @@ _LOCK = "lock"
 _WRITTEN = (
     "metrics.csv",
     "checkpoints",
+    "best",
+    "vocabulary.json",
     "figures",
     "report.html",
     "summary.json",
