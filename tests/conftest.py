@@ -24,3 +24,10 @@ def dtype(request):
 def rng():
     """A NumPy generator for test data, fresh and identical in every test."""
     return np.random.default_rng(20260731)
+
+
+@pytest.fixture(scope="module")
+def library_promotion():
+    """What flax's layers and optax's Adam need: they mix dtypes and ranks, which the settings above refuse."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vfejax.types import Array
 
 __all__ = [
+    "at_least_float32",
     "cholesky",
     "identity_like",
     "log_det_cholesky",
@@ -21,6 +22,11 @@ __all__ = [
     "transpose",
     "triangular_inverse",
 ]
+
+
+def at_least_float32(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    """float32 for half precision, else ``dtype`` itself: what sums and weights are kept in."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def transpose(x: Array) -> Array:

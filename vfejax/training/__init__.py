@@ -1,0 +1,1 @@
+"""Training as pure functions: losses, metrics, schedules, steps, sharding."""
