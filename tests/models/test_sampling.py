@@ -1,0 +1,139 @@
+"""Choosing tokens, and decoding: against distributions computed by hand, and against reading everything again for every token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.models import resnet_bk, sampling, transformer
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+VOCABULARY, LENGTH = 7, 6
+
+
+def _share(sampler_fn, logits, draws=4000):
+    """How often each token is drawn."""
+    keys = jax.random.split(jax.random.key(0), draws)
+    tokens = jax.jit(jax.vmap(lambda key: sampler_fn(key, logits)))(keys)
+    assert tokens.dtype == jnp.int32
+    return np.bincount(np.asarray(tokens)[:, 0], minlength=logits.shape[-1]) / draws
+
+
+@pytest.fixture
+def logits(rng):
+    return jnp.log(jnp.asarray([[0.4, 0.25, 0.15, 0.1, 0.06, 0.04]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "power"),
+    [
+        ({}, 6, 1.0),
+        ({"temperature": 0.5}, 6, 2.0),
+        ({"top_k": 2}, 2, 1.0),
+        ({"top_k": 10}, 6, 1.0),
+        ({"top_p": 0.6}, 2, 1.0),
+        ({"top_p": 0.66}, 3, 1.0),
+        ({"top_p": 1e-6}, 1, 1.0),
+        ({"temperature": 2.0, "top_k": 3}, 3, 0.5),
+        ({"top_k": 4, "top_p": 0.7}, 2, 1.0),
+    ],
+)
+def test_share_of_every_token(options, kept, power, logits):
+    weights = np.exp(np.asarray(logits)[0]) ** power
+    weights[kept:] = 0
+    share = _share(sampling.sampler(**options), logits)
+    assert np.all(share[kept:] == 0)
+    # Four standard deviations of 4000 draws.
+    np.testing.assert_allclose(share, weights / weights.sum(), atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_temperature_zero_takes_the_most_probable_and_forbidden_tokens_never_appear(logits):
+    assert _share(sampling.sampler(0.0), logits, 5)[0] == 1
+    assert _share(sampling.sampler(0.0, forbidden=(0, 1)), logits, 5)[2] == 1
+    share = _share(sampling.sampler(forbidden=(0,)), logits)
+    assert share[0] == 0
+    assert np.all(share[1:] > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+    ],
+)
+def test_bad_options_are_named(options, name):
+    with pytest.raises(ValueError, match=name):
+        sampling.sampler(**options)
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), VOCABULARY, LENGTH, jnp.float64)
+    # Large weights, so that the most probable token depends on the text.
+    return model, jax.tree.map(lambda x: 30 * x, jax.jit(model.init)(jax.random.key(10)))
+
+
+@pytest.fixture(scope="module")
+def unbounded():
+    config = resnet_bk.ResNetBKConfig(layers=1, dim=8, heads=2, hidden=8, experts=2)
+    model = resnet_bk.build(config, VOCABULARY, LENGTH, jnp.float64)
+    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(0)))
+
+
+def _read_again(model, params, prompt, num_tokens):
+    """The most probable continuation by reading the whole window for every token."""
+    apply = jax.jit(model.apply)
+    text = list(prompt)
+    start = 0
+    for position in range(len(prompt) + num_tokens - 1):
+        if position - start == model.max_length:
+            start = position - model.max_length // 2
+        if position == len(text) - 1:
+            window = np.zeros((1, model.max_length or len(prompt) + num_tokens), np.int32)
+            window[0, : position + 1 - start] = text[start:]  # what follows cannot matter: models are causal
+            text.append(int(jnp.argmax(apply(params, window, None).logits[0, position - start])))
+    return text[len(prompt) :]
+
+
+def _greedy(model, params, prompt, num_tokens):
+    tokens = sampling.generate(
+        model, params, jnp.asarray([prompt]), num_tokens, jax.random.key(0), sampling.sampler(0.0)
+    )
+    return np.asarray(tokens)[0].tolist()
+
+
+@pytest.mark.parametrize("prompt", [[3], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0, 1]])
+def test_a_full_window_starts_again_from_its_last_half(prompt, gpt):
+    model, params = gpt
+    expected = _read_again(model, params, prompt, 11)
+    assert _greedy(model, params, prompt, 11) == expected
+    assert len(set(expected)) > 1
+
+
+def test_without_a_bound_everything_is_remembered(unbounded):
+    model, params = unbounded
+    assert _greedy(model, params, [5, 1], 12) == _read_again(model, params, [5, 1], 12)
+
+
+def test_longer_texts_begin_like_shorter_ones_and_rows_are_independent(unbounded):
+    model, params = unbounded
+    prompt = jnp.asarray([[1, 2], [3, 4]])
+
+    def write(prompt, count, seed):
+        return np.asarray(sampling.generate(model, params, prompt, count, jax.random.key(seed), sampling.sampler(2.0)))
+
+    long = write(prompt, 9, 0)
+    assert long.shape == (2, 9)
+    assert np.array_equal(long[:, :4], write(prompt, 4, 0))
+    assert not np.array_equal(long, write(prompt, 9, 1))
+
+
+@pytest.mark.parametrize("prompt", [np.zeros((1, 0), np.int32), np.zeros(3, np.int32), np.zeros((1, 3))])
+def test_a_bad_prompt_is_named(prompt, unbounded):
+    with pytest.raises(ValueError, match="prompt must"):
+        sampling.generate(*unbounded, prompt, 2, jax.random.key(0), sampling.sampler())

@@ -1,0 +1,1 @@
+"""Sequence models: flax modules that hold weights and call the mathematics of the other folders."""
