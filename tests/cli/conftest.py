@@ -53,10 +53,10 @@ def blank_pictures():
 def refused(capfd):
     """Call the command, expect exit status 2 and one line on standard error that holds every given piece; returns the line."""
 
-    def call(out: Path, arguments: list[str], *pieces: str) -> str:
-        assert main(["simulate", "--out", str(out), *map(str, arguments)]) == 2
+    def call(out: Path, arguments: list[str], *pieces: str, command: str = "simulate") -> str:
+        assert main([command, "--out", str(out), *map(str, arguments)]) == 2
         captured = capfd.readouterr()
-        assert captured.err.startswith("vfejax simulate: ")
+        assert captured.err.startswith(f"vfejax {command}: ")
         assert captured.err.count("\n") == 1
         assert captured.err.endswith("\n")
         for piece in pieces:
@@ -69,9 +69,9 @@ def refused(capfd):
 
 @pytest.fixture(scope="session")
 def start_process(cache_folder):
-    """Start ``vfejax simulate`` as a process of its own; ``before`` is Python that it runs first."""
+    """Start a command as a process of its own; ``before`` is Python that it runs first."""
 
-    def start(*arguments: str, before: str = "pass") -> subprocess.Popen:
+    def start(*arguments: str, before: str = "pass", command: str = "simulate") -> subprocess.Popen:
         # The configuration of the tests themselves, so that both sides find each other's compiled programs.
         environment = os.environ | {
             "JAX_ENABLE_X64": "1",
@@ -79,9 +79,9 @@ def start_process(cache_folder):
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
-        code = f"{before}\nimport sys\nfrom vfejax.cli.main import main\nsys.exit(main(['simulate', *sys.argv[1:]]))"
+        code = f"{before}\nimport sys\nfrom vfejax.cli.main import main\nsys.exit(main(sys.argv[1:]))"
         return subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, "-c", code, command, *map(str, arguments)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from vfejax import __version__
 from vfejax.io.errors import UserError
 
-COMMANDS = {"simulate": "a population of Gaussian agents minimises its variational free energy"}
+COMMANDS = {
+    "simulate": "a population of Gaussian agents minimises its variational free energy",
+    "train": "a next-token model learns a text",
+    "evaluate": "how well a trained model predicts a text",
+    "generate": "a trained model continues a text",
+}
 
 INTERRUPTED = 130
 

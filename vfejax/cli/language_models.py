@@ -1,0 +1,63 @@
+"""The models that ``vfejax train`` knows, and a trained one read back from its run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.cli import config as configuration
+from vfejax.cli.train_config import TrainConfig
+from vfejax.io import checkpoint, run_directory, vocabulary
+from vfejax.io.errors import UserError
+from vfejax.io.vocabulary import Vocabulary
+from vfejax.models import resnet_bk, transformer
+from vfejax.types import PyTree, SequenceModel
+
+__all__ = ["BEST", "Trained", "build", "load"]
+
+BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
+
+# A new model is one file with a configuration and a build function, one line here and two in train_config.py.
+_BUILDERS = {"resnet-bk": resnet_bk.build, "transformer": transformer.build}
+
+
+class Trained(NamedTuple):
+    """A run's settings, model, best weights, vocabulary, and the step and validation loss (nats per token) of those weights."""
+
+    config: TrainConfig
+    model: SequenceModel
+    params: PyTree
+    vocabulary: Vocabulary
+    step: int
+    valid_loss: float
+
+
+def build(config: TrainConfig, vocab_size: int) -> SequenceModel:
+    """The model that a configuration describes; numbers that do not fit together are a UserError."""
+    options = getattr(config, config.model.replace("-", "_"))
+    try:
+        return _BUILDERS[config.model](options, vocab_size, config.length, jnp.dtype(config.compute))
+    except ValueError as error:
+        raise UserError(f"--{config.model}: {error}") from error
+
+
+def load(path: Path) -> Trained:
+    """Read what ``vfejax train`` left at ``path``; switches to float64 when the run used it.
+
+    Raises:
+        UserError: when it is no such run, has not been evaluated yet, or is damaged.
+    """
+    stored = run_directory.read_config(path)
+    if "model" not in stored:
+        raise UserError(f"{path} holds no trained model; give a directory that vfejax train wrote")
+    config = configuration.parse(TrainConfig, [], program="vfejax train", base=stored)
+    if config.compute == "float64":
+        jax.config.update("jax_enable_x64", True)
+    words = vocabulary.load(path / "vocabulary.json")
+    model = build(config, words.size)
+    if checkpoint.latest_step(path / BEST) is None:
+        raise UserError(f"{path} holds no weights yet; wait for the first evaluation of vfejax train")
+    template = jax.eval_shape(model.init, jax.random.key(0))
+    params, meta = checkpoint.restore(path / BEST, template)
+    return Trained(config, model, params, words, meta["step"], meta["valid_loss"])
