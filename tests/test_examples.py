@@ -83,3 +83,63 @@ def test_flows_are_compared_at_equal_cost_and_drawn(flows):
     _, rows, out = flows
     assert {row[2] for row in rows.values()} == {300}
     assert _is_drawn(out / "hamiltonian_vs_gradient.png")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, quick_compilation):
+    """Densities and exponents of the example on short chains, and where it drew."""
+    example = _load("disordered_chain")
+    out = tmp_path_factory.mktemp("chain")
+    return example, *example.main(num_sites=2**15, out=out), out
+
+
+def test_density_of_states_is_the_theory(chain):
+    example, densities, _, out = chain
+    found, _, theory = densities[0.0]
+    # Nothing is random in the clean chain: rounding of float32, times |T - z| / Im z = 100.
+    np.testing.assert_allclose(found, theory, rtol=1e-5)
+    inside = np.abs(example.ENERGIES) < 1.7
+    arcsine = 1 / (np.pi * np.sqrt(4 - example.ENERGIES[inside] ** 2))
+    # Broadening takes away Im z^2 rho'' / 2: 0.1 % at |E| = 1.625.
+    np.testing.assert_allclose(found[inside], arcsine, rtol=1.5e-3)
+    for gamma in example.LLOYD[1:]:
+        found, error, theory = densities[gamma]
+        # Root mean square over 49 energies in units of the standard error: 1, give or take what neighbouring energies share.
+        assert 0.6 < np.sqrt(np.mean(((found - theory) / error) ** 2)) < 1.5
+        assert np.median(error / theory) < 0.1
+    assert _is_drawn(out / "disordered_chain.png")
+
+
+def test_lyapunov_exponent_is_the_theory(chain):
+    example, _, exponents, _ = chain
+    found, error, theory = exponents["Gamma", 0.1]
+    assert np.max(np.abs(found - theory) / error) < 4
+    assert np.mean(error / theory) < 0.03
+    for width in example.BOX:
+        found, error, theory = exponents["W", width]
+        # The second order leaves out up to 6 % at W = 2, which falls as W^2.
+        assert np.all(np.abs(found - theory) < 4 * error + 0.06 * (width / 2) ** 2 * theory)
+        assert abs(np.mean(found / theory) - 1) < 0.05
+
+
+def test_the_bands_centre_is_not_the_second_order(chain):
+    example, _, exponents, _ = chain
+    found, error, theory = exponents["W", 1.0]
+    centre = example.BAND == 0
+    np.testing.assert_allclose(1 / theory[centre], 105.0, rtol=1e-3)
+    assert np.all(np.abs(found - theory)[centre] < 3 * error[centre])
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_language_model_learns_and_writes(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the rose is red, the violet blue, and so are you.\n" * 200)
+    small = {"layers": 1, "dim": 32, "heads": 4, "hidden": 32}
+    loss, sample = _load("train_language_model").main(str(text), num_steps=150, num_tokens=60, **small)
+    # Uniform would be ln 20 = 3.0; the text is one line for ever.
+    assert loss < 1.0
+    assert len(sample) == 60
+    assert set(sample) <= set(text.read_text())
+    printed = capsys.readouterr().out
+    assert f"validation loss {loss:.3f}" in printed
+    assert sample in printed

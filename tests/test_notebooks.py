@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, with short settings, and are committed as they ran."""
 
 import os
+import re
 from pathlib import Path
 
 import nbclient
@@ -8,7 +9,10 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-SHORT = {"01_agents": {"num_agents": 6, "num_steps": 16}}
+SHORT = {
+    "01_agents": {"num_agents": 6, "num_steps": 16},
+    "02_resolvent": {"num_sites": 300, "num_tokens": 512},
+}
 
 
 def _outputs(notebook):
@@ -64,3 +68,39 @@ def test_agents_notebook_says_what_it_claims():
         assert float(lines[name].split()[-1]) < 1e-12
     assert float(lines["frames left behind"].split()[-1]) > 1e-3
     assert "slopes equal the formulas: True" in printed
+
+
+def test_resolvent_notebook_says_what_it_claims():
+    printed = _printed(_read("02_resolvent"))
+
+    def number(before, after=r"\s"):
+        return float(re.search(re.escape(before) + r"\s*([-+.e\d]+)" + after, printed).group(1))
+
+    assert 100 < number("complex64: overflows at site") < 130
+    assert 850 < number("complex128: overflows at site") < 1000
+    assert number("complex64 at 1500 sites: largest relative error") < 1e-6
+    assert number("largest |g^L|", ",") <= 1
+    # Losses left by the gradient and by the two shortcuts, in per cent of the start.
+    exact, square, inverse = (
+        float(re.search(rf"^{re.escape(rule)}\s.*left after 400 steps (\d+) %", printed, re.M).group(1))
+        for rule in ("exact", "-G^2", "-1/G^2")
+    )
+    assert 2 * exact < square < 100 < inverse
+    assert number("sweep above the diagonal, largest entry:") == 0
+    assert number("g^L_i    largest change before site 60:") == 0
+    assert number("G_{ii}   largest change before site 60:") > 0.1
+    assert number("next token from G and g^L of the past: right", " %") > 85
+    # Coin tosses: four standard deviations of a mean of 16383.
+    assert abs(number("next token from g^L alone of the past: right", " %") - 50) < 1.6
+    assert number("clean chain against theory: largest relative difference") < 1e-10
+    # Neighbouring energies share their noise, hence not closer to 1.
+    assert number("Cauchy energies:") < 2
+    for claim in (
+        "against a dense inverse of 200 sites, complex128: largest relative error",
+        "exact adjoint against the dense matrix:",
+        "sweep against the systems cut off after each site:",
+        "sweep and back substitution against the dense inverse:",
+        "reaches by recursion against the formula: largest relative difference",
+        "streaming against batch: g^L",
+    ):
+        assert number(claim, r"[\s,]") < 1e-10
