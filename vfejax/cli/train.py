@@ -76,7 +76,7 @@ class Task(NamedTuple):
 def _task(config: TrainConfig) -> Task:
     data = train_corpus(config)
     padding = data.vocabulary.padding_id
-    model = language_models.build(config, data.vocabulary.size)
+    model = language_models.build(config, data.vocabulary.size, data.train.tokens)
     rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
     optimizer = adamw(rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
@@ -93,7 +93,9 @@ def _start(task: Task, run: run_directory.RunDirectory) -> tuple[Position, bool]
     key = jax.random.key(config.seed)
     latest = checkpoint.latest_step(run) if config.resume else None
     if latest is None:
-        state = sharding.replicate(task.mesh, jax.jit(task.trainer.init)(key))
+        # Runs once, so what counts is how fast it compiles.
+        init = jax.jit(task.trainer.init, compiler_options={"xla_backend_optimization_level": 0})
+        state = sharding.replicate(task.mesh, init(key))
         return Position(state, _best(math.inf, 0, 0)), True
     if latest > config.steps:
         raise UserError(

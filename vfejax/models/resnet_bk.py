@@ -43,7 +43,7 @@ class ResNetBKConfig:
     """Feed-forward experts per block."""
     top_k: int = 1
     """Experts that read a token."""
-    hidden: int = 256
+    hidden: int = 128
     """Width of each expert's hidden layer."""
     router: Literal["top-k", "gumbel"] = "top-k"
     """How experts are chosen: the most probable ones, or straight-through Gumbel noise in training."""
