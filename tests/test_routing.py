@@ -1,0 +1,277 @@
+"""Routing against loops over tokens: values, gradients, and that no token feels what becomes of another."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.routing import (
+    Routing,
+    expert_feed_forward,
+    expert_usage,
+    feed_forward_blocks,
+    feed_forward_ragged,
+    gumbel_top_k,
+    load_balance_loss,
+    router_z_loss,
+    top_k,
+)
+
+EXPERTS, DIM, HIDDEN = 4, 5, 6
+each_form = pytest.mark.parametrize("form", [feed_forward_blocks, feed_forward_ragged])
+each_router = pytest.mark.parametrize("router", [top_k, gumbel_top_k])
+
+# Blocks of 1 row, of 4 with some left over, and of 32.
+CHOICES = {
+    "one row": [2],
+    "fewer rows than experts": [3, 0, 3],
+    "the first takes all": [0] * 50,
+    "the last takes all": [3] * 50,
+    "nobody takes the second": [0, 2, 3, 3, 2, 3, 3] * 7 + [0],
+    "one row over in every group": [0, 1, 2, 3] * 9 + [0, 1] * 7,
+    "uneven": [3] * 200 + [1] + [0] * 33 + [3, 2] * 33,
+}
+
+
+def _kernels(rng, dtype=np.float64, num_experts=EXPERTS, dim=DIM, hidden=HIDDEN):
+    shapes = (num_experts, dim, hidden), (num_experts, hidden, dim)
+    return tuple(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
+
+
+def _softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+@partial(jax.jit, static_argnums=0)
+def _value_and_gradients(form, rows, experts, kernel_in, kernel_out, cotangent):
+    value, pull = jax.vjp(lambda x, *kernels: form(x, experts, *kernels, jnp.tanh), rows, kernel_in, kernel_out)
+    return value, *pull(cotangent)
+
+
+def _by_loop(rows, experts, kernel_in, kernel_out, cotangent):
+    """The same in NumPy, one row after another, with the derivative by hand."""
+    values, changes = np.zeros_like(rows), np.zeros_like(rows)
+    changes_in, changes_out = np.zeros_like(kernel_in), np.zeros_like(kernel_out)
+    for i, e in enumerate(experts):
+        hidden = np.tanh(rows[i] @ kernel_in[e])
+        values[i] = hidden @ kernel_out[e]
+        change = (kernel_out[e] @ cotangent[i]) * (1.0 - hidden**2)
+        changes[i] = kernel_in[e] @ change
+        changes_in[e] += np.outer(rows[i], change)
+        changes_out[e] += np.outer(hidden, cotangent[i])
+    return values, changes, changes_in, changes_out
+
+
+@each_form
+@pytest.mark.parametrize(("name", "kind"), [*((name, "float64") for name in CHOICES), ("uneven", "float32")])
+def test_value_and_gradients_are_those_of_a_loop_over_rows(form, name, kind, rng):
+    experts, dtype = CHOICES[name], jnp.dtype(kind)
+    rows, cotangent = (jnp.asarray(rng.standard_normal((len(experts), DIM)), dtype) for _ in range(2))
+    kernels = _kernels(rng, dtype)
+    found = _value_and_gradients(form, rows, jnp.asarray(experts, jnp.int32), *kernels, cotangent)
+    found = [np.asarray(x) for x in found]
+    rows, kernel_in, kernel_out, cotangent = (np.asarray(x, np.float64) for x in (rows, *kernels, cotangent))
+    expected = _by_loop(rows, experts, kernel_in, kernel_out, cotangent)
+    for got, wanted in zip(found, expected, strict=True):
+        assert got.dtype == dtype
+        # Sums of up to 266 products of three numbers of order 1.
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=300 * float(jnp.finfo(dtype).eps))
+    for unused in set(range(EXPERTS)) - set(experts):
+        assert np.all(found[2][unused] == 0)
+        assert np.all(found[3][unused] == 0)
+
+
+@each_form
+def test_an_activation_that_is_not_zero_at_zero_leaves_no_trace_of_the_padding(form, rng):
+    experts = jnp.asarray(CHOICES["uneven"], jnp.int32)
+    rows, (kernel_in, kernel_out) = jnp.asarray(rng.standard_normal((len(experts), DIM))), _kernels(rng)
+
+    @jax.jit
+    @jax.grad
+    def gradient(kernel_out):
+        return jnp.sum(form(rows, experts, kernel_in, kernel_out, jnp.cos))
+
+    found, expected = gradient(kernel_out), np.zeros(kernel_out.shape)
+    for row, e in zip(np.asarray(rows), CHOICES["uneven"], strict=True):
+        expected[e] += np.cos(row @ np.asarray(kernel_in[e]))[:, None]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_kernel_gradients_of_many_blocks_are_summed_in_single_precision(rng):
+    """Adding up 32 rows at a time, bfloat16 would stop at 8192."""
+    num = 128 * 128
+    rows, kernel = jnp.ones((num, 1), jnp.bfloat16), jnp.ones((1, 1, 1), jnp.bfloat16)
+    experts = jnp.zeros(num, jnp.int32)
+
+    def total(kernel_in):
+        found = feed_forward_blocks(rows, experts, kernel_in, kernel, lambda x: x)
+        return jnp.sum(found.astype(jnp.float32))
+
+    assert float(jax.jit(jax.grad(total))(kernel)[0, 0, 0]) == num
+
+
+# Width 5 with 20 rows: in blocks of 5 instead of 4, the last bits of a row depend on its place in float64.
+@each_form
+@pytest.mark.parametrize(
+    ("tokens", "k", "dim", "hidden", "num_experts", "kind"),
+    [
+        (768, 1, 128, 256, 4, "float32"),
+        (768, 2, 128, 256, 4, "float32"),
+        (768, 2, 128, 256, 4, "bfloat16"),
+        (10, 2, 5, 5, 2, "float64"),
+        (57, 2, 17, 1, 4, "float32"),
+        (96, 1, 33, 70, 3, "float64"),
+    ],
+)
+def test_a_row_does_not_feel_the_others_bit_for_bit(form, tokens, k, dim, hidden, num_experts, kind, rng):
+    kernels = _kernels(rng, kind, num_experts, dim, hidden)
+    jitted = jax.jit(lambda rows, experts: form(rows, experts, *kernels, jax.nn.gelu))
+
+    def apply(rows, experts):
+        return np.asarray(jitted(jnp.asarray(rows, kind), jnp.asarray(experts, jnp.int32)))
+
+    token = np.arange(tokens)
+    for kept in (token < tokens // 2, token >= tokens // 2, rng.random(tokens) < 0.3, token == tokens // 3):
+        kept = np.repeat(kept, k)
+        rows, others = (rng.standard_normal((tokens * k, dim)) for _ in range(2))
+        experts, elsewhere = (rng.choice(num_experts, tokens * k) for _ in range(2))
+        before = apply(rows, experts)
+        after = apply(np.where(kept[:, None], rows, others), np.where(kept, experts, elsewhere))
+        np.testing.assert_array_equal(before[kept], after[kept])
+        assert np.any(before[~kept] != after[~kept])
+
+
+def test_a_row_that_is_not_finite_spoils_no_other(rng):
+    experts = jnp.asarray(CHOICES["uneven"], jnp.int32)
+    rows, kernels = jnp.asarray(rng.standard_normal((len(experts), DIM))), _kernels(rng)
+    cotangent = jnp.ones_like(rows)
+    before = _value_and_gradients(feed_forward_blocks, rows, experts, *kernels, cotangent)
+    after = _value_and_gradients(feed_forward_blocks, rows.at[7].set(jnp.nan), experts, *kernels, cotangent)
+    before, after = ([np.asarray(x) for x in found] for found in (before, after))
+    for old, new in zip(before[:2], after[:2], strict=True):
+        np.testing.assert_array_equal(np.delete(new, 7, 0), np.delete(old, 7, 0))
+        assert np.all(np.isnan(new[7]))
+    np.testing.assert_array_equal(after[2][:3], before[2][:3])  # row 7 went to the last expert
+
+
+def test_all_experts_are_the_dense_mixture(rng, dtype):
+    x, logits = jnp.asarray(rng.standard_normal((2, 3, DIM)), dtype), jnp.asarray(rng.standard_normal((2, 3, 4)), dtype)
+    kernels = _kernels(rng, dtype)
+    found = jax.jit(lambda x, logits: expert_feed_forward(x, top_k(logits, 4), *kernels, jnp.tanh))(x, logits)
+    hidden = np.tanh(np.einsum("bnd,edf->bnef", x, kernels[0]))
+    expected = np.einsum("bnef,efd,bne->bnd", hidden, kernels[1], _softmax(np.asarray(logits)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=100 * float(jnp.finfo(dtype).eps))
+
+
+def test_one_chosen_expert_teaches_the_router(rng):
+    """Away from ties the choice is constant, and the output smooth in the logits."""
+    x, logits = jnp.asarray(rng.standard_normal((6, DIM))), rng.standard_normal((6, EXPERTS))
+    step = 1e-5
+    assert np.diff(np.sort(logits, axis=-1), axis=-1).min() > 100 * step
+    kernels = _kernels(rng)
+
+    def energy(logits):
+        return jnp.sum(expert_feed_forward(x, top_k(logits, 1), *kernels) ** 2)
+
+    gradient = jax.jit(jax.grad(energy))(jnp.asarray(logits))
+    moves = step * np.eye(logits.size).reshape(-1, *logits.shape)
+    up, down = (np.asarray(jax.jit(lambda z: jax.lax.map(energy, z))(jnp.asarray(logits + s * moves))) for s in (1, -1))
+    # Truncation of order step^2 and rounding of order eps / step, times an energy of about 1e3.
+    np.testing.assert_allclose(np.ravel(gradient), (up - down) / (2 * step), rtol=0, atol=1e-6)
+    assert np.all(np.abs(gradient) > 1e-4)
+
+
+def test_top_k_orders_by_probability(rng):
+    logits = rng.standard_normal((3, 5, 7))
+    found = top_k(jnp.asarray(logits), 3)
+    order = np.argsort(-logits, axis=-1)[..., :3]
+    np.testing.assert_array_equal(found.experts, order)
+    assert found.experts.dtype == jnp.int32
+    np.testing.assert_allclose(found.probabilities, _softmax(logits), rtol=1e-14)
+    np.testing.assert_array_equal(found.weights, np.take_along_axis(np.asarray(found.probabilities), order, -1))
+
+
+@pytest.mark.parametrize("key", [None, 3])
+@pytest.mark.parametrize("k", [1, 2])
+def test_gumbel_is_hard_forward_and_the_whole_softmax_backward(k, key, rng, dtype):
+    logits, key = jnp.asarray(rng.standard_normal(5), dtype), None if key is None else jax.random.key(key)
+    noisy = logits if key is None else logits + jax.random.gumbel(key, (5,), dtype)
+    found = gumbel_top_k(logits, k, key)
+    np.testing.assert_array_equal(found.experts, np.argsort(-np.asarray(noisy))[:k])
+    np.testing.assert_array_equal(found.weights, np.full(k, 1 / k, dtype), strict=True)
+    np.testing.assert_allclose(found.probabilities, _softmax(np.asarray(logits)), rtol=10 * float(jnp.finfo(dtype).eps))
+    p = _softmax(np.asarray(noisy, np.float64))
+    jacobian = jax.jit(jax.jacrev(lambda logits: gumbel_top_k(logits, k, key).weights))(logits)
+    expected = (np.diag(p) - np.outer(p, p))[np.asarray(found.experts)]
+    np.testing.assert_allclose(jacobian, expected, rtol=0, atol=10 * float(jnp.finfo(dtype).eps))
+    assert np.all(jacobian != 0)
+
+
+def test_gumbel_draws_without_replacement_by_the_softmax():
+    num, p = 20_000, np.array([0.5, 0.3, 0.15, 0.05])
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(p)), (num, 4))
+    first, second = np.asarray(gumbel_top_k(logits, 2, jax.random.key(0)).experts).T
+    assert np.all(first != second)
+    after = np.outer(p, p) / (1 - p)[:, None] * (1 - np.eye(4))  # P(first i, second j)
+    share = np.histogram2d(first, second, bins=np.arange(5))[0] / num
+    # Five standard deviations of a share.
+    assert np.all(np.abs(share - after) <= 5 * np.sqrt(after * (1 - after) / num))
+
+
+def _routing(experts, probabilities):
+    experts = jnp.asarray(experts, jnp.int32)
+    return Routing(experts, jnp.ones(experts.shape), jnp.asarray(probabilities))
+
+
+def test_load_balance_is_one_when_even_and_e_when_one_takes_all():
+    even = _routing([[0, 1], [2, 3], [1, 0], [3, 2]], np.full((4, 4), 0.25))
+    assert float(load_balance_loss(even)) == 1.0
+    assert float(load_balance_loss(_routing([[2]] * 5, np.eye(4)[[2] * 5]))) == 4.0
+
+
+def test_load_balance_pushes_down_the_busy(rng):
+    probabilities = rng.dirichlet(np.ones(3), (2, 5))
+    experts = [[[0], [0], [2], [0], [0]], [[0], [2], [0], [0], [0]]]
+    gradient = jax.grad(lambda p: load_balance_loss(_routing(experts, p)))(jnp.asarray(probabilities))
+    expected = 3 * np.array([0.8, 0.0, 0.2]) / 10
+    np.testing.assert_allclose(gradient, np.broadcast_to(expected, (2, 5, 3)), rtol=1e-14)
+
+
+def test_usage_counts_choices(dtype):
+    usage = expert_usage(_routing([[[0, 2], [2, 3]], [[2, 0], [2, 3]]], np.zeros((2, 2, 5), dtype)))
+    np.testing.assert_array_equal(usage, np.array([0.25, 0, 0.5, 0.25, 0], dtype), strict=True)
+
+
+def test_router_z_is_the_mean_square_of_the_log_partition_function(rng):
+    logits = rng.standard_normal((2, 3, 4))
+    expected = np.mean(np.log(np.exp(logits).sum(-1)) ** 2)
+    np.testing.assert_allclose(router_z_loss(jnp.asarray(logits)), expected, rtol=1e-14)
+    np.testing.assert_allclose(router_z_loss(jnp.zeros((3, 8))), np.log(8) ** 2, rtol=1e-14)
+    assert np.isfinite(router_z_loss(jnp.full((3, 8), 1e4)))
+
+
+@each_router
+@pytest.mark.parametrize("k", [0, 4])
+def test_routers_name_a_wrong_k(router, k):
+    with pytest.raises(ValueError, match=f"k must lie between 1 and the 3 experts, got {k}"):
+        router(jnp.zeros((2, 3)), k)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "num_experts", "kernel_in", "kernel_out", "message"),
+    [
+        ((3,), 4, (4, 5, 6), (4, 6, 5), r"routing must be for tokens \(2,\), got \(3,\)"),
+        ((2,), 3, (4, 5, 6), (4, 6, 5), "routing must be for 4 experts, got 3"),
+        ((2,), 4, (4, 6, 5), (4, 6, 5), r"kernel_in must be \[e, 5, f\], got \(4, 6, 5\)"),
+        ((2,), 4, (4, 5), (4, 5), r"kernel_in must be \[e, 5, f\], got \(4, 5\)"),
+        ((2,), 4, (4, 5, 6), (4, 5, 6), r"kernel_out must be \(4, 6, 5\) .* got \(4, 5, 6\)"),
+        ((2,), 4, (4, 5, 6), (3, 6, 5), r"kernel_out must be \(4, 6, 5\) .* got \(3, 6, 5\)"),
+    ],
+)
+def test_wrong_shapes_are_named(tokens, num_experts, kernel_in, kernel_out, message):
+    routing = top_k(jnp.zeros((*tokens, num_experts)), 1)
+    with pytest.raises(ValueError, match=message):
+        expert_feed_forward(jnp.zeros((2, 5)), routing, jnp.zeros(kernel_in), jnp.zeros(kernel_out))
