@@ -275,3 +275,9 @@ def test_wrong_shapes_are_named(tokens, num_experts, kernel_in, kernel_out, mess
     routing = top_k(jnp.zeros((*tokens, num_experts)), 1)
     with pytest.raises(ValueError, match=message):
         expert_feed_forward(jnp.zeros((2, 5)), routing, jnp.zeros(kernel_in), jnp.zeros(kernel_out))
+
+
+@pytest.mark.parametrize("router_fn", [top_k, gumbel_top_k])
+def test_experts_whose_probability_underflows_are_still_told_apart(router_fn):
+    chosen = router_fn(jnp.asarray([0.0, -300.0, -200.0], jnp.float32), 2)
+    assert chosen.experts.tolist() == [0, 2]

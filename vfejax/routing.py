@@ -42,6 +42,11 @@ def _check_k(logits: Array, k: int) -> None:
         raise ValueError(f"k must lie between 1 and the {logits.shape[-1]} experts, got {k}")
 
 
+def _most_probable(logits: Array, k: int) -> Array:
+    """Indices of the k largest logits; those of the probabilities would tie where small ones underflow to 0."""
+    return jax.lax.top_k(logits, k)[1]
+
+
 def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     """The k most probable experts, weighed by their probabilities under the softmax over all.
 
@@ -61,8 +66,8 @@ def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     del key
     _check_k(logits, k)
     probabilities = jax.nn.softmax(logits, axis=-1)
-    weights, experts = jax.lax.top_k(probabilities, k)
-    return Routing(experts, weights, probabilities)
+    experts = _most_probable(logits, k)
+    return Routing(experts, jnp.take_along_axis(probabilities, experts, axis=-1), probabilities)
 
 
 def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
@@ -77,7 +82,8 @@ def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     """
     _check_k(logits, k)
     noisy = logits if key is None else logits + jax.random.gumbel(key, logits.shape, logits.dtype)
-    soft, experts = jax.lax.top_k(jax.nn.softmax(noisy, axis=-1), k)
+    experts = _most_probable(noisy, k)
+    soft = jnp.take_along_axis(jax.nn.softmax(noisy, axis=-1), experts, axis=-1)
     weights = jnp.full_like(soft, 1.0 / k) + (soft - jax.lax.stop_gradient(soft))
     return Routing(experts, weights, jax.nn.softmax(logits, axis=-1))
 
