@@ -214,6 +214,18 @@ def test_position_scaled_hamiltonian_shares_one_decomposition(rng):
     np.testing.assert_allclose(shared, explicit, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", [*METHODS, evolve_state], ids=lambda f: f.__name__)
+def test_one_state_under_a_stack_of_hamiltonians_collects_every_gradient(method, rng):
+    start = complex_normal(rng, 3) if method is evolve_state else qs.random_states(rng, 3)
+    hamiltonians = np.stack([qs.random_hermitian(rng, 3) for _ in range(2)])
+    weights = complex_normal(rng, 2, *start.shape)
+    ct_start, ct_hamiltonians, ct_dt = gradients[method](start, hamiltonians, jnp.asarray(0.7), weights)
+    single = [gradients[method](start, h, jnp.asarray(0.7), w) for h, w in zip(hamiltonians, weights, strict=True)]
+    np.testing.assert_allclose(ct_start, single[0][0] + single[1][0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(ct_hamiltonians, np.stack([g[1] for g in single]), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(ct_dt, single[0][2] + single[1][2], rtol=1e-12, atol=1e-13)
+
+
 @each_field
 def test_state_vector_agrees_with_its_density_matrix_and_frechet(complex_entries, rng):
     d, dt = 5, 0.7

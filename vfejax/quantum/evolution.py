@@ -114,14 +114,19 @@ def _spectral_forward(rho, hamiltonian, dt):
     return sandwich(_rotate(start, phases), adjoint(basis)), (start, phases, levels, basis, dt)
 
 
-def _spectral_backward(residuals, ct):
-    start, _, _, basis, _ = residuals
-    image, ct_hamiltonian, ct_dt = _pull_back(ct, *residuals)
+def _evolve_spectral_forward(rho, hamiltonian, dt):
+    evolved, residuals = _spectral_forward(rho, hamiltonian, dt)
+    return evolved, (rho, *residuals)
+
+
+def _evolve_spectral_backward(residuals, ct):
+    rho, start, _, _, basis, _ = residuals
+    image, ct_hamiltonian, ct_dt = _pull_back(ct, *residuals[1:])
     ct_rho = transpose(sandwich(reduce_to(image, start.shape), adjoint(basis)))
-    return ct_rho, ct_hamiltonian, ct_dt
+    return reduce_to(ct_rho, rho.shape), ct_hamiltonian, ct_dt
 
 
-_evolve_spectral.defvjp(_spectral_forward, _spectral_backward)
+_evolve_spectral.defvjp(_evolve_spectral_forward, _evolve_spectral_backward)
 
 
 def evolve_spectral(rho: Array, hamiltonian: Array, dt: Array | float) -> Array:
@@ -176,15 +181,15 @@ def _state_forward(psi, hamiltonian, dt):
     levels, basis = eigh(hamiltonian)
     start = _apply(adjoint(basis), psi)
     phases = _phases(levels, dt)
-    return _apply(basis, phases * start), (start, phases, levels, basis, dt)
+    return _apply(basis, phases * start), (psi, start, phases, levels, basis, dt)
 
 
 def _state_backward(residuals, ct):
-    start, phases, levels, basis, dt = residuals
+    psi, start, phases, levels, basis, dt = residuals
     image = jnp.conj(phases) * _apply(adjoint(basis), jnp.conj(ct))
     z = hermitian_part(-1j * start[..., :, None] * jnp.conj(image)[..., None, :])
     ct_psi = jnp.conj(_apply(basis, reduce_to(image, start.shape)))
-    return ct_psi, *_cotangents(z, levels, basis, dt)
+    return reduce_to(ct_psi, psi.shape), *_cotangents(z, levels, basis, dt)
 
 
 _evolve_state.defvjp(_state_forward, _state_backward)
