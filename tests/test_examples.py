@@ -143,3 +143,26 @@ def test_language_model_learns_and_writes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"validation loss {loss:.3f}" in printed
     assert sample in printed
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
+    shots = (10_000, 10_000_000)
+    example = _load("learn_hamiltonian")
+    rabi_error, table, rows = example.main(num_shots=shots, num_runs=6, out=tmp_path)
+    # float64: phases of up to 20 radians, through eigenvectors.
+    assert rabi_error < 1e-13
+    # (-H, D H D): what a kind of preparations cannot tell agrees to rounding.
+    told = {name: tuple(difference > 1e-12 for difference in row) for name, row in table.items()}
+    assert list(told.values()) == [(False, False), (False, True), (True, True)]
+    for _, bound, ratio in rows.values():
+        # Chi square with 6 x 9 degrees of freedom over their number: 1 +- 0.19, four standard deviations.
+        assert abs(ratio - 1) < 0.77
+        assert bound[0] < bound[1] < bound[2]
+    few, many = (history for history, *_ in rows.values())
+    assert few[:, 0].min() > 0.1
+    assert many[:, -1].max() < 1e-3
+    # The error falls as one over the root of the shots.
+    assert 10 < np.median(few[:, -1]) / np.median(many[:, -1]) < 100
+    assert f"{rows[shots[1]][2]:.2f}" in capsys.readouterr().out
+    assert _is_drawn(tmp_path / "learn_hamiltonian.png")

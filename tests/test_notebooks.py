@@ -12,6 +12,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SHORT = {
     "01_agents": {"num_agents": 6, "num_steps": 16},
     "02_resolvent": {"num_sites": 300, "num_tokens": 512},
+    "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
 }
 
 
@@ -104,3 +105,44 @@ def test_resolvent_notebook_says_what_it_claims():
         "streaming against batch: g^L",
     ):
         assert number(claim, r"[\s,]") < 1e-10
+
+
+def test_density_matrix_notebook_says_what_it_claims():
+    printed = _printed(_read("03_density_matrices"))
+
+    def numbers(line):
+        return re.search(line.replace("#", r"\s*([-+\d.]+(?:e[-+]\d+)?)"), printed, re.M).groups()
+
+    def number(line):
+        (found,) = numbers(line)
+        return float(found)
+
+    assert number("half level 0, half level 1, against half .*: difference#") < 1e-14
+    assert re.findall(r"valid: (\w+)", printed) == ["True", "True", "False"]
+    assert re.findall(r"entropy never falls: (\w+)", printed) == ["True", "True", "False"]
+    # Rounding of eigenvalues that are 0.
+    assert all(float(least) > -1e-14 for least in re.findall(r"least Choi eigenvalue\s+(\S+)", printed))
+    for kept in ("trace", "purity", "entropy", "energy"):
+        # Entropy: a level of 1e-16 instead of 0 adds 1e-16 log 1e-16 to it.
+        assert number(f"^{kept} .*largest change up to t = 10:#") < 1e-13
+    for start in ("H = 0 ", r"H = diag\(1, 1, 1, 2, 2\) "):
+        assert number(f"{start}.*autodiff through eigh\\s+nan\\s+sinc form#") < 1e-13
+    assert number("sinc form, largest relative error#") < 1e-13
+    assert number("autodiff through eigh at gap 1e-8:#") > 1e-10
+    for loss in ("any observable", "populations"):
+        short, middle = map(float, numbers(f"^{loss}\\s+couplings: median error# % at t = 0.01,# % at 0.1"))
+        # First order: a tenth of the step, a tenth of the error.
+        assert 7 < middle / short < 13
+        assert middle > 5
+    assert numbers("^populations\\s+levels   : median error# % at t = 0.01,# % at 0.1,# %") == (
+        "100.00",
+        "100.0",
+        "100",
+    )
+    assert number("float32: .* after 1 layer,# after 1000") < 1e-4
+    assert number("float64: .* after 1 layer,# after 1000") < 1e-12
+    assert number("MiB,# times as much") > 20
+    assert number("Gibbs state F =#") == number("-log Z =#")
+    assert number("least of the random states above it by#") > 0
+    assert "F = energy - T S: True" in printed
+    assert "gradient at the pure state is finite: True" in printed
