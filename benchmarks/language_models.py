@@ -3,9 +3,11 @@
     python benchmarks/language_models.py TEXT_FILE [--steps 2000] [--only NAME ...]
 
 Every model reads the same batches (12 windows of 64 characters) with the same optimiser (AdamW, warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1,
-beta2 0.99), at the learning rate that was best for it among 1e-3, 2e-3, 4e-3 and 8e-3 in 500 steps. Chunks of 50 steps take turns, so that whatever
+beta2 0.99), at the learning rate that was best for its kind among 1e-3, 2e-3, 4e-3 and 8e-3 in 500 steps
+(4e-3 taken over for the quantum transformer). Chunks of 50 steps take turns, so that whatever
 else the machine does slows all alike; tokens per second come from the median chunk. The loss is over every character of the last tenth of
-the text. The first row is the reference of the ratios: a small GPT (4 blocks, width 128, 4 heads), which nanoGPT's figures describe.
+the text. Ratios of speed are to the first row that is run, a small GPT (4 blocks, width 128, 4 heads); the last rows are small models for the
+quantum transformer to be compared with. At d = 48 it takes a while: ask for it with --only "d = 48".
 """
 
 import argparse
@@ -19,7 +21,7 @@ import jax
 import numpy as np
 
 from vfejax.io import batches, corpus
-from vfejax.models import resnet_bk, transformer
+from vfejax.models import quantum_transformer, resnet_bk, transformer
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import evaluate, trainer
 from vfejax.types import SequenceModel
@@ -34,19 +36,28 @@ class Entry(NamedTuple):
     learning_rate: float
 
 
-def entries(vocab_size: int) -> dict[str, Entry]:
-    """The table's rows."""
+def entries(counts: np.ndarray) -> dict[str, Entry]:
+    """The table's rows, for tokens that occur so often in the training text."""
+    vocab_size = len(counts)
 
     def bk(**options) -> SequenceModel:
         return resnet_bk.build(resnet_bk.ResNetBKConfig(**options), vocab_size, LENGTH)
 
+    def quantum(dim: int) -> SequenceModel:
+        config = quantum_transformer.QuantumTransformerConfig(dim=dim)
+        return quantum_transformer.build(config, vocab_size, LENGTH, counts=counts)
+
     gpt = transformer.build(transformer.TransformerConfig(), vocab_size, LENGTH)
+    small_gpt = transformer.build(transformer.TransformerConfig(2, 76, 4, 304), vocab_size, LENGTH)
     return {
         "GPT": Entry(gpt, 4e-3),
         "ResNet-BK, operator, 1 of 4 experts": Entry(bk(), 2e-3),
         "ResNet-BK, operator, 2 of 4 experts": Entry(bk(top_k=2), 2e-3),
         "ResNet-BK, operator, one expert": Entry(bk(experts=1, hidden=512), 2e-3),
         "ResNet-BK, features, 1 of 4 experts": Entry(bk(mixer="features", heads=64, hidden=176), 2e-3),
+        "GPT, small": Entry(small_gpt, 4e-3),
+        "quantum, d = 16": Entry(quantum(16), 4e-3),
+        "quantum, d = 48": Entry(quantum(48), 4e-3),
     }
 
 
@@ -86,9 +97,9 @@ def main() -> None:
     options = parser.parse_args()
     text = corpus.load_text(options.text, "character", length=LENGTH)
     padding = text.vocabulary.padding_id
-    rows = entries(text.vocabulary.size)
-    if options.only:
-        rows = {name: row for name, row in rows.items() if any(word in name for word in options.only)}
+    rows = entries(np.bincount(text.train.tokens, minlength=text.vocabulary.size))
+    wanted = options.only or [name for name in rows if name != "quantum, d = 48"]
+    rows = {name: row for name, row in rows.items() if any(word in name for word in wanted)}
     runs = {name: Run(row, options.steps, padding) for name, row in rows.items()}
     windows = batches.Batches(text.train.tokens, BATCH, LENGTH, seed=0)
     for step in range(0, options.steps, CHUNK):

@@ -104,6 +104,19 @@ def test_texts_vocabularies_and_models(flags, tmp_path):
         assert np.all(metrics["longest_reach_tokens"][1:] > 0)
 
 
+def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    out = tmp_path / "run"
+    process = start_process("--out", out, *TINY, "--quiet", command="train")
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "environment.json").read_text())["num_devices"] == 8
+    found, wanted = (run_directory.read_metrics(path) for path in (out, finished))
+    # float32 sums over a batch in another order, amplified by eight steps of Adam.
+    np.testing.assert_allclose(found["valid_loss"], wanted["valid_loss"], rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+
+
 def test_training_stops_early_when_it_gets_no_better(tmp_path):
     out = tmp_path / "run"
     flags = ("--learning-rate", 1e-30, "--patience", 2, "--steps", 100, "--eval-every", 2, "--checkpoint-every", 100)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.models import resnet_bk, transformer
+from vfejax.models import quantum_transformer, resnet_bk, transformer
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import evaluate, trainer
@@ -25,11 +25,17 @@ def _gpt(**options):
     return lambda dtype: transformer.build(config, VOCABULARY, LENGTH, dtype)
 
 
+def _quantum(**options):
+    config = quantum_transformer.QuantumTransformerConfig(dim=6, width=16, hidden=32, **options)
+    return lambda dtype: quantum_transformer.build(config, VOCABULARY, LENGTH, dtype)
+
+
 MODELS = {
     "transformer": _gpt(),
     "resnet-bk": _bk(),
     "resnet-bk-features": _bk(mixer="features", experts=1, top_k=1, positions=True, tied=False),
     "resnet-bk-gumbel": _bk(router="gumbel", top_k=1, dropout=0.1),
+    "quantum": _quantum(),
 }
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat16}
 

@@ -1,5 +1,6 @@
 """``vfejax evaluate``: how well a trained model predicts a text."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -24,9 +25,12 @@ from vfejax.training import sharding
 from vfejax.training.step import evaluate as evaluate_windows
 from vfejax.types import SequenceModel
 
-__all__ = ["EvaluateConfig", "Measured", "evaluator", "main", "scores"]
+__all__ = ["ABLATIONS", "EvaluateConfig", "Measured", "evaluator", "main", "scores"]
 
 _GROUP = 32  # batches per compiled call
+
+# What is measured again with a part of the model switched off: by model, the ablation's name and the options it changes.
+ABLATIONS = {"quantum": ("decohered", {"decohere": True})}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def evaluator(
     evaluate_fn = jax.jit(functools.partial(evaluate_windows, model, padding=padding))
 
     def measure(params: Any, tokens: np.ndarray, limit: int) -> Measured:
+        params = sharding.replicate(mesh, params)
         windows = evaluation_windows(tokens, length, batch_size, padding, limit=limit or None)
         nats = count = 0
         for start in range(0, len(windows), _GROUP):
@@ -95,6 +100,17 @@ def _split(config: EvaluateConfig, trained: language_models.Trained) -> Split:
     return split
 
 
+def _ablated(trained: language_models.Trained) -> dict[str, SequenceModel]:
+    """The model's ablation by name; none for most models."""
+    config = trained.config
+    if config.model not in ABLATIONS:
+        return {}
+    name, changes = ABLATIONS[config.model]
+    options = dataclasses.replace(getattr(config, config.model), **changes)
+    changed = dataclasses.replace(config, **{config.model: options})
+    return {name: language_models.build(changed, trained.vocabulary.size)}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, evaluate, print, and return the exit status."""
     config = configuration.parse(EvaluateConfig, arguments, program="vfejax evaluate")
@@ -103,13 +119,19 @@ def main(arguments: Sequence[str]) -> int:
     split = _split(config, trained)
     settings = trained.config
     mesh = sharding.data_mesh(settings.batch_size)
-    measure = evaluator(trained.model, mesh, settings.length, settings.batch_size, trained.vocabulary.padding_id)
-    measured = measure(sharding.replicate(mesh, trained.params), split.tokens, config.windows)
+
+    def measure(model: SequenceModel) -> Measured:
+        measure_fn = evaluator(model, mesh, settings.length, settings.batch_size, trained.vocabulary.padding_id)
+        return measure_fn(trained.params, split.tokens, config.windows)
+
+    measured = measure(trained.model)
     found = {"run": str(config.run), "step": trained.step, "of": str(config.text or config.split)}
     found |= scores(measured, split)
+    for name, model in _ablated(trained).items():
+        found[f"{name}_loss_nats_per_token"] = measure(model).nats_per_token
     if config.out is not None:
         atomic_write(config.out, json.dumps(found, indent=2) + "\n")
     if not config.quiet:
         for name, value in found.items():
-            print(f"{name:<20} {value:.6g}" if isinstance(value, float) else f"{name:<20} {value}")
+            print(f"{name:<30} {value:.6g}" if isinstance(value, float) else f"{name:<30} {value}")
     return 0

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.cli import config as configuration
 from vfejax.cli.train_config import TrainConfig
 from vfejax.io import checkpoint, run_directory, vocabulary
 from vfejax.io.errors import UserError
 from vfejax.io.vocabulary import Vocabulary
-from vfejax.models import resnet_bk, transformer
+from vfejax.models import quantum_transformer, resnet_bk, transformer
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["BEST", "Trained", "build", "load"]
@@ -19,7 +20,8 @@ __all__ = ["BEST", "Trained", "build", "load"]
 BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
 
 # A new model is one file with a configuration and a build function, one line here and two in train_config.py.
-_BUILDERS = {"resnet-bk": resnet_bk.build, "transformer": transformer.build}
+_BUILDERS = {"resnet-bk": resnet_bk.build, "transformer": transformer.build, "quantum": quantum_transformer.build}
+_COUNTING = ("quantum",)  # models whose first weights hang on how often each token occurs
 
 
 class Trained(NamedTuple):
@@ -33,11 +35,16 @@ class Trained(NamedTuple):
     valid_loss: float
 
 
-def build(config: TrainConfig, vocab_size: int) -> SequenceModel:
-    """The model that a configuration describes; numbers that do not fit together are a UserError."""
+def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None) -> SequenceModel:
+    """The model that a configuration describes; numbers that do not fit together are a UserError.
+
+    ``tokens`` is the training text, ``[n]``; weights that are read back need none.
+    """
+    counts = np.ones(vocab_size) if tokens is None else np.bincount(tokens, minlength=vocab_size)
+    extra = {"counts": counts} if config.model in _COUNTING else {}
     options = getattr(config, config.model.replace("-", "_"))
     try:
-        return _BUILDERS[config.model](options, vocab_size, config.length, jnp.dtype(config.compute))
+        return _BUILDERS[config.model](options, vocab_size, config.length, jnp.dtype(config.compute), **extra)
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from vfejax.cli import config as configuration
 from vfejax.cli.config import check
+from vfejax.models.quantum_transformer import QuantumTransformerConfig
 from vfejax.models.resnet_bk import ResNetBKConfig
 from vfejax.models.transformer import TransformerConfig
 
@@ -51,10 +52,11 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, batches and dropout."""
 
-    model: Literal["resnet-bk", "transformer"] = "resnet-bk"
+    model: Literal["resnet-bk", "transformer", "quantum"] = "resnet-bk"
     """Which model; its own options begin with its name."""
     resnet_bk: ResNetBKConfig = field(default_factory=ResNetBKConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    quantum: QuantumTransformerConfig = field(default_factory=QuantumTransformerConfig)
 
     text: Path | None = None
     """UTF-8 text file, or a directory with train, valid and (optional) test files. The help topics of Python by default."""
@@ -125,12 +127,25 @@ def check_values(config: TrainConfig) -> None:
         config.accumulation,
         f"a divisor of --batch-size {config.batch_size}",
     )
+    _check_model(config)
     made_up = config.synthetic
     check(made_up.kind == "none" or config.text is None, "synthetic.kind", made_up.kind, "none when --text is given")
     check(made_up.symbols >= 2, "synthetic.symbols", made_up.symbols, "at least 2")
     check(made_up.period >= 1, "synthetic.period", made_up.period, "at least 1")
     check(0 <= made_up.noise <= 1, "synthetic.noise", made_up.noise, "between 0 and 1")
     check(made_up.tokens >= 2, "synthetic.tokens", made_up.tokens, "at least 2")
+
+
+def _check_model(config: TrainConfig) -> None:
+    """What holds for the numbers of any model: counts and widths are at least 1, the rest is not negative."""
+    for name, value in vars(getattr(config, config.model.replace("-", "_"))).items():
+        flag = f"{config.model}.{name.replace('_', '-')}"
+        if name == "dropout":
+            check(0 <= value < 1, flag, value, "at least 0 and below 1")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            check(value >= 1, flag, value, "at least 1")
+        elif isinstance(value, float):
+            check(np.isfinite(value) and value >= 0, flag, value, "at least 0 and finite")
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
