@@ -23,6 +23,10 @@ def _train(out, *flags):
     return main(["train", "--out", str(out), *TINY, "--quiet", *map(str, flags)])
 
 
+def _resume(out, *flags):
+    return main(["train", "--out", str(out), "--resume", "--quiet", *map(str, flags)])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, library_promotion):
     out = tmp_path_factory.mktemp("finished") / "run"
@@ -125,6 +129,9 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path):
     assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4]
     assert checkpoint.latest_step(out) == 4
     assert checkpoint.latest_step(out / language_models.BEST) == 0
+    before = (out / "metrics.csv").read_bytes()
+    assert _resume(out) == 0
+    assert (out / "metrics.csv").read_bytes() == before
 
 
 def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
@@ -198,10 +205,6 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_pat
 # --- going on ---------------------------------------------------------------------------------------------------------------
 
 LONG = ["--steps", "60", "--transformer.dropout", "0.1"]
-
-
-def _resume(out, *flags):
-    return main(["train", "--out", str(out), "--resume", "--quiet", *map(str, flags)])
 
 
 def _same(out, unbroken):

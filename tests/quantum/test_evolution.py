@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 import quantum_samples as qs
@@ -59,7 +60,6 @@ def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rn
 
 def test_nearly_degenerate_against_mpmath(rng):
     """Thirty digits: the derivative by quadrature-free central differences of ``expm`` in mpmath, at a splitting of 1e-9."""
-    mpmath = pytest.importorskip("mpmath")
     d, dt = 3, 0.7
     hamiltonian = qs.hamiltonian_kinds(rng, d, False)["nearly degenerate"]
     rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)

@@ -11,7 +11,7 @@ import tyro
 from vfejax.io import run_directory
 from vfejax.io.errors import UserError
 
-__all__ = ["SESSION", "as_mapping", "check", "parse", "parse_run", "read_toml", "settings"]
+__all__ = ["SESSION", "as_mapping", "check", "open_run", "parse", "parse_run", "read_toml", "settings"]
 
 Config = TypeVar("Config")
 
@@ -128,6 +128,13 @@ def parse_run(config_type: type[Config], arguments: Sequence[str], *, program: s
                 f"--resume continues with the run's own settings; --{name.replace('_', '-')} was {value} (only --steps may change)"
             )
     return wanted
+
+
+def open_run(config: Any) -> run_directory.RunDirectory:
+    """The run that a resumed command goes on with, or a new one; held by this process."""
+    if config.resume:
+        return run_directory.open_existing(config.out)
+    return run_directory.create(config.out, settings(config), overwrite=config.overwrite)
 
 
 def check(condition: bool, flag: str, value: Any, requirement: str) -> None:

@@ -147,11 +147,7 @@ def simulate(config: SimulateConfig) -> int:
         return simulate_report.errors(problem, constrain(position))
 
     settings = configuration.settings(config)
-    if config.resume:
-        run = run_directory.open_existing(config.out)
-    else:
-        run = run_directory.create(config.out, settings, overwrite=config.overwrite)
-    with run, Interrupt() as interrupt:
+    with configuration.open_run(config) as run, Interrupt() as interrupt:
         start = _start(config, integrator, energy_fn, jax.jit(populations.unconstrain)(problem.population))
         if config.resume:
             run_directory.write_config(run, settings)

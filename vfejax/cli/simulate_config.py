@@ -144,6 +144,7 @@ class SimulateConfig:
 
 
 def check_values(config: SimulateConfig) -> None:
+    """Raise a UserError that names the option and its limits for the first value that is out of them."""
     positive = ("agents", "measurements", "noise_std", "prior_std", "support_radius", "temperature", "step_size")
     for name in (*positive, "trust_radius", "log_every", "checkpoint_every"):
         value = getattr(config, name)

@@ -111,7 +111,7 @@ def _start(task: Task, run: run_directory.RunDirectory) -> tuple[Position, bool]
     return Position(sharding.replicate(task.mesh, position.state), best), False
 
 
-def _row(task: Task, step: int, infos: TrainInfo | None, valid_loss: float, names: dict[str, None]) -> dict[str, float]:
+def _row(task: Task, step: int, infos: TrainInfo | None, valid_loss: float, names: list[str]) -> dict[str, float]:
     """One row of the metrics: means over a chunk, and the validation loss where there is one."""
     row = {"step": step, "valid_loss": valid_loss, "learning_rate": float(task.learning_rate(max(step - 1, 0)))}
     if infos is None:
@@ -121,12 +121,12 @@ def _row(task: Task, step: int, infos: TrainInfo | None, valid_loss: float, name
     return row | {name: float(np.mean(np.asarray(found[name], np.float64))) for name in names}
 
 
-def _columns(task: Task, state: TrainState) -> dict[str, None]:
+def _columns(task: Task, state: TrainState) -> list[str]:
     """Names of what a step reports besides the validation loss."""
     config = task.config
     windows = jax.ShapeDtypeStruct((config.batch_size, config.length + 1), np.int32)
     _, info = jax.eval_shape(task.trainer.step, state, windows)
-    return dict.fromkeys(["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics])
+    return ["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics]
 
 
 def _advance(
@@ -160,7 +160,7 @@ def _advance(
         config.steps, quiet=config.quiet, description="train", start=step, unit="tokens", units_per_step=window_tokens
     )
     with bar as update:
-        stopped = False
+        stopped = 0 < config.patience <= best.stale  # a run that had stopped early is not continued
         while step < config.steps and not interrupt.requested and not stopped:
             num_steps = min(config.log_every, config.steps - step)
             state, infos = chunk(state, sharding.split_batches(task.mesh, batches.at(step, num_steps)))
@@ -172,8 +172,7 @@ def _advance(
                 stopped = 0 < config.patience <= best.stale
             row = _row(task, step, infos, loss, names)
             log(row)
-            shown = {"loss": row["loss"], "valid": float(best.valid_loss)}
-            update(step, shown)
+            update(step, {"loss": row["loss"], "best valid": float(best.valid_loss)})
             if step % config.checkpoint_every == 0 or step == config.steps or interrupt.requested or stopped:
                 checkpoint.save(run.path, step, Position(state, best), {})
 
@@ -192,11 +191,7 @@ def train(config: TrainConfig) -> int:
     began = time.perf_counter()
     task = _task(config)
     settings = configuration.settings(config)
-    if config.resume:
-        run = run_directory.open_existing(config.out)
-    else:
-        run = run_directory.create(config.out, settings, overwrite=config.overwrite)
-    with run, Interrupt() as interrupt:
+    with configuration.open_run(config) as run, Interrupt() as interrupt:
         position, fresh = _start(task, run)
         if config.resume:
             run_directory.write_config(run, settings)

@@ -106,6 +106,7 @@ class TrainConfig:
 
 
 def check_values(config: TrainConfig) -> None:
+    """Raise a UserError that names the option and its limits for the first value that is out of them."""
     for name in ("length", "batch_size", "learning_rate", "clip_norm", "accumulation", "eval_every", "log_every"):
         value = getattr(config, name)
         check(np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite")
