@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import TINY_TRAINING as TINY
@@ -39,10 +40,11 @@ def test_the_figures_belong_together_and_are_the_models(run, tmp_path):
     trained = language_models.load(run)
     tokens = trained.vocabulary.encode(TEXT)
     assert found["tokens_predicted"] == len(tokens) - 1
+    apply = jax.jit(trained.model.apply)
     nats = []
     for start in range(0, len(tokens) - 1, trained.config.length):
         window = tokens[start : start + trained.config.length + 1]
-        logits = np.asarray(trained.model.apply(trained.params, window[None, :-1], None).logits, np.float64)[0]
+        logits = np.asarray(apply(trained.params, window[None, :-1], None).logits, np.float64)[0]
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
         nats += list(-logits[np.arange(len(window) - 1), window[1:]])
         if len(nats) > 64:  # a piece is enough to know the formula; the whole is compared below
