@@ -13,7 +13,6 @@ from vfejax.io.plot_style import (
     BLUE,
     CURVES,
     GREY,
-    INK,
     VERMILLION,
     as_array,
     label_right,
@@ -82,7 +81,7 @@ def diagnostics(steps: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:
         raise ValueError("curves must hold at least one array")
     rows = (len(curves) + 1) // 2
     figure = new_figure(0.6 + 1.9 * rows)
-    axes = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for index, (name, values) in enumerate(curves.items()):
         y = as_array(f"curves[{name!r}]", values, len(steps))
         known = np.isfinite(y)
@@ -90,6 +89,4 @@ def diagnostics(steps: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:
         style_axes(axes[index], xlabel="update", title=plain(name))
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
-    for ax in axes:
-        ax.xaxis.label.set_color(INK)
     return figure
