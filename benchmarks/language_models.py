@@ -3,9 +3,9 @@
     python benchmarks/language_models.py TEXT_FILE [--steps 2000] [--only NAME ...]
 
 Every model reads the same batches (12 windows of 64 characters) with the same optimiser (AdamW, warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1,
-beta2 0.99), at the learning rate that was best for its kind among 1e-3, 2e-3, 4e-3 and 8e-3 in 500 steps
-(4e-3 taken over for the quantum transformer). Chunks of 50 steps take turns, so that whatever
-else the machine does slows all alike; tokens per second come from the median chunk. The loss is over every character of the last tenth of
+beta2 0.99). Learning rates are those with the smallest validation loss after 500 steps: for the GPT among 1e-3, 2e-3, 4e-3 and 8e-3, for ResNet-BK (with one
+expert) among the first three; the quantum transformer takes the GPT's. Chunks of 50 steps take turns, so that whatever else the machine does slows all
+alike; tokens per second come from the median chunk. The loss is over every character of the last tenth of
 the text. Ratios of speed are to the first row that is run, a small GPT (4 blocks, width 128, 4 heads); the last rows are small models for the
 quantum transformer to be compared with. At d = 48 it takes a while: ask for it with --only "d = 48".
 """
