@@ -108,6 +108,17 @@ def test_texts_vocabularies_and_models(flags, tmp_path):
         assert np.all(metrics["longest_reach_tokens"][1:] > 0)
 
 
+def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_report(tmp_path):
+    text = tmp_path / "text.txt"
+    content = "ab" * 90 + "?" + "ab" * 10 + "\n"
+    assert content[int(len(content) * (1 - 0.1085))] == "?"
+    text.write_text(content)
+    own = ("--synthetic.kind", "none", "--text", text, "--steps", 2, "--eval-every", 2, "--valid-fraction", 0.1085)
+    assert _train(tmp_path / "run", *own) == 0
+    assert "?" not in (tmp_path / "run" / "vocabulary.json").read_text()
+    assert "<pre>" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     out = tmp_path / "run"

@@ -44,28 +44,29 @@ class GenerateConfig:
     """Print nothing but errors."""
 
 
+def _encode(prompt: str, vocabulary: Vocabulary) -> np.ndarray:
+    """Tokens ``[p]`` of the prompt; UserError when there are none, or for a symbol the vocabulary does not know (words may be unknown)."""
+    tokens = vocabulary.encode(prompt)
+    if not len(tokens):
+        raise UserError("--prompt: holds no token; give at least one")
+    unknown = tokens == vocabulary.unknown_id
+    if vocabulary.kind != "word" and np.any(unknown):
+        raise UserError(f"--prompt: the model's vocabulary has no {prompt[int(np.argmax(unknown))]!r}; leave it out")
+    return tokens
+
+
 def continuation(
     model: SequenceModel,
     params: PyTree,
     vocabulary: Vocabulary,
-    prompt: str,
+    prompt: np.ndarray,
     num_tokens: int,
     seed: int,
     sampler_fn: sampling.SamplerFn,
 ) -> str:
-    """What the model writes after ``prompt``.
-
-    Raises:
-        UserError: for a prompt without tokens, or with symbols the vocabulary does not know.
-    """
-    tokens = vocabulary.encode(prompt)
-    if not len(tokens):
-        raise UserError("--prompt: holds no token; give at least one")
-    if vocabulary.kind != "word" and np.any(tokens == vocabulary.unknown_id):
-        symbol = prompt[int(np.argmax(tokens == vocabulary.unknown_id))]
-        raise UserError(f"--prompt: the model's vocabulary has no {symbol!r}; leave it out")
+    """What the model writes after the tokens ``prompt [p]``."""
     write = jax.jit(partial(sampling.generate, model, num_tokens=num_tokens, sampler_fn=sampler_fn))
-    new = write(params, tokens[None], key=jax.random.key(seed))
+    new = write(params, prompt[None], key=jax.random.key(seed))
     return vocabulary.decode(np.asarray(new)[0])
 
 
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     top_p = None if config.top_p == 1 else config.top_p
     special = (words.padding_id, words.unknown_id)
     sampler_fn = sampling.sampler(config.temperature, config.top_k or None, top_p, forbidden=special)
-    new = continuation(trained.model, trained.params, words, config.prompt, config.tokens, config.seed, sampler_fn)
+    prompt = _encode(config.prompt, words)
+    new = continuation(trained.model, trained.params, words, prompt, config.tokens, config.seed, sampler_fn)
     gap = " " if words.kind == "word" and not config.prompt[-1:].isspace() else ""
     text = config.prompt + gap + new
     if config.out is not None:

@@ -119,7 +119,7 @@ def write(
     texts = []
     words = corpus.vocabulary
     if config.sample_tokens:
-        prompt = words.decode(corpus.valid.tokens[:1])
+        prompt = corpus.valid.tokens[:1]  # as ids: as text it may be a symbol that training never saw
         sampler_fn = sampling.sampler(_SAMPLE_TEMPERATURE, forbidden=(words.padding_id, words.unknown_id))
         text = generate.continuation(model, params, words, prompt, config.sample_tokens, config.seed, sampler_fn)
         texts.append((f"Written by the best weights at temperature {_SAMPLE_TEMPERATURE}.", text))
