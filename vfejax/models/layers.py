@@ -24,7 +24,7 @@ class SequenceModule(Protocol):
     def decode(self, state: PyTree, tokens: Array) -> tuple[Array, PyTree]: ...
 
 
-def pure(create: Callable[[nnx.Rngs], Any]) -> SequenceModel:
+def pure(create: Callable[[nnx.Rngs], SequenceModule]) -> SequenceModel:
     """The module that ``create(rngs)`` makes, as pure functions of its parameters (a nested dict of arrays)."""
     abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphdef = nnx.graphdef(abstract)
