@@ -8,8 +8,9 @@ ours     common frame, streamed blocks, jit (float32, closed-form rotations)
 (c)      the common-frame algorithm in eager PyTorch autograd, n x n logits
 floor    three feature products (logits and the gradients of both sides) and two exponentials per pair, streamed in JAX
 
-A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians. PyTorch is optional: without it (b) and (c)
-are left out. Before anything is timed, every energy, and the gradient norms of (b) and (c), are checked against ours.
+A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians.
+PyTorch is optional: without it (b) and (c) are left out. Before anything is timed, every energy,
+and the gradient norms of (b) and (c), are checked against ours.
 """
 
 import argparse
@@ -43,7 +44,9 @@ LARGEST = {"numpy": {3: 2048, 9: 512}, "batched": {3: 512, 9: 512}, "common": {3
 def population(num: int, k: int) -> tuple[np.ndarray, ...]:
     """Means, factors and frames of a random population, float32."""
     rng = np.random.default_rng(num + k)
-    chol = np.tril(0.2 * rng.standard_normal((num, k, k)), -1) + np.eye(k) * rng.uniform(0.7, 1.3, (num, k, 1))
+    chol = np.tril(0.2 * rng.standard_normal((num, k, k)), -1) + np.eye(k) * rng.uniform(
+        0.7, 1.3, (num, k, 1)
+    )
     arrays = rng.standard_normal((num, k)), chol, rng.uniform(-1.5, 1.5, (num, 3))
     return tuple(array.astype(np.float32) for array in arrays)
 
@@ -72,10 +75,14 @@ def ours(arrays: tuple[np.ndarray, ...], k: int):
 
 
 def floor(num: int, k: int) -> Callable[[], object]:
-    """The arithmetic that value and gradient cannot do without: one product for the logits, two for the gradient, two exponentials."""
+    """The arithmetic that value and gradient cannot do without: one product for the logits, two for
+    the gradient, two exponentials.
+    """
     width = k * (k + 1) // 2 + k + 2
     rng = np.random.default_rng(0)
-    left, right = (jnp.asarray(rng.uniform(0, 1 / width, (num, width)), jnp.float32) for _ in range(2))
+    left, right = (
+        jnp.asarray(rng.uniform(0, 1 / width, (num, width)), jnp.float32) for _ in range(2)
+    )
     size = max(1, min(num, pairwise.BLOCK_ENTRIES // num))
     product = partial(jnp.matmul, precision="highest")
 
@@ -108,7 +115,9 @@ def numpy_pairs(arrays: tuple[np.ndarray, ...], k: int) -> Callable[[], tuple]:
         inverse = np.linalg.inv(moved)
         delta = np.einsum("ijkl,jl->ijk", omega, mean) - mean[:, None]
         log_det = 2 * np.log(np.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
-        kl = np.einsum("ijkl,ilk->ij", inverse, cov) + np.einsum("ijk,ijkl,ijl->ij", delta, inverse, delta)
+        kl = np.einsum("ijkl,ilk->ij", inverse, cov) + np.einsum(
+            "ijk,ijkl,ijl->ij", delta, inverse, delta
+        )
         kl = 0.5 * (kl - k + log_det[None] - log_det[:, None])
         logits = -kl / TEMPERATURE
         np.fill_diagonal(logits, -np.inf)
@@ -147,7 +156,9 @@ def batched_kl(mean, chol, phi, generators):
     columns = torch.cat([chol[:, None].expand_as(factor), delta[..., None]], -1)
     whitened = torch.linalg.solve_triangular(factor, columns, upper=False)
     log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (whitened.square().sum((-2, -1)) - mean.shape[-1] + log_det[None] - log_det[:, None])
+    return 0.5 * (
+        whitened.square().sum((-2, -1)) - mean.shape[-1] + log_det[None] - log_det[:, None]
+    )
 
 
 def common_kl(mean, chol, phi, generators):
@@ -167,13 +178,23 @@ def common_kl(mean, chol, phi, generators):
     one = torch.ones_like(log_det)
     left = torch.cat([second[:, rows, columns] * double, -2 * m, one, -log_det - k], -1)
     right = torch.cat(
-        [precision[:, rows, columns], information, (m * information).sum(-1, keepdim=True) + log_det, one], -1
+        [
+            precision[:, rows, columns],
+            information,
+            (m * information).sum(-1, keepdim=True) + log_det,
+            one,
+        ],
+        -1,
     )
     return 0.5 * left @ right.T
 
 
-def interleaved(methods: dict[str, Callable[[], object]], firsts: dict[str, float]) -> dict[str, float]:
-    """Median seconds of each method. Every round runs all of them, seven rounds or 6 s; what takes above 3 s is not run again."""
+def interleaved(
+    methods: dict[str, Callable[[], object]], firsts: dict[str, float]
+) -> dict[str, float]:
+    """Median seconds of each method. Every round runs all of them, seven rounds or 6 s; what takes
+    above 3 s is not run again.
+    """
     times = {name: [seconds] if seconds > 3 else [] for name, seconds in firsts.items()}
     began = time.perf_counter()
     for _ in range(7):
@@ -224,9 +245,14 @@ def case(num: int, k: int) -> None:
         if name == "floor":
             _, firsts[name] = _timed(method)  # the first one compiled
             continue
-        # float32 against float32, summed over n^2 pairs whose terms cancel: four digits are what the slower forms give.
+        # float32 against float32, summed over n^2 pairs whose terms cancel: four digits are what
+        # the slower forms give.
         assert abs(result[0] - value) <= 1e-3 * abs(value), (name, result[0], value)
-        assert result[1] is None or abs(_norm(result[1]) - norm) <= 1e-3 * norm, (name, _norm(result[1]), norm)
+        assert result[1] is None or abs(_norm(result[1]) - norm) <= 1e-3 * norm, (
+            name,
+            _norm(result[1]),
+            norm,
+        )
     times = interleaved(methods, firsts)
     for name in list(methods)[1:]:
         mine_ms, theirs_ms = 1e3 * times["ours"], 1e3 * times[name]
@@ -240,15 +266,25 @@ def case(num: int, k: int) -> None:
 def _size(text: str) -> tuple[int, int]:
     num, _, k = text.partition("x")
     if not (num.isdigit() and k.isdigit() and int(k) in SPINS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 512x9 (k: {', '.join(map(str, SPINS))})")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not like 512x9 (k: {', '.join(map(str, SPINS))})"
+        )
     return int(num), int(k)
 
 
 def main() -> None:
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="up to 512 agents only")
-    parser.add_argument("--cases", nargs="+", type=_size, metavar="NxK", help="these sizes only, such as 512x9 2048x3")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        type=_size,
+        metavar="NxK",
+        help="these sizes only, such as 512x9 2048x3",
+    )
     options = parser.parse_args()
     sizes = (32, 128, 512) if options.quick else (32, 128, 512, 2048, 8192, 16384)
     print(

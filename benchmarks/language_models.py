@@ -1,13 +1,17 @@
-"""Language models at equal tokens, trained side by side in one run: parameters, validation loss, tokens per second.
+"""Language models at equal tokens, trained side by side in one run: parameters, validation loss,
+tokens per second.
 
     python benchmarks/language_models.py TEXT_FILE [--steps 2000] [--only NAME ...]
 
-Every model reads the same batches (12 windows of 64 characters) with the same optimiser (AdamW, warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1,
-beta2 0.99). Learning rates are those with the smallest validation loss after 500 steps: for the GPT among 1e-3, 2e-3, 4e-3 and 8e-3, for ResNet-BK (with one
-expert) among the first three; the quantum transformer takes the GPT's. Chunks of 50 steps take turns, so that whatever else the machine does slows all
-alike; tokens per second come from the median chunk. The loss is over every character of the last tenth of
-the text. Ratios of speed are to the first row that is run, a small GPT (4 blocks, width 128, 4 heads); the last rows are small models for the
-quantum transformer to be compared with. At d = 48 it takes a while: ask for it with --only "d = 48".
+Every model reads the same batches (12 windows of 64 characters) with the same optimiser (AdamW,
+warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1, beta2 0.99). Learning rates are those with
+the smallest validation loss after 500 steps: for the GPT among 1e-3, 2e-3, 4e-3 and 8e-3, for
+ResNet-BK (with one expert) among the first three; the quantum transformer takes the GPT's. Chunks
+of 50 steps take turns, so that whatever else the machine does slows all alike; tokens per second
+come from the median chunk. The loss is over every character of the last tenth of the text. Ratios
+of speed are to the first row that is run, a small GPT (4 blocks, width 128, 4 heads); the last rows
+are small models for the quantum transformer to be compared with. At d = 48 it takes a while: ask
+for it with --only "d = 48".
 """
 
 import argparse
@@ -20,8 +24,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vfejax.io import batches, corpus
-from vfejax.models import quantum_transformer, resnet_bk, transformer
+from vfejax.data import batches, corpus
+from vfejax.models.gpt import model as transformer
+from vfejax.models.quantum import model as quantum_transformer
+from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import evaluate, trainer
 from vfejax.types import SequenceModel
@@ -54,7 +60,9 @@ def entries(counts: np.ndarray) -> dict[str, Entry]:
         "ResNet-BK, operator, 1 of 4 experts": Entry(bk(), 2e-3),
         "ResNet-BK, operator, 2 of 4 experts": Entry(bk(top_k=2), 2e-3),
         "ResNet-BK, operator, one expert": Entry(bk(experts=1, hidden=512), 2e-3),
-        "ResNet-BK, features, 1 of 4 experts": Entry(bk(mixer="features", heads=64, hidden=176), 2e-3),
+        "ResNet-BK, features, 1 of 4 experts": Entry(
+            bk(mixer="features", heads=64, hidden=176), 2e-3
+        ),
         "GPT, small": Entry(small_gpt, 4e-3),
         "quantum, d = 16": Entry(quantum(16), 4e-3),
         "quantum, d = 48": Entry(quantum(48), 4e-3),
@@ -90,9 +98,13 @@ class Run:
 
 def main() -> None:
     """Train all rows in turns and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text", type=Path)
-    parser.add_argument("--steps", type=int, default=2000, help=f"a multiple of {CHUNK}, at least {2 * CHUNK}")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help=f"a multiple of {CHUNK}, at least {2 * CHUNK}"
+    )
     parser.add_argument("--only", nargs="+", help="rows whose names contain one of these words")
     options = parser.parse_args()
     text = corpus.load_text(options.text, "character", length=LENGTH)
@@ -106,10 +118,15 @@ def main() -> None:
         chunk = windows.at(step, CHUNK)
         losses = [run.advance(chunk) for run in runs.values()]
         if (step // CHUNK) % 10 == 9:
-            print(f"step {step + CHUNK:>5}  " + "  ".join(f"{loss:.3f}" for loss in losses), flush=True)
+            print(
+                f"step {step + CHUNK:>5}  " + "  ".join(f"{loss:.3f}" for loss in losses),
+                flush=True,
+            )
 
     held_out = batches.evaluation_windows(text.valid.tokens, LENGTH, 4 * BATCH, padding)
-    print(f"\n{'model':<38} {'parameters':>10} {'rate':>6} {'loss':>7} {'tokens/s':>9} {'speed':>6}")
+    print(
+        f"\n{'model':<38} {'parameters':>10} {'rate':>6} {'loss':>7} {'tokens/s':>9} {'speed':>6}"
+    )
     first = next(iter(runs.values())).tokens_per_second()
     for name, run in runs.items():
         speed = run.tokens_per_second()

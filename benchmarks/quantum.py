@@ -1,4 +1,5 @@
-"""Evolution of T density matrices under one shared H, its gradient, entropies, and the quantum transformer, side by side in one run.
+"""Evolution of T density matrices under one shared H, its gradient, entropies, and the quantum
+transformer, side by side in one run.
 
     python benchmarks/quantum.py [--quick] [--cases 16x64 48x1024]
 
@@ -6,17 +7,19 @@ ours     quantum.evolution.evolve, jit; H real symmetric [d, d], a time step per
 (a)      jnp.linalg.eigh of the shared H, U of every state, autodiff through both
 (b)      jax.scipy.linalg.expm of -i dt H for one state after the other (jax.lax.map: a batch of them can deadlock jaxlib on two cores), autodiff
 (c)      shifts: two evaluations per entry of H, d (d + 1) / 2 entries, and two for all dt at once; timed at 5x64, elsewhere the count times our
-         forward time. An entry of H is no gate of its own, for which a two-term rule would be exact: the shifts are small, and exact rules take
-         more evaluations. rho has no gradient here
+         forward time. An entry of H is no gate of its own, for which a two-term rule would be
+         exact: the shifts are small, and exact rules take more evaluations. rho has no gradient
+         here
 (d)      PennyLane's adjoint differentiation of one Trotter step, a Pauli rotation for each of the 136 real strings on four qubits, two pure states in turn;
          not the same function: it agrees to first order in dt, where its gradient is checked
 floor    real matrix products, 8 forward and 12 backward, over the rate of a large one; or bytes of inputs and outputs over the bandwidth of
          a large copy, where that is longer
 
-"grad" is forward and backward together, "bwd/fwd" what the backward pass adds, over forward. A ratio is theirs / ours (above 1: we are faster).
-Methods run interleaved; times are the best of up to 15 rounds: other work on the machine lengthens calls and never shortens them. Errors are relative
-2-norms against complex128 in NumPy, by divided differences of the exponential. Values and gradients are checked against it before anything is timed.
-PennyLane is optional: without it (d) is left out.
+"grad" is forward and backward together, "bwd/fwd" what the backward pass adds, over forward. A
+ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are the best of up
+to 15 rounds: other work on the machine lengthens calls and never shortens them. Errors are relative
+2-norms against complex128 in NumPy, by divided differences of the exponential. Values and gradients
+are checked against it before anything is timed. PennyLane is optional: without it (d) is left out.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.models import quantum_transformer
+from vfejax.models.quantum import model as quantum_transformer
 from vfejax.quantum import density
 from vfejax.quantum.density import GOLDEN_RATIO
 from vfejax.quantum.evolution import evolve
@@ -45,7 +48,8 @@ except ImportError:
 
 CASES = tuple((d, num) for d in (5, 16, 48, 128) for num in (64, 1024))
 SHIFT_CASE, PENNYLANE_CASE, DEGENERATE_CASE = (5, 64), (16, 2), (16, 64)
-# Entries of the stack of states up to which (b) is asked: its autodiff keeps some 40 arrays of that size.
+# Entries of the stack of states up to which (b) is asked: its autodiff keeps some 40 arrays of that
+# size.
 LARGEST_EXPM = 2_500_000
 VOCABULARY, BATCH, LENGTH = 65, 12, 64
 
@@ -60,7 +64,9 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Compiled forward pass and forward with gradient, the latter's seconds of compilation and bytes of temporary memory."""
+    """Compiled forward pass and forward with gradient, the latter's seconds of compilation and
+    bytes of temporary memory.
+    """
 
     forward: Callable[[], object]
     both: Callable[[], object]
@@ -73,7 +79,9 @@ def _adjoint(x):
 
 
 def problem(d: int, num: int) -> Problem:
-    """Mixed states, and H and dt as the transformer has them at the start of training; complex64 and float32."""
+    """Mixed states, and H and dt as the transformer has them at the start of training; complex64
+    and float32.
+    """
     rng = np.random.default_rng(1000 * d + num)
 
     def gaussian(*shape: int) -> np.ndarray:
@@ -86,23 +94,38 @@ def problem(d: int, num: int) -> Problem:
     h = h + np.tril(h, -1).T
     dt = GOLDEN_RATIO**-5 * rng.uniform(1.0, GOLDEN_RATIO, num)
     single = np.complex64
-    return Problem(rho.astype(single), h.astype(np.float32), dt.astype(np.float32), (w + _adjoint(w)).astype(single))
+    return Problem(
+        rho.astype(single),
+        h.astype(np.float32),
+        dt.astype(np.float32),
+        (w + _adjoint(w)).astype(single),
+    )
 
 
 def reference(inputs: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Evolved states and cotangents of rho, H and dt in double precision, one state after the other."""
+    """Evolved states and cotangents of rho, H and dt in double precision, one state after the
+    other.
+    """
     rho, h, dt, cotangent = (x.astype(np.result_type(x.dtype, np.float64)) for x in inputs)
     w, v = np.linalg.eigh(h)
     gap = w[:, None] - w
-    value, ct_rho, ct_dt, integral = np.empty_like(rho), np.empty_like(rho), np.empty_like(dt), np.zeros_like(h)
+    value, ct_rho, ct_dt, integral = (
+        np.empty_like(rho),
+        np.empty_like(rho),
+        np.empty_like(dt),
+        np.zeros_like(h),
+    )
     for i, t in enumerate(dt):
         p, a = np.exp(-1j * t * w), cotangent[i].T
         u = (v * p) @ v.T
         value[i] = u @ rho[i] @ _adjoint(u)
         ct_rho[i] = (_adjoint(u) @ a @ u).T
-        # dL = 2 Re tr(A dU rho U^dag), and dU = V (D o V^T dH V) V^T with D the divided differences of exp(-i t w).
+        # dL = 2 Re tr(A dU rho U^dag), and dU = V (D o V^T dH V) V^T with D the divided differences
+        # of exp(-i t w).
         m = v.T @ (rho[i] @ _adjoint(u) @ a) @ v
-        divided = np.where(gap == 0, -1j * t * p[:, None], (p[:, None] - p) / np.where(gap == 0, 1.0, gap))
+        divided = np.where(
+            gap == 0, -1j * t * p[:, None], (p[:, None] - p) / np.where(gap == 0, 1.0, gap)
+        )
         integral += 2 * (m.T * divided).real
         ct_dt[i] = 2 * (np.diagonal(m) @ (-1j * w * p)).real
     ct_h = v @ integral @ v.T
@@ -110,10 +133,16 @@ def reference(inputs: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
 
 
 def errors(found: tuple, expected: tuple) -> list[float]:
-    """Relative errors of rho', and of the cotangents of rho, H (its symmetric part) and dt; absolute where the reference is 0."""
+    """Relative errors of rho', and of the cotangents of rho, H (its symmetric part) and dt;
+    absolute where the reference is 0.
+    """
     value, (ct_rho, ct_h, ct_dt) = jax.tree.map(np.asarray, found)
-    pairs = zip((value, ct_rho, 0.5 * (ct_h + ct_h.T), ct_dt), (expected[0], *expected[1]), strict=True)
-    return [float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0)) for got, want in pairs]
+    pairs = zip(
+        (value, ct_rho, 0.5 * (ct_h + ct_h.T), ct_dt), (expected[0], *expected[1]), strict=True
+    )
+    return [
+        float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0)) for got, want in pairs
+    ]
 
 
 def eigh_evolve(rho, hamiltonian, dt):
@@ -130,7 +159,9 @@ def expm_evolve(rho, hamiltonian, dt):
 
 
 def compiled(run: Callable, *arrays) -> tuple[Callable[[], object], float, int]:
-    """The compiled call on these arrays, its seconds of compilation and bytes of temporary memory."""
+    """The compiled call on these arrays, its seconds of compilation and bytes of temporary
+    memory.
+    """
     start = time.perf_counter()
     call = jax.jit(run).lower(*arrays).compile()
     seconds = time.perf_counter() - start
@@ -151,9 +182,12 @@ def method(evolve_fn: Callable, inputs: Problem) -> Method:
 
 
 def shifts(inputs: Problem) -> tuple[Callable[[], object], int]:
-    """(c): cotangents of H and dt, and the number of evaluations it takes; one evaluation after the other."""
+    """(c): cotangents of H and dt, and the number of evaluations it takes; one evaluation after the
+    other.
+    """
     d = inputs.hamiltonian.shape[0]
-    # Steps at which truncation (their square) and rounding (their inverse) are both below 1e-3 of the gradient.
+    # Steps at which truncation (their square) and rounding (their inverse) are both below 1e-3 of
+    # the gradient.
     step_h, step_dt = 0.1, 0.01
     rows, columns = np.tril_indices(d)
     units = np.zeros((len(rows), d, d), np.float32)
@@ -164,26 +198,43 @@ def shifts(inputs: Problem) -> tuple[Callable[[], object], int]:
             return jnp.sum(jnp.real(cotangent * evolve(rho, hamiltonian, dt)), axis=(-2, -1))
 
         def entry(unit):
-            return jnp.sum(values(hamiltonian + unit, dt) - values(hamiltonian - unit, dt)) / (2 * step_h)
+            return jnp.sum(values(hamiltonian + unit, dt) - values(hamiltonian - unit, dt)) / (
+                2 * step_h
+            )
 
         slopes = jax.lax.map(entry, units)
         # An entry off the diagonal moves two entries of H together.
         half = jnp.zeros_like(hamiltonian).at[rows, columns].set(0.5 * slopes)
-        ct_dt = (values(hamiltonian, dt + step_dt) - values(hamiltonian, dt - step_dt)) / (2 * step_dt)
+        ct_dt = (values(hamiltonian, dt + step_dt) - values(hamiltonian, dt - step_dt)) / (
+            2 * step_dt
+        )
         return half + half.T, ct_dt
 
     return compiled(run, *inputs)[0], 2 * (len(rows) + 1)
 
 
 def real_strings(num_qubits: int) -> tuple[list[str], np.ndarray]:
-    """Pauli words with an even number of Y, a basis of the real symmetric matrices, and their matrices."""
-    pauli = {"I": np.eye(2), "X": np.array([[0, 1], [1, 0]]), "Y": np.array([[0, -1j], [1j, 0]]), "Z": np.diag([1, -1])}
-    words = ["".join(w) for w in itertools.product("IXYZ", repeat=num_qubits) if w.count("Y") % 2 == 0]
-    return words, np.stack([functools.reduce(np.kron, [pauli[c] for c in word]) for word in words]).real
+    """Pauli words with an even number of Y, a basis of the real symmetric matrices, and their
+    matrices.
+    """
+    pauli = {
+        "I": np.eye(2),
+        "X": np.array([[0, 1], [1, 0]]),
+        "Y": np.array([[0, -1j], [1j, 0]]),
+        "Z": np.diag([1, -1]),
+    }
+    words = [
+        "".join(w) for w in itertools.product("IXYZ", repeat=num_qubits) if w.count("Y") % 2 == 0
+    ]
+    return words, np.stack(
+        [functools.reduce(np.kron, [pauli[c] for c in word]) for word in words]
+    ).real
 
 
 def pennylane_method(psi: np.ndarray, inputs: Problem, words: list[str], strings: np.ndarray):
-    """(d): forward pass, and gradient by the coefficients of the strings in H, at any time steps."""
+    """(d): forward pass, and gradient by the coefficients of the strings in H, at any time
+    steps.
+    """
     wires = range(len(words[0]))
     observables = inputs.cotangent.swapaxes(-1, -2).astype(np.complex128)
     coefficients = np.einsum("wjk,jk->w", strings, inputs.hamiltonian) / len(strings[0])
@@ -219,16 +270,20 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _best(call: Callable[[], object], first: float) -> float:
-    """Best seconds per call of five batches of about 2 ms, after a call that warms caches and thread pools."""
+    """Best seconds per call of five batches of about 2 ms, after a call that warms caches and
+    thread pools.
+    """
     count = max(1, int(0.002 / first))
     call()
     return min(_timed(lambda: [call() for _ in range(count)]) for _ in range(5)) / count
 
 
 def interleaved(calls: dict[object, Callable[[], object]], rounds: int = 15) -> dict[object, float]:
-    """Best seconds per call. Every round runs all, ``rounds`` rounds or 10 s; what takes above 0.1 s runs once a round.
+    """Best seconds per call. Every round runs all, ``rounds`` rounds or 10 s; what takes above 0.1
+    s runs once a round.
 
-    The slow must not use up the time of the others: above 0.5 s they run in two rounds, above 4 s never again.
+    The slow must not use up the time of the others: above 0.5 s they run in two rounds, above 4 s
+    never again.
     """
     for call in calls.values():
         call()
@@ -245,12 +300,16 @@ def interleaved(calls: dict[object, Callable[[], object]], rounds: int = 15) -> 
 
 
 def rates() -> tuple[float, float]:
-    """FLOP/s of a float32 product of size 1024, and bytes read plus bytes written per second of a 128 MB copy; best of 30."""
+    """FLOP/s of a float32 product of size 1024, and bytes read plus bytes written per second of a
+    128 MB copy; best of 30.
+    """
     x = jnp.ones((1024, 1024), jnp.float32)
     product = compiled(jnp.matmul, x, x)[0]
     source = np.ones(2**24)
     target = np.zeros_like(source)
-    seconds = interleaved({"product": product, "copy": lambda: np.copyto(target, source)}, rounds=30)
+    seconds = interleaved(
+        {"product": product, "copy": lambda: np.copyto(target, source)}, rounds=30
+    )
     return 2 * 1024**3 / seconds["product"], 2 * source.nbytes / seconds["copy"]
 
 
@@ -264,15 +323,25 @@ def floor(d: int, num: int, speeds: tuple[float, float]) -> dict[tuple[str, str]
     }
 
 
-def row(name: str, d: int, num: int, times: dict, mine: Method, found: list[float | None] | None) -> None:
+def row(
+    name: str, d: int, num: int, times: dict, mine: Method, found: list[float | None] | None
+) -> None:
     """One line of the table of evolutions; what a method does not have is left blank."""
     forward, both = (times.get((name, of)) for of in ("forward", "both"))
     cells = [f"{name:<14} {d:>4} {num:>5}"]
     cells += [f"{'':>10}" if x is None else f"{1e3 * x:>10.3f}" for x in (forward, both)]
     cells.append(f"{'':>8}" if forward is None else f"{(both - forward) / forward:>8.2f}")
     for of, seconds in (("forward", forward), ("both", both)):
-        cells.append(f"{'':>9}" if seconds is None or name == "ours" else f"{seconds / times['ours', of]:>9.2f}")
-    cells.append(f"{'':>31}" if found is None else " ".join(f"{'':>7}" if x is None else f"{x:>7.0e}" for x in found))
+        cells.append(
+            f"{'':>9}"
+            if seconds is None or name == "ours"
+            else f"{seconds / times['ours', of]:>9.2f}"
+        )
+    cells.append(
+        f"{'':>31}"
+        if found is None
+        else " ".join(f"{'':>7}" if x is None else f"{x:>7.0e}" for x in found)
+    )
     cells.append(f"{mine.memory / 1e6:>8.1f} {mine.seconds:>7.1f}" if name == "ours" else "")
     print(" ".join(cells).rstrip(), flush=True)
 
@@ -286,10 +355,13 @@ def case(d: int, num: int, speeds: tuple[float, float]) -> None:
         methods["(b) expm"] = method(expm_evolve, inputs)
     found = {name: errors(m.both(), expected) for name, m in methods.items()}
     for name, error in found.items():
-        # Rounding of single precision; autodiff through eigh divides it by the gaps between levels, which is shown and not judged.
+        # Rounding of single precision; autodiff through eigh divides it by the gaps between levels,
+        # which is shown and not judged.
         judged = error[:1] if name == "(a) eigh" else error
         assert max(judged) < 1e-4, (name, error)
-    calls = {(name, of): getattr(m, of) for name, m in methods.items() for of in ("forward", "both")}
+    calls = {
+        (name, of): getattr(m, of) for name, m in methods.items() for of in ("forward", "both")
+    }
     evaluations = d * (d + 1) + 2
     if (d, num) == SHIFT_CASE:
         run, evaluations = shifts(inputs)
@@ -323,7 +395,10 @@ def pennylane_case() -> None:
     assert error < 0.05, error
     mine = method(evolve, inputs)
     calls = {("ours", "forward"): mine.forward, ("ours", "both"): mine.both}
-    calls |= {("(d) PennyLane", "forward"): forward, ("(d) PennyLane", "both"): lambda: gradient(inputs.dt)}
+    calls |= {
+        ("(d) PennyLane", "forward"): forward,
+        ("(d) PennyLane", "both"): lambda: gradient(inputs.dt),
+    }
     times = interleaved(calls)
     for name in ("ours", "(d) PennyLane"):
         row(name, d, num, times, mine, None)
@@ -335,7 +410,11 @@ def degenerate_case() -> None:
     inputs = problem(d, num)
     inputs = inputs._replace(hamiltonian=np.zeros_like(inputs.hamiltonian))
     expected = reference(inputs)
-    for name, evolve_fn in {"ours": evolve, "(a) eigh": eigh_evolve, "(b) expm": expm_evolve}.items():
+    for name, evolve_fn in {
+        "ours": evolve,
+        "(a) eigh": eigh_evolve,
+        "(b) expm": expm_evolve,
+    }.items():
         value, rho, h, _ = errors(method(evolve_fn, inputs).both(), expected)
         cells = " ".join("    NaN" if np.isnan(x) else f"{x:>7.0e}" for x in (value, rho, h))
         print(f"{name:<14} {d:>4} {num:>5} {cells}", flush=True)
@@ -356,12 +435,19 @@ def entropy_case(d: int, num: int) -> None:
         value, pull_back = jax.vjp(density.von_neumann_entropy, rho)
         return value, pull_back(jnp.ones_like(value))
 
-    calls = {"forward": compiled(density.von_neumann_entropy, rho)[0], "both": compiled(both, rho)[0], "lapack": lapack}
+    calls = {
+        "forward": compiled(density.von_neumann_entropy, rho)[0],
+        "both": compiled(both, rho)[0],
+        "lapack": lapack,
+    }
     w, v = np.linalg.eigh(rho.astype(np.complex128))
     value, (slope,) = calls["both"]()
     # JAX's cotangent is the transpose of -(log rho + 1).
     expected = -((v * (np.log(w) + 1)[:, None, :]) @ _adjoint(v)).swapaxes(-1, -2)
-    error = [np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in ((value, entropy(w)), (slope, expected))]
+    error = [
+        np.linalg.norm(x - y) / np.linalg.norm(y)
+        for x, y in ((value, entropy(w)), (slope, expected))
+    ]
     assert max(error) < 1e-4, error
     times = interleaved(calls)
     print(
@@ -382,7 +468,9 @@ def _model_gradient(config: quantum_transformer.QuantumTransformerConfig, dtype:
 
 
 def model_case(dim: int) -> None:
-    """The transformer's loss and its gradient; its error without the free energy, whose slope at singular states depends on the precision."""
+    """The transformer's loss and its gradient; its error without the free energy, whose slope at
+    singular states depends on the precision.
+    """
     config = quantum_transformer.QuantumTransformerConfig(dim=dim)
     bare = quantum_transformer.QuantumTransformerConfig(dim=dim, free_energy_weight=0.0)
     model, loss = _model_gradient(config, jnp.float32)
@@ -394,7 +482,9 @@ def model_case(dim: int) -> None:
         double = compiled(jax.grad(_model_gradient(bare, jnp.float64)[1]), wide, windows)[0]()
         double = jax.tree.map(np.asarray, double)
     pairs = list(zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True))
-    error = np.sqrt(sum(np.sum((x - y) ** 2) for x, y in pairs) / sum(np.sum(y**2) for _, y in pairs))
+    error = np.sqrt(
+        sum(np.sum((x - y) ** 2) for x, y in pairs) / sum(np.sum(y**2) for _, y in pairs)
+    )
     assert error < 1e-3, error
     forward, _, _ = compiled(loss, params, windows)
     both, seconds, memory = compiled(jax.value_and_grad(loss), params, windows)
@@ -416,9 +506,19 @@ def _size(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """Run the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 states only, and the smaller transformer")
-    parser.add_argument("--cases", nargs="+", type=_size, metavar="DxT", help="these sizes only, such as 16x64 48x1024")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="64 states only, and the smaller transformer"
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        type=_size,
+        metavar="DxT",
+        help="these sizes only, such as 16x64 48x1024",
+    )
     options = parser.parse_args()
     cases = options.cases or [(d, num) for d, num in CASES if num == 64 or not options.quick]
     size = f"{'what':<14} {'d':>4} {'T':>5}"
@@ -445,9 +545,7 @@ def main() -> None:
     for dim in (16,) if options.quick else (16, 48):
         model_case(dim)
     print(f"\nproducts {speeds[0] / 1e9:.0f} GFLOP/s, copy bandwidth {speeds[1] / 1e9:.1f} GB/s")
-    versions = (
-        f"jax {jax.__version__}, numpy {np.__version__}, pennylane {pennylane.__version__ if pennylane else 'absent'}"
-    )
+    versions = f"jax {jax.__version__}, numpy {np.__version__}, pennylane {pennylane.__version__ if pennylane else 'absent'}"
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
     print(f"{versions}, python {platform.python_version()}, {device}")
 

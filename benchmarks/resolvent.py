@@ -11,9 +11,10 @@ ours     ratios by one scan, exact adjoint by another, jit; float32 in, complex6
          buffers allocated before
 floor    bytes that must be read and written (a, b, c, G; with the gradient also w, da, db, dc) over the bandwidth of a large copy
 
-A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are per call, the best of up to 25 rounds: calls of
-microseconds are lengthened by whatever else the machine does, and never shortened. PyTorch, SciPy and a C compiler are
-optional: without one its rows are left out. Before anything is timed, values and gradients of (a), (b) and (d) are checked against ours.
+A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are per call, the
+best of up to 25 rounds: calls of microseconds are lengthened by whatever else the machine does, and
+never shortened. PyTorch, SciPy and a C compiler are optional: without one its rows are left out.
+Before anything is timed, values and gradients of (a), (b) and (d) are checked against ours.
 """
 
 import argparse
@@ -47,7 +48,8 @@ BATCH = 8
 WIDTH = 64
 Z = 0.3 + 0.5j
 SIZES = (128, 512, 2048, 8192, 32768, 262144)
-# The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or 4 GB.
+# The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or
+# 4 GB.
 LARGEST = {"torch": 512, "lapack": 2048, "attention": 4096}
 
 C_SOURCE = """
@@ -125,7 +127,9 @@ void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, compl
 
 
 def chains(n: int) -> tuple[np.ndarray, ...]:
-    """Random a, b, c (with b c > 0) and a cotangent w, float32 and complex64, ``[8, n]`` or ``[8, n - 1]``."""
+    """Random a, b, c (with b c > 0) and a cotangent w, float32 and complex64, ``[8, n]`` or ``[8, n
+    - 1]``.
+    """
     rng = np.random.default_rng(n)
     a, b = rng.standard_normal((BATCH, n)), rng.uniform(0.5, 1.5, (BATCH, n - 1))
     c = b * rng.uniform(0.8, 1.2, b.shape)
@@ -133,7 +137,9 @@ def chains(n: int) -> tuple[np.ndarray, ...]:
     return *(x.astype(np.float32) for x in (a, b, c)), w.astype(np.complex64)
 
 
-def _compiled(run: Callable, arrays: tuple[np.ndarray, ...]) -> tuple[Callable[[], object], float, float]:
+def _compiled(
+    run: Callable, arrays: tuple[np.ndarray, ...]
+) -> tuple[Callable[[], object], float, float]:
     """The compiled call, its seconds of compilation and its temporary memory in bytes."""
     start = time.perf_counter()
     compiled = jax.jit(run).lower(*arrays).compile()
@@ -157,7 +163,11 @@ def ours(arrays: tuple[np.ndarray, ...], gradient: bool):
         value, pull = jax.vjp(_diagonal, a, b, c)
         return value, pull(w)
 
-    return _compiled(both, arrays) if gradient else _compiled(lambda *x: (_diagonal(*x), None), arrays[:3])
+    return (
+        _compiled(both, arrays)
+        if gradient
+        else _compiled(lambda *x: (_diagonal(*x), None), arrays[:3])
+    )
 
 
 def theta_phi(a, b, c):
@@ -192,7 +202,9 @@ def lapack_method(arrays: tuple[np.ndarray, ...]) -> Callable[[], tuple]:
     identity = np.eye(a.shape[-1], dtype=np.complex128, order="F")
 
     def run():
-        return np.stack([np.diagonal(lapack.zgtsv(c[i], a[i] - Z, b[i], identity)[3]) for i in range(BATCH)]), None
+        return np.stack(
+            [np.diagonal(lapack.zgtsv(c[i], a[i] - Z, b[i], identity)[3]) for i in range(BATCH)]
+        ), None
 
     return run
 
@@ -229,8 +241,12 @@ def _pointer(array: np.ndarray):
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
 
-def c_method(library: ctypes.CDLL, arrays: tuple[np.ndarray, ...], gradient: bool) -> Callable[[], tuple]:
-    """(d): inputs laid out for it before the clock starts, outputs turned back only where they are checked."""
+def c_method(
+    library: ctypes.CDLL, arrays: tuple[np.ndarray, ...], gradient: bool
+) -> Callable[[], tuple]:
+    """(d): inputs laid out for it before the clock starts, outputs turned back only where they are
+    checked.
+    """
     n = arrays[0].shape[-1]
     a, b, c = (np.ascontiguousarray(x.T) for x in arrays[:3])
     w = np.ascontiguousarray(np.stack([arrays[3].T.real, arrays[3].T.imag], 1))
@@ -267,7 +283,9 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / min(seconds)
 
 
-def check(name: str, found: tuple, value: np.ndarray, gradients: tuple | None, limit: float) -> None:
+def check(
+    name: str, found: tuple, value: np.ndarray, gradients: tuple | None, limit: float
+) -> None:
     """The method agrees with ours in value, and in each gradient it has."""
     pairs = [(found[0], value)]
     if gradients is not None and found[1] is not None:
@@ -284,14 +302,18 @@ def _timed(method: Callable[[], object]) -> float:
 
 
 def _best(method: Callable[[], object], first: float) -> float:
-    """Best seconds per call of five batches of about 2 ms, after a call that warms caches and thread pools."""
+    """Best seconds per call of five batches of about 2 ms, after a call that warms caches and
+    thread pools.
+    """
     count = max(1, int(0.002 / first))
     method()
     return min(_timed(lambda: [method() for _ in range(count)]) for _ in range(5)) / count
 
 
 def interleaved(methods: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Best seconds per call. Every round runs every method, 25 rounds or 8 s; what takes above 0.1 s runs once a round, above 2 s once."""
+    """Best seconds per call. Every round runs every method, 25 rounds or 8 s; what takes above 0.1
+    s runs once a round, above 2 s once.
+    """
     times = {name: [_timed(method)] for name, method in methods.items()}
     began = time.perf_counter()
     for _ in range(25):
@@ -336,7 +358,9 @@ def case(n: int, gradient: bool, library: ctypes.CDLL | None, bandwidth: float) 
 
 def main() -> None:
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="up to n = 2048 only")
     parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="these lengths only")
     options = parser.parse_args()

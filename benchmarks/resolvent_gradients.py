@@ -2,10 +2,11 @@
 
     python benchmarks/resolvent_gradients.py [--n 512] [--chains 32]
 
-Per rule (``vfejax.spectral.ablation``), over random chains with hopping 1 and disordered site energies: the cosine between shortcut and exact
-gradient of a random linear readout of [Re G, Im G], and the relative error |shortcut - exact| / |exact|, as median and worst chain.
-The column "scaled" is the relative error left after the best positive scaling, that is, what no learning rate can repair. The last row
-is the exact adjoint in complex64 against complex128.
+Per rule (``vfejax.spectral.ablation``), over random chains with hopping 1 and disordered site
+energies: the cosine between shortcut and exact gradient of a random linear readout of [Re G, Im G],
+and the relative error |shortcut - exact| / |exact|, as median and worst chain. The column "scaled"
+is the relative error left after the best positive scaling, that is, what no learning rate can
+repair. The last row is the exact adjoint in complex64 against complex128.
 """
 
 import argparse
@@ -22,7 +23,9 @@ BLENDS = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def gradient(diagonal_fn, a: np.ndarray, z: complex, readout: np.ndarray) -> np.ndarray:
-    """d/da of ``sum readout_0 Re G + readout_1 Im G`` for chains ``a [chains, n]`` with hopping 1."""
+    """d/da of ``sum readout_0 Re G + readout_1 Im G`` for chains ``a [chains, n]`` with hopping
+    1.
+    """
     hop = jnp.ones(a.shape[-1] - 1, a.dtype)
 
     def loss(a):
@@ -36,23 +39,34 @@ def compare(found: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Cosine, relative error and relative error after the best positive scaling, per chain."""
     norm = np.linalg.norm(exact, axis=-1)
     cosine = np.sum(found * exact, -1) / (np.linalg.norm(found, axis=-1) * norm)
-    return cosine, np.linalg.norm(found - exact, axis=-1) / norm, np.sqrt(1 - np.maximum(cosine, 0) ** 2)
+    return (
+        cosine,
+        np.linalg.norm(found - exact, axis=-1) / norm,
+        np.sqrt(1 - np.maximum(cosine, 0) ** 2),
+    )
 
 
 def table(n: int, chains: int) -> None:
     """One block of rows for every spectral parameter."""
     rng = np.random.default_rng(0)
     a, readout = rng.standard_normal((chains, n)), rng.standard_normal((2, chains, n))
-    print(f"{'z':>8} {'rule':<16} {'cosine':>8} {'worst':>8} {'error':>10} {'worst':>10} {'scaled':>8}")
+    print(
+        f"{'z':>8} {'rule':<16} {'cosine':>8} {'worst':>8} {'error':>10} {'worst':>10} {'scaled':>8}"
+    )
     for z in (1j, 0.3 + 0.5j, 0.1j):
         exact = gradient(resolvent_diagonal, a, z, readout)
         rows = {
             f"grad_blend {blend}": gradient(
-                lambda *x, blend=blend: resolvent_diagonal_grad_blend(*x, grad_blend=blend), a, z, readout
+                lambda *x, blend=blend: resolvent_diagonal_grad_blend(*x, grad_blend=blend),
+                a,
+                z,
+                readout,
             )
             for blend in BLENDS
         }
-        rows["exact, float32"] = gradient(resolvent_diagonal, a.astype("f4"), z, readout.astype("f4"))
+        rows["exact, float32"] = gradient(
+            resolvent_diagonal, a.astype("f4"), z, readout.astype("f4")
+        )
         for name, found in rows.items():
             cosine, error, scaled = compare(found, exact)
             print(
@@ -63,13 +77,17 @@ def table(n: int, chains: int) -> None:
 
 def main() -> None:
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=512, help="sites of a chain")
     parser.add_argument("--chains", type=int, default=32, help="number of random chains")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     table(options.n, options.chains)
-    print(f"jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0].device_kind}")
+    print(
+        f"jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0].device_kind}"
+    )
 
 
 if __name__ == "__main__":

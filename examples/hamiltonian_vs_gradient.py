@@ -1,10 +1,13 @@
-"""One free energy, four ways down (or around) it: natural gradient, friction, and two symplectic schemes.
+"""One free energy, four ways down (or around) it: natural gradient, friction, and two symplectic
+schemes.
 
-Ten sensors in unknown orientations start from their own beliefs, thousands of nats above consensus. All flows get the same number of
-gradient evaluations. Without friction the Hamiltonian H = F + T is conserved: the flow never settles, and the drift of H measures the
-scheme. Per evaluation, Stoermer-Verlet drifts as dt^2 and Yoshida's scheme (three evaluations per step, hence steps three times as long)
-as dt^4: short steps favour the second, long steps the first. (Equal numbers of evaluations: longer steps cover more time.) With friction
-H falls and the flow settles, more slowly than natural gradient flow, which knows the metric.
+Ten sensors in unknown orientations start from their own beliefs, thousands of nats above consensus.
+All flows get the same number of gradient evaluations. Without friction the Hamiltonian H = F + T is
+conserved: the flow never settles, and the drift of H measures the scheme. Per evaluation,
+Stoermer-Verlet drifts as dt^2 and Yoshida's scheme (three evaluations per step, hence steps three
+times as long) as dt^4: short steps favour the second, long steps the first. (Equal numbers of
+evaluations: longer steps cover more time.) With friction H falls and the flow settles, more slowly
+than natural gradient flow, which knows the metric.
 
     python examples/hamiltonian_vs_gradient.py
 """
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.agents import free_energy, metric, observation, sensor_network
+from vfejax.agents import free_energy, metric, observation
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.beliefs.gaussian import Gaussian
@@ -26,24 +29,40 @@ from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
 from vfejax.dynamics.hamiltonian import HamiltonianInfo, HamiltonianState, velocity_verlet, yoshida4
 from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
+from vfejax.figures.style import CURVES, INK, label_right, log_axis, new_figure, style_axes
 from vfejax.geometry import irreps
-from vfejax.io.plot_style import CURVES, INK, label_right, log_axis, new_figure, style_axes
+from vfejax.problems import sensor_network
 
 SPINS = (1, 1)  # two landmarks
 GENERATORS = irreps.so3_generators(SPINS)
 EXPONENTIAL = irreps.so3_exponential(max(SPINS))
-MASS = PopulationCoordinates(belief=100.0, prior=float("inf"), phi=1000.0)  # infinite mass: priors stay
+MASS = PopulationCoordinates(
+    belief=100.0, prior=float("inf"), phi=1000.0
+)  # infinite mass: priors stay
 RATES = PopulationCoordinates(belief=0.02, prior=0.0, phi=0.02)
-STEPS = (0.00125, 0.0025, 0.005, 0.01, 0.02)  # time per gradient evaluation of the conservative runs
-LONG_STEP, FRICTION = 0.04, 0.2  # time per evaluation of the run with friction, and its rate per unit of time
+STEPS = (
+    0.00125,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+)  # time per gradient evaluation of the conservative runs
+LONG_STEP, FRICTION = (
+    0.04,
+    0.2,
+)  # time per evaluation of the run with friction, and its rate per unit of time
 
 
 def problem(num_agents: int) -> tuple[Callable, PopulationCoordinates]:
     """The energy of a small sensor network and where it starts."""
     rng = np.random.default_rng(0)
-    observations, _ = sensor_network.simulate(rng, num_agents, num_landmarks=len(SPINS), dtype=jnp.float64)
+    observations, _ = sensor_network.simulate(
+        rng, num_agents, num_landmarks=len(SPINS), dtype=jnp.float64
+    )
     k = 3 * len(SPINS)
-    prior = Gaussian(jnp.zeros((num_agents, k)), jnp.broadcast_to(3.0 * jnp.eye(k), (num_agents, k, k)))
+    prior = Gaussian(
+        jnp.zeros((num_agents, k)), jnp.broadcast_to(3.0 * jnp.eye(k), (num_agents, k, k))
+    )
     belief = jax.jit(observation.posterior)(prior, observations)
 
     def energy_fn(coordinates: PopulationCoordinates) -> jax.Array:
@@ -71,7 +90,9 @@ def hamiltonian_runs(
 
 def natural_run(energy_fn, start, num_steps: int) -> jax.Array:
     """Energies ``[num_steps]`` along natural gradient flow."""
-    fisher = functools.partial(metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL)
+    fisher = functools.partial(
+        metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL
+    )
     limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
     optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(RATES), optax.stateless(limit))
     retract = functools.partial(populations.retract_frames, retraction=irreps.principal_rotation)
@@ -87,8 +108,15 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], drifts: dict[str, np.
         left.plot(evaluations, potential, color=colour, linewidth=1.8, label=name)
     left.set_yscale("log")
     log_axis(left.yaxis)
-    style_axes(left, xlabel="gradient evaluations", ylabel="free energy F (nats)", title="Where each flow gets")
-    label_right(left, [(name, y[-1], c) for (name, (_, y)), c in zip(curves.items(), CURVES, strict=False)])
+    style_axes(
+        left,
+        xlabel="gradient evaluations",
+        ylabel="free energy F (nats)",
+        title="Where each flow gets",
+    )
+    label_right(
+        left, [(name, y[-1], c) for (name, (_, y)), c in zip(curves.items(), CURVES, strict=False)]
+    )
     for (name, drift), colour in zip(drifts.items(), CURVES, strict=False):
         right.plot(STEPS, drift, "o-", color=colour, linewidth=1.8)
         order = np.log2(drift[1] / drift[0])
@@ -113,8 +141,11 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], drifts: dict[str, np.
     return figure
 
 
-def main(num_agents: int = 10, num_gradients: int = 1200, out: Path = Path("runs/examples")) -> dict:
-    """Run all flows, print a table, draw it; returns ``{flow: (free energy reached, largest change of H, gradients)}`` in nats.
+def main(
+    num_agents: int = 10, num_gradients: int = 1200, out: Path = Path("runs/examples")
+) -> dict:
+    """Run all flows, print a table, draw it; returns ``{flow: (free energy reached, largest change
+    of H, gradients)}`` in nats.
 
     Args:
         num_agents: sensors.
@@ -127,10 +158,17 @@ def main(num_agents: int = 10, num_gradients: int = 1200, out: Path = Path("runs
         start
     )  # position, momentum and force are every scheme's start
     verlet = hamiltonian_runs(
-        velocity_verlet, energy_fn, at_rest, num_gradients, [*STEPS, LONG_STEP], [0.0] * len(STEPS) + [FRICTION]
+        velocity_verlet,
+        energy_fn,
+        at_rest,
+        num_gradients,
+        [*STEPS, LONG_STEP],
+        [0.0] * len(STEPS) + [FRICTION],
     )
     triple = [3 * dt for dt in STEPS]  # one Yoshida step costs three gradients
-    yoshida = hamiltonian_runs(yoshida4, energy_fn, at_rest, num_gradients // 3, triple, [0.0] * len(STEPS))
+    yoshida = hamiltonian_runs(
+        yoshida4, energy_fn, at_rest, num_gradients // 3, triple, [0.0] * len(STEPS)
+    )
     natural = np.asarray(natural_run(energy_fn, start, num_gradients))
 
     drift = {
@@ -138,16 +176,28 @@ def main(num_agents: int = 10, num_gradients: int = 1200, out: Path = Path("runs
         "Yoshida": np.max(np.abs(np.asarray(yoshida.total) - initial), axis=1),
     }
     rows = {"natural gradient": (natural[-1], None, num_gradients)}
-    rows[f"Verlet, friction {FRICTION}"] = (verlet.potential[-1, -1], verlet.total[-1, -1] - initial, num_gradients)
+    rows[f"Verlet, friction {FRICTION}"] = (
+        verlet.potential[-1, -1],
+        verlet.total[-1, -1] - initial,
+        num_gradients,
+    )
     for name, run in (("Verlet", verlet), ("Yoshida", yoshida)):
         for i, dt in enumerate(STEPS):
-            rows[f"{name}, {dt:g} per gradient"] = (run.potential[i, -1], drift[name][i], num_gradients)
-    rows = {name: (float(f), None if h is None else float(h), n) for name, (f, h, n) in rows.items()}
+            rows[f"{name}, {dt:g} per gradient"] = (
+                run.potential[i, -1],
+                drift[name][i],
+                num_gradients,
+            )
+    rows = {
+        name: (float(f), None if h is None else float(h), n) for name, (f, h, n) in rows.items()
+    }
 
     print(f"{num_agents} sensors, free energy {initial:.6g} nats at the start")
     print(f"{'flow':<30}{'F reached (nats)':>18}{'change of H (nats)':>20}{'gradients':>11}")
     for name, (reached, change, gradients) in rows.items():
-        print(f"{name:<30}{reached:>18.1f}{'' if change is None else f'{change:.3g}':>20}{gradients:>11}")
+        print(
+            f"{name:<30}{reached:>18.1f}{'' if change is None else f'{change:.3g}':>20}{gradients:>11}"
+        )
 
     every = np.arange(1, num_gradients + 1)
     curves = {

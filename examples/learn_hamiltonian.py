@@ -1,18 +1,25 @@
-"""From populations to energies: a Rabi oscillation against its closed form, then an unknown Hamiltonian learnt from counts.
+"""From populations to energies: a Rabi oscillation against its closed form, then an unknown
+Hamiltonian learnt from counts.
 
-A hidden real symmetric H, known states prepared with 2 % of depolarisation, several times, N shots of each: all that is seen is how often each level was
-found. Adam descends the ``-log`` likelihood along the exact gradient of ``evolve``. It starts at H = 0, where levels are equal and autodiff through ``eigh``
-would give NaN, and sees the early times first: seen all at once, the late ones trap it in wrong minima.
+A hidden real symmetric H, known states prepared with 2 % of depolarisation, several times, N shots
+of each: all that is seen is how often each level was found. Adam descends the ``-log`` likelihood
+along the exact gradient of ``evolve``. It starts at H = 0, where levels are equal and autodiff
+through ``eigh`` would give NaN, and sees the early times first: seen all at once, the late ones
+trap it in wrong minima.
 
-What populations can tell. H plus a multiple of I has the same ones: the trace is set to 0. Basis states leave signs open, ``D H D`` with
-``D = diag(+-1)``; superpositions ``|j> + |k>`` tell them. Real states do not tell H from -H, the same motion backwards; ``|j> + i |k>`` do.
+What populations can tell. H plus a multiple of I has the same ones: the trace is set to 0. Basis
+states leave signs open, ``D H D`` with ``D = diag(+-1)``; superpositions ``|j> + |k>`` tell them.
+Real states do not tell H from -H, the same motion backwards; ``|j> + i |k>`` do.
 
-How well. The shots hold the Fisher information ``I = N sum_settings sum_k grad p_k grad p_k^T / p_k``, and no unbiased estimate has a covariance below ``I^-1``
-(Cramer-Rao). Maximum likelihood reaches it as N grows: the error e in its units, ``e^T I e`` per free parameter, then has mean 1 over repetitions.
+How well. The shots hold the Fisher information ``I = N sum_settings sum_k grad p_k grad p_k^T /
+p_k``, and no unbiased estimate has a covariance below ``I^-1`` (Cramer-Rao). Maximum likelihood
+reaches it as N grows: the error e in its units, ``e^T I e`` per free parameter, then has mean 1
+over repetitions.
 
     python examples/learn_hamiltonian.py
 
-Source: Rabi, Phys. Rev. 51 (1937) 652; Cramer, Mathematical Methods of Statistics (1946), chapter 32.
+Source: Rabi, Phys. Rev. 51 (1937) 652; Cramer, Mathematical Methods of Statistics (1946), chapter
+32.
 """
 
 from pathlib import Path
@@ -22,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.io.plot_style import BLUE, CURVES, GREY, INK, label_right, new_figure, style_axes
+from vfejax.figures.style import BLUE, CURVES, GREY, INK, label_right, new_figure, style_axes
 from vfejax.numerics import identity_like
 from vfejax.quantum.channels import depolarize
 from vfejax.quantum.density import populations, pure_state
@@ -38,9 +45,13 @@ LEARNING_RATE = 0.1
 
 
 def outcomes(hamiltonian: jax.Array) -> jax.Array:
-    """Probabilities ``[d^2, times, d]`` under ``hamiltonian [d, d]``, from basis states, real and complex superpositions of every pair."""
+    """Probabilities ``[d^2, times, d]`` under ``hamiltonian [d, d]``, from basis states, real and
+    complex superpositions of every pair.
+    """
     basis, (j, k) = np.eye(DIM), np.triu_indices(DIM, 1)
-    psi = np.concatenate([basis, *((basis[j] + phase * basis[k]) / np.sqrt(2) for phase in (1, 1j))])
+    psi = np.concatenate(
+        [basis, *((basis[j] + phase * basis[k]) / np.sqrt(2) for phase in (1, 1j))]
+    )
     states = depolarize(pure_state(jnp.asarray(psi)), NOISE)
     return populations(evolve(states[:, None], hamiltonian, jnp.asarray(TIMES)))
 
@@ -71,11 +82,22 @@ def learn(frequencies: jax.Array, num_steps: int) -> jax.Array:
 
 
 def lookalikes(hidden: jax.Array) -> dict[str, tuple[float, float]]:
-    """Largest difference of any population from those of -H and of D H D, as kinds of preparations are added."""
+    """Largest difference of any population from those of -H and of D H D, as kinds of preparations
+    are added.
+    """
     signs = jnp.asarray((-1.0) ** np.arange(DIM), hidden.dtype)
-    seen, *others = jax.vmap(outcomes)(jnp.stack([hidden, -hidden, jnp.outer(signs, signs) * hidden]))
-    ends = {"basis states": DIM, "and real superpositions": NUM_PARAMETERS, "and complex ones": DIM**2}
-    return {name: tuple(float(jnp.max(jnp.abs(other - seen)[:end])) for other in others) for name, end in ends.items()}
+    seen, *others = jax.vmap(outcomes)(
+        jnp.stack([hidden, -hidden, jnp.outer(signs, signs) * hidden])
+    )
+    ends = {
+        "basis states": DIM,
+        "and real superpositions": NUM_PARAMETERS,
+        "and complex ones": DIM**2,
+    }
+    return {
+        name: tuple(float(jnp.max(jnp.abs(other - seen)[:end])) for other in others)
+        for name, end in ends.items()
+    }
 
 
 def draw(times: jax.Array, found: jax.Array, exact: jax.Array, rows: dict):
@@ -84,34 +106,60 @@ def draw(times: jax.Array, found: jax.Array, exact: jax.Array, rows: dict):
     for points, curve, colour in zip(found, exact, CURVES, strict=False):
         axes["a"].plot(times, curve, color=colour, linewidth=1.4)
         axes["a"].plot(times[::4], points[::4], "o", color=colour, markersize=4)
-    style_axes(axes["a"], xlabel="$\\Omega t$", ylabel="population of level 1", title="Rabi: curves by formula")
+    style_axes(
+        axes["a"],
+        xlabel="$\\Omega t$",
+        ylabel="population of level 1",
+        title="Rabi: curves by formula",
+    )
     names = (f"$\\Delta$ = {detuning:g} $\\Omega$" for detuning in DETUNINGS)
     label_right(axes["a"], list(zip(names, exact[:, -1], CURVES, strict=False)))
     shots, green = list(rows), CURVES[2]
     low, middle, high = np.transpose([limits for _, limits, _ in rows.values()])
     for n, (history, *_) in rows.items():
         axes["b"].loglog([n] * len(history), history[:, -1], "o", color=BLUE, markersize=3)
-    axes["b"].fill_between(shots, low, high, color=green, alpha=0.25, linewidth=0, label="90 % of runs, by the bound")
+    axes["b"].fill_between(
+        shots, low, high, color=green, alpha=0.25, linewidth=0, label="90 % of runs, by the bound"
+    )
     axes["b"].plot(shots, middle, color=green, linewidth=1.4, label="median, by the bound")
     axes["b"].legend(frameon=False, labelcolor=INK, fontsize=8.5)
     axes["c"].semilogy(history.T, color=BLUE, linewidth=0.5)
     axes["c"].axhspan(low[-1], high[-1], color=green, alpha=0.25, linewidth=0)
-    style_axes(axes["b"], xlabel="shots per setting", ylabel="largest error of H", title="Points: runs, after learning")
-    style_axes(axes["c"], xlabel="step, from H = 0", ylabel="largest error of H", title=f"Runs with {n:,} shots")
+    style_axes(
+        axes["b"],
+        xlabel="shots per setting",
+        ylabel="largest error of H",
+        title="Points: runs, after learning",
+    )
+    style_axes(
+        axes["c"],
+        xlabel="step, from H = 0",
+        ylabel="largest error of H",
+        title=f"Runs with {n:,} shots",
+    )
     for ax in (axes["b"], axes["c"]):
         ax.axhline(1e-3, color=GREY, linestyle="--", linewidth=1)
     return figure
 
 
-def main(num_shots=(100, 10**3, 10**4, 10**5, 10**6, 10**7), num_runs=16, num_steps=300, out=Path("runs/examples")):
-    """Oscillate, learn from ``num_shots`` of each setting (preparation and time), ``num_runs`` times each, print, draw into the folder ``out``.
+def main(
+    num_shots=(100, 10**3, 10**4, 10**5, 10**6, 10**7),
+    num_runs=16,
+    num_steps=300,
+    out=Path("runs/examples"),
+):
+    """Oscillate, learn from ``num_shots`` of each setting (preparation and time), ``num_runs``
+    times each, print, draw into the folder ``out``.
 
-    Returns the largest error of the oscillations; the table of :func:`lookalikes`; and by shots the largest error of H after every step
-    ``[runs, steps]``, its 5, 50 and 95 % quantiles by the Cramer-Rao bound, and the mean of ``e^T I e`` per free parameter.
+    Returns the largest error of the oscillations; the table of :func:`lookalikes`; and by shots the
+    largest error of H after every step ``[runs, steps]``, its 5, 50 and 95 % quantiles by the
+    Cramer-Rao bound, and the mean of ``e^T I e`` per free parameter.
     """
     times, detunings = jnp.linspace(0.0, 4 * jnp.pi, 161), jnp.asarray(DETUNINGS)[:, None]
     one = jnp.ones_like(detunings)
-    found = populations(evolve(pure_state(jnp.eye(2)[0]), rabi(one, detunings), times[None]))[..., 1]
+    found = populations(evolve(pure_state(jnp.eye(2)[0]), rabi(one, detunings), times[None]))[
+        ..., 1
+    ]
     exact = rabi_population(one, detunings, times[None])
     rabi_error = float(jnp.max(jnp.abs(found - exact)))
     print(f"Rabi oscillation: largest difference from the formula {rabi_error:.1e}")
@@ -124,15 +172,29 @@ def main(num_shots=(100, 10**3, 10**4, 10**5, 10**6, 10**7), num_runs=16, num_st
         print(f"{name:<50}{backwards:>10.1e}{gauge:>10.1e}")
     probabilities = np.asarray(outcomes(hidden), np.float64)
     probabilities = probabilities / np.sum(probabilities, axis=-1, keepdims=True)
-    counts = np.stack([rng.multinomial(n, probabilities, (num_runs, DIM**2, len(TIMES))) / n for n in num_shots])
+    counts = np.stack(
+        [rng.multinomial(n, probabilities, (num_runs, DIM**2, len(TIMES))) / n for n in num_shots]
+    )
     learnt = jax.jit(jax.vmap(jax.vmap(lambda x: learn(x, num_steps))))(jnp.asarray(counts))
-    errors = (np.asarray(learnt) - np.asarray(hidden))[..., *np.tril_indices(DIM)]  # [shots, runs, steps, entries]
-    slopes = np.asarray(jax.jit(jax.jacrev(lambda x: outcomes(traceless(x))))(parameters), np.float64)
-    information = np.einsum("ptka,ptkb->ab", slopes / probabilities[..., None], slopes)  # of one shot per setting
-    bound = np.linalg.pinv(information, rcond=1e-6, hermitian=True)  # singular: populations say nothing of the trace
+    errors = (np.asarray(learnt) - np.asarray(hidden))[
+        ..., *np.tril_indices(DIM)
+    ]  # [shots, runs, steps, entries]
+    slopes = np.asarray(
+        jax.jit(jax.jacrev(lambda x: outcomes(traceless(x))))(parameters), np.float64
+    )
+    information = np.einsum(
+        "ptka,ptkb->ab", slopes / probabilities[..., None], slopes
+    )  # of one shot per setting
+    bound = np.linalg.pinv(
+        information, rcond=1e-6, hermitian=True
+    )  # singular: populations say nothing of the trace
     scatter = jnp.asarray(rng.multivariate_normal(np.zeros(NUM_PARAMETERS), bound, 10_000))
-    quantiles = np.quantile(np.max(np.abs(jax.vmap(traceless)(scatter)), axis=(1, 2)), (0.05, 0.5, 0.95))
-    print(f"\n{'shots per setting':<18}{'median max error':>18}{'by the bound':>14}{'worst':>10}{'e^T I e':>10}")
+    quantiles = np.quantile(
+        np.max(np.abs(jax.vmap(traceless)(scatter)), axis=(1, 2)), (0.05, 0.5, 0.95)
+    )
+    print(
+        f"\n{'shots per setting':<18}{'median max error':>18}{'by the bound':>14}{'worst':>10}{'e^T I e':>10}"
+    )
     rows = {}
     for n, error in zip(num_shots, errors, strict=True):
         last, history = error[:, -1], np.max(np.abs(error), axis=-1)

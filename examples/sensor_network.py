@@ -1,8 +1,10 @@
-"""Sixty-four sensors that do not know how they are turned find one common frame by minimising a free energy.
+"""Sixty-four sensors that do not know how they are turned find one common frame by minimising a
+free energy.
 
-Each sensor measures the same three landmarks, four times, with 0.2 m of noise, in its own unknown orientation. It starts from what it can
-believe alone. Alignment then turns its frame and moves its belief until the population agrees; what comes out is compared with the
-maximum-likelihood registration of all measurements, the yardstick of this problem.
+Each sensor measures the same three landmarks, four times, with 0.2 m of noise, in its own unknown
+orientation. It starts from what it can believe alone. Alignment then turns its frame and moves its
+belief until the population agrees; what comes out is compared with the maximum-likelihood
+registration of all measurements, the yardstick of this problem.
 
     python examples/sensor_network.py
 """
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.agents import metric, observation, sensor_network
+from vfejax.agents import metric, observation
 from vfejax.agents import population as populations
 from vfejax.agents.free_energy import Weights, free_energy_terms
 from vfejax.agents.population import Population
@@ -24,8 +26,9 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
 from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
+from vfejax.figures import energies as energy_figures
 from vfejax.geometry import irreps
-from vfejax.io import plots
+from vfejax.problems import sensor_network
 
 SPINS = (1, 1, 1)  # a belief holds three landmarks, each a vector
 GENERATORS = irreps.so3_generators(SPINS)
@@ -37,14 +40,18 @@ TEMPERATURE = 1000.0  # nats; high, so that at the start every sensor listens to
 def start(observations: observation.Observations) -> Population:
     """Every sensor's own posterior, and no idea of its orientation."""
     num_agents, _, k = observations.values.shape
-    prior = Gaussian(jnp.zeros((num_agents, k)), jnp.broadcast_to(3.0 * jnp.eye(k), (num_agents, k, k)))
+    prior = Gaussian(
+        jnp.zeros((num_agents, k)), jnp.broadcast_to(3.0 * jnp.eye(k), (num_agents, k, k))
+    )
     prior = jax.tree.map(lambda x: x.astype(observations.values.dtype), prior)
     belief = jax.jit(observation.posterior)(prior, observations)
     return Population(belief, prior, jnp.zeros_like(belief.mean[:, :3]))
 
 
 def align(population: Population, observations: observation.Observations, num_steps: int):
-    """Natural gradient flow of beliefs and frames; the last population and the energy terms of every step."""
+    """Natural gradient flow of beliefs and frames; the last population and the energy terms of
+    every step.
+    """
 
     def energy_fn(coordinates):
         terms = free_energy_terms(
@@ -57,44 +64,62 @@ def align(population: Population, observations: observation.Observations, num_st
         )
         return terms.total, terms
 
-    fisher = functools.partial(metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL)
+    fisher = functools.partial(
+        metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL
+    )
     limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
     rates = populations.PopulationCoordinates(belief=0.02, prior=0.0, phi=0.02)
     optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(rates), optax.stateless(limit))
     retract = functools.partial(populations.retract_frames, retraction=irreps.principal_rotation)
     flow = gradient_flow(energy_fn, optimizer, has_aux=True, retraction=retract)
-    state, info = jax.jit(lambda x: rollout(flow, flow.init(x), num_steps))(populations.unconstrain(population))
+    state, info = jax.jit(lambda x: rollout(flow, flow.init(x), num_steps))(
+        populations.unconstrain(population)
+    )
     return populations.constrain(state.position), info.aux
 
 
-def errors(rotations: np.ndarray, landmarks: np.ndarray, truth: sensor_network.Truth) -> tuple[float, float]:
-    """Root-mean-square errors against the truth: landmarks in metres, relative rotations in degrees."""
+def errors(
+    rotations: np.ndarray, landmarks: np.ndarray, truth: sensor_network.Truth
+) -> tuple[float, float]:
+    """Root-mean-square errors against the truth: landmarks in metres, relative rotations in
+    degrees.
+    """
     place = sensor_network.landmark_errors(landmarks, truth.landmarks)
     turn = sensor_network.relative_rotation_errors(rotations, truth.rotations)
     return math.sqrt(np.mean(place**2)), math.degrees(math.sqrt(np.mean(turn**2)))
 
 
 def main(num_agents: int = 64, num_steps: int = 500, out: Path = Path("runs/examples")) -> dict:
-    """Align a network, print its errors, draw its energy; returns ``{method: (landmarks in m, rotations in degrees)}``."""
-    observations, truth = sensor_network.simulate(np.random.default_rng(0), num_agents, num_landmarks=len(SPINS))
+    """Align a network, print its errors, draw its energy; returns ``{method: (landmarks in m,
+    rotations in degrees)}``.
+    """
+    observations, truth = sensor_network.simulate(
+        np.random.default_rng(0), num_agents, num_landmarks=len(SPINS)
+    )
     population, terms = align(start(observations), observations, num_steps)
 
     measured = sensor_network.mean_observations(observations)
     best = sensor_network.maximum_likelihood(measured)
-    rotations = jax.jit(EXPONENTIAL)(population.phi, irreps.so3_generators((1,)).astype(population.phi.dtype))
+    rotations = jax.jit(EXPONENTIAL)(
+        population.phi, irreps.so3_generators((1,)).astype(population.phi.dtype)
+    )
     unturned = np.broadcast_to(np.eye(3), truth.rotations.shape)
     rows = {
         "a sensor alone": errors(unturned, measured, truth),
         "this run": errors(rotations, np.reshape(population.belief.mean, measured.shape), truth),
         "maximum likelihood": errors(best.rotations, best.landmarks, truth),
     }
-    print(f"{num_agents} sensors, {num_steps} steps: free energy {terms.total[0]:.6g} -> {terms.total[-1]:.6g} nats")
+    print(
+        f"{num_agents} sensors, {num_steps} steps: free energy {terms.total[0]:.6g} -> {terms.total[-1]:.6g} nats"
+    )
     print(f"{'rms error against the truth':<28}{'landmarks':>12}{'relative rotations':>20}")
     for name, (place, turn) in rows.items():
         print(f"{name:<28}{1e3 * place:>9.1f} mm{turn:>16.2f} deg")
 
     out.mkdir(parents=True, exist_ok=True)
-    plots.energy_terms(np.arange(1, num_steps + 1), terms._asdict()).savefig(out / "sensor_network.png")
+    energy_figures.energy_terms(np.arange(1, num_steps + 1), terms._asdict()).savefig(
+        out / "sensor_network.png"
+    )
     print(f"wrote {out / 'sensor_network.png'}")
     return rows
 

@@ -28,6 +28,8 @@ def rng():
 
 @pytest.fixture(scope="module")
 def library_promotion():
-    """What flax's layers and optax's Adam need: they mix dtypes and ranks, which the settings above refuse."""
+    """What flax's layers and optax's Adam need: they mix dtypes and ranks, which the settings above
+    refuse.
+    """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -13,7 +13,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """These tests are nearly all compilation, of programs that then run for milliseconds: optimise little."""
+    """These tests are nearly all compilation, of programs that then run for milliseconds: optimise
+    little.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -35,7 +37,8 @@ def _is_drawn(path):
 def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
     rows = _load("sensor_network").main(num_agents=12, num_steps=400, out=tmp_path)
     alone, run, best = (rows[name] for name in ("a sensor alone", "this run", "maximum likelihood"))
-    # Finite alignment keeps a sensor's belief a little nearer to its own data than the joint estimate is.
+    # Finite alignment keeps a sensor's belief a little nearer to its own data than the joint
+    # estimate is.
     assert run[0] < 1.5 * best[0]
     assert run[0] < 0.5 * alone[0]
     # Degrees: the two estimators differ by far less than either differs from the truth.
@@ -61,7 +64,8 @@ def test_drift_falls_with_the_order_of_each_scheme(flows):
     example, rows, _ = flows
     for name, order in (("Verlet", 2), ("Yoshida", 4)):
         short, long = (rows[f"{name}, {dt:g} per gradient"][1] for dt in example.STEPS[:2])
-        # Equal evaluations cover twice the time at twice the step, and the next order of dt enters: half an order either way.
+        # Equal evaluations cover twice the time at twice the step, and the next order of dt enters:
+        # half an order either way.
         assert abs(np.log2(long / short) - order) < 0.5
 
 
@@ -104,7 +108,8 @@ def test_density_of_states_is_the_theory(chain):
     np.testing.assert_allclose(found[inside], arcsine, rtol=1.5e-3)
     for gamma in example.LLOYD[1:]:
         found, error, theory = densities[gamma]
-        # Root mean square over 49 energies in units of the standard error: 1, give or take what neighbouring energies share.
+        # Root mean square over 49 energies in units of the standard error: 1, give or take what
+        # neighbouring energies share.
         assert 0.6 < np.sqrt(np.mean(((found - theory) / error) ** 2)) < 1.5
         assert np.median(error / theory) < 0.1
     assert _is_drawn(out / "disordered_chain.png")
@@ -135,7 +140,9 @@ def test_language_model_learns_and_writes(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("the rose is red, the violet blue, and so are you.\n" * 200)
     small = {"layers": 1, "dim": 32, "heads": 4, "hidden": 32}
-    loss, sample = _load("train_language_model").main(str(text), num_steps=150, num_tokens=60, **small)
+    loss, sample = _load("train_language_model").main(
+        str(text), num_steps=150, num_tokens=60, **small
+    )
     # Uniform would be ln 20 = 3.0; the text is one line for ever.
     assert loss < 1.0
     assert len(sample) == 60
@@ -156,7 +163,8 @@ def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
     told = {name: tuple(difference > 1e-12 for difference in row) for name, row in table.items()}
     assert list(told.values()) == [(False, False), (False, True), (True, True)]
     for _, bound, ratio in rows.values():
-        # Chi square with 6 x 9 degrees of freedom over their number: 1 +- 0.19, four standard deviations.
+        # Chi square with 6 x 9 degrees of freedom over their number: 1 +- 0.19, four standard
+        # deviations.
         assert abs(ratio - 1) < 0.77
         assert bound[0] < bound[1] < bound[2]
     few, many = (history for history, *_ in rows.values())

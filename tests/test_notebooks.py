@@ -17,7 +17,9 @@ SHORT = {
 
 
 def _outputs(notebook):
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
 
 
 def _pictures(notebook):
@@ -48,14 +50,17 @@ def test_committed_with_its_pictures(name):
 
 @pytest.mark.parametrize("name", SHORT)
 def test_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
-    # Nearly all of this test is compilation, of programs that then run for milliseconds: the kernel optimises little.
+    # Nearly all of this test is compilation, of programs that then run for milliseconds: the kernel
+    # optimises little.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     committed, notebook = _read(name), _read(name)
     settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert settings.source.startswith("SETTINGS = ")
     settings.source = f"SETTINGS = {SHORT[name]}"
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources=resources
+    ).execute()
     assert all(output.output_type != "error" for output in _outputs(notebook))
     assert [output.text for output in _outputs(notebook) if output.get("name") == "stderr"] == []
     assert len(_pictures(notebook)) == len(_pictures(committed))
@@ -83,7 +88,11 @@ def test_resolvent_notebook_says_what_it_claims():
     assert number("largest |g^L|", ",") <= 1
     # Losses left by the gradient and by the two shortcuts, in per cent of the start.
     exact, square, inverse = (
-        float(re.search(rf"^{re.escape(rule)}\s.*left after 400 steps (\d+) %", printed, re.M).group(1))
+        float(
+            re.search(rf"^{re.escape(rule)}\s.*left after 400 steps (\d+) %", printed, re.M).group(
+                1
+            )
+        )
         for rule in ("exact", "-G^2", "-1/G^2")
     )
     assert 2 * exact < square < 100 < inverse
@@ -121,7 +130,9 @@ def test_density_matrix_notebook_says_what_it_claims():
     assert re.findall(r"valid: (\w+)", printed) == ["True", "True", "False"]
     assert re.findall(r"entropy never falls: (\w+)", printed) == ["True", "True", "False"]
     # Rounding of eigenvalues that are 0.
-    assert all(float(least) > -1e-14 for least in re.findall(r"least Choi eigenvalue\s+(\S+)", printed))
+    assert all(
+        float(least) > -1e-14 for least in re.findall(r"least Choi eigenvalue\s+(\S+)", printed)
+    )
     for kept in ("trace", "purity", "entropy", "energy"):
         # Entropy: a level of 1e-16 instead of 0 adds 1e-16 log 1e-16 to it.
         assert number(f"^{kept} .*largest change up to t = 10:#") < 1e-13
@@ -130,7 +141,9 @@ def test_density_matrix_notebook_says_what_it_claims():
     assert number("sinc form, largest relative error#") < 1e-13
     assert number("autodiff through eigh at gap 1e-8:#") > 1e-10
     for loss in ("any observable", "populations"):
-        short, middle = map(float, numbers(f"^{loss}\\s+couplings: median error# % at t = 0.01,# % at 0.1"))
+        short, middle = map(
+            float, numbers(f"^{loss}\\s+couplings: median error# % at t = 0.01,# % at 0.1")
+        )
         # First order: a tenth of the step, a tenth of the error.
         assert 7 < middle / short < 13
         assert middle > 5

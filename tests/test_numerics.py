@@ -40,7 +40,9 @@ def test_cholesky_is_numpys(dtype, rng):
     assert chol.dtype == dtype
     # k operations per entry at condition number 10
     tolerance = 10 * K * jnp.finfo(dtype).eps
-    np.testing.assert_allclose(chol, np.linalg.cholesky(np.asarray(matrix, np.float64)), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        chol, np.linalg.cholesky(np.asarray(matrix, np.float64)), rtol=0, atol=tolerance
+    )
 
 
 def test_triangular_inverse_is_numpys(dtype, rng):
@@ -48,7 +50,9 @@ def test_triangular_inverse_is_numpys(dtype, rng):
     inverse = triangular_inverse(chol)
     assert inverse.dtype == dtype
     tolerance = 10 * K * jnp.finfo(dtype).eps
-    np.testing.assert_allclose(inverse, np.linalg.inv(np.asarray(chol, np.float64)), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        inverse, np.linalg.inv(np.asarray(chol, np.float64)), rtol=0, atol=tolerance
+    )
     assert np.all(np.asarray(inverse)[:, *UPPER] == 0)
 
 
@@ -80,7 +84,9 @@ def test_gradient_above_the_diagonal_is_exactly_zero(function, data, rng):
 def test_derivatives_to_second_order(function, data, rng):
     matrix = jnp.asarray(data(rng, (2,), 3))
     # finite differences of size 1e-4 leave about 1e-7 of error in float64, tested at 1e-5
-    check_grads(jax.jit(function), (matrix,), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5, eps=1e-4)
+    check_grads(
+        jax.jit(function), (matrix,), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5, eps=1e-4
+    )
 
 
 @CASES
@@ -89,7 +95,9 @@ def test_vmap_is_the_batched_call(function, data, rng):
     batched = jax.jit(function)(matrix)
     # the same operations, possibly fused differently: a few roundings
     np.testing.assert_allclose(jax.jit(jax.vmap(function))(matrix), batched, rtol=1e-14, atol=1e-15)
-    trailing = jax.jit(jax.vmap(function, in_axes=-1, out_axes=-1))(jnp.asarray(np.moveaxis(matrix, 0, -1)))
+    trailing = jax.jit(jax.vmap(function, in_axes=-1, out_axes=-1))(
+        jnp.asarray(np.moveaxis(matrix, 0, -1))
+    )
     np.testing.assert_allclose(np.moveaxis(trailing, -1, 0), batched, rtol=1e-14, atol=1e-15)
 
 
@@ -135,7 +143,9 @@ def test_small_matrix_helpers(dtype, rng):
     assert eye.dtype == dtype
     np.testing.assert_array_equal(eye, np.broadcast_to(np.eye(3), (2, 3, 3)))
     expected = np.einsum("nij,nj->ni", np.asarray(x, np.float64), np.asarray(v, np.float64))
-    np.testing.assert_allclose(numerics.matvec(x, v), expected, rtol=0, atol=10 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        numerics.matvec(x, v), expected, rtol=0, atol=10 * jnp.finfo(dtype).eps
+    )
 
 
 def test_safe_norm_value_axis_and_keepdims(dtype, rng):
@@ -162,11 +172,15 @@ def test_sinc_sqrt_value(dtype):
     expected = np.where(root == 0, 1.0, np.sin(root) / np.where(root == 0, 1.0, root))
     assert numerics.sinc_sqrt(s).dtype == dtype
     # the root rounds, and sine near a multiple of pi keeps that absolute error
-    np.testing.assert_allclose(numerics.sinc_sqrt(s), expected, rtol=0, atol=4 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        numerics.sinc_sqrt(s), expected, rtol=0, atol=4 * jnp.finfo(dtype).eps
+    )
 
 
 def test_sinc_sqrt_derivatives_at_zero_are_those_of_the_series(dtype):
-    derivatives = list(itertools.accumulate(range(4), lambda f, _: jax.jacfwd(f), initial=numerics.sinc_sqrt))
+    derivatives = list(
+        itertools.accumulate(range(4), lambda f, _: jax.jacfwd(f), initial=numerics.sinc_sqrt)
+    )
     actual = jax.jit(lambda s: [f(s) for f in derivatives])(jnp.zeros((), dtype))
     # sum_n (-s)^n / (2 n + 1)!
     expected = [(-1) ** n * math.factorial(n) / math.factorial(2 * n + 1) for n in range(5)]

@@ -1,4 +1,6 @@
-"""Routing against loops over tokens: values, gradients, and that no token feels what becomes of another."""
+"""Routing against loops over tokens: values, gradients, and that no token feels what becomes of
+another.
+"""
 
 from functools import partial
 
@@ -47,7 +49,9 @@ def _softmax(x):
 
 @partial(jax.jit, static_argnums=0)
 def _value_and_gradients(form, rows, experts, kernel_in, kernel_out, cotangent):
-    value, pull = jax.vjp(lambda x, *kernels: form(x, experts, *kernels, jnp.tanh), rows, kernel_in, kernel_out)
+    value, pull = jax.vjp(
+        lambda x, *kernels: form(x, experts, *kernels, jnp.tanh), rows, kernel_in, kernel_out
+    )
     return value, *pull(cotangent)
 
 
@@ -66,14 +70,20 @@ def _by_loop(rows, experts, kernel_in, kernel_out, cotangent):
 
 
 @each_form
-@pytest.mark.parametrize(("name", "kind"), [*((name, "float64") for name in CHOICES), ("uneven", "float32")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "float64") for name in CHOICES), ("uneven", "float32")]
+)
 def test_value_and_gradients_are_those_of_a_loop_over_rows(form, name, kind, rng):
     experts, dtype = CHOICES[name], jnp.dtype(kind)
-    rows, cotangent = (jnp.asarray(rng.standard_normal((len(experts), DIM)), dtype) for _ in range(2))
+    rows, cotangent = (
+        jnp.asarray(rng.standard_normal((len(experts), DIM)), dtype) for _ in range(2)
+    )
     kernels = _kernels(rng, dtype)
     found = _value_and_gradients(form, rows, jnp.asarray(experts, jnp.int32), *kernels, cotangent)
     found = [np.asarray(x) for x in found]
-    rows, kernel_in, kernel_out, cotangent = (np.asarray(x, np.float64) for x in (rows, *kernels, cotangent))
+    rows, kernel_in, kernel_out, cotangent = (
+        np.asarray(x, np.float64) for x in (rows, *kernels, cotangent)
+    )
     expected = _by_loop(rows, experts, kernel_in, kernel_out, cotangent)
     for got, wanted in zip(found, expected, strict=True):
         assert got.dtype == dtype
@@ -87,7 +97,10 @@ def test_value_and_gradients_are_those_of_a_loop_over_rows(form, name, kind, rng
 @each_form
 def test_an_activation_that_is_not_zero_at_zero_leaves_no_trace_of_the_padding(form, rng):
     experts = jnp.asarray(CHOICES["uneven"], jnp.int32)
-    rows, (kernel_in, kernel_out) = jnp.asarray(rng.standard_normal((len(experts), DIM))), _kernels(rng)
+    rows, (kernel_in, kernel_out) = (
+        jnp.asarray(rng.standard_normal((len(experts), DIM))),
+        _kernels(rng),
+    )
 
     @jax.jit
     @jax.grad
@@ -113,7 +126,8 @@ def test_kernel_gradients_of_many_blocks_are_summed_in_single_precision(rng):
     assert float(jax.jit(jax.grad(total))(kernel)[0, 0, 0]) == num
 
 
-# Width 5 with 20 rows: in blocks of 5 instead of 4, the last bits of a row depend on its place in float64.
+# Width 5 with 20 rows: in blocks of 5 instead of 4, the last bits of a row depend on its place in
+# float64.
 @each_form
 @pytest.mark.parametrize(
     ("tokens", "k", "dim", "hidden", "num_experts", "kind"),
@@ -126,7 +140,9 @@ def test_kernel_gradients_of_many_blocks_are_summed_in_single_precision(rng):
         (96, 1, 33, 70, 3, "float64"),
     ],
 )
-def test_a_row_does_not_feel_the_others_bit_for_bit(form, tokens, k, dim, hidden, num_experts, kind, rng):
+def test_a_row_does_not_feel_the_others_bit_for_bit(
+    form, tokens, k, dim, hidden, num_experts, kind, rng
+):
     kernels = _kernels(rng, kind, num_experts, dim, hidden)
     jitted = jax.jit(lambda rows, experts: form(rows, experts, *kernels, jax.nn.gelu))
 
@@ -134,7 +150,12 @@ def test_a_row_does_not_feel_the_others_bit_for_bit(form, tokens, k, dim, hidden
         return np.asarray(jitted(jnp.asarray(rows, kind), jnp.asarray(experts, jnp.int32)))
 
     token = np.arange(tokens)
-    for kept in (token < tokens // 2, token >= tokens // 2, rng.random(tokens) < 0.3, token == tokens // 3):
+    for kept in (
+        token < tokens // 2,
+        token >= tokens // 2,
+        rng.random(tokens) < 0.3,
+        token == tokens // 3,
+    ):
         kept = np.repeat(kept, k)
         rows, others = (rng.standard_normal((tokens * k, dim)) for _ in range(2))
         experts, elsewhere = (rng.choice(num_experts, tokens * k) for _ in range(2))
@@ -149,7 +170,9 @@ def test_a_row_that_is_not_finite_spoils_no_other(rng):
     rows, kernels = jnp.asarray(rng.standard_normal((len(experts), DIM))), _kernels(rng)
     cotangent = jnp.ones_like(rows)
     before = _value_and_gradients(feed_forward_blocks, rows, experts, *kernels, cotangent)
-    after = _value_and_gradients(feed_forward_blocks, rows.at[7].set(jnp.nan), experts, *kernels, cotangent)
+    after = _value_and_gradients(
+        feed_forward_blocks, rows.at[7].set(jnp.nan), experts, *kernels, cotangent
+    )
     before, after = ([np.asarray(x) for x in found] for found in (before, after))
     for old, new in zip(before[:2], after[:2], strict=True):
         np.testing.assert_array_equal(np.delete(new, 7, 0), np.delete(old, 7, 0))
@@ -158,9 +181,14 @@ def test_a_row_that_is_not_finite_spoils_no_other(rng):
 
 
 def test_all_experts_are_the_dense_mixture(rng, dtype):
-    x, logits = jnp.asarray(rng.standard_normal((2, 3, DIM)), dtype), jnp.asarray(rng.standard_normal((2, 3, 4)), dtype)
+    x, logits = (
+        jnp.asarray(rng.standard_normal((2, 3, DIM)), dtype),
+        jnp.asarray(rng.standard_normal((2, 3, 4)), dtype),
+    )
     kernels = _kernels(rng, dtype)
-    found = jax.jit(lambda x, logits: expert_feed_forward(x, top_k(logits, 4), *kernels, jnp.tanh))(x, logits)
+    found = jax.jit(lambda x, logits: expert_feed_forward(x, top_k(logits, 4), *kernels, jnp.tanh))(
+        x, logits
+    )
     hidden = np.tanh(np.einsum("bnd,edf->bnef", x, kernels[0]))
     expected = np.einsum("bnef,efd,bne->bnd", hidden, kernels[1], _softmax(np.asarray(logits)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=100 * float(jnp.finfo(dtype).eps))
@@ -178,7 +206,10 @@ def test_one_chosen_expert_teaches_the_router(rng):
 
     gradient = jax.jit(jax.grad(energy))(jnp.asarray(logits))
     moves = step * np.eye(logits.size).reshape(-1, *logits.shape)
-    up, down = (np.asarray(jax.jit(lambda z: jax.lax.map(energy, z))(jnp.asarray(logits + s * moves))) for s in (1, -1))
+    up, down = (
+        np.asarray(jax.jit(lambda z: jax.lax.map(energy, z))(jnp.asarray(logits + s * moves)))
+        for s in (1, -1)
+    )
     # Truncation of order step^2 and rounding of order eps / step, times an energy of about 1e3.
     np.testing.assert_allclose(np.ravel(gradient), (up - down) / (2 * step), rtol=0, atol=1e-6)
     assert np.all(np.abs(gradient) > 1e-4)
@@ -191,18 +222,25 @@ def test_top_k_orders_by_probability(rng):
     np.testing.assert_array_equal(found.experts, order)
     assert found.experts.dtype == jnp.int32
     np.testing.assert_allclose(found.probabilities, _softmax(logits), rtol=1e-14)
-    np.testing.assert_array_equal(found.weights, np.take_along_axis(np.asarray(found.probabilities), order, -1))
+    np.testing.assert_array_equal(
+        found.weights, np.take_along_axis(np.asarray(found.probabilities), order, -1)
+    )
 
 
 @pytest.mark.parametrize("key", [None, 3])
 @pytest.mark.parametrize("k", [1, 2])
 def test_gumbel_is_hard_forward_and_the_whole_softmax_backward(k, key, rng, dtype):
-    logits, key = jnp.asarray(rng.standard_normal(5), dtype), None if key is None else jax.random.key(key)
+    logits, key = (
+        jnp.asarray(rng.standard_normal(5), dtype),
+        None if key is None else jax.random.key(key),
+    )
     noisy = logits if key is None else logits + jax.random.gumbel(key, (5,), dtype)
     found = gumbel_top_k(logits, k, key)
     np.testing.assert_array_equal(found.experts, np.argsort(-np.asarray(noisy))[:k])
     np.testing.assert_array_equal(found.weights, np.full(k, 1 / k, dtype), strict=True)
-    np.testing.assert_allclose(found.probabilities, _softmax(np.asarray(logits)), rtol=10 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        found.probabilities, _softmax(np.asarray(logits)), rtol=10 * float(jnp.finfo(dtype).eps)
+    )
     p = _softmax(np.asarray(noisy, np.float64))
     jacobian = jax.jit(jax.jacrev(lambda logits: gumbel_top_k(logits, k, key).weights))(logits)
     expected = (np.diag(p) - np.outer(p, p))[np.asarray(found.experts)]
@@ -235,7 +273,9 @@ def test_load_balance_is_one_when_even_and_e_when_one_takes_all():
 def test_load_balance_pushes_down_the_busy(rng):
     probabilities = rng.dirichlet(np.ones(3), (2, 5))
     experts = [[[0], [0], [2], [0], [0]], [[0], [2], [0], [0], [0]]]
-    gradient = jax.grad(lambda p: load_balance_loss(_routing(experts, p)))(jnp.asarray(probabilities))
+    gradient = jax.grad(lambda p: load_balance_loss(_routing(experts, p)))(
+        jnp.asarray(probabilities)
+    )
     expected = 3 * np.array([0.8, 0.0, 0.2]) / 10
     np.testing.assert_allclose(gradient, np.broadcast_to(expected, (2, 5, 3)), rtol=1e-14)
 

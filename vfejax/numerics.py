@@ -1,8 +1,10 @@
-"""Small batched linear algebra and functions whose gradients stay finite where the textbook formula divides by zero.
+"""Small batched linear algebra and functions whose gradients stay finite where the textbook formula
+divides by zero.
 
-Why not LAPACK: jaxlib 0.10 splits a *batched* LAPACK call over XLA's CPU thread pool and blocks a pool thread until the parts are done. Two
-such calls in flight on a machine with two cores then wait for each other for ever (seen with ``solve_triangular`` and ``expm``
-on 512 matrices of size 9). The loops below are plain XLA: as fast for the small matrices of agents, quicker to compile, and safe.
+Why not LAPACK: jaxlib 0.10 splits a *batched* LAPACK call over XLA's CPU thread pool and blocks a
+pool thread until the parts are done. Two such calls in flight on a machine with two cores then wait
+for each other for ever (seen with ``solve_triangular`` and ``expm`` on 512 matrices of size 9). The
+loops below are plain XLA: as fast for the small matrices of agents, quicker to compile, and safe.
 """
 
 import jax
@@ -50,7 +52,9 @@ def matvec(matrix: Array, vector: Array) -> Array:
 
 
 def log_det_cholesky(chol: Array) -> Array:
-    """``log det(L L^T) = 2 sum_i log L_ii`` for ``chol [..., k, k]``; NaN where a diagonal entry is negative."""
+    """``log det(L L^T) = 2 sum_i log L_ii`` for ``chol [..., k, k]``; NaN where a diagonal entry is
+    negative.
+    """
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), axis=-1)
 
 
@@ -58,7 +62,8 @@ def log_det_cholesky(chol: Array) -> Array:
 def triangular_inverse(chol: Array) -> Array:
     """Inverse of lower triangular ``chol [..., k, k]``; entries above the diagonal are ignored.
 
-    Forward substitution, one row at a time over the whole batch; the derivative is ``-X tril(dL) X``. O(k^3) each.
+    Forward substitution, one row at a time over the whole batch; the derivative is ``-X tril(dL)
+    X``. O(k^3) each.
     """
     chol = jnp.tril(chol)
     identity = identity_like(chol)
@@ -82,19 +87,24 @@ def _triangular_inverse_jvp(primals, tangents):
 
 @jax.custom_jvp
 def cholesky(matrix: Array) -> Array:
-    """Lower factor L of symmetric positive definite ``matrix [..., k, k] = L L^T``; NaN where it is not positive definite.
+    """Lower factor L of symmetric positive definite ``matrix [..., k, k] = L L^T``; NaN where it is
+    not positive definite.
 
-    Column by column over the whole batch; only the lower triangle is read. The derivative is ``L Phi(L^{-1} dA L^{-T})`` with
-    Phi the lower triangle with halved diagonal.
+    Column by column over the whole batch; only the lower triangle is read. The derivative is ``L
+    Phi(L^{-1} dA L^{-T})`` with Phi the lower triangle with halved diagonal.
     """
     rows = jnp.arange(matrix.shape[-1])
 
     def eliminate(j, chol):
         row = jax.lax.dynamic_index_in_dim(chol, j, -2)
-        column = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False) - jnp.sum(chol * row, axis=-1)
+        column = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False) - jnp.sum(
+            chol * row, axis=-1
+        )
         pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(column, j, -1))
         below = jnp.broadcast_to(rows >= j, column.shape)
-        return jax.lax.dynamic_update_index_in_dim(chol, jnp.where(below, column / pivot, 0.0), j, chol.ndim - 1)
+        return jax.lax.dynamic_update_index_in_dim(
+            chol, jnp.where(below, column / pivot, 0.0), j, chol.ndim - 1
+        )
 
     return jax.lax.fori_loop(0, matrix.shape[-1], eliminate, jnp.zeros_like(matrix))
 
@@ -105,7 +115,9 @@ def _cholesky_jvp(primals, tangents):
     inverse = triangular_inverse(chol)
     lower = jnp.tril(tangents[0])
     change = lower + transpose(jnp.tril(lower, -1))
-    body = jnp.matmul(jnp.matmul(inverse, change, precision="highest"), transpose(inverse), precision="highest")
+    body = jnp.matmul(
+        jnp.matmul(inverse, change, precision="highest"), transpose(inverse), precision="highest"
+    )
     half = jnp.tril(body) * (1.0 - 0.5 * identity_like(body))
     return chol, jnp.matmul(chol, half, precision="highest")
 
@@ -118,10 +130,12 @@ def safe_norm(x: Array, *, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def sinc_sqrt(s: Array) -> Array:
-    """``sin(sqrt s) / sqrt s`` for ``s >= 0``: analytic in s, so derivatives of every order are right at 0.
+    """``sin(sqrt s) / sqrt s`` for ``s >= 0``: analytic in s, so derivatives of every order are
+    right at 0.
 
-    Rotations depend on the angle only through its square; written in the square, nothing divides by an angle.
-    Below ``s = 0.1`` the Taylor series to ``s^6`` is exact to float64 rounding (next term 1e-20).
+    Rotations depend on the angle only through its square; written in the square, nothing divides by
+    an angle. Below ``s = 0.1`` the Taylor series to ``s^6`` is exact to float64 rounding (next term
+    1e-20).
     """
     small = s < 0.1
     root = jnp.sqrt(jnp.where(small, 1.0, s))

@@ -1,7 +1,9 @@
-"""Mixtures of experts: which experts read a token, and how to work through the choices so that unused experts cost nothing and nothing leaks.
+"""Mixtures of experts: which experts read a token, and how to work through the choices so that
+unused experts cost nothing and nothing leaks.
 
-Routing by a capacity that a batch shares lets a token change what happens to others, even to earlier ones. Here no choice is ever dropped: rows are
-sorted by expert and multiplied group by group, so that a token's output depends on that token alone.
+Routing by a capacity that a batch shares lets a token change what happens to others, even to
+earlier ones. Here no choice is ever dropped: rows are sorted by expert and multiplied group by
+group, so that a token's output depends on that token alone.
 """
 
 from collections.abc import Callable
@@ -26,11 +28,15 @@ __all__ = [
     "top_k",
 ]
 
-_LARGEST_BLOCK = 32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
+_LARGEST_BLOCK = (
+    32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
+)
 
 
 class Routing(NamedTuple):
-    """Chosen experts ``[..., k]`` (int32), their weights ``[..., k]``, and the router's probabilities of all ``[..., e]``."""
+    """Chosen experts ``[..., k]`` (int32), their weights ``[..., k]``, and the router's
+    probabilities of all ``[..., e]``.
+    """
 
     experts: Array
     weights: Array
@@ -43,15 +49,18 @@ def _check_k(logits: Array, k: int) -> None:
 
 
 def _most_probable(logits: Array, k: int) -> Array:
-    """Indices of the k largest logits; those of the probabilities would tie where small ones underflow to 0."""
+    """Indices of the k largest logits; those of the probabilities would tie where small ones
+    underflow to 0.
+    """
     return jax.lax.top_k(logits, k)[1]
 
 
 def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     """The k most probable experts, weighed by their probabilities under the softmax over all.
 
-    The weights are not brought to sum 1: with k = 1 the weight would then be constant and the router would never learn; with k = e the output
-    is the dense mixture ``sum_e p_e f_e(x)`` either way.
+    The weights are not brought to sum 1: with k = 1 the weight would then be constant and the
+    router would never learn; with k = e the output is the dense mixture ``sum_e p_e f_e(x)`` either
+    way.
 
     Args:
         logits: ``[..., e]``.
@@ -71,10 +80,12 @@ def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
 
 
 def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
-    """k experts drawn without replacement by Gumbel noise, each with weight ``1 / k``; the gradient is that of the noisy softmax.
+    """k experts drawn without replacement by Gumbel noise, each with weight ``1 / k``; the gradient
+    is that of the noisy softmax.
 
-    Straight through: forward a hard choice, backward ``dp_i = p_i (dlogit_i - sum_j p_j dlogit_j)``, which reaches the logits of
-    experts that were not chosen, too. Without a key there is no noise.
+    Straight through: forward a hard choice, backward ``dp_i = p_i (dlogit_i - sum_j p_j
+    dlogit_j)``, which reaches the logits of experts that were not chosen, too. Without a key there
+    is no noise.
 
     Args and Raises: as in :func:`top_k`.
 
@@ -89,7 +100,9 @@ def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
 
 
 def _ranks(experts: Array, num_experts: int) -> tuple[Array, Array]:
-    """Place of every choice ``[r]`` within its expert's group, in order of appearance, and the group sizes ``[e]``."""
+    """Place of every choice ``[r]`` within its expert's group, in order of appearance, and the
+    group sizes ``[e]``.
+    """
     chosen = jax.nn.one_hot(experts, num_experts, dtype=jnp.int32)
     return jnp.sum(jnp.cumsum(chosen, axis=0) * chosen, axis=1) - 1, jnp.sum(chosen, axis=0)
 
@@ -104,10 +117,12 @@ def _check_kernels(rows: Array, kernel_in: Array, kernel_out: Array) -> None:
 
 
 def _block_size(num_rows: int, num_experts: int) -> int:
-    """Rows per block: few enough that at most a third of the blocks is spare (from 2 e rows on), and a power of two.
+    """Rows per block: few enough that at most a third of the blocks is spare (from 2 e rows on),
+    and a power of two.
 
-    In blocks of 5 and of 13 rows the last bits of a row were seen to depend on its place, which is others' doing: presumably XLA's CPU products
-    treat the rows that their tiles leave over differently. In a block of a power of two all rows are in tiles, or all are left over.
+    In blocks of 5 and of 13 rows the last bits of a row were seen to depend on its place, which is
+    others' doing: presumably XLA's CPU products treat the rows that their tiles leave over
+    differently. In a block of a power of two all rows are in tiles, or all are left over.
     """
     largest = max(1, min(_LARGEST_BLOCK, num_rows // (2 * num_experts)))
     return 1 << (largest.bit_length() - 1)
@@ -117,7 +132,8 @@ def _block_size(num_rows: int, num_experts: int) -> int:
 def _multiply(blocks: Array, owners: Array, kernels: Array) -> Array:
     """``blocks [n, b, d]`` times ``kernels [e, d, f]``, each by that of its owner ``[n]``.
 
-    In turn, in both directions, because a batched product would first copy the owners' kernels to ``[n, d, f]``, and add up as many gradients.
+    In turn, in both directions, because a batched product would first copy the owners' kernels to
+    ``[n, d, f]``, and add up as many gradients.
     """
     return jax.lax.map(lambda block: block[0] @ kernels[block[1]], (blocks, owners))
 
@@ -143,12 +159,18 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 def feed_forward_blocks(
-    rows: Array, experts: Array, kernel_in: Array, kernel_out: Array, activation_fn: Callable[[Array], Array]
+    rows: Array,
+    experts: Array,
+    kernel_in: Array,
+    kernel_out: Array,
+    activation_fn: Callable[[Array], Array],
 ) -> Array:
-    """``W_out[e] activation(W_in[e] x)`` of every row by its own expert: groups padded to whole blocks, one product per block.
+    """``W_out[e] activation(W_in[e] x)`` of every row by its own expert: groups padded to whole
+    blocks, one product per block.
 
-    ``r / block + e`` blocks of equal size, each for one expert: r rows cost what r rows cost, however many experts there are. On CPU a row's
-    result does not depend on other rows, bit for bit. Reverse mode only.
+    ``r / block + e`` blocks of equal size, each for one expert: r rows cost what r rows cost,
+    however many experts there are. On CPU a row's result does not depend on other rows, bit for
+    bit. Reverse mode only.
 
     Args:
         rows: x, ``[r, d]``.
@@ -172,17 +194,27 @@ def feed_forward_blocks(
     last_block = jnp.cumsum((sizes + block - 1) // block)
     first_block = last_block - (sizes + block - 1) // block
     slots = first_block[experts] * block + places
-    owners = jnp.searchsorted(last_block, jnp.arange(num_blocks, dtype=last_block.dtype), side="right")
+    owners = jnp.searchsorted(
+        last_block, jnp.arange(num_blocks, dtype=last_block.dtype), side="right"
+    )
     owners = jnp.minimum(owners, num_experts - 1)  # blocks behind the last group hold zeros
-    padded = jnp.zeros((num_blocks * block, dim), rows.dtype).at[slots].set(rows, unique_indices=True)
+    padded = (
+        jnp.zeros((num_blocks * block, dim), rows.dtype).at[slots].set(rows, unique_indices=True)
+    )
     hidden = activation_fn(_multiply(padded.reshape(num_blocks, block, dim), owners, kernel_in))
     return _multiply(hidden, owners, kernel_out).reshape(-1, dim)[slots]
 
 
 def feed_forward_ragged(
-    rows: Array, experts: Array, kernel_in: Array, kernel_out: Array, activation_fn: Callable[[Array], Array]
+    rows: Array,
+    experts: Array,
+    kernel_in: Array,
+    kernel_out: Array,
+    activation_fn: Callable[[Array], Array],
 ) -> Array:
-    """As :func:`feed_forward_blocks` by ``jax.lax.ragged_dot`` on sorted rows: without padding on accelerators, but every expert times every row on CPU."""
+    """As :func:`feed_forward_blocks` by ``jax.lax.ragged_dot`` on sorted rows: without padding on
+    accelerators, but every expert times every row on CPU.
+    """
     _check_kernels(rows, kernel_in, kernel_out)
     order = jnp.argsort(experts, stable=True)
     sizes = jnp.bincount(experts, length=kernel_in.shape[0]).astype(jnp.int32)
@@ -198,7 +230,8 @@ def expert_feed_forward(
     kernel_out: Array,
     activation_fn: Callable[[Array], Array] = jax.nn.gelu,
 ) -> Array:
-    """Weighted sum over the chosen experts, ``sum_j w_j W_out[e_j] activation(W_in[e_j] x)``, for every token.
+    """Weighted sum over the chosen experts, ``sum_j w_j W_out[e_j] activation(W_in[e_j] x)``, for
+    every token.
 
     Args:
         x: ``[..., d]``.
@@ -215,9 +248,13 @@ def expert_feed_forward(
     """
     dim, k = x.shape[-1], routing.experts.shape[-1]
     if routing.experts.shape[:-1] != x.shape[:-1]:
-        raise ValueError(f"routing must be for tokens {x.shape[:-1]}, got {routing.experts.shape[:-1]}")
+        raise ValueError(
+            f"routing must be for tokens {x.shape[:-1]}, got {routing.experts.shape[:-1]}"
+        )
     if routing.probabilities.shape[-1] != kernel_in.shape[0]:
-        raise ValueError(f"routing must be for {kernel_in.shape[0]} experts, got {routing.probabilities.shape[-1]}")
+        raise ValueError(
+            f"routing must be for {kernel_in.shape[0]} experts, got {routing.probabilities.shape[-1]}"
+        )
     rows = jnp.repeat(x.reshape(-1, dim), k, axis=0)
     found = jax.lax.platform_dependent(
         rows,
@@ -239,7 +276,8 @@ def expert_usage(routing: Routing) -> Array:
 
 
 def load_balance_loss(routing: Routing) -> Array:
-    """``e sum_e f_e P_e``: shares f of the choices times mean probabilities P; 1 when both are even, up to e when one expert has all.
+    """``e sum_e f_e P_e``: shares f of the choices times mean probabilities P; 1 when both are
+    even, up to e when one expert has all.
 
     Source: Fedus, Zoph, Shazeer (2022), equation 4.
     """
@@ -249,7 +287,8 @@ def load_balance_loss(routing: Routing) -> Array:
 
 
 def router_z_loss(logits: Array) -> Array:
-    """Mean of ``logsumexp(logits)^2`` over tokens: keeps logits ``[..., e]`` small, where the softmax is accurate.
+    """Mean of ``logsumexp(logits)^2`` over tokens: keeps logits ``[..., e]`` small, where the
+    softmax is accurate.
 
     Source: Zoph et al., ST-MoE (2022), equation 5.
     """

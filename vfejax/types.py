@@ -16,7 +16,9 @@ class EnergyFn(Protocol):
 
 
 class ExponentialFn(Protocol):
-    """A group exponential: coordinates ``[..., a]`` and generators ``[a, k, k]`` to operators ``[..., k, k]``."""
+    """A group exponential: coordinates ``[..., a]`` and generators ``[a, k, k]`` to operators
+    ``[..., k, k]``.
+    """
 
     def __call__(self, phi: Array, generators: Array, /) -> Array: ...
 
@@ -24,8 +26,8 @@ class ExponentialFn(Protocol):
 class Integrator(NamedTuple):
     """A dynamics as two pure functions.
 
-    ``init(position, ...) -> state`` and ``step(state) -> (state, info)``: the state is what the next step needs, the info
-    is what a reader wants.
+    ``init(position, ...) -> state`` and ``step(state) -> (state, info)``: the state is what the
+    next step needs, the info is what a reader wants.
     """
 
     init: Callable[..., PyTree]
@@ -36,7 +38,8 @@ class Prediction(NamedTuple):
     """What a sequence model says about a batch.
 
     Attributes:
-        logits: unnormalised log probabilities of the next token, ``[b, n, vocabulary]``; position i has read tokens 0..i and no others.
+        logits: unnormalised log probabilities of the next token, ``[b, n, vocabulary]``; position i
+            has read tokens 0..i and no others.
         losses: further terms of the training loss by name, scalars, already weighted, in nats.
         diagnostics: scalars that a reader may want, by name.
     """
@@ -51,10 +54,12 @@ class SequenceModel(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``.
-        apply: ``apply(params, tokens [b, n], key) -> Prediction``. The key feeds what is random in training (dropout, routing noise);
+        apply: ``apply(params, tokens [b, n], key) -> Prediction``. The key feeds what is random in
+            training (dropout, routing noise);
             without one (None) the model is deterministic.
         init_decode: ``init_decode(params, batch) -> state`` of decoding before the first token.
-        decode: ``decode(params, state, tokens [b]) -> (logits [b, vocabulary], state)``: reads one token of each sequence, in constant
+        decode: ``decode(params, state, tokens [b]) -> (logits [b, vocabulary], state)``: reads one
+            token of each sequence, in constant
             memory. Equal to the last position of ``apply`` on all tokens so far, up to rounding.
         max_length: how many tokens a sequence may have; None for any number.
     """

@@ -5,13 +5,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment
 
 ROWS = alignment.rows()
-attention = jax.jit(lambda divergence, log_weight: alignment.attention(divergence, log_weight, ROWS))
+attention = jax.jit(
+    lambda divergence, log_weight: alignment.attention(divergence, log_weight, ROWS)
+)
 each_energy = pytest.mark.parametrize("energy_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
 
 
@@ -28,7 +30,9 @@ def with_slopes(energy_fn, divergence, log_weight):
 
 
 def rows_of(rng, dtype=np.float64):
-    """Divergences and log weights ``[6, 5]`` with the diagonal and one whole column without weight."""
+    """Divergences and log weights ``[6, 5]`` with the diagonal and one whole column without
+    weight.
+    """
     divergence = rng.uniform(0.0, 4.0, (6, 5))
     weight = rng.uniform(0.1, 1.0, (6, 5))
     weight[np.arange(5), np.arange(5)] = 0.0
@@ -56,7 +60,9 @@ def test_weighted_is_attention_times_divergence(rng, dtype):
     divergence, log_weight = rows_of(rng, dtype)
     beta = np.asarray(attention(divergence, log_weight), float)
     energy = on_rows(alignment.weighted, divergence, log_weight)
-    np.testing.assert_allclose(energy, (beta * np.asarray(divergence)).sum(axis=1), rtol=20 * eps(dtype))
+    np.testing.assert_allclose(
+        energy, (beta * np.asarray(divergence)).sum(axis=1), rtol=20 * eps(dtype)
+    )
 
 
 def test_entropic_is_mean_divergence_plus_divergence_of_the_attention(rng, dtype):
@@ -84,7 +90,9 @@ def test_slope_of_weighted_repels_pairs_above_the_mean(rng, dtype):
     beta = attention(divergence, log_weight)
     mean = jnp.sum(beta * divergence, axis=1, keepdims=True)
     # beta (1 - (KL - <KL>)) is a difference of terms of order 4 beta.
-    np.testing.assert_allclose(slope, beta * (1.0 - (divergence - mean)), rtol=0, atol=20 * eps(dtype))
+    np.testing.assert_allclose(
+        slope, beta * (1.0 - (divergence - mean)), rtol=0, atol=20 * eps(dtype)
+    )
     far = (divergence > mean + 1.0) & (beta > 0)
     assert jnp.any(far)
     assert jnp.all(jnp.where(far, slope, -1.0) < 0)
@@ -107,7 +115,9 @@ def test_slope_in_the_log_weights(energy_fn, rng, dtype):
 @each_energy
 def test_without_neighbours_an_agent_pays_nothing_and_feels_nothing(energy_fn, rng, dtype):
     divergence, log_weight = rows_of(rng, dtype)
-    energy, slope, weight_slope = with_slopes(energy_fn, divergence, log_weight.at[2:4].set(-jnp.inf))
+    energy, slope, weight_slope = with_slopes(
+        energy_fn, divergence, log_weight.at[2:4].set(-jnp.inf)
+    )
     for array in (energy, slope, weight_slope):
         np.testing.assert_array_equal(array[2:4], jnp.zeros_like(array[2:4]))
         assert jnp.all(jnp.isfinite(array))
@@ -143,7 +153,9 @@ def test_common_offset_of_the_divergences_is_added(energy_fn, offset, rng):
 def test_common_factor_of_the_weights_cancels(energy_fn, rng):
     divergence, log_weight = rows_of(rng)
     energy = on_rows(energy_fn, divergence, log_weight - 200.0)
-    np.testing.assert_allclose(energy, on_rows(energy_fn, divergence, log_weight), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        energy, on_rows(energy_fn, divergence, log_weight), rtol=0, atol=1e-12
+    )
 
 
 @each_energy
@@ -152,7 +164,9 @@ def test_temperature_enters_through_the_units(energy_fn, rng):
     tau = 0.3
     log_weight = jnp.broadcast_to(log_weight[0], log_weight.shape)
     energy = tau * on_rows(energy_fn, divergence / tau, log_weight)
-    expected = jax.jit(oracle.ENERGIES[energy_fn])(divergence, tau, jnp.exp(log_weight[0]), jnp.ones((6, 5)))
+    expected = jax.jit(oracle.ENERGIES[energy_fn])(
+        divergence, tau, jnp.exp(log_weight[0]), jnp.ones((6, 5))
+    )
     np.testing.assert_allclose(energy, expected, rtol=1e-13)
 
 
@@ -163,4 +177,6 @@ def test_edge_list_equals_rows(energy_fn, rng, dtype):
     over = alignment.segments(jnp.asarray(np.repeat(np.arange(6), 5)[order]), 6)
     on_edges = jax.jit(lambda d, w: energy_fn(d, w, over))
     energy = on_edges(divergence.reshape(-1)[order], log_weight.reshape(-1)[order])
-    np.testing.assert_allclose(energy, on_rows(energy_fn, divergence, log_weight), rtol=0, atol=40 * eps(dtype))
+    np.testing.assert_allclose(
+        energy, on_rows(energy_fn, divergence, log_weight), rtol=0, atol=40 * eps(dtype)
+    )

@@ -1,18 +1,27 @@
-"""The free energy, term by term, against the oracle: points and fields, gauges, supports, observations, memory."""
+"""The free energy, term by term, against the oracle: points and fields, gauges, supports,
+observations, memory.
+"""
 
 import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment
-from vfejax.agents.free_energy import Edges, FreeEnergyTerms, Weights, free_energy, free_energy_terms
+from vfejax.agents.free_energy import (
+    Edges,
+    FreeEnergyTerms,
+    Weights,
+    free_energy,
+    free_energy_terms,
+)
 from vfejax.agents.observation import Observations
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
@@ -43,7 +52,9 @@ def observations_of(rng, num, k, grid=(), dtype=np.float64):
 
 @partial(jax.jit, static_argnames="alignment_fn")
 def terms_and_gradient(population, supports=None, **options):
-    """Terms, and the gradient of their total in (population, supports), of agents whose frames are rotations of spin 1."""
+    """Terms, and the gradient of their total in (population, supports), of agents whose frames are
+    rotations of spin 1.
+    """
 
     def total(arguments):
         population, supports = arguments
@@ -81,7 +92,9 @@ def naive(population, supports, observations, neighbours):
 
 
 def loop_over_points(alignment_fn, population, supports, observations, quadrature, neighbours=None):
-    """Terms summed over the points of a grid with their quadrature weights, and the gradients at the points side by side."""
+    """Terms summed over the points of a grid with their quadrature weights, and the gradients at
+    the points side by side.
+    """
     num, *grid = population.phi.shape[:-1]
     neighbours = jnp.ones((num, num)) if neighbours is None else neighbours
     which = list(oracle.ENERGIES).index(alignment_fn)
@@ -89,10 +102,15 @@ def loop_over_points(alignment_fn, population, supports, observations, quadratur
     for point in np.ndindex(*grid):
         here = (slice(None), *point)
         seen = observations._replace(
-            values=observations.values[(slice(None), *here)], present=observations.present[(slice(None), *here)]
+            values=observations.values[(slice(None), *here)],
+            present=observations.present[(slice(None), *here)],
         )
-        results = naive(jax.tree.map(lambda x, c=here: x[c], population), supports[here], seen, neighbours)
-        weighted = jax.tree.map(lambda x, w=float(quadrature[point]): w * np.asarray(x), results[which])
+        results = naive(
+            jax.tree.map(lambda x, c=here: x[c], population), supports[here], seen, neighbours
+        )
+        weighted = jax.tree.map(
+            lambda x, w=float(quadrature[point]): w * np.asarray(x), results[which]
+        )
         terms.append(weighted[0])
         gradients.append(weighted[1:])
 
@@ -113,16 +131,25 @@ def assert_trees_close(actual, expected, tolerance):
 def test_terms_and_gradient_at_a_point(alignment_fn, rng):
     population = oracle.random_population(rng, 4, VECTOR)
     observations = observations_of(rng, 4, 3)
-    *expected, _ = loop_over_points(alignment_fn, population, jnp.ones(4), observations, np.ones(()))
-    *actual, nothing = terms_and_gradient(population, observations=observations, alignment_fn=alignment_fn)
+    *expected, _ = loop_over_points(
+        alignment_fn, population, jnp.ones(4), observations, np.ones(())
+    )
+    *actual, nothing = terms_and_gradient(
+        population, observations=observations, alignment_fn=alignment_fn
+    )
     assert nothing is None
     assert_trees_close(actual, expected, 1e-12)
 
 
 def test_terms_and_gradient_in_single_precision(rng):
-    inputs = oracle.random_population(rng, 4, VECTOR, dtype=np.float32), observations_of(rng, 4, 3, dtype=np.float32)
+    inputs = (
+        oracle.random_population(rng, 4, VECTOR, dtype=np.float32),
+        observations_of(rng, 4, 3, dtype=np.float32),
+    )
     population, observations = oracle.to_double(inputs)
-    *expected, _ = loop_over_points(alignment.weighted, population, jnp.ones(4), observations, np.ones(()))
+    *expected, _ = loop_over_points(
+        alignment.weighted, population, jnp.ones(4), observations, np.ones(())
+    )
     *actual, _ = terms_and_gradient(inputs[0], observations=inputs[1])
     assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
     # Products of feature rows of up to 200 are rounded into exponents of temperature 2.5.
@@ -153,13 +180,17 @@ def test_fields_equal_a_loop_over_points(field, rng):
     terms, gradient, slope = terms_and_gradient(
         population, supports, observations=observations, quadrature=grid.quadrature
     )
-    expected = loop_over_points(alignment.weighted, population, supports, observations, grid.quadrature)
+    expected = loop_over_points(
+        alignment.weighted, population, supports, observations, grid.quadrature
+    )
     assert_trees_close((terms, gradient), expected[:2], 1e-12)
     # Where an agent is not, it neither pays nor feels.
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf[outside], 0.0)
     # The derivative in a support is right where there is support, and finite where there is none.
-    np.testing.assert_allclose(slope[~outside], expected[2][~outside], rtol=0, atol=1e-12 * np.max(np.abs(expected[2])))
+    np.testing.assert_allclose(
+        slope[~outside], expected[2][~outside], rtol=0, atol=1e-12 * np.max(np.abs(expected[2]))
+    )
     assert np.all(np.isfinite(slope))
 
 
@@ -188,10 +219,14 @@ def test_two_agents_pay_their_overlap_times_their_divergences(rng):
     def energies(population):
         def energy(alignment_fn):
             options = {"weights": (0.0, 1.0, 0.0, 0.0), "alignment_fn": alignment_fn}
-            return free_energy(population, VECTOR, supports=supports, exponential=so3_exponential(1), **options)
+            return free_energy(
+                population, VECTOR, supports=supports, exponential=so3_exponential(1), **options
+            )
 
         divergence = oracle.pairwise_kl(population.belief, population.phi, VECTOR)
-        return divergence[0, 1] + divergence[1, 0], [energy(alignment_fn) for alignment_fn in oracle.ENERGIES]
+        return divergence[0, 1] + divergence[1, 0], [
+            energy(alignment_fn) for alignment_fn in oracle.ENERGIES
+        ]
 
     divergence, energy = energies(population)
     np.testing.assert_allclose(energy, 0.3 * 0.8 * float(divergence), rtol=1e-12)
@@ -206,9 +241,15 @@ def test_neighbour_list_of_a_field(rng):
     supports = jnp.asarray(rng.uniform(0.2, 1.0, (4, 2))).at[1, 0].set(1.0)
     quadrature = jnp.asarray([0.5, 1.5])
     options = {"observations": observations, "quadrature": quadrature}
-    actual = terms_and_gradient(population, supports, edges=edges, alignment_fn=alignment.entropic, **options)
+    actual = terms_and_gradient(
+        population, supports, edges=edges, alignment_fn=alignment.entropic, **options
+    )
     expected = loop_over_points(
-        alignment.entropic, population, supports, neighbours=jnp.asarray(neighbours, float), **options
+        alignment.entropic,
+        population,
+        supports,
+        neighbours=jnp.asarray(neighbours, float),
+        **options,
     )
     assert_trees_close(actual, expected, 1e-12)
 
@@ -223,7 +264,9 @@ def rotation_vector(rotation):
 rotations = jax.jit(lambda phi: so3_exponential(1)(phi, jnp.asarray(VECTOR)))
 representations = jax.jit(lambda phi: so3_exponential(2)(phi, jnp.asarray(SUM)))
 energy_of_sum = jax.jit(
-    lambda population: free_energy(population, SUM, weights=(0.7, 1.3, 0.4, 0.0), exponential=so3_exponential(2))
+    lambda population: free_energy(
+        population, SUM, weights=(0.7, 1.3, 0.4, 0.0), exponential=so3_exponential(2)
+    )
 )
 
 
@@ -233,9 +276,13 @@ def test_global_gauge_invariance(rng):
     common = np.asarray(rotations(jnp.asarray([0.4, -1.1, 0.7])))
     turned = rotation_vector(np.asarray(rotations(population.phi)) @ common)
     assert np.min(np.linalg.norm(turned - population.phi, axis=-1)) > 0.3
-    np.testing.assert_allclose(rotations(jnp.asarray(turned)), rotations(population.phi) @ common, atol=1e-13)
+    np.testing.assert_allclose(
+        rotations(jnp.asarray(turned)), rotations(population.phi) @ common, atol=1e-13
+    )
     expected = energy_of_sum(population)
-    np.testing.assert_allclose(energy_of_sum(population._replace(phi=jnp.asarray(turned))), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        energy_of_sum(population._replace(phi=jnp.asarray(turned))), expected, rtol=1e-12
+    )
 
 
 def test_local_gauge_invariance(rng):
@@ -247,7 +294,10 @@ def test_local_gauge_invariance(rng):
     def act(gaussian):
         factor = turn @ np.tril(gaussian.chol)
         cov = factor @ np.swapaxes(factor, -1, -2)
-        return Gaussian(jnp.asarray(np.einsum("nij,nj->ni", turn, gaussian.mean)), jnp.asarray(np.linalg.cholesky(cov)))
+        return Gaussian(
+            jnp.asarray(np.einsum("nij,nj->ni", turn, gaussian.mean)),
+            jnp.asarray(np.linalg.cholesky(cov)),
+        )
 
     phi = rotation_vector(np.asarray(rotations(own)) @ np.asarray(rotations(population.phi)))
     turned = Population(act(population.belief), act(population.prior), jnp.asarray(phi))
@@ -261,7 +311,11 @@ def test_total_is_the_sum_and_weights_multiply(rng):
     @jax.jit
     def terms(weights):
         return free_energy_terms(
-            population, VECTOR, weights=weights, observations=observations, exponential=so3_exponential(1)
+            population,
+            VECTOR,
+            weights=weights,
+            observations=observations,
+            exponential=so3_exponential(1),
         )
 
     unit = np.asarray(terms(Weights(*jnp.ones(4))))
@@ -274,7 +328,9 @@ def test_total_is_the_sum_and_weights_multiply(rng):
 
 @pytest.mark.parametrize("index", range(4))
 def test_a_term_of_weight_zero_is_not_computed(index, rng):
-    """Its inputs may be as bad as they like: here, the NaNs of the other terms do not reach the one that is asked for."""
+    """Its inputs may be as bad as they like: here, the NaNs of the other terms do not reach the one
+    that is asked for.
+    """
     population = oracle.random_population(rng, 3, VECTOR)
     bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), population)
     population = [
@@ -286,7 +342,11 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
     weights = tuple(float(i == index) for i in range(4))
     observations = observations_of(rng, 3, 3)
     terms = free_energy_terms(
-        population, VECTOR, weights=weights, observations=observations, exponential=so3_exponential(1)
+        population,
+        VECTOR,
+        weights=weights,
+        observations=observations,
+        exponential=so3_exponential(1),
     )
     assert isinstance(terms, FreeEnergyTerms)
     np.testing.assert_array_equal(np.asarray(terms[:4]) != 0, np.asarray(weights) != 0)
@@ -301,13 +361,16 @@ def test_default_weights_leave_the_priors_apart(rng):
     assert terms.prior_alignment == 0.0
     assert terms.observation == 0.0
     np.testing.assert_array_equal(
-        free_energy(population, VECTOR, exponential=so3_exponential(1)), terms.self_coupling + terms.belief_alignment
+        free_energy(population, VECTOR, exponential=so3_exponential(1)),
+        terms.self_coupling + terms.belief_alignment,
     )
 
 
 def test_vmap_equals_single_calls(rng):
     batch = [oracle.random_population(rng, 4, VECTOR) for _ in range(3)]
-    evaluate = jax.jit(lambda p: free_energy(p, VECTOR, weights=(0, 1, 0, 0), exponential=so3_exponential(1)))
+    evaluate = jax.jit(
+        lambda p: free_energy(p, VECTOR, weights=(0, 1, 0, 0), exponential=so3_exponential(1))
+    )
     singles = [evaluate(population) for population in batch]
     together = jax.vmap(evaluate)(jax.tree.map(lambda *x: jnp.stack(x), *batch))
     np.testing.assert_allclose(together, singles, rtol=1e-13)
@@ -321,7 +384,11 @@ def swap(name, shape):
         if len(branches) == 1:
             return population._replace(**{name: jnp.ones(shape)})
         return population._replace(
-            **{branches[0]: getattr(population, branches[0])._replace(**{branches[1]: jnp.ones(shape)})}
+            **{
+                branches[0]: getattr(population, branches[0])._replace(
+                    **{branches[1]: jnp.ones(shape)}
+                )
+            }
         )
 
     return broken
@@ -339,7 +406,9 @@ def swap(name, shape):
 )
 def test_shape_errors_name_the_array(name, shape, rng):
     population = oracle.random_population(rng, 4, VECTOR, (5,))
-    with pytest.raises(ValueError, match=rf"^{name} must have shape .* got \({', '.join(map(str, shape))}\)"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} must have shape .* got \({', '.join(map(str, shape))}\)"
+    ):
         free_energy(swap(name, shape)(population), VECTOR)
 
 
@@ -353,7 +422,9 @@ def test_shape_errors_name_the_array(name, shape, rng):
 )
 def test_option_errors_name_the_option(options, message, rng):
     population = oracle.random_population(rng, 4, VECTOR, (5,))
-    options = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+    options = {
+        name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in options.items()
+    }
     with pytest.raises(ValueError, match=message):
         free_energy(population, VECTOR, **options)
 
@@ -370,18 +441,26 @@ def test_memory_does_not_grow_with_the_number_of_pairs():
             return jax.ShapeDtypeStruct((num, *shape), jnp.float32)
 
         gaussian = Gaussian(arrays(3), arrays(3, 3))
-        energy = partial(free_energy, generators=VECTOR, weights=(1, 1, 0, 0), exponential=so3_exponential(1))
-        compiled = jax.jit(jax.value_and_grad(energy)).lower(Population(gaussian, gaussian, arrays(3))).compile()
+        energy = partial(
+            free_energy, generators=VECTOR, weights=(1, 1, 0, 0), exponential=so3_exponential(1)
+        )
+        compiled = (
+            jax.jit(jax.value_and_grad(energy))
+            .lower(Population(gaussian, gaussian, arrays(3)))
+            .compile()
+        )
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporary_bytes(2048), temporary_bytes(4096)
-    # Pairs alone, as one float32 array, would take 64 MB; per-agent arrays double and blocks of pairs keep their size.
+    # Pairs alone, as one float32 array, would take 64 MB; per-agent arrays double and blocks of
+    # pairs keep their size.
     assert large < 4096**2 * 4
     assert large < 2.6 * small
 
 
 DEADLOCK = """
-import jax, jax.numpy as jnp, numpy as np, oracle
+import jax, jax.numpy as jnp, numpy as np
+from helpers import agents_oracle as oracle
 from vfejax.agents.free_energy import free_energy
 population = oracle.random_population(np.random.default_rng(0), 1024, oracle.ROTATIONS["sum"], dtype=np.float32)
 step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.ROTATIONS["sum"], weights=(1, 1, 1, 0))))
@@ -393,11 +472,18 @@ print("finished")
 
 
 def test_many_agents_finish():
-    """Batched LAPACK once waited for itself for ever on two cores, now and then, at this size (see ``vfejax.numerics``)."""
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    """Batched LAPACK once waited for itself for ever on two cores, now and then, at this size (see
+    ``vfejax.numerics``).
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("XLA_FLAGS", None)
     done = subprocess.run(
-        [sys.executable, "-c", DEADLOCK], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", DEADLOCK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "finished"

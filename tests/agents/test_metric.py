@@ -1,4 +1,6 @@
-"""The Fisher metric with frames: information is a Hessian of KL, directions solve the metric, fields integrate it."""
+"""The Fisher metric with frames: information is a Hessian of KL, directions solve the metric,
+fields integrate it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,8 @@ EXPONENTIAL = irreps.so3_exponential(1)
 def coordinates(rng, shape=(4,)):
     def one():
         return GaussianCoordinates(
-            jnp.asarray(rng.standard_normal((*shape, 3))), jnp.asarray(0.3 * rng.standard_normal((*shape, 3, 3)))
+            jnp.asarray(rng.standard_normal((*shape, 3))),
+            jnp.asarray(0.3 * rng.standard_normal((*shape, 3, 3))),
         )
 
     return PopulationCoordinates(one(), one(), jnp.asarray(rng.uniform(-1, 1, (*shape, 3))))
@@ -27,8 +30,12 @@ def coordinates(rng, shape=(4,)):
 
 @jax.jit
 def turned_divergence(xi, belief, phi):
-    """KL between the belief that neighbours see and the same after turning the frame by xi (body coordinates)."""
-    seen = gaussian.push_forward(gaussian_coordinates.constrain(belief), EXPONENTIAL(-phi, GENERATORS))
+    """KL between the belief that neighbours see and the same after turning the frame by xi (body
+    coordinates).
+    """
+    seen = gaussian.push_forward(
+        gaussian_coordinates.constrain(belief), EXPONENTIAL(-phi, GENERATORS)
+    )
     return gaussian.kl_divergence(gaussian.push_forward(seen, EXPONENTIAL(-xi, GENERATORS)), seen)
 
 
@@ -42,23 +49,31 @@ def test_frame_information_is_the_hessian_of_kl(rng):
 
 
 def natural(position, gradient, **options):
-    return metric.fisher_inverse_metric(position, gradient, GENERATORS, exponential=EXPONENTIAL, **options)
+    return metric.fisher_inverse_metric(
+        position, gradient, GENERATORS, exponential=EXPONENTIAL, **options
+    )
 
 
 def test_frame_direction_solves_the_metric(rng):
     position, gradient = coordinates(rng), coordinates(rng)
     direction = natural(position, gradient, damping=0.7)
-    information = np.asarray(metric.frame_information(position.belief, position.phi, GENERATORS, EXPONENTIAL))
+    information = np.asarray(
+        metric.frame_information(position.belief, position.phi, GENERATORS, EXPONENTIAL)
+    )
     jacobian = np.asarray(groups.body_jacobian(position.phi, GENERATORS))
     tensor = np.swapaxes(jacobian, -1, -2) @ (information + 0.7 * np.eye(3)) @ jacobian
-    np.testing.assert_allclose(np.einsum("nab,nb->na", tensor, direction.phi), gradient.phi, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        np.einsum("nab,nb->na", tensor, direction.phi), gradient.phi, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_beliefs_and_priors_move_as_in_the_left_invariant_variant(rng):
     position, gradient = coordinates(rng), coordinates(rng)
     direction = natural(position, gradient)
     other = population.inverse_metric(position, gradient, irreps.so3_inverse_metric)
-    for ours, theirs in zip(jax.tree.leaves(direction)[:-1], jax.tree.leaves(other)[:-1], strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(direction)[:-1], jax.tree.leaves(other)[:-1], strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -69,7 +84,9 @@ def test_measure_divides_the_gradient_and_freezes_what_is_nowhere(rng):
     plain, fields = natural(position, gradient), natural(position, weighted, measure=measure)
     for ours, theirs in zip(jax.tree.leaves(fields), jax.tree.leaves(plain), strict=True):
         present = np.asarray(measure > 0)
-        np.testing.assert_allclose(np.asarray(ours)[present], np.asarray(theirs)[present], rtol=1e-12)
+        np.testing.assert_allclose(
+            np.asarray(ours)[present], np.asarray(theirs)[present], rtol=1e-12
+        )
         assert np.all(np.asarray(ours)[~present] == 0)
 
 
@@ -77,7 +94,9 @@ def test_damping_decides_where_the_belief_says_nothing():
     round_belief = GaussianCoordinates(jnp.zeros((1, 3)), jnp.zeros((1, 3, 3)))
     position = PopulationCoordinates(round_belief, round_belief, jnp.zeros((1, 3)))
     gradient = position._replace(phi=jnp.asarray([[1.0, -2.0, 3.0]]))
-    np.testing.assert_allclose(natural(position, gradient, damping=2.0).phi, gradient.phi / 2.0, rtol=1e-12)
+    np.testing.assert_allclose(
+        natural(position, gradient, damping=2.0).phi, gradient.phi / 2.0, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("radius", [0.1, 10.0])
@@ -89,7 +108,9 @@ def test_limit_step_shortens_each_agent_on_its_own(rng, radius):
         after = gaussian_coordinates.fisher_length(getattr(position, part), getattr(limited, part))
         np.testing.assert_allclose(after, np.minimum(before, radius), rtol=1e-12)
     lengths = np.linalg.norm(step.phi, axis=-1)
-    np.testing.assert_allclose(np.linalg.norm(limited.phi, axis=-1), np.minimum(lengths, radius), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.linalg.norm(limited.phi, axis=-1), np.minimum(lengths, radius), rtol=1e-12
+    )
 
 
 def test_fisher_length_is_the_root_of_twice_the_divergence(rng):

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import agents_oracle as oracle
 
 from vfejax.agents.observation import (
     Observations,
@@ -50,13 +50,19 @@ def test_closed_form(rng, dtype):
             residual = values[i, m] - matrix @ mean[i]
             spread = np.trace(np.linalg.solve(noise, matrix @ cov[i] @ matrix.T))
             constant = math.log(np.linalg.det(2 * math.pi * noise))
-            expected += present[i, m] * 0.5 * (residual @ np.linalg.solve(noise, residual) + spread + constant)
+            expected += (
+                present[i, m]
+                * 0.5
+                * (residual @ np.linalg.solve(noise, residual) + spread + constant)
+            )
         # Sums of about 30 squares, each whitened by a noise of condition number 3.
         np.testing.assert_allclose(actual[i], expected, rtol=50 * eps(dtype), atol=0)
 
 
 def test_it_is_the_expectation_of_the_log_likelihood(rng):
-    """Quadrature exact for quadratics: the 2 K sigma points at ``mean +- sqrt(K) L e_a``, equally weighted."""
+    """Quadrature exact for quadratics: the 2 K sigma points at ``mean +- sqrt(K) L e_a``, equally
+    weighted.
+    """
     belief = oracle.random_gaussian(rng, (4,), K)
     values, present, matrix, chol = map(np.asarray, observations_of(rng, 4))
     columns = math.sqrt(K) * np.swapaxes(np.tril(belief.chol), -1, -2)
@@ -77,7 +83,9 @@ def test_missing_observations_contribute_nothing(rng):
 
     @jax.jit
     def value_and_slopes(belief, observations):
-        return jax.value_and_grad(lambda b, o: jnp.sum(likelihood(b, o)), argnums=(0, 1))(belief, observations)
+        return jax.value_and_grad(lambda b, o: jnp.sum(likelihood(b, o)), argnums=(0, 1))(
+            belief, observations
+        )
 
     actual, expected = value_and_slopes(belief, other), value_and_slopes(belief, observations)
     np.testing.assert_array_equal(actual[0], expected[0])
@@ -119,19 +127,27 @@ def test_posterior_by_bayes_rule(rng, dtype):
         precision = precision + np.sum(present[i]) * gain @ matrix
         cov = np.linalg.inv(precision)
         # Two inversions of matrices of condition number below 100.
-        np.testing.assert_allclose(np.asarray(covariance(actual))[i], cov, rtol=0, atol=200 * eps(dtype))
-        np.testing.assert_allclose(np.asarray(actual.mean)[i], cov @ information, rtol=0, atol=500 * eps(dtype))
+        np.testing.assert_allclose(
+            np.asarray(covariance(actual))[i], cov, rtol=0, atol=200 * eps(dtype)
+        )
+        np.testing.assert_allclose(
+            np.asarray(actual.mean)[i], cov @ information, rtol=0, atol=500 * eps(dtype)
+        )
 
 
 def test_posterior_minimises_self_coupling_plus_observation(rng):
-    """There the gradient vanishes and the free energy is the surprise ``-log p(o)``, which no other belief reaches."""
+    """There the gradient vanishes and the free energy is the surprise ``-log p(o)``, which no other
+    belief reaches.
+    """
     prior = oracle.random_gaussian(rng, (4,), K)
     observations = observations_of(rng, 4)
 
     @jax.jit
     def energy_and_slope(belief):
         def energy(belief):
-            energies = kl_divergence(belief, prior) + expected_negative_log_likelihood(belief, observations)
+            energies = kl_divergence(belief, prior) + expected_negative_log_likelihood(
+                belief, observations
+            )
             return jnp.sum(energies), energies
 
         return jax.grad(energy, has_aux=True)(belief)
@@ -144,7 +160,9 @@ def test_posterior_minimises_self_coupling_plus_observation(rng):
     for i in range(4):
         seen = values[i][present[i] > 0].ravel()
         stack = np.tile(matrix, (int(np.sum(present[i])), 1))
-        evidence = stack @ cov[i] @ stack.T + np.kron(np.eye(int(np.sum(present[i]))), chol @ chol.T)
+        evidence = stack @ cov[i] @ stack.T + np.kron(
+            np.eye(int(np.sum(present[i]))), chol @ chol.T
+        )
         residual = seen - stack @ np.asarray(prior.mean)[i]
         surprise = 0.5 * residual @ np.linalg.solve(evidence, residual)
         surprise += 0.5 * np.linalg.slogdet(2 * math.pi * evidence)[1]
@@ -160,7 +178,9 @@ def test_fields_are_single_points_side_by_side(rng):
     assert actual[0].shape == (3, 2)
     for c in range(2):
         here = jax.tree.map(lambda x, c=c: x[:, c], belief)
-        seen = observations._replace(values=observations.values[:, :, c], present=observations.present[:, :, c])
+        seen = observations._replace(
+            values=observations.values[:, :, c], present=observations.present[:, :, c]
+        )
         expected = likelihood(here, seen), infer(here, seen)
         for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a[:, c], e, rtol=1e-13, atol=1e-15)
@@ -173,9 +193,17 @@ def test_fields_are_single_points_side_by_side(rng):
         ("matrix", (2, 4), r"observation matrix must have shape \[o, 3\], got \(2, 4\)"),
         ("values", (4, 4, 3), r"observation values must have shape .* o = 2, got \(4, 4, 3\)"),
         ("values", (4, 2), r"observation values must have shape .* got \(4, 2\)"),
-        ("values", (3, 4, 2), r"observation values must have shape .* \(4,\) and o = 2, got \(3, 4, 2\)"),
+        (
+            "values",
+            (3, 4, 2),
+            r"observation values must have shape .* \(4,\) and o = 2, got \(3, 4, 2\)",
+        ),
         ("present", (4, 3), r"present must have shape \(4, 4\) to fit the values, got \(4, 3\)"),
-        ("noise_chol", (3, 3), r"noise_chol must have shape \(2, 2\) to fit the matrix, got \(3, 3\)"),
+        (
+            "noise_chol",
+            (3, 3),
+            r"noise_chol must have shape \(2, 2\) to fit the matrix, got \(3, 3\)",
+        ),
     ],
 )
 def test_shape_errors_name_the_array(fn, field, shape, message, rng):

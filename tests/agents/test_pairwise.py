@@ -1,7 +1,9 @@
-"""Pairwise divergences against the oracle that forms every transport, and their streamed energies against dense rows.
+"""Pairwise divergences against the oracle that forms every transport, and their streamed energies
+against dense rows.
 
-The two halves meet in the feature rows: divergences and their gradients are held against transports; energies, whose input the rows are,
-against plain formulas on the n x n product of the rows. ``test_free_energy.py`` checks both together.
+The two halves meet in the feature rows: divergences and their gradients are held against
+transports; energies, whose input the rows are, against plain formulas on the n x n product of the
+rows. ``test_free_energy.py`` checks both together.
 """
 
 from functools import partial
@@ -9,8 +11,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.pairwise import PairFeatures
@@ -59,7 +61,9 @@ def test_pairwise_kl_equals_the_oracle(generators, dtype, rng):
     actual = kl_of(gaussian, phi, generators)
     assert actual.dtype == dtype
     # Feature products are a few times larger than the divergences.
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=50 * eps(dtype) * float(jnp.max(expected)))
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=50 * eps(dtype) * float(jnp.max(expected))
+    )
 
 
 def test_gradients_of_pairwise_kl_equal_the_oracle(rng):
@@ -67,14 +71,17 @@ def test_gradients_of_pairwise_kl_equal_the_oracle(rng):
     cotangent = jnp.asarray(rng.normal(size=(6, 6)))
 
     def gradient(divergence_fn, arguments):
-        return jax.grad(lambda a: jnp.sum(cotangent.astype(a[1].dtype) * divergence_fn(*a, oracle.GENERAL)))(arguments)
+        return jax.grad(
+            lambda a: jnp.sum(cotangent.astype(a[1].dtype) * divergence_fn(*a, oracle.GENERAL))
+        )(arguments)
 
     ours = jax.jit(partial(gradient, pairwise.pairwise_kl))
     actual = ours(arguments)
     expected = jax.jit(partial(gradient, oracle.pairwise_kl))(arguments)
     assert_trees_close(actual, expected, 1e-13)
     single = ours(jax.tree.map(lambda x: x.astype(jnp.float32), arguments))
-    # In single precision the gradient carries the relative rounding of the features, a few dozen operations deep.
+    # In single precision the gradient carries the relative rounding of the features, a few dozen
+    # operations deep.
     assert_trees_close(single, expected, 100 * eps(jnp.float32))
     chol_gradient = np.asarray(actual[0].chol)
     np.testing.assert_array_equal(chol_gradient[:, 0, 1], 0.0)
@@ -82,7 +89,9 @@ def test_gradients_of_pairwise_kl_equal_the_oracle(rng):
 
 
 def rounding_bound(gaussian):
-    """``|P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` of unrotated agents, centred and whitened, by NumPy in float64."""
+    """``|P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` of unrotated agents, centred and whitened, by NumPy in
+    float64.
+    """
     mean = np.asarray(gaussian.mean, float)
     factor = np.tril(np.asarray(gaussian.chol, float))
     spread = np.linalg.cholesky(np.mean(factor @ np.swapaxes(factor, -1, -2), axis=0))
@@ -91,18 +100,24 @@ def rounding_bound(gaussian):
     cov = factor @ np.swapaxes(factor, -1, -2)
     square = np.sum(mean**2, axis=-1)
     precision = np.linalg.norm(np.linalg.inv(cov), axis=(-2, -1))
-    return precision[None] * (np.linalg.norm(cov, axis=(-2, -1))[:, None] + square[:, None] + square[None])
+    return precision[None] * (
+        np.linalg.norm(cov, axis=(-2, -1))[:, None] + square[:, None] + square[None]
+    )
 
 
 @pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (4096.0, 1.0), (0.0, 1e-3), (0.0, 1e4)])
 def test_rounding_stays_within_the_stated_bound(offset, scale, rng, dtype):
-    # Zero frames, so that nothing but the pairwise product rounds: a common offset or unit must not cost digits.
+    # Zero frames, so that nothing but the pairwise product rounds: a common offset or unit must not
+    # cost digits.
     gaussian, phi = agents(rng, 6, dtype=np.float64)
-    gaussian = Gaussian((offset + scale * gaussian.mean).astype(dtype), (scale * gaussian.chol).astype(dtype))
+    gaussian = Gaussian(
+        (offset + scale * gaussian.mean).astype(dtype), (scale * gaussian.chol).astype(dtype)
+    )
     phi = jnp.zeros_like(phi, dtype)
     expected = np.asarray(naive_kl(*oracle.to_double((gaussian, phi)), VECTOR))
     error = np.abs(np.asarray(kl_of(gaussian, phi, VECTOR)) - expected)
-    # "About": 11 products in each sum, and factors that were themselves computed with a few roundings.
+    # "About": 11 products in each sum, and factors that were themselves computed with a few
+    # roundings.
     assert np.max(error / rounding_bound(gaussian)) < 10 * eps(dtype)
 
 
@@ -115,7 +130,9 @@ def test_divergence_from_itself_is_zero_and_from_others_is_not(rng):
 
 def test_feature_rows_have_the_stated_length(rng):
     gaussian, phi = agents(rng, 2, SUM)
-    features = jax.eval_shape(lambda g, p: pairwise.pair_features(g, pairwise.frame_field(p, SUM)), gaussian, phi)
+    features = jax.eval_shape(
+        lambda g, p: pairwise.pair_features(g, pairwise.frame_field(p, SUM)), gaussian, phi
+    )
     assert features.receiver.shape == features.sender.shape == (2, 9 * 10 // 2 + 9 + 2)
 
 
@@ -128,7 +145,9 @@ def features_of(gaussian, phi):
 
 
 def arguments_of(rng, num, dtype=np.float64):
-    """Feature rows, temperature (nats), coefficients and log weights: all that an energy can be differentiated by."""
+    """Feature rows, temperature (nats), coefficients and log weights: all that an energy can be
+    differentiated by.
+    """
     coefficient, weight = rng.uniform(0.2, 1.0, (2, num))
     features = jax.tree.map(lambda x: x[:num], features_of(*agents(rng, 64)))
     arguments = (features, jnp.asarray(2.5), jnp.asarray(coefficient), jnp.asarray(np.log(weight)))
@@ -137,7 +156,9 @@ def arguments_of(rng, num, dtype=np.float64):
 
 def energy(arguments, **options):
     features, temperature, coefficient, log_weight = arguments
-    return pairwise.alignment_energy(features, temperature, coefficient=coefficient, log_weight=log_weight, **options)
+    return pairwise.alignment_energy(
+        features, temperature, coefficient=coefficient, log_weight=log_weight, **options
+    )
 
 
 def dense_energy(arguments, neighbours=None, *, alignment_fn):
@@ -176,7 +197,9 @@ def dense_both(arguments):
     return weighted + 0.7 * dense_energy(arguments, alignment_fn=alignment.entropic)
 
 
-streamed = jax.jit(jax.value_and_grad(energy), static_argnames=("alignment_fn", "block_size", "compute_dtype"))
+streamed = jax.jit(
+    jax.value_and_grad(energy), static_argnames=("alignment_fn", "block_size", "compute_dtype")
+)
 dense = jax.jit(jax.value_and_grad(dense_energy), static_argnames="alignment_fn")
 dense_of_both = jax.jit(jax.value_and_grad(dense_both))
 on_edges = jax.jit(jax.value_and_grad(edge_energy), static_argnames="alignment_fn")
@@ -200,7 +223,8 @@ def test_streamed_equals_dense_in_single_precision(rng):
     arguments = arguments_of(rng, 7, np.float32)
     actual = streamed(arguments, alignment_fn=both, block_size=3)
     assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
-    # Products of rows reach about 200, hence an absolute rounding of 200 eps in the exponent, divided by tau = 2.5.
+    # Products of rows reach about 200, hence an absolute rounding of 200 eps in the exponent,
+    # divided by tau = 2.5.
     assert_trees_close(actual, dense_of_both(oracle.to_double(arguments)), 100 * eps(jnp.float32))
 
 
@@ -220,11 +244,17 @@ def test_a_lone_agent_pays_and_feels_nothing(rng):
     @jax.jit
     @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def pay(gaussian, phi):
-        features = pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1)))
+        features = pairwise.pair_features(
+            gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1))
+        )
         itself = jnp.zeros((1,), jnp.int32)
         alone = pairwise.alignment_energy(features, 1.0, alignment_fn=both)
-        attention = pairwise.attention_weights(gaussian, phi, VECTOR, 1.0, exponential=so3_exponential(1))
-        return alone + pairwise.edge_alignment_energy(features, itself, itself, 1.0, alignment_fn=both), attention
+        attention = pairwise.attention_weights(
+            gaussian, phi, VECTOR, 1.0, exponential=so3_exponential(1)
+        )
+        return alone + pairwise.edge_alignment_energy(
+            features, itself, itself, 1.0, alignment_fn=both
+        ), attention
 
     for leaf in jax.tree.leaves(pay(gaussian, phi)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
@@ -233,8 +263,12 @@ def test_a_lone_agent_pays_and_feels_nothing(rng):
 def test_defaults_are_unit_weights_and_the_weighted_energy(rng):
     features, temperature, *_ = arguments_of(rng, 7)
     zeros = jnp.zeros(7)
-    expected, _ = dense((features, temperature, zeros + 1.0, zeros), alignment_fn=alignment.weighted)
-    np.testing.assert_allclose(pairwise.alignment_energy(features, temperature), expected, rtol=1e-13)
+    expected, _ = dense(
+        (features, temperature, zeros + 1.0, zeros), alignment_fn=alignment.weighted
+    )
+    np.testing.assert_allclose(
+        pairwise.alignment_energy(features, temperature), expected, rtol=1e-13
+    )
 
 
 @each_energy
@@ -258,7 +292,9 @@ def test_nobody_to_listen_to(alignment_fn, rng):
 
 @each_energy
 def test_slopes_in_the_divergences(alignment_fn, rng):
-    """Closed forms: beta for the entropic energy, beta (1 - (KL - <KL>) / tau) for the weighted one."""
+    """Closed forms: beta for the entropic energy, beta (1 - (KL - <KL>) / tau) for the weighted
+    one.
+    """
     arguments = arguments_of(rng, 7)
     _, gradient = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
     features, tau, coefficient, log_weight = jax.tree.map(np.asarray, arguments)
@@ -268,7 +304,9 @@ def test_slopes_in_the_divergences(alignment_fn, rng):
     mean = (beta * divergence).sum(axis=1, keepdims=True)
     slopes = {alignment.entropic: beta, alignment.weighted: beta * (1 - (divergence - mean) / tau)}
     slope = coefficient[:, None] * slopes[alignment_fn]
-    assert_trees_close(gradient[0], PairFeatures(slope @ features.sender, slope.T @ features.receiver), 1e-13)
+    assert_trees_close(
+        gradient[0], PairFeatures(slope @ features.sender, slope.T @ features.receiver), 1e-13
+    )
 
 
 def test_every_mode_and_the_second_order_equal_dense(rng):
@@ -288,7 +326,9 @@ def test_every_mode_and_the_second_order_equal_dense(rng):
         return jax.grad(slope)(arguments)
 
     slope, product = jax.jit(lambda: forward_over_reverse(dense_both))()
-    (our_slope, our_product), our_reverse = jax.jit(lambda: (forward_over_reverse(ours), reverse_over_reverse(ours)))()
+    (our_slope, our_product), our_reverse = jax.jit(
+        lambda: (forward_over_reverse(ours), reverse_over_reverse(ours))
+    )()
     np.testing.assert_allclose(our_slope, slope, rtol=1e-12)
     assert_trees_close(our_product, product, 1e-12)
     assert_trees_close(our_reverse, product, 1e-12)
@@ -311,16 +351,23 @@ def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
     exact = dense(oracle.to_double(arguments), **options)
     actual = streamed(arguments, compute_dtype=compute_dtype, **options)
     assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
-    # Both operands are rounded by a relative eps / 2, so a divergence errs by at most eps sum_f |a_if b_jf| (and a little at second
-    # order), and the entropic energy of i moves by no more than the largest error in row i.
+    # Both operands are rounded by a relative eps / 2, so a divergence errs by at most eps sum_f
+    # |a_if b_jf| (and a little at second order), and the entropic energy of i moves by no more than
+    # the largest error in row i.
     features, _, coefficient, _ = oracle.to_double(arguments)
     magnitude = np.abs(features.receiver) @ np.abs(features.sender).T
-    bound = 1.1 * eps(compute_dtype) * float(np.sum(np.asarray(coefficient) * np.max(magnitude, axis=1)))
+    bound = (
+        1.1
+        * eps(compute_dtype)
+        * float(np.sum(np.asarray(coefficient) * np.max(magnitude, axis=1)))
+    )
     error = abs(float(actual[0]) - float(exact[0]))
     assert 0.0 < error < bound
-    # A gradient entry is a mean of rounded features under an attention that errs by the same errors over tau. Errors of 64 agents' pairs mostly
-    # cancel: 0.2 eps was measured in either format.
-    gradient, expected = (np.concatenate([np.ravel(x) for x in y[1][0]]).astype(float) for y in (actual, exact))
+    # A gradient entry is a mean of rounded features under an attention that errs by the same errors
+    # over tau. Errors of 64 agents' pairs mostly cancel: 0.2 eps was measured in either format.
+    gradient, expected = (
+        np.concatenate([np.ravel(x) for x in y[1][0]]).astype(float) for y in (actual, exact)
+    )
     assert np.linalg.norm(gradient - expected) < eps(compute_dtype) * np.linalg.norm(expected)
 
 
@@ -329,7 +376,12 @@ def test_complete_edge_list_equals_all_pairs(alignment_fn, rng):
     arguments = arguments_of(rng, 7)
     receivers, senders = np.nonzero(np.ones((7, 7)))
     order = rng.permutation(49)
-    actual = on_edges(arguments, jnp.asarray(receivers[order]), jnp.asarray(senders[order]), alignment_fn=alignment_fn)
+    actual = on_edges(
+        arguments,
+        jnp.asarray(receivers[order]),
+        jnp.asarray(senders[order]),
+        alignment_fn=alignment_fn,
+    )
     assert_trees_close(actual, streamed(arguments, alignment_fn=alignment_fn, block_size=3), 1e-13)
 
 
@@ -352,7 +404,11 @@ def test_attention_weights(rng, dtype):
     gaussian, phi = agents(rng, 6, dtype=dtype)
     weight = jnp.asarray([0.3, 1.0, 0.6, 0.0, 0.8, 0.5], dtype)
     options = {"log_weight": jnp.log(weight), "exponential": so3_exponential(1)}
-    beta = np.asarray(jax.jit(lambda g, p: pairwise.attention_weights(g, p, VECTOR, 2.5, **options))(gaussian, phi))
+    beta = np.asarray(
+        jax.jit(lambda g, p: pairwise.attention_weights(g, p, VECTOR, 2.5, **options))(
+            gaussian, phi
+        )
+    )
     divergence = naive_kl(*oracle.to_double((gaussian, phi)), VECTOR)
     expected = oracle.attention(divergence, 2.5, oracle.to_double(weight), 1.0 - jnp.eye(6))
     # An exponent of up to 100 / tau, rounded.

@@ -1,12 +1,14 @@
-"""Populations and their unconstrained coordinates: round trips, natural gradient, trust region, shapes."""
+"""Populations and their unconstrained coordinates: round trips, natural gradient, trust region,
+shapes.
+"""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import agents_oracle as oracle
 
 from vfejax.agents import population as agents
 from vfejax.agents.population import Population, PopulationCoordinates
@@ -40,7 +42,10 @@ def test_population_survives_the_round_trip(rng, dtype):
     there_and_back = constrain(unconstrain(population))
     assert isinstance(there_and_back, Population)
     np.testing.assert_array_equal(there_and_back.phi, population.phi)
-    for actual, expected in ((there_and_back.belief, population.belief), (there_and_back.prior, population.prior)):
+    for actual, expected in (
+        (there_and_back.belief, population.belief),
+        (there_and_back.prior, population.prior),
+    ):
         assert isinstance(actual, Gaussian)
         np.testing.assert_array_equal(actual.mean, expected.mean)
         # exp(log x) for x near 1: two roundings.
@@ -55,12 +60,16 @@ def test_coordinates_survive_the_round_trip(rng, dtype):
         belief=coordinates.belief._replace(factor=jnp.tril(coordinates.belief.factor)),
         prior=coordinates.prior._replace(factor=jnp.tril(coordinates.prior.factor)),
     )
-    for actual, expected in zip(jax.tree.leaves(there_and_back), jax.tree.leaves(lower), strict=True):
+    for actual, expected in zip(
+        jax.tree.leaves(there_and_back), jax.tree.leaves(lower), strict=True
+    ):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * eps(dtype))
 
 
 def test_every_coordinate_is_a_population(rng):
-    """However far the coordinates, covariances are positive definite: their factors have positive diagonals."""
+    """However far the coordinates, covariances are positive definite: their factors have positive
+    diagonals.
+    """
     population = constrain(coordinates_of(rng, scale=30.0))
     for gaussian in (population.belief, population.prior):
         diagonal = np.diagonal(gaussian.chol, axis1=-2, axis2=-1)
@@ -70,21 +79,29 @@ def test_every_coordinate_is_a_population(rng):
 
 def test_natural_gradient_takes_each_leaf_by_its_own_metric(rng):
     coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
-    direction = jax.jit(partial(agents.inverse_metric, frame_inverse_metric=so3_inverse_metric))(coordinates, gradient)
+    direction = jax.jit(partial(agents.inverse_metric, frame_inverse_metric=so3_inverse_metric))(
+        coordinates, gradient
+    )
     assert isinstance(direction, PopulationCoordinates)
     for name in ("belief", "prior"):
         expected = inverse_fisher(getattr(coordinates, name), getattr(gradient, name))
         for a, e in zip(getattr(direction, name), expected, strict=True):
             np.testing.assert_allclose(a, e, rtol=0, atol=1e-13 * np.max(np.abs(e)))
-    np.testing.assert_allclose(direction.phi, so3_inverse_metric(coordinates.phi, gradient.phi), rtol=1e-13)
+    np.testing.assert_allclose(
+        direction.phi, so3_inverse_metric(coordinates.phi, gradient.phi), rtol=1e-13
+    )
 
 
 def test_frames_take_any_left_invariant_metric(rng):
-    """The closed form for rotations and the general one, passed as a partial, give one direction."""
+    """The closed form for rotations and the general one, passed as a partial, give one
+    direction.
+    """
     coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
     general = partial(groups.inverse_metric, generators=jnp.asarray(VECTOR))
     closed, generic = (
-        jax.jit(partial(agents.inverse_metric, frame_inverse_metric=metric))(coordinates, gradient).phi
+        jax.jit(partial(agents.inverse_metric, frame_inverse_metric=metric))(
+            coordinates, gradient
+        ).phi
         for metric in (so3_inverse_metric, general)
     )
     # The metric's condition number, 1 / sinc^2 of half an angle of up to about 4.
@@ -92,7 +109,9 @@ def test_frames_take_any_left_invariant_metric(rng):
 
 
 def test_natural_gradient_does_not_depend_on_units(rng):
-    """Fisher-steepest descent of KL(q || p) is the same motion whether lengths are in metres or millimetres."""
+    """Fisher-steepest descent of KL(q || p) is the same motion whether lengths are in metres or
+    millimetres.
+    """
 
     @jax.jit
     def motion(population):
@@ -101,7 +120,9 @@ def test_natural_gradient_does_not_depend_on_units(rng):
             return jnp.sum(kl_divergence(q.belief, q.prior))
 
         coordinates = agents.unconstrain(population)
-        direction = agents.inverse_metric(coordinates, jax.grad(energy)(coordinates), so3_inverse_metric)
+        direction = agents.inverse_metric(
+            coordinates, jax.grad(energy)(coordinates), so3_inverse_metric
+        )
         return jax.jvp(agents.constrain, (coordinates,), (direction,))[1]
 
     population = population_of(rng)
@@ -128,10 +149,14 @@ def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
         ratio = np.asarray(a) / np.asarray(e)
         ratio = ratio.reshape(NUM, *GRID, -1)
         assert ratio.shape[:2] == (NUM, *GRID)
-        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[..., :1], ratio.shape), rtol=10 * eps(dtype))
+        np.testing.assert_allclose(
+            ratio, np.broadcast_to(ratio[..., :1], ratio.shape), rtol=10 * eps(dtype)
+        )
         assert np.all((ratio > 0) & (ratio < 1))
     short = jax.tree.map(lambda x: 1e-4 * x, limited)
-    for a, e in zip(jax.tree.leaves(limit(short, coordinates)), jax.tree.leaves(short), strict=True):
+    for a, e in zip(
+        jax.tree.leaves(limit(short, coordinates)), jax.tree.leaves(short), strict=True
+    ):
         np.testing.assert_array_equal(a, e)
 
 
@@ -151,7 +176,9 @@ def test_retraction_keeps_the_transports(rng):
     assert np.max(np.linalg.norm(coordinates.phi, axis=-1)) > np.pi
     assert np.max(np.linalg.norm(retracted.phi, axis=-1)) <= np.pi * (1 + 1e-15)
     exponential = jax.jit(lambda phi: so3_exponential(1)(phi, jnp.asarray(VECTOR)))
-    np.testing.assert_allclose(exponential(retracted.phi), exponential(coordinates.phi), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        exponential(retracted.phi), exponential(coordinates.phi), rtol=0, atol=1e-13
+    )
 
 
 def test_shapes_that_fit_pass(rng):
@@ -161,11 +188,23 @@ def test_shapes_that_fit_pass(rng):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("belief.mean", (NUM, 2, 4), r"belief.mean must have shape \[n, \*grid, k\] with k = 3 .* got \(3, 2, 4\)"),
+        (
+            "belief.mean",
+            (NUM, 2, 4),
+            r"belief.mean must have shape \[n, \*grid, k\] with k = 3 .* got \(3, 2, 4\)",
+        ),
         ("belief.mean", (3,), r"belief.mean must have shape .* got \(3,\)"),
-        ("belief.chol", (NUM, 2, 3, 4), r"belief.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3, 4\)"),
+        (
+            "belief.chol",
+            (NUM, 2, 3, 4),
+            r"belief.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3, 4\)",
+        ),
         ("prior.mean", (NUM, 3, 3), r"prior.mean must have shape \(3, 2, 3\) .* got \(3, 3, 3\)"),
-        ("prior.chol", (NUM, 2, 3), r"prior.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3\)"),
+        (
+            "prior.chol",
+            (NUM, 2, 3),
+            r"prior.chol must have shape \(3, 2, 3, 3\) .* got \(3, 2, 3\)",
+        ),
         ("phi", (NUM, 2, 4), r"phi must have shape \(3, 2, 3\) .* got \(3, 2, 4\)"),
     ],
 )

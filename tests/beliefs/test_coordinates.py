@@ -19,7 +19,9 @@ inverse_fisher = jax.jit(gaussian_coordinates.inverse_fisher)
 
 
 def draw(rng, shape=(5,), dtype=jnp.float64):
-    """Coordinates of standard deviations between about exp(-1) and e, with garbage above the diagonal."""
+    """Coordinates of standard deviations between about exp(-1) and e, with garbage above the
+    diagonal.
+    """
     mean, factor = rng.normal(size=(*shape, K)), 0.5 * rng.normal(size=(*shape, K, K))
     return GaussianCoordinates(jnp.asarray(mean, dtype), jnp.asarray(factor, dtype))
 
@@ -40,7 +42,9 @@ def test_round_trip_in_both_directions(dtype, rng):
     back = unconstrain(constrain(w))
     np.testing.assert_array_equal(back.mean, w.mean)
     # exp and log of numbers of order 1
-    np.testing.assert_allclose(back.factor, np.tril(w.factor), rtol=0, atol=4 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        back.factor, np.tril(w.factor), rtol=0, atol=4 * jnp.finfo(dtype).eps
+    )
     q = constrain(w)
     again = constrain(unconstrain(q))
     np.testing.assert_array_equal(again.mean, q.mean)
@@ -68,7 +72,9 @@ def test_unconstrain_flags_a_diagonal_that_is_not_positive():
     assert np.isneginf(factor[2, 0, 0])
 
 
-@pytest.mark.parametrize("function", [gaussian_coordinates.constrain, gaussian_coordinates.unconstrain])
+@pytest.mark.parametrize(
+    "function", [gaussian_coordinates.constrain, gaussian_coordinates.unconstrain]
+)
 def test_the_upper_triangle_is_ignored_and_has_no_gradient(function, rng):
     matrix = np.array(constrain(draw(rng)).chol)
     build = GaussianCoordinates if function is gaussian_coordinates.constrain else Gaussian
@@ -90,7 +96,9 @@ def test_the_upper_triangle_is_ignored_and_has_no_gradient(function, rng):
 @jax.jit
 @jax.vmap
 def fisher_matrix(vector):
-    """Hessian of KL(q || p) in the coordinates of p at p = q: mean first, then the lower triangle row by row."""
+    """Hessian of KL(q || p) in the coordinates of p at p = q: mean first, then the lower triangle
+    row by row.
+    """
 
     def belief(vector):
         factor = jnp.zeros((K, K), vector.dtype).at[LOWER].set(vector[K:])
@@ -112,7 +120,9 @@ def test_inverse_fisher_solves_with_the_fisher_matrix(dtype, rng):
     metric = np.asarray(fisher_matrix(jnp.asarray(flatten(w), jnp.float64)))
     expected = np.linalg.solve(metric, flatten(gradient).astype(np.float64)[..., None])[..., 0]
     # products only, of numbers below about 10
-    np.testing.assert_allclose(flatten(direction), expected, rtol=0, atol=200 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        flatten(direction), expected, rtol=0, atol=200 * jnp.finfo(dtype).eps
+    )
     assert np.all(np.asarray(direction.factor)[:, *UPPER] == 0)
 
 

@@ -42,8 +42,12 @@ def textbook_kl(q, p):
     (mu_q, cov_q), (mu_p, cov_p) = moments(q), moments(p)
     inverse = np.linalg.inv(cov_p)
     step = mu_q - mu_p
-    trace = np.einsum("...ij,...ji->...", inverse, cov_q) + np.einsum("...i,...ij,...j->...", step, inverse, step)
-    return 0.5 * (trace - q.mean.shape[-1] + np.linalg.slogdet(cov_p)[1] - np.linalg.slogdet(cov_q)[1])
+    trace = np.einsum("...ij,...ji->...", inverse, cov_q) + np.einsum(
+        "...i,...ij,...j->...", step, inverse, step
+    )
+    return 0.5 * (
+        trace - q.mean.shape[-1] + np.linalg.slogdet(cov_p)[1] - np.linalg.slogdet(cov_q)[1]
+    )
 
 
 def tolerance(dtype):
@@ -55,7 +59,9 @@ def test_kl_is_the_textbook_formula(dtype, rng):
     q, p = draw(rng, dtype=dtype), draw(rng, dtype=dtype)
     actual = kl_divergence(q, p)
     assert actual.dtype == dtype
-    np.testing.assert_allclose(actual, textbook_kl(q, p), rtol=tolerance(dtype), atol=tolerance(dtype))
+    np.testing.assert_allclose(
+        actual, textbook_kl(q, p), rtol=tolerance(dtype), atol=tolerance(dtype)
+    )
 
 
 def test_kl_in_one_dimension(dtype):
@@ -84,7 +90,8 @@ def test_kl_is_never_negative(numbers):
     chol[:, *np.tril_indices(K, -1)] = below
     q, p = Gaussian(mean[0], chol[0]), Gaussian(mean[1], chol[1])
     value = float(kl_divergence(q, p))
-    # factors with entries from exp(-3) to exp(3) have a condition number below 1e6; its square meets rounding in the trace
+    # factors with entries from exp(-3) to exp(3) have a condition number below 1e6; its square
+    # meets rounding in the trace
     assert value >= -1e-10
     assert value == pytest.approx(float(textbook_kl(q, p)), rel=1e-6, abs=1e-6)
 
@@ -103,7 +110,8 @@ def test_kl_is_not_clamped_at_consensus(rng):
 def test_kl_is_invariant_under_a_common_transport(seed, dtype):
     rng = np.random.default_rng(seed)
     q, p = draw(rng, dtype=dtype), draw(rng, dtype=dtype)
-    # singular values between 1/2 and 2, and a reflection among them: the transport need not be a rotation
+    # singular values between 1/2 and 2, and a reflection among them: the transport need not be a
+    # rotation
     u, _, v = np.linalg.svd(rng.normal(size=(6, K, K)))
     operator = jnp.asarray(u * np.array([0.5, 1.0, 2.0]) @ v, dtype)
     moved = kl_divergence(push_forward(q, operator), push_forward(p, operator))
@@ -116,7 +124,9 @@ def test_kl_of_a_batch_is_that_of_its_members(rng):
     q, p = draw(rng, (2, 3)), draw(rng, (2, 3))
     batched = kl_divergence(q, p)
     assert batched.shape == (2, 3)
-    np.testing.assert_allclose(jax.jit(jax.vmap(jax.vmap(gaussian.kl_divergence)))(q, p), batched, rtol=1e-13)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(jax.vmap(gaussian.kl_divergence)))(q, p), batched, rtol=1e-13
+    )
 
 
 def _shapes(mean, chol):
@@ -129,10 +139,22 @@ def _shapes(mean, chol):
         (_shapes((3,), (2, 2)), _shapes((3,), (3, 3)), "^q: mean .* got \\(3,\\) and \\(2, 2\\)"),
         (_shapes((3,), (3, 3)), _shapes((3,), (3,)), "^p: mean .* got \\(3,\\) and \\(3,\\)"),
         (_shapes((), (3, 3)), _shapes((3,), (3, 3)), "^q: mean .* got \\(\\) and"),
-        (_shapes((5, 3), (4, 3, 3)), _shapes((5, 3), (5, 3, 3)), "^q: mean .* got \\(5, 3\\) and \\(4, 3, 3\\)"),
+        (
+            _shapes((5, 3), (4, 3, 3)),
+            _shapes((5, 3), (5, 3, 3)),
+            "^q: mean .* got \\(5, 3\\) and \\(4, 3, 3\\)",
+        ),
         (_shapes((3,), (3, 3)), _shapes((2,), (2, 2)), "^q and p .* \\(3,\\) and \\(2,\\)"),
-        (_shapes((5, 3), (5, 3, 3)), _shapes((4, 3), (4, 3, 3)), "^q and p .* \\(5, 3\\) and \\(4, 3\\)"),
-        (_shapes((5, 3), (3, 3)), _shapes((5, 3), (5, 3, 3)), "^q: mean .* got \\(5, 3\\) and \\(3, 3\\)"),
+        (
+            _shapes((5, 3), (5, 3, 3)),
+            _shapes((4, 3), (4, 3, 3)),
+            "^q and p .* \\(5, 3\\) and \\(4, 3\\)",
+        ),
+        (
+            _shapes((5, 3), (3, 3)),
+            _shapes((5, 3), (5, 3, 3)),
+            "^q: mean .* got \\(5, 3\\) and \\(3, 3\\)",
+        ),
     ],
 )
 def test_kl_names_the_argument_whose_shape_does_not_fit(q, p, message):
@@ -151,7 +173,10 @@ def test_moments_and_natural_parameters_round_trip(dtype, rng):
     np.testing.assert_allclose(covariance(q), cov, rtol=0, atol=tolerance(dtype))
     np.testing.assert_allclose(precision, np.linalg.inv(cov), rtol=0, atol=tolerance(dtype))
     np.testing.assert_allclose(
-        information, np.linalg.solve(cov, mean[..., None])[..., 0], rtol=0, atol=5 * tolerance(dtype)
+        information,
+        np.linalg.solve(cov, mean[..., None])[..., 0],
+        rtol=0,
+        atol=5 * tolerance(dtype),
     )
     back = from_natural(information, precision)
     # two inversions and two factorisations
@@ -161,7 +186,10 @@ def test_moments_and_natural_parameters_round_trip(dtype, rng):
 
 def test_natural_parameters_add_under_the_product_of_densities(rng):
     q, p = draw(rng), draw(rng)
-    added = [np.asarray(a) + np.asarray(b) for a, b in zip(natural_parameters(q), natural_parameters(p), strict=True)]
+    added = [
+        np.asarray(a) + np.asarray(b)
+        for a, b in zip(natural_parameters(q), natural_parameters(p), strict=True)
+    ]
     product = from_natural(*added)
     (mu_q, cov_q), (mu_p, cov_p) = moments(q), moments(p)
     # Kalman's update of q by a direct observation mu_p with noise cov_p
@@ -185,7 +213,9 @@ def test_entropy_and_expected_log_density(dtype, rng):
     inverse, step = np.linalg.inv(cov_p), mu_q - mu_p
     second_moment = cov_q + step[..., :, None] * step[..., None, :]
     expected = -0.5 * (
-        K * math.log(2 * math.pi) + np.linalg.slogdet(cov_p)[1] + np.einsum("nij,nji->n", inverse, second_moment)
+        K * math.log(2 * math.pi)
+        + np.linalg.slogdet(cov_p)[1]
+        + np.einsum("nij,nji->n", inverse, second_moment)
     )
     actual = jax.jit(gaussian.expected_log_density)(q, p)
     np.testing.assert_allclose(actual, expected, rtol=tolerance(dtype), atol=tolerance(dtype))
@@ -197,15 +227,22 @@ def test_push_forward_is_the_image_under_a_linear_map(dtype, rng):
     image = push_forward(q, operator)
     mean, cov = moments(q)
     omega = np.asarray(operator, np.float64)
-    np.testing.assert_allclose(image.mean, np.einsum("nij,nj->ni", omega, mean), rtol=0, atol=tolerance(dtype))
     np.testing.assert_allclose(
-        moments(image)[1], omega @ cov @ np.swapaxes(omega, -1, -2), rtol=0, atol=2 * tolerance(dtype)
+        image.mean, np.einsum("nij,nj->ni", omega, mean), rtol=0, atol=tolerance(dtype)
+    )
+    np.testing.assert_allclose(
+        moments(image)[1],
+        omega @ cov @ np.swapaxes(omega, -1, -2),
+        rtol=0,
+        atol=2 * tolerance(dtype),
     )
     chol = np.asarray(image.chol)
     assert np.all(chol[:, *UPPER] == 0)
     assert np.all(np.diagonal(chol, axis1=-2, axis2=-1) > 0)
     growth = np.linalg.slogdet(omega)[1]
-    np.testing.assert_allclose(entropy(image), np.asarray(entropy(q)) + growth, rtol=0, atol=2 * tolerance(dtype))
+    np.testing.assert_allclose(
+        entropy(image), np.asarray(entropy(q)) + growth, rtol=0, atol=2 * tolerance(dtype)
+    )
 
 
 def test_sample_has_the_moments_of_the_gaussian(dtype, rng):
@@ -260,7 +297,9 @@ def test_fisher_information_of_a_standard_deviation(dtype):
     fisher = fisher_information(q)
     assert fisher.cov.shape == (3, 1, 1, 1, 1)
     np.testing.assert_allclose(fisher.mean[:, 0, 0], s**-2, rtol=tolerance(dtype))
-    np.testing.assert_allclose(fisher.cov[:, 0, 0, 0, 0] * (2 * s.astype(dtype)) ** 2, 2 / s**2, rtol=tolerance(dtype))
+    np.testing.assert_allclose(
+        fisher.cov[:, 0, 0, 0, 0] * (2 * s.astype(dtype)) ** 2, 2 / s**2, rtol=tolerance(dtype)
+    )
 
 
 def test_fisher_information_has_the_symmetries_of_a_quadratic_form(rng):
@@ -289,7 +328,9 @@ def test_the_upper_triangle_is_ignored_and_has_no_gradient(function, rng):
     @jax.jit
     def value_and_grad(chol):
         def total(chol):
-            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(q._replace(chol=chol), p)))
+            return sum(
+                jnp.sum(leaf) for leaf in jax.tree.leaves(function(q._replace(chol=chol), p))
+            )
 
         return jax.value_and_grad(total)(chol)
 

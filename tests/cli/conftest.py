@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
 
 from vfejax.cli.main import main
-from vfejax.io import report
+from vfejax.runs import report
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,9 @@ def compile_cache(cache_folder):
 
 @pytest.fixture(scope="module", autouse=True)
 def blank_pictures():
-    """Figures are made but not drawn, which takes most of a tiny run; gives the true function to those who want it."""
+    """Figures are made but not drawn, which takes most of a tiny run; gives the true function to
+    those who want it.
+    """
     true = report.figure_png
     with pytest.MonkeyPatch.context() as patch:
         blank = true(Figure(figsize=(0.1, 0.1)), dpi=10)
@@ -51,7 +53,9 @@ def blank_pictures():
 
 @pytest.fixture
 def refused(capfd):
-    """Call the command, expect exit status 2 and one line on standard error that holds every given piece; returns the line."""
+    """Call the command, expect exit status 2 and one line on standard error that holds every given
+    piece; returns the line.
+    """
 
     def call(out: Path, arguments: list[str], *pieces: str, command: str = "simulate") -> str:
         assert main([command, "--out", str(out), *map(str, arguments)]) == 2
@@ -72,14 +76,17 @@ def start_process(cache_folder):
     """Start a command as a process of its own; ``before`` is Python that it runs first."""
 
     def start(*arguments: str, before: str = "pass", command: str = "simulate") -> subprocess.Popen:
-        # The configuration of the tests themselves, so that both sides find each other's compiled programs.
+        # The configuration of the tests themselves, so that both sides find each other's compiled
+        # programs.
         environment = os.environ | {
             "JAX_ENABLE_X64": "1",
             "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
-        code = f"{before}\nimport sys\nfrom vfejax.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+        code = (
+            f"{before}\nimport sys\nfrom vfejax.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+        )
         return subprocess.Popen(
             [sys.executable, "-c", code, command, *map(str, arguments)],
             env=environment,

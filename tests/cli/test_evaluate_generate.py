@@ -1,4 +1,6 @@
-"""``vfejax evaluate`` and ``vfejax generate`` on a trained run, and what they say when there is none."""
+"""``vfejax evaluate`` and ``vfejax generate`` on a trained run, and what they say when there is
+none.
+"""
 
 import json
 import math
@@ -6,7 +8,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from tiny_run import TINY_TRAINING as TINY
+from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli import language_models
 from vfejax.cli.main import main
@@ -24,7 +26,9 @@ def run(tmp_path_factory, library_promotion):
 
 
 def _evaluate(run, out, *flags):
-    assert main(["evaluate", "--run", str(run), "--out", str(out), "--quiet", *map(str, flags)]) == 0
+    assert (
+        main(["evaluate", "--run", str(run), "--out", str(out), "--quiet", *map(str, flags)]) == 0
+    )
     return json.loads(out.read_text())
 
 
@@ -54,7 +58,9 @@ def test_the_figures_belong_together_and_are_the_models(run, tmp_path):
     of_piece = _evaluate(run, tmp_path / "p.json", "--text", piece)
     np.testing.assert_allclose(of_piece["loss_nats_per_token"], np.mean(nats), rtol=1e-5)
     np.testing.assert_allclose(found["perplexity"], math.exp(found["loss_nats_per_token"]))
-    np.testing.assert_allclose(found["bits_per_byte"], found["loss_nats_per_token"] / math.log(2))  # ASCII
+    np.testing.assert_allclose(
+        found["bits_per_byte"], found["loss_nats_per_token"] / math.log(2)
+    )  # ASCII
 
 
 def test_fewer_windows_are_fewer_tokens(run, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from vfejax import __version__
 from vfejax.cli import main as entry
 from vfejax.cli.main import main
-from vfejax.io.errors import UserError
+from vfejax.errors import UserError
 
 
 def _command(monkeypatch, body):
@@ -20,7 +20,9 @@ def _command(monkeypatch, body):
         calls.append(arguments)
         return body()
 
-    monkeypatch.setattr(entry.importlib, "import_module", lambda name: types.SimpleNamespace(main=run))
+    monkeypatch.setattr(
+        entry.importlib, "import_module", lambda name: types.SimpleNamespace(main=run)
+    )
     return calls
 
 
@@ -96,7 +98,9 @@ def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch):
 
 def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():
     code = "import sys\nfrom vfejax.cli.main import main\nstatus = main(['--help'])\nsys.exit(99 if 'jax' in sys.modules else status)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()

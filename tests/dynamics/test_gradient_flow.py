@@ -1,4 +1,6 @@
-"""Gradient flow: Euler's method for sgd, learning rates per leaf, retractions, optax's own optimisers."""
+"""Gradient flow: Euler's method for sgd, learning rates per leaf, retractions, optax's own
+optimisers.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from vfejax.dynamics.gradient_flow import GradientFlowState, broadcast_prefix, gradient_flow, scale_by_tree
+from vfejax.dynamics.gradient_flow import (
+    GradientFlowState,
+    broadcast_prefix,
+    gradient_flow,
+    scale_by_tree,
+)
 from vfejax.dynamics.rollout import rollout
 
 STIFFNESS = np.diag([1.0, 4.0]) + 0.5
@@ -23,7 +30,9 @@ class Pair(NamedTuple):
 
 
 def lenient(optimizer):
-    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to strict promotion."""
+    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to
+    strict promotion.
+    """
 
     def update(gradient, state, params=None):
         with jax.numpy_dtype_promotion("standard"):
@@ -54,7 +63,9 @@ def test_broadcast_prefix_gives_every_leaf_the_value_above_it():
     tree = pair(jnp.float32)
     assert broadcast_prefix(2.0, tree) == Pair({"u": 2.0, "v": 2.0}, 2.0)
     assert broadcast_prefix(Pair(2.0, 3.0), tree) == Pair({"u": 2.0, "v": 2.0}, 3.0)
-    assert broadcast_prefix(Pair({"u": 1.0, "v": 2.0}, 3.0), tree) == Pair({"u": 1.0, "v": 2.0}, 3.0)
+    assert broadcast_prefix(Pair({"u": 1.0, "v": 2.0}, 3.0), tree) == Pair(
+        {"u": 1.0, "v": 2.0}, 3.0
+    )
     with pytest.raises(ValueError, match="u"):
         broadcast_prefix(Pair({"u": 1.0}, 3.0), tree)
 
@@ -70,7 +81,8 @@ def test_sgd_is_eulers_method(make, dtype):
         x = x - h * STIFFNESS @ x
         energies.append(0.5 * x @ STIFFNESS @ x)
         norms.append(np.linalg.norm(STIFFNESS @ x))
-    # Each step rounds about four times, and the iteration contracts, but energy doubles relative errors.
+    # Each step rounds about four times, and the iteration contracts, but energy doubles relative
+    # errors.
     tolerance = {"rtol": 10 * num * float(jnp.finfo(dtype).eps), "atol": 0}
     np.testing.assert_allclose(state.position, x, **tolerance)
     np.testing.assert_allclose(info.energy, energies, **tolerance)
@@ -87,7 +99,9 @@ def test_energy_decreases_below_the_stability_limit_and_grows_above(dtype):
         flow = gradient_flow(quadratic, optax.sgd(step_size))
         return rollout(flow, flow.init(jnp.array([1.0, -2.0], dtype)), 30)[1].energy
 
-    below, above = (np.asarray(energies(jnp.asarray(factor * limit, dtype))) for factor in (0.95, 1.05))
+    below, above = (
+        np.asarray(energies(jnp.asarray(factor * limit, dtype))) for factor in (0.95, 1.05)
+    )
     assert np.all(np.diff(below) < 0)
     assert above[-1] > above[0]
 
@@ -95,8 +109,12 @@ def test_energy_decreases_below_the_stability_limit_and_grows_above(dtype):
 def test_gradient_norm_is_over_all_leaves(dtype):
     flow = gradient_flow(coupled, optax.sgd(0.01))
     state, info = jax.jit(flow.step)(flow.init(pair(dtype)))
-    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(coupled)(state.position))])
-    np.testing.assert_allclose(info.gradient_norm, np.linalg.norm(flat), rtol=10 * float(jnp.finfo(dtype).eps))
+    flat = np.concatenate(
+        [np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(coupled)(state.position))]
+    )
+    np.testing.assert_allclose(
+        info.gradient_norm, np.linalg.norm(flat), rtol=10 * float(jnp.finfo(dtype).eps)
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,26 +130,40 @@ def test_learning_rate_per_leaf(rates, full, dtype):
     start = pair(dtype)
     state, _ = flow.step(flow.init(start))
     gradient = jax.grad(coupled)(start)
-    leaves = zip(*(jax.tree.leaves(tree) for tree in (state.position, start, gradient)), full, strict=True)
+    leaves = zip(
+        *(jax.tree.leaves(tree) for tree in (state.position, start, gradient)), full, strict=True
+    )
     for moved, x, g, rate in leaves:
         assert float(jnp.max(jnp.abs(g))) > 0.1
         if rate == 0:
             np.testing.assert_array_equal(moved, x)
         else:
             expected = np.asarray(x) - rate * np.asarray(g)
-            np.testing.assert_allclose(moved, expected, rtol=0, atol=10 * float(jnp.finfo(dtype).eps))
+            np.testing.assert_allclose(
+                moved, expected, rtol=0, atol=10 * float(jnp.finfo(dtype).eps)
+            )
 
 
 def test_scale_by_tree_chains_behind_a_preconditioner(dtype):
     start = pair(dtype)
     chained = optax.chain(lenient(optax.scale_by_adam()), scale_by_tree(Pair(0.05, 0.05)))
-    got, expected = (gradient_flow(coupled, optimizer) for optimizer in (chained, lenient(optax.adam(0.05))))
-    for_chain, for_adam = (jax.jit(lambda x, f=f: f.step(f.init(x))[0].position)(start) for f in (got, expected))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=10 * float(jnp.finfo(dtype).eps)), for_chain, for_adam)
+    got, expected = (
+        gradient_flow(coupled, optimizer) for optimizer in (chained, lenient(optax.adam(0.05)))
+    )
+    for_chain, for_adam = (
+        jax.jit(lambda x, f=f: f.step(f.init(x))[0].position)(start) for f in (got, expected)
+    )
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=10 * float(jnp.finfo(dtype).eps)),
+        for_chain,
+        for_adam,
+    )
 
 
 def test_retraction_is_applied_before_the_energy_is_read(dtype):
-    """Angles live in [-pi, pi): position, gradient, energy and aux are those of the wrapped angle."""
+    """Angles live in [-pi, pi): position, gradient, energy and aux are those of the wrapped
+    angle.
+    """
 
     def wrap(x):
         return jnp.mod(x + jnp.pi, 2.0 * jnp.pi) - jnp.pi
@@ -166,7 +198,8 @@ def test_adam_matches_a_plain_optax_loop(dtype):
     position, memory = start, optimizer.init(start)
     for _ in range(20):
         position, memory = reference(position, memory)
-    # Same arithmetic in two compilations; Adam's division by small second moments amplifies the odd last bit.
+    # Same arithmetic in two compilations; Adam's division by small second moments amplifies the odd
+    # last bit.
     close = partial(np.testing.assert_allclose, rtol=0, atol=500 * float(jnp.finfo(dtype).eps))
     jax.tree.map(close, (state.position, state.optimizer_state), (position, memory))
     assert info.energy[-1] < info.energy[0]
@@ -174,7 +207,9 @@ def test_adam_matches_a_plain_optax_loop(dtype):
 
 def test_optimizer_sees_the_position(dtype):
     """Weight decay needs ``params``: with a flat energy it alone shrinks the position."""
-    flow = gradient_flow(lambda x: 0.0 * jnp.sum(x), optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1)))
+    flow = gradient_flow(
+        lambda x: 0.0 * jnp.sum(x), optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+    )
     state, _ = flow.step(flow.init(jnp.array([2.0, -4.0], dtype)))
     np.testing.assert_allclose(state.position, [1.9, -3.8], rtol=4 * float(jnp.finfo(dtype).eps))
 

@@ -1,4 +1,6 @@
-"""Symplectic schemes against exact solutions: order, reversibility, the symplectic form, energy, friction, mass."""
+"""Symplectic schemes against exact solutions: order, reversibility, the symplectic form, energy,
+friction, mass.
+"""
 
 from functools import partial
 
@@ -8,14 +10,22 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from vfejax.dynamics.hamiltonian import HamiltonianState, kinetic_energy, symplectic, velocity_verlet, yoshida4
+from vfejax.dynamics.hamiltonian import (
+    HamiltonianState,
+    kinetic_energy,
+    symplectic,
+    velocity_verlet,
+    yoshida4,
+)
 from vfejax.dynamics.rollout import rollout
 
 SUZUKI = 1.0 / (4.0 - 4.0 ** (1.0 / 3.0))
 
 
 def suzuki4(energy_fn, step_size, mass=1.0, friction=0.0):
-    """Suzuki's fourth-order composition: a third set of weights, to exercise :func:`symplectic` itself."""
+    """Suzuki's fourth-order composition: a third set of weights, to exercise :func:`symplectic`
+    itself.
+    """
     weights = (SUZUKI, SUZUKI, 1.0 - 4.0 * SUZUKI, SUZUKI, SUZUKI)
     return symplectic(energy_fn, step_size, weights, mass=mass, friction=friction)
 
@@ -26,7 +36,9 @@ SCHEMES = [
     pytest.param(yoshida4, 4, id="yoshida4"),
     pytest.param(suzuki4, 4, id="suzuki4"),
 ]
-each_scheme = pytest.mark.parametrize("scheme", [pytest.param(p.values[0], id=p.id) for p in SCHEMES])
+each_scheme = pytest.mark.parametrize(
+    "scheme", [pytest.param(p.values[0], id=p.id) for p in SCHEMES]
+)
 each_scheme_and_order = pytest.mark.parametrize(("scheme", "order"), SCHEMES)
 
 STIFFNESS = {"a": 2.0, "b": 0.7}
@@ -36,7 +48,9 @@ PENDULUM_MASS = np.array([0.8, 1.7])
 
 def spring(position):
     """Two oscillators as two leaves."""
-    return 0.5 * (STIFFNESS["a"] * jnp.sum(position["a"] ** 2) + STIFFNESS["b"] * position["b"] ** 2)
+    return 0.5 * (
+        STIFFNESS["a"] * jnp.sum(position["a"] ** 2) + STIFFNESS["b"] * position["b"] ** 2
+    )
 
 
 def pendulum(x):
@@ -71,7 +85,10 @@ def spring_exact(t, friction):
 
 
 def spring_start():
-    return {"a": jnp.array([1.0, -0.3]), "b": jnp.array(0.6)}, {"a": jnp.array([0.2, 0.8]), "b": jnp.array(-0.5)}
+    return {"a": jnp.array([1.0, -0.3]), "b": jnp.array(0.6)}, {
+        "a": jnp.array([0.2, 0.8]),
+        "b": jnp.array(-0.5),
+    }
 
 
 def pendulum_start():
@@ -110,17 +127,24 @@ def test_convergence_order(scheme, order, energy_fn, start, mass, exact):
     @jax.jit
     def final(num_steps, friction):
         scheme_at = scheme(energy_fn, time / num_steps.astype(friction.dtype), mass, friction)
-        state = jax.lax.fori_loop(0, num_steps, lambda _, s: scheme_at.step(s)[0], scheme_at.init(*start()))
+        state = jax.lax.fori_loop(
+            0, num_steps, lambda _, s: scheme_at.step(s)[0], scheme_at.init(*start())
+        )
         return ravel_pytree((state.position, state.momentum))[0]
 
     counts = np.array([40, 60, 90, 135])
     for friction in (0.0, 0.3):
         truth = ravel_pytree(exact(time, friction))[0]
-        errors = [np.linalg.norm(final(jnp.asarray(n), jnp.asarray(friction)) - truth) for n in counts]
+        errors = [
+            np.linalg.norm(final(jnp.asarray(n), jnp.asarray(friction)) - truth) for n in counts
+        ]
         slope = np.polyfit(np.log(time / counts), np.log(errors), 1)[0]
-        # The next term of the error series is two orders up: at dt = 0.075 it bends the slope by a percent or two.
+        # The next term of the error series is two orders up: at dt = 0.075 it bends the slope by a
+        # percent or two.
         assert abs(slope - order) < 0.1, (friction, errors)
-        assert errors[-1] > 1e-11  # above rounding and the oracle's own error, so the slope means something
+        assert (
+            errors[-1] > 1e-11
+        )  # above rounding and the oracle's own error, so the slope means something
 
 
 @each_scheme
@@ -136,7 +160,8 @@ def test_reversible_to_rounding(scheme, dtype):
     start, middle, end = (np.asarray(ravel_pytree(tree)[0]) for tree in ends)
     sign = np.array([1, 1, 1, -1, -1, -1])
     assert np.linalg.norm(middle - start) > 0.1
-    # 400 steps of up to five substeps, each rounding by about eps at random, on a stable orbit: measured 8 to 15 eps.
+    # 400 steps of up to five substeps, each rounding by about eps at random, on a stable orbit:
+    # measured 8 to 15 eps.
     np.testing.assert_allclose(end * sign, start, rtol=0, atol=200 * float(jnp.finfo(dtype).eps))
 
 
@@ -147,13 +172,17 @@ def test_negative_step_undoes_a_step_with_friction(scheme, dtype):
     forward, backward = (scheme(mixed, dt, 0.7, 0.4) for dt in (0.2, -0.2))
     state, _ = forward.step(forward.init(position, momentum))
     back, _ = backward.step(state)
-    start, end = (ravel_pytree(tree)[0] for tree in ((position, momentum), (back.position, back.momentum)))
+    start, end = (
+        ravel_pytree(tree)[0] for tree in ((position, momentum), (back.position, back.momentum))
+    )
     np.testing.assert_allclose(end, start, rtol=0, atol=100 * float(jnp.finfo(dtype).eps))
 
 
 @each_scheme
 def test_jacobian_scales_the_symplectic_form(scheme, dtype):
-    """``J^T Omega J = exp(-c dt) Omega`` for a long step, so that nothing holds merely by smallness."""
+    """``J^T Omega J = exp(-c dt) Omega`` for a long step, so that nothing holds merely by
+    smallness.
+    """
     dt = 0.5
     flat, unravel = ravel_pytree(mixed_state(dtype))
 
@@ -169,7 +198,9 @@ def test_jacobian_scales_the_symplectic_form(scheme, dtype):
     atol = 100 * float(jnp.finfo(dtype).eps)
     for friction in (0.0, 0.4):
         jacobian = np.asarray(jacobian_of_step(flat, jnp.asarray(friction, dtype)), np.float64)
-        np.testing.assert_allclose(jacobian.T @ omega @ jacobian, np.exp(-friction * dt) * omega, rtol=0, atol=atol)
+        np.testing.assert_allclose(
+            jacobian.T @ omega @ jacobian, np.exp(-friction * dt) * omega, rtol=0, atol=atol
+        )
         assert np.abs(jacobian - np.eye(6)).max() > 0.1
 
 
@@ -186,7 +217,8 @@ def test_energy_error_is_bounded_over_ten_thousand_steps(scheme, dtype):
     rounding = np.sqrt(num) * float(jnp.finfo(dtype).eps)
     assert np.abs(error).max() < 0.02 * start
     assert np.abs(last).max() < 1.05 * np.abs(first).max() + rounding
-    # A tenth is 200 time units, tens of periods, so the means agree far better than the error oscillates.
+    # A tenth is 200 time units, tens of periods, so the means agree far better than the error
+    # oscillates.
     assert abs(last.mean() - first.mean()) < 0.01 * np.ptp(first) + rounding
 
 
@@ -198,7 +230,9 @@ def test_friction_decays_a_free_particle_exactly(scheme, dtype):
     state, info = rollout(integrator, integrator.init(jnp.zeros(2, dtype), momentum), num)
     # Every kick rounds an exponential and a product: 2 x 5 x 20 of them at most.
     rtol = 400 * float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(state.momentum, momentum * np.exp(-rate * dt * num).astype(dtype), rtol=rtol)
+    np.testing.assert_allclose(
+        state.momentum, momentum * np.exp(-rate * dt * num).astype(dtype), rtol=rtol
+    )
     times = dt * np.arange(1, num + 1)
     np.testing.assert_allclose(info.total, 10.0 / 4.0 * np.exp(-2.0 * rate * times), rtol=rtol)
 
@@ -210,7 +244,9 @@ def test_free_particle_moves_straight_without_friction(scheme, dtype):
     state, _ = rollout(integrator, integrator.init(jnp.ones(2, dtype), momentum), 20)
     np.testing.assert_array_equal(state.momentum, momentum)
     expected = 1.0 + 20 * 0.15 * np.asarray(momentum) / 2.0
-    np.testing.assert_allclose(state.position, expected, rtol=0, atol=200 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        state.position, expected, rtol=0, atol=200 * float(jnp.finfo(dtype).eps)
+    )
 
 
 @each_scheme
@@ -221,7 +257,9 @@ def test_infinite_mass_freezes_its_leaves(scheme, dtype):
     state, info = rollout(integrator, integrator.init(position, momentum), 20)
     np.testing.assert_array_equal(state.position["x"], position["x"])
     assert abs(float(state.position["y"] - position["y"])) > 0.1
-    np.testing.assert_allclose(info.kinetic[-1], state.momentum["y"] ** 2 / 1.2, rtol=10 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        info.kinetic[-1], state.momentum["y"] ** 2 / 1.2, rtol=10 * float(jnp.finfo(dtype).eps)
+    )
     assert np.all(np.isfinite(info.total))
 
 
@@ -236,7 +274,10 @@ def test_infinite_mass_freezes_its_leaves(scheme, dtype):
 )
 def test_kinetic_energy_per_leaf(mass, weights):
     momentum = (jnp.array([1.0, -2.0], jnp.float32), jnp.array(3.0, jnp.float32))
-    expected = sum(np.sum(np.asarray(p) ** 2 / (2.0 * np.asarray(m))) for p, m in zip(momentum, weights, strict=True))
+    expected = sum(
+        np.sum(np.asarray(p) ** 2 / (2.0 * np.asarray(m)))
+        for p, m in zip(momentum, weights, strict=True)
+    )
     np.testing.assert_allclose(kinetic_energy(momentum, mass), expected, rtol=1e-6)
 
 
@@ -291,6 +332,9 @@ def test_mass_must_be_a_prefix_of_the_position():
 
 def test_verlet_is_the_composition_of_one():
     start = mixed_state(jnp.float64)
-    direct, composed = velocity_verlet(mixed, 0.1, 2.0, 0.3), symplectic(mixed, 0.1, (1.0,), mass=2.0, friction=0.3)
+    direct, composed = (
+        velocity_verlet(mixed, 0.1, 2.0, 0.3),
+        symplectic(mixed, 0.1, (1.0,), mass=2.0, friction=0.3),
+    )
     got, expected = (jax.jit(i.step)(i.init(*start)) for i in (direct, composed))
     jax.tree.map(np.testing.assert_array_equal, got, expected)

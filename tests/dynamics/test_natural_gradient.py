@@ -1,4 +1,6 @@
-"""Natural gradient on Gaussian coordinates: exact steps, invariance, positive definiteness, speed, trust region."""
+"""Natural gradient on Gaussian coordinates: exact steps, invariance, positive definiteness, speed,
+trust region.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ from vfejax.dynamics.rollout import rollout
 
 def random_gaussian(rng, dtype=jnp.float64, k=3, scale=1.0):
     chol = np.tril(rng.normal(size=(k, k)), -1) * 0.5 + np.diag(rng.uniform(0.5, 2.0, size=k))
-    return Gaussian(jnp.asarray(scale * rng.normal(size=k), dtype), jnp.asarray(scale * chol, dtype))
+    return Gaussian(
+        jnp.asarray(scale * rng.normal(size=k), dtype), jnp.asarray(scale * chol, dtype)
+    )
 
 
 def energy_to(target):
@@ -25,7 +29,8 @@ def energy_to(target):
 
 def natural_flow(energy_fn, rates, max_norm=None):
     return gradient_flow(
-        energy_fn, optax.chain(natural_gradient(inverse_fisher, max_norm=max_norm), scale_by_tree(rates))
+        energy_fn,
+        optax.chain(natural_gradient(inverse_fisher, max_norm=max_norm), scale_by_tree(rates)),
     )
 
 
@@ -49,7 +54,9 @@ def push(q, matrix, shift):
 
 
 def test_update_is_the_inverse_metric_applied_to_the_gradient(dtype):
-    """``G(x)^{-1} g`` with a metric that depends on the position; the state is empty, so it chains freely."""
+    """``G(x)^{-1} g`` with a metric that depends on the position; the state is empty, so it chains
+    freely.
+    """
     transformation = natural_gradient(lambda x, g: jax.tree.map(lambda a, b: a**2 * b, x, g))
     position = {"a": jnp.array([1.0, 2.0], dtype), "b": jnp.array(3.0, dtype)}
     gradient = {"a": jnp.array([5.0, -1.0], dtype), "b": jnp.array(0.5, dtype)}
@@ -61,9 +68,11 @@ def test_update_is_the_inverse_metric_applied_to_the_gradient(dtype):
 
 @pytest.mark.parametrize("same_covariance", [False, True])
 def test_one_step_of_rate_one_lands_on_the_optimal_mean(same_covariance, rng, dtype):
-    """``KL(p || q)`` has Hessian ``Sigma_q^{-1}`` in the mean, the Fisher metric itself: one step solves it, whatever both covariances.
+    """``KL(p || q)`` has Hessian ``Sigma_q^{-1}`` in the mean, the Fisher metric itself: one step
+    solves it, whatever both covariances.
 
-    ``KL(q || p)`` has ``Sigma_p^{-1}``, so there it holds once the covariances agree, and those then stay put.
+    ``KL(q || p)`` has ``Sigma_p^{-1}``, so there it holds once the covariances agree, and those
+    then stay put.
     """
     target = random_gaussian(rng, dtype)
     start = random_gaussian(rng, dtype, scale=2.0)
@@ -78,12 +87,16 @@ def test_one_step_of_rate_one_lands_on_the_optimal_mean(same_covariance, rng, dt
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(state.position.mean, target.mean, rtol=0, atol=1000 * eps)
     if same_covariance:
-        np.testing.assert_allclose(constrain(state.position).chol, target.chol, rtol=0, atol=1000 * eps)
+        np.testing.assert_allclose(
+            constrain(state.position).chol, target.chol, rtol=0, atol=1000 * eps
+        )
         np.testing.assert_allclose(info.energy, 0.0, atol=1000 * eps)
 
 
 def test_rate_one_converges_quadratically_on_the_whole_belief(rng):
-    """At the optimum the Fisher metric is the Hessian of the divergence, so the step is Newton's."""
+    """At the optimum the Fisher metric is the Hessian of the divergence, so the step is
+    Newton's.
+    """
     target = random_gaussian(rng)
     start = Gaussian(target.mean + 0.3, 1.3 * target.chol + 0.2 * jnp.diag(jnp.ones(2), -1))
     flow = natural_flow(energy_to(target), 1.0)
@@ -96,7 +109,8 @@ def test_rate_one_converges_quadratically_on_the_whole_belief(rng):
 
 
 def test_trajectory_commutes_with_a_change_of_units_and_origin(rng):
-    """Rescaling and shifting the data rescales and shifts every step, exactly; plain gradient descent does not commute.
+    """Rescaling and shifting the data rescales and shifts every step, exactly; plain gradient
+    descent does not commute.
 
     The trust region measures length in the metric, so it commutes as well.
     """
@@ -120,7 +134,9 @@ def test_trajectory_commutes_with_a_change_of_units_and_origin(rng):
 
 
 def test_velocity_commutes_with_every_affine_change(rng):
-    """The flow, ``(dmu, dSigma)``, is intrinsic; single steps differ at second order, by the choice of factor."""
+    """The flow, ``(dmu, dSigma)``, is intrinsic; single steps differ at second order, by the choice
+    of factor.
+    """
     matrix, shift = rng.normal(size=(3, 3)) + 2.0 * np.eye(3), rng.normal(size=3)
     target, start = random_gaussian(rng), random_gaussian(rng)
 
@@ -132,13 +148,17 @@ def test_velocity_commutes_with_every_affine_change(rng):
     def velocity(target, q):
         coordinates = unconstrain(q)
         gradient = jax.grad(energy_to(target))(coordinates)
-        direction, _ = natural_gradient(inverse_fisher).update(gradient, optax.EmptyState(), coordinates)
+        direction, _ = natural_gradient(inverse_fisher).update(
+            gradient, optax.EmptyState(), coordinates
+        )
         return jax.jvp(moments, (coordinates,), (direction,))[1]
 
     @jax.jit
     def run(target, q, num_steps):
         flow = natural_flow(energy_to(target), 1.0 / num_steps.astype(float))
-        state = jax.lax.fori_loop(0, num_steps, lambda _, s: flow.step(s)[0], flow.init(unconstrain(q)))
+        state = jax.lax.fori_loop(
+            0, num_steps, lambda _, s: flow.step(s)[0], flow.init(unconstrain(q))
+        )
         return constrain(state.position)
 
     images = push(target, matrix, shift), push(start, matrix, shift)
@@ -195,7 +215,9 @@ def test_covariance_stays_positive_definite_after_a_huge_step(rng, dtype):
 
 
 def steps_to_tolerance(make_flow, start, rates, limit):
-    """Number of steps until the energy is below 1e-6 nats, for each rate; ``limit`` where it never is."""
+    """Number of steps until the energy is below 1e-6 nats, for each rate; ``limit`` where it never
+    is.
+    """
 
     def count(rate):
         flow = make_flow(rate)
@@ -209,40 +231,55 @@ def steps_to_tolerance(make_flow, start, rates, limit):
             state, info = flow.step(state)
             return num + 1, state, info.energy
 
-        return jax.lax.while_loop(running, step, (jnp.asarray(0), flow.init(start), jnp.asarray(jnp.inf)))[0]
+        return jax.lax.while_loop(
+            running, step, (jnp.asarray(0), flow.init(start), jnp.asarray(jnp.inf))
+        )[0]
 
     return np.asarray(jax.jit(jax.vmap(count))(jnp.asarray(rates)))
 
 
 def test_faster_than_plain_gradient_on_a_badly_scaled_target():
-    """Standard deviations 0.01 and 1: plain descent must step for the smallest and wait for the largest."""
+    """Standard deviations 0.01 and 1: plain descent must step for the smallest and wait for the
+    largest.
+    """
     target = Gaussian(jnp.array([1.0, 0.01]), jnp.array([[1.0, 0.0], [0.002, 0.01]]))
     energy_fn = energy_to(target)
     start = unconstrain(Gaussian(jnp.zeros(2), jnp.diag(jnp.array([0.5, 0.02]))))
     natural = steps_to_tolerance(lambda rate: natural_flow(energy_fn, rate), start, [0.5], 100)
     assert natural[0] < 20
-    # Rates from too large (2^-12 diverges) to too small by factors of two: the best of them is still far behind.
+    # Rates from too large (2^-12 diverges) to too small by factors of two: the best of them is
+    # still far behind.
     rates = 2.0 ** -np.arange(10.0, 16.0)
-    plain = steps_to_tolerance(lambda rate: gradient_flow(energy_fn, optax.sgd(rate)), start, rates, 2000)
+    plain = steps_to_tolerance(
+        lambda rate: gradient_flow(energy_fn, optax.sgd(rate)), start, rates, 2000
+    )
     assert plain.min() == 2000
 
 
 def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
-    """A clipped step has ``sqrt(2 KL(q || q'))`` of about max_norm, and keeps the direction of the free one."""
+    """A clipped step has ``sqrt(2 KL(q || q'))`` of about max_norm, and keeps the direction of the
+    free one.
+    """
     max_norm = 0.02
     coordinates = unconstrain(random_gaussian(rng, dtype))
     gradient = jax.jit(jax.grad(energy_to(random_gaussian(rng, dtype))))(coordinates)
 
     def direction(limit):
-        return natural_gradient(inverse_fisher, max_norm=limit).update(gradient, optax.EmptyState(), coordinates)[0]
+        return natural_gradient(inverse_fisher, max_norm=limit).update(
+            gradient, optax.EmptyState(), coordinates
+        )[0]
 
     free, clipped = direction(None), direction(max_norm)
-    length = np.sqrt(sum(np.sum(np.asarray(g) * np.asarray(v)) for g, v in zip(gradient, free, strict=True)))
+    length = np.sqrt(
+        sum(np.sum(np.asarray(g) * np.asarray(v)) for g, v in zip(gradient, free, strict=True))
+    )
     assert length > 10 * max_norm
     rtol = 100 * float(jnp.finfo(dtype).eps)
     for short, long in zip(clipped, free, strict=True):
         assert short.dtype == dtype
-        np.testing.assert_allclose(short, np.asarray(long) * (max_norm / length), rtol=rtol, atol=1e-9)
+        np.testing.assert_allclose(
+            short, np.asarray(long) * (max_norm / length), rtol=rtol, atol=1e-9
+        )
     for whole, long in zip(direction(2.0 * float(length)), free, strict=True):
         np.testing.assert_array_equal(whole, long)  # inside the region nothing changes
     before, after = (
@@ -257,12 +294,15 @@ def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
 def test_trust_region_leaves_a_zero_gradient_alone(dtype):
     coordinates = unconstrain(Gaussian(jnp.ones(2, dtype), jnp.eye(2, dtype=dtype)))
     zero = jax.tree.map(jnp.zeros_like, coordinates)
-    direction, _ = natural_gradient(inverse_fisher, max_norm=0.1).update(zero, optax.EmptyState(), coordinates)
+    direction, _ = natural_gradient(inverse_fisher, max_norm=0.1).update(
+        zero, optax.EmptyState(), coordinates
+    )
     jax.tree.map(np.testing.assert_array_equal, direction, zero)
 
 
 def test_trust_region_tames_a_start_far_away():
-    """Standard deviations 1000 times too large, mean 1000 away: a free step overshoots to nothing, the bounded one descends all the way.
+    """Standard deviations 1000 times too large, mean 1000 away: a free step overshoots to nothing,
+    the bounded one descends all the way.
 
     In float32, where overflow comes first.
     """

@@ -25,7 +25,9 @@ def energy_fn(position):
 
 
 def lenient(optimizer):
-    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to strict promotion."""
+    """Optax's Adam mixes a Python float with an int32 count: let it, and hold only our own code to
+    strict promotion.
+    """
 
     def update(gradient, state, params=None):
         with jax.numpy_dtype_promotion("standard"):
@@ -53,7 +55,9 @@ INTEGRATORS = [
     pytest.param(yoshida4(energy_fn, 0.1, MASS, 0.3), 3, id="yoshida4"),
     pytest.param(symplectic(energy_fn, 0.1, (0.3, 0.4, 0.3)), 3, id="symplectic"),
 ]
-each_integrator = pytest.mark.parametrize("integrator", [pytest.param(p.values[0], id=p.id) for p in INTEGRATORS])
+each_integrator = pytest.mark.parametrize(
+    "integrator", [pytest.param(p.values[0], id=p.id) for p in INTEGRATORS]
+)
 
 
 @cache
@@ -65,11 +69,16 @@ def jitted_step(integrator):
 
 def position(dtype, seed=0):
     rng = np.random.default_rng(seed)
-    return {"x": jnp.asarray(rng.normal(size=3), dtype), "y": jnp.asarray(rng.normal(size=(2, 2)), dtype)}
+    return {
+        "x": jnp.asarray(rng.normal(size=3), dtype),
+        "y": jnp.asarray(rng.normal(size=(2, 2)), dtype),
+    }
 
 
 def assert_trees_close(got, expected, *, ulps):
-    """Equal up to so many roundings of numbers of order 1 (one program may fuse what another does not)."""
+    """Equal up to so many roundings of numbers of order 1 (one program may fuse what another does
+    not).
+    """
 
     def close(a, b):
         a, b = np.asarray(a), np.asarray(b)
@@ -85,7 +94,11 @@ def count(jaxpr, name):
     total = 0
     for equation in jaxpr.eqns:
         repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
-        inner = [getattr(p, "jaxpr", p) for p in equation.params.values() if hasattr(getattr(p, "jaxpr", p), "eqns")]
+        inner = [
+            getattr(p, "jaxpr", p)
+            for p in equation.params.values()
+            if hasattr(getattr(p, "jaxpr", p), "eqns")
+        ]
         total += (equation.primitive.name == name) + repeats * sum(count(j, name) for j in inner)
     return total
 
@@ -164,4 +177,6 @@ def test_rollouts_compose():
     half, first = rollout(integrator, start, 3)
     end, second = rollout(integrator, half, 3)
     assert_trees_close(end, whole, ulps=20)
-    assert_trees_close(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos, ulps=20)
+    assert_trees_close(
+        jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos, ulps=20
+    )

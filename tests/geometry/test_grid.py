@@ -54,9 +54,13 @@ def test_ring_integrates_trigonometric_polynomials_below_num_exactly(num):
 def test_line_integrates_linear_functions_exactly_and_quadratic_ones_to_second_order():
     x = {num: grid.line(num, 2.0) for num in (2, 5, 9, 17)}
     for line in x.values():
-        np.testing.assert_allclose(integrate(line, 3.0 - 2.0 * np.asarray(line.points)[:, 0]), 2.0, rtol=1e-14)
+        np.testing.assert_allclose(
+            integrate(line, 3.0 - 2.0 * np.asarray(line.points)[:, 0]), 2.0, rtol=1e-14
+        )
         np.testing.assert_array_equal(np.asarray(line.points)[[0, -1], 0], [0.0, 2.0])
-    error = [float(integrate(x[num], np.asarray(x[num].points)[:, 0] ** 2)) - 8 / 3 for num in (5, 9, 17)]
+    error = [
+        float(integrate(x[num], np.asarray(x[num].points)[:, 0] ** 2)) - 8 / 3 for num in (5, 9, 17)
+    ]
     np.testing.assert_allclose([error[0] / error[1], error[1] / error[2]], 4.0, rtol=1e-12)
 
 
@@ -81,11 +85,17 @@ def test_integrate_keeps_leading_axes(rng):
 
 def test_distances_wrap_on_a_ring_and_not_on_a_line():
     ring = grid.ring(10, 10.0)
-    np.testing.assert_allclose(distance(ring, np.array([1.0])), [1, 0, 1, 2, 3, 4, 5, 4, 3, 2], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        distance(ring, np.array([1.0])), [1, 0, 1, 2, 3, 4, 5, 4, 3, 2], rtol=0, atol=1e-14
+    )
     # a centre may lie any number of turns away
-    np.testing.assert_allclose(distance(ring, np.array([-29.0])), distance(ring, np.array([1.0])), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        distance(ring, np.array([-29.0])), distance(ring, np.array([1.0])), rtol=0, atol=1e-13
+    )
     line = grid.line(11, 10.0)
-    np.testing.assert_allclose(distance(line, np.array([1.0])), np.abs(np.arange(11.0) - 1), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        distance(line, np.array([1.0])), np.abs(np.arange(11.0) - 1), rtol=0, atol=1e-14
+    )
     far = displacement(line, np.array([-29.0]))
     np.testing.assert_allclose(far[:, 0], np.arange(11.0) + 29, rtol=0, atol=1e-14)
 
@@ -98,7 +108,11 @@ def test_distances_wrap_on_every_axis_of_a_torus_and_on_none_of_a_plane(rng):
         (grid.plane((4, 6), lengths), (0,)),
     ):
         step = np.asarray(manifold.points) - centre[:, None, None]
-        candidates = [np.linalg.norm(step + np.array([a, b]) * lengths, axis=-1) for a in images for b in images]
+        candidates = [
+            np.linalg.norm(step + np.array([a, b]) * lengths, axis=-1)
+            for a in images
+            for b in images
+        ]
         actual = distance(manifold, centre)
         assert actual.shape == (5, 4, 6)
         np.testing.assert_allclose(actual, np.min(candidates, axis=0), rtol=0, atol=1e-14)
@@ -133,7 +147,9 @@ def test_smooth_support_inside(dtype):
     r = np.array([0.0, 0.5, 1.0, 1.9])
     actual = smooth_support(jnp.asarray(r, dtype), 2.0)
     assert actual.dtype == dtype
-    np.testing.assert_allclose(actual, np.exp(1 - 1 / (1 - (r / 2) ** 2)), rtol=50 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        actual, np.exp(1 - 1 / (1 - (r / 2) ** 2)), rtol=50 * jnp.finfo(dtype).eps
+    )
     assert actual[0] == 1
 
 
@@ -154,7 +170,9 @@ def test_smooth_support_gradient_inside(dtype):
     r = np.array([0.0, 0.5, 1.0, 1.5])
     s = 1 - (r / 2) ** 2
     expected = -np.exp(1 - 1 / s) / s**2 * r / 2
-    np.testing.assert_allclose(slope(jnp.asarray(r, dtype), 2.0), expected, rtol=50 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        slope(jnp.asarray(r, dtype), 2.0), expected, rtol=50 * jnp.finfo(dtype).eps
+    )
 
 
 def test_sharp_support_is_the_closed_ball(dtype):

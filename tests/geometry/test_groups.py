@@ -41,7 +41,9 @@ EVERY_GROUP = pytest.mark.parametrize("generators", GENERATORS.values(), ids=GEN
 
 
 def exact_exponential(x):
-    """Taylor's series of order 30 in extended precision (where NumPy has it), on matrices scaled below 1/16."""
+    """Taylor's series of order 30 in extended precision (where NumPy has it), on matrices scaled
+    below 1/16.
+    """
     x = np.asarray(x, np.longdouble)
     squarings = 4 + max(0, int(np.ceil(np.log2(max(np.abs(x).sum(-2).max(), 1.0)))))
     term = np.broadcast_to(np.eye(x.shape[-1], dtype=np.longdouble), x.shape)
@@ -85,7 +87,9 @@ def test_matrix_exponential_without_and_under_vmap(rng):
     x = scaled(rng, 3.0)
     batched = matrix_exponential(jnp.asarray(x))
     # a fused matmul may sum in another order
-    np.testing.assert_allclose(jax.jit(jax.vmap(groups.matrix_exponential))(jnp.asarray(x)), batched, rtol=1e-13)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(groups.matrix_exponential))(jnp.asarray(x)), batched, rtol=1e-13
+    )
     np.testing.assert_allclose(matrix_exponential(jnp.asarray(x[0])), batched[0], rtol=1e-13)
 
 
@@ -98,7 +102,8 @@ def test_matrix_exponential_derivatives_in_both_modes(rng):
         return tangent, jax.vjp(groups.matrix_exponential, x)[1](weight)[0]
 
     def exact(x, direction):
-        # exp([[X, E], [0, X]]) holds the derivative at X along E in its upper right block (Higham 2008, theorem 3.6)
+        # exp([[X, E], [0, X]]) holds the derivative at X along E in its upper right block (Higham
+        # 2008, theorem 3.6)
         block = np.block([[x, direction], [np.zeros_like(x), x]])
         return exact_exponential(block)[..., :K, K:]
 
@@ -117,7 +122,11 @@ def test_algebra_is_linear_and_the_exponential_has_an_inverse(generators, dtype,
 
     product = np.asarray(exponential(phi, generators)) @ np.asarray(exponential(-phi, generators))
     # |U| |U^{-1}| is 1 for rotations and at most about exp(2 |X|) otherwise
-    condition = np.exp(2 * np.abs(expected).sum(-2).max(-1))[..., None, None] if generators.shape[-1] == 2 else 100.0
+    condition = (
+        np.exp(2 * np.abs(expected).sum(-2).max(-1))[..., None, None]
+        if generators.shape[-1] == 2
+        else 100.0
+    )
     identity = np.eye(generators.shape[-1])
     assert np.all(np.abs(product - identity) <= 10 * condition * jnp.finfo(dtype).eps)
 
@@ -126,7 +135,10 @@ def test_exponential_of_antisymmetric_generators_is_a_rotation(dtype, rng):
     phi = jnp.asarray(rng.normal(size=(NUM, 6)), dtype)
     u = np.asarray(exponential(phi, GENERATORS["so(4)"]), np.float64)
     np.testing.assert_allclose(
-        u @ np.swapaxes(u, -1, -2), np.broadcast_to(np.eye(4), u.shape), rtol=0, atol=200 * jnp.finfo(dtype).eps
+        u @ np.swapaxes(u, -1, -2),
+        np.broadcast_to(np.eye(4), u.shape),
+        rtol=0,
+        atol=200 * jnp.finfo(dtype).eps,
     )
     assert np.all(np.linalg.det(u) > 0)
 
@@ -151,7 +163,9 @@ def test_structure_constants_close_the_algebra(generators):
     commutators = np.einsum("aij,bjk->abik", generators, generators)
     commutators = commutators - np.swapaxes(commutators, 0, 1)
     # the Gram matrix of the mixed basis of gl(2) has a condition number of some hundreds
-    np.testing.assert_allclose(np.einsum("abc,cij->abij", f, generators), commutators, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        np.einsum("abc,cij->abij", f, generators), commutators, rtol=0, atol=1e-12
+    )
     np.testing.assert_allclose(f, -np.swapaxes(f, 0, 1), rtol=0, atol=1e-12)
     jacobi = np.einsum("abd,dce->abce", f, f)
     cyclic = jacobi + np.transpose(jacobi, (2, 0, 1, 3)) + np.transpose(jacobi, (1, 2, 0, 3))
@@ -161,7 +175,9 @@ def test_structure_constants_close_the_algebra(generators):
 @pytest.mark.parametrize("spins", [(2, 1, 0), (0, 1, 2)])
 def test_structure_constants_of_so3_are_epsilon_in_every_representation(spins):
     epsilon = np.cross(np.eye(3)[:, None], np.eye(3)[None])
-    np.testing.assert_allclose(structure_constants(irreps.so3_generators(spins)), epsilon, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        structure_constants(irreps.so3_generators(spins)), epsilon, rtol=0, atol=1e-14
+    )
 
 
 @EVERY_GROUP
@@ -173,7 +189,9 @@ def test_body_jacobian_is_the_derivative_of_the_exponential(generators, rng):
     jacobian = np.asarray(body_jacobian(phi, generators))
     np.testing.assert_allclose(jacobian[0], np.eye(num), rtol=0, atol=1e-15)
     # rounding times the condition number of U, at most some thousands
-    np.testing.assert_allclose(np.einsum("nca,cij->naij", jacobian, generators), body, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        np.einsum("nca,cij->naij", jacobian, generators), body, rtol=0, atol=1e-11
+    )
 
 
 @EVERY_GROUP
@@ -183,7 +201,9 @@ def test_inverse_metric_inverts_the_metric(generators, rng):
     metric = np.swapaxes(jacobian, -1, -2) @ jacobian
     expected = np.linalg.solve(metric, gradient[..., None])[..., 0]
     # condition numbers of the metric up to some thousands
-    np.testing.assert_allclose(inverse_metric(phi, gradient, generators), expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(
+        inverse_metric(phi, gradient, generators), expected, rtol=1e-9, atol=1e-11
+    )
 
 
 def test_inverse_metric_is_the_closed_form_on_rotations(dtype, rng):
@@ -198,7 +218,9 @@ def test_inverse_metric_is_the_closed_form_on_rotations(dtype, rng):
 
 
 def test_natural_gradient_is_the_same_motion_after_a_left_translation(rng):
-    """Energy tr(A^T U) at U = exp(phi), and tr(A^T V^{-1} U) at V U: one body velocity, the derivative along the generators."""
+    """Energy tr(A^T U) at U = exp(phi), and tr(A^T V^{-1} U) at V U: one body velocity, the
+    derivative along the generators.
+    """
     generators = GENERATORS["gl(2)"]
     phi = 0.1 * rng.normal(size=(NUM, 4))
     weight, shift = rng.normal(size=(2, 2)), np.eye(2) + 0.2 * rng.normal(size=(2, 2))
@@ -219,5 +241,9 @@ def test_natural_gradient_is_the_same_motion_after_a_left_translation(rng):
         return np.einsum("nca,na->nc", body_jacobian(coordinates, generators), direction)
 
     velocity = body_velocity(phi, weight)
-    np.testing.assert_allclose(velocity, np.einsum("ij,nik,ckj->nc", weight, frame, generators), rtol=0, atol=1e-11)
-    np.testing.assert_allclose(body_velocity(moved_phi, np.linalg.inv(shift).T @ weight), velocity, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        velocity, np.einsum("ij,nik,ckj->nc", weight, frame, generators), rtol=0, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        body_velocity(moved_phi, np.linalg.inv(shift).T @ weight), velocity, rtol=0, atol=1e-11
+    )

@@ -39,7 +39,9 @@ def test_generators_represent_so3(spins):
     np.testing.assert_array_equal(j, -np.swapaxes(j, -1, -2))
     products = np.einsum("aij,bjk->abik", j, j)
     commutators = products - np.swapaxes(products, 0, 1)
-    np.testing.assert_allclose(commutators, np.einsum("abc,cij->abij", EPSILON, j), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        commutators, np.einsum("abc,cij->abij", EPSILON, j), rtol=0, atol=1e-13
+    )
     casimir = np.repeat([-spin * (spin + 1.0) for spin in spins], [2 * spin + 1 for spin in spins])
     np.testing.assert_allclose(np.einsum("aij,ajk->ik", j, j), np.diag(casimir), rtol=0, atol=1e-13)
 
@@ -56,7 +58,9 @@ def test_direct_sum_is_block_diagonal():
 def test_spin_one_is_minus_epsilon_and_turns_x_towards_y():
     np.testing.assert_allclose(VECTOR, -EPSILON, rtol=0, atol=1e-15)
     quarter = closed_vector(jnp.array([0.0, 0.0, math.pi / 2]), VECTOR)
-    np.testing.assert_allclose(quarter @ jnp.array([1.0, 0.0, 0.0]), [0.0, 1.0, 0.0], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        quarter @ jnp.array([1.0, 0.0, 0.0]), [0.0, 1.0, 0.0], rtol=0, atol=1e-15
+    )
 
 
 def test_harmonics_are_ordered_as_documented():
@@ -110,9 +114,11 @@ def test_closed_form_is_the_exponential(max_spin, dtype, rng):
     phi = jnp.asarray(rotation_vectors(rng, ANGLES), dtype)
     actual = closed_forms[max_spin](phi, generators)
     assert actual.dtype == dtype
-    expected = general(np.asarray(phi, np.float64), LARGE)[..., : generators.shape[-1], : generators.shape[-1]]
-    # powers up to 2 l of matrices of norm 2 l, over factorials, cancel: a factor 20 per two spins in the error, and sin and cos
-    # of angles up to 10 round their argument
+    expected = general(np.asarray(phi, np.float64), LARGE)[
+        ..., : generators.shape[-1], : generators.shape[-1]
+    ]
+    # powers up to 2 l of matrices of norm 2 l, over factorials, cancel: a factor 20 per two spins
+    # in the error, and sin and cos of angles up to 10 round their argument
     tolerance = 50 * 2.5**max_spin * jnp.finfo(dtype).eps
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
@@ -127,8 +133,12 @@ def test_closed_form_for_vectors_is_rodrigues_formula(dtype, rng):
     phi = jnp.asarray(rotation_vectors(rng, ANGLES), dtype)
     theta = np.linalg.norm(np.asarray(phi, np.float64), axis=-1)[..., None, None]
     x = np.tensordot(np.asarray(phi, np.float64), VECTOR, 1)
-    expected = np.eye(3) + np.sinc(theta / np.pi) * x + 0.5 * np.sinc(theta / (2 * np.pi)) ** 2 * (x @ x)
-    np.testing.assert_allclose(closed_vector(phi, VECTOR), expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
+    expected = (
+        np.eye(3) + np.sinc(theta / np.pi) * x + 0.5 * np.sinc(theta / (2 * np.pi)) ** 2 * (x @ x)
+    )
+    np.testing.assert_allclose(
+        closed_vector(phi, VECTOR), expected, rtol=0, atol=50 * jnp.finfo(dtype).eps
+    )
 
 
 def test_closed_form_has_the_derivative_of_the_exponential(rng):
@@ -136,24 +146,32 @@ def test_closed_form_has_the_derivative_of_the_exponential(rng):
     phi = rotation_vectors(rng, ANGLES, num=1)[:, 0]
     weight = rng.normal(size=(5, 5))
     exponential = irreps.so3_exponential(2)
-    gradient = jax.jit(jax.vmap(jax.grad(lambda p: jnp.sum(weight * exponential(p, generators)))))(phi)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda p: jnp.sum(weight * exponential(p, generators)))))(
+        phi
+    )
 
-    # exp([[X, J_a], [0, X]]) holds the derivative of exp(X) along J_a in its upper right block (Higham 2008, theorem 3.6)
+    # exp([[X, J_a], [0, X]]) holds the derivative of exp(X) along J_a in its upper right block
+    # (Higham 2008, theorem 3.6)
     block = np.zeros((len(ANGLES), 3, 10, 10))
     block[..., :5, :5] = block[..., 5:, 5:] = np.tensordot(phi, generators, 1)[:, None]
     block[..., :5, 5:] = generators
     derivative = np.asarray(jax.jit(groups.matrix_exponential)(block))[..., :5, 5:]
     expected = np.einsum("kl,nakl->na", weight, derivative)
-    # four squarings at angle 10 and a polynomial with coefficients up to 10: some hundred roundings of numbers up to 100
+    # four squarings at angle 10 and a polynomial with coefficients up to 10: some hundred roundings
+    # of numbers up to 100
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-11)
 
 
 def test_closed_form_second_derivative_at_zero_is_the_symmetrised_product():
     exponential = irreps.so3_exponential(2)
     generators = irreps.so3_generators((0, 1, 2))
-    hessian = jax.jit(jax.jacfwd(jax.jacfwd(lambda phi: exponential(phi, generators))))(jnp.zeros(3))
+    hessian = jax.jit(jax.jacfwd(jax.jacfwd(lambda phi: exponential(phi, generators))))(
+        jnp.zeros(3)
+    )
     products = np.einsum("aij,bjk->ikab", generators, generators)
-    np.testing.assert_allclose(hessian, 0.5 * (products + np.swapaxes(products, -1, -2)), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        hessian, 0.5 * (products + np.swapaxes(products, -1, -2)), rtol=0, atol=1e-14
+    )
 
 
 def test_principal_rotation_keeps_the_rotation_within_the_ball(dtype, rng):
@@ -161,7 +179,9 @@ def test_principal_rotation_keeps_the_rotation_within_the_ball(dtype, rng):
     phi = jnp.asarray(rotation_vectors(rng, angles), dtype)
     inside = principal(phi)
     eps = jnp.finfo(dtype).eps
-    assert np.all(np.linalg.norm(np.asarray(inside, np.float64), axis=-1) <= math.pi * (1 + 30 * eps))
+    assert np.all(
+        np.linalg.norm(np.asarray(inside, np.float64), axis=-1) <= math.pi * (1 + 30 * eps)
+    )
     # both roundings of phi: the angle, up to 25, times the spin, up to 2
     generators = irreps.so3_generators((0, 1, 2))
     before = closed_forms[2](np.asarray(phi, np.float64), generators)
@@ -192,7 +212,9 @@ def test_principal_rotation_of_any_vector(vector):
     inside = principal(phi)
     assert float(jnp.linalg.norm(inside)) <= math.pi * (1 + 1e-13)
     # sine and cosine of an angle up to 173
-    np.testing.assert_allclose(closed_vector(inside, VECTOR), closed_vector(phi, VECTOR), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        closed_vector(inside, VECTOR), closed_vector(phi, VECTOR), rtol=0, atol=1e-12
+    )
 
 
 def test_rotation_angle_is_accurate_near_zero_and_pi(dtype, rng):
@@ -207,7 +229,9 @@ def test_rotation_angle_is_accurate_near_zero_and_pi(dtype, rng):
 
 def test_rotation_angle_has_finite_gradients_at_the_identity_and_beyond(rng):
     phi = jnp.asarray(rotation_vectors(rng, [0.0, 1.0], num=1)[:, 0])
-    gradient = jax.jit(jax.vmap(jax.grad(lambda p: irreps.rotation_angle(irreps.so3_exponential(1)(p, VECTOR)))))(phi)
+    gradient = jax.jit(
+        jax.vmap(jax.grad(lambda p: irreps.rotation_angle(irreps.so3_exponential(1)(p, VECTOR))))
+    )(phi)
     np.testing.assert_array_equal(gradient[0], 0.0)
     np.testing.assert_allclose(gradient[1], phi[1] / jnp.linalg.norm(phi[1]), rtol=0, atol=1e-14)
 

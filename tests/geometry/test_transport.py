@@ -38,7 +38,9 @@ def test_frames_are_exponentials(generators, dtype, rng):
 @EVERY_GROUP
 def test_transport_composes(generators, dtype, rng):
     i, j, k = coordinates(rng, generators, 3, dtype)
-    omega_ij, omega_jk, omega_ik = (np.asarray(transport_operator(*p, generators)) for p in ((i, j), (j, k), (i, k)))
+    omega_ij, omega_jk, omega_ik = (
+        np.asarray(transport_operator(*p, generators)) for p in ((i, j), (j, k), (i, k))
+    )
     np.testing.assert_allclose(omega_ij @ omega_jk, omega_ik, rtol=0, atol=tolerance(dtype))
 
 
@@ -51,13 +53,17 @@ def test_transport_is_the_quotient_of_the_frames(generators, dtype, rng):
     back = np.asarray(transport_operator(j, i, generators))
     identity = np.broadcast_to(np.eye(omega.shape[-1]), omega.shape)
     np.testing.assert_allclose(omega @ back, identity, rtol=0, atol=tolerance(dtype))
-    np.testing.assert_allclose(transport_operator(i, i, generators), identity, rtol=0, atol=tolerance(dtype))
+    np.testing.assert_allclose(
+        transport_operator(i, i, generators), identity, rtol=0, atol=tolerance(dtype)
+    )
 
 
 @EVERY_GROUP
 def test_holonomy_of_every_loop_is_the_identity(generators, dtype, rng):
     phi = coordinates(rng, generators, 4, dtype)
-    loop = [transport_operator(phi[a], phi[b], generators) for a, b in ((0, 1), (1, 2), (2, 3), (3, 0))]
+    loop = [
+        transport_operator(phi[a], phi[b], generators) for a, b in ((0, 1), (1, 2), (2, 3), (3, 0))
+    ]
     around = np.asarray(transport.holonomy(loop))
     identity = np.broadcast_to(np.eye(around.shape[-1]), around.shape)
     np.testing.assert_allclose(around, identity, rtol=0, atol=tolerance(dtype))
@@ -68,14 +74,18 @@ def test_holonomy_of_every_loop_is_the_identity(generators, dtype, rng):
 
 def test_holonomy_multiplies_in_the_order_given(rng):
     a, b, c = rng.normal(size=(3, 2, 3, 3))
-    np.testing.assert_allclose(transport.holonomy([jnp.asarray(m) for m in (a, b, c)]), a @ b @ c, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        transport.holonomy([jnp.asarray(m) for m in (a, b, c)]), a @ b @ c, rtol=0, atol=1e-13
+    )
 
 
 def test_closed_form_transport_is_the_general_one(dtype, rng):
     generators = GROUPS["so(3)"]
     i, j = coordinates(rng, generators, 2, dtype)
     closed = transport_operator(i, j, generators, exponential=closed_form)
-    np.testing.assert_allclose(closed, transport_operator(i, j, generators), rtol=0, atol=tolerance(dtype))
+    np.testing.assert_allclose(
+        closed, transport_operator(i, j, generators), rtol=0, atol=tolerance(dtype)
+    )
 
 
 def test_rotations_transport_by_the_transpose(dtype, rng):

@@ -1,11 +1,15 @@
-"""Choosing tokens, and decoding: against distributions computed by hand, and against reading everything again for every token."""
+"""Choosing tokens, and decoding: against distributions computed by hand, and against reading
+everything again for every token.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.models import resnet_bk, sampling, transformer
+from vfejax.models import sampling
+from vfejax.models.gpt import model as transformer
+from vfejax.models.resnet_bk import model as resnet_bk
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -73,7 +77,9 @@ def test_bad_options_are_named(options, name):
 
 @pytest.fixture(scope="module")
 def gpt():
-    model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), VOCABULARY, LENGTH, jnp.float64)
+    model = transformer.build(
+        transformer.TransformerConfig(1, 8, 2, 16), VOCABULARY, LENGTH, jnp.float64
+    )
     # Large weights, so that the most probable token depends on the text.
     return model, jax.tree.map(lambda x: 30 * x, jax.jit(model.init)(jax.random.key(10)))
 
@@ -95,7 +101,9 @@ def _read_again(model, params, prompt, num_tokens):
             start = position - model.max_length // 2
         if position == len(text) - 1:
             window = np.zeros((1, model.max_length or len(prompt) + num_tokens), np.int32)
-            window[0, : position + 1 - start] = text[start:]  # what follows cannot matter: models are causal
+            window[0, : position + 1 - start] = text[
+                start:
+            ]  # what follows cannot matter: models are causal
             text.append(int(jnp.argmax(apply(params, window, None).logits[0, position - start])))
     return text[len(prompt) :]
 
@@ -125,7 +133,11 @@ def test_longer_texts_begin_like_shorter_ones_and_rows_are_independent(unbounded
     prompt = jnp.asarray([[1, 2], [3, 4]])
 
     def write(prompt, count, seed):
-        return np.asarray(sampling.generate(model, params, prompt, count, jax.random.key(seed), sampling.sampler(2.0)))
+        return np.asarray(
+            sampling.generate(
+                model, params, prompt, count, jax.random.key(seed), sampling.sampler(2.0)
+            )
+        )
 
     long = write(prompt, 9, 0)
     assert long.shape == (2, 9)
@@ -133,7 +145,9 @@ def test_longer_texts_begin_like_shorter_ones_and_rows_are_independent(unbounded
     assert not np.array_equal(long, write(prompt, 9, 1))
 
 
-@pytest.mark.parametrize("prompt", [np.zeros((1, 0), np.int32), np.zeros(3, np.int32), np.zeros((1, 3))])
+@pytest.mark.parametrize(
+    "prompt", [np.zeros((1, 0), np.int32), np.zeros(3, np.int32), np.zeros((1, 3))]
+)
 def test_a_bad_prompt_is_named(prompt, unbounded):
     with pytest.raises(ValueError, match="prompt must"):
         sampling.generate(*unbounded, prompt, 2, jax.random.key(0), sampling.sampler())

@@ -1,11 +1,15 @@
-"""One table for every next-token model: causal bit for bit, decoding equals reading, every weight learns, no answer leaks."""
+"""One table for every next-token model: causal bit for bit, decoding equals reading, every weight
+learns, no answer leaks.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.models import quantum_transformer, resnet_bk, transformer
+from vfejax.models.gpt import model as transformer
+from vfejax.models.quantum import model as quantum_transformer
+from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import evaluate, trainer
@@ -17,7 +21,9 @@ VOCABULARY, LENGTH, BATCH = 11, 12, 3
 
 def _bk(**options):
     small = {"layers": 2, "dim": 16, "heads": 4, "hidden": 16, "experts": 4, "top_k": 2}
-    return lambda dtype: resnet_bk.build(resnet_bk.ResNetBKConfig(**small | options), VOCABULARY, LENGTH, dtype)
+    return lambda dtype: resnet_bk.build(
+        resnet_bk.ResNetBKConfig(**small | options), VOCABULARY, LENGTH, dtype
+    )
 
 
 def _gpt(**options):
@@ -44,7 +50,9 @@ QUICK = {"xla_backend_optimization_level": 0}  # for programs whose compilation 
 
 
 class Compiled:
-    """A model with its functions compiled once for all tests that share it; in float32 as a user compiles it."""
+    """A model with its functions compiled once for all tests that share it; in float32 as a user
+    compiles it.
+    """
 
     def __init__(self, name, dtype):
         options = QUICK if dtype == jnp.float64 else {}
@@ -79,7 +87,9 @@ def test_logits_have_the_precision_that_was_asked_for(name, compiled, tokens):
         logits = jax.eval_shape(model.apply, params, tokens, jax.random.key(0)).logits
         assert logits.shape == (BATCH, LENGTH, VOCABULARY)
         assert logits.dtype == DTYPES[dtype]
-        assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float64" if dtype == "float64" else "float32")}
+        assert {x.dtype for x in jax.tree.leaves(params)} == {
+            jnp.dtype("float64" if dtype == "float64" else "float32")
+        }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,7 +119,10 @@ def test_every_token_reaches_all_later_outputs(name, compiled, tokens):
     model = compiled(name, "float64")
     changed = tokens.copy()
     changed[:, 0] = (changed[:, 0] + 1) % VOCABULARY
-    difference = model.apply(model.params, tokens, None).logits - model.apply(model.params, changed, None).logits
+    difference = (
+        model.apply(model.params, tokens, None).logits
+        - model.apply(model.params, changed, None).logits
+    )
     assert np.all(np.abs(difference).max(axis=(0, 2)) > 0)
 
 
@@ -152,14 +165,19 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
 
     slope = (value_and_grad(moved(1))[0] - value_and_grad(moved(-1))[0]) / (2 * step)
     gradient = value_and_grad(params)[1]
-    exact = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    exact = sum(
+        np.sum(g * d)
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
     # Central differences: the cube of the step against rounding of the loss over the step.
     np.testing.assert_allclose(slope, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["transformer", "resnet-bk-gumbel"])
 def test_a_key_makes_training_random_and_none_makes_it_not(name, tokens):
-    model = {"transformer": _gpt(dropout=0.2), "resnet-bk-gumbel": MODELS["resnet-bk-gumbel"]}[name](jnp.float32)
+    model = {"transformer": _gpt(dropout=0.2), "resnet-bk-gumbel": MODELS["resnet-bk-gumbel"]}[
+        name
+    ](jnp.float32)
     params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
     apply = jax.jit(model.apply, compiler_options=QUICK)
     one, two, again = (apply(params, tokens, jax.random.key(seed)).logits for seed in (1, 2, 1))
@@ -172,7 +190,11 @@ def test_a_key_makes_training_random_and_none_makes_it_not(name, tokens):
 def test_wrong_tokens_are_named(name):
     model = MODELS[name](jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    for bad in (np.zeros(LENGTH, np.int32), np.zeros((1, LENGTH), np.float32), np.zeros((1, 0), np.int32)):
+    for bad in (
+        np.zeros(LENGTH, np.int32),
+        np.zeros((1, LENGTH), np.float32),
+        np.zeros((1, 0), np.int32),
+    ):
         with pytest.raises(ValueError, match="tokens must"):
             jax.eval_shape(model.apply, params, bad, None)
     longer = np.zeros((1, LENGTH + 1), np.int32)
@@ -196,7 +218,8 @@ def test_random_tokens_never_train_below_the_uniform_loss_and_a_pattern_does(nam
         return sums.nats / sums.num_tokens
 
     noise = rng.integers(0, VOCABULARY, (steps + 20, batch, LENGTH + 1)).astype(np.int32)
-    # Fresh noise: a leak of the answer would go to 0; 4 sigma of the mean of 3840 independent tokens is 0.01.
+    # Fresh noise: a leak of the answer would go to 0; 4 sigma of the mean of 3840 independent
+    # tokens is 0.01.
     assert loss_after_training(noise) > np.log(VOCABULARY) - 0.01
     pattern = rng.permutation(VOCABULARY)
     phase = rng.integers(0, VOCABULARY, (steps + 20, batch, 1))

@@ -6,10 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quantum_samples as qs
+from helpers import quantum_samples as qs
 from jax.test_util import check_grads
 
-from vfejax.quantum.channels import amplitude_damping, apply_kraus, choi_matrix, dephase, depolarize, mix
+from vfejax.quantum.channels import (
+    amplitude_damping,
+    apply_kraus,
+    choi_matrix,
+    dephase,
+    depolarize,
+    mix,
+)
 from vfejax.quantum.density import purity, validity, von_neumann_entropy
 
 FIXED = jnp.asarray(qs.random_states(np.random.default_rng(3), 3))
@@ -34,11 +41,15 @@ def test_completely_positive_and_trace_preserving(channel):
         choi = np.asarray(choi_matrix(partial(channel, strength=strength), d, jnp.complex128))
         np.testing.assert_allclose(choi, choi.conj().T, atol=1e-15)
         assert np.linalg.eigvalsh(choi).min() > -1e-14
-        np.testing.assert_allclose(np.einsum("jaka->jk", choi.reshape(d, d, d, d)), np.eye(d), atol=1e-14)
+        np.testing.assert_allclose(
+            np.einsum("jaka->jk", choi.reshape(d, d, d, d)), np.eye(d), atol=1e-14
+        )
 
 
 def test_choi_matrix_exposes_a_map_that_is_only_positive():
-    """Transposition keeps trace and positivity, but is not completely positive: least Choi eigenvalue -1."""
+    """Transposition keeps trace and positivity, but is not completely positive: least Choi
+    eigenvalue -1.
+    """
     choi = choi_matrix(lambda rho: jnp.swapaxes(rho, -1, -2), 3, jnp.complex128)
     np.testing.assert_allclose(np.linalg.eigvalsh(choi).min(), -1.0, rtol=1e-14)
 
@@ -58,7 +69,9 @@ def test_states_stay_states_and_strength_zero_does_nothing(channel, rng, dtype):
 def test_broadcasting_one_state_over_strengths(channel, rng):
     rho = jnp.asarray(qs.random_states(rng, 3))
     strengths = jnp.array([0.1, 0.5])
-    np.testing.assert_allclose(channel(rho, strengths), jnp.stack([channel(rho, 0.1), channel(rho, 0.5)]), atol=1e-15)
+    np.testing.assert_allclose(
+        channel(rho, strengths), jnp.stack([channel(rho, 0.1), channel(rho, 0.5)]), atol=1e-15
+    )
 
 
 @each_channel
@@ -67,7 +80,9 @@ def test_gradients(channel, rng):
     weight = rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3))
 
     def loss(real, imag, strength):
-        return jnp.sum(jnp.real(jnp.asarray(weight) * channel(jax.lax.complex(real, imag), strength)))
+        return jnp.sum(
+            jnp.real(jnp.asarray(weight) * channel(jax.lax.complex(real, imag), strength))
+        )
 
     check_grads(jax.jit(loss), (rho.real, rho.imag, jnp.asarray(0.4)), order=1)
 
@@ -79,8 +94,12 @@ def test_amplitude_damping_is_its_kraus_form(rng):
     operators[0] = np.diag([1.0, *[np.sqrt(1 - gamma)] * (d - 1)])
     for k in range(1, d):
         operators[k, 0, k] = np.sqrt(gamma)
-    np.testing.assert_allclose(np.einsum("mkj,mkl->jl", operators.conj(), operators), np.eye(d), atol=1e-15)
-    np.testing.assert_allclose(amplitude_damping(rho, gamma), apply_kraus(jnp.asarray(operators), rho), atol=1e-15)
+    np.testing.assert_allclose(
+        np.einsum("mkj,mkl->jl", operators.conj(), operators), np.eye(d), atol=1e-15
+    )
+    np.testing.assert_allclose(
+        amplitude_damping(rho, gamma), apply_kraus(jnp.asarray(operators), rho), atol=1e-15
+    )
 
 
 def test_full_strength_limits(rng):

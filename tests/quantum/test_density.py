@@ -1,4 +1,6 @@
-"""States and their measures: exact values, gradients at pure and degenerate states, the validity report, transforms."""
+"""States and their measures: exact values, gradients at pure and degenerate states, the validity
+report, transforms.
+"""
 
 import math
 
@@ -6,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quantum_samples as qs
+from helpers import quantum_samples as qs
 from jax.test_util import check_grads
 
 from vfejax.quantum import density
@@ -49,7 +51,9 @@ def test_entropy_is_bounded_concave_and_unitarily_invariant(rng):
 
 
 def test_entropy_gradient_is_the_matrix_function(rng):
-    """``-(log rho + 1)``, transposed in JAX's convention; at equal eigenvalues ``-(log(1/d) + 1) I``; finite at a pure state, as stated."""
+    """``-(log rho + 1)``, transposed in JAX's convention; at equal eigenvalues ``-(log(1/d) + 1)
+    I``; finite at a pure state, as stated.
+    """
     d = 4
     rho = qs.random_states(rng, d)
     levels, basis = np.linalg.eigh(rho)
@@ -60,7 +64,9 @@ def test_entropy_gradient_is_the_matrix_function(rng):
     state = pure(rng, d)
     slope = entropy_gradient(state)
     limit = -math.log(np.finfo(np.float64).eps) - 1.0
-    np.testing.assert_allclose(slope, -np.conj(state) + limit * (np.eye(d) - np.conj(state)), atol=1e-9)
+    np.testing.assert_allclose(
+        slope, -np.conj(state) + limit * (np.eye(d) - np.conj(state)), atol=1e-9
+    )
 
 
 def test_entropy_derivatives_forward_and_reverse(rng):
@@ -70,14 +76,21 @@ def test_entropy_derivatives_forward_and_reverse(rng):
         rho = jax.lax.complex(real, imag)
         return density.von_neumann_entropy(0.5 * (rho + jnp.conj(jnp.swapaxes(rho, -1, -2))))
 
-    check_grads(jax.jit(value), (jnp.asarray(states.real), jnp.asarray(states.imag)), order=1, modes=["fwd", "rev"])
+    check_grads(
+        jax.jit(value),
+        (jnp.asarray(states.real), jnp.asarray(states.imag)),
+        order=1,
+        modes=["fwd", "rev"],
+    )
 
 
 def test_entropy_of_real_states_and_transforms(rng):
     states = jnp.asarray(qs.random_states(rng, 4, (3,)).real)
     single = np.array([density.von_neumann_entropy(rho) for rho in states])
     np.testing.assert_allclose(entropy(states), single, rtol=1e-14)
-    np.testing.assert_allclose(jax.jit(jax.vmap(density.von_neumann_entropy))(states), single, rtol=1e-14)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(density.von_neumann_entropy))(states), single, rtol=1e-14
+    )
     slopes = entropy_gradient(states)
     assert slopes.dtype == jnp.float64
     vmapped = jax.jit(jax.vmap(jax.grad(density.von_neumann_entropy)))(states)
@@ -139,7 +152,9 @@ def test_givens_state_is_the_product_of_rotations(d, rng):
     np.testing.assert_allclose(np.sum(got**2, -1), 1.0, rtol=1e-14)
     shared = density.givens_state(jnp.arange(d), jnp.asarray(angles[0]))
     np.testing.assert_allclose(shared @ shared.T, np.eye(d), atol=1e-14)
-    check_grads(jax.jit(lambda a: density.givens_state(jnp.arange(d), a)), (jnp.asarray(angles),), order=1)
+    check_grads(
+        jax.jit(lambda a: density.givens_state(jnp.arange(d), a)), (jnp.asarray(angles),), order=1
+    )
 
 
 def test_givens_state_dtype_and_zero_angles(dtype):
@@ -175,7 +190,12 @@ def test_mixture_and_populations(rng):
 
 
 def test_wrong_input_is_refused():
-    for function in (density.purity, density.coherence, density.populations, density.von_neumann_entropy):
+    for function in (
+        density.purity,
+        density.coherence,
+        density.populations,
+        density.von_neumann_entropy,
+    ):
         with pytest.raises(ValueError, match="rho must be square"):
             function(jnp.zeros((3, 4)))
     with pytest.raises(ValueError, match="floating"):

@@ -1,4 +1,6 @@
-"""Unitary evolution: exact solutions, Frechet derivatives at every kind of spectrum, invariants, stacks, memory, transforms."""
+"""Unitary evolution: exact solutions, Frechet derivatives at every kind of spectrum, invariants,
+stacks, memory, transforms.
+"""
 
 import re
 
@@ -7,17 +9,25 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-import quantum_samples as qs
+from helpers import quantum_samples as qs
 from jax.test_util import check_grads
 
-from vfejax.quantum.evolution import SPECTRAL_LIMIT, evolve, evolve_spectral, evolve_stack, evolve_state
+from vfejax.quantum.evolution import (
+    SPECTRAL_LIMIT,
+    evolve,
+    evolve_spectral,
+    evolve_stack,
+    evolve_state,
+)
 from vfejax.quantum.exponential import evolve_taylor
 from vfejax.quantum.hamiltonian import position_scaled, rabi, rabi_population
 
 # A new form of the evolution joins the tests below by one line.
 METHODS = [evolve_spectral, evolve_taylor]
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda f: f.__name__)
-each_field = pytest.mark.parametrize("complex_entries", [False, True], ids=["symmetric", "hermitian"])
+each_field = pytest.mark.parametrize(
+    "complex_entries", [False, True], ids=["symmetric", "hermitian"]
+)
 compiled = {method: jax.jit(method) for method in METHODS}
 
 
@@ -25,7 +35,10 @@ def weighted(method, rho, hamiltonian, dt, weight):
     return jnp.sum(jnp.real(weight * method(rho, hamiltonian, dt)))
 
 
-gradients = {m: jax.jit(jax.grad(lambda *a, m=m: weighted(m, *a), argnums=(0, 1, 2))) for m in [*METHODS, evolve_state]}
+gradients = {
+    m: jax.jit(jax.grad(lambda *a, m=m: weighted(m, *a), argnums=(0, 1, 2)))
+    for m in [*METHODS, evolve_state]
+}
 
 
 def complex_normal(rng, *shape):
@@ -59,7 +72,9 @@ def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rn
 
 
 def test_nearly_degenerate_against_mpmath(rng):
-    """Thirty digits: the derivative by quadrature-free central differences of ``expm`` in mpmath, at a splitting of 1e-9."""
+    """Thirty digits: the derivative by quadrature-free central differences of ``expm`` in mpmath,
+    at a splitting of 1e-9.
+    """
     d, dt = 3, 0.7
     hamiltonian = qs.hamiltonian_kinds(rng, d, False)["nearly degenerate"]
     rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)
@@ -76,9 +91,9 @@ def test_nearly_degenerate_against_mpmath(rng):
         exact = float((value(step) - value(-step)) / (2 * step))
     for method in METHODS:
         got = gradients[method](*map(jnp.asarray, (rho, hamiltonian, dt, weight)))[1]
-        assert abs(np.sum(np.asarray(got) * direction) - exact) < 1e-13 * np.linalg.norm(direction) * np.linalg.norm(
-            weight
-        )
+        assert abs(np.sum(np.asarray(got) * direction) - exact) < 1e-13 * np.linalg.norm(
+            direction
+        ) * np.linalg.norm(weight)
 
 
 def test_autodiff_through_eigh_fails_where_ours_holds(rng):
@@ -98,9 +113,13 @@ def test_autodiff_through_eigh_fails_where_ours_holds(rng):
     assert np.linalg.norm(ours) > 0.1
 
 
-@pytest.mark.parametrize(("method", "complex_entries"), [(evolve_spectral, False), (evolve_taylor, True)])
+@pytest.mark.parametrize(
+    ("method", "complex_entries"), [(evolve_spectral, False), (evolve_taylor, True)]
+)
 def test_finite_differences_with_broadcasting(method, complex_entries, rng):
-    """Reverse mode in every argument at once: states [2, 1], times [3], for a loss that is not linear."""
+    """Reverse mode in every argument at once: states [2, 1], times [3], for a loss that is not
+    linear.
+    """
     d = 3
     state = qs.random_states(rng, d, (2, 1))
     imaginary = rng.normal(size=(d, d)) if complex_entries else None
@@ -110,11 +129,24 @@ def test_finite_differences_with_broadcasting(method, complex_entries, rng):
         rho = jax.lax.complex(real, imag)
         rho = 0.5 * (rho + jnp.conj(jnp.swapaxes(rho, -1, -2)))
         out = method(rho, hamiltonian, dt)
-        return jnp.sum(jnp.abs(out) ** 4) + jnp.sum(jnp.sin(jnp.real(out[..., 0, 1])) * jnp.imag(out[..., 0, 2]))
+        return jnp.sum(jnp.abs(out) ** 4) + jnp.sum(
+            jnp.sin(jnp.real(out[..., 0, 1])) * jnp.imag(out[..., 0, 2])
+        )
 
-    arguments = jnp.asarray(state.real), jnp.asarray(state.imag), jnp.asarray(rng.normal(size=(d, d)))
+    arguments = (
+        jnp.asarray(state.real),
+        jnp.asarray(state.imag),
+        jnp.asarray(rng.normal(size=(d, d))),
+    )
     # Differences of order eps^(1/3): 1e-7 relative.
-    check_grads(jax.jit(loss), (*arguments, jnp.array([0.3, -0.8, 1.9])), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+    check_grads(
+        jax.jit(loss),
+        (*arguments, jnp.array([0.3, -0.8, 1.9])),
+        order=1,
+        modes=["rev"],
+        atol=1e-6,
+        rtol=1e-6,
+    )
 
 
 @each_method
@@ -123,14 +155,18 @@ def test_trace_spectrum_and_purity_are_kept(method, rng, dtype):
     complex_dtype = qs.complex_dtype(dtype)
     rho = jnp.asarray(qs.random_states(rng, d, (4,)), complex_dtype)
     evolved = compiled[method](
-        rho, jnp.asarray(3.0 * qs.random_hermitian(rng, d), dtype), jnp.asarray([0.1, 1.0, 5.0, 30.0], dtype)
+        rho,
+        jnp.asarray(3.0 * qs.random_hermitian(rng, d), dtype),
+        jnp.asarray([0.1, 1.0, 5.0, 30.0], dtype),
     )
     assert evolved.dtype == complex_dtype
     # U is unitary to eps times the number of doublings or of reflections in the eigensolver.
     atol = 60 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.trace(evolved, axis1=-2, axis2=-1), 1.0, atol=atol)
     np.testing.assert_allclose(np.linalg.eigvalsh(evolved), np.linalg.eigvalsh(rho), atol=atol)
-    np.testing.assert_allclose(np.sum(np.abs(evolved) ** 2, (-2, -1)), np.sum(np.abs(rho) ** 2, (-2, -1)), atol=atol)
+    np.testing.assert_allclose(
+        np.sum(np.abs(evolved) ** 2, (-2, -1)), np.sum(np.abs(rho) ** 2, (-2, -1)), atol=atol
+    )
 
 
 @each_method
@@ -160,8 +196,12 @@ def test_both_forms_agree_at_every_strength(dtype, complex_entries, rng):
     """From no doubling to ten, in value and gradient, at a dimension where nothing is small."""
     d = 16
     complex_dtype = qs.complex_dtype(dtype)
-    rho, weight = (jnp.asarray(x, complex_dtype) for x in (qs.random_states(rng, d), complex_normal(rng, d, d)))
-    hamiltonian = jnp.asarray(qs.random_hermitian(rng, d, complex_entries), complex_dtype if complex_entries else dtype)
+    rho, weight = (
+        jnp.asarray(x, complex_dtype) for x in (qs.random_states(rng, d), complex_normal(rng, d, d))
+    )
+    hamiltonian = jnp.asarray(
+        qs.random_hermitian(rng, d, complex_entries), complex_dtype if complex_entries else dtype
+    )
     for dt in (0.0, 1e-3, 0.3, 3.0, 100.0):
         time = jnp.asarray(dt, dtype)
         # Both forms lose eps times the angle, and a gradient adds up d terms.
@@ -178,7 +218,11 @@ def test_both_forms_agree_at_every_strength(dtype, complex_entries, rng):
 def _eigensolver_shapes(function, *arguments):
     """Shapes that LAPACK's Hermitian eigensolvers get in the compiled program."""
     text = jax.jit(function).lower(*arguments).compile().as_text()
-    calls = [line for line in text.splitlines() if re.search(r'custom_call_target="lapack_\w*(syevd|heevd)', line)]
+    calls = [
+        line
+        for line in text.splitlines()
+        if re.search(r'custom_call_target="lapack_\w*(syevd|heevd)', line)
+    ]
     return [re.search(r"= \(\w+\[([\d,]*)\]", line).group(1) for line in calls]
 
 
@@ -187,14 +231,20 @@ def test_stacks_and_vmap_call_lapack_on_one_matrix_at_a_time(rng):
     rho = jnp.asarray(qs.random_states(rng, 4, (3,)))
     stack = jnp.asarray(np.stack([qs.random_hermitian(rng, 4) for _ in range(3)]))
     time = jnp.asarray([0.2, 0.9, -1.4])
-    single = jnp.stack([compiled[evolve_spectral](*each) for each in zip(rho, stack, time, strict=True)])
+    single = jnp.stack(
+        [compiled[evolve_spectral](*each) for each in zip(rho, stack, time, strict=True)]
+    )
     for function in (evolve, jax.vmap(evolve), evolve_spectral):
         assert _eigensolver_shapes(function, rho, stack, time) == ["4,4"]
         np.testing.assert_allclose(jax.jit(function)(rho, stack, time), single, atol=1e-14)
     weight = jnp.asarray(complex_normal(rng, 3, 4, 4))
-    expected = [gradients[evolve_spectral](*each) for each in zip(rho, stack, time, weight, strict=True)]
+    expected = [
+        gradients[evolve_spectral](*each) for each in zip(rho, stack, time, weight, strict=True)
+    ]
     for function in (evolve, jax.vmap(evolve)):
-        got = jax.jit(jax.grad(lambda *a, f=function: weighted(f, *a), argnums=(0, 1, 2)))(rho, stack, time, weight)
+        got = jax.jit(jax.grad(lambda *a, f=function: weighted(f, *a), argnums=(0, 1, 2)))(
+            rho, stack, time, weight
+        )
         for i, ct in enumerate(got):
             np.testing.assert_allclose(ct, np.stack([e[i] for e in expected]), atol=1e-13)
 
@@ -219,10 +269,17 @@ def test_one_state_under_a_stack_of_hamiltonians_collects_every_gradient(method,
     start = complex_normal(rng, 3) if method is evolve_state else qs.random_states(rng, 3)
     hamiltonians = np.stack([qs.random_hermitian(rng, 3) for _ in range(2)])
     weights = complex_normal(rng, 2, *start.shape)
-    ct_start, ct_hamiltonians, ct_dt = gradients[method](start, hamiltonians, jnp.asarray(0.7), weights)
-    single = [gradients[method](start, h, jnp.asarray(0.7), w) for h, w in zip(hamiltonians, weights, strict=True)]
+    ct_start, ct_hamiltonians, ct_dt = gradients[method](
+        start, hamiltonians, jnp.asarray(0.7), weights
+    )
+    single = [
+        gradients[method](start, h, jnp.asarray(0.7), w)
+        for h, w in zip(hamiltonians, weights, strict=True)
+    ]
     np.testing.assert_allclose(ct_start, single[0][0] + single[1][0], rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(ct_hamiltonians, np.stack([g[1] for g in single]), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        ct_hamiltonians, np.stack([g[1] for g in single]), rtol=1e-12, atol=1e-13
+    )
     np.testing.assert_allclose(ct_dt, single[0][2] + single[1][2], rtol=1e-12, atol=1e-13)
 
 
@@ -241,8 +298,12 @@ def test_state_vector_agrees_with_its_density_matrix_and_frechet(complex_entries
         assert qs.relative_error(ct_psi, U.T @ weight) < tolerance, name
         assert qs.relative_error(ct_hamiltonian, expected) < tolerance, name
         scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(psi)
-        assert abs(ct_dt - np.sum(weight * (-1j) * (hamiltonian @ U @ psi)).real) <= tolerance * scale, name
-        evolved = np.asarray(compiled[evolve_spectral](jnp.outer(arguments[0], arguments[0].conj()), *arguments[1:]))
+        assert (
+            abs(ct_dt - np.sum(weight * (-1j) * (hamiltonian @ U @ psi)).real) <= tolerance * scale
+        ), name
+        evolved = np.asarray(
+            compiled[evolve_spectral](jnp.outer(arguments[0], arguments[0].conj()), *arguments[1:])
+        )
         np.testing.assert_allclose(evolved, np.outer(U @ psi, (U @ psi).conj()), atol=1e-12)
 
 
@@ -253,7 +314,9 @@ def test_state_vectors_in_a_batch(rng):
     for hamiltonian in (hamiltonians[0], hamiltonians):
         got = jax.jit(evolve_state)(*map(jnp.asarray, (psi, hamiltonian, time)))
         each = np.broadcast_to(hamiltonian, (3, 4, 4))
-        expected = [[qs.propagator(each[j], time[j]) @ psi[i, j] for j in range(3)] for i in range(2)]
+        expected = [
+            [qs.propagator(each[j], time[j]) @ psi[i, j] for j in range(3)] for i in range(2)
+        ]
         np.testing.assert_allclose(got, expected, atol=1e-13)
 
 
@@ -264,11 +327,16 @@ def _one_by_one(rho, hamiltonians, dt):
 @each_field
 def test_stack_equals_steps_in_value_and_gradient(complex_entries, rng):
     depth, d = 6, 4
-    rho, weight = (jnp.asarray(x) for x in (qs.random_states(rng, d, (3,)), complex_normal(rng, 3, d, d)))
-    hamiltonians = jnp.asarray(np.stack([qs.random_hermitian(rng, d, complex_entries) for _ in range(depth)]))
+    rho, weight = (
+        jnp.asarray(x) for x in (qs.random_states(rng, d, (3,)), complex_normal(rng, 3, d, d))
+    )
+    hamiltonians = jnp.asarray(
+        np.stack([qs.random_hermitian(rng, d, complex_entries) for _ in range(depth)])
+    )
     times = jnp.asarray(rng.uniform(0.1, 2.0, size=(depth, 3)))
     pair = (
-        jax.jit(jax.value_and_grad(lambda *a, f=f: weighted(f, *a), (0, 1, 2))) for f in (evolve_stack, _one_by_one)
+        jax.jit(jax.value_and_grad(lambda *a, f=f: weighted(f, *a), (0, 1, 2)))
+        for f in (evolve_stack, _one_by_one)
     )
     (value, grads), (expected, expected_grads) = (f(rho, hamiltonians, times, weight) for f in pair)
     np.testing.assert_allclose(value, expected, rtol=1e-13)
@@ -277,14 +345,22 @@ def test_stack_equals_steps_in_value_and_gradient(complex_entries, rng):
 
 
 def test_stack_memory_does_not_grow_with_depth(rng):
-    """One stored state would take 64 d^2 16 bytes per layer; a Hamiltonian with its decomposition takes a few d^2 8."""
+    """One stored state would take 64 d^2 16 bytes per layer; a Hamiltonian with its decomposition
+    takes a few d^2 8.
+    """
     d, num = 6, 64
     rho = jnp.asarray(qs.random_states(rng, d, (num,)))
 
     def temporary(function, depth):
         hamiltonians = jnp.zeros((depth, d, d))
         loss = jax.grad(lambda *a: jnp.sum(jnp.abs(function(*a)) ** 4), (0, 1))
-        return jax.jit(loss).lower(rho, hamiltonians, jnp.zeros(depth)).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(loss)
+            .lower(rho, hamiltonians, jnp.zeros(depth))
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     per_layer = (temporary(evolve_stack, 40) - temporary(evolve_stack, 8)) / 32
     stored = (temporary(_one_by_one, 40) - temporary(_one_by_one, 8)) / 32
@@ -293,7 +369,9 @@ def test_stack_memory_does_not_grow_with_depth(rng):
 
 
 def test_inversion_error_of_a_deep_stack(rng, dtype):
-    """There and back through 1000 layers: the docstring's 1e-13 in double and 7e-5 in single precision, with a margin of three."""
+    """There and back through 1000 layers: the docstring's 1e-13 in double and 7e-5 in single
+    precision, with a margin of three.
+    """
     depth, d = 1000, 5
     complex_dtype = qs.complex_dtype(dtype)
     rho = jnp.asarray(qs.random_states(rng, d), complex_dtype)
@@ -302,7 +380,9 @@ def test_inversion_error_of_a_deep_stack(rng, dtype):
     end = stack(rho, hamiltonians, 0.5)
     back = stack(end, hamiltonians[::-1], -0.5)
     assert np.abs(end - rho).max() > 0.05
-    assert qs.relative_error(back, np.asarray(rho)) < {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
+    assert (
+        qs.relative_error(back, np.asarray(rho)) < {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
-"""The matmul-only propagator: accuracy and unitarity over all strengths, its exact adjoint, and the count of products that it claims."""
+"""The matmul-only propagator: accuracy and unitarity over all strengths, its exact adjoint, and the
+count of products that it claims.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quantum_samples as qs
+from helpers import quantum_samples as qs
 
 from vfejax.quantum.exponential import evolve_taylor, unitary
 
 step = jax.jit(unitary)
-each_field = pytest.mark.parametrize("complex_entries", [False, True], ids=["symmetric", "hermitian"])
+each_field = pytest.mark.parametrize(
+    "complex_entries", [False, True], ids=["symmetric", "hermitian"]
+)
 gradient = jax.jit(jax.grad(lambda h, t, weight: jnp.sum(jnp.real(weight * unitary(h, t))), (0, 1)))
 
 
@@ -48,14 +52,19 @@ def test_gradients_are_frechet_derivatives(complex_entries, rng):
         slope = np.sum(weight * (-1j) * (hamiltonian @ qs.propagator(hamiltonian, dt))).real
         tolerance = 1e-12 if name == "strong" else 1e-13  # eps times an angle of 40 to 70
         assert qs.relative_error(by_hamiltonian, expected) < tolerance, name
-        assert abs(by_dt - slope) <= tolerance * np.linalg.norm(weight) * np.linalg.norm(hamiltonian), name
+        assert abs(by_dt - slope) <= tolerance * np.linalg.norm(weight) * np.linalg.norm(
+            hamiltonian
+        ), name
 
 
 def test_gradient_by_a_stack_that_shares_a_time_and_times_that_share_a_hamiltonian(rng):
     stack = np.stack([qs.random_hermitian(rng, 3) for _ in range(2)])
     times = np.array([0.3, 1.7])
     weight = rng.normal(size=(2, 3, 3)) + 1j * rng.normal(size=(2, 3, 3))
-    single = [[gradient(*map(jnp.asarray, (h, t, w))) for t in times] for h, w in zip(stack, weight, strict=True)]
+    single = [
+        [gradient(*map(jnp.asarray, (h, t, w))) for t in times]
+        for h, w in zip(stack, weight, strict=True)
+    ]
     by_stack, by_time = gradient(*map(jnp.asarray, (stack, times[0], weight)))
     np.testing.assert_allclose(by_stack, np.stack([single[0][0][0], single[1][0][0]]), atol=1e-14)
     np.testing.assert_allclose(by_time, single[0][0][1] + single[1][0][1], atol=1e-14)

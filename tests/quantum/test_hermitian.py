@@ -1,17 +1,21 @@
-"""Helpers on Hermitian matrices: stacks and vmap of the eigensolver, sandwiches in each form, the transpose of broadcasting."""
+"""Helpers on Hermitian matrices: stacks and vmap of the eigensolver, sandwiches in each form, the
+transpose of broadcasting.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quantum_samples as qs
+from helpers import quantum_samples as qs
 
 from vfejax.quantum.hermitian import check_square, eigh, eigvalsh, reduce_to, sandwich
 
 
 @pytest.mark.parametrize("complex_entries", [False, True])
 def test_eigendecomposition_of_stacks(complex_entries, rng):
-    stack = np.stack([qs.random_hermitian(rng, 4, complex_entries) for _ in range(6)]).reshape(2, 3, 4, 4)
+    stack = np.stack([qs.random_hermitian(rng, 4, complex_entries) for _ in range(6)]).reshape(
+        2, 3, 4, 4
+    )
     stack = jnp.asarray(stack)
     for decompose in (eigh, jax.vmap(eigh), jax.vmap(jax.vmap(eigh))):
         levels, basis = jax.jit(decompose)(stack)

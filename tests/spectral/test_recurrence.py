@@ -1,4 +1,6 @@
-"""Linear and continued-fraction recurrences: each algorithm against a Python loop, and their adjoints."""
+"""Linear and continued-fraction recurrences: each algorithm against a Python loop, and their
+adjoints.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,9 @@ def loop(gates, inputs, initial=None, reverse=False):
 
 
 def tolerance(dtype, n=1):
-    """Rounding of n steps of a recurrence of condition near 1, with room for products in another order."""
+    """Rounding of n steps of a recurrence of condition near 1, with room for products in another
+    order.
+    """
     return 50 * np.sqrt(n) * np.finfo(dtype).eps
 
 
@@ -50,7 +54,9 @@ def test_linear_equals_the_loop(scans, dtype, reverse, rng):
     run = jax.jit(lambda *arrays: linear_recurrence(*arrays, reverse, axis=0, scans=scans))
     y = run(gates, inputs, initial)
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, loop(gates, inputs, initial, reverse), rtol=0, atol=tolerance(dtype) * 10)
+    np.testing.assert_allclose(
+        y, loop(gates, inputs, initial, reverse), rtol=0, atol=tolerance(dtype) * 10
+    )
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1])
@@ -59,7 +65,9 @@ def test_axis_is_the_sequence_axis(axis, rng):
     expected = np.moveaxis(loop(np.moveaxis(gates, axis, 0), np.moveaxis(inputs, axis, 0)), 0, axis)
     # The sequence axis is last unless told: the call without the argument is part of the claim.
     options = {} if axis == -1 else {"axis": axis}
-    np.testing.assert_allclose(linear_recurrence(gates, jnp.asarray(inputs), **options), expected, rtol=1e-13)
+    np.testing.assert_allclose(
+        linear_recurrence(gates, jnp.asarray(inputs), **options), expected, rtol=1e-13
+    )
 
 
 @each_algorithm
@@ -107,12 +115,16 @@ def test_moebius_gradient(scans, rng):
 
 def test_moebius_gradient_of_the_gradient(rng):
     d, k = (jnp.asarray(draw(rng, "float64", n)) for n in (4, 3))
-    check_grads(jax.jit(lambda d, k: moebius_recurrence(d + 5.0, k)), (d, k), order=2, modes=["rev"])
+    check_grads(
+        jax.jit(lambda d, k: moebius_recurrence(d + 5.0, k)), (d, k), order=2, modes=["rev"]
+    )
 
 
 @each_algorithm
 def test_growing_products_stay_finite(scans):
-    """Determinants of this chain reach 10^127, past complex64; ratios, and normalised matrices, stay of order 1."""
+    """Determinants of this chain reach 10^127, past complex64; ratios, and normalised matrices,
+    stay of order 1.
+    """
     d, k = jnp.full(128, 10.0, jnp.complex64), jnp.full(127, 1.0, jnp.complex64)
     g = jax.jit(lambda d, k: moebius_recurrence(d, k, scans=scans))(d, k)
     np.testing.assert_allclose(g[-1], 5.0 - np.sqrt(24.0), rtol=1e-6)
@@ -123,7 +135,9 @@ def test_growing_products_stay_finite(scans):
 def test_reciprocal_range(dtype, end, rng):
     """Within the stated range the relative error is a few roundings."""
     info = np.finfo(dtype)
-    size = {"low": np.sqrt(info.tiny / info.eps), "middle": 1.0, "high": 0.5 * np.sqrt(info.max)}[end]
+    size = {"low": np.sqrt(info.tiny / info.eps), "middle": 1.0, "high": 0.5 * np.sqrt(info.max)}[
+        end
+    ]
     w = np.exp(1j * rng.uniform(-np.pi, np.pi, 1000)).astype(dtype) * size
     product = np.asarray(reciprocal(jnp.asarray(w))).astype("clongdouble") * w.astype("clongdouble")
     assert w.dtype == dtype
@@ -147,7 +161,12 @@ def test_platform_lowers_to_one_algorithm():
         (np.ones(3), np.ones(4), {}, "gates must have the rank"),
         (np.ones((2, 3)), np.ones((4, 3)), {}, "gates must broadcast"),
         (np.ones(3), np.ones(3, "float32"), {}, "gates must have the dtype"),
-        (np.ones((2, 3)), np.ones((2, 3)), {"initial": np.ones(3)}, r"initial must be .* \(2,\), got \(3,\)"),
+        (
+            np.ones((2, 3)),
+            np.ones((2, 3)),
+            {"initial": np.ones(3)},
+            r"initial must be .* \(2,\), got \(3,\)",
+        ),
     ],
 )
 def test_linear_refuses(gates, inputs, options, message):

@@ -1,12 +1,14 @@
-"""Resolvent diagonals against dense inverses, 40-digit determinants and closed forms; gradients against the dense adjoint."""
+"""Resolvent diagonals against dense inverses, 40-digit determinants and closed forms; gradients
+against the dense adjoint.
+"""
 
 from functools import cache
 
-import dense_chain as dense
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import dense_chain as dense
 from jax.test_util import check_grads
 
 from vfejax.spectral.recurrence import ASSOCIATIVE, PLATFORM, SEQUENTIAL
@@ -42,7 +44,10 @@ def test_against_the_dense_inverse(scans, dtype, hermitian, rng):
     found = compiled(resolvent_diagonal, scans)(*chain)
     assert found.dtype == dtype
     assert relative(found, dense.diagonal(dense.resolvent(*chain))) < STATED[dtype]
-    assert relative(compiled(left_resolvent_diagonal, scans)(*chain), dense.left(*chain)) < STATED[dtype]
+    assert (
+        relative(compiled(left_resolvent_diagonal, scans)(*chain), dense.left(*chain))
+        < STATED[dtype]
+    )
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
@@ -55,17 +60,29 @@ def test_against_forty_digits(dtype, hermitian, n, rng):
 
 
 def test_long_trees_are_as_accurate(rng):
-    """The associative form multiplies 2 x 2 matrices that all but forget where they start: no digits are lost over eleven levels."""
+    """The associative form multiplies 2 x 2 matrices that all but forget where they start: no
+    digits are lost over eleven levels.
+    """
     chain = dense.chain(rng, 1500, hermitian=True, dtype="complex64")
-    assert relative(compiled(resolvent_diagonal, ASSOCIATIVE)(*chain), dense.theta_phi(*chain)) < STATED["complex64"]
+    assert (
+        relative(compiled(resolvent_diagonal, ASSOCIATIVE)(*chain), dense.theta_phi(*chain))
+        < STATED["complex64"]
+    )
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_a_million_sites(dtype):
-    """Constant coefficients: deep inside ``G_ii = -1 / sqrt(z^2 - 4 k)``; at the end gL is the root of ``k g^2 + z g + 1 = 0``."""
+    """Constant coefficients: deep inside ``G_ii = -1 / sqrt(z^2 - 4 k)``; at the end gL is the root
+    of ``k g^2 + z g + 1 = 0``.
+    """
     n, z, hop = 10**6, 0.3 + 0.5j, 0.8
     real = np.finfo(dtype).dtype
-    chain = np.zeros(n, real), np.full(n - 1, hop, real), np.full(n - 1, hop, real), np.asarray(z, dtype)
+    chain = (
+        np.zeros(n, real),
+        np.full(n - 1, hop, real),
+        np.full(n - 1, hop, real),
+        np.asarray(z, dtype),
+    )
     g = np.asarray(compiled(resolvent_diagonal)(*chain))
     root = np.sqrt(z**2 - 4 * hop**2)
     root = root if root.imag > 0 else -root
@@ -80,7 +97,10 @@ def test_broadcasting_equals_single_calls(side, rng):
     z = rng.standard_normal((2, 1, 1)) + 1j
     found = compiled(side)(a, b, c, z)
     assert found.shape == (2, 4, 3, 5)
-    expected = [[[compiled(side)(a[j, 0], b[i], c, z[h, 0, 0]) for i in range(3)] for j in range(4)] for h in range(2)]
+    expected = [
+        [[compiled(side)(a[j, 0], b[i], c, z[h, 0, 0]) for i in range(3)] for j in range(4)]
+        for h in range(2)
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
@@ -88,7 +108,11 @@ def test_broadcasting_equals_single_calls(side, rng):
 @pytest.mark.parametrize("n", [1, 2])
 def test_short_chains(side, n, rng):
     chain = dense.chain(rng, n)
-    expected = dense.diagonal(dense.resolvent(*chain)) if side is resolvent_diagonal else dense.left(*chain)
+    expected = (
+        dense.diagonal(dense.resolvent(*chain))
+        if side is resolvent_diagonal
+        else dense.left(*chain)
+    )
     np.testing.assert_allclose(compiled(side)(*chain), expected, rtol=1e-13)
     gradient = pulled_back(side)(chain, jnp.ones(n, jnp.complex128))
     np.testing.assert_allclose(gradient[0].sum(), -gradient[3], rtol=1e-13)
@@ -136,7 +160,9 @@ def test_real_arguments_have_real_gradients(dtype, rng):
     found = pulled_back(resolvent_diagonal)((a, b, c, z), w)
     assert [x.dtype for x in found] == [dtype, dtype, dtype, z.dtype]
     for got, expected in zip(found[:3], dense.adjoint(a, b, c, z, w)[:3], strict=True):
-        np.testing.assert_allclose(got, expected.real, rtol=0, atol=STATED[z.dtype.name] * np.abs(expected).max())
+        np.testing.assert_allclose(
+            got, expected.real, rtol=0, atol=STATED[z.dtype.name] * np.abs(expected).max()
+        )
 
 
 def test_gradient_sums_over_broadcast_axes(rng):
@@ -163,7 +189,9 @@ def test_gradient_of_long_chains_is_finite(rng):
         tuple(x.astype(np.result_type(x, "f8")) for x in chain), np.ones(2000, complex)
     )
     for got, expected in zip(found, exact, strict=True):
-        assert np.linalg.norm(np.asarray(got) - np.asarray(expected)) < STATED["complex64"] * np.linalg.norm(expected)
+        assert np.linalg.norm(np.asarray(got) - np.asarray(expected)) < STATED[
+            "complex64"
+        ] * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -211,11 +239,15 @@ def test_jit_and_vmap(side, rng):
 
 @each_side
 def test_memory_is_linear(side):
-    """Temporary memory of value and gradient: at most 24 complex numbers per site, and proportional to n."""
+    """Temporary memory of value and gradient: at most 24 complex numbers per site, and proportional
+    to n.
+    """
 
     def temporary(n):
         shapes = [jax.ShapeDtypeStruct((m,), jnp.float32) for m in (n, n - 1, n - 1)]
-        run = jax.jit(lambda a, b, c: jax.vjp(lambda *x: side(*x, 1j), a, b, c)[1](jnp.ones(n, jnp.complex64)))
+        run = jax.jit(
+            lambda a, b, c: jax.vjp(lambda *x: side(*x, 1j), a, b, c)[1](jnp.ones(n, jnp.complex64))
+        )
         return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(10000) < 24 * 8 * 10000
@@ -241,7 +273,10 @@ def test_refuses_shapes(side, shapes, message):
 @pytest.mark.parametrize(
     ("dtypes", "message"),
     [
-        (("float32", "float64", "float32", "complex64"), "superdiagonal must have the precision of complex64"),
+        (
+            ("float32", "float64", "float32", "complex64"),
+            "superdiagonal must have the precision of complex64",
+        ),
         (("float32", "float32", "float32", "complex128"), "z must have the precision of complex64"),
         (("int32", "float32", "float32", "complex64"), "diagonal must be floating"),
         (("float32", "float32", "bfloat16", "complex64"), "subdiagonal must be floating"),
@@ -249,9 +284,13 @@ def test_refuses_shapes(side, shapes, message):
 )
 def test_refuses_dtypes(dtypes, message):
     with pytest.raises(ValueError, match=message):
-        resolvent_diagonal(*(jnp.ones(s, t) for s, t in zip(((3,), (2,), (2,), ()), dtypes, strict=True)))
+        resolvent_diagonal(
+            *(jnp.ones(s, t) for s, t in zip(((3,), (2,), (2,), ()), dtypes, strict=True))
+        )
 
 
 def test_a_python_number_takes_the_precision(dtype):
-    g = jax.jit(lambda a, b: resolvent_diagonal(a, b, b, 1j))(jnp.zeros(3, dtype), jnp.ones(2, dtype))
+    g = jax.jit(lambda a, b: resolvent_diagonal(a, b, b, 1j))(
+        jnp.zeros(3, dtype), jnp.ones(2, dtype)
+    )
     assert g.dtype == np.result_type(dtype, "complex64")

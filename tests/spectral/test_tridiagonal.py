@@ -1,12 +1,14 @@
-"""Causal sweep, solve, determinant and density of states against dense linear algebra and closed forms; streaming; the ablation."""
+"""Causal sweep, solve, determinant and density of states against dense linear algebra and closed
+forms; streaming; the ablation.
+"""
 
 from functools import partial
 
-import dense_chain as dense
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import dense_chain as dense
 from jax.test_util import check_grads
 
 from vfejax.spectral.ablation import resolvent_diagonal_grad_blend
@@ -26,8 +28,14 @@ each_algorithm = pytest.mark.parametrize("scans", SCANS)
 # Elimination of well-conditioned systems of 20 sites: some hundred roundings.
 TOLERANCE = {"complex64": 1e-5, "complex128": 1e-13}
 
-solve = {scans: jax.jit(partial(resolvent_matvec, scans=scans)) for scans in (SEQUENTIAL, ASSOCIATIVE, PLATFORM)}
-sweep = {scans: jax.jit(partial(causal_sweep, scans=scans)) for scans in (SEQUENTIAL, ASSOCIATIVE, PLATFORM)}
+solve = {
+    scans: jax.jit(partial(resolvent_matvec, scans=scans))
+    for scans in (SEQUENTIAL, ASSOCIATIVE, PLATFORM)
+}
+sweep = {
+    scans: jax.jit(partial(causal_sweep, scans=scans))
+    for scans in (SEQUENTIAL, ASSOCIATIVE, PLATFORM)
+}
 pivots = jax.jit(left_resolvent_diagonal)
 log_det = jax.jit(log_determinant)
 
@@ -44,15 +52,21 @@ def test_solve_and_sweep_against_dense(scans, dtype, rng):
     swept = sweep[scans](pivots(*chain), chain[2], x)
     assert solved.dtype == swept.dtype == dtype
     expected = dense.resolvent(*chain) @ x
-    np.testing.assert_allclose(solved, expected, rtol=0, atol=TOLERANCE[dtype] * np.abs(expected).max())
+    np.testing.assert_allclose(
+        solved, expected, rtol=0, atol=TOLERANCE[dtype] * np.abs(expected).max()
+    )
     # y_i is the last unknown of the system cut off after site i.
     matrix = dense.matrix(*chain)
     cut = [np.linalg.solve(matrix[:, : i + 1, : i + 1], x[:, : i + 1])[:, i] for i in range(20)]
-    np.testing.assert_allclose(swept, np.stack(cut, 1), rtol=0, atol=TOLERANCE[dtype] * np.abs(cut).max())
+    np.testing.assert_allclose(
+        swept, np.stack(cut, 1), rtol=0, atol=TOLERANCE[dtype] * np.abs(cut).max()
+    )
 
 
 def test_solve_of_a_long_chain_has_a_small_residual(rng):
-    """n = 2000, where determinants overflow: ``(T - z) y - x`` is a few roundings of what it sums."""
+    """n = 2000, where determinants overflow: ``(T - z) y - x`` is a few roundings of what it
+    sums.
+    """
     a, b, c, z = dense.chain(rng, 2000, hermitian=True, dtype="complex64")
     x = vectors(rng, "complex64", 2000, 2)
     y = np.asarray(solve[PLATFORM](a, b, c, z, x), np.complex128)
@@ -84,7 +98,9 @@ def test_gradients(scans, rng):
 
 
 def test_gradients_of_real_arguments(rng):
-    """Real diagonals and real vectors under a batch of complex z: cotangents come back real, summed over the broadcast axes."""
+    """Real diagonals and real vectors under a batch of complex z: cotangents come back real, summed
+    over the broadcast axes.
+    """
     a, b, c = (jnp.asarray(rng.standard_normal(s)) for s in ((2, 4), (3,), (3,)))
     z = jnp.asarray(rng.standard_normal(2) + 1j)
     x = jnp.asarray(rng.standard_normal((2, 4, 2)))
@@ -112,7 +128,9 @@ def test_determinant(rng):
 
 
 def test_log_determinant_of_a_long_chain(rng):
-    """Eigenvalues give modulus and total phase, ``sum_j log(lambda_j - z)``: each phase in (-pi, 0) too, so no 2 pi is lost."""
+    """Eigenvalues give modulus and total phase, ``sum_j log(lambda_j - z)``: each phase in (-pi, 0)
+    too, so no 2 pi is lost.
+    """
     a, b, c, z = dense.chain(rng, 300, hermitian=True)
     eigenvalues = np.linalg.eigvalsh(dense.matrix(a, b, c, 0.0).real).astype(complex)
     expected = np.sum(np.log(eigenvalues - z))
@@ -141,10 +159,14 @@ def test_slope_of_the_log_determinant_is_the_trace(rng):
 
 
 def test_density_of_the_free_lattice():
-    """Open chain, hopping t: ``sum_m |psi_m(i)|^2 L(E - 2 t cos(pi m / (n + 1)))`` with Lorentzian L; bulk: 1 / (pi sqrt(4 t^2 - E^2))."""
+    """Open chain, hopping t: ``sum_m |psi_m(i)|^2 L(E - 2 t cos(pi m / (n + 1)))`` with Lorentzian
+    L; bulk: 1 / (pi sqrt(4 t^2 - E^2)).
+    """
     n, hop, eta = 400, 0.7, 0.05
     energies = np.linspace(-2, 2, 9)
-    density = jax.jit(spectral_density)(np.zeros(n), np.full(n - 1, hop), np.full(n - 1, hop), energies + 1j * eta)
+    density = jax.jit(spectral_density)(
+        np.zeros(n), np.full(n - 1, hop), np.full(n - 1, hop), energies + 1j * eta
+    )
     m = np.arange(1, n + 1) * np.pi / (n + 1)
     lorentzian = eta / np.pi / ((energies[:, None] - 2 * hop * np.cos(m)) ** 2 + eta**2)
     modes = 2 / (n + 1) * np.sin(np.outer(m, np.arange(1, n + 1))) ** 2
@@ -181,7 +203,9 @@ def test_streaming_equals_the_batch(dtype, rng):
 
 
 def test_streaming_without_channels():
-    """gL alone, from Python numbers: the golden ratio's continued fraction, 1 / (1 + 1 / (1 + ...))."""
+    """gL alone, from Python numbers: the golden ratio's continued fraction, 1 / (1 + 1 / (1 +
+    ...)).
+    """
     state = streaming_init((), 0)
     for _ in range(40):
         state = streaming_step(state, 1.0, 1.0, -1.0, 0.0, jnp.zeros(0, "float32"))
@@ -195,7 +219,8 @@ def test_ablation_states_its_rule(grad_blend, rng):
     a, b, c, z = dense.chain(rng, 20)
     w = vectors(rng, "complex128", 20)
     value, pull = jax.vjp(
-        partial(resolvent_diagonal_grad_blend, grad_blend=grad_blend), *map(jnp.asarray, (a, b, c, z))
+        partial(resolvent_diagonal_grad_blend, grad_blend=grad_blend),
+        *map(jnp.asarray, (a, b, c, z)),
     )
     g = dense.diagonal(dense.resolvent(a, b, c, z))
     np.testing.assert_allclose(value, g, rtol=1e-12)
@@ -205,7 +230,9 @@ def test_ablation_states_its_rule(grad_blend, rng):
 
 
 def test_ablation_is_not_the_gradient(rng):
-    """The claim of the module: both rules miss by tens of percent at least, on a chain where the exact adjoint misses by 1e-13."""
+    """The claim of the module: both rules miss by tens of percent at least, on a chain where the
+    exact adjoint misses by 1e-13.
+    """
     a, b, c, z = (jnp.asarray(v) for v in dense.chain(rng, 64, hermitian=True))
 
     def slope(fn):

@@ -26,7 +26,9 @@ def test_padding_does_not_count_and_has_no_gradient(rng):
     logits, targets = rng.standard_normal((2, 3, 4)), np.array([[0, 1, 2], [3, 0, 0]])
     nats, counts = token_nats(jnp.asarray(logits), jnp.asarray(targets), 0)
     assert np.array_equal(counts, targets != 0)
-    np.testing.assert_allclose(nats, np.where(targets != 0, _definition(logits, targets), 0), rtol=1e-14)
+    np.testing.assert_allclose(
+        nats, np.where(targets != 0, _definition(logits, targets), 0), rtol=1e-14
+    )
     slope = jax.grad(lambda x: token_nats(x, jnp.asarray(targets), 0)[0].sum())(jnp.asarray(logits))
     assert np.all((np.abs(slope).max(-1) > 0) == (targets != 0))
 
@@ -54,7 +56,9 @@ def test_loss_is_the_mean_over_tokens_that_count_plus_the_models_terms(bigram, r
 def test_a_batch_of_padding_has_loss_zero_not_nan(bigram):
     model = bigram(3)
     params = model.init(jax.random.key(0))
-    loss, slope = jax.value_and_grad(lambda p: next_token_loss(model, p, jnp.zeros((2, 4), int), None, 0)[0])(params)
+    loss, slope = jax.value_and_grad(
+        lambda p: next_token_loss(model, p, jnp.zeros((2, 4), int), None, 0)[0]
+    )(params)
     assert loss == 0
     assert all(np.all(x == 0) for x in jax.tree.leaves(slope))
 

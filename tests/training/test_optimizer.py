@@ -38,7 +38,9 @@ def test_matrices_decay_and_scales_biases_and_physics_do_not():
         "norm": {"scale": jnp.ones((4, 2))},
     }
     optimizer = adamw(0.1, weight_decay=0.5)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
     moved = jax.tree.map(lambda u: bool(np.all(u < 0)), updates)
     assert moved == decays(params)
     assert moved == {
@@ -55,6 +57,8 @@ def test_first_step_is_the_clipped_sign_of_the_gradient():
     slope = {"bias": jnp.asarray([300.0, -0.004, 400.0])}
     optimizer = adamw(0.1, clip_norm=1.0)
     updates, state = optimizer.update(slope, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["bias"], [-0.1, 0.1, -0.1], rtol=2e-3)  # epsilon 1e-8 beside 8e-6
+    np.testing.assert_allclose(
+        updates["bias"], [-0.1, 0.1, -0.1], rtol=2e-3
+    )  # epsilon 1e-8 beside 8e-6
     moment = optax.tree.get(state, "mu")["bias"]
     np.testing.assert_allclose(optax.tree.norm(moment), 0.1, rtol=1e-6)

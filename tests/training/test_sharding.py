@@ -1,4 +1,6 @@
-"""Eight devices give what one gives. They are host devices of a process of their own: XLA makes them at start."""
+"""Eight devices give what one gives. They are host devices of a process of their own: XLA makes
+them at start.
+"""
 
 import os
 import subprocess
@@ -6,7 +8,7 @@ import sys
 
 CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
-from vfejax.models import transformer
+from vfejax.models.gpt import model as transformer
 from vfejax.training import sharding
 from vfejax.training.step import evaluate, trainer
 
@@ -38,6 +40,8 @@ def test_eight_devices_train_and_evaluate_as_one_does():
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    done = subprocess.run([sys.executable, "-W", "error", "-c", CODE], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CODE], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "equal\n"

@@ -1,4 +1,6 @@
-"""Steps of training and evaluation: against hand-made updates, in parts, resumed, and counted exactly."""
+"""Steps of training and evaluation: against hand-made updates, in parts, resumed, and counted
+exactly.
+"""
 
 import chex
 import jax
@@ -22,9 +24,13 @@ def test_a_step_is_one_update_along_the_gradient(bigram, windows):
     model = bigram(5, extra=0.1)
     method = trainer(model, optax.sgd(0.5), jax.random.key(1), padding=0)
     state = method.init(jax.random.key(0))
-    loss, slope = jax.value_and_grad(lambda p: next_token_loss(model, p, windows[0], None, 0)[0])(state.params)
+    loss, slope = jax.value_and_grad(lambda p: next_token_loss(model, p, windows[0], None, 0)[0])(
+        state.params
+    )
     after, info = method.step(state, windows[0])
-    chex.assert_trees_all_close(after.params, jax.tree.map(lambda p, g: p - 0.5 * g, state.params, slope), rtol=1e-14)
+    chex.assert_trees_all_close(
+        after.params, jax.tree.map(lambda p, g: p - 0.5 * g, state.params, slope), rtol=1e-14
+    )
     np.testing.assert_allclose(info.loss, loss, rtol=1e-15)
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-14)
     assert int(after.step) == 1
@@ -98,5 +104,7 @@ def test_evaluation_adds_up_every_token_that_counts(bigram, rng):
     losses = [next_token_loss(model, params, jnp.asarray(w), None, 0) for w in windows]
     counts = [int(info.num_tokens) for _, info in losses]
     assert int(sums.num_tokens) == sum(counts) == np.sum(windows[..., 1:] != 0)
-    total = sum(float(info.cross_entropy) * count for (_, info), count in zip(losses, counts, strict=True))
+    total = sum(
+        float(info.cross_entropy) * count for (_, info), count in zip(losses, counts, strict=True)
+    )
     np.testing.assert_allclose(sums.nats, total, rtol=1e-13)

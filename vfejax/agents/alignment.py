@@ -1,8 +1,9 @@
 """Alignment energies: what an agent pays for its divergences from its neighbours.
 
-An alignment energy maps the divergences of one receiver (or many) to one energy per receiver. Divergences come, and energies go, in
-units of the temperature tau: both energies below are homogeneous, ``E(KL, tau) = tau E(KL / tau, 1)``, so tau enters once, outside.
-They are written with the three reductions of a :class:`Neighbourhood`, hence serve dense rows and edge lists alike.
+An alignment energy maps the divergences of one receiver (or many) to one energy per receiver.
+Divergences come, and energies go, in units of the temperature tau: both energies below are
+homogeneous, ``E(KL, tau) = tau E(KL / tau, 1)``, so tau enters once, outside. They are written with
+the three reductions of a :class:`Neighbourhood`, hence serve dense rows and edge lists alike.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,9 @@ __all__ = ["AlignmentFn", "Neighbourhood", "attention", "entropic", "rows", "seg
 
 
 class Neighbourhood(NamedTuple):
-    """How to reduce over the neighbours of each receiver, and to spread a receiver's number back over them."""
+    """How to reduce over the neighbours of each receiver, and to spread a receiver's number back
+    over them.
+    """
 
     sum: Callable[[Array], Array]
     max: Callable[[Array], Array]
@@ -25,7 +28,9 @@ class Neighbourhood(NamedTuple):
 
 
 class AlignmentFn(Protocol):
-    """``(divergence / tau, log weight, neighbourhood) -> energy / tau`` with one energy per receiver."""
+    """``(divergence / tau, log weight, neighbourhood) -> energy / tau`` with one energy per
+    receiver.
+    """
 
     def __call__(self, divergence: Array, log_weight: Array, over: Neighbourhood, /) -> Array: ...
 
@@ -33,7 +38,9 @@ class AlignmentFn(Protocol):
 def rows() -> Neighbourhood:
     """Dense layout: ``[receivers, senders]``, neighbours along the last axis."""
     return Neighbourhood(
-        sum=lambda x: jnp.sum(x, axis=-1), max=lambda x: jnp.max(x, axis=-1), spread=lambda x: x[..., None]
+        sum=lambda x: jnp.sum(x, axis=-1),
+        max=lambda x: jnp.max(x, axis=-1),
+        spread=lambda x: x[..., None],
     )
 
 
@@ -46,8 +53,12 @@ def segments(receivers: Array, num_receivers: int) -> Neighbourhood:
     )
 
 
-def _unnormalised(divergence: Array, log_weight: Array, over: Neighbourhood) -> tuple[Array, Array, Array]:
-    """Shifted Boltzmann factors, their sum (1 where there is no neighbour) and the shift (0 there)."""
+def _unnormalised(
+    divergence: Array, log_weight: Array, over: Neighbourhood
+) -> tuple[Array, Array, Array]:
+    """Shifted Boltzmann factors, their sum (1 where there is no neighbour) and the shift (0
+    there).
+    """
     logits = log_weight - divergence
     top = over.max(jax.lax.stop_gradient(logits))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
@@ -57,7 +68,9 @@ def _unnormalised(divergence: Array, log_weight: Array, over: Neighbourhood) -> 
 
 
 def attention(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array:
-    """Attention ``beta_ij = w_j exp(-KL_ij / tau) / sum_l w_l exp(-KL_il / tau)``; all 0 for an agent without neighbours."""
+    """Attention ``beta_ij = w_j exp(-KL_ij / tau) / sum_l w_l exp(-KL_il / tau)``; all 0 for an
+    agent without neighbours.
+    """
     factors, total, _ = _unnormalised(divergence, log_weight, over)
     return factors / over.spread(total)
 
@@ -65,16 +78,19 @@ def attention(divergence: Array, log_weight: Array, over: Neighbourhood) -> Arra
 def weighted(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array:
     """Attention-weighted divergence ``sum_j beta_ij KL_ij``, differentiated through beta.
 
-    Its slope is ``beta_ij (1 - (KL_ij - <KL>_i) / tau)``: pairs far above the mean repel. An agent without neighbours pays 0.
+    Its slope is ``beta_ij (1 - (KL_ij - <KL>_i) / tau)``: pairs far above the mean repel. An agent
+    without neighbours pays 0.
     """
     factors, total, _ = _unnormalised(divergence, log_weight, over)
     return over.sum(factors * divergence) / total
 
 
 def entropic(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array:
-    """Soft minimum ``-tau log sum_j w_j exp(-KL_ij / tau) / sum_j w_j = sum beta KL + tau KL(beta || w)``.
+    """Soft minimum ``-tau log sum_j w_j exp(-KL_ij / tau) / sum_j w_j = sum beta KL + tau KL(beta
+    || w)``.
 
-    By the envelope theorem its slope is exactly ``beta_ij``: only attraction. An agent without neighbours pays 0.
+    By the envelope theorem its slope is exactly ``beta_ij``: only attraction. An agent without
+    neighbours pays 0.
     """
     _, total, top = _unnormalised(divergence, log_weight, over)
     mass = over.sum(jnp.exp(log_weight))

@@ -5,11 +5,14 @@
       + lambda_prior  sum_ij gamma_ij KL(p_i || Omega_ij p_j)
       + lambda_obs    sum_i E_{q_i}[-log p(o_i | x)]
 
-with attention beta, gamma = softmax_j(-KL / tau) over j != i. On a base manifold every term is integrated with the quadrature weights and the
-support chi_i of the agent. The supports of its neighbours weigh its softmax, ``beta_ij ~ chi_j exp(-KL_ij / tau)``, and its alignment counts
-as far as there is company, ``c_i = 1 - prod_{j != i} (1 - chi_j)``. So every force on an agent vanishes with its own support, as it must: two
-agents pay exactly ``chi_i chi_j KL_ij``, and for sharp supports this is the plain softmax over the agents present at the point. (A
-hard mask with the weight chi_i chi_j outside would let a neighbour of vanishing support take attention away from the others.)
+with attention beta, gamma = softmax_j(-KL / tau) over j != i. On a base manifold every term is
+integrated with the quadrature weights and the support chi_i of the agent. The supports of its
+neighbours weigh its softmax, ``beta_ij ~ chi_j exp(-KL_ij / tau)``, and its alignment counts as far
+as there is company, ``c_i = 1 - prod_{j != i} (1 - chi_j)``. So every force on an agent vanishes
+with its own support, as it must: two agents pay exactly ``chi_i chi_j KL_ij``, and for sharp
+supports this is the plain softmax over the agents present at the point. (A hard mask with the
+weight chi_i chi_j outside would let a neighbour of vanishing support take attention away from the
+others.)
 """
 
 from typing import Any, NamedTuple
@@ -61,13 +64,17 @@ def _is_zero(weight: float | Array) -> bool:
 
 
 def _log_support(chi: Array) -> Array:
-    """``log chi``, -inf outside the support; the gradient there is 0, where that of a bare logarithm is NaN."""
+    """``log chi``, -inf outside the support; the gradient there is 0, where that of a bare
+    logarithm is NaN.
+    """
     inside = chi > 0
     return jnp.where(inside, jnp.log(jnp.where(inside, chi, 1.0)), -jnp.inf)
 
 
 def _absence_of_senders(absent: Array, edges: Edges) -> Array:
-    """``prod_j absent_j`` over the edges of each receiver, 1 without any; ``jax.ops.segment_prod`` has no gradient."""
+    """``prod_j absent_j`` over the edges of each receiver, 1 without any; ``jax.ops.segment_prod``
+    has no gradient.
+    """
     num = absent.shape[0]
     order = jnp.argsort(edges.receivers)
     receivers, senders = edges.receivers[order], edges.senders[order]
@@ -82,7 +89,9 @@ def _absence_of_senders(absent: Array, edges: Edges) -> Array:
 
 
 def _company(chi: Array, edges: Edges | None) -> Array:
-    """How far agent i has anyone to align with, ``1 - prod_{j != i} (1 - chi_j)`` over its neighbours, ``[n]``."""
+    """How far agent i has anyone to align with, ``1 - prod_{j != i} (1 - chi_j)`` over its
+    neighbours, ``[n]``.
+    """
     absent = 1.0 - chi
     if edges is not None:
         return 1.0 - _absence_of_senders(absent, edges)
@@ -107,9 +116,14 @@ def _alignment(
     features = pairwise.pair_features(gaussian, field)
     options = {"coefficient": coefficient, "log_weight": None, "alignment_fn": alignment_fn}
     if chi is not None:
-        options |= {"coefficient": coefficient * _company(chi, edges), "log_weight": _log_support(chi)}
+        options |= {
+            "coefficient": coefficient * _company(chi, edges),
+            "log_weight": _log_support(chi),
+        }
     if edges is not None:
-        return pairwise.edge_alignment_energy(features, edges.receivers, edges.senders, temperature, **options)
+        return pairwise.edge_alignment_energy(
+            features, edges.receivers, edges.senders, temperature, **options
+        )
     return pairwise.alignment_energy(
         features, temperature, **options, block_size=block_size, compute_dtype=compute_dtype
     )
@@ -119,7 +133,9 @@ def _flatten_grid(x: Array, num_grid_axes: int) -> Array:
     return jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :]))
 
 
-def measure(population: Population, supports: Array | None, quadrature: Array | None) -> Array | None:
+def measure(
+    population: Population, supports: Array | None, quadrature: Array | None
+) -> Array | None:
     """Weight chi_i(c) w(c) of agent i at point c, ``[n, *grid]``: support times quadrature weight.
 
     Args:
@@ -136,7 +152,9 @@ def measure(population: Population, supports: Array | None, quadrature: Array | 
     shape = population.phi.shape[:-1]
     for name, array, want in (("supports", supports, shape), ("quadrature", quadrature, shape[1:])):
         if array is not None and array.shape != want:
-            raise ValueError(f"{name} must have shape {want} to fit the population, got {array.shape}")
+            raise ValueError(
+                f"{name} must have shape {want} to fit the population, got {array.shape}"
+            )
     if supports is None and quadrature is None:
         return None
     ones = jnp.ones(shape, population.belief.mean.dtype)
@@ -162,22 +180,28 @@ def free_energy_terms(
     """Free energy of a population, term by term.
 
     Args:
-        population: beliefs, priors and frames of n agents, as points or as fields ``[n, *grid, ...]``.
+        population: beliefs, priors and frames of n agents, as points or as fields ``[n, *grid,
+            ...]``.
         generators: Lie-algebra basis ``[a, k, k]``.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
-        alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default) or ``entropic``.
+        alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default) or
+            ``entropic``.
         observations: what the agents measured; without it the observation term is 0.
-        supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. The gradient in chi_i is exact where ``chi_i > 0``; at 0 it is finite
+        supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. The gradient in chi_i is exact
+            where ``chi_i > 0``; at 0 it is finite
             but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        exponential: the group exponential; ``irreps.so3_exponential(max_spin)`` is the fast closed form for rotations.
+        exponential: the group exponential; ``irreps.so3_exponential(max_spin)`` is the fast closed
+            form for rotations.
         block_size: receivers per block of pairs.
-        compute_dtype: dtype of the operands of the pairwise products (``jnp.bfloat16``); they accumulate in the population's dtype.
+        compute_dtype: dtype of the operands of the pairwise products (``jnp.bfloat16``); they
+            accumulate in the population's dtype.
 
     Returns:
-        Weighted terms and their total, scalars in nats. Complexity O(n^2 k^2) time, O(n k^2) memory at a point.
+        Weighted terms and their total, scalars in nats. Complexity O(n^2 k^2) time, O(n k^2) memory
+        at a point.
 
     Raises:
         ValueError: when shapes do not fit, naming the array.
@@ -203,18 +227,31 @@ def free_energy_terms(
             size = max(1, pairwise.BLOCK_ENTRIES // (gaussian.mean.shape[0] * points))
 
         def at_point(gaussian, field, coefficient, chi):
-            return _alignment(gaussian, field, temperature, coefficient, chi, edges, alignment_fn, size, compute_dtype)
+            return _alignment(
+                gaussian,
+                field,
+                temperature,
+                coefficient,
+                chi,
+                edges,
+                alignment_fn,
+                size,
+                compute_dtype,
+            )
 
         arrays = (gaussian, field, weight_field, supports)
         if num_grid_axes == 0:
-            # Not a vmap over one point: XLA on CPU has fast products of matrices, slow ones of stacks of one.
+            # Not a vmap over one point: XLA on CPU has fast products of matrices, slow ones of
+            # stacks of one.
             return weight * at_point(*arrays)
         flat = jax.tree.map(lambda x: _flatten_grid(x, num_grid_axes), arrays)
         return weight * jnp.sum(jax.vmap(at_point, in_axes=1)(*flat))
 
     self_coupling = zero
     if not _is_zero(weights.self_coupling):
-        self_coupling = weights.self_coupling * integrate(kl_divergence(population.belief, population.prior))
+        self_coupling = weights.self_coupling * integrate(
+            kl_divergence(population.belief, population.prior)
+        )
     observation = zero
     if observations is not None and not _is_zero(weights.observation):
         accuracy = expected_negative_log_likelihood(population.belief, observations)

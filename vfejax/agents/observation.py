@@ -16,8 +16,9 @@ __all__ = ["Observations", "expected_negative_log_likelihood", "identity_observa
 class Observations(NamedTuple):
     """What the agents measured.
 
-    ``values [n, m, *grid, o]``: m observations per agent; ``present [n, m, *grid]``: 1 where there is one, 0 where there is none (then
-    the value must still be finite); ``matrix [o, k]``: C; ``noise_chol [o, o]``: lower factor of R, shared by all agents.
+    ``values [n, m, *grid, o]``: m observations per agent; ``present [n, m, *grid]``: 1 where there
+    is one, 0 where there is none (then the value must still be finite); ``matrix [o, k]``: C;
+    ``noise_chol [o, o]``: lower factor of R, shared by all agents.
     """
 
     values: Array
@@ -33,7 +34,9 @@ def identity_observations(values: Array, noise_std: float | Array) -> Observatio
 
 
 def _check_shapes(shape: tuple[int, ...], observations: Observations) -> None:
-    """Raise ValueError, naming the array, unless the observations fit agents whose means have ``shape = [n, *grid, k]``."""
+    """Raise ValueError, naming the array, unless the observations fit agents whose means have
+    ``shape = [n, *grid, k]``.
+    """
     values, present, matrix, noise_chol = observations
     dim = matrix.shape[0]
     if matrix.shape != (dim, shape[-1]):
@@ -43,15 +46,20 @@ def _check_shapes(shape: tuple[int, ...], observations: Observations) -> None:
             f"observation values must have shape [n, m, *grid, o] with n, *grid = {shape[:-1]} and o = {dim}, got {values.shape}"
         )
     if present.shape != values.shape[:-1]:
-        raise ValueError(f"present must have shape {values.shape[:-1]} to fit the values, got {present.shape}")
+        raise ValueError(
+            f"present must have shape {values.shape[:-1]} to fit the values, got {present.shape}"
+        )
     if noise_chol.shape != (dim, dim):
-        raise ValueError(f"noise_chol must have shape {(dim, dim)} to fit the matrix, got {noise_chol.shape}")
+        raise ValueError(
+            f"noise_chol must have shape {(dim, dim)} to fit the matrix, got {noise_chol.shape}"
+        )
 
 
 def expected_negative_log_likelihood(belief: Gaussian, observations: Observations) -> Array:
     """``E_q[-log p(o | x)]`` of every agent, summed over its observations, in nats.
 
-    With ``W = R_chol^{-1}``, per observation ``1/2 (|W (o - C mu)|^2 + |W C L|_F^2 + log det 2 pi R)``.
+    With ``W = R_chol^{-1}``, per observation ``1/2 (|W (o - C mu)|^2 + |W C L|_F^2 + log det 2 pi
+    R)``.
 
     Args:
         belief: mean ``[n, *grid, k]``, chol ``[n, *grid, k, k]``.
@@ -71,13 +79,20 @@ def expected_negative_log_likelihood(belief: Gaussian, observations: Observation
     predicted = jnp.einsum("ok,...k->...o", whitened_matrix, belief.mean, precision="highest")
     seen = jnp.einsum("po,...o->...p", whitener, values, precision="highest")
     residual = jnp.sum((seen - predicted[:, None]) ** 2, axis=-1)
-    spread = jnp.einsum("ok,...kl->...ol", whitened_matrix, jnp.tril(belief.chol), precision="highest")
-    constant = jnp.sum(spread**2, axis=(-2, -1)) + dim * math.log(2 * math.pi) + log_det_cholesky(noise_chol)
+    spread = jnp.einsum(
+        "ok,...kl->...ol", whitened_matrix, jnp.tril(belief.chol), precision="highest"
+    )
+    constant = (
+        jnp.sum(spread**2, axis=(-2, -1))
+        + dim * math.log(2 * math.pi)
+        + log_det_cholesky(noise_chol)
+    )
     return 0.5 * jnp.sum(present * (residual + constant[:, None]), axis=1)
 
 
 def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
-    """What each agent would believe alone: the exact Bayesian posterior of its prior and its own observations.
+    """What each agent would believe alone: the exact Bayesian posterior of its prior and its own
+    observations.
 
     Args:
         prior: mean ``[n, *grid, k]``, chol ``[n, *grid, k, k]``.
@@ -98,6 +113,10 @@ def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
     count = jnp.sum(present, axis=1)
     information, precision = gaussian.natural_parameters(prior)
     gram = jnp.matmul(whitened_matrix.T, whitened_matrix, precision="highest")
-    precision = precision + count[..., None, None] * jnp.reshape(gram, (1,) * count.ndim + gram.shape)
-    information = information + jnp.einsum("ok,...o->...k", whitened_matrix, total, precision="highest")
+    precision = precision + count[..., None, None] * jnp.reshape(
+        gram, (1,) * count.ndim + gram.shape
+    )
+    information = information + jnp.einsum(
+        "ok,...o->...k", whitened_matrix, total, precision="highest"
+    )
     return gaussian.from_natural(information, precision)

@@ -1,6 +1,7 @@
 """All-pairs divergences in the common frame, streamed in blocks of receivers.
 
-KL does not change when both arguments are pushed through one invertible map, and ``Omega_ij = U_i U_j^{-1}`` factorises, so
+KL does not change when both arguments are pushed through one invertible map, and ``Omega_ij = U_i
+U_j^{-1}`` factorises, so
 
     KL(q_i || Omega_ij q_j) = KL(U_i^{-1} q_i || U_j^{-1} q_j).
 
@@ -8,13 +9,15 @@ Rotate every belief once into the common frame, ``(m_i, S_i, P_j = S_j^{-1})``. 
 
     2 KL_ij = <P_j, S_i + m_i m_i^T> - 2 m_i . P_j m_j + m_j . P_j m_j + log|S_j| - log|S_i| - k
 
-is a matrix product of one feature row per receiver with one per sender, of length k (k + 1) / 2 + k + 2. Alignment is attention with
-these logits: no array of shape n x n, let alone n x n x k x k, is ever formed.
+is a matrix product of one feature row per receiver with one per sender, of length k (k + 1) / 2 + k
++ 2. Alignment is attention with these logits: no array of shape n x n, let alone n x n x k x k, is
+ever formed.
 
-Rounding. The features are centred and scaled by the population's mean variances, which changes nothing in exact arithmetic. What
-remains is cancellation between the terms of the product: the absolute error of KL_ij is about
-``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in those units, so relative to agents' distances from their common mean. A lower ``compute_dtype``
-puts its own eps there.
+Rounding. The features are centred and scaled by the population's mean variances, which changes
+nothing in exact arithmetic. What remains is cancellation between the terms of the product: the
+absolute error of KL_ij is about ``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in those units, so
+relative to agents' distances from their common mean. A lower ``compute_dtype`` puts its own eps
+there.
 """
 
 from functools import partial
@@ -48,7 +51,9 @@ BLOCK_ENTRIES = 2**20
 
 
 class FrameField(NamedTuple):
-    """Frames and their inverses ``[..., k, k]`` with ``log_det = log |det U| [...]``; computed once, used by every term."""
+    """Frames and their inverses ``[..., k, k]`` with ``log_det = log |det U| [...]``; computed
+    once, used by every term.
+    """
 
     outward: Array
     inward: Array
@@ -73,7 +78,8 @@ def _gram(factor: Array) -> Array:
 def _pack(matrix: Array) -> Array:
     """Lower triangle of a symmetric matrix, row by row: ``[..., k, k] -> [..., k (k + 1) / 2]``.
 
-    By a constant 0-1 matrix: its transpose, which the gradient needs, is a product too, not a scatter.
+    By a constant 0-1 matrix: its transpose, which the gradient needs, is a product too, not a
+    scatter.
     """
     k = matrix.shape[-1]
     rows, columns = np.tril_indices(k)
@@ -82,8 +88,12 @@ def _pack(matrix: Array) -> Array:
     return _matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
 
 
-def frame_field(phi: Array, generators: Array, exponential: ExponentialFn = groups.exponential) -> FrameField:
-    """Frames ``U = exp(phi . J)``, their inverses ``exp(-phi . J)`` and ``log |det U| = phi . tr J``."""
+def frame_field(
+    phi: Array, generators: Array, exponential: ExponentialFn = groups.exponential
+) -> FrameField:
+    """Frames ``U = exp(phi . J)``, their inverses ``exp(-phi . J)`` and ``log |det U| = phi . tr
+    J``.
+    """
     traces = jnp.trace(jnp.asarray(generators, phi.dtype), axis1=-2, axis2=-1)
     outward, inward = frames(jnp.stack([phi, -phi]), generators, exponential)
     return FrameField(outward, inward, matvec(traces[None], phi)[..., 0])
@@ -124,7 +134,10 @@ def pair_features(gaussian: Gaussian, field: FrameField) -> PairFeatures:
 
 
 def pairwise_kl(
-    gaussian: Gaussian, phi: Array, generators: Array, exponential: ExponentialFn = groups.exponential
+    gaussian: Gaussian,
+    phi: Array,
+    generators: Array,
+    exponential: ExponentialFn = groups.exponential,
 ) -> Array:
     """All divergences ``KL(q_i || Omega_ij q_j)``, in nats.
 
@@ -135,8 +148,8 @@ def pairwise_kl(
         exponential: the group exponential.
 
     Returns:
-        ``[n, n]``, receiver i along rows, sender j along columns. For more agents than fit as a matrix, sum over pairs with
-        :func:`alignment_energy` instead.
+        ``[n, n]``, receiver i along rows, sender j along columns. For more agents than fit as a
+        matrix, sum over pairs with :func:`alignment_energy` instead.
     """
     features = pair_features(gaussian, frame_field(phi, generators, exponential))
     return _matmul(features.receiver, features.sender.T)
@@ -151,10 +164,16 @@ def attention_weights(
     log_weight: Array | None = None,
     exponential: ExponentialFn = groups.exponential,
 ) -> Array:
-    """Attention ``beta_ij`` over j != i at temperature tau (nats), ``[n, n]``; rows sum to 1, or to 0 without neighbours."""
+    """Attention ``beta_ij`` over j != i at temperature tau (nats), ``[n, n]``; rows sum to 1, or to
+    0 without neighbours.
+    """
     divergence = pairwise_kl(gaussian, phi, generators, exponential) / temperature
     num = divergence.shape[0]
-    bias = jnp.zeros_like(divergence) if log_weight is None else jnp.broadcast_to(log_weight[None], divergence.shape)
+    bias = (
+        jnp.zeros_like(divergence)
+        if log_weight is None
+        else jnp.broadcast_to(log_weight[None], divergence.shape)
+    )
     masked = jnp.where(jnp.eye(num, dtype=bool), -jnp.inf, bias)
     return alignment.attention(divergence, masked, alignment.rows())
 
@@ -168,7 +187,9 @@ def _block_size(num_agents: int, requested: int | None) -> int:
 
 
 class _Streamed(NamedTuple):
-    """What the streamed energy depends on; a NamedTuple so that tangents and gradients share its structure."""
+    """What the streamed energy depends on; a NamedTuple so that tangents and gradients share its
+    structure.
+    """
 
     receiver: Array
     sender: Array
@@ -185,7 +206,9 @@ class _Setting(NamedTuple):
 
 
 def _product(left: Array, right: Array, setting: _Setting) -> Array:
-    """Matrix product in the compute dtype, accumulated and returned in the dtype of the features."""
+    """Matrix product in the compute dtype, accumulated and returned in the dtype of the
+    features.
+    """
     dtype = right.dtype
     if setting.compute_dtype is None:
         return jnp.matmul(left, right, precision="highest")
@@ -194,16 +217,24 @@ def _product(left: Array, right: Array, setting: _Setting) -> Array:
 
 
 def _blocks(inputs: _Streamed, block_size: int) -> tuple[Array, Array, Array]:
-    """Receivers in blocks: indices ``[blocks, b]``, features ``[blocks, b, f]``, coefficients; padding has coefficient 0."""
+    """Receivers in blocks: indices ``[blocks, b]``, features ``[blocks, b, f]``, coefficients;
+    padding has coefficient 0.
+    """
     num = inputs.receiver.shape[0]
     num_blocks = -(-num // block_size)
     padding = num_blocks * block_size - num
     receiver = jnp.pad(inputs.receiver, ((0, padding), (0, 0))).reshape(num_blocks, block_size, -1)
     coefficient = jnp.pad(inputs.coefficient, (0, padding)).reshape(num_blocks, block_size)
-    return jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size), receiver, coefficient
+    return (
+        jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size),
+        receiver,
+        coefficient,
+    )
 
 
-def _block_energies(divergence: Array, log_weight: Array | None, index: Array, setting: _Setting) -> Array:
+def _block_energies(
+    divergence: Array, log_weight: Array | None, index: Array, setting: _Setting
+) -> Array:
     """Energies of one block of receivers against all senders, itself excluded."""
     num = divergence.shape[-1]
     bias = jnp.zeros((1, 1), divergence.dtype) if log_weight is None else log_weight[None, :]
@@ -227,18 +258,25 @@ def _streamed_energy(inputs: _Streamed, setting: _Setting) -> Array:
 
 
 def _streamed_value_and_grad(inputs: _Streamed, setting: _Setting) -> tuple[Array, _Streamed]:
-    """Energy and its gradient in one sweep: a block holds whole rows, so its softmax and slope need no second pass."""
+    """Energy and its gradient in one sweep: a block holds whole rows, so its softmax and slope need
+    no second pass.
+    """
 
     def block(carry, xs):
         total, sender_grad, weight_grad = carry
         index, receiver, coefficient = xs
         divergence = _product(receiver, inputs.sender.T, setting)
-        energies, pull_back = jax.vjp(lambda d, w: _block_energies(d, w, index, setting), divergence, inputs.log_weight)
+        energies, pull_back = jax.vjp(
+            lambda d, w: _block_energies(d, w, index, setting), divergence, inputs.log_weight
+        )
         slope, weight_slope = pull_back(coefficient)
         sender_grad = sender_grad + _product(slope.T, receiver, setting)
         weight_grad = jax.tree.map(jnp.add, weight_grad, weight_slope)
         total = total + jnp.sum(coefficient * energies)
-        return (total, sender_grad, weight_grad), (_product(slope, inputs.sender, setting), energies)
+        return (total, sender_grad, weight_grad), (
+            _product(slope, inputs.sender, setting),
+            energies,
+        )
 
     start = (
         jnp.zeros((), inputs.receiver.dtype),
@@ -255,8 +293,9 @@ def _streamed_value_and_grad(inputs: _Streamed, setting: _Setting) -> tuple[Arra
 
 @_streamed_energy.defjvp
 def _streamed_energy_jvp(setting, primals, tangents):
-    # A jvp rule that is linear in the tangents serves forward mode, reverse mode (by transposition, which only scales the stored
-    # O(n k^2) gradient) and their compositions; a vjp rule would serve reverse mode alone.
+    # A jvp rule that is linear in the tangents serves forward mode, reverse mode (by transposition,
+    # which only scales the stored O(n k^2) gradient) and their compositions; a vjp rule would serve
+    # reverse mode alone.
     (inputs,), (tangent,) = primals, tangents
     value, gradient = _streamed_value_and_grad(inputs, setting)
     products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangent)
@@ -275,17 +314,20 @@ def alignment_energy(
 ) -> Array:
     """Alignment energy of all agents to all others, ``sum_i coefficient_i E_i``, in nats.
 
-    Time is three products of ``n x f`` with ``f x n`` features and one exponential per pair for value and gradient together; memory
-    is O(n k^2 + block_size n).
+    Time is three products of ``n x f`` with ``f x n`` features and one exponential per pair for
+    value and gradient together; memory is O(n k^2 + block_size n).
 
     Args:
         features: rows from :func:`pair_features`.
         temperature: tau in nats, positive.
-        coefficient: weight of each receiver's energy ``[n]`` (support times quadrature weight), 1 by default.
-        log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by default.
+        coefficient: weight of each receiver's energy ``[n]`` (support times quadrature weight), 1
+            by default.
+        log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
+            default.
         alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, or your own.
         block_size: receivers per block; by default a block of pairs takes 4 MB in float32.
-        compute_dtype: dtype of the operands of the pairwise products, such as ``jnp.bfloat16``; they accumulate in the dtype of the
+        compute_dtype: dtype of the operands of the pairwise products, such as ``jnp.bfloat16``;
+            they accumulate in the dtype of the
             features, which is also the default.
 
     Returns:
@@ -313,7 +355,8 @@ def edge_alignment_energy(
     log_weight: Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
 ) -> Array:
-    """Alignment energy over a neighbour list: agent ``receivers[e]`` listens to agent ``senders[e]``.
+    """Alignment energy over a neighbour list: agent ``receivers[e]`` listens to agent
+    ``senders[e]``.
 
     Args:
         features: rows from :func:`pair_features`.
@@ -328,7 +371,9 @@ def edge_alignment_energy(
         A scalar. Time and memory O(e k^2).
     """
     num = features.receiver.shape[0]
-    divergence = jnp.sum(features.receiver[receivers] / temperature * features.sender[senders], axis=-1)
+    divergence = jnp.sum(
+        features.receiver[receivers] / temperature * features.sender[senders], axis=-1
+    )
     bias = jnp.zeros_like(divergence) if log_weight is None else log_weight[senders]
     masked = jnp.where(receivers == senders, -jnp.inf, bias)
     energies = alignment_fn(divergence, masked, alignment.segments(receivers, num))

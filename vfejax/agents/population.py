@@ -1,6 +1,7 @@
 """Populations of Gaussian agents and their unconstrained coordinates.
 
-A population is a pytree with a leading agent axis, and grid axes behind it when agents are fields over a base manifold.
+A population is a pytree with a leading agent axis, and grid axes behind it when agents are fields
+over a base manifold.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,8 @@ __all__ = [
 class Population(NamedTuple):
     """Beliefs q_i, priors p_i and frame coordinates phi_i of n agents.
 
-    ``belief`` and ``prior`` have mean ``[n, *grid, k]`` and chol ``[n, *grid, k, k]``; ``phi`` is ``[n, *grid, a]``.
+    ``belief`` and ``prior`` have mean ``[n, *grid, k]`` and chol ``[n, *grid, k, k]``; ``phi`` is
+    ``[n, *grid, a]``.
     """
 
     belief: Gaussian
@@ -39,7 +41,9 @@ class Population(NamedTuple):
 
 
 class PopulationCoordinates(NamedTuple):
-    """Twin of :class:`Population` in which every array is unconstrained; the position of every dynamics."""
+    """Twin of :class:`Population` in which every array is unconstrained; the position of every
+    dynamics.
+    """
 
     belief: GaussianCoordinates
     prior: GaussianCoordinates
@@ -90,20 +94,28 @@ def inverse_metric(
 
 def _shorten(tree: PyTree, length: Array, radius: float) -> PyTree:
     factor = radius / jnp.maximum(length, radius)
-    return jax.tree.map(lambda x: x * jnp.reshape(factor, factor.shape + (1,) * (x.ndim - factor.ndim)), tree)
+    return jax.tree.map(
+        lambda x: x * jnp.reshape(factor, factor.shape + (1,) * (x.ndim - factor.ndim)), tree
+    )
 
 
 def limit_step(
-    step: PopulationCoordinates, coordinates: PopulationCoordinates, *, gaussian_radius: float, frame_radius: float
+    step: PopulationCoordinates,
+    coordinates: PopulationCoordinates,
+    *,
+    gaussian_radius: float,
+    frame_radius: float,
 ) -> PopulationCoordinates:
     """Trust region of every agent on its own: long steps are shortened, short ones pass unchanged.
 
-    While frames are still misaligned a covariance can feel a force of hundreds of nats; no first-order step of that length is meaningful.
+    While frames are still misaligned a covariance can feel a force of hundreds of nats; no
+    first-order step of that length is meaningful.
 
     Args:
         step: proposed change of the coordinates.
         coordinates: where the step starts.
-        gaussian_radius: longest Fisher length of one belief's or prior's step (0.3 changes it by about 0.05 nats of KL).
+        gaussian_radius: longest Fisher length of one belief's or prior's step (0.3 changes it by
+            about 0.05 nats of KL).
         frame_radius: longest step of one agent's frame coordinates, in radians.
 
     Returns:
@@ -116,19 +128,27 @@ def limit_step(
     )
 
 
-def retract_frames(coordinates: PopulationCoordinates, retraction: Callable[[Array], Array]) -> PopulationCoordinates:
-    """Replace frame coordinates by equivalent ones, such as :func:`vfejax.geometry.irreps.principal_rotation`."""
+def retract_frames(
+    coordinates: PopulationCoordinates, retraction: Callable[[Array], Array]
+) -> PopulationCoordinates:
+    """Replace frame coordinates by equivalent ones, such as
+    :func:`vfejax.geometry.irreps.principal_rotation`.
+    """
     return coordinates._replace(phi=retraction(coordinates.phi))
 
 
 def check_shapes(population: Population, generators: Array) -> None:
-    """Raise ValueError, naming the array, unless all shapes of the population fit each other and the generators."""
+    """Raise ValueError, naming the array, unless all shapes of the population fit each other and
+    the generators.
+    """
     shape = population.belief.mean.shape
     if jnp.ndim(generators) != 3:
         raise ValueError(f"generators must have shape [a, k, k], got {jnp.shape(generators)}")
     num_generators, k, _ = jnp.shape(generators)
     if len(shape) < 2 or shape[-1] != k:
-        raise ValueError(f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got {shape}")
+        raise ValueError(
+            f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got {shape}"
+        )
     expected = {
         "belief.chol": (population.belief.chol, (*shape, k)),
         "prior.mean": (population.prior.mean, shape),
@@ -137,4 +157,6 @@ def check_shapes(population: Population, generators: Array) -> None:
     }
     for name, (array, want) in expected.items():
         if array.shape != want:
-            raise ValueError(f"{name} must have shape {want} to fit belief.mean {shape}, got {array.shape}")
+            raise ValueError(
+                f"{name} must have shape {want} to fit belief.mean {shape}, got {array.shape}"
+            )

@@ -1,7 +1,8 @@
 """Unconstrained coordinates of a Gaussian and the Fisher metric in them.
 
-A plain factor L can cross zero on its diagonal, where the energy jumps to infinity. Coordinates ``W`` with
-``L = stricttril(W) + diag(exp(diag W))`` cover exactly the positive definite covariances: every step in them, however long, stays one.
+A plain factor L can cross zero on its diagonal, where the energy jumps to infinity. Coordinates
+``W`` with ``L = stricttril(W) + diag(exp(diag W))`` cover exactly the positive definite
+covariances: every step in them, however long, stays one.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,9 @@ __all__ = ["GaussianCoordinates", "constrain", "fisher_length", "inverse_fisher"
 
 
 class GaussianCoordinates(NamedTuple):
-    """Twin of :class:`Gaussian`: ``mean [..., k]`` and ``factor [..., k, k]``, free below and on the diagonal (log scale)."""
+    """Twin of :class:`Gaussian`: ``mean [..., k]`` and ``factor [..., k, k]``, free below and on
+    the diagonal (log scale).
+    """
 
     mean: Array
     factor: Array
@@ -38,16 +41,21 @@ def constrain(coordinates: GaussianCoordinates) -> Gaussian:
 
 
 def unconstrain(q: Gaussian) -> GaussianCoordinates:
-    """Coordinates of a Gaussian, inverse of :func:`constrain`; NaN (-inf at 0) where the factor's diagonal is not positive."""
+    """Coordinates of a Gaussian, inverse of :func:`constrain`; NaN (-inf at 0) where the factor's
+    diagonal is not positive.
+    """
     return GaussianCoordinates(q.mean, _with_diagonal(q.chol, jnp.log(_diagonal(q.chol))))
 
 
-def inverse_fisher(coordinates: GaussianCoordinates, gradient: GaussianCoordinates) -> GaussianCoordinates:
+def inverse_fisher(
+    coordinates: GaussianCoordinates, gradient: GaussianCoordinates
+) -> GaussianCoordinates:
     """Natural gradient: the Fisher-steepest ascent direction, in coordinates.
 
-    The mean moves along ``Sigma g``. For the factor write ``dL = L X`` with X lower triangular: the Fisher metric is then diagonal,
-    ``1/2 tr (Sigma^{-1} dSigma)^2 = 2 sum_i X_ii^2 + sum_{i>j} X_ij^2``, so ``X = tril(L^T dF/dL)`` with its diagonal halved, and the
-    coordinate direction is ``L X`` off the diagonal and ``X_ii`` on it. No factorisation, no inverse.
+    The mean moves along ``Sigma g``. For the factor write ``dL = L X`` with X lower triangular: the
+    Fisher metric is then diagonal, ``1/2 tr (Sigma^{-1} dSigma)^2 = 2 sum_i X_ii^2 + sum_{i>j}
+    X_ij^2``, so ``X = tril(L^T dF/dL)`` with its diagonal halved, and the coordinate direction is
+    ``L X`` off the diagonal and ``X_ii`` on it. No factorisation, no inverse.
 
     Args:
         coordinates: where the metric is taken.
@@ -66,7 +74,8 @@ def inverse_fisher(coordinates: GaussianCoordinates, gradient: GaussianCoordinat
 
 
 def fisher_length(coordinates: GaussianCoordinates, step: GaussianCoordinates) -> Array:
-    """Length of a small step in the Fisher metric, ``[...]``: about ``sqrt(2 KL)`` between its two ends.
+    """Length of a small step in the Fisher metric, ``[...]``: about ``sqrt(2 KL)`` between its two
+    ends.
 
     ``|L^{-1} dmu|^2 + 2 sum_i X_ii^2 + sum_{i>j} X_ij^2`` under the root, with ``X = L^{-1} dL``.
     """

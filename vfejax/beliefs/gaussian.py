@@ -1,7 +1,7 @@
 """Gaussian beliefs N(mean, L L^T): moments, natural form, divergence, entropy, Fisher information.
 
-The covariance is carried by a lower-triangular factor L with positive diagonal. Entries above the diagonal are ignored by
-every function here (``tril`` on entry), so their gradients are exactly 0.
+The covariance is carried by a lower-triangular factor L with positive diagonal. Entries above the
+diagonal are ignored by every function here (``tril`` on entry), so their gradients are exactly 0.
 """
 
 import math
@@ -10,7 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.numerics import cholesky, log_det_cholesky, matvec, symmetrize, transpose, triangular_inverse
+from vfejax.numerics import (
+    cholesky,
+    log_det_cholesky,
+    matvec,
+    symmetrize,
+    transpose,
+    triangular_inverse,
+)
 from vfejax.types import Array
 
 __all__ = [
@@ -31,7 +38,9 @@ __all__ = [
 
 
 class Gaussian(NamedTuple):
-    """Normal distribution(s): ``mean [..., k]`` and lower-triangular ``chol [..., k, k]`` with covariance ``chol chol^T``."""
+    """Normal distribution(s): ``mean [..., k]`` and lower-triangular ``chol [..., k, k]`` with
+    covariance ``chol chol^T``.
+    """
 
     mean: Array
     chol: Array
@@ -40,7 +49,8 @@ class Gaussian(NamedTuple):
 class FisherInformation(NamedTuple):
     """Blocks of the Fisher information in (mean, covariance); the two are orthogonal.
 
-    ``mean [..., k, k]`` is the precision; ``cov [..., k, k, k, k]`` is the quadratic form ``dSigma_ij cov_ijkl dSigma_kl``.
+    ``mean [..., k, k]`` is the precision; ``cov [..., k, k, k, k]`` is the quadratic form
+    ``dSigma_ij cov_ijkl dSigma_kl``.
     """
 
     mean: Array
@@ -62,7 +72,7 @@ def from_moments(mean: Array, cov: Array) -> Gaussian:
     """Gaussian with ``mean [..., k]`` and symmetric positive definite ``cov [..., k, k]``.
 
     Nothing is repaired: where ``cov`` is not positive definite the factor is NaN. Use
-    :func:`vfejax.io.numpy_state.from_arrays` for data that must be checked.
+    :func:`vfejax.data.population_arrays.from_arrays` for data that must be checked.
     """
     return Gaussian(mean, cholesky(cov))
 
@@ -80,7 +90,8 @@ def precision(q: Gaussian) -> Array:
 
 
 def natural_parameters(q: Gaussian) -> tuple[Array, Array]:
-    """Information vector ``P mean [..., k]`` and precision ``P [..., k, k]`` with ``P = Sigma^{-1}``.
+    """Information vector ``P mean [..., k]`` and precision ``P [..., k, k]`` with ``P =
+    Sigma^{-1}``.
 
     In this form independent evidence adds.
     """
@@ -105,7 +116,8 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
         p: the same shapes.
 
     Returns:
-        ``[...]``, at least 0 up to rounding and 0 only at equality. It is not clamped: a clamp would kill the gradient at consensus.
+        ``[...]``, at least 0 up to rounding and 0 only at equality. It is not clamped: a clamp
+        would kill the gradient at consensus.
 
     Raises:
         ValueError: when mean and factor of one argument, or the two arguments, do not fit.
@@ -113,7 +125,9 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
     _check(q, "q")
     _check(p, "p")
     if q.mean.shape != p.mean.shape:
-        raise ValueError(f"q and p must have the same shapes, got means {q.mean.shape} and {p.mean.shape}")
+        raise ValueError(
+            f"q and p must have the same shapes, got means {q.mean.shape} and {p.mean.shape}"
+        )
     chol_q = jnp.tril(q.chol)
     chol_p = jnp.tril(p.chol)
     columns = jnp.concatenate([chol_q, (q.mean - p.mean)[..., None]], axis=-1)
@@ -124,7 +138,9 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
 
 def entropy(q: Gaussian) -> Array:
     """Differential entropy ``k/2 log(2 pi e) + log det L``, in nats, ``[...]``."""
-    return 0.5 * (q.mean.shape[-1] * math.log(2 * math.pi * math.e) + log_det_cholesky(jnp.tril(q.chol)))
+    return 0.5 * (
+        q.mean.shape[-1] * math.log(2 * math.pi * math.e) + log_det_cholesky(jnp.tril(q.chol))
+    )
 
 
 def expected_log_density(q: Gaussian, p: Gaussian) -> Array:
@@ -153,13 +169,14 @@ def sample(key: Array, q: Gaussian, shape: tuple[int, ...] = ()) -> Array:
 def fisher_information(q: Gaussian) -> FisherInformation:
     """Fisher information of the moments: ``P`` for the mean, ``1/2 P (x) P`` for the covariance.
 
-    It is the Hessian of ``KL(q || p)`` in p at p = q. (For a scalar standard deviation s this is ``2 / s^2``, the
-    information of s, after the chain rule dSigma = 2 s ds.)
+    It is the Hessian of ``KL(q || p)`` in p at p = q. (For a scalar standard deviation s this is
+    ``2 / s^2``, the information of s, after the chain rule dSigma = 2 s ds.)
 
     Source: Amari, Information Geometry (2016), section 1.6.
     """
     matrix = precision(q)
     cov = 0.25 * (
-        jnp.einsum("...ik,...jl->...ijkl", matrix, matrix) + jnp.einsum("...il,...jk->...ijkl", matrix, matrix)
+        jnp.einsum("...ik,...jl->...ijkl", matrix, matrix)
+        + jnp.einsum("...il,...jk->...ijkl", matrix, matrix)
     )
     return FisherInformation(matrix, cov)

@@ -1,1 +1,1 @@
-"""Command line: one file per command."""
+"""Command line: ``main`` and one module or folder for each command."""

@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from vfejax.cli import config as configuration
 from vfejax.cli import language_models
-from vfejax.cli.config import check
-from vfejax.cli.corpora import train_corpus
-from vfejax.io import corpus
-from vfejax.io.batches import evaluation_windows
-from vfejax.io.corpus import Split
-from vfejax.io.errors import UserError
-from vfejax.io.files import atomic_write
+from vfejax.cli import options as configuration
+from vfejax.cli.options import check
+from vfejax.cli.train.corpora import train_corpus
+from vfejax.data import corpus
+from vfejax.data.batches import evaluation_windows
+from vfejax.data.corpus import Split
+from vfejax.data.files import atomic_write
+from vfejax.errors import UserError
 from vfejax.training import sharding
 from vfejax.training.step import evaluate as evaluate_windows
 from vfejax.types import SequenceModel
@@ -29,13 +29,16 @@ __all__ = ["ABLATIONS", "EvaluateConfig", "Measured", "evaluator", "main", "scor
 
 _GROUP = 32  # batches per compiled call
 
-# What is measured again with a part of the model switched off: by model, the ablation's name and the options it changes.
+# What is measured again with a part of the model switched off: by model, the ablation's name and
+# the options it changes.
 ABLATIONS = {"quantum": ("decohered", {"decohere": True})}
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How well a trained model predicts a text: cross-entropy, perplexity per token, bits per byte."""
+    """How well a trained model predicts a text: cross-entropy, perplexity per token, bits per
+    byte.
+    """
 
     run: Path = Path("runs/train")
     """Directory that vfejax train wrote; its best weights are used."""
@@ -63,7 +66,9 @@ class Measured(NamedTuple):
 def evaluator(
     model: SequenceModel, mesh: jax.sharding.Mesh, length: int, batch_size: int, padding: int
 ) -> Callable[[Any, np.ndarray, int], Measured]:
-    """A function ``(params, tokens, limit) -> Measured`` over at most ``limit`` windows of ``length`` tokens (0: all of them)."""
+    """A function ``(params, tokens, limit) -> Measured`` over at most ``limit`` windows of
+    ``length`` tokens (0: all of them).
+    """
     evaluate_fn = jax.jit(functools.partial(evaluate_windows, model, padding=padding))
 
     def measure(params: Any, tokens: np.ndarray, limit: int) -> Measured:
@@ -72,7 +77,8 @@ def evaluator(
         nats = count = 0
         for start in range(0, len(windows), _GROUP):
             group = windows[start : start + _GROUP]
-            # Every call has the same shape, so that only one program is compiled; padding does not count.
+            # Every call has the same shape, so that only one program is compiled; padding does not
+            # count.
             missing = min(len(windows), _GROUP) - len(group)
             group = np.pad(group, ((0, missing), (0, 0), (0, 0)), constant_values=padding)
             sums = evaluate_fn(params, sharding.split_batches(mesh, group))
@@ -83,7 +89,9 @@ def evaluator(
 
 
 def scores(measured: Measured, split: Split) -> dict[str, float]:
-    """Cross-entropy (nats per token), perplexity per token, and, for text, bits per byte of UTF-8."""
+    """Cross-entropy (nats per token), perplexity per token, and, for text, bits per byte of
+    UTF-8.
+    """
     nats, count = measured
     found = {"loss_nats_per_token": nats, "perplexity": math.exp(nats), "tokens_predicted": count}
     if split.num_bytes is not None:
@@ -96,7 +104,9 @@ def _split(config: EvaluateConfig, trained: language_models.Trained) -> Split:
         return corpus.load_split(config.text, trained.vocabulary, trained.config.length)
     split = getattr(train_corpus(trained.config), config.split)
     if split is None:
-        raise UserError(f"--split {config.split}: the data of {config.run} has no such part; choose train or valid")
+        raise UserError(
+            f"--split {config.split}: the data of {config.run} has no such part; choose train or valid"
+        )
     return split
 
 
@@ -121,7 +131,9 @@ def main(arguments: Sequence[str]) -> int:
     mesh = sharding.data_mesh(settings.batch_size)
 
     def measure(model: SequenceModel) -> Measured:
-        measure_fn = evaluator(model, mesh, settings.length, settings.batch_size, trained.vocabulary.padding_id)
+        measure_fn = evaluator(
+            model, mesh, settings.length, settings.batch_size, trained.vocabulary.padding_id
+        )
         return measure_fn(trained.params, split.tokens, config.windows)
 
     measured = measure(trained.model)

@@ -8,12 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vfejax.cli import config as configuration
 from vfejax.cli import language_models
-from vfejax.cli.config import check
-from vfejax.io.errors import UserError
-from vfejax.io.files import atomic_write
-from vfejax.io.vocabulary import Vocabulary
+from vfejax.cli import options as configuration
+from vfejax.cli.options import check
+from vfejax.data.files import atomic_write
+from vfejax.data.vocabulary import Vocabulary
+from vfejax.errors import UserError
 from vfejax.models import sampling
 from vfejax.types import PyTree, SequenceModel
 
@@ -45,13 +45,17 @@ class GenerateConfig:
 
 
 def _encode(prompt: str, vocabulary: Vocabulary) -> np.ndarray:
-    """Tokens ``[p]`` of the prompt; UserError when there are none, or for a symbol the vocabulary does not know (words may be unknown)."""
+    """Tokens ``[p]`` of the prompt; UserError when there are none, or for a symbol the vocabulary
+    does not know (words may be unknown).
+    """
     tokens = vocabulary.encode(prompt)
     if not len(tokens):
         raise UserError("--prompt: holds no token; give at least one")
     unknown = tokens == vocabulary.unknown_id
     if vocabulary.kind != "word" and np.any(unknown):
-        raise UserError(f"--prompt: the model's vocabulary has no {prompt[int(np.argmax(unknown))]!r}; leave it out")
+        raise UserError(
+            f"--prompt: the model's vocabulary has no {prompt[int(np.argmax(unknown))]!r}; leave it out"
+        )
     return tokens
 
 
@@ -74,16 +78,25 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, generate, print, and return the exit status."""
     config = configuration.parse(GenerateConfig, arguments, program="vfejax generate")
     check(config.tokens >= 1, "tokens", config.tokens, "at least 1")
-    check(0 <= config.temperature < float("inf"), "temperature", config.temperature, "at least 0 and finite")
+    check(
+        0 <= config.temperature < float("inf"),
+        "temperature",
+        config.temperature,
+        "at least 0 and finite",
+    )
     check(config.top_k >= 0, "top-k", config.top_k, "at least 0")
     check(0 < config.top_p <= 1, "top-p", config.top_p, "above 0 and at most 1")
     trained = language_models.load(config.run)
     words = trained.vocabulary
     top_p = None if config.top_p == 1 else config.top_p
     special = (words.padding_id, words.unknown_id)
-    sampler_fn = sampling.sampler(config.temperature, config.top_k or None, top_p, forbidden=special)
+    sampler_fn = sampling.sampler(
+        config.temperature, config.top_k or None, top_p, forbidden=special
+    )
     prompt = _encode(config.prompt, words)
-    new = continuation(trained.model, trained.params, words, prompt, config.tokens, config.seed, sampler_fn)
+    new = continuation(
+        trained.model, trained.params, words, prompt, config.tokens, config.seed, sampler_fn
+    )
     gap = " " if words.kind == "word" and not config.prompt[-1:].isspace() else ""
     text = config.prompt + gap + new
     if config.out is not None:

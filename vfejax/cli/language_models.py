@@ -7,25 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli import config as configuration
-from vfejax.cli.train_config import TrainConfig
-from vfejax.io import checkpoint, run_directory, vocabulary
-from vfejax.io.errors import UserError
-from vfejax.io.vocabulary import Vocabulary
-from vfejax.models import quantum_transformer, resnet_bk, transformer
+from vfejax.cli import options as configuration
+from vfejax.cli.train.config import TrainConfig
+from vfejax.data import vocabulary
+from vfejax.data.vocabulary import Vocabulary
+from vfejax.errors import UserError
+from vfejax.models.gpt import model as transformer
+from vfejax.models.quantum import model as quantum_transformer
+from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.runs import checkpoint
+from vfejax.runs import directory as run_directory
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["BEST", "Trained", "build", "load"]
 
 BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
 
-# A new model is one file with a configuration and a build function, one line here and two in train_config.py.
-_BUILDERS = {"resnet-bk": resnet_bk.build, "transformer": transformer.build, "quantum": quantum_transformer.build}
+# A new model is one file with a configuration and a build function, one line here and two in
+# train_config.py.
+_BUILDERS = {
+    "resnet-bk": resnet_bk.build,
+    "transformer": transformer.build,
+    "quantum": quantum_transformer.build,
+}
 _COUNTING = ("quantum",)  # models whose first weights hang on how often each token occurs
 
 
 class Trained(NamedTuple):
-    """A run's settings, model, best weights, vocabulary, and the step and validation loss (nats per token) of those weights."""
+    """A run's settings, model, best weights, vocabulary, and the step and validation loss (nats per
+    token) of those weights.
+    """
 
     config: TrainConfig
     model: SequenceModel
@@ -44,7 +55,9 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
     extra = {"counts": counts} if config.model in _COUNTING else {}
     options = getattr(config, config.model.replace("-", "_"))
     try:
-        return _BUILDERS[config.model](options, vocab_size, config.length, jnp.dtype(config.compute), **extra)
+        return _BUILDERS[config.model](
+            options, vocab_size, config.length, jnp.dtype(config.compute), **extra
+        )
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error
 
@@ -64,7 +77,9 @@ def load(path: Path) -> Trained:
     words = vocabulary.load(path / "vocabulary.json")
     model = build(config, words.size)
     if checkpoint.latest_step(path / BEST) is None:
-        raise UserError(f"{path} holds no weights yet; wait for the first evaluation of vfejax train")
+        raise UserError(
+            f"{path} holds no weights yet; wait for the first evaluation of vfejax train"
+        )
     template = jax.eval_shape(model.init, jax.random.key(0))
     params, meta = checkpoint.restore(path / BEST, template)
     return Trained(config, model, params, words, meta["step"], meta["valid_loss"])

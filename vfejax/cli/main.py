@@ -1,4 +1,6 @@
-"""Entry point: ``vfejax COMMAND``. Commands are imported only when called, so ``--help`` is quick."""
+"""Entry point: ``vfejax COMMAND``. Commands are imported only when called, so ``--help`` is
+quick.
+"""
 
 import importlib
 import os
@@ -6,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vfejax import __version__
-from vfejax.io.errors import UserError
+from vfejax.errors import UserError
 
 COMMANDS = {
     "simulate": "a population of Gaussian agents minimises its variational free energy",
@@ -20,7 +22,9 @@ INTERRUPTED = 130
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    return f"usage: vfejax COMMAND [options]\n\n{rows}\n\nvfejax COMMAND --help explains every option."
+    return (
+        f"usage: vfejax COMMAND [options]\n\n{rows}\n\nvfejax COMMAND --help explains every option."
+    )
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -47,13 +51,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 done, 2 what one line on stderr explains, 130 interrupted, 1 output cut off."""
+    """Run a command and return the exit status: 0 done, 2 what one line on stderr explains, 130
+    interrupted, 1 output cut off.
+    """
     try:
         status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # here, where a reader that went away can be met
         return status
     except BrokenPipeError:
-        # The reader of our output (head, less) went away: point stdout elsewhere so that the exit stays quiet.
+        # The reader of our output (head, less) went away: point stdout elsewhere so that the exit
+        # stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

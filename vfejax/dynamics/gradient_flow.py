@@ -9,7 +9,13 @@ import optax
 
 from vfejax.types import Array, EnergyFn, Integrator, PyTree
 
-__all__ = ["GradientFlowInfo", "GradientFlowState", "broadcast_prefix", "gradient_flow", "scale_by_tree"]
+__all__ = [
+    "GradientFlowInfo",
+    "GradientFlowState",
+    "broadcast_prefix",
+    "gradient_flow",
+    "scale_by_tree",
+]
 
 
 class GradientFlowState(NamedTuple):
@@ -21,7 +27,9 @@ class GradientFlowState(NamedTuple):
 
 
 class GradientFlowInfo(NamedTuple):
-    """Energy at the new position (nats), Euclidean norm of the gradient there, and what the energy returned besides."""
+    """Energy at the new position (nats), Euclidean norm of the gradient there, and what the energy
+    returned besides.
+    """
 
     energy: Array
     gradient_norm: Array
@@ -29,7 +37,9 @@ class GradientFlowInfo(NamedTuple):
 
 
 def broadcast_prefix(prefix: PyTree, tree: PyTree) -> PyTree:
-    """Give every leaf of ``tree`` the value of the leaf of ``prefix`` above it; a scalar serves the whole tree."""
+    """Give every leaf of ``tree`` the value of the leaf of ``prefix`` above it; a scalar serves the
+    whole tree.
+    """
     return jax.tree.map(lambda value, subtree: jax.tree.map(lambda _: value, subtree), prefix, tree)
 
 
@@ -44,7 +54,9 @@ def scale_by_tree(learning_rates: PyTree) -> optax.GradientTransformation:
     """
 
     def update(updates: PyTree, _params: PyTree) -> PyTree:
-        return jax.tree.map(lambda rate, u: -rate * u, broadcast_prefix(learning_rates, updates), updates)
+        return jax.tree.map(
+            lambda rate, u: -rate * u, broadcast_prefix(learning_rates, updates), updates
+        )
 
     return optax.stateless(update)
 
@@ -58,18 +70,23 @@ def gradient_flow(
 ) -> Integrator:
     """Descent ``x <- retraction(x + optimizer(grad F(x)))``.
 
-    With ``optax.sgd(step_size)`` it is Euler's method for ``dx/dt = -grad F``. The gradient is carried, so one step costs one
-    value and gradient, and the info describes the position the step arrived at.
+    With ``optax.sgd(step_size)`` it is Euler's method for ``dx/dt = -grad F``. The gradient is
+    carried, so one step costs one value and gradient, and the info describes the position the step
+    arrived at.
 
     Args:
-        energy_fn: position to scalar, or to ``(scalar, aux)`` with ``has_aux`` (as in ``jax.value_and_grad``).
-        optimizer: any optax transformation that asks for no more than gradient and position (so no line search, which also
+        energy_fn: position to scalar, or to ``(scalar, aux)`` with ``has_aux`` (as in
+            ``jax.value_and_grad``).
+        optimizer: any optax transformation that asks for no more than gradient and position (so no
+            line search, which also
             wants the energy); :func:`scale_by_tree` gives a learning rate per group.
         has_aux: whether ``energy_fn`` returns something besides the energy.
-        retraction: maps a position to an equivalent one after each step, such as frames into their principal ball.
+        retraction: maps a position to an equivalent one after each step, such as frames into their
+            principal ball.
 
     Returns:
-        ``init(position) -> GradientFlowState`` and ``step(state) -> (GradientFlowState, GradientFlowInfo)``.
+        ``init(position) -> GradientFlowState`` and ``step(state) -> (GradientFlowState,
+        GradientFlowInfo)``.
     """
     value_and_grad = jax.value_and_grad(energy_fn, has_aux=has_aux)
 
@@ -83,11 +100,15 @@ def gradient_flow(
         return GradientFlowState(position, gradient, optimizer.init(position))
 
     def step(state: GradientFlowState) -> tuple[GradientFlowState, GradientFlowInfo]:
-        updates, optimizer_state = optimizer.update(state.gradient, state.optimizer_state, state.position)
+        updates, optimizer_state = optimizer.update(
+            state.gradient, state.optimizer_state, state.position
+        )
         position = optax.apply_updates(state.position, updates)
         position = position if retraction is None else retraction(position)
         gradient, energy, aux = evaluate(position)
         squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g * g), gradient))
-        return GradientFlowState(position, gradient, optimizer_state), GradientFlowInfo(energy, jnp.sqrt(squares), aux)
+        return GradientFlowState(position, gradient, optimizer_state), GradientFlowInfo(
+            energy, jnp.sqrt(squares), aux
+        )
 
     return Integrator(init, step)

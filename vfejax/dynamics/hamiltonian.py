@@ -1,8 +1,10 @@
-"""Hamiltonian flow ``H(x, p) = F(x) + sum p^2 / (2 m)`` by symplectic splittings, with conformal friction.
+"""Hamiltonian flow ``H(x, p) = F(x) + sum p^2 / (2 m)`` by symplectic splittings, with conformal
+friction.
 
-All schemes are palindromes of two substeps, kick and drift: reversible to rounding, and symplectic because each substep is. With friction c
-the momentum also shrinks by ``exp(-c dt)``, split evenly around each substep; the flow is then conformally symplectic: the symplectic
-form, too, decays by exactly ``exp(-c dt)`` per step.
+All schemes are palindromes of two substeps, kick and drift: reversible to rounding, and symplectic
+because each substep is. With friction c the momentum also shrinks by ``exp(-c dt)``, split evenly
+around each substep; the flow is then conformally symplectic: the symplectic form, too, decays by
+exactly ``exp(-c dt)`` per step.
 """
 
 from collections.abc import Sequence
@@ -14,11 +16,20 @@ import jax.numpy as jnp
 from vfejax.dynamics.gradient_flow import broadcast_prefix
 from vfejax.types import Array, EnergyFn, Integrator, PyTree
 
-__all__ = ["HamiltonianInfo", "HamiltonianState", "kinetic_energy", "symplectic", "velocity_verlet", "yoshida4"]
+__all__ = [
+    "HamiltonianInfo",
+    "HamiltonianState",
+    "kinetic_energy",
+    "symplectic",
+    "velocity_verlet",
+    "yoshida4",
+]
 
 
 class HamiltonianState(NamedTuple):
-    """Position, momentum and the force ``-grad F`` at the position (carried: one gradient per substep)."""
+    """Position, momentum and the force ``-grad F`` at the position (carried: one gradient per
+    substep).
+    """
 
     position: PyTree
     momentum: PyTree
@@ -35,8 +46,12 @@ class HamiltonianInfo(NamedTuple):
 
 
 def kinetic_energy(momentum: PyTree, mass: PyTree = 1.0) -> Array:
-    """``sum p^2 / (2 m)``; ``mass`` is a scalar or a tree prefix of the momentum. Infinite mass contributes 0."""
-    terms = jax.tree.map(lambda p, m: jnp.sum(p * p / (2.0 * m)), momentum, broadcast_prefix(mass, momentum))
+    """``sum p^2 / (2 m)``; ``mass`` is a scalar or a tree prefix of the momentum. Infinite mass
+    contributes 0.
+    """
+    terms = jax.tree.map(
+        lambda p, m: jnp.sum(p * p / (2.0 * m)), momentum, broadcast_prefix(mass, momentum)
+    )
     return jax.tree.reduce(jnp.add, terms)
 
 
@@ -63,8 +78,8 @@ def symplectic(
         ``init(position, momentum=None) -> HamiltonianState`` (at rest by default) and
         ``step(state) -> (HamiltonianState, HamiltonianInfo)``.
 
-    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), sections I.1.4 and II.4; friction as in McLachlan and
-    Perlmutter, J. Geom. Phys. 39 (2001) 276.
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), sections I.1.4 and II.4;
+    friction as in McLachlan and Perlmutter, J. Geom. Phys. 39 (2001) 276.
     """
     value_and_grad = jax.value_and_grad(energy_fn, has_aux=has_aux)
 
@@ -76,7 +91,9 @@ def symplectic(
         momentum = jax.tree.map(jnp.zeros_like, position) if momentum is None else momentum
         return HamiltonianState(position, momentum, evaluate(position)[0])
 
-    def substep(state: HamiltonianState, weight: Array) -> tuple[HamiltonianState, tuple[Array, Any]]:
+    def substep(
+        state: HamiltonianState, weight: Array
+    ) -> tuple[HamiltonianState, tuple[Array, Any]]:
         def kick(momentum: PyTree, force: PyTree, decay_first: bool) -> PyTree:
             def leaf(p: Array, f: Array) -> Array:
                 dt = (weight * step_size).astype(p.dtype)
@@ -111,7 +128,9 @@ def velocity_verlet(
     *,
     has_aux: bool = False,
 ) -> Integrator:
-    """Stoermer-Verlet (leapfrog): second order, one gradient per step. Arguments as in :func:`symplectic`."""
+    """Stoermer-Verlet (leapfrog): second order, one gradient per step. Arguments as in
+    :func:`symplectic`.
+    """
     return symplectic(energy_fn, step_size, (1.0,), mass=mass, friction=friction, has_aux=has_aux)
 
 
@@ -123,7 +142,8 @@ def yoshida4(
     *,
     has_aux: bool = False,
 ) -> Integrator:
-    """Yoshida's triple jump: fourth order, three gradients per step. Arguments as in :func:`symplectic`.
+    """Yoshida's triple jump: fourth order, three gradients per step. Arguments as in
+    :func:`symplectic`.
 
     Weights ``(w, 1 - 2 w, w)`` with ``w = 1 / (2 - 2^(1/3))``; the middle one is negative.
 

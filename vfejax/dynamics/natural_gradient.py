@@ -16,13 +16,15 @@ def natural_gradient(
 ) -> optax.GradientTransformation:
     """Replace a gradient g by ``v = G(x)^{-1} g``, as an optax transformation.
 
-    Chain it before a learning rate: ``optax.chain(natural_gradient(metric), scale_by_tree(rates))``. On Gaussian coordinates every
-    step stays a Gaussian (:mod:`vfejax.beliefs.coordinates`), so covariances are positive definite by construction.
+    Chain it before a learning rate: ``optax.chain(natural_gradient(metric),
+    scale_by_tree(rates))``. On Gaussian coordinates every step stays a Gaussian
+    (:mod:`vfejax.beliefs.coordinates`), so covariances are positive definite by construction.
 
     Args:
         inverse_metric_fn: ``(position, gradient) -> direction``.
-        max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at most this. Without it a
-            belief much wider than its target overshoots, until the exponential of its log scale underflows.
+        max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at
+            most this. Without it a belief much wider than its target overshoots, until the
+            exponential of its log scale underflows.
 
     Returns:
         A stateless transformation; its ``update`` needs the position as ``params``.

@@ -16,6 +16,7 @@ def rollout(integrator: Integrator, state: PyTree, num_steps: int) -> tuple[PyTr
         num_steps: static number of steps.
 
     Returns:
-        The last state, and the infos of all steps stacked along a new leading axis ``[num_steps, ...]``.
+        The last state, and the infos of all steps stacked along a new leading axis ``[num_steps,
+        ...]``.
     """
     return jax.lax.scan(lambda carry, _: integrator.step(carry), state, length=num_steps)

@@ -1,7 +1,8 @@
 """Base manifolds as grids: points, distances, supports and quadrature.
 
-A grid is a pytree of points and quadrature weights. ``lengths`` holds the period of each periodic axis and infinity for an open one, so one
-formula for displacement serves lines, rings, planes and tori. Lengths are in the user's unit.
+A grid is a pytree of points and quadrature weights. ``lengths`` holds the period of each periodic
+axis and infinity for an open one, so one formula for displacement serves lines, rings, planes and
+tori. Lengths are in the user's unit.
 """
 
 import math
@@ -33,7 +34,8 @@ __all__ = [
 class Grid(NamedTuple):
     """A discretised base manifold.
 
-    ``points [*shape, d]`` are coordinates, ``quadrature [*shape]`` sums to the volume, ``periods [d]`` is the period of each axis (inf: open).
+    ``points [*shape, d]`` are coordinates, ``quadrature [*shape]`` sums to the volume, ``periods
+    [d]`` is the period of each axis (inf: open).
     """
 
     points: Array
@@ -43,7 +45,9 @@ class Grid(NamedTuple):
 
 def _axis(num: int, length: float, periodic: bool) -> tuple[np.ndarray, np.ndarray]:
     if num < 1 or not (math.isfinite(length) and length > 0):
-        raise ValueError(f"a grid axis needs at least 1 point and a positive length, got {num} points, length {length}")
+        raise ValueError(
+            f"a grid axis needs at least 1 point and a positive length, got {num} points, length {length}"
+        )
     if periodic:
         return np.arange(num) * (length / num), np.full(num, length / num)
     if num == 1:
@@ -55,7 +59,9 @@ def _axis(num: int, length: float, periodic: bool) -> tuple[np.ndarray, np.ndarr
 
 def _product(shape: Sequence[int], lengths: Sequence[float], periodic: bool) -> Grid:
     if len(shape) != len(lengths):
-        raise ValueError(f"shape {tuple(shape)} and lengths {tuple(lengths)} must have the same number of axes")
+        raise ValueError(
+            f"shape {tuple(shape)} and lengths {tuple(lengths)} must have the same number of axes"
+        )
     axes = [_axis(num, length, periodic) for num, length in zip(shape, lengths, strict=True)]
     points = np.stack(np.meshgrid(*(x for x, _ in axes), indexing="ij"), axis=-1)
     weights = np.ones(tuple(shape))
@@ -71,7 +77,9 @@ def point() -> Grid:
 
 
 def ring(num: int, length: float = 2 * math.pi) -> Grid:
-    """Circle of the given circumference; equal weights, which integrate trigonometric polynomials below ``num`` exactly."""
+    """Circle of the given circumference; equal weights, which integrate trigonometric polynomials
+    below ``num`` exactly.
+    """
     return _product((num,), (length,), periodic=True)
 
 
@@ -82,7 +90,9 @@ def line(num: int, length: float = 1.0) -> Grid:
 
 def torus(shape: Sequence[int], lengths: Sequence[float] | None = None) -> Grid:
     """Product of rings, of circumference 2 pi by default."""
-    return _product(shape, [2 * math.pi] * len(shape) if lengths is None else lengths, periodic=True)
+    return _product(
+        shape, [2 * math.pi] * len(shape) if lengths is None else lengths, periodic=True
+    )
 
 
 def plane(shape: Sequence[int], lengths: Sequence[float] | None = None) -> Grid:
@@ -102,7 +112,9 @@ def displacement(grid: Grid, centre: Array) -> Array:
 
 
 def distance(grid: Grid, centre: Array) -> Array:
-    """Geodesic (flat) distance from ``centre [..., d]`` to every point, ``[..., *shape]``; its gradient at distance 0 is 0."""
+    """Geodesic (flat) distance from ``centre [..., d]`` to every point, ``[..., *shape]``; its
+    gradient at distance 0 is 0.
+    """
     return safe_norm(displacement(grid, centre))
 
 
@@ -112,7 +124,9 @@ def sharp_support(distances: Array, radius: float | Array) -> Array:
 
 
 def smooth_support(distances: Array, radius: float | Array) -> Array:
-    """Smooth bump ``exp(1 - 1 / (1 - (r / radius)^2))`` inside the ball, exactly 0 outside; all derivatives exist."""
+    """Smooth bump ``exp(1 - 1 / (1 - (r / radius)^2))`` inside the ball, exactly 0 outside; all
+    derivatives exist.
+    """
     square = (distances / radius) ** 2
     inside = square < 1
     return jnp.where(inside, jnp.exp(1.0 - 1.0 / jnp.where(inside, 1.0 - square, 1.0)), 0.0)

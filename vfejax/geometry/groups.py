@@ -1,7 +1,9 @@
-"""Matrix Lie groups in exponential coordinates: algebra element, exponential, structure constants, metric.
+"""Matrix Lie groups in exponential coordinates: algebra element, exponential, structure constants,
+metric.
 
-A group is given by its generators ``J [a, k, k]``, a basis of the Lie algebra in some representation. A frame is
-``U = exp(sum_a phi^a J_a)`` with coordinates ``phi [..., a]`` (radians for rotations).
+A group is given by its generators ``J [a, k, k]``, a basis of the Lie algebra in some
+representation. A frame is ``U = exp(sum_a phi^a J_a)`` with coordinates ``phi [..., a]`` (radians
+for rotations).
 """
 
 import math
@@ -44,15 +46,17 @@ def algebra(phi: Array, generators: Array) -> Array:
     if generators.ndim != 3 or generators.shape[-1] != generators.shape[-2]:
         raise ValueError(f"generators must have shape [a, k, k], got {generators.shape}")
     if phi.ndim == 0 or phi.shape[-1] != generators.shape[0]:
-        raise ValueError(f"phi must end in one coordinate per generator ({generators.shape[0]}), got shape {phi.shape}")
+        raise ValueError(
+            f"phi must end in one coordinate per generator ({generators.shape[0]}), got shape {phi.shape}"
+        )
     return jnp.einsum("...a,akl->...kl", phi, generators.astype(phi.dtype), precision="highest")
 
 
 def exponential(phi: Array, generators: Array) -> Array:
     """Group element ``exp(sum_a phi^a J_a)``, for any generators.
 
-    For direct sums of so(3) irreps :func:`vfejax.geometry.irreps.so3_exponential` is a closed form that compiles and
-    runs faster.
+    For direct sums of so(3) irreps :func:`vfejax.geometry.irreps.so3_exponential` is a closed form
+    that compiles and runs faster.
 
     Args:
         phi: coordinates ``[..., a]``.
@@ -65,14 +69,17 @@ def exponential(phi: Array, generators: Array) -> Array:
 
 
 def matrix_exponential(x: Array) -> Array:
-    """``exp(x)`` of ``x [..., k, k]`` by Taylor's series of order 16 on ``x / 2^s`` and s squarings.
+    """``exp(x)`` of ``x [..., k, k]`` by Taylor's series of order 16 on ``x / 2^s`` and s
+    squarings.
 
-    Products only: unlike Pade's rational form (``jax.scipy.linalg.expm``) it needs no batched LU, which can deadlock on CPU
-    (:mod:`vfejax.numerics`) and compiles slowly. s is chosen per matrix so that ``|x / 2^s|_1`` is at most 1/2 in
-    float64 (truncation error 2e-20) and 2 in lower precision (4e-10): every squaring doubles the rounding error, so none is wasted.
+    Products only: unlike Pade's rational form (``jax.scipy.linalg.expm``) it needs no batched LU,
+    which can deadlock on CPU (:mod:`vfejax.numerics`) and compiles slowly. s is chosen per matrix
+    so that ``|x / 2^s|_1`` is at most 1/2 in float64 (truncation error 2e-20) and 2 in lower
+    precision (4e-10): every squaring doubles the rounding error, so none is wasted.
 
     Returns:
-        ``[..., k, k]``; NaN where ``|x|_1`` exceeds 2^15 (2^17 in lower precision), which would take more squarings than are provided.
+        ``[..., k, k]``; NaN where ``|x|_1`` exceeds 2^15 (2^17 in lower precision), which would
+        take more squarings than are provided.
 
     Source: Higham, Functions of Matrices (2008), section 10.3.
     """
@@ -102,7 +109,8 @@ def structure_constants(generators: Array) -> Array:
         generators: linearly independent basis ``[a, k, k]``, closed under commutators.
 
     Returns:
-        ``[a, a, a]``, by least squares on the Gram matrix ``tr(J_a^T J_b)``; exact when the span is closed.
+        ``[a, a, a]``, by least squares on the Gram matrix ``tr(J_a^T J_b)``; exact when the span is
+        closed.
     """
     products = jnp.einsum("aij,bjk->abik", generators, generators, precision="highest")
     commutators = products - jnp.swapaxes(products, 0, 1)
@@ -114,8 +122,8 @@ def structure_constants(generators: Array) -> Array:
 def body_jacobian(phi: Array, generators: Array) -> Array:
     """Matrix T that turns coordinate velocities into body velocities.
 
-    ``U^{-1} dU = sum_c (T(phi) dphi)^c J_c`` with ``T = (1 - exp(-ad_phi)) / ad_phi``, read off the exponential of a
-    block matrix so that nothing is divided by ``ad_phi``.
+    ``U^{-1} dU = sum_c (T(phi) dphi)^c J_c`` with ``T = (1 - exp(-ad_phi)) / ad_phi``, read off the
+    exponential of a block matrix so that nothing is divided by ``ad_phi``.
 
     Args:
         phi: coordinates ``[..., a]``.
@@ -127,17 +135,24 @@ def body_jacobian(phi: Array, generators: Array) -> Array:
     Source: Higham, Functions of Matrices (2008), section 10.7.4 (phi functions by augmentation).
     """
     num = phi.shape[-1]
-    ad = jnp.einsum("...a,abc->...cb", phi, structure_constants(generators).astype(phi.dtype), precision="highest")
+    ad = jnp.einsum(
+        "...a,abc->...cb",
+        phi,
+        structure_constants(generators).astype(phi.dtype),
+        precision="highest",
+    )
     top = jnp.concatenate([-ad, jnp.broadcast_to(jnp.eye(num, dtype=phi.dtype), ad.shape)], axis=-1)
     augmented = jnp.concatenate([top, jnp.zeros_like(top)], axis=-2)
     return matrix_exponential(augmented)[..., :num, num:]
 
 
 def inverse_metric(phi: Array, gradient: Array, generators: Array) -> Array:
-    """Natural gradient ``(T^T T)^{-1} g`` of the left-invariant metric that makes the generators orthonormal.
+    """Natural gradient ``(T^T T)^{-1} g`` of the left-invariant metric that makes the generators
+    orthonormal.
 
     Args:
-        phi: coordinates ``[..., a]`` inside the ball where the exponential is a local diffeomorphism.
+        phi: coordinates ``[..., a]`` inside the ball where the exponential is a local
+            diffeomorphism.
         gradient: derivative of an energy with respect to ``phi``, ``[..., a]``.
         generators: basis ``[a, k, k]``.
 

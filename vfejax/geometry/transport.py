@@ -17,7 +17,8 @@ def frames(phi: Array, generators: Array, exponential: ExponentialFn = groups.ex
     Args:
         phi: frame coordinates ``[..., a]`` (radians for rotations).
         generators: Lie-algebra basis ``[a, k, k]``.
-        exponential: how to exponentiate; :func:`vfejax.geometry.irreps.so3_exponential` gives the closed form.
+        exponential: how to exponentiate; :func:`vfejax.geometry.irreps.so3_exponential` gives the
+            closed form.
 
     Returns:
         ``[..., k, k]``.
@@ -30,7 +31,8 @@ def transport_operator(
 ) -> Array:
     """Transport ``Omega_ij = U_i U_j^{-1}`` from the frame of j to the frame of i.
 
-    It acts on a belief as ``(Omega mu, Omega Sigma Omega^T)``. The inverse is ``exp(-phi_j)``, exact for every group.
+    It acts on a belief as ``(Omega mu, Omega Sigma Omega^T)``. The inverse is ``exp(-phi_j)``,
+    exact for every group.
 
     Args:
         phi_i: coordinates of the receiving frame ``[..., a]``.
@@ -48,7 +50,8 @@ def transport_operator(
 def holonomy(operators: Sequence[Array]) -> Array:
     """Ordered product ``Omega_1 Omega_2 ... Omega_n`` of the transports around a loop.
 
-    It is the identity whenever ``Omega_ij = U_i U_j^{-1}``: such a connection is flat. A departure measures curvature (or rounding).
+    It is the identity whenever ``Omega_ij = U_i U_j^{-1}``: such a connection is flat. A departure
+    measures curvature (or rounding).
 
     Args:
         operators: transports ``[..., k, k]`` in the order of the product.

@@ -1,4 +1,6 @@
-"""Text from a sequence model: choosing the next token, and decoding one token after another in one compiled loop."""
+"""Text from a sequence model: choosing the next token, and decoding one token after another in one
+compiled loop.
+"""
 
 from collections.abc import Callable
 
@@ -15,14 +17,19 @@ SamplerFn = Callable[[Array, Array], Array]
 
 
 def sampler(
-    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, forbidden: tuple[int, ...] = ()
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    forbidden: tuple[int, ...] = (),
 ) -> SamplerFn:
-    """A function ``(key, logits [b, v]) -> tokens [b]`` that draws from ``softmax(logits / temperature)``, cut short.
+    """A function ``(key, logits [b, v]) -> tokens [b]`` that draws from ``softmax(logits /
+    temperature)``, cut short.
 
     Args:
         temperature: dimensionless; 0 takes the most probable token.
         top_k: keep only the k most probable tokens (and what ties with the last of them).
-        top_p: keep the most probable tokens until they hold this much probability: the smallest such set, never empty. After ``top_k``.
+        top_p: keep the most probable tokens until they hold this much probability: the smallest
+            such set, never empty. After ``top_k``.
         forbidden: tokens that are never drawn, such as padding.
 
     Raises:
@@ -54,7 +61,9 @@ def sampler(
 
 
 def _nucleus_edge(logits: Array, top_p: float) -> Array:
-    """The smallest logit of the smallest set of most probable tokens that holds ``top_p``, ``[b, 1]``."""
+    """The smallest logit of the smallest set of most probable tokens that holds ``top_p``, ``[b,
+    1]``.
+    """
     ordered = -jnp.sort(-logits, axis=-1)
     probabilities = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
@@ -62,9 +71,11 @@ def _nucleus_edge(logits: Array, top_p: float) -> Array:
 
 
 def _schedule(total: int, max_length: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which position is read at each step of decoding, where the state starts afresh, and whether the position is read for the first time.
+    """Which position is read at each step of decoding, where the state starts afresh, and whether
+    the position is read for the first time.
 
-    A model with room for ``max_length`` tokens that is full starts again from the last half of them.
+    A model with room for ``max_length`` tokens that is full starts again from the last half of
+    them.
     """
     room = total + 1 if max_length is None else max_length
     rows: list[tuple[int, bool, bool]] = []
@@ -80,19 +91,26 @@ def _schedule(total: int, max_length: int | None) -> tuple[np.ndarray, np.ndarra
 
 
 def generate(
-    model: SequenceModel, params: PyTree, prompt: Array, num_tokens: int, key: Array, sampler_fn: SamplerFn
+    model: SequenceModel,
+    params: PyTree,
+    prompt: Array,
+    num_tokens: int,
+    key: Array,
+    sampler_fn: SamplerFn,
 ) -> Array:
     """Continue every prompt by ``num_tokens`` tokens.
 
-    One scan over positions, one token of every sequence per step. A model that holds at most ``max_length`` tokens starts again from the last
-    ``max_length // 2`` of them whenever it is full, which reads each token twice.
+    One scan over positions, one token of every sequence per step. A model that holds at most
+    ``max_length`` tokens starts again from the last ``max_length // 2`` of them whenever it is
+    full, which reads each token twice.
 
     Args:
         model: what predicts.
         params: its weights.
         prompt: tokens ``[b, p]``, ``p >= 1``.
         num_tokens: static number of new tokens.
-        key: random key; that of a token depends only on its position, so a longer text begins like a shorter one.
+        key: random key; that of a token depends only on its position, so a longer text begins like
+            a shorter one.
         sampler_fn: chooses tokens, see :func:`sampler`.
 
     Returns:
@@ -102,16 +120,22 @@ def generate(
         ValueError: for an empty prompt, or one that is no integer array ``[b, p]``.
     """
     if prompt.ndim != 2 or prompt.shape[1] < 1 or not jnp.issubdtype(prompt.dtype, jnp.integer):
-        raise ValueError(f"prompt must be integers of shape [b, p], p >= 1, got {prompt.dtype} of shape {prompt.shape}")
+        raise ValueError(
+            f"prompt must be integers of shape [b, p], p >= 1, got {prompt.dtype} of shape {prompt.shape}"
+        )
     batch, given = prompt.shape
     # The last token is never read, only drawn.
     positions, resets, first = _schedule(given + num_tokens - 1, model.max_length)
     text = jnp.pad(prompt.astype(jnp.int32), ((0, 0), (0, num_tokens)))
 
-    def step(carry: tuple[Array, PyTree], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, PyTree], None]:
+    def step(
+        carry: tuple[Array, PyTree], now: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, PyTree], None]:
         text, state = carry
         position, reset, is_first = now
-        state = jax.lax.cond(reset, lambda _: model.init_decode(params, batch), lambda old: old, state)
+        state = jax.lax.cond(
+            reset, lambda _: model.init_decode(params, batch), lambda old: old, state
+        )
         token = jax.lax.dynamic_index_in_dim(text, position, 1, keepdims=False)
         logits, state = model.decode(params, state, token)
         drawn = sampler_fn(jax.random.fold_in(key, position), logits)
@@ -119,5 +143,7 @@ def generate(
         new = jnp.where(is_first & (position + 1 >= given), drawn, known)
         return (jax.lax.dynamic_update_index_in_dim(text, new, position + 1, 1), state), None
 
-    (text, _), _ = jax.lax.scan(step, (text, model.init_decode(params, batch)), (positions, resets, first))
+    (text, _), _ = jax.lax.scan(
+        step, (text, model.init_decode(params, batch)), (positions, resets, first)
+    )
     return text[:, given:]

@@ -1,7 +1,8 @@
 """Channels: completely positive maps of density matrices that keep the trace.
 
-Each is linear in rho ``[..., d, d]``, so that :func:`choi_matrix` can hold it to its definition. Strengths ``[...]`` broadcast with the leading axes of rho and
-lie in [0, 1]; a value outside is not refused, and the result then need not be a state.
+Each is linear in rho ``[..., d, d]``, so that :func:`choi_matrix` can hold it to its definition.
+Strengths ``[...]`` broadcast with the leading axes of rho and lie in [0, 1]; a value outside is not
+refused, and the result then need not be a state.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,9 @@ def _align(rho: Array, value: Array | float, name: str) -> tuple[Array, Array]:
 
 
 def dephase(rho: Array, strength: Array | float) -> Array:
-    """``(1 - eps) rho + eps diag(rho)``: off-diagonal entries shrink by ``1 - eps``, populations stay as they are."""
+    """``(1 - eps) rho + eps diag(rho)``: off-diagonal entries shrink by ``1 - eps``, populations
+    stay as they are.
+    """
     rho, eps = _align(rho, strength, "strength")
     keep = 1.0 - eps * (1.0 - jnp.eye(rho.shape[-1], dtype=eps.dtype)[(None,) * (rho.ndim - 2)])
     if not jnp.iscomplexobj(rho):
@@ -37,10 +40,11 @@ def dephase(rho: Array, strength: Array | float) -> Array:
 def amplitude_damping(rho: Array, strength: Array | float) -> Array:
     """Decay of every level k > 0 to level 0 with probability gamma.
 
-    Kraus operators ``diag(1, s, ..., s)``, ``s = sqrt(1 - gamma)``, and ``sqrt(gamma) |0><k|`` for each k > 0. The derivative by
-    gamma is infinite at gamma = 1.
+    Kraus operators ``diag(1, s, ..., s)``, ``s = sqrt(1 - gamma)``, and ``sqrt(gamma) |0><k|`` for
+    each k > 0. The derivative by gamma is infinite at gamma = 1.
 
-    Source: Nielsen and Chuang, Quantum Computation and Quantum Information (2000), section 8.3.5, for d = 2; every level decays alike here.
+    Source: Nielsen and Chuang, Quantum Computation and Quantum Information (2000), section 8.3.5,
+    for d = 2; every level decays alike here.
     """
     rho, gamma = _align(rho, strength, "strength")
     ground = jnp.reshape(jnp.arange(rho.shape[-1]) == 0, (1,) * (rho.ndim - 2) + (-1,))
@@ -52,7 +56,9 @@ def amplitude_damping(rho: Array, strength: Array | float) -> Array:
 
 
 def depolarize(rho: Array, strength: Array | float) -> Array:
-    """``(1 - p) rho + p tr(rho) I / d``: a state becomes the maximally mixed one with probability p."""
+    """``(1 - p) rho + p tr(rho) I / d``: a state becomes the maximally mixed one with probability
+    p.
+    """
     rho, p = _align(rho, strength, "strength")
     trace = jnp.trace(rho, axis1=-2, axis2=-1)[..., None, None] / rho.shape[-1]
     p = p.astype(rho.dtype)
@@ -60,7 +66,8 @@ def depolarize(rho: Array, strength: Array | float) -> Array:
 
 
 def mix(rho: Array, other: Array, weight: Array | float) -> Array:
-    """Convex mixture ``(1 - w) rho + w other``; for fixed ``other`` it is the channel that replaces rho with probability w.
+    """Convex mixture ``(1 - w) rho + w other``; for fixed ``other`` it is the channel that replaces
+    rho with probability w.
 
     Args:
         rho: ``[..., d, d]``.
@@ -77,19 +84,27 @@ def mix(rho: Array, other: Array, weight: Array | float) -> Array:
 
 
 def apply_kraus(operators: Array, rho: Array) -> Array:
-    """``sum_m K_m rho K_m^dag`` for ``operators [m, d, d]`` and ``rho [..., d, d]`` of one dtype."""
+    """``sum_m K_m rho K_m^dag`` for ``operators [m, d, d]`` and ``rho [..., d, d]`` of one
+    dtype.
+    """
     check_square("operators", operators)
     check_square("rho", rho)
     if operators.ndim != 3 or operators.shape[-1] != rho.shape[-1]:
-        raise ValueError(f"operators must be [m, d = {rho.shape[-1]}, d = {rho.shape[-1]}], got {operators.shape}")
+        raise ValueError(
+            f"operators must be [m, d = {rho.shape[-1]}, d = {rho.shape[-1]}], got {operators.shape}"
+        )
     operators = jnp.reshape(operators, (-1, *(1,) * (rho.ndim - 2), *operators.shape[-2:]))
     return jnp.sum(matmul(matmul(operators, rho[None]), adjoint(operators)), axis=0)
 
 
-def choi_matrix(channel_fn: Callable[[Array], Array], dimension: int, dtype: jnp.dtype = jnp.complex64) -> Array:
-    """Choi matrix ``sum_jk |j><k| (x) channel(|j><k|)``, ``[d^2, d^2]``, of a linear map on ``[..., d, d]``.
+def choi_matrix(
+    channel_fn: Callable[[Array], Array], dimension: int, dtype: jnp.dtype = jnp.complex64
+) -> Array:
+    """Choi matrix ``sum_jk |j><k| (x) channel(|j><k|)``, ``[d^2, d^2]``, of a linear map on ``[...,
+    d, d]``.
 
-    The map is completely positive where this matrix is positive, and keeps the trace where its trace over the second factor is the identity.
+    The map is completely positive where this matrix is positive, and keeps the trace where its
+    trace over the second factor is the identity.
 
     Source: Choi, Linear Algebra Appl. 10 (1975) 285.
     """

@@ -1,7 +1,8 @@
-"""Density matrices: states, a validity report, and scalar measures whose gradients stay finite at the edges.
+"""Density matrices: states, a validity report, and scalar measures whose gradients stay finite at
+the edges.
 
-A state is Hermitian, positive and of trace 1, ``rho [..., d, d]``, real or complex. Functions here read Hermitian matrices and repair nothing:
-:func:`validity` says how far an array is from a state.
+A state is Hermitian, positive and of trace 1, ``rho [..., d, d]``, real or complex. Functions here
+read Hermitian matrices and repair nothing: :func:`validity` says how far an array is from a state.
 """
 
 import math
@@ -47,20 +48,26 @@ def maximally_mixed(dimension: int, dtype: jnp.dtype = jnp.float32) -> Array:
 
 
 def mixture(weights: Array, states: Array) -> Array:
-    """``sum_m w_m rho_m``: ``weights [..., m]`` and ``states [..., m, d, d]`` to ``[..., d, d]``; a state where the weights are a distribution."""
+    """``sum_m w_m rho_m``: ``weights [..., m]`` and ``states [..., m, d, d]`` to ``[..., d, d]``; a
+    state where the weights are a distribution.
+    """
     check_square("states", states)
     if states.ndim < 3 or weights.ndim < 1 or weights.shape[-1] != states.shape[-3]:
         raise ValueError(
             f"weights [..., m] and states [..., m, d, d] do not fit: got {weights.shape} and {states.shape}"
         )
-    return jnp.einsum("...m,...mjk->...jk", weights.astype(states.dtype), states, precision="highest")
+    return jnp.einsum(
+        "...m,...mjk->...jk", weights.astype(states.dtype), states, precision="highest"
+    )
 
 
 def givens_state(index: Array, angles: Array) -> Array:
-    """Unit vector from basis vector ``index`` by d Givens rotations, on the planes (0, 1), (1, 2), ..., (d - 1, 0) in this order.
+    """Unit vector from basis vector ``index`` by d Givens rotations, on the planes (0, 1), (1, 2),
+    ..., (d - 1, 0) in this order.
 
-    Rotation j: ``(x_j, x_{j+1}) <- (cos a_j x_j - sin a_j x_{j+1}, sin a_j x_j + cos a_j x_{j+1})``. Each component is final after two
-    rotations (component 0 after the last), so a scan that carries one number does all d: O(d) work per state, exact gradient of the angles.
+    Rotation j: ``(x_j, x_{j+1}) <- (cos a_j x_j - sin a_j x_{j+1}, sin a_j x_j + cos a_j
+    x_{j+1})``. Each component is final after two rotations (component 0 after the last), so a scan
+    that carries one number does all d: O(d) work per state, exact gradient of the angles.
 
     Args:
         index: integers ``[...]`` in 0 .. d - 1; an index outside gives the zero vector.
@@ -79,7 +86,9 @@ def givens_state(index: Array, angles: Array) -> Array:
         raise ValueError(f"index must be integers, got {index.dtype}")
     shape = (*jnp.broadcast_shapes(index.shape, angles.shape[:-1]), angles.shape[-1])
     angles = jnp.moveaxis(jnp.broadcast_to(angles, shape), -1, 0)
-    start = jax.nn.one_hot(jnp.broadcast_to(index, shape[:-1]), shape[-1], dtype=angles.dtype, axis=0)
+    start = jax.nn.one_hot(
+        jnp.broadcast_to(index, shape[:-1]), shape[-1], dtype=angles.dtype, axis=0
+    )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
 
     def rotate(running, inputs):
@@ -109,7 +118,9 @@ class Validity(NamedTuple):
 
 
 def validity(rho: Array, tolerance: float | None = None) -> Validity:
-    """Report on ``rho [..., d, d]``; nothing is changed. The default tolerance is ``10 d eps``. One eigendecomposition per state, see :func:`eigh`."""
+    """Report on ``rho [..., d, d]``; nothing is changed. The default tolerance is ``10 d eps``. One
+    eigendecomposition per state, see :func:`eigh`.
+    """
     check_square("rho", rho)
     if tolerance is None:
         tolerance = 10 * rho.shape[-1] * float(jnp.finfo(rho.dtype).eps)
@@ -127,7 +138,9 @@ def populations(rho: Array) -> Array:
 
 
 def purity(rho: Array) -> Array:
-    """``tr rho^2 = sum_jk |rho_jk|^2`` of Hermitian rho, ``[...]``: 1 for pure states, 1 / d for the maximally mixed one."""
+    """``tr rho^2 = sum_jk |rho_jk|^2`` of Hermitian rho, ``[...]``: 1 for pure states, 1 / d for
+    the maximally mixed one.
+    """
     check_square("rho", rho)
     return jnp.sum(jnp.real(rho) ** 2 + jnp.imag(rho) ** 2, axis=(-2, -1))
 
@@ -142,12 +155,16 @@ def coherence(rho: Array) -> Array:
     check_square("rho", rho)
     square = jnp.real(rho) ** 2 + jnp.imag(rho) ** 2
     counted = (square > 0) & (identity_like(square) == 0)
-    return jnp.sum(jnp.where(counted, jnp.sqrt(jnp.where(counted, square, 1.0)), 0.0), axis=(-2, -1))
+    return jnp.sum(
+        jnp.where(counted, jnp.sqrt(jnp.where(counted, square, 1.0)), 0.0), axis=(-2, -1)
+    )
 
 
 def _entropy(levels: Array) -> Array:
     positive = levels > 0
-    return -jnp.sum(jnp.where(positive, levels * jnp.log(jnp.where(positive, levels, 1.0)), 0.0), axis=-1)
+    return -jnp.sum(
+        jnp.where(positive, levels * jnp.log(jnp.where(positive, levels, 1.0)), 0.0), axis=-1
+    )
 
 
 @jax.custom_jvp
@@ -166,16 +183,18 @@ def _von_neumann_entropy_jvp(primals, tangents):
 def von_neumann_entropy(rho: Array) -> Array:
     """``S = -tr(rho log rho)``, in nats, ``[...]``, from 0 (pure) to log d.
 
-    The value is exact: eigenvalues at or below 0 contribute 0. The gradient is the matrix function ``-(log rho + 1)``, which needs no
-    difference of eigenvalues; at a singular rho the true one is infinite, and the convention is ``log max(x, eps)``, eps the machine
-    epsilon: a pure state gains at most ``-log eps - 1`` nats per unit of probability (15 in single, 35 in double precision).
+    The value is exact: eigenvalues at or below 0 contribute 0. The gradient is the matrix function
+    ``-(log rho + 1)``, which needs no difference of eigenvalues; at a singular rho the true one is
+    infinite, and the convention is ``log max(x, eps)``, eps the machine epsilon: a pure state gains
+    at most ``-log eps - 1`` nats per unit of probability (15 in single, 35 in double precision).
 
     Args:
         rho: ``[..., d, d]``, Hermitian.
 
-    One eigendecomposition per state, one after the other on a CPU (4, 40 and 350 us at d = 5, 16 and 48; no polynomial form is exact at
-    eigenvalue 0). S does not change under unitary evolution, so the entropy of an evolved state need not be computed again. First
-    derivatives only, forward and reverse.
+    One eigendecomposition per state, one after the other on a CPU (4, 40 and 350 us at d = 5, 16
+    and 48; no polynomial form is exact at eigenvalue 0). S does not change under unitary evolution,
+    so the entropy of an evolved state need not be computed again. First derivatives only, forward
+    and reverse.
 
     Raises:
         ValueError: when rho is not square.
@@ -185,9 +204,11 @@ def von_neumann_entropy(rho: Array) -> Array:
 
 
 def free_energy(rho: Array, energies: Array) -> Array:
-    """Helmholtz free energy ``F = sum_k E_k rho_kk - T S``, in nats, with the temperature ``T = 1 / (1 + phi C)``.
+    """Helmholtz free energy ``F = sum_k E_k rho_kk - T S``, in nats, with the temperature ``T = 1 /
+    (1 + phi C)``.
 
-    phi is the golden ratio, C the l1 :func:`coherence`: a coherent state is cold, a diagonal one has T = 1.
+    phi is the golden ratio, C the l1 :func:`coherence`: a coherent state is cold, a diagonal one
+    has T = 1.
 
     Args:
         rho: ``[..., d, d]``, Hermitian.
@@ -201,7 +222,9 @@ def free_energy(rho: Array, energies: Array) -> Array:
     """
     check_square("rho", rho)
     if energies.ndim < 1 or energies.shape[-1] != rho.shape[-1] or energies.ndim > rho.ndim - 1:
-        raise ValueError(f"energies must be [..., d = {rho.shape[-1]}] for rho {rho.shape}, got {energies.shape}")
+        raise ValueError(
+            f"energies must be [..., d = {rho.shape[-1]}] for rho {rho.shape}, got {energies.shape}"
+        )
     energies = jnp.reshape(energies, (1,) * (rho.ndim - 1 - energies.ndim) + energies.shape)
     energy = jnp.sum(energies * populations(rho), axis=-1)
     return energy - von_neumann_entropy(rho) / (1.0 + GOLDEN_RATIO * coherence(rho))

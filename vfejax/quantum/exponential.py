@@ -1,15 +1,17 @@
 """Unitary propagators ``exp(-i dt H)`` from matrix products alone, with their exact adjoint.
 
-``exp(-iX) = cos X - i sin X``: Taylor polynomials of ``X = dt H / 2^s`` with ``|X| <= 2``, then s doublings. For real symmetric H both parts are
-real symmetric, so every product is real. There are no eigenvectors: a stack of different Hamiltonians is a stack of products, which
-suits accelerators.
+``exp(-iX) = cos X - i sin X``: Taylor polynomials of ``X = dt H / 2^s`` with ``|X| <= 2``, then s
+doublings. For real symmetric H both parts are real symmetric, so every product is real. There are
+no eigenvectors: a stack of different Hamiltonians is a stack of products, which suits accelerators.
 
-Adjoint. The derivative of s squarings is the product over k < s of (multiply by ``U_k = exp(-i 2^k X)`` from the left plus from the right). These
-maps are functions of multiplication by H, so they commute, and the backward pass applies them in ascending order while it doubles U again:
-nothing is stored per doubling. It ends with the transpose of the polynomials, by ``jax.vjp``.
+Adjoint. The derivative of s squarings is the product over k < s of (multiply by ``U_k = exp(-i 2^k
+X)`` from the left plus from the right). These maps are functions of multiplication by H, so they
+commute, and the backward pass applies them in ascending order while it doubles U again: nothing is
+stored per doubling. It ends with the transpose of the polynomials, by ``jax.vjp``.
 
-Source: the scaling bound from the norm of a power follows Al-Mohy and Higham, SIAM J. Matrix Anal. Appl. 31 (2010) 970; their Frechet derivative
-(ibid. 30 (2009) 1639) runs through the doublings in the other order and stores them.
+Source: the scaling bound from the norm of a power follows Al-Mohy and Higham, SIAM J. Matrix Anal.
+Appl. 31 (2010) 970; their Frechet derivative (ibid. 30 (2009) 1639) runs through the doublings in
+the other order and stores them.
 """
 
 import math
@@ -34,16 +36,21 @@ from vfejax.types import Array
 __all__ = ["evolve_taylor", "unitary"]
 
 RADIUS = 2.0
-"""Bound on the norm of the scaled exponent: the first omitted terms are below 1e-18 (double) and 1e-10 (single precision)."""
+"""Bound on the norm of the scaled exponent: the first omitted terms are below 1e-18 (double) and
+1e-10 (single precision).
+"""
 
 MAX_DOUBLINGS = 60
-"""Bound on s, so that an infinite entry ends in NaN and not in a loop without end; no phase is known long before it binds."""
+"""Bound on s, so that an infinite entry ends in NaN and not in a loop without end; no phase is
+known long before it binds.
+"""
 
 
 @jax.custom_vjp
 def _product(left: Array, right: Array) -> Array:
-    """Product of two Hermitian functions of one matrix. They commute, so for a Hermitian cotangent g of the product those of the factors may be
-    taken Hermitian, too: half the products of a square, and no transposed operands.
+    """Product of two Hermitian functions of one matrix. They commute, so for a Hermitian cotangent
+    g of the product those of the factors may be taken Hermitian, too: half the products of a
+    square, and no transposed operands.
     """
     return matmul(left, right)
 
@@ -57,7 +64,9 @@ _product.defvjp(lambda left, right: (matmul(left, right), (left, right)), _produ
 
 
 def _polynomial(powers: list[Array], coefficients: list[float]) -> Array:
-    """``sum_n c_n Y^n`` for ``powers = [I, Y, Y^2, Y^3, Y^4]`` and 4 m + 1 coefficients: blocks of four, joined by Horner in ``Y^4``."""
+    """``sum_n c_n Y^n`` for ``powers = [I, Y, Y^2, Y^3, Y^4]`` and 4 m + 1 coefficients: blocks of
+    four, joined by Horner in ``Y^4``.
+    """
     *blocks, last = [coefficients[i : i + 4] for i in range(0, len(coefficients), 4)]
     total = last[0] * powers[4]
     for i, block in enumerate(reversed(blocks)):
@@ -69,7 +78,8 @@ def _polynomial(powers: list[Array], coefficients: list[float]) -> Array:
 def _versine_and_sine(x: Array, square: Array) -> tuple[Array, Array]:
     """``1 - cos X`` and ``sin X`` for Hermitian ``x [..., d, d]`` and its square.
 
-    ``1 - cos`` keeps small angles accurate through the doublings, where ``cos`` itself would lose them to rounding.
+    ``1 - cos`` keeps small angles accurate through the doublings, where ``cos`` itself would lose
+    them to rounding.
     """
     terms = range(13 if jnp.finfo(x.dtype).bits == 64 else 9)
     fourth = _product(square, square)
@@ -95,18 +105,26 @@ def _exponent(hamiltonian: Array, dt: Array) -> Array:
 
 
 def _forward(hamiltonian: Array, dt: Array) -> tuple[Array, Array]:
-    """U and the number of doublings: one for the whole stack, the least with ``|X^2|_1 <= 4^s RADIUS^2``."""
+    """U and the number of doublings: one for the whole stack, the least with ``|X^2|_1 <= 4^s
+    RADIUS^2``.
+    """
     exponent = _exponent(hamiltonian, dt)
     square = matmul(exponent, exponent)
     norm = jnp.sqrt(jnp.max(jnp.sum(jnp.abs(square), axis=-1), initial=0.0))
-    doublings = jnp.minimum(jnp.ceil(jnp.log2(jnp.maximum(norm / RADIUS, 1.0))), MAX_DOUBLINGS).astype(jnp.int32)
+    doublings = jnp.minimum(
+        jnp.ceil(jnp.log2(jnp.maximum(norm / RADIUS, 1.0))), MAX_DOUBLINGS
+    ).astype(jnp.int32)
     scale = jnp.ldexp(jnp.ones_like(norm), -doublings).astype(exponent.dtype)
     parts = _versine_and_sine(exponent * scale, square * scale**2)
     return _propagator(*jax.lax.fori_loop(0, doublings, lambda _, p: _double(*p), parts)), doublings
 
 
-def _pull_back(hamiltonian: Array, dt: Array, doublings: Array, weight: Array) -> tuple[Array, Array]:
-    """Cotangents of H and dt for the functional ``Re tr(W dU)``, ``weight [..., d, d]``; only commuting maps act on W."""
+def _pull_back(
+    hamiltonian: Array, dt: Array, doublings: Array, weight: Array
+) -> tuple[Array, Array]:
+    """Cotangents of H and dt for the functional ``Re tr(W dU)``, ``weight [..., d, d]``; only
+    commuting maps act on W.
+    """
     exponent = _exponent(hamiltonian, dt)
     scale = jnp.ldexp(jnp.ones((), dt.dtype), -doublings).astype(exponent.dtype)
     real = not jnp.iscomplexobj(hamiltonian)
@@ -123,7 +141,9 @@ def _pull_back(hamiltonian: Array, dt: Array, doublings: Array, weight: Array) -
     weight = 0.5 * (weight + transpose(weight)) if real else weight
     _, weight = jax.lax.fori_loop(0, doublings, ascend, (parts, weight))
     parts = (-weight, -1j * weight)
-    (change,) = pull_back(tuple(jnp.real(p) if real else hermitian_part(transpose(p)) for p in parts))
+    (change,) = pull_back(
+        tuple(jnp.real(p) if real else hermitian_part(transpose(p)) for p in parts)
+    )
     change = scale * change
     ct_dt = jnp.sum(jnp.real(change * hermitian_part(hamiltonian)), axis=(-2, -1))
     ct_hamiltonian = hermitian_part(dt.astype(change.dtype)[..., None, None] * change)
@@ -150,11 +170,12 @@ _unitary.defvjp(_unitary_forward, _unitary_backward)
 def unitary(hamiltonian: Array, dt: Array | float) -> Array:
     """Propagator ``U = exp(-i dt H)``, by matrix products alone.
 
-    In double precision 10 + 2 s real products for real H, with s doublings, ``2^s`` about ``|dt H| / 2``; the gradient 27 + 6 s more. The
-    error is a few ``max(1, |dt H|) eps``.
+    In double precision 10 + 2 s real products for real H, with s doublings, ``2^s`` about ``|dt H|
+    / 2``; the gradient 27 + 6 s more. The error is a few ``max(1, |dt H|) eps``.
 
     Args:
-        hamiltonian: ``[..., d, d]``, real symmetric or complex Hermitian; only its Hermitian part is read.
+        hamiltonian: ``[..., d, d]``, real symmetric or complex Hermitian; only its Hermitian part
+            is read.
         dt: time step(s), ``[...]``, in inverse units of H (hbar = 1).
 
     Returns:
@@ -194,10 +215,11 @@ _evolve_taylor.defvjp(_evolve_forward, _evolve_backward)
 
 
 def evolve_taylor(rho: Array, hamiltonian: Array, dt: Array | float) -> Array:
-    """``U rho U^dag`` with :func:`unitary`; arguments, result and gradients as :func:`vfejax.quantum.evolution.evolve`.
+    """``U rho U^dag`` with :func:`unitary`; arguments, result and gradients as
+    :func:`vfejax.quantum.evolution.evolve`.
 
-    Eight real products per state besides the exponential, backward sixteen. States under one ``(H, dt)`` share the exponential; times under one H
-    do not.
+    Eight real products per state besides the exponential, backward sixteen. States under one ``(H,
+    dt)`` share the exponential; times under one H do not.
     """
     rho, hamiltonian, dt = prepare_evolution(rho, hamiltonian, dt, core=2)
     return _evolve_taylor(rho, align(hamiltonian, dt.ndim, 2), dt)

@@ -1,4 +1,5 @@
-"""Hamiltonians: dense ones from free parameters, one scaled by position, and the two-level system with its exact solution.
+"""Hamiltonians: dense ones from free parameters, one scaled by position, and the two-level system
+with its exact solution.
 
 Units: hbar = 1, so energies are angular frequencies and ``dt H`` is in radians.
 """
@@ -27,7 +28,8 @@ def _dimension(count: int, complex_entries: bool) -> int:
 
 
 def symmetric(parameters: Array) -> Array:
-    """Real symmetric ``[..., d, d]`` from its lower triangle row by row, ``parameters [..., d (d + 1) / 2]``.
+    """Real symmetric ``[..., d, d]`` from its lower triangle row by row, ``parameters [..., d (d +
+    1) / 2]``.
 
     Raises:
         ValueError: when the length is no triangular number.
@@ -39,8 +41,8 @@ def symmetric(parameters: Array) -> Array:
 
 
 def hermitian(parameters: Array) -> Array:
-    """Complex Hermitian ``[..., d, d]`` from ``parameters [..., d^2]``: the real part as in :func:`symmetric`, then the imaginary part below the
-    diagonal row by row.
+    """Complex Hermitian ``[..., d, d]`` from ``parameters [..., d^2]``: the real part as in
+    :func:`symmetric`, then the imaginary part below the diagonal row by row.
 
     Raises:
         ValueError: when the length is no square.
@@ -52,13 +54,16 @@ def hermitian(parameters: Array) -> Array:
     slots = np.where(row == column, 0, high * (high - 1) // 2 + low)
     below = jnp.concatenate([parameters[..., split:], jnp.zeros_like(parameters[..., :1])], axis=-1)
     imaginary = below[..., slots]
-    return jax.lax.complex(symmetric(parameters[..., :split]), jnp.tril(imaginary) - jnp.triu(imaginary))
+    return jax.lax.complex(
+        symmetric(parameters[..., :split]), jnp.tril(imaginary) - jnp.triu(imaginary)
+    )
 
 
 def position_scaled(hamiltonian: Array, scales: Array) -> Array:
     """``s_i H``, ``[..., d, d]``, of one ``hamiltonian [d, d]`` for ``scales [...]``.
 
-    The evolution under it is that under H with ``dt_i = s_i dt``: ``evolve(rho, hamiltonian, scales * dt)`` decomposes H once and never forms this stack.
+    The evolution under it is that under H with ``dt_i = s_i dt``: ``evolve(rho, hamiltonian, scales
+    * dt)`` decomposes H once and never forms this stack.
     """
     check_square("hamiltonian", hamiltonian)
     if hamiltonian.ndim != 2:
@@ -67,20 +72,25 @@ def position_scaled(hamiltonian: Array, scales: Array) -> Array:
 
 
 def rabi(frequency: Array, detuning: Array) -> Array:
-    """Driven two-level Hamiltonian ``1/2 [[-Delta, Omega], [Omega, Delta]]``, ``[..., 2, 2]``, in the rotating frame.
+    """Driven two-level Hamiltonian ``1/2 [[-Delta, Omega], [Omega, Delta]]``, ``[..., 2, 2]``, in
+    the rotating frame.
 
     Args:
         frequency: Omega ``[...]``, radians per unit of time.
         detuning: Delta, the same shape.
     """
-    rows = jnp.stack([jnp.stack([-detuning, frequency], -1), jnp.stack([frequency, detuning], -1)], -2)
+    rows = jnp.stack(
+        [jnp.stack([-detuning, frequency], -1), jnp.stack([frequency, detuning], -1)], -2
+    )
     return 0.5 * rows
 
 
 def rabi_population(frequency: Array, detuning: Array, time: Array) -> Array:
-    """Exact population of level 1 after ``time`` from level 0: ``Omega^2 / W^2 sin^2(W t / 2)``, ``W^2 = Omega^2 + Delta^2``.
+    """Exact population of level 1 after ``time`` from level 0: ``Omega^2 / W^2 sin^2(W t / 2)``,
+    ``W^2 = Omega^2 + Delta^2``.
 
-    The three must broadcast; written with ``sinc``, so that it and its derivatives hold at ``W = 0``.
+    The three must broadcast; written with ``sinc``, so that it and its derivatives hold at ``W =
+    0``.
 
     Source: Rabi, Phys. Rev. 51 (1937) 652.
     """

@@ -1,7 +1,9 @@
-"""Hermitian matrices: adjoints, products at full precision, eigendecompositions that never batch LAPACK on a CPU.
+"""Hermitian matrices: adjoints, products at full precision, eigendecompositions that never batch
+LAPACK on a CPU.
 
-Why not ``jnp.linalg.eigh`` on a stack: see :mod:`vfejax.numerics`. Here a CPU decomposes one matrix after the other (``jax.lax.map``), under ``vmap``,
-too; other devices, which have no LAPACK, decompose the stack at once.
+Why not ``jnp.linalg.eigh`` on a stack: see :mod:`vfejax.numerics`. Here a CPU decomposes one matrix
+after the other (``jax.lax.map``), under ``vmap``, too; other devices, which have no LAPACK,
+decompose the stack at once.
 """
 
 import jax
@@ -49,7 +51,9 @@ def matmul(left: Array, right: Array) -> Array:
 
 
 def sandwich(x: Array, basis: Array) -> Array:
-    """``B^dag x B`` for complex ``x [..., d, d]`` and ``basis [d, d]`` (shared) or ``[..., d, d]``; four real products where B is real."""
+    """``B^dag x B`` for complex ``x [..., d, d]`` and ``basis [d, d]`` (shared) or ``[..., d, d]``;
+    four real products where B is real.
+    """
     if jnp.iscomplexobj(basis):
         return matmul(adjoint(basis), matmul(x, basis))
 
@@ -69,8 +73,12 @@ def align(x: Array, rank: int, core: int) -> Array:
 
 
 def reduce_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum of ``x`` over the axes on which ``shape``, of the same rank, has length 1: the transpose of broadcasting."""
-    axes = tuple(i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want)
+    """Sum of ``x`` over the axes on which ``shape``, of the same rank, has length 1: the transpose
+    of broadcasting.
+    """
+    axes = tuple(
+        i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want
+    )
     return jnp.sum(x, axis=axes, keepdims=True)
 
 
@@ -83,7 +91,9 @@ def check_square(name: str, x: Array) -> None:
 
 
 def time_step(dt: Array | float, hamiltonian: Array) -> Array:
-    """``dt`` as a real array in the precision of ``hamiltonian``; ValueError for anything that is not real."""
+    """``dt`` as a real array in the precision of ``hamiltonian``; ValueError for anything that is
+    not real.
+    """
     dt = jnp.asarray(dt)
     if jnp.iscomplexobj(dt) or dt.dtype == bool:
         raise ValueError(f"dt must be real, got {dt.dtype}")
@@ -99,19 +109,27 @@ def common_shape(**leads: tuple[int, ...]) -> tuple[int, ...]:
         raise ValueError(f"leading axes must broadcast, got {text}") from error
 
 
-def prepare_evolution(state: Array, hamiltonian: Array, dt: Array | float, *, core: int) -> tuple[Array, Array, Array]:
-    """Checked arguments of an evolution: complex state, H as given, real dt; state and dt with all leading axes.
+def prepare_evolution(
+    state: Array, hamiltonian: Array, dt: Array | float, *, core: int
+) -> tuple[Array, Array, Array]:
+    """Checked arguments of an evolution: complex state, H as given, real dt; state and dt with all
+    leading axes.
 
-    ``core`` is 2 for matrices ``[..., d, d]``, 1 for vectors ``[..., d]``. A Hamiltonian ``[d, d]`` keeps its two axes: it is shared.
+    ``core`` is 2 for matrices ``[..., d, d]``, 1 for vectors ``[..., d]``. A Hamiltonian ``[d, d]``
+    keeps its two axes: it is shared.
     """
     name = "rho" if core == 2 else "psi"
     check_square("hamiltonian", hamiltonian)
     if core == 2:
         check_square(name, state)
     if state.ndim < core or state.shape[-1] != hamiltonian.shape[-1]:
-        raise ValueError(f"{name} {state.shape} and hamiltonian {hamiltonian.shape} must have the same dimension d")
+        raise ValueError(
+            f"{name} {state.shape} and hamiltonian {hamiltonian.shape} must have the same dimension d"
+        )
     if not jnp.issubdtype(state.dtype, jnp.inexact) or real_dtype(state) != real_dtype(hamiltonian):
-        raise ValueError(f"{name} and hamiltonian must have one precision, got {state.dtype} and {hamiltonian.dtype}")
+        raise ValueError(
+            f"{name} and hamiltonian must have one precision, got {state.dtype} and {hamiltonian.dtype}"
+        )
     dt = time_step(dt, hamiltonian)
     leads = {name: state.shape[:-core], "hamiltonian": hamiltonian.shape[:-2], "dt": dt.shape}
     rank = len(common_shape(**leads))
@@ -143,13 +161,17 @@ def _decompose(one_fn, stack_fn, matrix: Array):
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues ``w [..., d]``, ascending, and eigenvectors ``V [..., d, d]`` of the Hermitian part of ``matrix [..., d, d]``.
+    """Eigenvalues ``w [..., d]``, ascending, and eigenvectors ``V [..., d, d]`` of the Hermitian
+    part of ``matrix [..., d, d]``.
 
-    Not to be differentiated: the functions built on it have rules of their own, which divide by no difference of eigenvalues.
+    Not to be differentiated: the functions built on it have rules of their own, which divide by no
+    difference of eigenvalues.
     """
     return _decompose(_eigh_one, lambda stack: tuple(jnp.linalg.eigh(stack)), matrix)
 
 
 def eigvalsh(matrix: Array) -> Array:
-    """Eigenvalues ``[..., d]``, ascending, of the Hermitian part of ``matrix [..., d, d]``. Not to be differentiated, see :func:`eigh`."""
+    """Eigenvalues ``[..., d]``, ascending, of the Hermitian part of ``matrix [..., d, d]``. Not to
+    be differentiated, see :func:`eigh`.
+    """
     return _decompose(_eigvalsh_one, jnp.linalg.eigvalsh, matrix)

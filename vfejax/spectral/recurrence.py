@@ -1,11 +1,13 @@
-"""The two recurrences of tridiagonal systems, linear and continued fraction, each as a sequential and as an associative scan.
+"""The two recurrences of tridiagonal systems, linear and continued fraction, each as a sequential
+and as an associative scan.
 
-A :class:`Scans` names one algorithm for both. ``SEQUENTIAL`` is one ``lax.scan`` vectorised over everything but the sequence: n steps, the
-least work, the winner on a CPU. ``ASSOCIATIVE`` composes maps in a tree: O(log n) steps, about twice to four times the work, for
-accelerators. ``PLATFORM`` takes the first on a CPU and the second elsewhere, and is the default everywhere.
+A :class:`Scans` names one algorithm for both. ``SEQUENTIAL`` is one ``lax.scan`` vectorised over
+everything but the sequence: n steps, the least work, the winner on a CPU. ``ASSOCIATIVE`` composes
+maps in a tree: O(log n) steps, about twice to four times the work, for accelerators. ``PLATFORM``
+takes the first on a CPU and the second elsewhere, and is the default everywhere.
 
-Both recurrences have an exact O(n) adjoint, itself a linear recurrence against the direction of the first. Unrolling the scans was tried
-and made them slower to compile and to run.
+Both recurrences have an exact O(n) adjoint, itself a linear recurrence against the direction of the
+first. Unrolling the scans was tried and made them slower to compile and to run.
 """
 
 from collections.abc import Callable
@@ -36,7 +38,8 @@ class Scans(NamedTuple):
 
     Attributes:
         linear: ``linear(gates, inputs, reverse)`` of equal rank and equal length.
-        moebius: ``moebius(diagonal, coupling)`` of equal shape; ``coupling[0]`` is 0 and its dtype may be the real one.
+        moebius: ``moebius(diagonal, coupling)`` of equal shape; ``coupling[0]`` is 0 and its dtype
+            may be the real one.
     """
 
     linear: Callable[[Array, Array, bool], Array]
@@ -44,9 +47,11 @@ class Scans(NamedTuple):
 
 
 def reciprocal(w: Array) -> Array:
-    """``1 / w``; for complex w by ``conj(w) / |w|^2``, a third cheaper in a scan than XLA's guarded division.
+    """``1 / w``; for complex w by ``conj(w) / |w|^2``, a third cheaper in a scan than XLA's guarded
+    division.
 
-    The squares limit ``|w|`` to 3e-16 ... 1e19 in complex64 and to 1e-146 ... 1e154 in complex128; outside it loses digits or overflows.
+    The squares limit ``|w|`` to 3e-16 ... 1e19 in complex64 and to 1e-146 ... 1e154 in complex128;
+    outside it loses digits or overflows.
     """
     if not jnp.iscomplexobj(w):
         return 1.0 / w
@@ -65,7 +70,9 @@ def pad_back(x: Array) -> Array:
 
 
 def real_like(cotangent: Array, primal: Array) -> Array:
-    """``cotangent``, or its real part where ``primal`` is real: what JAX expects as the cotangent of a real argument."""
+    """``cotangent``, or its real part where ``primal`` is real: what JAX expects as the cotangent
+    of a real argument.
+    """
     return cotangent if jnp.iscomplexobj(primal) else cotangent.real
 
 
@@ -95,22 +102,28 @@ def _linear_associative(gates: Array, inputs: Array, reverse: bool) -> Array:
 
 
 def _normalized(matrix: Array) -> Array:
-    """The same Moebius map with entries of size 1: products of a million matrices neither overflow nor underflow."""
+    """The same Moebius map with entries of size 1: products of a million matrices neither overflow
+    nor underflow.
+    """
     size = jnp.max(jnp.abs(matrix.real) + jnp.abs(matrix.imag), axis=(-2, -1), keepdims=True)
     return matrix * (1.0 / size).astype(matrix.dtype)
 
 
 def _moebius_associative(diagonal: Array, coupling: Array) -> Array:
-    """Prefix products of ``[[0, 1], [-k, d]]``, which maps ``g`` to ``1 / (d - k g)``, applied to ``g = 0``.
+    """Prefix products of ``[[0, 1], [-k, d]]``, which maps ``g`` to ``1 / (d - k g)``, applied to
+    ``g = 0``.
 
-    One stacked array: eight real leaves take three times as long to compile on a CPU, four complex ones ten times.
+    One stacked array: eight real leaves take three times as long to compile on a CPU, four complex
+    ones ten times.
     """
 
     def compose(first, second):
         return _normalized(jnp.sum(second[..., :, :, None] * first[..., None, :, :], axis=-2))
 
     top = jnp.stack([jnp.zeros_like(diagonal), jnp.ones_like(diagonal)], axis=-1)
-    maps = jnp.stack([top, jnp.stack([-coupling.astype(diagonal.dtype), diagonal], axis=-1)], axis=-2)
+    maps = jnp.stack(
+        [top, jnp.stack([-coupling.astype(diagonal.dtype), diagonal], axis=-1)], axis=-2
+    )
     products = jax.lax.associative_scan(compose, _normalized(maps))
     return products[..., 0, 1] * reciprocal(products[..., 1, 1])
 
@@ -125,7 +138,9 @@ def _linear_platform(gates: Array, inputs: Array, reverse: bool) -> Array:
 
 
 def _moebius_platform(diagonal: Array, coupling: Array) -> Array:
-    return jax.lax.platform_dependent(diagonal, coupling, cpu=_moebius_sequential, default=_moebius_associative)
+    return jax.lax.platform_dependent(
+        diagonal, coupling, cpu=_moebius_sequential, default=_moebius_associative
+    )
 
 
 SEQUENTIAL = Scans(_linear_sequential, _moebius_sequential)
@@ -166,11 +181,12 @@ def linear_recurrence(
 ) -> Array:
     """``y_i = g_i y_{i-1} + x_i`` along one axis, starting from ``y_{-1} = initial``.
 
-    The adjoint is the recurrence run the other way: ``lam_i = w_i + g_{i+1} lam_{i+1}``, ``dF/dx_i = lam_i``,
-    ``dF/dg_i = lam_i y_{i-1}``. Time and memory O(n), forward and backward.
+    The adjoint is the recurrence run the other way: ``lam_i = w_i + g_{i+1} lam_{i+1}``, ``dF/dx_i
+    = lam_i``, ``dF/dg_i = lam_i y_{i-1}``. Time and memory O(n), forward and backward.
 
     Args:
-        gates: real or complex, of the rank of ``inputs``; axes other than ``axis`` may have size 1 and are then shared. A vector per site
+        gates: real or complex, of the rank of ``inputs``; axes other than ``axis`` may have size 1
+            and are then shared. A vector per site
             is ``inputs [..., n, c]`` with ``gates [..., n, 1]`` and ``axis=-2``.
         inputs: same dtype.
         initial: the shape of ``inputs`` without ``axis``; 0 when absent.
@@ -185,7 +201,9 @@ def linear_recurrence(
         ValueError: when shapes or dtypes do not fit.
     """
     if gates.ndim != inputs.ndim or inputs.ndim == 0 or gates.shape[axis] != inputs.shape[axis]:
-        raise ValueError(f"gates must have the rank of inputs {inputs.shape} and its length, got {gates.shape}")
+        raise ValueError(
+            f"gates must have the rank of inputs {inputs.shape} and its length, got {gates.shape}"
+        )
     if any(size not in (1, full) for size, full in zip(gates.shape, inputs.shape, strict=True)):
         raise ValueError(f"gates must broadcast to inputs {inputs.shape}, got {gates.shape}")
     if gates.dtype != inputs.dtype:
@@ -221,17 +239,22 @@ def _moebius_backward(scans, residuals, cotangent):
 _moebius.defvjp(_moebius_forward, _moebius_backward)
 
 
-def moebius_recurrence(diagonal: Array, coupling: Array, *, axis: int = -1, scans: Scans = PLATFORM) -> Array:
+def moebius_recurrence(
+    diagonal: Array, coupling: Array, *, axis: int = -1, scans: Scans = PLATFORM
+) -> Array:
     """Continued fraction ``g_i = 1 / (d_i - k_{i-1} g_{i-1})`` along one axis, ``g_0 = 1 / d_0``.
 
-    ``dg_i / dg_{i-1} = k_{i-1} g_i^2``: off the spectrum these products decay, so rounding does not pile up. The adjoint is
-    ``lam_i = w_i + k_i g_{i+1}^2 lam_{i+1}``, ``dF/dd_i = -g_i^2 lam_i``, ``dF/dk_{i-1} = g_i^2 g_{i-1} lam_i``.
+    ``dg_i / dg_{i-1} = k_{i-1} g_i^2``: off the spectrum these products decay, so rounding does not
+    pile up. The adjoint is ``lam_i = w_i + k_i g_{i+1}^2 lam_{i+1}``, ``dF/dd_i = -g_i^2 lam_i``,
+    ``dF/dk_{i-1} = g_i^2 g_{i-1} lam_i``.
 
     Args:
         diagonal: d, real or complex, n along ``axis``.
-        coupling: k, of the same shape but n - 1 along ``axis``; the dtype of ``diagonal`` or, to save memory, its real one.
+        coupling: k, of the same shape but n - 1 along ``axis``; the dtype of ``diagonal`` or, to
+            save memory, its real one.
         axis: the sequence axis of both.
-        scans: the algorithm. The associative one multiplies 2 x 2 matrices, normalised at every step.
+        scans: the algorithm. The associative one multiplies 2 x 2 matrices, normalised at every
+            step.
 
     Returns:
         Shape and dtype of ``diagonal``. Infinite or NaN where a denominator vanishes.
@@ -245,5 +268,7 @@ def moebius_recurrence(diagonal: Array, coupling: Array, *, axis: int = -1, scan
             f"coupling must be diagonal {diagonal.shape} less one along axis {axis}, n >= 1: got {coupling.shape}"
         )
     if k.dtype not in (d.dtype, jnp.finfo(d.dtype).dtype):
-        raise ValueError(f"coupling must have the dtype of diagonal {d.dtype} or its real one, got {k.dtype}")
+        raise ValueError(
+            f"coupling must have the dtype of diagonal {d.dtype} or its real one, got {k.dtype}"
+        )
     return jnp.moveaxis(_moebius(d, k, scans), 0, axis)

@@ -1,4 +1,6 @@
-"""The loss of a next-token model: cross-entropy over the tokens that count, and the model's own terms."""
+"""The loss of a next-token model: cross-entropy over the tokens that count, and the model's own
+terms.
+"""
 
 from typing import NamedTuple
 
@@ -12,7 +14,9 @@ __all__ = ["LossInfo", "next_token_loss", "token_nats"]
 
 
 class LossInfo(NamedTuple):
-    """Cross-entropy in nats per token, number of tokens that counted, the model's further loss terms and its diagnostics."""
+    """Cross-entropy in nats per token, number of tokens that counted, the model's further loss
+    terms and its diagnostics.
+    """
 
     cross_entropy: Array
     num_tokens: Array

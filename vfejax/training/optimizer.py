@@ -1,4 +1,6 @@
-"""AdamW under a warm-up cosine schedule, with the gradient's norm clipped: the default of every sequence model."""
+"""AdamW under a warm-up cosine schedule, with the gradient's norm clipped: the default of every
+sequence model.
+"""
 
 from collections.abc import Callable
 
@@ -13,10 +15,14 @@ __all__ = ["adamw", "decays", "warmup_cosine"]
 _MATRICES = ("kernel", "embedding")
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, final_fraction: float) -> Callable[[Array], Array]:
-    """Learning rate: linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine down to ``final_fraction * peak``.
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, final_fraction: float
+) -> Callable[[Array], Array]:
+    """Learning rate: linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine down to
+    ``final_fraction * peak``.
 
-    The first update already moves (rate ``peak / (warmup_steps + 1)``), and the last one has the final rate. Steps past the end keep it.
+    The first update already moves (rate ``peak / (warmup_steps + 1)``), and the last one has the
+    final rate. Steps past the end keep it.
     """
 
     def rate(step: Array) -> Array:
@@ -30,8 +36,12 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, final_fracti
 
 
 def decays(params: PyTree) -> PyTree:
-    """Which leaves weight decay pulls to 0: matrices, known by flax's names ``kernel...`` and ``embedding``; no scale, bias or physical constant."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).startswith(_MATRICES), params)
+    """Which leaves weight decay pulls to 0: matrices, known by flax's names ``kernel...`` and
+    ``embedding``; no scale, bias or physical constant.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: str(path[-1].key).startswith(_MATRICES), params
+    )
 
 
 def adamw(

@@ -1,4 +1,6 @@
-"""Data parallelism on a mesh: batches are split over devices, weights are copied to all, and XLA adds the gradients up."""
+"""Data parallelism on a mesh: batches are split over devices, weights are copied to all, and XLA
+adds the gradients up.
+"""
 
 import math
 
@@ -12,7 +14,8 @@ __all__ = ["data_mesh", "replicate", "split_batches"]
 
 
 def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis ``data`` over as many devices as divide the batch; all devices of all processes by default.
+    """A mesh with the one axis ``data`` over as many devices as divide the batch; all devices of
+    all processes by default.
 
     Raises:
         ValueError: across processes, when not all devices can be used.
@@ -20,12 +23,16 @@ def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     count = math.gcd(batch_size, len(devices))
     if jax.process_count() > 1 and count < len(devices):
-        raise ValueError(f"batch_size must be a multiple of the {len(devices)} devices, got {batch_size}")
+        raise ValueError(
+            f"batch_size must be a multiple of the {len(devices)} devices, got {batch_size}"
+        )
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 def split_batches(mesh: Mesh, windows: np.ndarray) -> Array:
-    """Put ``windows [steps, b, n + 1]`` on the mesh, split over b; each process gives its own share of b."""
+    """Put ``windows [steps, b, n + 1]`` on the mesh, split over b; each process gives its own share
+    of b.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
     return jax.make_array_from_process_local_data(sharding, windows)
 

@@ -1,4 +1,6 @@
-"""Training and evaluation of a sequence model as pure steps, to be scanned over a chunk of batches and compiled by the caller."""
+"""Training and evaluation of a sequence model as pure steps, to be scanned over a chunk of batches
+and compiled by the caller.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +24,9 @@ class TrainState(NamedTuple):
 
 
 class TrainInfo(NamedTuple):
-    """Before the update: the loss that was minimised (nats), its parts, and the norm of its gradient."""
+    """Before the update: the loss that was minimised (nats), its parts, and the norm of its
+    gradient.
+    """
 
     loss: Array
     parts: LossInfo
@@ -30,7 +34,9 @@ class TrainInfo(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """``init(key) -> TrainState`` and ``step(state, windows [b, n + 1]) -> (TrainState, TrainInfo)``."""
+    """``init(key) -> TrainState`` and ``step(state, windows [b, n + 1]) -> (TrainState,
+    TrainInfo)``.
+    """
 
     init: Callable[[Array], TrainState]
     step: Callable[[TrainState, Array], tuple[TrainState, TrainInfo]]
@@ -49,13 +55,16 @@ def trainer(
     Args:
         model: the model.
         optimizer: any optax transformation.
-        key: source of all randomness in training; the step's own key is ``fold_in(key, step)``, so a run can go on from any step.
+        key: source of all randomness in training; the step's own key is ``fold_in(key, step)``, so
+            a run can go on from any step.
         padding: the token whose prediction does not count.
-        accumulation: a batch is worked through in this many equal parts, one after the other, whose gradients are averaged: the memory of a
+        accumulation: a batch is worked through in this many equal parts, one after the other, whose
+            gradients are averaged: the memory of a
             small batch with the gradient of a large one.
 
     Returns:
-        The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n + 1])``.
+        The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n +
+        1])``.
 
     Raises:
         ValueError: at trace time, for a batch that ``accumulation`` does not divide.
@@ -65,14 +74,22 @@ def trainer(
         params = model.init(key)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    def gradient(params: PyTree, windows: Array, key: Array) -> tuple[PyTree, tuple[Array, LossInfo]]:
-        loss_fn = jax.value_and_grad(lambda p: next_token_loss(model, p, windows, key, padding), has_aux=True)
+    def gradient(
+        params: PyTree, windows: Array, key: Array
+    ) -> tuple[PyTree, tuple[Array, LossInfo]]:
+        loss_fn = jax.value_and_grad(
+            lambda p: next_token_loss(model, p, windows, key, padding), has_aux=True
+        )
         (loss, parts), slope = loss_fn(params)
         return slope, (loss, parts)
 
-    def averaged(params: PyTree, windows: Array, key: Array) -> tuple[PyTree, tuple[Array, LossInfo]]:
+    def averaged(
+        params: PyTree, windows: Array, key: Array
+    ) -> tuple[PyTree, tuple[Array, LossInfo]]:
         if windows.shape[0] % accumulation:
-            raise ValueError(f"the batch must be a multiple of accumulation {accumulation}, got {windows.shape[0]}")
+            raise ValueError(
+                f"the batch must be a multiple of accumulation {accumulation}, got {windows.shape[0]}"
+            )
         parts = windows.reshape(accumulation, -1, windows.shape[1])
         keys = jax.random.split(key, accumulation)
 
@@ -86,10 +103,14 @@ def trainer(
 
     def step(state: TrainState, windows: Array) -> tuple[TrainState, TrainInfo]:
         gradient_fn = gradient if accumulation == 1 else averaged
-        slope, (loss, parts) = gradient_fn(state.params, windows, jax.random.fold_in(key, state.step))
+        slope, (loss, parts) = gradient_fn(
+            state.params, windows, jax.random.fold_in(key, state.step)
+        )
         updates, optimizer_state = optimizer.update(slope, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), TrainInfo(loss, parts, optax.tree.norm(slope))
+        return TrainState(state.step + 1, params, optimizer_state), TrainInfo(
+            loss, parts, optax.tree.norm(slope)
+        )
 
     return Trainer(init, step)
 
@@ -101,16 +122,24 @@ class EvaluationSums(NamedTuple):
     num_tokens: Array
 
 
-def evaluate(model: SequenceModel, params: PyTree, windows: Array, padding: int | None = None) -> EvaluationSums:
-    """Cross-entropy of every token of ``windows [m, b, n + 1]`` that is not padding, batch by batch; nothing is random."""
+def evaluate(
+    model: SequenceModel, params: PyTree, windows: Array, padding: int | None = None
+) -> EvaluationSums:
+    """Cross-entropy of every token of ``windows [m, b, n + 1]`` that is not padding, batch by
+    batch; nothing is random.
+    """
 
     def add(sums: EvaluationSums, batch: Array) -> tuple[EvaluationSums, None]:
         logits = model.apply(params, batch[:, :-1], None).logits
         nats, counts = token_nats(logits, batch[:, 1:], padding)
-        return EvaluationSums(sums.nats + jnp.sum(nats), sums.num_tokens + jnp.sum(counts, dtype=jnp.int32)), None
+        return EvaluationSums(
+            sums.nats + jnp.sum(nats), sums.num_tokens + jnp.sum(counts, dtype=jnp.int32)
+        ), None
 
     dtype = jax.eval_shape(
-        lambda: token_nats(model.apply(params, windows[0, :, :-1], None).logits, windows[0, :, 1:], None)
+        lambda: token_nats(
+            model.apply(params, windows[0, :, :-1], None).logits, windows[0, :, 1:], None
+        )
     )
     start = EvaluationSums(jnp.zeros((), dtype[0].dtype), jnp.zeros((), jnp.int32))
     return jax.lax.scan(add, start, windows)[0]

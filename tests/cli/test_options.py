@@ -1,0 +1,178 @@
+"""Configuration: flags over TOML over defaults, one parser for both."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import tomli_w
+
+from vfejax.cli.options import as_mapping, check, parse, read_toml
+from vfejax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    gain: float = 1.0
+    """Gain."""
+    far_limit: float = float("inf")
+    """Limit."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A command."""
+
+    steps: int = 5
+    """Steps."""
+    step_size: float = 0.5
+    """Step size."""
+    loud: bool = False
+    """Loud."""
+    spins: tuple[int, ...] = (1, 2)
+    """Spins."""
+    kind: Literal["a", "b"] = "a"
+    """Kind."""
+    path: Path | None = None
+    """Path."""
+    inner: Inner = field(default_factory=Inner)
+    """Inner."""
+
+
+def _parse(arguments="", base=None):
+    return parse(Config, arguments.split(), program="test", base=base)
+
+
+def test_defaults():
+    assert _parse() == Config()
+
+
+def test_toml_wins_over_defaults_and_flags_over_toml():
+    base = {"steps": 7, "spins": [3], "inner": {"gain": 2.0}, "kind": "b"}
+    found = _parse("--steps 9 --inner.far-limit 4", base)
+    assert found == Config(steps=9, spins=(3,), kind="b", inner=Inner(gain=2.0, far_limit=4.0))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(
+            steps=-3,
+            step_size=1e-30,
+            loud=True,
+            spins=(),
+            kind="b",
+            path=Path("a b/c"),
+            inner=Inner(-0.1, 3.0),
+        ),
+    ],
+    ids=["defaults", "every field"],
+)
+def test_what_a_run_writes_down_parses_to_the_same_configuration(config):
+    written = tomli_w.dumps(as_mapping(config))
+    assert _parse("", tomllib.loads(written)) == config
+
+
+def test_mapping_holds_plain_values_and_leaves_out_none():
+    mapping = as_mapping(Config(path=None))
+    assert "path" not in mapping
+    assert mapping["spins"] == [1, 2]
+    assert as_mapping(Config(path=Path("x")))["path"] == "x"
+
+
+def test_true_in_toml_can_be_undone_by_a_flag():
+    assert _parse("", {"loud": True}).loud is True
+    assert _parse("--no-loud", {"loud": True}).loud is False
+    assert _parse("", {"loud": False}).loud is False
+
+
+@pytest.mark.parametrize(
+    ("base", "pieces"),
+    [
+        ({"stepz": 3}, ("'stepz'", "steps", "step_size")),
+        ({"inner": {"pain": 1}}, ("'inner.pain'", "inner.gain", "inner.far_limit")),
+        ({"inner": 3}, ("'inner'", "table")),
+        ({"steps": True}, ("'steps'", "true or false")),
+        ({"steps": {"a": 1}}, ("'steps'",)),
+    ],
+    ids=["unknown", "unknown nested", "no table", "boolean", "table"],
+)
+def test_bad_toml_keys_and_kinds_are_named(base, pieces):
+    with pytest.raises(UserError) as caught:
+        _parse("", base)
+    assert all(piece in str(caught.value) for piece in pieces)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ({"steps": "many"}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"step_size": "big"}, "step-size"),
+        ({"spins": ["x"]}, "spins"),
+        ({"kind": "c"}, "kind"),
+        ({"inner": {"gain": "x"}}, "inner.gain"),
+        ({"steps": [1, 2]}, "2"),
+        ({"loud": "yes"}, "yes"),
+    ],
+    ids=str,
+)
+def test_toml_values_of_the_wrong_type_are_named(base, name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _parse("", base)
+    assert caught.value.code == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "piece"),
+    [
+        ("--stepz 3", "--stepz"),
+        ("--steps x", "--steps"),
+        ("--kind c", "--kind"),
+        ("--steps", "--steps"),
+    ],
+)
+def test_bad_flags_are_named(arguments, piece, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _parse(arguments)
+    assert caught.value.code == 2
+    assert piece in capsys.readouterr().err
+
+
+def test_read_toml(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("steps = 3\n[inner]\ngain = inf\n")
+    assert read_toml(path) == {"steps": 3, "inner": {"gain": float("inf")}}
+
+
+@pytest.mark.parametrize(
+    ("content", "piece"),
+    [
+        (None, "no such file"),
+        (b"steps = = 3", "not valid TOML"),
+        (b"\xff\xfe\x00", "not valid TOML"),
+    ],
+    ids=["missing", "malformed", "not text"],
+)
+def test_a_file_that_cannot_be_used_is_named(content, piece, tmp_path):
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=piece) as caught:
+        read_toml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_no_toml_file(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        read_toml(tmp_path)
+
+
+def test_check_names_flag_value_and_requirement():
+    check(True, "steps", 3, "positive")
+    with pytest.raises(UserError, match=r"^--steps -3: must be positive$"):
+        check(False, "steps", -3, "positive")

@@ -1,0 +1,368 @@
+"""``vfejax train``: what a run leaves, what it learns, what it refuses, and that it goes on bit for
+bit.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers.tiny_run import TINY_TRAINING as TINY
+
+from vfejax.cli import language_models
+from vfejax.cli.main import main
+from vfejax.runs import checkpoint
+from vfejax.runs import directory as run_directory
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+
+def _train(out, *flags):
+    return main(["train", "--out", str(out), *TINY, "--quiet", *map(str, flags)])
+
+
+def _resume(out, *flags):
+    return main(["train", "--out", str(out), "--resume", "--quiet", *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, library_promotion):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert _train(out) == 0
+    return out
+
+
+def test_a_run_leaves_everything_a_reader_needs(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.toml",
+        "environment.json",
+        "metrics.csv",
+        "report.html",
+        "summary.json",
+        "vocabulary.json",
+    }
+    assert {path.name for path in (finished / "figures").iterdir()} == {
+        "loss.png",
+        "diagnostics.png",
+    }
+    assert checkpoint.steps(finished) == [0, 4, 8]
+    metrics = run_directory.read_metrics(finished)
+    assert metrics["step"].tolist() == [0, 2, 4, 6, 8]
+    assert np.isfinite(metrics["valid_loss"]).tolist() == [True, False, True, False, True]
+    assert np.isfinite(metrics["loss"]).tolist() == [False, True, True, True, True]
+    page = (finished / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "<pre>" in page
+
+
+def test_the_summary_is_of_the_best_weights(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    metrics = run_directory.read_metrics(finished)
+    assert summary["best_step"] == metrics["step"][np.nanargmin(metrics["valid_loss"])]
+    assert checkpoint.steps(finished / language_models.BEST) == [summary["best_step"]]
+    assert summary["tokens_trained"] == 8 * 4 * 8
+    valid = summary["valid"]
+    np.testing.assert_allclose(valid["perplexity"], math.exp(valid["loss_nats_per_token"]))
+    assert "bits_per_byte" not in valid  # made-up tokens have no bytes
+    baselines = summary["baselines_nats_per_token"]
+    assert baselines["entropy rate"] == 0
+    assert (
+        baselines["pair frequencies"]
+        < baselines["single frequencies"]
+        <= baselines["uniform"] + 0.1
+    )
+
+
+def test_the_configuration_can_be_run_again(finished, tmp_path):
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                str(finished / "config.toml"),
+                "--out",
+                str(tmp_path / "run"),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (
+        finished / "metrics.csv"
+    ).read_bytes()
+    assert (tmp_path / "run" / "config.toml").read_bytes() == (
+        finished / "config.toml"
+    ).read_bytes()
+
+
+def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
+    flags = (
+        "--steps",
+        200,
+        "--log-every",
+        50,
+        "--eval-every",
+        50,
+        "--checkpoint-every",
+        200,
+        "--learning-rate",
+        0.03,
+    )
+    assert _train(tmp_path / "pattern", *flags) == 0
+    losses = json.loads((tmp_path / "pattern" / "summary.json").read_text())["valid"]
+    assert losses["loss_nats_per_token"] < 0.1
+    noise = ("--synthetic.kind", "uniform", "--synthetic.tokens", 4000)
+    assert _train(tmp_path / "noise", *flags, *noise) == 0
+    losses = run_directory.read_metrics(tmp_path / "noise")["valid_loss"]
+    # 48 windows' tokens at most: their own frequencies stray from uniform by a few hundredths of a
+    # nat, a leak by ln 5.
+    assert np.nanmin(losses) > math.log(5) - 0.1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--vocabulary", "word", "--max-words", 20, "--length", 4),
+        ("--vocabulary", "byte", "--compute", "bfloat16"),
+        ("--accumulation", 2, "--transformer.dropout", 0.1),
+        (
+            *(
+                "--model",
+                "resnet-bk",
+                "--resnet-bk.layers",
+                1,
+                "--resnet-bk.dim",
+                8,
+                "--resnet-bk.heads",
+                2,
+            ),
+            *("--resnet-bk.hidden", 8, "--resnet-bk.experts", 2),
+        ),
+    ],
+    ids=["word", "byte-bf16", "accumulated-dropout", "resnet-bk"],
+)
+def test_texts_vocabularies_and_models(flags, tmp_path):
+    text = tmp_path / "poem.txt"
+    text.write_text("the rose is red, the violet blue\nand so are you, and so am I\n" * 40)
+    own = ("--synthetic.kind", "none", "--text", text, "--steps", 4)
+    assert _train(tmp_path / "run", *own, *flags) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["data"] == str(text)
+    valid = summary["valid"]
+    assert valid["bits_per_byte"] > 0
+    if "resnet-bk" in flags:
+        metrics = run_directory.read_metrics(tmp_path / "run")
+        assert np.all(metrics["load_balance"][1:] > 0)
+        assert np.all(metrics["longest_reach_tokens"][1:] > 0)
+
+
+def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_report(tmp_path):
+    text = tmp_path / "text.txt"
+    content = "ab" * 90 + "?" + "ab" * 10 + "\n"
+    assert content[int(len(content) * (1 - 0.1085))] == "?"
+    text.write_text(content)
+    own = (
+        "--synthetic.kind",
+        "none",
+        "--text",
+        text,
+        "--steps",
+        2,
+        "--eval-every",
+        2,
+        "--valid-fraction",
+        0.1085,
+    )
+    assert _train(tmp_path / "run", *own) == 0
+    assert "?" not in (tmp_path / "run" / "vocabulary.json").read_text()
+    assert "<pre>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    out = tmp_path / "run"
+    process = start_process("--out", out, *TINY, "--quiet", command="train")
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "environment.json").read_text())["num_devices"] == 8
+    found, wanted = (run_directory.read_metrics(path) for path in (out, finished))
+    # float32 sums over a batch in another order, amplified by eight steps of Adam.
+    np.testing.assert_allclose(found["valid_loss"], wanted["valid_loss"], rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+
+
+def test_training_stops_early_when_it_gets_no_better(tmp_path):
+    out = tmp_path / "run"
+    flags = (
+        "--learning-rate",
+        1e-30,
+        "--patience",
+        2,
+        "--steps",
+        100,
+        "--eval-every",
+        2,
+        "--checkpoint-every",
+        100,
+    )
+    assert _train(out, *flags) == 0
+    # The first evaluation is the best; two more without a better one are enough.
+    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4]
+    assert checkpoint.latest_step(out) == 4
+    assert checkpoint.latest_step(out / language_models.BEST) == 0
+    before = (out / "metrics.csv").read_bytes()
+    assert _resume(out) == 0
+    assert (out / "metrics.csv").read_bytes() == before
+
+
+def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
+    refused(
+        tmp_path / "run",
+        [*TINY, "--learning-rate", "1e30", "--clip-norm", "1e30", "--warmup-steps", "0"],
+        "diverged",
+        "--learning-rate",
+        "step 0",
+        command="train",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "pieces"),
+    [
+        (["--steps", "-1"], ["--steps -1", "at least 0"]),
+        (["--batch-size", "0"], ["--batch-size 0"]),
+        (["--accumulation", "3"], ["--accumulation 3", "divisor of --batch-size 4"]),
+        (["--eval-every", "3"], ["--eval-every 3", "multiple of --log-every 2"]),
+        (["--learning-rate", "nan"], ["--learning-rate nan"]),
+        (["--valid-fraction", "1"], ["--valid-fraction 1"]),
+        (["--synthetic.noise", "2"], ["--synthetic.noise 2.0"]),
+        (["--transformer.dim", "15"], ["--transformer", "dim 15", "heads 2"]),
+        (["--model", "resnet-bk", "--resnet-bk.top-k", "9"], ["--resnet-bk", "top_k", "9"]),
+        (["--model", "resnet-bk", "--resnet-bk.z-floor", "0"], ["--resnet-bk", "z_floor"]),
+        (["--transformer.layers", "0"], ["--transformer.layers 0", "at least 1"]),
+        (["--transformer.dropout", "1"], ["--transformer.dropout 1.0", "below 1"]),
+        (
+            ["--model", "resnet-bk", "--resnet-bk.balance-weight", "nan"],
+            ["--resnet-bk.balance-weight nan"],
+        ),
+        (["--length", "500"], ["periodic", "501", "--length"]),
+        (["--synthetic.kind", "none", "--text", "absent.txt"], ["absent.txt", "does not exist"]),
+        (["--text", "absent.txt"], ["--synthetic.kind", "--text"]),
+        (["--config", "absent.toml"], ["absent.toml"]),
+        (["--resume"], ["is not a directory"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_makes_no_run(flags, pieces, refused, tmp_path):
+    out = tmp_path / "run"
+    refused(out, [*TINY, *flags], *pieces, command="train")
+    assert not (out / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "pieces"),
+    [
+        (b"", ["is empty"]),
+        (b"ab\0cd", ["byte 2 is NUL"]),
+        (b"abc\xff" * 50, ["byte 3 is 0xff"]),
+        (b"short", ["fewer than the 9 of one window"]),
+    ],
+    ids=["empty", "binary", "encoding", "short"],
+)
+def test_bad_texts_are_named(content, pieces, refused, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+    flags = [*TINY, "--synthetic.kind", "none", "--text", text]
+    refused(tmp_path / "run", flags, str(text), *pieces, command="train")
+
+
+def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    before = (out / "metrics.csv").read_bytes()
+    refused(out, TINY, "already holds a run", "--overwrite", command="train")
+    assert (out / "metrics.csv").read_bytes() == before
+    assert _train(out, "--overwrite", "--steps", 2, "--eval-every", 2) == 0
+    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2]
+    assert checkpoint.steps(out / language_models.BEST) == [2]
+
+
+# --- going on
+# ---------------------------------------------------------------------------------------------------------------
+
+LONG = ["--steps", "60", "--transformer.dropout", "0.1"]
+
+
+def _same(out, unbroken):
+    """Metrics byte for byte, and every weight, the best ones too."""
+    assert (out / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
+    assert (out / "config.toml").read_bytes() == (unbroken / "config.toml").read_bytes()
+    assert checkpoint.steps(out / language_models.BEST) == checkpoint.steps(
+        unbroken / language_models.BEST
+    )
+    found, wanted = language_models.load(out), language_models.load(unbroken)
+    for x, y in zip(jax.tree.leaves(found.params), jax.tree.leaves(wanted.params), strict=True):
+        assert np.array_equal(x, y)
+    keys = ("valid", "best_step", "steps")
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (out, unbroken)]
+    assert [summaries[0][key] for key in keys] == [summaries[1][key] for key in keys]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, library_promotion):
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    assert _train(out, *LONG) == 0
+    return out
+
+
+def _wait_for_checkpoint(out, process):
+    deadline = time.monotonic() + 120
+    while not (checkpoint.latest_step(out) or 0) > 0:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill-9", "ctrl-c"])
+def test_a_stopped_run_goes_on_bit_for_bit(how, unbroken, start_process, tmp_path):
+    out = tmp_path / "run"
+    process = start_process("--out", out, *TINY, *LONG, "--quiet", command="train")
+    _wait_for_checkpoint(out, process)
+    os.kill(process.pid, how)
+    output, errors = process.communicate(timeout=120)
+    assert 0 < checkpoint.latest_step(out) < 60
+    if how == signal.SIGINT:
+        assert (process.returncode, output, errors) == (130, "", "vfejax train: interrupted\n")
+        assert (out / "report.html").is_file()
+    assert _resume(out) == 0
+    _same(out, unbroken)
+
+
+def test_a_best_that_is_later_than_the_checkpoint_is_made_again(unbroken, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "copy")
+    # As after a kill between the evaluation at step 60 and the checkpoint of step 60.
+    assert checkpoint.latest_step(out / language_models.BEST) == 60
+    shutil.rmtree(out / "checkpoints" / f"{60:08d}")
+    assert _resume(out) == 0
+    _same(out, unbroken)
+
+
+def test_a_finished_run_resumed_stays_as_it_is(unbroken, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "copy")
+    assert _resume(out) == 0
+    _same(out, unbroken)
+
+
+def test_other_settings_are_refused_by_name(unbroken, refused):
+    refused(
+        unbroken,
+        ["--resume", "--learning-rate", "0.5"],
+        "--learning-rate was 0.002",
+        command="train",
+    )
+    refused(unbroken, ["--resume", "--steps", "10"], "--steps 10", "step 60", command="train")

@@ -1,0 +1,151 @@
+"""Slow, plain reference for the agents' energies: every pair is formed, every formula is the
+textbook one.
+
+It takes weights (not their logarithms), shifts no exponent, streams nothing, and is differentiated
+by ``jax.grad``. Meant for few agents with divergences of a few temperatures, in float64.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.agents import alignment
+from vfejax.agents.population import Population
+from vfejax.beliefs.gaussian import Gaussian, kl_divergence, push_forward
+from vfejax.geometry.irreps import so3_generators
+from vfejax.geometry.transport import transport_operator
+
+ROTATIONS = {
+    "vector": so3_generators((1,)),
+    "sum": so3_generators((0, 1, 2)),
+}
+# A group that is neither compact nor volume-preserving: a dilation, a boost and a shear of the
+# plane.
+GENERAL = np.array([[[0.3, 0.0], [0.0, 0.3]], [[0.0, 0.4], [0.4, 0.0]], [[0.0, 0.5], [0.0, 0.0]]])
+
+
+def random_gaussian(rng, shape, k, dtype=np.float64):
+    """Gaussians with factors of condition number below 10; the triangle above the diagonal holds
+    numbers that must not matter.
+    """
+    chol = 0.25 * rng.normal(size=(*shape, k, k))
+    diagonal = np.arange(k)
+    chol[..., diagonal, diagonal] = rng.uniform(0.7, 1.4, (*shape, k))
+    return Gaussian(jnp.asarray(rng.normal(size=(*shape, k)), dtype), jnp.asarray(chol, dtype))
+
+
+def random_population(rng, num, generators, grid=(), dtype=np.float64):
+    num_generators, k, _ = generators.shape
+    shape = (num, *grid)
+    return Population(
+        random_gaussian(rng, shape, k, dtype),
+        random_gaussian(rng, shape, k, dtype),
+        jnp.asarray(rng.normal(size=(*shape, num_generators)), dtype),
+    )
+
+
+def to_double(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+
+
+def pairwise_kl(gaussian, phi, generators):
+    """``KL(q_i || Omega_ij q_j)`` with the n x n x k x k transports written out."""
+    num = phi.shape[0]
+
+    def across(x, axis):
+        return jnp.broadcast_to(jnp.expand_dims(x, axis), (num, num, *x.shape[1:]))
+
+    omega = transport_operator(across(phi, 1), across(phi, 0), jnp.asarray(generators))
+    receiver = Gaussian(across(gaussian.mean, 1), across(gaussian.chol, 1))
+    sender = Gaussian(across(gaussian.mean, 0), across(gaussian.chol, 0))
+    return kl_divergence(receiver, push_forward(sender, omega))
+
+
+def attention(divergence, temperature, weight, neighbours):
+    """``beta_ij = w_j exp(-KL_ij / tau) / sum_l w_l exp(-KL_il / tau)`` over the pairs with
+    ``neighbours[i, j]``; 0 without any.
+    """
+    factors = neighbours * weight[None, :] * jnp.exp(-divergence / temperature)
+    total = jnp.sum(factors, axis=1, keepdims=True)
+    return factors / jnp.where(total > 0, total, 1.0)
+
+
+def weighted(divergence, temperature, weight, neighbours):
+    return jnp.sum(attention(divergence, temperature, weight, neighbours) * divergence, axis=1)
+
+
+def entropic(divergence, temperature, weight, neighbours):
+    measure = neighbours * weight[None, :]
+    mass = jnp.sum(measure, axis=1)
+    mean = jnp.sum(measure * jnp.exp(-divergence / temperature), axis=1) / jnp.where(
+        mass > 0, mass, 1.0
+    )
+    return -temperature * jnp.log(jnp.where(mass > 0, mean, 1.0))
+
+
+ENERGIES = {alignment.weighted: weighted, alignment.entropic: entropic}
+
+
+def alignment_energy(
+    divergence,
+    temperature=1.0,
+    *,
+    alignment_fn=alignment.weighted,
+    coefficient=None,
+    weight=None,
+    neighbours=None,
+):
+    """``sum_i coefficient_i E_i``; ``neighbours [n, n]`` is 1 where i listens to j, everybody else
+    by default.
+    """
+    num = divergence.shape[0]
+    everybody = 1.0 - jnp.eye(num)
+    neighbours = everybody if neighbours is None else neighbours * everybody
+    weight = jnp.ones(num) if weight is None else weight
+    coefficient = jnp.ones(num) if coefficient is None else coefficient
+    return jnp.sum(
+        coefficient * ENERGIES[alignment_fn](divergence, temperature, weight, neighbours)
+    )
+
+
+def observation(belief, observations):
+    """``E_q[-log p(o | x)]`` of each agent at one point, by inverse and determinant of R."""
+    values, present, matrix, noise_chol = observations
+    noise = jnp.tril(noise_chol) @ jnp.tril(noise_chol).T
+    inverse = jnp.linalg.inv(noise)
+    residual = values - jnp.einsum("ok,nk->no", matrix, belief.mean)[:, None]
+    chol = jnp.tril(belief.chol)
+    trace = jnp.einsum("op,ok,nkl,nml,pm->n", inverse, matrix, chol, chol, matrix)
+    squares = jnp.einsum("nmo,op,nmp->nm", residual, inverse, residual)
+    constant = jnp.log(jnp.linalg.det(2 * jnp.pi * noise))
+    return jnp.sum(present * 0.5 * (squares + trace[:, None] + constant), axis=1)
+
+
+def company(supports, neighbours):
+    """``1 - prod_j (1 - chi_j)`` over the neighbours j of each agent."""
+    num = supports.shape[0]
+    neighbours = neighbours * (1.0 - jnp.eye(num))
+    return 1.0 - jnp.prod(1.0 - neighbours * jnp.broadcast_to(supports[None], (num, num)), axis=1)
+
+
+def free_energy_terms(
+    population, generators, weights, temperature, alignment_fn, observations, supports, neighbours
+):
+    """The four weighted terms at one point where agent i has the support chi_i."""
+    belief, prior, phi = population
+    options = {
+        "alignment_fn": alignment_fn,
+        "coefficient": supports * company(supports, neighbours),
+        "weight": supports,
+        "neighbours": neighbours,
+    }
+    return jnp.stack(
+        [
+            weights[0] * jnp.sum(supports * kl_divergence(belief, prior)),
+            weights[1]
+            * alignment_energy(pairwise_kl(belief, phi, generators), temperature, **options),
+            weights[2]
+            * alignment_energy(pairwise_kl(prior, phi, generators), temperature, **options),
+            weights[3] * jnp.sum(supports * observation(belief, observations)),
+        ]
+    )

@@ -1,0 +1,171 @@
+"""The layer of experts against its formula, and as a part of a model: precision, batches, stacks,
+causality.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vfejax import routing
+from vfejax.models.resnet_bk.experts import MixtureOfExperts
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+DIM, HIDDEN = 6, 8
+
+
+@cache
+def _module(num_experts=4, top_k=1, dtype=jnp.float64, dim=DIM, hidden=HIDDEN, seed=0, **options):
+    module = MixtureOfExperts(
+        dim, hidden, num_experts, top_k, dtype=dtype, rngs=nnx.Rngs(seed), **options
+    )
+    # Larger than at first, so that outputs and choices matter.
+    for weights in (
+        module.kernel_in,
+        module.kernel_out,
+        *([module.router.kernel] if num_experts > 1 else []),
+    ):
+        weights[...] = 20.0 * weights[...]
+    return module
+
+
+@cache
+def _pure(module):
+    """The compiled layer as a function of its parameters, and these."""
+    graphdef, params = nnx.split(module)
+    return jax.jit(lambda params, x, key=None: nnx.merge(graphdef, params)(x, key)), params
+
+
+@pytest.fixture
+def states(rng):
+    return jnp.asarray(rng.standard_normal((3, 7, DIM)))
+
+
+def test_one_expert_is_a_plain_layer_without_a_router(states):
+    module = _module(num_experts=1)
+    found, statistics = _pure(module)[0](nnx.state(module), states)
+    assert set(nnx.state(module)) == {"kernel_in", "kernel_out"}
+    expected = jax.nn.gelu(states @ module.kernel_in[0]) @ module.kernel_out[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
+    assert (float(statistics.load_balance), float(statistics.router_z)) == (0.0, 0.0)
+    np.testing.assert_array_equal(statistics.usage, [1.0])
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_output_and_statistics_are_the_formula(k, states):
+    module = _module(top_k=k)
+    apply, params = _pure(module)
+    found, statistics = apply(params, states)
+    logits = np.asarray(states @ module.router.kernel[...])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    chosen = p >= np.sort(p, axis=-1)[..., -k, None]
+    hidden = jax.nn.gelu(jnp.einsum("bnd,edf->bnef", states, module.kernel_in[...]))
+    expected = np.einsum("bnef,efd,bne->bnd", hidden, module.kernel_out[...], p * chosen)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+    usage = chosen.mean((0, 1)) / k
+    np.testing.assert_allclose(statistics.usage, usage, rtol=1e-14)
+    np.testing.assert_allclose(statistics.load_balance, 4 * usage @ p.mean((0, 1)), rtol=1e-13)
+    np.testing.assert_allclose(
+        statistics.router_z, np.mean(np.log(np.exp(logits).sum(-1)) ** 2), rtol=1e-12
+    )
+
+
+def test_half_precision_keeps_weights_and_choices_in_single(states):
+    half, single = (_module(top_k=2, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    states = states.astype(jnp.bfloat16)
+    (found, statistics), (exact, expected) = (
+        _pure(m)[0](nnx.state(m), states) for m in (half, single)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype(jnp.float32)}
+    assert found.dtype == jnp.bfloat16
+    assert exact.dtype == jnp.float32
+    # The same numbers in the same arithmetic: an output alone may be rounded.
+    for got, wanted in zip(statistics, expected, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_array_equal(got, wanted)
+    # Kernels, hidden layer, outputs and weights are each rounded to 8 bits, and then added up.
+    error = np.abs(np.asarray(found, np.float32) - exact).max() / np.abs(exact).max()
+    assert 0 < error < 8 * 2.0**-8
+
+
+def test_a_token_alone_is_what_it_is_in_a_batch(states):
+    apply, params = _pure(_module(top_k=2))
+    whole, _ = apply(params, states)
+    column, _ = apply(params, states[:, 4])
+    np.testing.assert_allclose(column, whole[:, 4], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_later_tokens_and_other_sequences_leave_an_output_bit_identical(k, rng):
+    apply, params = _pure(_module(top_k=k, dtype=jnp.float32, dim=128, hidden=256))
+    states, others = (
+        jnp.asarray(rng.standard_normal((3, 256, 128)), jnp.float32) for _ in range(2)
+    )
+    before, statistics = apply(params, states)
+    assert np.all(statistics.usage > 0)
+    for changed in (np.s_[:, 100:], np.s_[:2], np.s_[1:]):
+        after, changes = apply(params, states.at[changed].set(others[changed]))
+        assert np.any(changes.usage != statistics.usage)
+        kept = np.ones(states.shape, bool)
+        kept[changed] = False
+        np.testing.assert_array_equal(np.asarray(after)[kept], np.asarray(before)[kept])
+        assert np.all(np.any(np.asarray(after != before)[changed], axis=-1))
+
+
+@pytest.mark.parametrize("router_fn", [routing.top_k, routing.gumbel_top_k])
+def test_every_chosen_expert_and_the_whole_router_learn(router_fn, states):
+    apply, params = _pure(_module(router_fn=router_fn))
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradient(params):
+        found, statistics = apply(params, states)
+        return jnp.sum(found**2), statistics.usage
+
+    changes, usage = gradient(params)
+    assert np.any(usage == 0)  # by this seed: both sides of the claim are tested
+    for name in ("kernel_in", "kernel_out"):
+        change = np.asarray(changes[name][...])
+        np.testing.assert_array_equal(np.any(change != 0, axis=(1, 2)), np.asarray(usage) > 0)
+        assert np.all(np.isfinite(change))
+    assert np.all(changes["router"]["kernel"][...] != 0)
+
+
+def test_a_key_draws_experts_and_none_takes_the_most_probable(states):
+    apply, params = _pure(_module(router_fn=routing.gumbel_top_k))
+    usages = [apply(params, states, jax.random.key(seed))[1].usage for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(usages[0], usages[1])
+    assert np.any(usages[0] != usages[2])
+    first, second = (apply(params, states)[1].usage for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    plain, params = _pure(_module())
+    np.testing.assert_array_equal(first, plain(params, states)[1].usage)
+
+
+def test_stacked_layers_equal_one_after_another(states):
+    modules = [_module(top_k=2, seed=seed) for seed in range(3)]
+    apply, _ = _pure(modules[0])
+    params = [nnx.state(module) for module in modules]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+    @partial(jax.jit, static_argnums=0)
+    def energies(over, params):
+        return over(
+            jax.value_and_grad(lambda params: jnp.sum(apply(params, states)[0] ** 2)), params
+        )
+
+    together = energies(lambda f, params: jax.vmap(f)(params), stacked)
+    for i, layer in enumerate(params):
+        alone = energies(lambda f, params: f(params), layer)
+        for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(got[i], wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_a_wrong_k_is_named(k):
+    with pytest.raises(ValueError, match=f"top_k must lie between 1 and num_experts 4, got {k}"):
+        _module(top_k=k)

@@ -1,0 +1,322 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.runs import directory as run_directory
+from vfejax.errors import UserError
+
+CONFIG = {"seed": 3, "steps": 10, "dynamics": {"step_size": 0.1, "mass": None}, "irreps": (1, 1, 1)}
+COLUMNS = ("step", "total")
+
+
+def python(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
+
+
+@pytest.fixture
+def run(tmp_path):
+    with run_directory.create(tmp_path / "run", CONFIG) as run:
+        yield run
+
+
+def test_create_writes_a_config_that_reads_back(run):
+    expected = {"seed": 3, "steps": 10, "dynamics": {"step_size": 0.1}, "irreps": [1, 1, 1]}
+    assert run_directory.read_config(run) == expected
+    assert (run.path / "checkpoints").is_dir()
+    assert (run.path / "figures").is_dir()
+
+
+def test_config_values_survive_exactly(run):
+    config = {
+        "path": Path("a/b"),
+        "tiny": 5e-324,
+        "third": 1 / 3,
+        "negative_zero": -0.0,
+        "infinite": float("inf"),
+        "flag": True,
+        "text": 'é "quoted"\n',
+        "numpy": np.float32(0.1),
+        "count": np.int64(7),
+        "nested": {"empty": {}, "list": [[1, 2], [3.5]]},
+    }
+    run_directory.write_config(run, config)
+    expected = {**config, "path": "a/b", "numpy": float(np.float32(0.1)), "count": 7}
+    read = run_directory.read_config(run)
+    assert read == expected
+    assert np.signbit(read["negative_zero"])
+
+
+@pytest.mark.parametrize(("value", "name"), [(object(), "config.a.b"), ([1, None], r"config.a.b\[1\]")])
+def test_setting_without_toml_type_is_refused_by_name(tmp_path, value, name):
+    with pytest.raises(TypeError, match=name):
+        run_directory.create(tmp_path / "run", {"a": {"b": value}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_environment_tells_versions_device_and_seed(run):
+    import jax
+
+    found = json.loads((run.path / "environment.json").read_text())
+    assert found["jax"] == jax.__version__
+    assert found["numpy"] == np.__version__
+    assert found["device_platform"] == jax.devices()[0].platform
+    assert found["device_kind"] == jax.devices()[0].device_kind
+    assert found["seed"] == 3
+    assert {"python", "vfejax", "jaxlib"} <= set(found)
+
+
+def test_environment_does_without_git_and_seed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = run_directory.environment({})
+    assert "git_revision" not in found
+    assert "seed" not in found
+
+
+def test_git_revision_is_a_commit_of_the_sources(monkeypatch):
+    answers = {"ls-files": "__init__.py\n", "describe": "0123456789abcdef-dirty\n"}
+
+    def git(command, **options):
+        return subprocess.CompletedProcess(command, 0, answers[command[3]], "")
+
+    monkeypatch.setattr(run_directory.subprocess, "run", git)
+    assert run_directory.environment({})["git_revision"] == "0123456789abcdef-dirty"
+
+
+def test_empty_directory_is_used(tmp_path):
+    run_directory.create(tmp_path, CONFIG).close()
+    assert (tmp_path / "config.toml").exists()
+
+
+def test_existing_run_is_not_overwritten(run):
+    run.close()
+    before = sorted(os.listdir(run.path))
+    with pytest.raises(UserError, match=r"run already holds a run; .*--resume.*--overwrite.*--out$"):
+        run_directory.create(run.path, {"seed": 4})
+    assert sorted(os.listdir(run.path)) == before
+    assert run_directory.read_config(run)["seed"] == 3
+
+
+def test_overwrite_removes_what_the_run_wrote_and_nothing_else(run):
+    written = ["metrics.csv", "report.html", "summary.json", "initial.npz", "final.npz", "figures/a.png", ".x.12.tmp"]
+    for name in written:
+        (run.path / name).write_text("old")
+    (run.path / "checkpoints" / "00000001").mkdir()
+    (run.path / "mine.npz").write_text("keep")
+    run.close()
+    with run_directory.create(run.path, {"seed": 4}, overwrite=True):
+        left = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*")}
+        assert left == {"config.toml", "environment.json", "lock", "checkpoints", "figures", "mine.npz"}
+        assert run_directory.read_config(run) == {"seed": 4}
+
+
+def test_overwrite_follows_no_link(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a").write_text("keep")
+    (run.path / "figures").rmdir()
+    (run.path / "figures").symlink_to(tmp_path / "elsewhere")
+    run.close()
+    run_directory.create(run.path, CONFIG, overwrite=True).close()
+    assert (tmp_path / "elsewhere" / "a").read_text() == "keep"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["config.toml", "thesis.tex"])
+def test_directory_of_somebody_else_is_never_touched(tmp_path, name, overwrite):
+    (tmp_path / name).write_text("a = 1\n")
+    with pytest.raises(UserError, match=r"is not empty and holds no run, .*--out$"):
+        run_directory.create(tmp_path, CONFIG, overwrite=overwrite)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_file_in_the_way(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(UserError, match=r"a is not a directory"):
+        run_directory.create(tmp_path / "a", CONFIG)
+    with pytest.raises(UserError, match=r"cannot write .*a/b: "):
+        run_directory.create(tmp_path / "a" / "b", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "holds no run"),
+        ("a = \nb = 1\n", "config.toml is not valid TOML: .*line 1"),
+        (b"\xff", "is not UTF-8 text"),
+    ],
+)
+def test_unusable_run_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        run_directory.open_existing(tmp_path)
+    assert not (tmp_path / "lock").exists()
+
+
+def test_missing_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        run_directory.open_existing(tmp_path / "nowhere")
+
+
+HOLD = """
+import sys, time
+from vfejax.runs import directory as run_directory
+run = run_directory.open_existing(sys.argv[1])
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+def test_second_process_is_told_and_a_killed_one_leaves_no_lock(run):
+    code = "import sys; from vfejax.io import run_directory as r\ntry: r.open_existing(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)"
+    answer = python(code, run.path)
+    assert answer.stdout.startswith("UserError ")
+    assert f"is in use by another process (pid {os.getpid()})" in answer.stdout
+    run.close()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match=rf"in use by another process \(pid {holder.pid}\)"):
+                run_directory.open_existing(run.path)
+            with pytest.raises(UserError, match="in use"):
+                run_directory.create(run.path, CONFIG, overwrite=True)
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with run_directory.open_existing(run.path) as again:
+        assert again.path == run.path
+
+
+def test_lock_holds_within_one_process_and_closing_twice_is_harmless(run):
+    with pytest.raises(UserError, match="in use"):
+        run_directory.open_existing(run.path)
+    run.close()
+    run.close()
+    run_directory.open_existing(run.path).close()
+
+
+def test_metrics_round_trip_is_exact(run, rng):
+    values = [*rng.normal(size=50) * 10.0 ** rng.integers(-300, 300, 50), 5e-324, -0.0, np.inf, -np.inf, np.nan, 1 / 3]
+    run_directory.append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[:20])])
+    run_directory.append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[20:], 20)])
+    read = run_directory.read_metrics(run)
+    assert read["step"].dtype == np.int64
+    np.testing.assert_array_equal(read["step"], np.arange(len(values)))
+    assert read["total"].tobytes() == np.asarray(values).tobytes()
+    assert (run.path / "metrics.csv").read_text().count("step") == 1
+
+
+def test_metrics_take_numbers_of_every_kind(run):
+    third = np.float32(1) / np.float32(3)
+    row = (jnp.int32(2), third, jnp.asarray(third), np.int64(2**53), True)
+    run_directory.append_metrics(run, ("step", "numpy", "jax", "count", "flag"), [row])
+    assert (run.path / "metrics.csv").read_text().splitlines()[1].split(",")[3:] == [str(2**53), "1"]
+    read = run_directory.read_metrics(run)
+    assert np.float32(read["numpy"][0]) == np.float32(read["jax"][0]) == third
+
+
+def test_metrics_without_rows(run):
+    run_directory.append_metrics(run, COLUMNS, [])
+    read = run_directory.read_metrics(run)
+    assert {name: column.shape for name, column in read.items()} == {"step": (0,), "total": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [(("total",), [(1.0,)]), (("step", "a,b"), [(1, 2.0)]), (COLUMNS, [(1,)]), (COLUMNS, [(1, np.ones(2))])],
+)
+def test_rows_that_do_not_fit_are_a_programming_error(run, columns, rows):
+    with pytest.raises(ValueError, match=r".+"):
+        run_directory.append_metrics(run, columns, rows)
+    assert not (run.path / "metrics.csv").exists()
+
+
+def test_other_columns_are_refused(run):
+    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
+    with pytest.raises(UserError, match=r"metrics.csv has other columns .*step,energy"):
+        run_directory.append_metrics(run, ("step", "energy"), [(2, 2.0)])
+
+
+# A kill can leave any piece of what was being written: a row cut anywhere, even so that it still
+# reads as a row.
+@pytest.mark.parametrize("piece", ["", "3", "30,", "30,1.", "30,1.5", "3,2"])
+def test_truncation_drops_later_rows_and_half_a_line(run, piece):
+    run_directory.append_metrics(run, COLUMNS, [(10, 0.1), (20, 0.2), (30, 0.3)])
+    path = run.path / "metrics.csv"
+    with open(path, "a") as file:
+        file.write(piece)
+    np.testing.assert_array_equal(run_directory.read_metrics(run)["step"], [10, 20, 30])
+    if piece:
+        with pytest.raises(UserError, match=r"ends in half a line.*--resume"):
+            run_directory.append_metrics(run, COLUMNS, [(40, 0.4)])
+    run_directory.truncate_metrics(run, 20)
+    assert path.read_text() == "step,total\n10,0.1\n20,0.2\n"
+    run_directory.append_metrics(run, COLUMNS, [(30, 0.3)])
+    assert path.read_text() == "step,total\n10,0.1\n20,0.2\n30,0.3\n"
+
+
+@pytest.mark.parametrize("text", ["", "st", "step,total"])
+def test_truncation_of_half_a_header_starts_again(run, text):
+    (run.path / "metrics.csv").write_text(text)
+    run_directory.truncate_metrics(run, 0)
+    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
+    assert (run.path / "metrics.csv").read_text() == "step,total\n1,2.0\n"
+
+
+def test_truncation_without_metrics_does_nothing(run):
+    run_directory.truncate_metrics(run, 5)
+    assert not (run.path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("line", ["x,1.0", "2", "2,1.0,3.0", ""])
+def test_damaged_line_is_named(run, line):
+    (run.path / "metrics.csv").write_text(f"step,total\n1,2.0\n{line}\n3,2.0\n")
+    with pytest.raises(UserError, match=r"metrics.csv line 3 is damaged"):
+        run_directory.read_metrics(run)
+    with pytest.raises(UserError, match=r"metrics.csv line 3 is damaged"):
+        run_directory.truncate_metrics(run, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "does not exist"), ("", "is empty"), ("a,b\n1,2\n", "no column step")]
+)
+def test_missing_metrics_are_named(run, text, message):
+    if text is not None:
+        (run.path / "metrics.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"metrics.csv.* {message}"):
+        run_directory.read_metrics(run)
+
+
+FULL_DISK = """
+import resource, sys
+from vfejax.runs import directory as r
+with r.create(sys.argv[1], {"seed": 1}) as run:
+    r.append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    for act in (
+        lambda: r.append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100, 300)]),
+        lambda: r.atomic_write(run.path / "report.html", "x" * 5000),
+    ):
+        try:
+            act()
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+def test_full_disk_is_one_line_and_keeps_what_was_written(tmp_path):
+    answer = python(FULL_DISK, tmp_path / "run")
+    assert answer.stderr == ""
+    lines = answer.stdout.splitlines()
+    assert len(lines) == 2
+    for line, name in zip(lines, ("metrics.csv", "report.html"), strict=True):
+        assert line.startswith(f"UserError cannot write {tmp_path}/run/{name}: File too large; free some space")
+    assert run_directory.read_metrics(tmp_path / "run")["step"].shape == (100,)
+    assert (tmp_path / "run" / "metrics.csv").read_text().endswith("\n")
+    assert not (tmp_path / "run" / "report.html").exists()

@@ -1,0 +1,1 @@
+"""``vfejax simulate``: options, problem, run and pictures."""

@@ -1,0 +1,217 @@
+"""Options of ``vfejax simulate``: their meaning, their defaults, their limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from vfejax.cli import options as configuration
+from vfejax.cli.options import check
+
+__all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Dimensionless weight of each term of the free energy."""
+
+    self_coupling: float = 1.0
+    """KL of each belief from its prior."""
+    belief_alignment: float = 10.0
+    """Attention-weighted KL between transported beliefs."""
+    prior_alignment: float = 0.0
+    """The same between priors."""
+    observation: float = 1.0
+    """Expected negative log likelihood of what the agents measured."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate of each group as a multiple of --step-size; 0 freezes it. For gradient, adam
+    and natural dynamics.
+    """
+
+    belief_mean: float = 1.0
+    """Means of the beliefs."""
+    belief_cov: float = 1.0
+    """Covariances of the beliefs."""
+    prior_mean: float = 0.0
+    """Means of the priors."""
+    prior_cov: float = 0.0
+    """Covariances of the priors."""
+    frames: float = 1.0
+    """Gauge frames."""
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Mass of each group, in nats time^2 / coordinate^2; inf freezes it. For hamiltonian
+    dynamics.
+    """
+
+    belief_mean: float = 100.0
+    """Means of the beliefs."""
+    belief_cov: float = 10_000.0
+    """Covariances of the beliefs (log-scale coordinates of the Cholesky factor)."""
+    prior_mean: float = float("inf")
+    """Means of the priors."""
+    prior_cov: float = float("inf")
+    """Covariances of the priors."""
+    frames: float = 1000.0
+    """Gauge frames."""
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """A population of Gaussian agents minimises its variational free energy.
+
+    Without data of your own it solves the embedded problem: sensors with unknown orientations
+    measure the same three landmarks.
+    """
+
+    out: Path = Path("runs/simulate")
+    """Run directory to create."""
+    config: Path | None = None
+    """TOML file with any of these settings; flags win over it."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its own settings (only --steps may
+    change).
+    """
+    quiet: bool = False
+    """Print nothing but errors."""
+    seed: int = 0
+    """Seed of the embedded problem and of support centres."""
+
+    agents: int = 64
+    """Number of sensors of the embedded problem."""
+    measurements: int = 4
+    """Measurements each sensor of the embedded problem takes (per point of the base manifold)."""
+    noise_std: float = 0.2
+    """Standard deviation of the measurement noise, in metres (or your data's unit)."""
+    prior_std: float = 3.0
+    """Standard deviation of every prior around the origin, in metres (or your data's unit)."""
+    observations: Path | None = None
+    """CSV of your own measurements: columns agent, [point,] o0, o1, ...; one row each, several rows
+    per agent allowed.
+    """
+    observation_matrix: Path | None = None
+    """CSV without header, o rows of k numbers: C in o = C x + noise. The identity by default."""
+    initial: Path | None = None
+    """NPZ of your own population: mu_q, Sigma_q, mu_p, Sigma_p, phi, with the agent axis first."""
+    edges: Path | None = None
+    """CSV with header receiver,sender: who listens to whom. By default everyone listens to
+    everyone.
+    """
+
+    group: Literal["so3", "so"] = "so3"
+    """Gauge group: so3 with --irreps, or so(n) in its fundamental representation with --dimension
+    n.
+    """
+    irreps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SPIN...")] = (1, 1, 1)
+    """Spins l whose direct sum a belief carries under so3; k is the sum of 2 l + 1."""
+    dimension: int = 3
+    """n of so(n)."""
+    base: Literal["point", "ring", "line", "plane", "torus"] = "point"
+    """Base manifold on which agents are fields."""
+    grid: Annotated[tuple[int, ...], tyro.conf.arg(metavar="POINTS...")] = ()
+    """Grid points along each axis of the base manifold (lengths are 2 pi on periodic axes, else
+    1).
+    """
+    support: Literal["everywhere", "sharp", "smooth"] = "everywhere"
+    """Where on the base manifold an agent lives: everywhere, in a ball, or under a smooth bump."""
+    support_radius: float = 2.0
+    """Radius of the supports, in units of the base manifold's coordinates."""
+
+    weights: Weights = field(default_factory=Weights)
+    temperature: float = 10_000.0
+    """Temperature tau of the attention, in nats. Low ones attend to the nearest only; divergences
+    start near 1000 nats here.
+    """
+    alignment: Literal["weighted", "entropic"] = "weighted"
+    """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum
+    (attraction only).
+    """
+
+    dynamics: Literal["natural", "gradient", "adam", "hamiltonian"] = "natural"
+    """Natural-gradient, plain gradient or Adam descent, or Hamiltonian flow."""
+    scheme: Literal["verlet", "yoshida4"] = "verlet"
+    """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet) or fourth (Yoshida)."""
+    steps: int = 500
+    """Number of steps."""
+    step_size: float = 0.02
+    """Step size: learning rate of the descents, time step of hamiltonian dynamics."""
+    rates: Rates = field(default_factory=Rates)
+    trust_radius: float = 0.3
+    """Longest step of one belief (Fisher length) and of one frame (radians) in natural dynamics."""
+    masses: Masses = field(default_factory=Masses)
+    friction: float = 0.0
+    """Friction of hamiltonian dynamics, per unit of time."""
+
+    precision: Literal["float32", "float64"] = "float32"
+    """Floating-point precision of the state."""
+    compute_dtype: Literal["same", "bfloat16", "float16"] = "same"
+    """Precision of the operands of the pairwise products; they accumulate in --precision."""
+    log_every: int = 10
+    """Steps between rows of metrics.csv; also the number of steps compiled into one call."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints, a multiple of --log-every."""
+
+
+def check_values(config: SimulateConfig) -> None:
+    """Raise a UserError that names the option and its limits for the first value that is out of
+    them.
+    """
+    positive = (
+        "agents",
+        "measurements",
+        "noise_std",
+        "prior_std",
+        "support_radius",
+        "temperature",
+        "step_size",
+    )
+    for name in (*positive, "trust_radius", "log_every", "checkpoint_every"):
+        value = getattr(config, name)
+        check(
+            np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite"
+        )
+    check(
+        config.agents >= 2,
+        "agents",
+        config.agents,
+        "at least 2: one agent has nobody to align with",
+    )
+    check(config.steps >= 0, "steps", config.steps, "at least 0")
+    check(
+        config.friction >= 0 and np.isfinite(config.friction),
+        "friction",
+        config.friction,
+        "at least 0 and finite",
+    )
+    check(
+        config.checkpoint_every % config.log_every == 0,
+        "checkpoint-every",
+        config.checkpoint_every,
+        f"a multiple of --log-every {config.log_every}",
+    )
+    for group, infinite in (("weights", False), ("rates", False), ("masses", True)):
+        for name, value in vars(getattr(config, group)).items():
+            fine = value > 0 if infinite else value >= 0 and np.isfinite(value)
+            check(
+                fine,
+                f"{group}.{name.replace('_', '-')}",
+                value,
+                "positive" if infinite else "at least 0 and finite",
+            )
+
+
+def parse(arguments: Sequence[str]) -> SimulateConfig:
+    """Flags over the configuration file (or, with --resume, over the run's own configuration) over
+    the defaults.
+    """
+    return configuration.parse_run(SimulateConfig, arguments, program="vfejax simulate")

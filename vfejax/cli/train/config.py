@@ -1,0 +1,201 @@
+"""Options of ``vfejax train``: their meaning, their defaults, their limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vfejax.cli import options as configuration
+from vfejax.cli.options import check
+from vfejax.models.gpt.model import TransformerConfig
+from vfejax.models.quantum.model import QuantumTransformerConfig
+from vfejax.models.resnet_bk.model import ResNetBKConfig
+
+__all__ = ["Synthetic", "TrainConfig", "check_values", "parse"]
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A made-up sequence instead of a text."""
+
+    kind: Literal["none", "periodic", "sinusoidal", "uniform"] = "none"
+    """Nothing made up; a repeated random pattern; quantised sinusoids; independent uniform tokens,
+    which nobody can predict.
+    """
+    symbols: int = 16
+    """Number of different tokens."""
+    period: int = 24
+    """Tokens after which the pattern repeats; the longest period of the sinusoids."""
+    noise: float = 0.0
+    """Probability that a token of the periodic sequence is replaced by a uniform one."""
+    tokens: int = 100_000
+    """Length of the sequence, training and validation together."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A next-token model learns a text.
+
+    Without a text of your own it learns English from the help topics that ship with every Python.
+    """
+
+    out: Path = Path("runs/train")
+    """Run directory to create."""
+    config: Path | None = None
+    """TOML file with any of these settings; flags win over it."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its own settings (only --steps may
+    change).
+    """
+    quiet: bool = False
+    """Print nothing but errors."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+
+    model: Literal["resnet-bk", "transformer", "quantum"] = "resnet-bk"
+    """Which model; its own options begin with its name."""
+    resnet_bk: ResNetBKConfig = field(default_factory=ResNetBKConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    quantum: QuantumTransformerConfig = field(default_factory=QuantumTransformerConfig)
+
+    text: Path | None = None
+    """UTF-8 text file, or a directory with train, valid and (optional) test files. The help topics
+    of Python by default.
+    """
+    synthetic: Synthetic = field(default_factory=Synthetic)
+    vocabulary: Literal["character", "byte", "word"] = "character"
+    """What a token is. Words are split at white space and line breaks."""
+    max_words: int = 20_000
+    """How many of the most frequent words get a token of their own."""
+    valid_fraction: float = 0.1
+    """Share of a single text, at its end, that is kept for validation."""
+
+    length: int = 64
+    """Tokens the model reads at once."""
+    batch_size: int = 12
+    """Sequences per update."""
+    steps: int = 500
+    """Number of updates."""
+    learning_rate: float = 2e-3
+    """Largest learning rate of AdamW, reached after the warm-up."""
+    warmup_steps: int = 100
+    """Updates over which the learning rate rises; it then falls along a cosine."""
+    final_rate: float = 0.1
+    """Learning rate at the end, as a fraction of the largest."""
+    weight_decay: float = 0.1
+    """Decay of weight matrices, relative to the learning rate."""
+    clip_norm: float = 1.0
+    """Longest gradient."""
+    beta2: float = 0.99
+    """Memory of AdamW's second moment."""
+    accumulation: int = 1
+    """Equal parts in which a batch is worked through, to save memory."""
+    compute: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""
+
+    eval_every: int = 100
+    """Updates between evaluations, a multiple of --log-every."""
+    eval_windows: int = 200
+    """Windows of --length tokens, evenly spaced in the validation text, that an evaluation reads; 0
+    for all.
+    """
+    patience: int = 0
+    """Stop after this many evaluations in a row without a better loss; 0 never stops early."""
+    log_every: int = 10
+    """Updates between rows of metrics.csv; also the number of updates compiled into one call."""
+    checkpoint_every: int = 100
+    """Updates between checkpoints, a multiple of --log-every."""
+    sample_tokens: int = 400
+    """Tokens that the trained model writes for the report."""
+
+
+def check_values(config: TrainConfig) -> None:
+    """Raise a UserError that names the option and its limits for the first value that is out of
+    them.
+    """
+    for name in (
+        "length",
+        "batch_size",
+        "learning_rate",
+        "clip_norm",
+        "accumulation",
+        "eval_every",
+        "log_every",
+    ):
+        value = getattr(config, name)
+        check(
+            np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite"
+        )
+    for name in (
+        "steps",
+        "warmup_steps",
+        "weight_decay",
+        "eval_windows",
+        "patience",
+        "sample_tokens",
+        "seed",
+    ):
+        value = getattr(config, name)
+        check(
+            np.isfinite(value) and value >= 0,
+            name.replace("_", "-"),
+            value,
+            "at least 0 and finite",
+        )
+    check(config.max_words >= 1, "max-words", config.max_words, "at least 1")
+    check(config.checkpoint_every > 0, "checkpoint-every", config.checkpoint_every, "positive")
+    for name in ("eval_every", "checkpoint_every"):
+        value = getattr(config, name)
+        requirement = f"a multiple of --log-every {config.log_every}"
+        check(value % config.log_every == 0, name.replace("_", "-"), value, requirement)
+    check(0 <= config.final_rate <= 1, "final-rate", config.final_rate, "between 0 and 1")
+    check(0 <= config.beta2 < 1, "beta2", config.beta2, "at least 0 and below 1")
+    check(
+        0 < config.valid_fraction < 1,
+        "valid-fraction",
+        config.valid_fraction,
+        "between 0 and 1, both excluded",
+    )
+    check(
+        config.batch_size % config.accumulation == 0,
+        "accumulation",
+        config.accumulation,
+        f"a divisor of --batch-size {config.batch_size}",
+    )
+    _check_model(config)
+    made_up = config.synthetic
+    check(
+        made_up.kind == "none" or config.text is None,
+        "synthetic.kind",
+        made_up.kind,
+        "none when --text is given",
+    )
+    check(made_up.symbols >= 2, "synthetic.symbols", made_up.symbols, "at least 2")
+    check(made_up.period >= 1, "synthetic.period", made_up.period, "at least 1")
+    check(0 <= made_up.noise <= 1, "synthetic.noise", made_up.noise, "between 0 and 1")
+    check(made_up.tokens >= 2, "synthetic.tokens", made_up.tokens, "at least 2")
+
+
+def _check_model(config: TrainConfig) -> None:
+    """What holds for the numbers of any model: counts and widths are at least 1, the rest is not
+    negative.
+    """
+    for name, value in vars(getattr(config, config.model.replace("-", "_"))).items():
+        flag = f"{config.model}.{name.replace('_', '-')}"
+        if name == "dropout":
+            check(0 <= value < 1, flag, value, "at least 0 and below 1")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            check(value >= 1, flag, value, "at least 1")
+        elif isinstance(value, float):
+            check(np.isfinite(value) and value >= 0, flag, value, "at least 0 and finite")
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """Flags over the configuration file (or, with --resume, over the run's own configuration) over
+    the defaults.
+    """
+    return configuration.parse_run(TrainConfig, arguments, program="vfejax train")

@@ -1,1 +1,0 @@
-"""Files, progress and pictures: everything that touches the disk or the terminal."""

@@ -1,7 +1,0 @@
-"""The one exception that a command turns into one line on the terminal and a non-zero exit status."""
-
-__all__ = ["UserError"]
-
-
-class UserError(Exception):
-    """Something the user can mend: its message is one line that names the culprit and the remedy."""

@@ -1,0 +1,164 @@
+"""A small GPT: the reference that every other sequence model is compared with.
+
+Pre-norm blocks of causal multi-head attention and a feed-forward layer, learned positions, tied
+output. No biases.
+
+Source: Radford et al., Language models are unsupervised multitask learners (2019); initialisation
+from there.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vfejax.models.blocks import Stack, check_tokens, dropout, normal, pure
+from vfejax.numerics import at_least_float32
+from vfejax.types import Array, Prediction, SequenceModel
+
+__all__ = ["Cache", "TransformerConfig", "build"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A small GPT."""
+
+    layers: int = 4
+    """Number of blocks."""
+    dim: int = 128
+    """Width of the residual stream, a multiple of heads."""
+    heads: int = 4
+    """Attention heads per block."""
+    hidden: int = 512
+    """Width of the feed-forward layers."""
+    dropout: float = 0.0
+    """Share of activations that training leaves out."""
+
+
+class Cache(NamedTuple):
+    """Keys and values read so far, ``[layers, b, max_length, heads, c]``, and how many there
+    are.
+    """
+
+    keys: Array
+    values: Array
+    position: Array
+
+
+def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """Softmax attention of every head, ``[b, n, heads, c]``; True in ``mask [n, m]`` may be read.
+
+    Written out because ``jax.nn.dot_product_attention`` takes its softmax in float32 even for
+    float64.
+    """
+    scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
+    scores = jnp.where(mask[None, None], scores.astype(at_least_float32(scores.dtype)), -jnp.inf)
+    return jnp.einsum(
+        "bhnm,bmhc->bnhc", jax.nn.softmax(scores, axis=-1).astype(values.dtype), values
+    )
+
+
+class _Block(nnx.Module):
+    def __init__(self, config: TransformerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
+        kinds = {
+            "use_bias": False,
+            "dtype": dtype,
+            "param_dtype": at_least_float32(dtype),
+            "rngs": rngs,
+        }
+        self.heads, self.rate = config.heads, config.dropout
+        self.attention_norm = nnx.LayerNorm(dim, **kinds)
+        self.qkv = nnx.Linear(dim, 3 * dim, kernel_init=normal(0.02), **kinds)
+        self.attention_out = nnx.Linear(dim, dim, kernel_init=normal(out_scale), **kinds)
+        self.mlp_norm = nnx.LayerNorm(dim, **kinds)
+        self.mlp_in = nnx.Linear(dim, config.hidden, kernel_init=normal(0.02), **kinds)
+        self.mlp_out = nnx.Linear(config.hidden, dim, kernel_init=normal(out_scale), **kinds)
+
+    def project(self, x: Array) -> tuple[Array, Array, Array]:
+        """Query, key and value ``[b, n, heads, c]``."""
+        heads = self.qkv(self.attention_norm(x)).reshape(*x.shape[:-1], 3, self.heads, -1)
+        return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
+
+    def finish(self, x: Array, attended: Array, key: Array | None) -> Array:
+        """The rest of the block, once every head has its answer ``[b, n, heads, c]``."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + dropout(self.attention_out(attended.reshape(x.shape)), self.rate, keys[0])
+        return x + dropout(
+            self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x)))), self.rate, keys[1]
+        )
+
+
+class Transformer(nnx.Module):
+    """See :func:`build`."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocab_size: int,
+        length: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kinds = {"dtype": dtype, "param_dtype": at_least_float32(dtype), "rngs": rngs}
+        self.config, self.max_length = config, length
+        self.tokens = nnx.Embed(vocab_size, config.dim, embedding_init=normal(0.02), **kinds)
+        self.positions = nnx.Embed(length, config.dim, embedding_init=normal(0.02), **kinds)
+        self.blocks = Stack(lambda r: _Block(config, dtype, r), config.layers, rngs=rngs)
+        self.norm = nnx.LayerNorm(config.dim, use_bias=False, **kinds)
+
+    def __call__(self, tokens: Array, key: Array | None = None) -> Prediction:
+        check_tokens(tokens, self.max_length)
+        keys = None if key is None else jax.random.split(key, self.config.layers + 1)
+        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1]))[None]
+        x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
+
+        causal = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
+
+        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
+            return block.finish(x, _attend(*block.project(x), causal), key), None
+
+        x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
+        return Prediction(self.tokens.attend(self.norm(x)), {}, {})
+
+    def init_decode(self, batch: int) -> Cache:
+        config = self.config
+        shape = (config.layers, batch, self.max_length, config.heads, config.dim // config.heads)
+        empty = jnp.zeros(shape, self.tokens.dtype)
+        return Cache(empty, empty, jnp.zeros((), jnp.int32))
+
+    def decode(self, state: Cache, tokens: Array) -> tuple[Array, Cache]:
+        position = state.position
+        x = (self.tokens(tokens) + self.positions(position)[None])[:, None]
+        seen = (jnp.arange(self.max_length, dtype=position.dtype) <= position)[None]
+
+        def step(
+            block: _Block, x: Array, cache: tuple[Array, Array]
+        ) -> tuple[Array, tuple[Array, Array]]:
+            query, *new = block.project(x)
+            keys, values = (
+                jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
+                for old, entry in zip(cache, new, strict=True)
+            )
+            return block.finish(x, _attend(query, keys, values, seen), None), (keys, values)
+
+        x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
+        return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, position + 1)
+
+
+def build(
+    config: TransformerConfig, vocab_size: int, length: int, dtype: jnp.dtype = jnp.float32
+) -> SequenceModel:
+    """A GPT over ``vocab_size`` tokens that reads at most ``length`` of them; ``dtype`` is that of
+    its arithmetic.
+
+    Raises:
+        ValueError: when the width is not a multiple of the number of heads.
+    """
+    if config.dim % config.heads:
+        raise ValueError(
+            f"dim must be a multiple of heads, got dim {config.dim} and heads {config.heads}"
+        )
+    return pure(lambda rngs: Transformer(config, vocab_size, length, dtype, rngs))

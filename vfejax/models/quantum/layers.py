@@ -1,0 +1,277 @@
+"""Layers of density matrices: tokens as states, mixing with what came before, evolution, and what
+is read from it.
+
+States are complex64 (complex128 in a float64 model) whatever the arithmetic of the projections is.
+phi is the golden ratio throughout.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from vfejax.models.blocks import normal
+from vfejax.numerics import at_least_float32
+from vfejax.quantum import density
+from vfejax.quantum.channels import dephase
+from vfejax.quantum.density import GOLDEN_RATIO
+from vfejax.quantum.evolution import evolve
+from vfejax.quantum.hamiltonian import symmetric
+from vfejax.types import Array
+
+__all__ = [
+    "GATE",
+    "WINDOW",
+    "GivensEmbedding",
+    "QuantumBlock",
+    "causal_mix",
+    "mixing_weights",
+    "position_scale",
+    "rare_token_dephasing",
+]
+
+WINDOW = 8
+"""Predecessors that a token's state is mixed with."""
+
+GATE = GOLDEN_RATIO**-3
+"""0.236: over d, the free energy in nats up to which the gate leaves a state alone; over the number
+of blocks, the dephasing after each.
+"""
+
+_DT = GOLDEN_RATIO**-5  # inverse nats: H is in nats and hbar = 1
+_FIRST_COUPLING = 1.0 / GOLDEN_RATIO  # lam
+_FIRST_ANGLES = 1.0  # standard deviation, radians: tokens that share a basis vector must differ
+_FIRST_LEVELS = (
+    1.0  # standard deviation of the entries of H, nats: at d = 16 phases of about 1 per block
+)
+
+
+def rare_token_dephasing(counts: ArrayLike) -> Array:
+    """Dephasing of each token, ``1 - clip(s / ln V, 0, 1)^(1 / phi)`` with the surprise ``s =
+    -log(count / total)`` nats.
+
+    A token as rare as one of V equally frequent ones, or rarer, keeps its coherence; the more
+    frequent it is, the more of it is lost.
+
+    Args:
+        counts: how often each of the V tokens occurs in the training text, ``[V]``; 0 is as rare as
+            can be.
+
+    Returns:
+        ``[V]`` in [0, 1], of the default floating dtype.
+
+    Raises:
+        ValueError: for counts of another shape.
+    """
+    counts = jnp.asarray(counts, float)
+    if counts.ndim != 1 or counts.shape[0] < 2:
+        raise ValueError(f"counts must be [V] for V >= 2 tokens, got shape {counts.shape}")
+    surprise = -jnp.log(counts / jnp.sum(counts))
+    return 1.0 - jnp.clip(surprise / math.log(counts.shape[0]), 0.0, 1.0) ** (1.0 / GOLDEN_RATIO)
+
+
+def position_scale(positions: Array, period: int, dtype: jnp.dtype) -> Array:
+    """Factor of H at each position, ``1 + sin^2(pi i / period) / phi``: between 1 and phi, the same
+    again after ``period`` tokens.
+
+    Defined at every position, and a text of any length meets no other factors than training on
+    ``period`` tokens did.
+    """
+    phase = (positions % period).astype(dtype) / period
+    return 1.0 + jnp.sin(jnp.pi * phase) ** 2 / GOLDEN_RATIO
+
+
+def mixing_weights(coupling: Array, positions: Array) -> Array:
+    """Share of each predecessor in a mixed state, ``[n, WINDOW + 1]``; entry 0 is the token itself,
+    entry d the one d places before.
+
+    What is left after ``rho <- (1 - lam eps_d) rho + lam eps_d rho_{i-d}``, ``eps_d = exp(-d /
+    phi)``, from the farthest predecessor to the nearest; rows sum to 1, and predecessors before the
+    first token have no share.
+
+    Args:
+        coupling: lam, a scalar in [0, 1].
+        positions: integers ``[n]`` from 0.
+    """
+    distance = jnp.arange(1, WINDOW + 1, dtype=positions.dtype)
+    share = coupling * jnp.exp(-distance.astype(coupling.dtype) / GOLDEN_RATIO)
+    left = jnp.concatenate([jnp.ones((1,), share.dtype), jnp.cumprod(1.0 - share)])
+    present = positions[:, None] >= distance[None]
+    others = jnp.where(present, (share * left[:-1])[None], 0.0)
+    return jnp.concatenate([left[jnp.minimum(positions, WINDOW)][:, None], others], axis=1)
+
+
+class GivensEmbedding(nnx.Module):
+    """Tokens as states: basis vector ``token mod d`` turned by d learned Givens angles, then
+    dephased if the token is frequent.
+
+    Args:
+        counts: how often each token occurs in the training text, ``[V]``; None for no dephasing.
+            The strengths are kept as a parameter, ``dephasing``, that no gradient reaches: so
+            weights that are read back bring them along, and nobody needs the text again.
+    """
+
+    def __init__(
+        self, vocab_size: int, dim: int, counts: ArrayLike | None, real: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.dim = dim
+        self.angles = nnx.Param(normal(_FIRST_ANGLES)(rngs.params(), (vocab_size, dim), real))
+        self.dephasing = (
+            None if counts is None else nnx.Param(rare_token_dephasing(counts).astype(real))
+        )
+
+    def __call__(self, tokens: Array) -> Array:
+        """``tokens [...]`` to complex states ``[..., d, d]``."""
+        rho = density.pure_state(density.givens_state(tokens % self.dim, self.angles[...][tokens]))
+        if self.dephasing is not None:
+            rho = dephase(rho, jax.lax.stop_gradient(self.dephasing[...])[tokens])
+        return jax.lax.complex(rho, jnp.zeros_like(rho))
+
+
+def _weighted(states: Array, weights: Array) -> Array:
+    """``sum_d weights[i, d] states[:, i + d]``, ``[b, n, d, d]``, for ``weights [n, m]`` and at
+    least ``n + m - 1`` states; in real arithmetic.
+    """
+    n, m = weights.shape
+
+    def total(part: Array) -> Array:
+        return sum(part[:, d : d + n] * weights[None, :, d, None, None] for d in range(m))
+
+    return jax.lax.complex(total(jnp.real(states)), total(jnp.imag(states)))
+
+
+@jax.custom_vjp
+def causal_mix(states: Array, coupling: Array, positions: Array) -> Array:
+    """``sum_d w_d(i) rho_{i-d}`` with :func:`mixing_weights`; every token reads the states that
+    came in, so all positions are mixed at once.
+
+    The gradient is exact: the transposed sum for the states, and one more sum, with ``dw/dlam``,
+    for lam (autodiff takes three times as long).
+
+    Args:
+        states: of the WINDOW positions before and then the n tokens, complex ``[b, WINDOW + n, d,
+            d]``.
+        coupling: lam, a scalar.
+        positions: integers ``[n]``.
+
+    Returns:
+        ``[b, n, d, d]``.
+    """
+    return _weighted(states, mixing_weights(coupling, positions)[:, ::-1])
+
+
+def _causal_mix_forward(states, coupling, positions):
+    return causal_mix(states, coupling, positions), (states, coupling, positions)
+
+
+def _causal_mix_backward(residuals, ct):
+    states, coupling, positions = residuals
+    weights, slope = jax.jvp(
+        lambda c: mixing_weights(c, positions), (coupling,), (jnp.ones_like(coupling),)
+    )
+    ct_coupling = jnp.sum(jnp.real(ct * _weighted(states, slope[:, ::-1])))
+    # State m is read by position m - WINDOW + d as its predecessor d.
+    rows = jnp.pad(weights, ((WINDOW, WINDOW), (0, 0)))
+    readers = jnp.stack([rows[d : d + states.shape[1], d] for d in range(WINDOW + 1)], axis=1)
+    ct_states = _weighted(jnp.pad(ct, ((0, 0), (WINDOW, WINDOW), (0, 0), (0, 0))), readers)
+    return ct_states, ct_coupling, None
+
+
+causal_mix.defvjp(_causal_mix_forward, _causal_mix_backward)
+
+
+class QuantumBlock(nnx.Module):
+    """Causal mixing, evolution under the block's own H scaled by position, and what the populations
+    say, added to a residual stream:
+
+        x <- x + W p,    x <- x + W_out gelu(W_in norm(x));
+
+    the evolved states, a little dephased, are the next block's. ``config`` is a
+    :class:`vfejax.models.quantum.model.QuantumTransformerConfig`; ``period`` that of
+    :func:`position_scale`.
+    """
+
+    def __init__(self, config: Any, period: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        real, dim = at_least_float32(dtype), config.dim
+        kinds = {"use_bias": False, "dtype": dtype, "param_dtype": real, "rngs": rngs}
+        self.config, self.period, self.dtype = config, period, dtype
+        self.coupling = nnx.Param(
+            jnp.full((), math.log(_FIRST_COUPLING / (1.0 - _FIRST_COUPLING)), real)
+        )
+        self.hamiltonian = nnx.Param(
+            normal(_FIRST_LEVELS)(rngs.params(), (dim * (dim + 1) // 2,), real)
+        )
+        self.values = nnx.Linear(dim, config.width, kernel_init=normal(0.02), **kinds)
+        self.norm = nnx.LayerNorm(config.width, **kinds)
+        self.mlp_in = nnx.Linear(config.width, config.hidden, kernel_init=normal(0.02), **kinds)
+        self.mlp_out = nnx.Linear(
+            config.hidden,
+            config.width,
+            kernel_init=normal(0.02 / (2 * config.blocks) ** 0.5),
+            **kinds,
+        )
+
+    def mixed(self, states: Array, positions: Array) -> Array:
+        """States that enter the evolution, ``[b, n, d, d]``, from those of the predecessors and the
+        tokens, ``[b, WINDOW + n, d, d]``.
+        """
+        coupling = jax.nn.sigmoid(self.coupling[...])
+        if self.config.mixing == "convex":
+            rho = causal_mix(states, coupling, positions)
+        else:
+            rho = dephase(states[:, WINDOW:], 1.0 - mixing_weights(coupling, positions)[:, 0])
+        return dephase(rho, 1.0) if self.config.decohere else rho
+
+    def measure(self, rho: Array, hamiltonian: Array) -> dict[str, Array]:
+        """Free energy (nats; :func:`vfejax.quantum.density.free_energy`), its parts and the purity
+        of each state, ``[...]``.
+
+        Energies are counted from their mean: a shift of H moves no state, and would lower F without
+        end.
+        """
+        energies = jnp.diagonal(hamiltonian) - jnp.mean(jnp.diagonal(hamiltonian))
+        entropy, coherence = density.von_neumann_entropy(rho), density.coherence(rho)
+        energy = jnp.sum(density.populations(rho) * energies, axis=-1)
+        free_energy = energy - entropy / (1.0 + GOLDEN_RATIO * coherence)
+        found = {"free_energy_nats": free_energy, "entropy_nats": entropy}
+        return found | {"purity": density.purity(rho), "coherence": coherence}
+
+    def __call__(
+        self, x: Array, rho: Array, past: Array, positions: Array
+    ) -> tuple[tuple[Array, Array], Array, dict[str, Array]]:
+        """One block.
+
+        Args:
+            x: residual stream ``[b, n, width]``.
+            rho: states ``[b, n, d, d]``.
+            past: the block's own inputs at the ``WINDOW`` positions before, ``[b, WINDOW, d, d]``;
+                0 where there is none.
+            positions: ``[n]``.
+
+        Returns:
+            ``(x, rho)`` for the next block, the past of the position after the last, and what
+            :meth:`measure` finds in the states that enter the evolution at every
+            ``config.measure_every``-th position, counted back from the last (at every one with the
+            gate).
+        """
+        config = self.config
+        states = jnp.concatenate([past, rho], axis=1)
+        rho = self.mixed(states, positions)
+        hamiltonian = symmetric(self.hamiltonian[...])
+        stride = 1 if config.gate else config.measure_every
+        # By index: the transpose of a strided slice makes XLA on a CPU work out the states' whole
+        # cotangent several times over.
+        chosen = jnp.arange((rho.shape[1] - 1) % stride, rho.shape[1], stride)
+        found = self.measure(rho[:, chosen], hamiltonian)
+        evolved = evolve(
+            rho, hamiltonian, _DT * position_scale(positions, self.period, hamiltonian.dtype)
+        )
+        if config.gate:
+            still = jnp.abs(found["free_energy_nats"]) <= GATE / config.dim
+            evolved = jnp.where(still[..., None, None], rho, evolved)
+        x = x + self.values(density.populations(evolved).astype(self.dtype))
+        x = x + self.mlp_out(nnx.gelu(self.mlp_in(self.norm(x))))
+        return (x, dephase(evolved, GATE / config.blocks)), states[:, -WINDOW:], found

@@ -1,0 +1,87 @@
+"""A feed-forward layer of several experts, of which each token is read by a few
+(:mod:`vfejax.routing`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from vfejax import routing
+from vfejax.models.blocks import normal
+from vfejax.numerics import at_least_float32
+from vfejax.types import Array
+
+__all__ = ["MixtureOfExperts", "MoEStatistics"]
+
+
+class MoEStatistics(NamedTuple):
+    """Load-balance and router-z losses, not weighted, and the share of choices of each expert
+    ``[e]``.
+    """
+
+    load_balance: Array
+    router_z: Array
+    usage: Array
+
+
+class MixtureOfExperts(nnx.Module):
+    """``num_experts`` feed-forward layers ``W_out gelu(W_in x)``, ``top_k`` of which read a token.
+    One expert is a plain layer without a router.
+
+    The router works in float32 (float64 in a float64 model), whatever ``dtype`` is: a choice must
+    not hang on rounding.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        num_experts: int,
+        top_k: int,
+        *,
+        router_fn: Callable[[Array, int, Array | None], routing.Routing] = routing.top_k,
+        out_scale: float = 0.02,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k must lie between 1 and num_experts {num_experts}, got {top_k}")
+        self.top_k, self.router_fn, self.dtype, self.real = (
+            top_k,
+            router_fn,
+            dtype,
+            at_least_float32(dtype),
+        )
+        self.kernel_in = nnx.Param(
+            normal(0.02)(rngs.params(), (num_experts, dim, hidden), self.real)
+        )
+        self.kernel_out = nnx.Param(
+            normal(out_scale)(rngs.params(), (num_experts, hidden, dim), self.real)
+        )
+        if num_experts > 1:
+            kinds = {"dtype": self.real, "param_dtype": self.real, "rngs": rngs}
+            self.router = nnx.Linear(
+                dim, num_experts, use_bias=False, kernel_init=normal(0.02), **kinds
+            )
+
+    def __call__(self, x: Array, key: Array | None = None) -> tuple[Array, MoEStatistics]:
+        """``x [..., dim]`` to ``[..., dim]``; the key is the router's."""
+        kernel_in, kernel_out = (
+            kernel[...].astype(self.dtype) for kernel in (self.kernel_in, self.kernel_out)
+        )
+        x = x.astype(self.dtype)
+        if kernel_in.shape[0] == 1:
+            zero = jnp.zeros((), self.real)
+            return nnx.gelu(x @ kernel_in[0]) @ kernel_out[0], MoEStatistics(
+                zero, zero, jnp.ones((1,), self.real)
+            )
+        logits = self.router(x.astype(self.real))
+        chosen = self.router_fn(logits, self.top_k, key)
+        statistics = MoEStatistics(
+            routing.load_balance_loss(chosen),
+            routing.router_z_loss(logits),
+            routing.expert_usage(chosen),
+        )
+        return routing.expert_feed_forward(x, chosen, kernel_in, kernel_out, nnx.gelu), statistics
