@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "how well a trained model predicts a text",
     "generate": "a trained model continues a text",
 }
+_MODULES = {"simulate": "simulate.command", "train": "train.command"}
 
 INTERRUPTED = 130
 
@@ -39,7 +40,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"vfejax: unknown command '{name}'; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"vfejax.cli.{name}").main(rest)
+        return importlib.import_module(f"vfejax.cli.{_MODULES.get(name, name)}").main(rest)
     except UserError as error:
         print(f"vfejax {name}: {error}", file=sys.stderr)
         return 2
