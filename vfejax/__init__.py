@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vfejax import (
         agents,
+        attention,
         beliefs,
         data,
         dynamics,
@@ -32,6 +33,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "agents",
+    "attention",
     "beliefs",
     "data",
     "dynamics",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.attention.softmax import softmax
 from vfejax.models.blocks import Stack, check_tokens, dropout, normal, pure
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Prediction, SequenceModel
@@ -51,13 +52,11 @@ def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
     """Softmax attention of every head, ``[b, n, heads, c]``; True in ``mask [n, m]`` may be read.
 
     Written out because ``jax.nn.dot_product_attention`` takes its softmax in float32 even for
-    float64.
+    float64, and gives a row without anything to read the mean of all values.
     """
     scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
-    scores = jnp.where(mask[None, None], scores.astype(at_least_float32(scores.dtype)), -jnp.inf)
-    return jnp.einsum(
-        "bhnm,bmhc->bnhc", jax.nn.softmax(scores, axis=-1).astype(values.dtype), values
-    )
+    weights = softmax(scores, mask[None, None])
+    return jnp.einsum("bhnm,bmhc->bnhc", weights.astype(values.dtype), values)
 
 
 class _Block(nnx.Module):
