@@ -41,8 +41,10 @@ def modules() -> dict[str, Path]:
 
 def page_of(place: str) -> str:
     """The page of a module: ``vfejax/geometry/groups.py`` to ``api/geometry/groups.md``."""
-    return "api/" + place.removeprefix("vfejax/").removesuffix(".py") + (
-        ".md" if place.endswith(".py") else "/index.md"
+    return (
+        "api/"
+        + place.removeprefix("vfejax/").removesuffix(".py")
+        + (".md" if place.endswith(".py") else "/index.md")
     )
 
 

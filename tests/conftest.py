@@ -1,8 +1,19 @@
 """Shared set-up: float64 available, strict promotion, warnings are errors (pyproject.toml)."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("VFEJAX_TEST_PLATFORM", ""))
+
+# One cache of compiled programs for the whole run. The workers of pytest-xdist and the processes
+# that tests start inherit these variables, so that no program is compiled twice. A cache that the
+# user keeps is used instead.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["VFEJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="vfejax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["VFEJAX_TEST_CACHE"]
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +23,12 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure(config):
+    """Remove the cache that was made for this run, when its last process ends."""
+    if "VFEJAX_TEST_CACHE" in os.environ and not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["VFEJAX_TEST_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -33,3 +50,14 @@ def library_promotion():
     """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For tests that are nearly all compilation, of programs that then run for milliseconds:
+    optimise little. Not for claims about the bits of optimised programs.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

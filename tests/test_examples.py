@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -11,15 +10,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These tests are nearly all compilation, of programs that then run for milliseconds: optimise
-    little.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def _load(name):
