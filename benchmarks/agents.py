@@ -53,17 +53,15 @@ def population(num: int, k: int) -> tuple[np.ndarray, ...]:
 
 def ours(arrays: tuple[np.ndarray, ...], k: int):
     """Compiled value and gradient of the library, with its compile time and temporary memory."""
-    generators = jnp.asarray(irreps.so3_generators(SPINS[k]), jnp.float32)
-    exponential = irreps.so3_exponential(1)
+    group = irreps.so3(SPINS[k])
 
     def energy(mean, chol, phi):
         belief = Gaussian(mean, chol)
         return free_energy.free_energy(
             Population(belief, belief, phi),
-            generators,
+            group,
             weights=(0, 1, 0, 0),
             temperature=TEMPERATURE,
-            exponential=exponential,
         )
 
     start = time.perf_counter()

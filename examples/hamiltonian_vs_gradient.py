@@ -34,8 +34,7 @@ from vfejax.geometry import irreps
 from vfejax.problems import sensor_network
 
 SPINS = (1, 1)  # two landmarks
-GENERATORS = irreps.so3_generators(SPINS)
-EXPONENTIAL = irreps.so3_exponential(max(SPINS))
+GROUP = irreps.so3(SPINS)
 MASS = PopulationCoordinates(
     belief=100.0, prior=float("inf"), phi=1000.0
 )  # infinite mass: priors stay
@@ -68,10 +67,9 @@ def problem(num_agents: int) -> tuple[Callable, PopulationCoordinates]:
     def energy_fn(coordinates: PopulationCoordinates) -> jax.Array:
         return free_energy.free_energy(
             populations.constrain(coordinates),
-            GENERATORS,
+            GROUP,
             temperature=1000.0,
             observations=observations,
-            exponential=EXPONENTIAL,
         )
 
     return energy_fn, populations.unconstrain(Population(belief, prior, jnp.zeros((num_agents, 3))))
@@ -90,13 +88,11 @@ def hamiltonian_runs(
 
 def natural_run(energy_fn, start, num_steps: int) -> jax.Array:
     """Energies ``[num_steps]`` along natural gradient flow."""
-    fisher = functools.partial(
-        metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL
-    )
+    fisher = functools.partial(metric.natural_direction, generators=GROUP)
     limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
     optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(RATES), optax.stateless(limit))
-    retract = functools.partial(populations.retract_frames, retraction=irreps.principal_rotation)
-    flow = gradient_flow(energy_fn, optimizer, retraction=retract)
+    retract = functools.partial(populations.retract, group=GROUP)
+    flow = gradient_flow(energy_fn, optimizer, retract=retract)
     return jax.jit(lambda x: rollout(flow, flow.init(x), num_steps)[1].energy)(start)
 
 

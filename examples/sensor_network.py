@@ -28,11 +28,11 @@ from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
 from vfejax.figures import energies as energy_figures
 from vfejax.geometry import irreps
+from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 
 SPINS = (1, 1, 1)  # a belief holds three landmarks, each a vector
-GENERATORS = irreps.so3_generators(SPINS)
-EXPONENTIAL = irreps.so3_exponential(max(SPINS))
+GROUP = irreps.so3(SPINS)
 ALIGNMENT = 10.0  # weight of the alignment against a sensor's own measurements
 TEMPERATURE = 1000.0  # nats; high, so that at the start every sensor listens to all others
 
@@ -56,22 +56,19 @@ def align(population: Population, observations: observation.Observations, num_st
     def energy_fn(coordinates):
         terms = free_energy_terms(
             populations.constrain(coordinates),
-            GENERATORS,
+            GROUP,
             weights=Weights(belief_alignment=ALIGNMENT),
             temperature=TEMPERATURE,
             observations=observations,
-            exponential=EXPONENTIAL,
         )
         return terms.total, terms
 
-    fisher = functools.partial(
-        metric.fisher_inverse_metric, generators=GENERATORS, exponential=EXPONENTIAL
-    )
+    fisher = functools.partial(metric.natural_direction, generators=GROUP)
     limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
     rates = populations.PopulationCoordinates(belief=0.02, prior=0.0, phi=0.02)
     optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(rates), optax.stateless(limit))
-    retract = functools.partial(populations.retract_frames, retraction=irreps.principal_rotation)
-    flow = gradient_flow(energy_fn, optimizer, has_aux=True, retraction=retract)
+    retract = functools.partial(populations.retract, group=GROUP)
+    flow = gradient_flow(energy_fn, optimizer, has_aux=True, retract=retract)
     state, info = jax.jit(lambda x: rollout(flow, flow.init(x), num_steps))(
         populations.unconstrain(population)
     )
@@ -100,9 +97,7 @@ def main(num_agents: int = 64, num_steps: int = 500, out: Path = Path("runs/exam
 
     measured = sensor_network.mean_observations(observations)
     best = sensor_network.maximum_likelihood(measured)
-    rotations = jax.jit(EXPONENTIAL)(
-        population.phi, irreps.so3_generators((1,)).astype(population.phi.dtype)
-    )
+    rotations = frames(population.phi, irreps.so3((1,)))
     unturned = np.broadcast_to(np.eye(3), truth.rotations.shape)
     rows = {
         "a sensor alone": errors(unturned, measured, truth),

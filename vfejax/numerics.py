@@ -13,17 +13,37 @@ import jax.numpy as jnp
 from vfejax.types import Array
 
 __all__ = [
+    "as_floating",
     "at_least_float32",
+    "broadcast_named",
     "cholesky",
+    "expand_leading",
     "identity_like",
     "log_det_cholesky",
+    "matmul",
     "matvec",
     "safe_norm",
     "sinc_sqrt",
+    "sum_to",
     "symmetrize",
     "transpose",
     "triangular_inverse",
 ]
+
+
+def as_floating(x: jax.typing.ArrayLike, name: str) -> Array:
+    """``x`` as a real floating array: integers and booleans become the default float.
+
+    Raises:
+        ValueError: for complex numbers, naming the argument.
+
+    >>> as_floating(jnp.array([1, 2]), "phi").dtype.kind
+    'f'
+    """
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got {x.dtype}")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
 def at_least_float32(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -46,9 +66,73 @@ def identity_like(x: Array) -> Array:
     return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
 
 
+def matmul(left: Array, right: Array) -> Array:
+    """Matrix product at full precision on every device.
+
+    >>> matmul(jnp.eye(2), jnp.ones((2, 1))).tolist()
+    [[1.0], [1.0]]
+    """
+    return jnp.matmul(left, right, precision="highest")
+
+
 def matvec(matrix: Array, vector: Array) -> Array:
-    """``matrix [..., l, k]`` times ``vector [..., k]``, at full precision on every device."""
-    return jnp.matmul(matrix, vector[..., None], precision="highest")[..., 0]
+    """``matrix [..., l, k]`` times ``vector [..., k]``, at full precision on every device.
+
+    >>> matvec(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.ones(2)).tolist()
+    [3.0, 7.0]
+    """
+    return matmul(matrix, vector[..., None])[..., 0]
+
+
+def broadcast_named(**shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Broadcast shape of named shapes.
+
+    Args:
+        **shapes: the shape of each argument, under the name an error should call it by.
+
+    Returns:
+        The common shape.
+
+    Raises:
+        ValueError: when they do not broadcast, listing names and shapes.
+
+    >>> broadcast_named(rho=(3, 1), dt=(4,))
+    (3, 4)
+    """
+    try:
+        return jnp.broadcast_shapes(*shapes.values())
+    except ValueError as error:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"leading axes must broadcast, got {listed}") from error
+
+
+def expand_leading(x: Array, rank: int, core: int = 0) -> Array:
+    """``x`` with axes of length 1 in front, so that ``rank`` axes precede its last ``core``.
+
+    Args:
+        x: an array with at most ``rank + core`` axes.
+        rank: number of leading axes wanted.
+        core: number of trailing axes that belong to one item.
+
+    Returns:
+        ``x`` with ``rank + core`` axes.
+
+    >>> expand_leading(jnp.ones((5, 2, 2)), 3, core=2).shape
+    (1, 1, 5, 2, 2)
+    """
+    return jnp.reshape(x, (1,) * (rank + core - x.ndim) + x.shape)
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sum of ``x`` to ``shape``: the transpose of broadcasting from ``shape`` to ``x.shape``.
+
+    >>> sum_to(jnp.ones((4, 3, 2)), (1, 2)).tolist()
+    [[12.0, 12.0]]
+    """
+    extra = x.ndim - len(shape)
+    x = jnp.sum(x, axis=tuple(range(extra)))
+    axes = tuple(i for i, want in enumerate(shape) if x.shape[i] != want)
+    return jnp.sum(x, axis=axes, keepdims=True)
 
 
 def log_det_cholesky(chol: Array) -> Array:

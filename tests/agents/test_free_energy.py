@@ -26,9 +26,11 @@ from vfejax.agents.observation import Observations
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry import grid as grids
-from vfejax.geometry.irreps import so3_exponential
+from vfejax.geometry import irreps
+from vfejax.geometry.transport import frames
 
 VECTOR = oracle.ROTATIONS["vector"]
+ROTATION = irreps.so3((1,))
 SUM = oracle.ROTATIONS["sum"]
 WEIGHTS = Weights(0.7, 1.3, 0.4, 0.9)
 TAU = 2.5
@@ -60,11 +62,10 @@ def terms_and_gradient(population, supports=None, **options):
         population, supports = arguments
         terms = free_energy_terms(
             population,
-            VECTOR,
+            ROTATION,
             weights=WEIGHTS,
             temperature=TAU,
             supports=supports,
-            exponential=so3_exponential(1),
             **options,
         )
         return terms.total, terms
@@ -219,9 +220,7 @@ def test_two_agents_pay_their_overlap_times_their_divergences(rng):
     def energies(population):
         def energy(alignment_fn):
             options = {"weights": (0.0, 1.0, 0.0, 0.0), "alignment_fn": alignment_fn}
-            return free_energy(
-                population, VECTOR, supports=supports, exponential=so3_exponential(1), **options
-            )
+            return free_energy(population, ROTATION, supports=supports, **options)
 
         divergence = oracle.pairwise_kl(population.belief, population.phi, VECTOR)
         return divergence[0, 1] + divergence[1, 0], [
@@ -261,12 +260,10 @@ def rotation_vector(rotation):
     return np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], axis=-1) * angle[..., None]
 
 
-rotations = jax.jit(lambda phi: so3_exponential(1)(phi, jnp.asarray(VECTOR)))
-representations = jax.jit(lambda phi: so3_exponential(2)(phi, jnp.asarray(SUM)))
+rotations = jax.jit(lambda phi: frames(phi, irreps.so3((1,))))
+representations = jax.jit(lambda phi: frames(phi, irreps.so3((0, 1, 2))))
 energy_of_sum = jax.jit(
-    lambda population: free_energy(
-        population, SUM, weights=(0.7, 1.3, 0.4, 0.0), exponential=so3_exponential(2)
-    )
+    lambda population: free_energy(population, irreps.so3((0, 1, 2)), weights=(0.7, 1.3, 0.4, 0.0))
 )
 
 
@@ -312,10 +309,9 @@ def test_total_is_the_sum_and_weights_multiply(rng):
     def terms(weights):
         return free_energy_terms(
             population,
-            VECTOR,
+            ROTATION,
             weights=weights,
             observations=observations,
-            exponential=so3_exponential(1),
         )
 
     unit = np.asarray(terms(Weights(*jnp.ones(4))))
@@ -343,10 +339,9 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
     observations = observations_of(rng, 3, 3)
     terms = free_energy_terms(
         population,
-        VECTOR,
+        ROTATION,
         weights=weights,
         observations=observations,
-        exponential=so3_exponential(1),
     )
     assert isinstance(terms, FreeEnergyTerms)
     np.testing.assert_array_equal(np.asarray(terms[:4]) != 0, np.asarray(weights) != 0)
@@ -357,20 +352,18 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
 def test_default_weights_leave_the_priors_apart(rng):
     population = oracle.random_population(rng, 3, VECTOR)
     assert Weights() == (1.0, 1.0, 0.0, 1.0)
-    terms = free_energy_terms(population, VECTOR, exponential=so3_exponential(1))
+    terms = free_energy_terms(population, ROTATION)
     assert terms.prior_alignment == 0.0
     assert terms.observation == 0.0
     np.testing.assert_array_equal(
-        free_energy(population, VECTOR, exponential=so3_exponential(1)),
+        free_energy(population, ROTATION),
         terms.self_coupling + terms.belief_alignment,
     )
 
 
 def test_vmap_equals_single_calls(rng):
     batch = [oracle.random_population(rng, 4, VECTOR) for _ in range(3)]
-    evaluate = jax.jit(
-        lambda p: free_energy(p, VECTOR, weights=(0, 1, 0, 0), exponential=so3_exponential(1))
-    )
+    evaluate = jax.jit(lambda p: free_energy(p, ROTATION, weights=(0, 1, 0, 0)))
     singles = [evaluate(population) for population in batch]
     together = jax.vmap(evaluate)(jax.tree.map(lambda *x: jnp.stack(x), *batch))
     np.testing.assert_allclose(together, singles, rtol=1e-13)
@@ -441,9 +434,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs():
             return jax.ShapeDtypeStruct((num, *shape), jnp.float32)
 
         gaussian = Gaussian(arrays(3), arrays(3, 3))
-        energy = partial(
-            free_energy, generators=VECTOR, weights=(1, 1, 0, 0), exponential=so3_exponential(1)
-        )
+        energy = partial(free_energy, generators=ROTATION, weights=(1, 1, 0, 0))
         compiled = (
             jax.jit(jax.value_and_grad(energy))
             .lower(Population(gaussian, gaussian, arrays(3)))

@@ -17,20 +17,19 @@ from helpers import agents_oracle as oracle
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.pairwise import PairFeatures
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.geometry import groups
-from vfejax.geometry.irreps import so3_exponential
+from vfejax.geometry import groups, irreps
 
 VECTOR = oracle.ROTATIONS["vector"]
 SUM = oracle.ROTATIONS["sum"]
-EXPONENTIALS = {2: groups.exponential, 3: so3_exponential(1), 9: so3_exponential(2)}
+GROUPS = {2: groups.as_group, 3: lambda _: irreps.so3((1,)), 9: lambda _: irreps.so3((0, 1, 2))}
 each_energy = pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
 
-streamed_kl = jax.jit(pairwise.pairwise_kl, static_argnames="exponential")
+streamed_kl = jax.jit(pairwise.pairwise_kl)
 naive_kl = jax.jit(oracle.pairwise_kl)
 
 
 def kl_of(gaussian, phi, generators):
-    return streamed_kl(gaussian, phi, generators, exponential=EXPONENTIALS[generators.shape[-1]])
+    return streamed_kl(gaussian, phi, GROUPS[generators.shape[-1]](generators))
 
 
 def agents(rng, num, generators=VECTOR, dtype=np.float64):
@@ -141,7 +140,7 @@ def test_feature_rows_have_the_stated_length(rng):
 
 @jax.jit
 def features_of(gaussian, phi):
-    return pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1)))
+    return pairwise.pair_features(gaussian, pairwise.frame_field(phi, irreps.so3((1,))))
 
 
 def arguments_of(rng, num, dtype=np.float64):
@@ -244,14 +243,10 @@ def test_a_lone_agent_pays_and_feels_nothing(rng):
     @jax.jit
     @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def pay(gaussian, phi):
-        features = pairwise.pair_features(
-            gaussian, pairwise.frame_field(phi, VECTOR, so3_exponential(1))
-        )
+        features = pairwise.pair_features(gaussian, pairwise.frame_field(phi, irreps.so3((1,))))
         itself = jnp.zeros((1,), jnp.int32)
         alone = pairwise.alignment_energy(features, 1.0, alignment_fn=both)
-        attention = pairwise.attention_weights(
-            gaussian, phi, VECTOR, 1.0, exponential=so3_exponential(1)
-        )
+        attention = pairwise.attention_weights(gaussian, phi, irreps.so3((1,)), 1.0)
         return alone + pairwise.edge_alignment_energy(
             features, itself, itself, 1.0, alignment_fn=both
         ), attention
@@ -403,7 +398,7 @@ def test_sparse_edge_list_equals_the_masked_energy(alignment_fn, rng):
 def test_attention_weights(rng, dtype):
     gaussian, phi = agents(rng, 6, dtype=dtype)
     weight = jnp.asarray([0.3, 1.0, 0.6, 0.0, 0.8, 0.5], dtype)
-    options = {"log_weight": jnp.log(weight), "exponential": so3_exponential(1)}
+    options = {"log_weight": jnp.log(weight)}
     beta = np.asarray(
         jax.jit(lambda g, p: pairwise.attention_weights(g, p, VECTOR, 2.5, **options))(
             gaussian, phi

@@ -4,6 +4,7 @@ shapes.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from helpers import agents_oracle as oracle
 
 from vfejax.agents import population as agents
+from vfejax.agents.metric import natural_direction
 from vfejax.agents.population import Population, PopulationCoordinates
-from vfejax.beliefs.coordinates import fisher_length, inverse_fisher
+from vfejax.beliefs.coordinates import fisher_length
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
-from vfejax.geometry import groups
-from vfejax.geometry.irreps import principal_rotation, so3_exponential, so3_inverse_metric
+from vfejax.geometry.irreps import so3
+from vfejax.geometry.transport import frames
 
 VECTOR = oracle.ROTATIONS["vector"]
 NUM, GRID = 3, (2,)
@@ -77,37 +79,6 @@ def test_every_coordinate_is_a_population(rng):
         assert np.all(np.isfinite(gaussian.chol))
 
 
-def test_natural_gradient_takes_each_leaf_by_its_own_metric(rng):
-    coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
-    direction = jax.jit(partial(agents.inverse_metric, frame_inverse_metric=so3_inverse_metric))(
-        coordinates, gradient
-    )
-    assert isinstance(direction, PopulationCoordinates)
-    for name in ("belief", "prior"):
-        expected = inverse_fisher(getattr(coordinates, name), getattr(gradient, name))
-        for a, e in zip(getattr(direction, name), expected, strict=True):
-            np.testing.assert_allclose(a, e, rtol=0, atol=1e-13 * np.max(np.abs(e)))
-    np.testing.assert_allclose(
-        direction.phi, so3_inverse_metric(coordinates.phi, gradient.phi), rtol=1e-13
-    )
-
-
-def test_frames_take_any_left_invariant_metric(rng):
-    """The closed form for rotations and the general one, passed as a partial, give one
-    direction.
-    """
-    coordinates, gradient = coordinates_of(rng), coordinates_of(rng)
-    general = partial(groups.inverse_metric, generators=jnp.asarray(VECTOR))
-    closed, generic = (
-        jax.jit(partial(agents.inverse_metric, frame_inverse_metric=metric))(
-            coordinates, gradient
-        ).phi
-        for metric in (so3_inverse_metric, general)
-    )
-    # The metric's condition number, 1 / sinc^2 of half an angle of up to about 4.
-    np.testing.assert_allclose(generic, closed, rtol=0, atol=1e-12 * np.max(np.abs(closed)))
-
-
 def test_natural_gradient_does_not_depend_on_units(rng):
     """Fisher-steepest descent of KL(q || p) is the same motion whether lengths are in metres or
     millimetres.
@@ -120,9 +91,7 @@ def test_natural_gradient_does_not_depend_on_units(rng):
             return jnp.sum(kl_divergence(q.belief, q.prior))
 
         coordinates = agents.unconstrain(population)
-        direction = agents.inverse_metric(
-            coordinates, jax.grad(energy)(coordinates), so3_inverse_metric
-        )
+        direction = natural_direction(coordinates, jax.grad(energy)(coordinates), so3((1,)))
         return jax.jvp(agents.constrain, (coordinates,), (direction,))[1]
 
     population = population_of(rng)
@@ -170,12 +139,12 @@ def test_no_step_stays_none(rng):
 
 def test_retraction_keeps_the_transports(rng):
     coordinates = coordinates_of(rng, scale=5.0)
-    retracted = agents.retract_frames(coordinates, principal_rotation)
-    assert retracted.belief is coordinates.belief
-    assert retracted.prior is coordinates.prior
+    still = jax.tree.map(jnp.zeros_like, coordinates)
+    retracted = agents.retract(coordinates, still, so3((1,)))
+    chex.assert_trees_all_equal(retracted[:2], coordinates[:2])
     assert np.max(np.linalg.norm(coordinates.phi, axis=-1)) > np.pi
     assert np.max(np.linalg.norm(retracted.phi, axis=-1)) <= np.pi * (1 + 1e-15)
-    exponential = jax.jit(lambda phi: so3_exponential(1)(phi, jnp.asarray(VECTOR)))
+    exponential = jax.jit(lambda phi: frames(phi, so3((1,))))
     np.testing.assert_allclose(
         exponential(retracted.phi), exponential(coordinates.phi), rtol=0, atol=1e-13
     )

@@ -15,7 +15,7 @@ UPPER = np.triu_indices(K, 1)
 
 constrain = jax.jit(gaussian_coordinates.constrain)
 unconstrain = jax.jit(gaussian_coordinates.unconstrain)
-inverse_fisher = jax.jit(gaussian_coordinates.inverse_fisher)
+natural_direction = jax.jit(gaussian_coordinates.natural_direction)
 
 
 def draw(rng, shape=(5,), dtype=jnp.float64):
@@ -112,9 +112,9 @@ def flatten(tree):
     return np.concatenate([np.asarray(tree[0]), np.asarray(tree[1])[..., *LOWER]], axis=-1)
 
 
-def test_inverse_fisher_solves_with_the_fisher_matrix(dtype, rng):
+def test_natural_direction_solves_with_the_fisher_matrix(dtype, rng):
     w, gradient = draw(rng, dtype=dtype), draw(rng, dtype=dtype)
-    direction = inverse_fisher(w, gradient)
+    direction = natural_direction(w, gradient)
     assert isinstance(direction, GaussianCoordinates)
     assert direction.factor.dtype == direction.mean.dtype == dtype
     metric = np.asarray(fisher_matrix(jnp.asarray(flatten(w), jnp.float64)))
@@ -126,16 +126,16 @@ def test_inverse_fisher_solves_with_the_fisher_matrix(dtype, rng):
     assert np.all(np.asarray(direction.factor)[:, *UPPER] == 0)
 
 
-def test_inverse_fisher_ascends(rng):
+def test_natural_direction_ascends(rng):
     w, gradient = draw(rng, (50,)), draw(rng, (50,))
-    slope = np.sum(flatten(gradient) * flatten(inverse_fisher(w, gradient)), axis=-1)
+    slope = np.sum(flatten(gradient) * flatten(natural_direction(w, gradient)), axis=-1)
     assert np.all(slope > 0)
-    still = inverse_fisher(w, jax.tree.map(jnp.zeros_like, gradient))
+    still = natural_direction(w, jax.tree.map(jnp.zeros_like, gradient))
     np.testing.assert_array_equal(flatten(still), 0)
 
 
-def test_inverse_fisher_of_one_and_of_many(rng):
+def test_natural_direction_of_one_and_of_many(rng):
     w, gradient = draw(rng), draw(rng)
-    batched = inverse_fisher(w, gradient)
-    mapped = jax.jit(jax.vmap(gaussian_coordinates.inverse_fisher))(w, gradient)
+    batched = natural_direction(w, gradient)
+    mapped = jax.jit(jax.vmap(gaussian_coordinates.natural_direction))(w, gradient)
     np.testing.assert_allclose(flatten(mapped), flatten(batched), rtol=0, atol=1e-14)

@@ -165,14 +165,14 @@ def test_retraction_is_applied_before_the_energy_is_read(dtype):
     angle.
     """
 
-    def wrap(x):
-        return jnp.mod(x + jnp.pi, 2.0 * jnp.pi) - jnp.pi
+    def wrap(x, step):
+        return jnp.mod(x + step + jnp.pi, 2.0 * jnp.pi) - jnp.pi
 
     def energy_fn(x):
         return jnp.sum(-jnp.cos(x) + 0.1 * x), x
 
     start = jnp.array([3.0, -3.1, 0.2], dtype)
-    flow = gradient_flow(energy_fn, optax.sgd(3.0), has_aux=True, retraction=wrap)
+    flow = gradient_flow(energy_fn, optax.sgd(3.0), has_aux=True, retract=wrap)
     state, info = flow.step(flow.init(start))
     free = np.asarray(start) - 3.0 * (np.sin(start) + 0.1)
     assert np.abs(free).max() > np.pi  # so the wrap has something to do

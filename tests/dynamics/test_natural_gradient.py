@@ -8,7 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from vfejax.beliefs.coordinates import GaussianCoordinates, constrain, inverse_fisher, unconstrain
+from vfejax.beliefs.coordinates import (
+    GaussianCoordinates,
+    constrain,
+    natural_direction,
+    unconstrain,
+)
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
 from vfejax.dynamics.natural_gradient import natural_gradient
@@ -30,7 +35,7 @@ def energy_to(target):
 def natural_flow(energy_fn, rates, max_norm=None):
     return gradient_flow(
         energy_fn,
-        optax.chain(natural_gradient(inverse_fisher, max_norm=max_norm), scale_by_tree(rates)),
+        optax.chain(natural_gradient(natural_direction, max_norm=max_norm), scale_by_tree(rates)),
     )
 
 
@@ -148,7 +153,7 @@ def test_velocity_commutes_with_every_affine_change(rng):
     def velocity(target, q):
         coordinates = unconstrain(q)
         gradient = jax.grad(energy_to(target))(coordinates)
-        direction, _ = natural_gradient(inverse_fisher).update(
+        direction, _ = natural_gradient(natural_direction).update(
             gradient, optax.EmptyState(), coordinates
         )
         return jax.jvp(moments, (coordinates,), (direction,))[1]
@@ -265,7 +270,7 @@ def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
     gradient = jax.jit(jax.grad(energy_to(random_gaussian(rng, dtype))))(coordinates)
 
     def direction(limit):
-        return natural_gradient(inverse_fisher, max_norm=limit).update(
+        return natural_gradient(natural_direction, max_norm=limit).update(
             gradient, optax.EmptyState(), coordinates
         )[0]
 
@@ -294,7 +299,7 @@ def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
 def test_trust_region_leaves_a_zero_gradient_alone(dtype):
     coordinates = unconstrain(Gaussian(jnp.ones(2, dtype), jnp.eye(2, dtype=dtype)))
     zero = jax.tree.map(jnp.zeros_like, coordinates)
-    direction, _ = natural_gradient(inverse_fisher, max_norm=0.1).update(
+    direction, _ = natural_gradient(natural_direction, max_norm=0.1).update(
         zero, optax.EmptyState(), coordinates
     )
     jax.tree.map(np.testing.assert_array_equal, direction, zero)

@@ -15,7 +15,7 @@ matrix_exponential = jax.jit(groups.matrix_exponential)
 exponential = jax.jit(groups.exponential)
 structure_constants = jax.jit(groups.structure_constants)
 body_jacobian = jax.jit(groups.body_jacobian)
-inverse_metric = jax.jit(groups.inverse_metric)
+natural_direction = jax.jit(groups.natural_direction)
 
 
 @jax.jit
@@ -195,23 +195,23 @@ def test_body_jacobian_is_the_derivative_of_the_exponential(generators, rng):
 
 
 @EVERY_GROUP
-def test_inverse_metric_inverts_the_metric(generators, rng):
+def test_natural_direction_inverts_the_metric(generators, rng):
     phi, gradient = 0.5 * rng.normal(size=(2, NUM, len(generators)))
     jacobian = np.asarray(body_jacobian(phi, generators))
     metric = np.swapaxes(jacobian, -1, -2) @ jacobian
     expected = np.linalg.solve(metric, gradient[..., None])[..., 0]
     # condition numbers of the metric up to some thousands
     np.testing.assert_allclose(
-        inverse_metric(phi, gradient, generators), expected, rtol=1e-9, atol=1e-11
+        natural_direction(phi, gradient, generators), expected, rtol=1e-9, atol=1e-11
     )
 
 
-def test_inverse_metric_is_the_closed_form_on_rotations(dtype, rng):
+def test_natural_direction_is_the_closed_form_on_rotations(dtype, rng):
     phi, gradient = rng.normal(size=(2, NUM, 3))
     phi *= np.array([0.0, 1e-6, 1.0, 3.0])[:, None] / np.linalg.norm(phi, axis=-1, keepdims=True)
     phi, gradient = phi.astype(dtype), gradient.astype(dtype)
-    expected = irreps.so3_inverse_metric(jnp.asarray(phi), jnp.asarray(gradient))
-    actual = inverse_metric(phi, gradient, GENERATORS["so(3)"])
+    expected = irreps.so3_natural_direction(jnp.asarray(phi), jnp.asarray(gradient))
+    actual = natural_direction(phi, gradient, GENERATORS["so(3)"])
     assert actual.dtype == dtype
     # the metric's condition number is 1 / sinc^2(theta / 2), up to 2.3 here
     np.testing.assert_allclose(actual, expected, rtol=0, atol=200 * jnp.finfo(dtype).eps)
@@ -237,7 +237,7 @@ def test_natural_gradient_is_the_same_motion_after_a_left_translation(rng):
     def body_velocity(coordinates, energy_weight):
         derivative = np.asarray(frame_and_derivative(coordinates, generators)[1])
         gradient = np.einsum("ij,nija->na", energy_weight, derivative)
-        direction = np.asarray(inverse_metric(coordinates, gradient, generators))
+        direction = np.asarray(natural_direction(coordinates, gradient, generators))
         return np.einsum("nca,na->nc", body_jacobian(coordinates, generators), direction)
 
     velocity = body_velocity(phi, weight)

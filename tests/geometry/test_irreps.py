@@ -20,7 +20,7 @@ general = jax.jit(groups.exponential)
 closed_forms = [jax.jit(irreps.so3_exponential(max_spin)) for max_spin in range(5)]
 closed_vector, closed_large = closed_forms[1], closed_forms[4]
 principal = jax.jit(irreps.principal_rotation)
-inverse_metric = jax.jit(irreps.so3_inverse_metric)
+natural_direction = jax.jit(irreps.so3_natural_direction)
 rotation_angle = jax.jit(irreps.rotation_angle)
 
 
@@ -242,21 +242,21 @@ def vector_derivative(phi):
     return jax.jacfwd(irreps.so3_exponential(1))(phi, VECTOR)
 
 
-def test_inverse_metric_inverts_the_pullback_of_the_killing_metric(dtype, rng):
+def test_natural_direction_inverts_the_pullback_of_the_killing_metric(dtype, rng):
     phi = jnp.asarray(rotation_vectors(rng, [0.0, 1e-9, 1.0, 3.0, math.pi], num=1)[:, 0], dtype)
     gradient = jnp.asarray(rng.normal(size=phi.shape), dtype)
     derivative = vector_derivative(np.asarray(phi, np.float64))
     # |dU|_F^2 / 2 is the metric in which the spin-1 generators are orthonormal
     metric = np.einsum("nija,nijb->nab", derivative, derivative) / 2
     expected = np.linalg.solve(metric, np.asarray(gradient, np.float64)[..., None])[..., 0]
-    direction = inverse_metric(phi, gradient)
+    direction = natural_direction(phi, gradient)
     assert direction.dtype == dtype
     np.testing.assert_allclose(direction, expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
     np.testing.assert_array_equal(direction[0], gradient[0])
 
 
-def test_inverse_metric_is_the_identity_along_the_axis(rng):
+def test_natural_direction_is_the_identity_along_the_axis(rng):
     phi = jnp.asarray(rotation_vectors(rng, [0.5, 3.0, 6.0]))
-    np.testing.assert_allclose(inverse_metric(phi, phi), phi, rtol=1e-12)
-    jacobian = jax.jit(jax.jacfwd(irreps.so3_inverse_metric))(jnp.zeros(3), jnp.ones(3))
+    np.testing.assert_allclose(natural_direction(phi, phi), phi, rtol=1e-12)
+    jacobian = jax.jit(jax.jacfwd(irreps.so3_natural_direction))(jnp.zeros(3), jnp.ones(3))
     np.testing.assert_array_equal(jacobian, np.zeros((3, 3)))

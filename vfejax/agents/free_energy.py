@@ -26,8 +26,8 @@ from vfejax.agents.observation import Observations, expected_negative_log_likeli
 from vfejax.agents.pairwise import FrameField
 from vfejax.agents.population import Population, check_shapes
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
-from vfejax.geometry import groups
-from vfejax.types import Array, ExponentialFn
+from vfejax.geometry.groups import Generators
+from vfejax.types import Array
 
 __all__ = ["Edges", "FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms", "measure"]
 
@@ -164,7 +164,7 @@ def measure(
 
 def free_energy_terms(
     population: Population,
-    generators: Array,
+    generators: Generators,
     *,
     weights: Weights | tuple = Weights(),  # noqa: B008 (an immutable tuple)
     temperature: float | Array = 1.0,
@@ -173,7 +173,6 @@ def free_energy_terms(
     supports: Array | None = None,
     quadrature: Array | None = None,
     edges: Edges | None = None,
-    exponential: ExponentialFn = groups.exponential,
     block_size: int | None = None,
     compute_dtype: Any = None,
 ) -> FreeEnergyTerms:
@@ -182,7 +181,8 @@ def free_energy_terms(
     Args:
         population: beliefs, priors and frames of n agents, as points or as fields ``[n, *grid,
             ...]``.
-        generators: Lie-algebra basis ``[a, k, k]``.
+        generators: Lie-algebra basis ``[a, k, k]``, or a group such as ``irreps.so3(spins)``, whose
+            closed form for rotations is faster.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default) or
@@ -193,8 +193,6 @@ def free_energy_terms(
             but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        exponential: the group exponential; ``irreps.so3_exponential(max_spin)`` is the fast closed
-            form for rotations.
         block_size: receivers per block of pairs.
         compute_dtype: dtype of the operands of the pairwise products (``jnp.bfloat16``); they
             accumulate in the population's dtype.
@@ -216,7 +214,7 @@ def free_energy_terms(
 
     zero = jnp.zeros((), population.belief.mean.dtype)
     need_frames = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
-    field = pairwise.frame_field(population.phi, generators, exponential) if need_frames else None
+    field = pairwise.frame_field(population.phi, generators) if need_frames else None
 
     def align(gaussian: Gaussian, weight: float | Array) -> Array:
         if _is_zero(weight):
@@ -262,6 +260,6 @@ def free_energy_terms(
     return FreeEnergyTerms(self_coupling, belief_alignment, prior_alignment, observation, total)
 
 
-def free_energy(population: Population, generators: Array, **options: Any) -> Array:
+def free_energy(population: Population, generators: Generators, **options: Any) -> Array:
     """Total free energy in nats; arguments as in :func:`free_energy_terms`."""
     return free_energy_terms(population, generators, **options).total

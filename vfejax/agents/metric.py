@@ -14,18 +14,18 @@ from vfejax.agents.population import PopulationCoordinates
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.geometry import groups
+from vfejax.geometry.groups import Generators
 from vfejax.geometry.transport import frames
 from vfejax.numerics import cholesky, identity_like, matvec, transpose, triangular_inverse
-from vfejax.types import Array, ExponentialFn
+from vfejax.types import Array
 
-__all__ = ["fisher_inverse_metric", "frame_information"]
+__all__ = ["frame_information", "natural_direction"]
 
 
 def frame_information(
     belief: GaussianCoordinates,
     phi: Array,
-    generators: Array,
-    exponential: ExponentialFn = groups.exponential,
+    generators: Generators,
 ) -> Array:
     """Fisher information of each agent's frame, in body coordinates ``U^{-1} dU = sum_a xi^a J_a``.
 
@@ -35,21 +35,19 @@ def frame_information(
     Args:
         belief: coordinates ``[..., k]`` and ``[..., k, k]``.
         phi: frame coordinates ``[..., a]``.
-        generators: Lie-algebra basis ``[a, k, k]``.
-        exponential: the group exponential.
+        generators: Lie-algebra basis ``[a, k, k]``, or a group.
 
     Returns:
         ``[..., a, a]``, positive semi-definite; singular where a rotation leaves the belief
         unchanged.
     """
-    generators = jnp.asarray(generators, phi.dtype)
+    group = groups.as_group(generators)
+    basis = jnp.asarray(group.generators, phi.dtype)
     gaussian = gaussian_coordinates.constrain(belief)
-    inward = frames(-phi, generators, exponential)
+    inward = frames(-phi, group)
     factor = jnp.matmul(inward, gaussian.chol, precision="highest")
-    inverse = jnp.matmul(
-        triangular_inverse(gaussian.chol), frames(phi, generators, exponential), precision="highest"
-    )
-    turned = jnp.einsum("...ij,ajk->...aik", inverse, generators, precision="highest")
+    inverse = jnp.matmul(triangular_inverse(gaussian.chol), frames(phi, group), precision="highest")
+    turned = jnp.einsum("...ij,ajk->...aik", inverse, basis, precision="highest")
     shift = jnp.einsum(
         "...aik,...k->...ai", turned, matvec(inward, gaussian.mean), precision="highest"
     )
@@ -59,12 +57,11 @@ def frame_information(
     return means + 0.5 * jnp.einsum("...ail,...bil->...ab", change, change, precision="highest")
 
 
-def fisher_inverse_metric(
+def natural_direction(
     coordinates: PopulationCoordinates,
     gradient: PopulationCoordinates,
-    generators: Array,
+    generators: Generators,
     *,
-    exponential: ExponentialFn = groups.exponential,
     damping: float = 1.0,
     measure: Array | None = None,
 ) -> PopulationCoordinates:
@@ -73,8 +70,7 @@ def fisher_inverse_metric(
     Args:
         coordinates: where the metric is taken.
         gradient: derivative of an energy with respect to the coordinates.
-        generators: Lie-algebra basis ``[a, k, k]``.
-        exponential: the group exponential.
+        generators: Lie-algebra basis ``[a, k, k]``, or a group.
         damping: multiple of the left-invariant metric added to the frames' information; it decides
             the step where the belief says nothing about its frame (a mean at the origin with an
             isotropic covariance), in nats per radian squared.
@@ -92,15 +88,15 @@ def fisher_inverse_metric(
             lambda g: g * jnp.reshape(density, density.shape + (1,) * (g.ndim - density.ndim)),
             gradient,
         )
-    information = frame_information(coordinates.belief, coordinates.phi, generators, exponential)
+    information = frame_information(coordinates.belief, coordinates.phi, generators)
     metric = information + damping * identity_like(information)
-    jacobian = groups.body_jacobian(coordinates.phi, jnp.asarray(generators, coordinates.phi.dtype))
+    jacobian = groups.body_jacobian(coordinates.phi, generators)
     metric = jnp.matmul(
         transpose(jacobian), jnp.matmul(metric, jacobian, precision="highest"), precision="highest"
     )
     inverse = triangular_inverse(cholesky(metric))
     return PopulationCoordinates(
-        gaussian_coordinates.inverse_fisher(coordinates.belief, gradient.belief),
-        gaussian_coordinates.inverse_fisher(coordinates.prior, gradient.prior),
+        gaussian_coordinates.natural_direction(coordinates.belief, gradient.belief),
+        gaussian_coordinates.natural_direction(coordinates.prior, gradient.prior),
         matvec(transpose(inverse), matvec(inverse, gradient.phi)),
     )

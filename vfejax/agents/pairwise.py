@@ -31,9 +31,10 @@ from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry import groups
+from vfejax.geometry.groups import Generators
 from vfejax.geometry.transport import frames
 from vfejax.numerics import log_det_cholesky, matvec, transpose, triangular_inverse
-from vfejax.types import Array, ExponentialFn
+from vfejax.types import Array
 
 __all__ = [
     "FrameField",
@@ -88,14 +89,13 @@ def _pack(matrix: Array) -> Array:
     return _matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
 
 
-def frame_field(
-    phi: Array, generators: Array, exponential: ExponentialFn = groups.exponential
-) -> FrameField:
+def frame_field(phi: Array, generators: Generators) -> FrameField:
     """Frames ``U = exp(phi . J)``, their inverses ``exp(-phi . J)`` and ``log |det U| = phi . tr
     J``.
     """
-    traces = jnp.trace(jnp.asarray(generators, phi.dtype), axis1=-2, axis2=-1)
-    outward, inward = frames(jnp.stack([phi, -phi]), generators, exponential)
+    group = groups.as_group(generators)
+    traces = jnp.trace(jnp.asarray(group.generators, phi.dtype), axis1=-2, axis2=-1)
+    outward, inward = frames(jnp.stack([phi, -phi]), group)
     return FrameField(outward, inward, matvec(traces[None], phi)[..., 0])
 
 
@@ -133,41 +133,34 @@ def pair_features(gaussian: Gaussian, field: FrameField) -> PairFeatures:
     return PairFeatures(0.5 * jnp.concatenate(receiver, axis=-1), jnp.concatenate(sender, axis=-1))
 
 
-def pairwise_kl(
-    gaussian: Gaussian,
-    phi: Array,
-    generators: Array,
-    exponential: ExponentialFn = groups.exponential,
-) -> Array:
+def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array:
     """All divergences ``KL(q_i || Omega_ij q_j)``, in nats.
 
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
         phi: frame coordinates ``[n, a]``.
-        generators: Lie-algebra basis ``[a, k, k]``.
-        exponential: the group exponential.
+        generators: Lie-algebra basis ``[a, k, k]``, or a group.
 
     Returns:
         ``[n, n]``, receiver i along rows, sender j along columns. For more agents than fit as a
         matrix, sum over pairs with :func:`alignment_energy` instead.
     """
-    features = pair_features(gaussian, frame_field(phi, generators, exponential))
+    features = pair_features(gaussian, frame_field(phi, generators))
     return _matmul(features.receiver, features.sender.T)
 
 
 def attention_weights(
     gaussian: Gaussian,
     phi: Array,
-    generators: Array,
+    generators: Generators,
     temperature: float | Array,
     *,
     log_weight: Array | None = None,
-    exponential: ExponentialFn = groups.exponential,
 ) -> Array:
     """Attention ``beta_ij`` over j != i at temperature tau (nats), ``[n, n]``; rows sum to 1, or to
     0 without neighbours.
     """
-    divergence = pairwise_kl(gaussian, phi, generators, exponential) / temperature
+    divergence = pairwise_kl(gaussian, phi, generators) / temperature
     num = divergence.shape[0]
     bias = (
         jnp.zeros_like(divergence)

@@ -4,7 +4,6 @@ A population is a pytree with a leading agent axis, and grid axes behind it when
 over a base manifold.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.geometry.groups import Generators, Group, as_group
 from vfejax.numerics import safe_norm
 from vfejax.types import Array, PyTree
 
@@ -21,9 +21,8 @@ __all__ = [
     "PopulationCoordinates",
     "check_shapes",
     "constrain",
-    "inverse_metric",
     "limit_step",
-    "retract_frames",
+    "retract",
     "unconstrain",
 ]
 
@@ -68,30 +67,6 @@ def unconstrain(population: Population) -> PopulationCoordinates:
     )
 
 
-def inverse_metric(
-    coordinates: PopulationCoordinates,
-    gradient: PopulationCoordinates,
-    frame_inverse_metric: Callable[[Array, Array], Array],
-) -> PopulationCoordinates:
-    """Natural gradient of a population: Fisher on beliefs and priors, left-invariant on frames.
-
-    Args:
-        coordinates: where the metric is taken.
-        gradient: derivative of an energy with respect to the coordinates.
-        frame_inverse_metric: ``(phi, gradient) -> direction``, for so(3)
-            :func:`vfejax.geometry.irreps.so3_inverse_metric`, in general a partial of
-            :func:`vfejax.geometry.groups.inverse_metric`.
-
-    Returns:
-        A direction with the shapes of ``coordinates``.
-    """
-    return PopulationCoordinates(
-        gaussian_coordinates.inverse_fisher(coordinates.belief, gradient.belief),
-        gaussian_coordinates.inverse_fisher(coordinates.prior, gradient.prior),
-        frame_inverse_metric(coordinates.phi, gradient.phi),
-    )
-
-
 def _shorten(tree: PyTree, length: Array, radius: float) -> PyTree:
     factor = radius / jnp.maximum(length, radius)
     return jax.tree.map(
@@ -128,23 +103,29 @@ def limit_step(
     )
 
 
-def retract_frames(
-    coordinates: PopulationCoordinates, retraction: Callable[[Array], Array]
+def retract(
+    coordinates: PopulationCoordinates, step: PopulationCoordinates, group: Group
 ) -> PopulationCoordinates:
-    """Replace frame coordinates by equivalent ones, such as
-    :func:`vfejax.geometry.irreps.principal_rotation`.
+    """The population after a step; frame coordinates move by the group's own retraction.
+
+    Args:
+        coordinates: where the step starts.
+        step: change of the coordinates, of the same shapes.
+        group: of the frames; :func:`vfejax.geometry.irreps.so3` keeps them in the principal ball.
+
+    Returns:
+        New coordinates.
     """
-    return coordinates._replace(phi=retraction(coordinates.phi))
+    moved = jax.tree.map(lambda x, dx: (x + dx).astype(x.dtype), coordinates, step)
+    return moved._replace(phi=group.retract(coordinates.phi, step.phi))
 
 
-def check_shapes(population: Population, generators: Array) -> None:
+def check_shapes(population: Population, generators: Generators) -> None:
     """Raise ValueError, naming the array, unless all shapes of the population fit each other and
     the generators.
     """
     shape = population.belief.mean.shape
-    if jnp.ndim(generators) != 3:
-        raise ValueError(f"generators must have shape [a, k, k], got {jnp.shape(generators)}")
-    num_generators, k, _ = jnp.shape(generators)
+    num_generators, k, _ = as_group(generators).generators.shape
     if len(shape) < 2 or shape[-1] != k:
         raise ValueError(
             f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got {shape}"

@@ -13,7 +13,7 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import matvec, transpose, triangular_inverse
 from vfejax.types import Array
 
-__all__ = ["GaussianCoordinates", "constrain", "fisher_length", "inverse_fisher", "unconstrain"]
+__all__ = ["GaussianCoordinates", "constrain", "fisher_length", "natural_direction", "unconstrain"]
 
 
 class GaussianCoordinates(NamedTuple):
@@ -47,7 +47,7 @@ def unconstrain(q: Gaussian) -> GaussianCoordinates:
     return GaussianCoordinates(q.mean, _with_diagonal(q.chol, jnp.log(_diagonal(q.chol))))
 
 
-def inverse_fisher(
+def natural_direction(
     coordinates: GaussianCoordinates, gradient: GaussianCoordinates
 ) -> GaussianCoordinates:
     """Natural gradient: the Fisher-steepest ascent direction, in coordinates.

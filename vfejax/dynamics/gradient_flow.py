@@ -66,9 +66,9 @@ def gradient_flow(
     optimizer: optax.GradientTransformation,
     *,
     has_aux: bool = False,
-    retraction: Callable[[PyTree], PyTree] | None = None,
+    retract: Callable[[PyTree, PyTree], PyTree] = optax.apply_updates,
 ) -> Integrator:
-    """Descent ``x <- retraction(x + optimizer(grad F(x)))``.
+    """Descent ``x <- retract(x, optimizer(grad F(x)))``.
 
     With ``optax.sgd(step_size)`` it is Euler's method for ``dx/dt = -grad F``. The gradient is
     carried, so one step costs one value and gradient, and the info describes the position the step
@@ -81,8 +81,8 @@ def gradient_flow(
             line search, which also
             wants the energy); :func:`scale_by_tree` gives a learning rate per group.
         has_aux: whether ``energy_fn`` returns something besides the energy.
-        retraction: maps a position to an equivalent one after each step, such as frames into their
-            principal ball.
+        retract: ``(position, step) -> position``; by default their sum. A group's own retraction
+            keeps its coordinates inside the chart.
 
     Returns:
         ``init(position) -> GradientFlowState`` and ``step(state) -> (GradientFlowState,
@@ -103,8 +103,7 @@ def gradient_flow(
         updates, optimizer_state = optimizer.update(
             state.gradient, state.optimizer_state, state.position
         )
-        position = optax.apply_updates(state.position, updates)
-        position = position if retraction is None else retraction(position)
+        position = retract(state.position, updates)
         gradient, energy, aux = evaluate(position)
         squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g * g), gradient))
         return GradientFlowState(position, gradient, optimizer_state), GradientFlowInfo(

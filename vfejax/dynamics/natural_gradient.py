@@ -12,7 +12,7 @@ __all__ = ["natural_gradient"]
 
 
 def natural_gradient(
-    inverse_metric_fn: Callable[[PyTree, PyTree], PyTree], *, max_norm: float | None = None
+    direction_fn: Callable[[PyTree, PyTree], PyTree], *, max_norm: float | None = None
 ) -> optax.GradientTransformation:
     """Replace a gradient g by ``v = G(x)^{-1} g``, as an optax transformation.
 
@@ -21,7 +21,7 @@ def natural_gradient(
     (:mod:`vfejax.beliefs.coordinates`), so covariances are positive definite by construction.
 
     Args:
-        inverse_metric_fn: ``(position, gradient) -> direction``.
+        direction_fn: ``(position, gradient) -> direction``.
         max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at
             most this. Without it a belief much wider than its target overshoots, until the
             exponential of its log scale underflows.
@@ -33,7 +33,7 @@ def natural_gradient(
     """
 
     def update(gradient: PyTree, position: PyTree) -> PyTree:
-        direction = inverse_metric_fn(position, gradient)
+        direction = direction_fn(position, gradient)
         if max_norm is None:
             return direction
         products = jax.tree.map(lambda g, v: jnp.sum(g * v), gradient, direction)

@@ -6,23 +6,27 @@ which for l = 1 is (x, y, z): there ``(J_a)_bc = -epsilon_abc`` and ``exp(theta 
 towards y.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.geometry.groups import algebra
-from vfejax.numerics import identity_like, safe_norm, sinc_sqrt, transpose
+from vfejax.geometry.groups import Group, algebra, general, matrix_exponential
+from vfejax.numerics import as_floating, identity_like, matmul, safe_norm, sinc_sqrt, transpose
 from vfejax.types import Array, ExponentialFn
 
 __all__ = [
     "direct_sum",
     "principal_rotation",
     "rotation_angle",
+    "so",
+    "so3",
     "so3_exponential",
     "so3_generators",
-    "so3_inverse_metric",
+    "so3_natural_direction",
     "so_generators",
 ]
 
@@ -116,79 +120,176 @@ def so_generators(n: int) -> np.ndarray:
     return generators
 
 
-def _truncated_power(
-    series: list[float], power: int, start: list[float], order: int
-) -> list[float]:
-    product = np.asarray(start[: order + 1])
-    for _ in range(power):
-        product = np.convolve(product, series)[: order + 1]
-    return [float(c) for c in product]
-
-
-def _rotation_polynomials(max_spin: int) -> list[list[float]]:
-    """Coefficients in x = sin^2(theta / 2) of the factor of Y^k in the closed form, k = 0..2
-    max_spin.
+def _check_rotations(generators: Array | np.ndarray, max_spin: int) -> None:
+    """Refuse known generators that do not represent so(3) with integer spins up to
+    ``max_spin``.
     """
-    central = [math.comb(2 * n, n) / 4**n for n in range(max_spin + 1)]
-    arcsine = [c / (2 * n + 1) for n, c in enumerate(central)]
-    one = [1.0] + [0.0] * max_spin
-    return [
-        [
-            c / math.factorial(k)
-            for c in _truncated_power(
-                arcsine, k, central if k % 2 else one, max_spin - (k + 1) // 2
-            )
-        ]
-        for k in range(2 * max_spin + 1)
-    ]
+    j = np.asarray(generators, np.float64)
+    fits = j.shape[0] == 3 and bool(np.isfinite(j).all())
+    if fits:
+        floating = jnp.issubdtype(generators.dtype, jnp.floating)
+        eps = float(jnp.finfo(generators.dtype if floating else float).eps)
+        after, last = np.roll(j, -1, 0), np.roll(j, -2, 0)
+        closure = after @ last - last @ after - j
+        casimir = np.linalg.eigvals(-np.sum(j @ j, 0))
+        spins = np.clip(np.round((np.sqrt(1 + 4 * np.abs(casimir)) - 1) / 2), 0, max_spin)
+        miss = max(np.abs(closure).max(), np.abs(casimir - spins * (spins + 1)).max())
+        fits = miss <= 32 * eps * (max_spin + 1) ** 2 * j.shape[-1]
+    if not fits:
+        raise ValueError(
+            f"generators must represent so(3) with integer spins up to {max_spin}, and these do "
+            "not; irreps.so3(spins) keeps generators and exponential together"
+        )
+
+
+def _represents(generators: Array, max_spin: int) -> Array:
+    """Whether traced generators have spins up to ``max_spin``: ``prod_l (C - l (l + 1)) = 0`` for
+    the Casimir C.
+    """
+    product = casimir = -jnp.sum(matmul(generators, generators), axis=0)
+    for spin in range(1, max_spin + 1):
+        product = matmul(product, casimir - spin * (spin + 1) * identity_like(casimir))
+    size = float((max_spin + 1) ** (2 * max_spin + 2) * generators.shape[-1])
+    return jnp.max(jnp.abs(product)) <= 64 * jnp.finfo(casimir.dtype).eps * size
+
+
+def _vector_exponential(x: Array, square: Array) -> Array:
+    """Rodrigues' formula for ``X [..., k, k]`` of spins 0 and 1; ``square`` is the angle squared,
+    ``[..., 1, 1]``.
+    """
+    half = 0.5 * sinc_sqrt(square / 4) ** 2
+    return identity_like(x) + matmul(x, half * x) + sinc_sqrt(square) * x
+
+
+def _tensor_exponential(x: Array, square: Array) -> Array:
+    """The same for spins 0, 1 and 2, from half the angle: the terms cancel less, and one squaring
+    leads back.
+    """
+    x, square = x / 2, square / 4
+    half_sinc = sinc_sqrt(square / 4)
+    s = square / 4 * half_sinc**2
+    cosine = 1.0 - square / 8 * sinc_sqrt(square / 16) ** 2
+    y = x * half_sinc
+    y2 = matmul(y, y)
+    quadratic = (0.5 + s / 6) * identity_like(y) + cosine / 6 * y + y2 / 24
+    half = identity_like(y) + cosine * (1.0 + 2.0 / 3.0 * s) * y + matmul(y2, quadratic)
+    return matmul(half, half)
+
+
+@functools.cache
+def _so3_exponential(max_spin: int) -> ExponentialFn:
+    """Cached: two groups with the same spins are then one static argument to ``jax.jit``."""
+
+    def exponential(phi: Array, generators: Array) -> Array:
+        phi = as_floating(phi, "phi")
+        if max_spin == 2:
+            phi = principal_rotation(phi)
+        elif max_spin > 2:
+            phi = 2.0 * principal_rotation(0.5 * phi)  # up to 2 pi, where nothing is rounded yet
+        x = algebra(phi, generators)
+        traced = isinstance(generators, jax.core.Tracer)
+        if not traced:
+            _check_rotations(generators, max_spin)
+        if max_spin > 2:
+            max_norm = 2 * math.pi * max_spin * math.sqrt(x.shape[-1])
+            return matrix_exponential(x, max_norm=max_norm)
+        square = jnp.sum(phi * phi, axis=-1)[..., None, None]
+        total = (_vector_exponential if max_spin < 2 else _tensor_exponential)(x, square)
+        if not traced:
+            return total
+        return jnp.where(_represents(generators.astype(x.dtype), max_spin), total, jnp.nan)
+
+    return exponential
 
 
 def so3_exponential(max_spin: int) -> ExponentialFn:
-    """Closed-form exponential for every direct sum of integer spins up to ``max_spin``.
+    """Exponential for every direct sum of integer spins up to ``max_spin``, by matrix products.
 
-    With ``X = sum_a phi^a J_a``, ``theta = |phi|``, ``Y = X sin(theta/2) / (theta/2)`` and ``x =
-    sin^2(theta/2)``::
+    Spins up to 1: Rodrigues' formula. Spins up to 2: with ``Y = X sin(theta/2) / (theta/2)`` and
+    ``x = sin^2(theta/2)``::
 
-        exp(X) = sum_{k even} t_k(x) Y^k + cos(theta/2) sum_{k odd} t_k(x) Y^k,      k = 0 .. 2 max_spin
+        exp(X) = 1 + cos(theta/2) (1 + 2x/3) Y + (1/2 + x/6) Y^2 + cos(theta/2) Y^3 / 6 + Y^4 / 24
 
-    where ``t_k`` is ``(arcsin(sqrt x) / sqrt x)^k / k!`` (times ``1 / sqrt(1 - x)`` for odd k)
-    truncated after the power ``max_spin - ceil(k / 2)``. It is a polynomial that agrees with exp on
-    the eigenvalues ``i m theta``, ``|m| <= max_spin``; so one polynomial serves all smaller integer
-    spins. For ``max_spin = 1`` it is Rodrigues' formula. Matrix products only, and every
-    coefficient is analytic in ``theta^2``: all derivatives are right at ``phi = 0``.
+    taken at half the angle and squared. Every coefficient is analytic in ``theta^2``, so all
+    derivatives are right at ``phi = 0``. Closed forms exist for higher spins, too, but their terms
+    cancel: at spin 10 nothing is left of float32. From spin 3 on this is therefore
+    :func:`vfejax.geometry.groups.matrix_exponential` of angles taken modulo 4 pi.
+
+    Measured for spins 0 to 16, the largest error of an entry is 8e-7 in float32 for angles
+    up to pi and 1.5e-6 up to 2 pi, and below 3e-13 in float64, the error of the reference. At
+    larger angles the rounding of the angle itself adds ``l eps |phi|``.
 
     Args:
-        max_spin: the largest spin l in the direct sum.
+        max_spin: the largest spin l in the direct sum, an integer >= 0.
 
     Returns:
-        A function ``(phi [..., 3], generators [3, k, k]) -> [..., k, k]``.
+        A function ``(phi [..., 3], generators [3, k, k]) -> [..., k, k]``. It refuses generators
+        with other spins by a ValueError where their numbers are known. Where they are traced it
+        returns the exponential or NaN, never another matrix.
+
+    Raises:
+        ValueError: when ``max_spin`` is not an integer >= 0.
 
     Source: Curtright, Fairlie, Zachos, SIGMA 10 (2014) 084, eqs. (3) and (4), for integer spin.
+
+    >>> quarter = so3_exponential(1)(jnp.array([0.0, 0.0, jnp.pi / 2]), so3_generators((1,)))
+    >>> bool(jnp.allclose(quarter[:, 0], jnp.array([0.0, 1.0, 0.0]), atol=1e-6))  # x turns to y
+    True
     """
-    polynomials = _rotation_polynomials(max_spin)
+    if isinstance(max_spin, bool) or int(max_spin) != max_spin or max_spin < 0:
+        raise ValueError(f"max_spin must be an integer >= 0, got {max_spin}")
+    return _so3_exponential(int(max_spin))
 
-    def exponential(phi: Array, generators: Array) -> Array:
-        square = jnp.sum(phi * phi, axis=-1)[..., None, None]
-        half_sinc = sinc_sqrt(square / 4)
-        x = square / 4 * half_sinc**2
-        cosine = 1.0 - square / 8 * sinc_sqrt(square / 16) ** 2
-        y = algebra(phi, generators) * half_sinc
-        identity = identity_like(y)
-        total = jnp.zeros_like(y)
-        for k in reversed(range(len(polynomials))):
-            factor = jnp.zeros_like(x)
-            for coefficient in reversed(polynomials[k]):
-                factor = factor * x + coefficient
-            factor = factor * cosine if k % 2 else factor
-            last = k == len(polynomials) - 1
-            total = (
-                factor * identity
-                if last
-                else jnp.matmul(total, y, precision="highest") + factor * identity
-            )
-        return total
 
-    return exponential
+def _turn(phi: Array, step: Array) -> Array:
+    return principal_rotation(phi + step)
+
+
+def so3(spins: Sequence[int]) -> Group:
+    """The rotation group in a direct sum of irreps: generators, exponential, retraction and metric
+    that fit each other.
+
+    Args:
+        spins: integer spins l >= 0, for example ``(0, 1, 2)`` (k = 1 + 3 + 5 = 9).
+
+    Returns:
+        A :class:`vfejax.geometry.groups.Group` with :func:`so3_generators`,
+        :func:`so3_exponential`, a retraction into the principal ball and
+        :func:`so3_natural_direction`.
+
+    Raises:
+        ValueError: for an empty list, a negative or a non-integer spin.
+
+    >>> group = so3((0, 1, 2))
+    >>> group.exponential(jnp.zeros((4, 3)), group.generators).shape
+    (4, 9, 9)
+    """
+    generators = so3_generators(spins)
+    return Group(generators, so3_exponential(max(spins)), _turn, so3_natural_direction)
+
+
+def so(n: int) -> Group:
+    """The rotation group SO(n) in the fundamental representation.
+
+    Args:
+        n: dimension, at least 2.
+
+    Returns:
+        A :class:`vfejax.geometry.groups.Group` with :func:`so_generators`. For n = 3 its other
+        parts are those of :func:`so3`; for n = 2 angles are taken modulo 2 pi; else it is the
+        general group.
+
+    Raises:
+        ValueError: for n below 2.
+
+    >>> so(4).retract(jnp.zeros(6), jnp.ones(6)).shape
+    (6,)
+    """
+    generators = so_generators(n)
+    if n == 3:
+        return Group(generators, so3_exponential(1), _turn, so3_natural_direction)
+    group = general(generators)
+    return group._replace(retract=_turn) if n == 2 else group
 
 
 def principal_rotation(phi: Array) -> Array:
@@ -222,9 +323,9 @@ def rotation_angle(rotation: Array) -> Array:
     return jnp.arctan2(safe_norm(axis), 0.5 * (jnp.trace(rotation, axis1=-2, axis2=-1) - 1.0))
 
 
-def so3_inverse_metric(phi: Array, gradient: Array) -> Array:
-    """Natural gradient on rotations for the bi-invariant metric ``tr``-normalised so that the
-    generators are orthonormal.
+def so3_natural_direction(phi: Array, covector: Array) -> Array:
+    """Steepest ascent on rotations in the bi-invariant metric that makes the generators
+    orthonormal.
 
     Along the rotation axis the metric in coordinates is 1, across it ``sinc^2(theta / 2)``, so
     ``direction = g_parallel + g_perpendicular / sinc^2(theta / 2)``. Keep ``|phi| <= pi``
@@ -232,13 +333,16 @@ def so3_inverse_metric(phi: Array, gradient: Array) -> Array:
 
     Args:
         phi: rotation vectors ``[..., 3]`` in radians.
-        gradient: derivative of an energy with respect to ``phi``, ``[..., 3]``.
+        covector: derivative of an energy with respect to ``phi``, ``[..., 3]``.
 
     Returns:
-        Coordinate direction of steepest ascent ``[..., 3]``.
+        Coordinate direction ``[..., 3]``.
+
+    >>> so3_natural_direction(jnp.array([0.0, 0.0, 1.0]), jnp.array([0.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
     """
     square = jnp.sum(phi * phi, axis=-1, keepdims=True)
     stretch = 1.0 / sinc_sqrt(square / 4) ** 2
-    nonzero = square > 0
-    along = phi * jnp.sum(phi * gradient, axis=-1, keepdims=True) / jnp.where(nonzero, square, 1.0)
-    return stretch * gradient + (1.0 - stretch) * along
+    products = jnp.sum(phi * covector, axis=-1, keepdims=True)
+    along = phi * products / jnp.where(square == 0, 1.0, square)
+    return stretch * covector + (1.0 - stretch) * along

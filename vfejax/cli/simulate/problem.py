@@ -23,11 +23,12 @@ from vfejax.data import population_arrays, tables
 from vfejax.dynamics import gradient_flow, hamiltonian, natural_gradient
 from vfejax.errors import UserError
 from vfejax.geometry import grid as grids
-from vfejax.geometry import groups, irreps
+from vfejax.geometry import irreps
 from vfejax.geometry.grid import Grid
+from vfejax.geometry.groups import Group
 from vfejax.problems import sensor_network
 from vfejax.problems.sensor_network import Truth
-from vfejax.types import Array, ExponentialFn, Integrator, PyTree
+from vfejax.types import Array, Integrator, PyTree
 
 __all__ = ["Problem", "build", "energy_function", "integrator"]
 
@@ -36,8 +37,7 @@ class Problem(NamedTuple):
     """Everything that stays fixed during a run, and the population it starts from."""
 
     population: Population
-    generators: Array
-    exponential: ExponentialFn
+    group: Group
     observations: Observations | None
     truth: Truth | None
     grid: Grid
@@ -45,16 +45,16 @@ class Problem(NamedTuple):
     edges: Edges | None
 
 
-def _representation(config: SimulateConfig) -> tuple[np.ndarray, ExponentialFn]:
+def _representation(config: SimulateConfig) -> Group:
     if config.group == "so":
         if config.dimension < 2:
             raise UserError(f"--dimension {config.dimension}: so(n) needs n of at least 2")
-        return irreps.so_generators(config.dimension), groups.exponential
+        return irreps.so(config.dimension)
     if not config.irreps or min(config.irreps) < 0:
         raise UserError(
             f"--irreps {' '.join(map(str, config.irreps))}: give one or more spins of at least 0"
         )
-    return irreps.so3_generators(config.irreps), irreps.so3_exponential(max(config.irreps))
+    return irreps.so3(config.irreps)
 
 
 def _base(config: SimulateConfig) -> Grid:
@@ -166,8 +166,8 @@ def build(config: SimulateConfig) -> Problem:
         UserError: for files, shapes and options that do not fit each other, naming them.
     """
     dtype = jnp.dtype(config.precision)
-    generators, exponential = _representation(config)
-    num_generators, k, _ = generators.shape
+    group = _representation(config)
+    num_generators, k, _ = group.generators.shape
     grid = _base(config)
     shape = grid.quadrature.shape
     rng = np.random.default_rng(config.seed)
@@ -207,8 +207,7 @@ def build(config: SimulateConfig) -> Problem:
     grid = jax.tree.map(lambda x: x.astype(dtype), grid)
     return Problem(
         population,
-        jnp.asarray(generators, dtype),
-        exponential,
+        group,
         observations,
         truth,
         grid,
@@ -262,7 +261,6 @@ def energy_function(
         "supports": problem.supports,
         "quadrature": _quadrature(config, problem),
         "edges": problem.edges,
-        "exponential": problem.exponential,
         "compute_dtype": None
         if config.compute_dtype == "same"
         else jnp.dtype(config.compute_dtype),
@@ -270,7 +268,7 @@ def energy_function(
 
     def energy_fn(coordinates: PopulationCoordinates) -> tuple[Array, Any]:
         terms = free_energy.free_energy_terms(
-            populations.constrain(coordinates), problem.generators, **options
+            populations.constrain(coordinates), problem.group, **options
         )
         return terms.total, terms
 
@@ -298,15 +296,14 @@ def integrator(
             energy_fn, config.step_size, _grouped(config.masses), config.friction, has_aux=True
         )
     descent = gradient_flow.scale_by_tree(_grouped(config.rates, config.step_size))
-    inverse_metric = functools.partial(
-        metric.fisher_inverse_metric,
-        generators=problem.generators,
-        exponential=problem.exponential,
+    direction = functools.partial(
+        metric.natural_direction,
+        generators=problem.group,
         measure=free_energy.measure(
             problem.population, problem.supports, _quadrature(config, problem)
         ),
     )
-    natural = natural_gradient.natural_gradient(inverse_metric)
+    natural = natural_gradient.natural_gradient(direction)
     limit = functools.partial(
         populations.limit_step,
         gaussian_radius=config.trust_radius,
@@ -317,9 +314,5 @@ def integrator(
         "adam": optax.chain(optax.scale_by_adam(), descent),
         "natural": optax.chain(natural, descent, optax.stateless(limit)),
     }[config.dynamics]
-    retraction = None
-    if config.group == "so3":
-        retraction = functools.partial(
-            populations.retract_frames, retraction=irreps.principal_rotation
-        )
-    return gradient_flow.gradient_flow(energy_fn, optimizer, has_aux=True, retraction=retraction)
+    retract = functools.partial(populations.retract, group=problem.group)
+    return gradient_flow.gradient_flow(energy_fn, optimizer, has_aux=True, retract=retract)

@@ -2,13 +2,11 @@
 report.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -22,7 +20,8 @@ from vfejax.errors import UserError
 from vfejax.figures import energies as energy_figures
 from vfejax.figures import fields as field_figures
 from vfejax.figures import populations as population_figures
-from vfejax.geometry.irreps import so3_exponential, so3_generators
+from vfejax.geometry import irreps
+from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.problems.sensor_network import Registration
 from vfejax.runs import directory as run_directory
@@ -65,7 +64,7 @@ def _rms(values: np.ndarray) -> float:
 
 @jax.jit
 def _rotations(phi: Array) -> Array:
-    return so3_exponential(1)(phi, jnp.asarray(so3_generators((1,)), phi.dtype))
+    return frames(phi, irreps.so3((1,)))
 
 
 def _points(problem: Problem) -> list[_Point]:
@@ -223,7 +222,7 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     global rotation.
     """
     belief, phi = _at_point(population, index)
-    inward = np.asarray(problem.exponential(-phi, problem.generators))[agents]
+    inward = np.asarray(frames(-phi, problem.group))[agents]
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
     covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
     if phi.shape[-1] != 3:
@@ -332,12 +331,10 @@ def _population_pictures(
         )
         yield _Picture("frames", "Frames", caption, figure)
     if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
-        attention_fn = jax.jit(
-            functools.partial(pairwise.attention_weights, exponential=problem.exponential)
-        )
+        attention_fn = jax.jit(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
             picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], _at_point(state, index))
-            weights = attention_fn(*picked, problem.generators, config.temperature)
+            weights = attention_fn(*picked, problem.group, config.temperature)
             caption = f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the {when}."
             figure = population_figures.attention_matrix(np.asarray(weights))
             yield _Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
