@@ -71,9 +71,6 @@ PENDING = {
     "vfejax.spectral.tridiagonal",
     # cli
     "vfejax.cli.language_models",
-    "vfejax.cli.evaluate",
-    "vfejax.cli.generate",
-    "vfejax.cli.train.report",
     "vfejax.cli.options",
     "vfejax.cli.simulate.problem",
     "vfejax.cli.simulate.report",
@@ -88,8 +85,6 @@ PENDING = {
     "vfejax.training.sharding",
     "vfejax.training.step",
     # data
-    "vfejax.data.corpus",
-    "vfejax.data.synthetic",
     # figures
     "vfejax.figures.style",
 }

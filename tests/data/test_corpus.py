@@ -1,7 +1,7 @@
 """Corpora: what is read, how it is cut, and one line for every file that cannot be used."""
 
-import collections
 import contextlib
+import os
 import pydoc_data.topics
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vfejax.data import vocabulary
-from vfejax.data.corpus import load_split, load_text, ngram_cross_entropy
+from vfejax.data.corpus import load_split, load_text, split_files
 from vfejax.errors import UserError
 
 TEXT = "".join(chr(97 + i * i % 23) for i in range(200))
@@ -151,7 +151,6 @@ BAD_FILES = {
     "utf-16": (TEXT.encode("utf-16"), ["byte 3 is NUL", "UTF-16", "convert"]),
     "latin-1": ("é".join([TEXT, TEXT]).encode("latin-1"), ["byte 200 is 0xe9", "UTF-8", "iconv"]),
     "cut off": (("\ufeff" + TEXT + "é").encode()[:-1], ["byte 203 is 0xc3", "UTF-8"]),
-    "short": (b"abc", ["3", "5 of one window", "--length"]),
 }
 
 
@@ -161,17 +160,19 @@ def test_bad_files_are_named(content, pieces, tmp_path):
     path.write_bytes(content)
     words = vocabulary.build("character", TEXT)
     with _refused(path, *pieces):
-        load_split(path, words, LENGTH)
+        load_split(path, words)
     (tmp_path / "train.txt").write_text(TEXT)
     path.rename(tmp_path / "valid.txt")
     with _refused(tmp_path, *pieces):
         load_text(tmp_path, length=LENGTH)
 
 
-@pytest.mark.parametrize("load", [load_text, lambda path, length: load_split(path, None, length)])
+@pytest.mark.parametrize("load", [load_text, lambda path, length: load_split(path, None)])
 def test_files_that_cannot_be_opened_are_named(load, tmp_path, monkeypatch):
     with _refused(tmp_path / "no.txt", "does not exist", "check the path"):
         load(tmp_path / "no.txt", length=LENGTH)
+    with _refused("'no\\x00.txt'", "NUL", "check the path"):
+        load("no\0.txt", length=LENGTH)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with _refused(f"cannot read {tmp_path / 'loop'}: ", "check the path"):
         load(tmp_path / "loop", length=LENGTH)
@@ -188,7 +189,38 @@ def test_files_that_cannot_be_opened_are_named(load, tmp_path, monkeypatch):
 
 def test_a_directory_is_no_single_text(tmp_path):
     with _refused(f"cannot read {tmp_path}: Is a directory"):
-        load_split(tmp_path, vocabulary.build("byte", ""), LENGTH)
+        load_split(tmp_path, vocabulary.build("byte", ""))
+
+
+def test_what_a_run_could_not_read_again_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with _refused(tmp_path / "pipe", "no regular file", "save its content"):
+        load_text(tmp_path / "pipe", length=LENGTH)
+    name = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    name.write_text(TEXT)
+    with _refused("'", "caf\\udce9.txt", "not UTF-8", "rename"):
+        load_text(name, length=LENGTH)
+
+
+def test_files_of_a_text_and_of_a_directory(tmp_path):
+    (tmp_path / "train.txt").write_text(TEXT)
+    (tmp_path / "valid.txt").write_text(TEXT)
+    (tmp_path / "notes.txt").write_text("not part of it")
+    assert split_files(tmp_path) == {
+        "train": tmp_path / "train.txt",
+        "valid": tmp_path / "valid.txt",
+    }
+    assert split_files(tmp_path / "notes.txt") == {"train": tmp_path / "notes.txt"}
+
+
+def test_a_given_tokenizer_is_used_as_it_is(tmp_path):
+    (tmp_path / "a.txt").write_text("!" + "ab" * 50)
+    tokenizer = vocabulary.build("character", "ab")
+    corpus = load_text(tmp_path / "a.txt", "word", length=LENGTH, tokenizer=tokenizer)
+    assert corpus.vocabulary is tokenizer
+    np.testing.assert_array_equal(corpus.train.tokens[:5], [1, 2, 3, 2, 3])
+    assert corpus.train.spelling_nats > 0
+    assert corpus.valid.spelling_nats == 0
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.0, 1e-20, 0.999, 1.0, 2.0, float("nan")])
@@ -218,59 +250,12 @@ def test_a_split_shorter_than_one_window_is_refused(fraction, part, tmp_path):
 
 def test_a_text_of_its_own_is_read_with_a_given_vocabulary(tmp_path):
     (tmp_path / "a.txt").write_text("abcé")
-    split = load_split(tmp_path / "a.txt", vocabulary.build("character", "ab"), 3)
+    split = load_split(tmp_path / "a.txt", vocabulary.build("character", "ab"))
     np.testing.assert_array_equal(split.tokens, [2, 3, 1, 1])
     assert split.num_bytes == 5
 
 
-def _naive(train, valid, size, order):
-    together, alone, nats = collections.Counter(), collections.Counter(), []
-    for i in range(order - 1, len(train)):
-        context = tuple(train[i - order + 1 : i])
-        together[context, train[i]] += 1
-        alone[context] += 1
-    for i in range(order - 1, len(valid)):
-        context = tuple(valid[i - order + 1 : i])
-        nats.append(-np.log((together[context, valid[i]] + 1) / (alone[context] + size)))
-    return np.mean(nats)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("size", [7, 100_000])
-def test_ngrams_agree_with_dictionaries(order, size, rng):
-    train, valid = (np.minimum(rng.geometric(0.4, n) - 1, 6).astype(np.int32) for n in (300, 80))
-    if size > 7:
-        train, valid = train * 16_000, valid * 16_000
-    # Two sums of 80 logarithms in different orders: a few roundings.
-    found = ngram_cross_entropy(train, valid, size, order)
-    np.testing.assert_allclose(
-        found, _naive(train.tolist(), valid.tolist(), size, order), rtol=1e-13
-    )
-
-
-def test_ngrams_of_known_sources(rng):
-    noise = rng.integers(0, 5, 50_000)
-    # Excess over ln 5: five parameters per context, half a nat each, over 40,000 counts; the
-    # tokens' own frequencies add 1/sqrt(10,000).
-    assert abs(ngram_cross_entropy(noise[:40_000], noise[40_000:], 5, 1) - np.log(5)) < 3e-3
-    cycle = np.arange(50_000) % 5
-    assert abs(ngram_cross_entropy(cycle[:40_000], cycle[40_000:], 5, 1) - np.log(5)) < 1e-6
-    # Only the four never seen successors keep (V - 1) / N(c) = 4 / 8000 of probability.
-    assert 0 < ngram_cross_entropy(cycle[:40_000], cycle[40_000:], 5, 2) < 5.1e-4
-
-
-@pytest.mark.parametrize(
-    ("train", "valid", "size", "order", "message"),
-    [
-        ([0, 1], [0, 1], 2, 0, "order must be at least 1"),
-        ([0, 1], [0, 1], 2**21, 3, "below 2"),
-        ([0, 2], [0, 1], 2, 1, "train must lie between 0 and 1"),
-        ([0, 1], [0, -1], 2, 1, "valid must lie between 0 and 1"),
-        ([0], [0, 1], 2, 2, "train must be integers"),
-        ([0, 1], [[0, 1]], 2, 1, "valid must be integers"),
-        ([0, 1], [0.0, 1.0], 2, 1, "valid must be integers"),
-    ],
-)
-def test_ngrams_refuse_what_they_cannot_count(train, valid, size, order, message):
-    with pytest.raises(ValueError, match=message):
-        ngram_cross_entropy(np.array(train), np.array(valid), size, order)
+def test_a_text_of_one_token_has_nothing_to_predict(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with _refused(tmp_path / "a.txt", "has 1 tokens", "at least two"):
+        load_split(tmp_path / "a.txt", vocabulary.build("character", "ab"))

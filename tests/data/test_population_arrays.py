@@ -1,4 +1,6 @@
+import io
 import os
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -301,6 +303,19 @@ def test_damaged_npz_is_named(tmp_path, arrays):
         population_arrays.load_npz(path)
 
 
+def test_a_header_that_claims_terabytes_is_named(tmp_path):
+    header = {"descr": "<f8", "fortran_order": False, "shape": (3, 10**12)}
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, header)
+    with zipfile.ZipFile(tmp_path / "state.npz", "w") as file:
+        file.writestr("mu_q.npy", content.getvalue() + b"\0" * 64)
+    with pytest.raises(
+        UserError, match=r"state.npz claims arrays larger than the memory"
+    ) as caught:
+        population_arrays.load_npz(tmp_path / "state.npz")
+    assert "\n" not in str(caught.value)
+
+
 def test_python_objects_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="array a holds Python objects"):
         population_arrays.save_npz(tmp_path / "a.npz", {"a": np.array([None])})
@@ -366,6 +381,9 @@ def test_numbers_are_read_exactly(table, rng):
         ("agent,o0\n1.5,1\n", "line 2, column agent: '1.5' is not an integer"),
         ("agent,o0\n-1,1\n", "line 2, column agent: '-1' is not an integer of at least 0"),
         ("agent,point,o0\n0,-1,1\n", "line 2, column point: '-1' is not an integer"),
+        (f"agent,point,o0\n0,{'1' * 23},1\n", "line 2, column point: .* larger than any index"),
+        (f"agent,o0\n{'7' * 5000},1\n", "line 2, column agent: '7777.*larger than any index"),
+        (f"agent,o0\n0,{'x' * 5000}\n", r"column o0: 'x{40}'\.\.\. is not a number"),
         ("agent,o0\n0,1,2\n", "line 2 has 3 entries, but the header has 2"),
         ("agent,o0\n0,1\n0\n", "line 3 has 1 entries"),
         ("agent,o0\n0,1\n2,1\n", "agent 1 has no row"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vfejax.data import synthetic
-from vfejax.data.corpus import ngram_cross_entropy
+from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.errors import UserError
 
 STREAMS = {

@@ -67,6 +67,11 @@ def test_edges(write):
     assert receivers.dtype == senders.dtype == np.int32
 
 
+def test_agents_may_be_written_with_leading_zeros(write):
+    receivers, senders = load_edges_csv(write("receiver,sender\n00,002\n"), 3)
+    assert (receivers.tolist(), senders.tolist()) == ([0], [2])
+
+
 @pytest.mark.parametrize(
     ("content", "pieces"),
     [
@@ -81,6 +86,7 @@ def test_edges(write):
         ("receiver,sender\n0,1,2\n", ("line 2",)),
         ("receiver,sender\n0\n", ("line 2",)),
         ("receiver,sender\n\u00b2,0\n", ("line 2",)),
+        (f"receiver,sender\n0,{'1' * 5000}\n", ("line 2", "0,111", "...")),
         (b"\xff\xfe", ("UTF-8",)),
     ],
     ids=[
@@ -95,6 +101,7 @@ def test_edges(write):
         "three",
         "one",
         "superscript",
+        "5000 digits",
         "binary",
     ],
 )

@@ -1,17 +1,15 @@
 """Vocabularies: ids, round trips, what is unknown, what is stored."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfejax.data import vocabulary
-from vfejax.data.vocabulary import Vocabulary, build
-from vfejax.errors import UserError
+from vfejax.data.corpus import load_text
+from vfejax.data.ngrams import ngram_cross_entropy
+from vfejax.data.vocabulary import KINDS, build
+from vfejax.training.scores import bits_per_byte
 
-KINDS = ("byte", "character", "word")
 TEXT = "the cat,\n\n  the  dog\tand\r\nthe cat \U0001f408 é"
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -137,51 +135,91 @@ def test_ids_of_another_kind_are_refused(ids):
         build("character", "ab").decode(np.array(ids))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_stored_vocabulary_is_the_same(kind, tmp_path):
-    words = build(kind, TEXT)
-    assert Vocabulary.from_mapping(json.loads(json.dumps(words.to_mapping()))) == words
-    words.save(tmp_path / "vocabulary.json")
-    assert vocabulary.load(tmp_path / "vocabulary.json") == words
+@pytest.mark.parametrize(
+    ("kind", "text", "ids", "expected"),
+    [
+        ("character", "b", [2, 0, 3], "bab"),
+        ("word", "b", [2, 3], "b a b"),
+        ("word", "b ", [2], "b a"),
+        ("word", "b", [], "b"),
+        ("word", "", [3], "b"),
+        ("byte", "\udcff caf\udcc3", [0xA9 + 2, 0xFE + 2, 99], "\udcff caf\xe9\ufffda"),
+        ("byte", "\udcff", [], "\udcff"),
+    ],
+)
+def test_a_text_goes_on_with_what_ids_say(kind, text, ids, expected):
+    # Bytes of the text that are not UTF-8 come back as they came; new ones are marked.
+    assert (
+        build(kind, "a b" if kind == "word" else "ab").extend(text, np.array(ids, int)) == expected
+    )
+
+
+def test_a_line_break_after_a_word_needs_no_space():
+    assert build("word", "\n a").extend("a", np.array([2, 3])) == "a\na"
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("kind", "text", "expected"),
     [
-        ("", "Expecting value"),
-        ('{"kind": "word", "symb', "Unterminated"),
-        ("[]", "mapping"),
-        ('{"kind": "word"}', "keys kind and symbols"),
-        ('{"kind": "word", "symbols": [], "more": 1}', "keys kind and symbols"),
-        (
-            '{"kind": "words", "symbols": []}',
-            "kind must be one of byte, character, word, got 'words'",
-        ),
-        ('{"kind": [], "symbols": []}', "kind must be a string"),
-        ('{"kind": "word", "symbols": "ab"}', "symbols a list"),
-        ('{"kind": "word", "symbols": [["a"]]}', "cannot hold"),
-        ('{"kind": "word", "symbols": ["a", "a"]}', "distinct"),
-        ('{"kind": "word", "symbols": ["a b"]}', "cannot hold 'a b'"),
-        ('{"kind": "word", "symbols": ["<unk>"]}', "cannot hold '<unk>'"),
-        ('{"kind": "character", "symbols": ["a", ""]}', "cannot hold ''"),
-        ('{"kind": "character", "symbols": ["ab"]}', "cannot hold 'ab'"),
-        ('{"kind": "byte", "symbols": ["00", "01"]}', "all 256 bytes"),
-        ('{"kind": "byte", "symbols": ["0x0"]}', "cannot hold '0x0'"),
+        ("character", "abXc", "X"),
+        ("character", "ab", None),
+        ("word", "X", None),
+        ("byte", "X", None),
     ],
 )
-def test_a_damaged_vocabulary_is_one_line_that_names_the_file(content, message, tmp_path):
-    path = tmp_path / "vocabulary.json"
-    path.write_text(content)
-    with pytest.raises(UserError) as caught:
-        vocabulary.load(path)
-    assert str(caught.value).startswith(f"{path} is no vocabulary: ")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_what_a_model_cannot_be_given_is_named(kind, text, expected):
+    assert build(kind, "ab").unencodable(text) == expected
 
 
-def test_a_missing_vocabulary_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"vocabulary.json does not exist"):
-        vocabulary.load(tmp_path / "vocabulary.json")
+def test_nothing_is_left_to_spell_when_the_ids_say_the_text():
+    assert build("byte", "").spelling_nats(TEXT) == 0
+    assert build("character", TEXT).spelling_nats(TEXT) == 0
+
+
+def test_unknown_characters_are_spelled_by_their_bytes():
+    # Two bytes of 256: 1/256, then, since it is another one, 1/257.
+    found = build("character", "ab").spelling_nats("a\xe9b")
+    np.testing.assert_allclose(found, np.log(256 * 257), rtol=1e-12)
+
+
+def test_unknown_words_and_unexpected_gaps_are_spelled():
+    vocabulary = build("word", "a b")
+    # Every choice is made by Laplace's rule: four gaps as expected cost 1/2 2/3 3/4 4/5 = 1/5.
+    as_expected = np.log(5)
+    np.testing.assert_allclose(vocabulary.spelling_nats("a b a"), as_expected, rtol=1e-12)
+    # The unknown word is no literal <unk> (1/2), then c (1/257) and its end (1/258).
+    spelled = as_expected + np.log(2) + np.log(257 * 258)
+    np.testing.assert_allclose(vocabulary.spelling_nats("a b c"), spelled, rtol=1e-12)
+    np.testing.assert_allclose(
+        vocabulary.spelling_nats("a b <unk>"), as_expected + np.log(2), rtol=1e-12
+    )
+    # One of four gaps is another one (1/20 in any order): a tab (1/257) and its end (1/258).
+    gap = np.log(20) + np.log(257 * 258)
+    np.testing.assert_allclose(vocabulary.spelling_nats("a\tb a"), gap, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", [" a b", "a b ", "a  b", "a \n b", "a\n\n b", "a\x0bb", "\ta", " "]
+)
+def test_white_space_that_decoding_would_not_write_is_paid_for(text):
+    vocabulary = build("word", "a b\n")
+    assert vocabulary.decode(vocabulary.encode(text)) != text
+    canonical = vocabulary.decode(vocabulary.encode(text))
+    assert vocabulary.spelling_nats(text) > vocabulary.spelling_nats(canonical) + np.log(257)
+
+
+def test_a_vocabulary_of_one_word_does_not_look_better_than_characters():
+    """The same simple model, counts of pairs, reads English by characters and by words."""
+    bits = {}
+    for kind, max_words in (("character", None), ("word", 1), ("word", 20_000)):
+        data = load_text(None, kind, length=64, max_words=max_words)
+        valid = data.valid
+        nats = ngram_cross_entropy(data.train.tokens, valid.tokens, data.vocabulary.size, 2)
+        size, spelled = (len(valid.tokens), valid.num_bytes), valid.spelling_nats
+        bits[kind, max_words] = bits_per_byte(nats, *size, spelled)
+        if max_words == 1:  # which the figure would be if unknown words were free
+            assert bits_per_byte(nats, *size) < 0.2
+    assert 3 < bits["word", 20_000] < bits["character", None] < 4 < bits["word", 1]
 
 
 def test_build_refuses_what_it_cannot_build():

@@ -10,7 +10,8 @@ CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from vfejax.models.gpt import model as transformer
 from vfejax.training import sharding
-from vfejax.training.step import evaluate, trainer
+from vfejax.training.evaluate import evaluate
+from vfejax.training.step import trainer
 
 assert jax.device_count() == 8
 model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), 11, 4)

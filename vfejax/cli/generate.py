@@ -8,16 +8,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vfejax.cli import language_models
+from vfejax.cli import language_models, output
 from vfejax.cli import options as configuration
 from vfejax.cli.options import check
-from vfejax.data.files import atomic_write
-from vfejax.data.vocabulary import Vocabulary
+from vfejax.data import tokenizers
+from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models import sampling
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["GenerateConfig", "continuation", "main"]
+
+_MOST_TOKENS = 1_000_000  # of prompt and continuation, which are decoded in one compiled loop
+_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,16 @@ class GenerateConfig:
 
     run: Path = Path("runs/train")
     """Directory that vfejax train wrote; its best weights are used."""
-    prompt: str = "\n"
-    """Text to continue."""
+    prompt: str | None = None
+    """Text to continue; a line break by default, or the vocabulary's first symbol where it has no
+    line break. A text that begins with a dash is given as --prompt=-text.
+    """
     tokens: int = 500
     """Number of new tokens."""
     temperature: float = 0.8
-    """Divides the logits: below 1 bolder, 0 always the most probable token."""
+    """Divides the logits: a small one favours probable tokens, and 0 always takes the most probable
+    one.
+    """
     top_k: int = 0
     """Draw only among this many most probable tokens; 0 for all."""
     top_p: float = 1.0
@@ -39,68 +46,93 @@ class GenerateConfig:
     seed: int = 0
     """Seed of the draws."""
     out: Path | None = None
-    """Text file for prompt and continuation."""
+    """Text file for prompt and continuation. A file that exists is kept unless --overwrite is
+    given.
+    """
+    overwrite: bool = False
+    """Replace the file of --out."""
     quiet: bool = False
     """Print nothing but errors."""
 
 
-def _encode(prompt: str, vocabulary: Vocabulary) -> np.ndarray:
-    """Tokens ``[p]`` of the prompt; UserError when there are none, or for a symbol the vocabulary
-    does not know (words may be unknown).
+def _check(config: GenerateConfig) -> None:
+    temperature = config.temperature
+    check(
+        1 <= config.tokens <= _MOST_TOKENS, "tokens", config.tokens, f"between 1 and {_MOST_TOKENS}"
+    )
+    check(0 <= temperature < float("inf"), "temperature", temperature, "at least 0 and finite")
+    check(config.top_k >= 0, "top-k", config.top_k, "at least 0")
+    check(0 < config.top_p <= 1, "top-p", config.top_p, "above 0 and at most 1")
+    check(0 <= config.seed <= _LARGEST_SEED, "seed", config.seed, f"between 0 and {_LARGEST_SEED}")
+
+
+def _encode(prompt: str, tokenizer: Tokenizer, num_tokens: int) -> np.ndarray:
+    """Tokens ``[p]`` of the prompt; UserError when there are none or too many, or for a symbol the
+    vocabulary cannot say.
     """
-    tokens = vocabulary.encode(prompt)
+    tokens = tokenizer.encode(prompt)
     if not len(tokens):
         raise UserError("--prompt: holds no token; give at least one")
-    unknown = tokens == vocabulary.unknown_id
-    if vocabulary.kind != "word" and np.any(unknown):
+    if len(tokens) + num_tokens > _MOST_TOKENS:
         raise UserError(
-            f"--prompt: the model's vocabulary has no {prompt[int(np.argmax(unknown))]!r}; leave it out"
+            f"--prompt: holds {len(tokens)} tokens, more than the {_MOST_TOKENS - num_tokens} that "
+            "--tokens leaves room for; give a shorter one"
         )
+    if (symbol := tokenizer.unencodable(prompt)) is not None:
+        raise UserError(f"--prompt: the model's vocabulary has no {symbol!r}; leave it out")
     return tokens
 
 
 def continuation(
     model: SequenceModel,
     params: PyTree,
-    vocabulary: Vocabulary,
     prompt: np.ndarray,
+    *,
     num_tokens: int,
     seed: int,
     sampler_fn: sampling.SamplerFn,
-) -> str:
-    """What the model writes after the tokens ``prompt [p]``."""
+) -> np.ndarray:
+    """What a model writes after a prompt.
+
+    Args:
+        model: the model.
+        params: its weights.
+        prompt: tokens ``[p]``, one at least.
+        num_tokens: how many it writes.
+        seed: of the draws.
+        sampler_fn: chooses each token; see :func:`vfejax.models.sampling.sampler`.
+
+    Returns:
+        The new tokens, ``[num_tokens]``.
+    """
     write = jax.jit(partial(sampling.generate, model, num_tokens=num_tokens, sampler_fn=sampler_fn))
-    new = write(params, prompt[None], key=jax.random.key(seed))
-    return vocabulary.decode(np.asarray(new)[0])
+    return np.asarray(write(params, prompt[None], key=jax.random.key(seed)))[0]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, generate, print, and return the exit status."""
     config = configuration.parse(GenerateConfig, arguments, program="vfejax generate")
-    check(config.tokens >= 1, "tokens", config.tokens, "at least 1")
-    check(
-        0 <= config.temperature < float("inf"),
-        "temperature",
-        config.temperature,
-        "at least 0 and finite",
-    )
-    check(config.top_k >= 0, "top-k", config.top_k, "at least 0")
-    check(0 < config.top_p <= 1, "top-p", config.top_p, "above 0 and at most 1")
+    _check(config)
+    output.check_replaceable(config.out, config.overwrite)
     trained = language_models.load(config.run)
-    words = trained.vocabulary
-    top_p = None if config.top_p == 1 else config.top_p
-    special = (words.padding_id, words.unknown_id)
-    sampler_fn = sampling.sampler(
-        config.temperature, config.top_k or None, top_p, forbidden=special
-    )
-    prompt = _encode(config.prompt, words)
+    tokenizer = trained.vocabulary
+    prompt = tokenizers.opening(tokenizer) if config.prompt is None else config.prompt
     new = continuation(
-        trained.model, trained.params, words, prompt, config.tokens, config.seed, sampler_fn
+        trained.model,
+        trained.params,
+        _encode(prompt, tokenizer, config.tokens),
+        num_tokens=config.tokens,
+        seed=config.seed,
+        sampler_fn=sampling.sampler(
+            config.temperature,
+            config.top_k or None,
+            None if config.top_p == 1 else config.top_p,
+            forbidden=tokenizers.never_drawn(tokenizer),
+        ),
     )
-    gap = " " if words.kind == "word" and not config.prompt[-1:].isspace() else ""
-    text = config.prompt + gap + new
+    text = tokenizer.extend(prompt, new)
     if config.out is not None:
-        atomic_write(config.out, text + "\n")
+        output.write(config.out, text + "\n")
     if not config.quiet:
-        print(text)
+        output.show(text)
     return 0

@@ -9,8 +9,8 @@ import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli.train.config import TrainConfig
-from vfejax.data import vocabulary
-from vfejax.data.vocabulary import Vocabulary
+from vfejax.data import tokenizers
+from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models.gpt import model as transformer
 from vfejax.models.quantum import model as quantum_transformer
@@ -41,7 +41,7 @@ class Trained(NamedTuple):
     config: TrainConfig
     model: SequenceModel
     params: PyTree
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     step: int
     valid_loss: float
 
@@ -74,7 +74,7 @@ def load(path: Path) -> Trained:
     config = configuration.parse(TrainConfig, [], program="vfejax train", base=stored)
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
-    words = vocabulary.load(path / "vocabulary.json")
+    words = tokenizers.load(path / "vocabulary.json")
     model = build(config, words.size)
     if checkpoint.latest_step(path / BEST) is None:
         raise UserError(

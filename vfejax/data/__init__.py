@@ -1,5 +1,29 @@
-"""Data: texts, vocabularies, batches, synthetic sequences, tables and arrays on disk."""
+"""Data: texts, tokenizers, batches, synthetic sequences, tables and arrays on disk."""
 
-from vfejax.data import batches, corpus, files, population_arrays, synthetic, tables, vocabulary
+from vfejax.data import (
+    batches,
+    corpus,
+    files,
+    ngrams,
+    population_arrays,
+    spelling,
+    subwords,
+    synthetic,
+    tables,
+    tokenizers,
+    vocabulary,
+)
 
-__all__ = ["batches", "corpus", "files", "population_arrays", "synthetic", "tables", "vocabulary"]
+__all__ = [
+    "batches",
+    "corpus",
+    "files",
+    "ngrams",
+    "population_arrays",
+    "spelling",
+    "subwords",
+    "synthetic",
+    "tables",
+    "tokenizers",
+    "vocabulary",
+]

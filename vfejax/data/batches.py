@@ -36,6 +36,10 @@ class Batches:
         ValueError: when these do not fit together.
 
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011).
+
+    >>> batches = Batches(np.arange(100, dtype=np.int32), batch_size=2, length=3, seed=7)
+    >>> batches.at(step=5, num_steps=1).tolist()
+    [[[13, 14, 15, 16], [20, 21, 22, 23]]]
     """
 
     tokens: np.ndarray
@@ -44,7 +48,7 @@ class Batches:
     seed: int
     shard: tuple[int, int] = (0, 1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self.tokens, self.length, self.batch_size)
         if len(self.tokens) <= self.length:
             raise ValueError(
@@ -55,12 +59,19 @@ class Batches:
         index, count = self.shard
         if not 0 <= index < count or self.batch_size % count:
             raise ValueError(
-                f"shard must be (index, count) with 0 <= index < count and count a divisor of batch_size {self.batch_size}, got {self.shard}"
+                "shard must be (index, count) with 0 <= index < count and count a divisor of "
+                f"batch_size {self.batch_size}, got {self.shard}"
             )
 
     def at(self, step: int, num_steps: int) -> np.ndarray:
-        """Windows ``[num_steps, batch_size / count, length + 1]`` (int32) of steps ``step, step +
-        1, ...``, each a function of seed and step alone.
+        """The windows of consecutive steps, each a function of seed and step alone.
+
+        Args:
+            step: number of the first step, at least 0.
+            num_steps: how many steps.
+
+        Returns:
+            int32 ``[num_steps, batch_size / count, length + 1]``.
         """
         if step < 0 or num_steps < 0:
             raise ValueError(f"step and num_steps must be at least 0, got {step} and {num_steps}")
@@ -96,6 +107,11 @@ def evaluation_windows(
 
     Raises:
         ValueError: for tokens of another type or too few, or a number below 1.
+
+    >>> evaluation_windows(np.arange(1, 6, dtype=np.int32), length=3, batch_size=1, padding_id=0)
+    array([[[1, 2, 3, 4]],
+    <BLANKLINE>
+           [[4, 5, 0, 0]]], dtype=int32)
     """
     _check(tokens, length, batch_size)
     if len(tokens) < 2:

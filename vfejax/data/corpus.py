@@ -1,6 +1,4 @@
-"""Corpora: text from a file, a directory or Python itself, cut into splits and encoded; and what a
-count of n-grams makes of it.
-"""
+"""Corpora: text from a file, a directory or Python itself, cut into splits and encoded."""
 
 import os
 import re
@@ -9,32 +7,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfejax.data import vocabulary
+from vfejax.data import tokenizers
 from vfejax.data.files import read_errors
-from vfejax.data.vocabulary import Vocabulary
+from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 
 __all__ = [
     "Corpus",
     "Split",
+    "help_topics",
     "load_split",
     "load_text",
-    "ngram_cross_entropy",
     "num_train",
     "require_window",
+    "split_files",
 ]
 
 
 class Split(NamedTuple):
-    """Part of a corpus: tokens ``[n]`` (int32) and the bytes of UTF-8 they stand for, None when
-    they are no text.
+    """Part of a corpus.
 
-    Bits per byte are ``nats per token / ln 2 * n / num_bytes``: comparable between vocabularies,
-    which perplexities per token are not.
+    Attributes:
+        tokens: int32 ``[n]``.
+        num_bytes: bytes of UTF-8 that the tokens stand for; None when they are no text.
+        spelling_nats: nats of a code for what the tokens leave unsaid of the text, such as the
+            letters of unknown words; None when that is not known. See
+            :func:`vfejax.training.scores.bits_per_byte`.
     """
 
     tokens: np.ndarray
     num_bytes: int | None
+    spelling_nats: float | None = 0.0
 
 
 class Corpus(NamedTuple):
@@ -42,14 +45,14 @@ class Corpus(NamedTuple):
 
     Attributes:
         name: where they come from.
-        vocabulary: what they mean, made from the training split alone.
+        vocabulary: the tokenizer that says what they mean, made from the training split alone.
         train, valid, test: the splits; test is None when there is none.
         entropy_rate: nats per token below which nobody can predict them in the long run; None when
             unknown.
     """
 
     name: str
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     train: Split
     valid: Split
     test: Split | None
@@ -63,6 +66,7 @@ def load_text(
     length: int,
     max_words: int | None = None,
     valid_fraction: float = 0.1,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """Read a text corpus.
 
@@ -72,78 +76,140 @@ def load_text(
             (``wiki.train.tokens``, ``val.txt``); or None for the help topics of the running Python
             (``pydoc_data.topics``): half a megabyte of English about one subject, without a
             download. It changes a little with Python's version.
-        kind: what a token is, as in :func:`vfejax.data.vocabulary.build`, which also explains
-            ``max_words``.
+        kind: what a token is: ``byte``, ``character``, ``word``, or the path of a
+            ``tokenizer.json``; see :func:`vfejax.data.tokenizers.build`.
         length: tokens that a model reads at once; every split must fill a window of ``length + 1``.
+        max_words: how many of the most frequent words get an id of their own; all by default.
         valid_fraction: share of a single text, its last part, that is the validation split. The cut
             falls between two characters.
+        tokenizer: the one that a model was trained with. It is used as it is, and ``kind`` and
+            ``max_words`` are not read.
 
     Returns:
         The corpus. Nothing is normalised; only a byte order mark is taken off.
 
     Raises:
         UserError: naming the file and the remedy, when one is missing, unreadable, empty, binary,
-            not UTF-8 or too short.
+            not UTF-8, no regular file, or too short.
     """
     name = "help topics of Python" if path is None else os.fspath(path)
     texts = _texts(path, name, valid_fraction)
-    words = vocabulary.build(kind, texts["train"], max_words=max_words)
-    splits = {
-        part: _encode(text, words, f"{name}: the {part} split", length)
-        for part, text in texts.items()
-    }
-    return Corpus(name, words, splits["train"], splits["valid"], splits.get("test"), None)
+    if tokenizer is None:
+        tokenizer = tokenizers.build(kind, texts["train"], max_words=max_words)
+    splits = {}
+    for part, text in texts.items():
+        splits[part] = _encode(text, tokenizer)
+        require_window(splits[part].tokens, f"{name}: the {part} split", length)
+    return Corpus(name, tokenizer, splits["train"], splits["valid"], splits.get("test"), None)
 
 
-def load_split(path: str | os.PathLike, words: Vocabulary, length: int) -> Split:
-    """Read a UTF-8 text file with a vocabulary that exists already; raises UserError as
-    :func:`load_text` does.
+def load_split(path: str | os.PathLike, tokenizer: Tokenizer) -> Split:
+    """Read a UTF-8 text file with a tokenizer that exists already.
+
+    Args:
+        path: the file.
+        tokenizer: what a token is.
+
+    Returns:
+        The text as one split, of two tokens at least: one to read and one to predict.
+
+    Raises:
+        UserError: naming the file, when it is missing, unreadable, empty, binary, not UTF-8 or
+            shorter than that.
     """
-    return _encode(_read(Path(path)), words, os.fspath(path), length)
+    split = _encode(_read(Path(path)), tokenizer)
+    if len(split.tokens) < 2:
+        raise UserError(
+            f"{os.fspath(path)} has {len(split.tokens)} tokens; "
+            "give a text of at least two, one to read and one to predict"
+        )
+    return split
 
 
 def num_train(total: int, valid_fraction: float, name: str) -> int:
-    """How many of ``total`` characters or tokens are for training; UserError when that leaves
-    nothing for one of the two parts.
+    """How many of a stream are for training; the rest is for validation.
+
+    Args:
+        total: length of the stream, in characters or tokens.
+        valid_fraction: share of it that is for validation.
+        name: what messages call it.
+
+    Raises:
+        UserError: when nothing is left for one of the two.
+
+    >>> num_train(10, 0.2, "ten tokens")
+    8
     """
     count = int(total * (1.0 - valid_fraction)) if 0.0 < valid_fraction < 1.0 else 0
     if not 0 < count < total:
         raise UserError(
-            f"--valid-fraction {valid_fraction:g} of {name} ({total} long) leaves nothing for training or for validation; "
-            "choose another fraction or give more"
+            f"--valid-fraction {valid_fraction:g} of {name} ({total} long) leaves nothing for "
+            "training or for validation; choose another fraction or give more"
         )
     return count
 
 
 def require_window(tokens: np.ndarray, name: str, length: int) -> None:
-    """UserError when tokens ``[n]`` do not fill one window: ``length`` to read and one more to
-    predict.
+    """Check that tokens fill one window: ``length`` to read and one more to predict.
+
+    Args:
+        tokens: ``[n]``.
+        name: what the message calls them.
+        length: tokens that a model reads at once.
+
+    Raises:
+        UserError: when there are fewer.
     """
     if len(tokens) <= length:
         raise UserError(
-            f"{name} has {len(tokens)} tokens, fewer than the {length + 1} of one window; give more or a smaller --length"
+            f"{name} has {len(tokens)} tokens, fewer than the {length + 1} of one window; "
+            "give more or a smaller --length"
         )
 
 
-def _encode(text: str, words: Vocabulary, name: str, length: int) -> Split:
-    tokens = words.encode(text)
-    require_window(tokens, name, length)
-    return Split(tokens, len(text.encode()))
+def split_files(path: str | os.PathLike) -> dict[str, Path]:
+    """The files that :func:`load_text` reads at a path, by ``train``, ``valid`` and ``test``; a
+    single text is ``train``.
+
+    Raises:
+        UserError: when the path holds no text to train on.
+    """
+    path = Path(path)
+    with read_errors(path):
+        if path.is_dir():
+            return _files(path)
+        regular = path.is_file() or not path.exists()
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{os.fspath(path)!a}: the name is not UTF-8, so no run can record it; rename it"
+        ) from error
+    if not regular:
+        raise UserError(
+            f"{path} is no regular file, so it could not be read again to resume or to evaluate; "
+            "save its content in a file and give that"
+        )
+    return {"train": path}
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> Split:
+    return Split(tokenizer.encode(text), len(text.encode()), tokenizer.spelling_nats(text))
 
 
 def _texts(path: str | os.PathLike | None, name: str, valid_fraction: float) -> dict[str, str]:
     """Text of each split."""
+    texts = {"train": help_topics()} if path is None else {}
     if path is not None:
-        with read_errors(path):
-            is_directory = Path(path).is_dir()
-        if is_directory:
-            return {part: _read(file) for part, file in _files(Path(path)).items()}
-    text = _help_topics() if path is None else _read(Path(path))
-    cut = num_train(len(text), valid_fraction, name)
-    return {"train": text[:cut], "valid": text[cut:]}
+        texts = {part: _read(file) for part, file in split_files(path).items()}
+    if len(texts) > 1:
+        return texts
+    cut = num_train(len(texts["train"]), valid_fraction, name)
+    return {"train": texts["train"][:cut], "valid": texts["train"][cut:]}
 
 
-def _help_topics() -> str:
+def help_topics() -> str:
+    """The help topics of the running Python as one text; UserError when it comes without them."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -199,55 +265,3 @@ def _read(path: Path) -> str:
             f"{path} is no UTF-8 text: byte {error.start} is 0x{content[error.start]:02x} ({error.reason}); "
             "convert it, for instance with iconv -t utf-8"
         ) from error
-
-
-def ngram_cross_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int) -> float:
-    """Nats per token of counting: what a model must beat to have learned more than which tokens go
-    together.
-
-    ``p(x | c) = (N(c, x) + 1) / (N(c) + V)`` with the counts N of the training tokens and c the
-    ``order - 1`` tokens before x (Laplace's rule of succession), averaged over the validation
-    tokens that have such a context. Time O(n log n), memory O(n): no table of V^order.
-
-    Args:
-        train, valid: integers ``[n]`` in [0, V).
-        vocab_size: V.
-        order: 1 for single frequencies, 2 for pairs, and so on.
-
-    Raises:
-        ValueError: for tokens out of range, an order below 1, no integers, fewer tokens than the
-            order, or ``V^order`` beyond 63 bits.
-    """
-    if order < 1 or vocab_size**order >= 2**63:
-        raise ValueError(
-            f"order must be at least 1 and vocab_size^order below 2^63, got {order} and {vocab_size}"
-        )
-    seen, asked = (
-        _ngrams(tokens, name, vocab_size, order)
-        for tokens, name in ((train, "train"), (valid, "valid"))
-    )
-    together = _counts(seen, asked)
-    context = _counts(seen // vocab_size, asked // vocab_size)
-    return float(np.mean(np.log((context + vocab_size) / (together + 1))))
-
-
-def _ngrams(tokens: np.ndarray, name: str, vocab_size: int, order: int) -> np.ndarray:
-    """Each n-gram as one number, its last token the lowest digit in base ``vocab_size``."""
-    tokens = np.asarray(tokens)
-    if tokens.ndim != 1 or len(tokens) < order or not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be integers [n] with n >= {order}, got {tokens.dtype} of shape {tokens.shape}"
-        )
-    if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise ValueError(
-            f"{name} must lie between 0 and {vocab_size - 1}, got {tokens.min()} to {tokens.max()}"
-        )
-    weights = vocab_size ** np.arange(order - 1, -1, -1, dtype=np.int64)
-    return np.lib.stride_tricks.sliding_window_view(tokens, order) @ weights
-
-
-def _counts(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """How often each of ``asked`` occurs in ``seen``."""
-    values, counts = np.unique(seen, return_counts=True)
-    place = np.minimum(np.searchsorted(values, asked), len(values) - 1)
-    return np.where(values[place] == asked, counts[place], 0)

@@ -26,6 +26,7 @@ def write_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turn an OSError of the body into a UserError that names ``path``, the reason and the
     remedy.
     """
+    _check_name(path)
     try:
         yield
     except OSError as error:
@@ -43,6 +44,7 @@ def read_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turn an OSError or a decoding error of the body into a UserError that names ``path`` and the
     reason.
     """
+    _check_name(path)
     try:
         yield
     except FileNotFoundError as error:
@@ -55,6 +57,11 @@ def read_errors(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(
             f"cannot read {os.fspath(path)}: {one_line(error)}; check the path"
         ) from error
+
+
+def _check_name(path: str | os.PathLike) -> None:
+    if "\0" in os.fspath(path):
+        raise UserError(f"{os.fspath(path)!r} holds a NUL, which no path can; check the path")
 
 
 def is_temporary(name: str) -> bool:

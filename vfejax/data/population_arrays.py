@@ -25,6 +25,7 @@ from vfejax.errors import UserError
 __all__ = ["from_arrays", "load_npz", "load_observations_csv", "save_npz", "to_arrays"]
 
 _KEYS = ("mu_q", "Sigma_q", "mu_p", "Sigma_p", "phi")
+_MOST_DIGITS = 18  # of an index that int64 holds whatever its digits
 
 
 def from_arrays(
@@ -55,7 +56,7 @@ def from_arrays(
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-    if dtype == np.float64 and not jax.config.jax_enable_x64:
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
         raise UserError(f"{source}: double precision needs JAX's 64-bit mode; set JAX_ENABLE_X64=1")
     raw = _named_arrays(arrays, source)
     _check_shapes(raw, source)
@@ -104,6 +105,11 @@ def load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(
             f"{os.fspath(path)} is not a readable .npz file ({one_line(error)}); write it again"
         ) from error
+    except MemoryError as error:  # a damaged header may claim any size
+        raise UserError(
+            f"{os.fspath(path)} claims arrays larger than the memory ({one_line(error)}); "
+            "check that it is the right file, and write it again"
+        ) from error
 
 
 def save_npz(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
@@ -113,7 +119,7 @@ def save_npz(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
         UserError: when it cannot be written.
         ValueError: for an array of Python objects.
     """
-    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
         if array.dtype.hasobject:
             raise ValueError(f"array {name} holds Python objects, which are not saved")
@@ -207,11 +213,11 @@ def _place(mask: np.ndarray) -> str:
 
 def _finite(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     def agents(finite: np.ndarray) -> np.ndarray:
-        return ~finite.reshape(len(array), -1).all(axis=1)
+        return np.asarray(~finite.reshape(len(array), -1).all(axis=1))
 
     if not (finite := np.isfinite(array)).all():
         raise UserError(
-            f"{name} of {_place(agents(finite))} contains NaN or infinity; mend the data"
+            f"{name} of {_place(agents(finite))} contains NaN or infinity; correct the data"
         )
     with np.errstate(over="ignore", under="ignore"):
         cast = np.asarray(array, dtype)
@@ -267,7 +273,7 @@ def _read_table(file: Iterator[str], path: str) -> tuple[list[str], list[dict[st
         ]
     except csv.Error as error:
         raise UserError(
-            f"{path} line {reader.line_num}: {one_line(error)}; mend the line"
+            f"{path} line {reader.line_num}: {one_line(error)}; correct the line"
         ) from error
     if not lines:
         raise UserError(
@@ -296,7 +302,7 @@ def _observed_names(header: list[str], path: str) -> list[str]:
 def _read_row(header: list[str], cells: list[str], place: str) -> dict[str, Any]:
     if len(cells) != len(header):
         raise UserError(
-            f"{place} has {len(cells)} entries, but the header has {len(header)}; mend the line"
+            f"{place} has {len(cells)} entries, but the header has {len(header)}; correct the line"
         )
     readers: dict[str, Callable[[str], Any]] = {"agent": _index, "point": _index}
     row = {}
@@ -304,14 +310,16 @@ def _read_row(header: list[str], cells: list[str], place: str) -> dict[str, Any]
         try:
             row[name] = readers.get(name, _number)(cell)
         except ValueError as error:
-            raise UserError(f"{place}, column {name}: {error}; mend the line") from error
+            raise UserError(f"{place}, column {name}: {error}; correct the line") from error
     return row
 
 
 def _index(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is not an integer of at least 0")
-    return int(text)
+        raise ValueError(f"{_shown(text)} is not an integer of at least 0")
+    if len(text.lstrip("0")) > _MOST_DIGITS:
+        raise ValueError(f"{_shown(text)} is larger than any index")
+    return int(text.lstrip("0") or "0")
 
 
 def _number(text: str) -> float:
@@ -320,7 +328,12 @@ def _number(text: str) -> float:
     except ValueError:
         value = None
     if value is None or "_" in text:
-        raise ValueError(f"{text!r} is not a number")
+        raise ValueError(f"{_shown(text)} is not a number")
     if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not finite")
+        raise ValueError(f"{_shown(text)} is not finite")
     return value
+
+
+def _shown(text: str, limit: int = 40) -> str:
+    """A cell for a message."""
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."

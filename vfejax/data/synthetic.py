@@ -1,9 +1,9 @@
-"""Made-up token streams whose best possible loss is known: a model's failures, and a leak of its
-own answers, show at once.
+"""Synthetic token streams whose best possible loss is known.
 
-Symbols are the numerals ``0, 1, ...``, words of a :class:`~vfejax.data.vocabulary.Vocabulary`, so
-that what a model generates can be read and continued. All streams are functions of their seed; the
-last part of a stream is its validation split.
+A model that fails to learn, or one that reads its own answers, shows at once. Symbols are the
+numerals ``0, 1, ...``, words of a :class:`~vfejax.data.vocabulary.Vocabulary`, so that what a model
+generates can be read and continued. All streams are functions of their seed. The last part of a
+stream is its validation split.
 """
 
 import math
@@ -28,7 +28,7 @@ def periodic(
     valid_fraction: float = 0.1,
     seed: int = 0,
 ) -> Corpus:
-    """A random pattern, repeated: easy for whoever can copy what stood ``period`` tokens ago.
+    """A random pattern, repeated: easy for a model that can copy the token ``period`` places back.
 
     Each token is replaced with probability ``noise`` by a uniform one (which may be the same). Once
     pattern and phase are known, the next token is the expected one with probability ``1 - noise +
@@ -41,11 +41,18 @@ def periodic(
         length: tokens that a model reads at once.
         noise: probability of a replacement.
         valid_fraction: share of the tokens, at the end, for validation.
-        seed: of pattern and noise.
+        seed: of pattern and noise, an integer of at least 0.
+
+    Returns:
+        The corpus, with its entropy rate in nats per token.
 
     Raises:
         ValueError: for a number of symbols or a period below 1, or a noise outside [0, 1].
         UserError: for a split that does not fill one window.
+
+    >>> corpus = periodic(100, 5, 3, length=8)
+    >>> bool((corpus.train.tokens[3:] == corpus.train.tokens[:-3]).all()), corpus.entropy_rate
+    (True, 0.0)
     """
     _require_positive(num_symbols, "num_symbols")
     _require_positive(period, "period")
@@ -72,14 +79,30 @@ def sinusoidal(
     valid_fraction: float = 0.1,
     seed: int = 0,
 ) -> Corpus:
-    """The mean of three sinusoids, cut into ``num_symbols`` equal steps: smooth, and never quite
-    repeating.
+    """The mean of three sinusoids, cut into equal steps: smooth, and never quite repeating.
 
     Phases are uniform and the periods lie between ``period / 4`` and ``period`` tokens (one over
     uniform frequencies). The stream is deterministic (a rotation of a torus seen through a
-    partition), so its entropy rate is 0: the distance from it is what a model has not worked out.
+    partition), so its entropy rate is 0.
 
-    Args and Raises: as in :func:`periodic`.
+    Args:
+        num_tokens: tokens of all splits together.
+        num_symbols: number V of different tokens, one per step of the height.
+        period: longest period, in tokens.
+        length: tokens that a model reads at once.
+        valid_fraction: share of the tokens, at the end, for validation.
+        seed: of frequencies and phases, an integer of at least 0.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        ValueError: for a number of symbols or a period below 1.
+        UserError: for a split that does not fill one window.
+
+    >>> corpus = sinusoidal(1000, 16, 24, length=8)
+    >>> len(corpus.train.tokens), len(corpus.valid.tokens), corpus.vocabulary.size
+    (900, 100, 18)
     """
     _require_positive(num_symbols, "num_symbols")
     _require_positive(period, "period")
@@ -95,10 +118,26 @@ def sinusoidal(
 def uniform(
     num_tokens: int, num_symbols: int, *, length: int, valid_fraction: float = 0.1, seed: int = 0
 ) -> Corpus:
-    """Independent uniform tokens: entropy rate ``ln V``, and a model whose validation loss is lower
-    reads its own answer.
+    """Independent uniform tokens: no model predicts them better than ``ln V`` nats per token.
 
-    Args and Raises: as in :func:`periodic`.
+    A model whose validation loss is lower reads its own answer.
+
+    Args:
+        num_tokens: tokens of all splits together.
+        num_symbols: number V of different tokens.
+        length: tokens that a model reads at once.
+        valid_fraction: share of the tokens, at the end, for validation.
+        seed: of the tokens, an integer of at least 0.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        ValueError: for a number of symbols below 1.
+        UserError: for a split that does not fill one window.
+
+    >>> round(uniform(1000, 4, length=8).entropy_rate, 6)  # ln 4
+    1.386294
     """
     _require_positive(num_symbols, "num_symbols")
     stream = np.random.default_rng(seed).integers(num_symbols, size=num_tokens)
@@ -120,11 +159,11 @@ def _corpus(
     entropy_rate: float,
 ) -> Corpus:
     """Splits of a stream of symbols ``[n]`` in [0, num_symbols)."""
-    words = Vocabulary("word", tuple(map(str, range(num_symbols))))
-    tokens = (stream + (words.size - num_symbols)).astype(np.int32)
+    numerals = Vocabulary("word", tuple(map(str, range(num_symbols))))
+    tokens = (stream + (numerals.size - num_symbols)).astype(np.int32)
     cut = num_train(len(tokens), valid_fraction, name)
     for part, split in (("train", tokens[:cut]), ("valid", tokens[cut:])):
         require_window(split, f"{name}: the {part} split", length)
     return Corpus(
-        name, words, Split(tokens[:cut], None), Split(tokens[cut:], None), None, entropy_rate
+        name, numerals, Split(tokens[:cut], None), Split(tokens[cut:], None), None, entropy_rate
     )

@@ -13,6 +13,13 @@ __all__ = ["load_edges_csv", "load_matrix_csv"]
 def load_matrix_csv(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Matrix of the given shape from a CSV without header, one row per line.
 
+    Args:
+        path: the file.
+        shape: rows and columns that the matrix must have.
+
+    Returns:
+        The matrix, float64.
+
     Raises:
         UserError: naming the file, when it is missing, not numeric, not finite or of another shape.
     """
@@ -26,7 +33,8 @@ def load_matrix_csv(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise UserError(f"{path} is not a table of numbers: {one_line(error)}") from error
     if matrix.shape != shape:
         raise UserError(
-            f"{path} holds a {matrix.shape[0]} x {matrix.shape[1]} matrix; {shape[0]} x {shape[1]} is needed"
+            f"{path} holds a {matrix.shape[0]} x {matrix.shape[1]} matrix; "
+            f"{shape[0]} x {shape[1]} is needed"
         )
     if not np.isfinite(matrix).all():
         row, column = np.argwhere(~np.isfinite(matrix))[0]
@@ -35,8 +43,14 @@ def load_matrix_csv(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def load_edges_csv(path: Path, num_agents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Receivers and senders ``[e]`` of a neighbour list: header ``receiver,sender``, one edge per
-    line.
+    """A neighbour list: header ``receiver,sender``, one edge per line.
+
+    Args:
+        path: the file.
+        num_agents: number n of agents; they are numbered 0 to n - 1.
+
+    Returns:
+        Receivers and senders, int32 ``[e]`` each.
 
     Raises:
         UserError: naming file and line, for anything but integers in [0, num_agents).
@@ -49,15 +63,26 @@ def load_edges_csv(path: Path, num_agents: int) -> tuple[np.ndarray, np.ndarray]
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 2 or not all(
-            cell.isascii() and cell.isdigit() and int(cell) < num_agents for cell in cells
-        ):
+        edge = [_agent(cell.strip(), num_agents) for cell in line.split(",")]
+        if len(edge) != 2 or None in edge:
             raise UserError(
-                f"{path} line {number}: '{line.strip()}' is not two agents between 0 and {num_agents - 1}"
+                f"{path} line {number}: '{_shown(line.strip())}' is not two agents between 0 and "
+                f"{num_agents - 1}"
             )
-        edges.append([int(cell) for cell in cells])
+        edges.append(edge)
     if not edges:
         raise UserError(f"{path} holds no edges")
     receivers, senders = np.asarray(edges, np.int32).T
     return receivers, senders
+
+
+def _agent(cell: str, num_agents: int) -> int | None:
+    """The number of an agent; None for what is none. Python refuses to read 5000 digits."""
+    digits = cell.lstrip("0") or cell[:1]
+    if not (cell.isascii() and digits.isdigit()) or len(digits) > len(str(num_agents)):
+        return None
+    return int(digits) if int(digits) < num_agents else None
+
+
+def _shown(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,5 +1,5 @@
-"""Training as pure functions: losses, optimisers, steps, sharding."""
+"""Training as pure functions: losses, optimisers, steps, evaluation, scores, sharding."""
 
-from vfejax.training import losses, optimizer, sharding, step
+from vfejax.training import evaluate, losses, optimizer, scores, sharding, step
 
-__all__ = ["losses", "optimizer", "sharding", "step"]
+__all__ = ["evaluate", "losses", "optimizer", "scores", "sharding", "step"]

@@ -1,5 +1,5 @@
-"""Training and evaluation of a sequence model as pure steps, to be scanned over a chunk of batches
-and compiled by the caller.
+"""Training of a sequence model as pure steps, to be scanned over a chunk of batches and compiled by
+the caller.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vfejax.training.losses import LossInfo, next_token_loss, token_nats
+from vfejax.training.losses import LossInfo, next_token_loss
 from vfejax.types import Array, PyTree, SequenceModel
 
-__all__ = ["EvaluationSums", "TrainInfo", "TrainState", "Trainer", "evaluate", "trainer"]
+__all__ = ["TrainInfo", "TrainState", "Trainer", "trainer"]
 
 
 class TrainState(NamedTuple):
@@ -113,33 +113,3 @@ def trainer(
         )
 
     return Trainer(init, step)
-
-
-class EvaluationSums(NamedTuple):
-    """Total cross-entropy in nats, and the number of tokens it is a sum over."""
-
-    nats: Array
-    num_tokens: Array
-
-
-def evaluate(
-    model: SequenceModel, params: PyTree, windows: Array, padding: int | None = None
-) -> EvaluationSums:
-    """Cross-entropy of every token of ``windows [m, b, n + 1]`` that is not padding, batch by
-    batch; nothing is random.
-    """
-
-    def add(sums: EvaluationSums, batch: Array) -> tuple[EvaluationSums, None]:
-        logits = model.apply(params, batch[:, :-1], None).logits
-        nats, counts = token_nats(logits, batch[:, 1:], padding)
-        return EvaluationSums(
-            sums.nats + jnp.sum(nats), sums.num_tokens + jnp.sum(counts, dtype=jnp.int32)
-        ), None
-
-    dtype = jax.eval_shape(
-        lambda: token_nats(
-            model.apply(params, windows[0, :, :-1], None).logits, windows[0, :, 1:], None
-        )
-    )
-    start = EvaluationSums(jnp.zeros((), dtype[0].dtype), jnp.zeros((), jnp.int32))
-    return jax.lax.scan(add, start, windows)[0]

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +17,21 @@ import numpy as np
 
 from vfejax.cli import language_models
 from vfejax.cli import options as configuration
-from vfejax.cli.evaluate import Measured, evaluator
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import TrainConfig, check_values, parse
 from vfejax.cli.train.corpora import train_corpus
-from vfejax.data.batches import Batches
+from vfejax.data import tokenizers
+from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.files import atomic_write
+from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.interrupt import Interrupt
 from vfejax.runs.progress import progress
 from vfejax.training import sharding
+from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
 from vfejax.types import SequenceModel
@@ -75,11 +78,18 @@ class Task(NamedTuple):
     trainer: Trainer
     learning_rate: Callable[[Any], Any]
     mesh: jax.sharding.Mesh
-    measure: Callable[[Any, np.ndarray, int], Measured]
+    evaluate_fn: EvaluateFn
+    valid_windows: np.ndarray
+
+
+def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
+    """The tokenizer of the run that is resumed: its weights mean nothing with another."""
+    path = config.out / "vocabulary.json"
+    return tokenizers.load(path) if config.resume and path.exists() else None
 
 
 def _task(config: TrainConfig) -> Task:
-    data = train_corpus(config)
+    data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
     model = language_models.build(config, data.vocabulary.size, data.train.tokens)
     rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
@@ -90,8 +100,15 @@ def _task(config: TrainConfig) -> Task:
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     method = trainer(model, optimizer, key, padding=padding, accumulation=config.accumulation)
     mesh = sharding.data_mesh(config.batch_size)
-    measure = evaluator(model, mesh, config.length, config.batch_size, padding)
-    return Task(config, data, model, method, rate, mesh, measure)
+    windows = evaluation_windows(
+        data.valid.tokens,
+        config.length,
+        config.batch_size,
+        padding,
+        limit=config.eval_windows or None,
+    )
+    evaluate_fn = evaluator(model, mesh, padding)
+    return Task(config, data, model, method, rate, mesh, evaluate_fn, windows)
 
 
 def _start(task: Task, run: run_directory.RunDirectory) -> tuple[Position, bool]:
@@ -163,9 +180,7 @@ def _advance(
     step = int(state.step)
 
     def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
-        loss = task.measure(
-            state.params, task.corpus.valid.tokens, config.eval_windows
-        ).nats_per_token
+        loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
         if not loss < best.valid_loss:
             return loss, best._replace(stale=best.stale + 1)
         meta = {"step": step, "valid_loss": loss}
@@ -232,9 +247,13 @@ def train(config: TrainConfig) -> int:
         if config.resume:
             run_directory.write_config(run, settings)
             run_directory.truncate_metrics(run, -1 if fresh else int(position.state.step))
-        task.corpus.vocabulary.save(run.path / "vocabulary.json")
+        vocabulary_file = run.path / "vocabulary.json"
+        if not vocabulary_file.exists():  # a resumed run keeps its own
+            tokenizers.save(vocabulary_file, task.corpus.vocabulary)
         _advance(task, run, position, fresh, interrupt)
-        summary = train_report.write(config, task.corpus, task.model, run, task.measure, settings)
+        stop_fn = lambda: interrupt.requested  # noqa: E731
+        evaluate_fn = partial(task.evaluate_fn, stop_fn=stop_fn)
+        summary = train_report.write(config, task.corpus, task.model, run, evaluate_fn, settings)
     summary["seconds"] = round(time.perf_counter() - began, 1)
     atomic_write(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     if not config.quiet:

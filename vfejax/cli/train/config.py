@@ -9,6 +9,7 @@ import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli.options import check
+from vfejax.data.vocabulary import KINDS
 from vfejax.models.gpt.model import TransformerConfig
 from vfejax.models.quantum.model import QuantumTransformerConfig
 from vfejax.models.resnet_bk.model import ResNetBKConfig
@@ -18,11 +19,11 @@ __all__ = ["Synthetic", "TrainConfig", "check_values", "parse"]
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A made-up sequence instead of a text."""
+    """A synthetic sequence instead of a text."""
 
     kind: Literal["none", "periodic", "sinusoidal", "uniform"] = "none"
-    """Nothing made up; a repeated random pattern; quantised sinusoids; independent uniform tokens,
-    which nobody can predict.
+    """No synthetic sequence; a repeated random pattern; quantised sinusoids; or independent uniform
+    tokens, which no model can predict.
     """
     symbols: int = 16
     """Number of different tokens."""
@@ -67,8 +68,10 @@ class TrainConfig:
     of Python by default.
     """
     synthetic: Synthetic = field(default_factory=Synthetic)
-    vocabulary: Literal["character", "byte", "word"] = "character"
-    """What a token is. Words are split at white space and line breaks."""
+    vocabulary: str = "character"
+    """What a token is: character, byte or word (split at white space and line breaks), or the path
+    of a tokenizer.json that the library tokenizers wrote.
+    """
     max_words: int = 20_000
     """How many of the most frequent words get a token of their own."""
     valid_fraction: float = 0.1
@@ -109,6 +112,10 @@ class TrainConfig:
     """Updates between rows of metrics.csv; also the number of updates compiled into one call."""
     checkpoint_every: int = 100
     """Updates between checkpoints, a multiple of --log-every."""
+    final_windows: int = 20_000
+    """Windows of --length tokens, evenly spaced in each split, that the evaluation at the end of
+    the run reads; 0 for all.
+    """
     sample_tokens: int = 400
     """Tokens that the trained model writes for the report."""
 
@@ -135,6 +142,7 @@ def check_values(config: TrainConfig) -> None:
         "warmup_steps",
         "weight_decay",
         "eval_windows",
+        "final_windows",
         "patience",
         "sample_tokens",
         "seed",
@@ -146,6 +154,9 @@ def check_values(config: TrainConfig) -> None:
             value,
             "at least 0 and finite",
         )
+    vocabularies = f"{', '.join(KINDS)} or the path of a .json file"
+    named = config.vocabulary in KINDS or config.vocabulary.endswith(".json")
+    check(named, "vocabulary", config.vocabulary, vocabularies)
     check(config.max_words >= 1, "max-words", config.max_words, "at least 1")
     check(config.checkpoint_every > 0, "checkpoint-every", config.checkpoint_every, "positive")
     for name in ("eval_every", "checkpoint_every"):
@@ -167,17 +178,17 @@ def check_values(config: TrainConfig) -> None:
         f"a divisor of --batch-size {config.batch_size}",
     )
     _check_model(config)
-    made_up = config.synthetic
+    synthetic = config.synthetic
     check(
-        made_up.kind == "none" or config.text is None,
+        synthetic.kind == "none" or config.text is None,
         "synthetic.kind",
-        made_up.kind,
+        synthetic.kind,
         "none when --text is given",
     )
-    check(made_up.symbols >= 2, "synthetic.symbols", made_up.symbols, "at least 2")
-    check(made_up.period >= 1, "synthetic.period", made_up.period, "at least 1")
-    check(0 <= made_up.noise <= 1, "synthetic.noise", made_up.noise, "between 0 and 1")
-    check(made_up.tokens >= 2, "synthetic.tokens", made_up.tokens, "at least 2")
+    check(synthetic.symbols >= 2, "synthetic.symbols", synthetic.symbols, "at least 2")
+    check(synthetic.period >= 1, "synthetic.period", synthetic.period, "at least 1")
+    check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
+    check(synthetic.tokens >= 2, "synthetic.tokens", synthetic.tokens, "at least 2")
 
 
 def _check_model(config: TrainConfig) -> None:

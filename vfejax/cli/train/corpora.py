@@ -1,25 +1,46 @@
-"""The data that ``vfejax train`` asks for: a text, or a made-up sequence."""
+"""The data that ``vfejax train`` asks for: a text, or a synthetic sequence."""
 
 from vfejax.cli.train.config import TrainConfig
 from vfejax.data import corpus, synthetic
 from vfejax.data.corpus import Corpus
+from vfejax.data.tokenizers import Tokenizer
 
 __all__ = ["train_corpus"]
 
 
-def train_corpus(config: TrainConfig) -> Corpus:
-    """Read the text or make the sequence; whatever is wrong with it is a UserError that names file
-    or option.
+def train_corpus(config: TrainConfig, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Read the text or make the sequence.
+
+    Args:
+        config: the options.
+        tokenizer: that of a run that exists, with which its text is read again; None to make one.
+
+    Raises:
+        UserError: for whatever is wrong with it, naming file or option.
     """
-    made_up = config.synthetic
-    shared = {"length": config.length, "valid_fraction": config.valid_fraction}
-    if made_up.kind == "none":
+    options = config.synthetic
+    if options.kind == "none":
         return corpus.load_text(
-            config.text, config.vocabulary, max_words=config.max_words, **shared
+            config.text,
+            config.vocabulary,
+            length=config.length,
+            max_words=config.max_words,
+            valid_fraction=config.valid_fraction,
+            tokenizer=tokenizer,
         )
-    shared |= {"num_tokens": made_up.tokens, "num_symbols": made_up.symbols, "seed": config.seed}
-    if made_up.kind == "periodic":
-        return synthetic.periodic(period=made_up.period, noise=made_up.noise, **shared)
-    if made_up.kind == "sinusoidal":
-        return synthetic.sinusoidal(period=made_up.period, **shared)
-    return synthetic.uniform(**shared)
+    size = (options.tokens, options.symbols)
+    length, fraction, seed = config.length, config.valid_fraction, config.seed
+    if options.kind == "periodic":
+        return synthetic.periodic(
+            *size,
+            options.period,
+            length=length,
+            noise=options.noise,
+            valid_fraction=fraction,
+            seed=seed,
+        )
+    if options.kind == "sinusoidal":
+        return synthetic.sinusoidal(
+            *size, options.period, length=length, valid_fraction=fraction, seed=seed
+        )
+    return synthetic.uniform(*size, length=length, valid_fraction=fraction, seed=seed)

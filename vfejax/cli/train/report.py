@@ -1,9 +1,10 @@
-"""What a training run shows in the end: how good the best weights are, the loss beside simple
-statistics of the text, and a sample.
+"""What a training run shows in the end: how good the best weights are, beside simple statistics of
+the text, and a sample of what they write.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,34 +12,39 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vfejax.cli import generate, language_models
-from vfejax.cli.evaluate import Measured, scores
+from vfejax.cli.evaluate import split_scores
 from vfejax.cli.train.config import TrainConfig
-from vfejax.data.corpus import Corpus, ngram_cross_entropy
+from vfejax.data import tokenizers
+from vfejax.data.batches import evaluation_windows
+from vfejax.data.corpus import Corpus
 from vfejax.data.files import atomic_write
+from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
 from vfejax.runs import checkpoint, report
 from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
+from vfejax.training.evaluate import EvaluateFn
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["summary_text", "write"]
 
 _LOSSES = ("step", "loss", "valid_loss")  # columns that are no diagnostics
+_SPLITS = {"valid": "validation", "test": "test"}
 _SAMPLE_TEMPERATURE = 0.8
+_PROMPT_TOKENS = 16
 
 
-def levels(corpus: Corpus) -> dict[str, float]:
-    """Losses in nats per token that need no model: what every curve should be read against."""
+def baselines(corpus: Corpus) -> dict[str, float]:
+    """Losses in nats per token that need no model: what every curve is read against."""
     size, train, valid = corpus.vocabulary.size, corpus.train.tokens, corpus.valid.tokens
-    found = {
-        "uniform": math.log(len(np.unique(train))),
-        "single frequencies": ngram_cross_entropy(train, valid, size, 1),
-        "pair frequencies": ngram_cross_entropy(train, valid, size, 2),
-    }
+    losses = {"uniform": math.log(np.count_nonzero(np.bincount(train)))}
+    for name, order in (("single frequencies", 1), ("pair frequencies", 2)):
+        if len(valid) >= order:
+            losses[name] = ngram_cross_entropy(train, valid, size, order)
     if corpus.entropy_rate is not None:
-        found["entropy rate"] = corpus.entropy_rate
-    return found
+        losses["entropy rate"] = corpus.entropy_rate
+    return losses
 
 
 def _summary(
@@ -46,42 +52,82 @@ def _summary(
     corpus: Corpus,
     params: PyTree,
     metrics: dict[str, np.ndarray],
-    measure: Callable[..., Measured],
+    evaluate_fn: EvaluateFn,
 ) -> dict[str, Any]:
+    steps = int(metrics["step"][-1])
     summary: dict[str, Any] = {
         "model": config.model,
         "data": corpus.name,
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "steps": int(metrics["step"][-1]),
-        "tokens_trained": int(metrics["step"][-1]) * config.batch_size * config.length,
-        "baselines_nats_per_token": levels(corpus),
+        "steps": steps,
+        "tokens_trained": steps * config.batch_size * config.length,
     }
-    for name in ("valid", "test"):
+    for name in _SPLITS:
         split = getattr(corpus, name)
-        if split is not None:
-            summary[name] = scores(measure(params, split.tokens, 0), split)
-    return summary
+        if split is None:
+            continue
+        windows = evaluation_windows(
+            split.tokens,
+            config.length,
+            config.batch_size,
+            corpus.vocabulary.padding_id,
+            limit=config.final_windows or None,
+        )
+        summary[name] = split_scores(evaluate_fn(params, windows), split, corpus.vocabulary)
+    return summary | {"baselines_nats_per_token": baselines(corpus)}
+
+
+def _remarks(config: TrainConfig, corpus: Corpus, summary: dict[str, Any]) -> list[str]:
+    """What a reader of the summary must know about its figures."""
+    remarks = []
+    predicted, curve = summary["valid"]["tokens_predicted"], summary["best_valid_loss"]
+    if config.eval_windows and config.eval_windows * config.length < predicted:
+        remarks.append(
+            f"The validation loss of the summary is a mean over {predicted:,} tokens; that of the "
+            f"curve ({curve:.4f} at its best) reads {config.eval_windows} windows of "
+            f"{config.length} tokens (--eval-windows)."
+        )
+    for name, word in _SPLITS.items():
+        split = getattr(corpus, name)
+        if split is None:
+            continue
+        if summary[name]["tokens_predicted"] < len(split.tokens) - 1:
+            remarks.append(
+                f"The {word} loss reads {summary[name]['tokens_predicted']:,} of "
+                f"{len(split.tokens):,} tokens, in evenly spaced windows (--final-windows)."
+            )
+        if split.num_bytes is not None and split.spelling_nats is None:
+            remarks.append(
+                f"No bits per byte of the {word} text: its tokens do not return the text itself, "
+                "so nobody knows what a code for it costs."
+            )
+        if unknown := summary[name].get("unknown_tokens"):
+            remarks.append(
+                f"{unknown:.2%} of the tokens of the {word} text are unknown to the vocabulary. "
+                "The loss counts each as one symbol; bits per byte also pay for its letters."
+            )
+    return remarks
 
 
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
     lines = [
-        f"{summary['model']}, {summary['parameters']:,} parameters, {summary['steps']} steps on {summary['data']}, "
-        f"{summary['seconds']} s"
+        f"{summary['model']}, {summary['parameters']:,} parameters, {summary['steps']} steps on "
+        f"{summary['data']}, {summary['seconds']} s"
     ]
-    for name in ("valid", "test"):
+    for name in _SPLITS:
         if name in summary:
-            found = summary[name]
-            tail = (
-                f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
+            figures = summary[name]
+            line = (
+                f"{name + ' loss':<20} {figures['loss_nats_per_token']:.4f} nats per token, "
+                f"perplexity {figures['perplexity']:.4g}"
             )
-            lines.append(
-                f"{name + ' loss':<20} {found['loss_nats_per_token']:.4f} nats per token, perplexity {found['perplexity']:.4g}{tail}"
-            )
-    lines += [
-        f"{name:<20} {value:.4f}" for name, value in summary["baselines_nats_per_token"].items()
-    ]
-    return "\n".join(lines)
+            if "bits_per_byte" in figures:
+                line += f", {figures['bits_per_byte']:.4f} bits per byte"
+            lines.append(line)
+    for name, value in summary["baselines_nats_per_token"].items():
+        lines.append(f"{name:<20} {value:.4f}")
+    return "\n".join([*lines, *summary.get("remarks", [])])
 
 
 class _Picture(NamedTuple):
@@ -93,20 +139,63 @@ class _Picture(NamedTuple):
     figure: Figure
 
 
-def _pictures(metrics: dict[str, np.ndarray], baselines: dict[str, float]) -> Iterator[_Picture]:
+def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Iterator[_Picture]:
     caption = (
-        "Cross-entropy of training batches and of held-out text. Dashed: what is reached by guessing evenly among the tokens, by knowing how often "
-        "each token occurs, and by knowing which token follows which."
+        "Cross-entropy of training batches and of the validation text. Dashed: what is reached by "
+        "guessing evenly among the tokens, by knowing how often each token occurs, and by knowing "
+        "which token follows which."
     )
     figure = training_figures.loss_curves(
-        metrics["step"], metrics["loss"], metrics["valid_loss"], levels=baselines
+        metrics["step"], metrics["loss"], metrics["valid_loss"], levels=losses
     )
     yield _Picture("loss", "Loss", caption, figure)
     others = {name: values for name, values in metrics.items() if name not in _LOSSES}
-    caption = "Learning rate, norm of the gradient, and what the model reports of itself: further loss terms (nats) and diagnostics."
+    caption = (
+        "Learning rate, norm of the gradient, and what the model reports of itself: further loss "
+        "terms (nats) and diagnostics."
+    )
     yield _Picture(
         "diagnostics", "Diagnostics", caption, training_figures.diagnostics(metrics["step"], others)
     )
+
+
+def _sample(
+    config: TrainConfig, corpus: Corpus, model: SequenceModel, params: PyTree
+) -> tuple[str, str]:
+    """Caption and text of what the weights write."""
+    tokenizer = corpus.vocabulary
+    prompt = corpus.valid.tokens[:_PROMPT_TOKENS]
+    new = generate.continuation(
+        model,
+        params,
+        prompt,
+        num_tokens=config.sample_tokens,
+        seed=config.seed,
+        sampler_fn=sampling.sampler(
+            _SAMPLE_TEMPERATURE, forbidden=tokenizers.never_drawn(tokenizer)
+        ),
+    )
+    beginning = tokenizer.decode(prompt)
+    caption = (
+        f"The validation text begins {json.dumps(beginning, ensure_ascii=False)}. The best weights "
+        f"continued it by {config.sample_tokens} tokens, drawn at temperature "
+        f"{_SAMPLE_TEMPERATURE}."
+    )
+    return caption, tokenizer.extend(beginning, new)
+
+
+def _rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The summary as a table: what was done, how good it is, what it is measured against."""
+    rows = [
+        (name.replace("_", " "), value)
+        for name, value in summary.items()
+        if not isinstance(value, dict | list)
+    ]
+    for name, word in _SPLITS.items():
+        for key, value in summary.get(name, {}).items():
+            rows.append((f"{word}: {key.replace('_', ' ')}", value))
+    losses = summary["baselines_nats_per_token"].items()
+    return rows + [(f"baseline: {name}", value) for name, value in losses]
 
 
 def write(
@@ -114,54 +203,40 @@ def write(
     corpus: Corpus,
     model: SequenceModel,
     run: RunDirectory,
-    measure: Callable[..., Measured],
+    evaluate_fn: EvaluateFn,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Evaluate the best weights, draw the figures, write ``figures/*.png`` and ``report.html``, and
-    return the summary.
+    """Evaluate the best weights, draw the figures, write ``figures/*.png`` and ``report.html``.
+
+    Args:
+        config: the options of the run.
+        corpus: its data.
+        model: its model.
+        run: its directory, held.
+        evaluate_fn: see :func:`vfejax.training.evaluate.evaluator`.
+        settings: what the report lists as settings.
+
+    Returns:
+        The summary, as JSON can hold it.
     """
     metrics = run_directory.read_metrics(run)
     best = run.path / language_models.BEST
     params, meta = checkpoint.restore(best, jax.eval_shape(model.init, jax.random.key(0)))
-    summary = _summary(config, corpus, params, metrics, measure)
-    summary["best_step"] = meta["step"]
+    summary = _summary(config, corpus, params, metrics, evaluate_fn)
+    summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
+    summary["remarks"] = _remarks(config, corpus, summary)
     figures = []
     for picture in _pictures(metrics, summary["baselines_nats_per_token"]):
         png = report.figure_png(picture.figure)
         atomic_write(run.path / "figures" / f"{picture.name}.png", png)
         figures.append((picture.title, picture.caption, png))
-    texts = []
-    words = corpus.vocabulary
-    if config.sample_tokens:
-        prompt = corpus.valid.tokens[
-            :1
-        ]  # as ids: as text it may be a symbol that training never saw
-        sampler_fn = sampling.sampler(
-            _SAMPLE_TEMPERATURE, forbidden=(words.padding_id, words.unknown_id)
-        )
-        text = generate.continuation(
-            model, params, words, prompt, config.sample_tokens, config.seed, sampler_fn
-        )
-        texts.append((f"Written by the best weights at temperature {_SAMPLE_TEMPERATURE}.", text))
-    rows = [
-        (f"{name}: {key.replace('_', ' ')}", value)
-        for name in ("valid", "test")
-        for key, value in summary.get(name, {}).items()
-    ]
-    rows += [
-        (f"baseline: {name}", value) for name, value in summary["baselines_nats_per_token"].items()
-    ]
-    rows += [
-        (name.replace("_", " "), value)
-        for name, value in summary.items()
-        if not isinstance(value, dict)
-    ]
     report.write_report(
         run.path / "report.html",
         title="vfejax train",
-        summary_rows=rows,
+        summary_rows=_rows(summary),
         figures=figures,
-        texts=texts,
+        texts=[_sample(config, corpus, model, params)] if config.sample_tokens else [],
         config=settings,
+        notes=summary["remarks"],
     )
     return summary
