@@ -34,19 +34,41 @@ class Integrator(NamedTuple):
     step: Callable[[PyTree], tuple[PyTree, PyTree]]
 
 
+class Batch(NamedTuple):
+    """Token sequences of unequal length in one array.
+
+    Attributes:
+        tokens: integers ``[b, n]``.
+        mask: booleans ``[b, n]``, True at real tokens; None when all are real. Padding may stand
+            before, after or between them.
+        positions: integers ``[b, n]``: the place of each token in its text, for models that use it;
+            None to count the real tokens of each row from 0.
+        targets: integers ``[b, n]``, the token that follows each token: for models that observe it
+            in training. No prediction may depend on it; None outside training.
+    """
+
+    tokens: Array
+    mask: Array | None = None
+    positions: Array | None = None
+    targets: Array | None = None
+
+
 class Prediction(NamedTuple):
     """What a sequence model says about a batch.
 
     Attributes:
         logits: unnormalised log probabilities of the next token, ``[b, n, vocabulary]``; position i
-            has read tokens 0..i and no others.
+            has read tokens 0..i and no others. Finite but meaningless at padding.
         losses: further terms of the training loss by name, scalars, already weighted, in nats.
         diagnostics: scalars that a reader may want, by name.
+        statistics: sums over the real tokens of which ``losses`` and ``diagnostics`` are functions
+            (``SequenceModel.summarize``): those of a batch are the sums of those of its parts.
     """
 
     logits: Array
     losses: dict[str, Array]
     diagnostics: dict[str, Array]
+    statistics: PyTree = ()
 
 
 class SequenceModel(NamedTuple):
@@ -54,18 +76,60 @@ class SequenceModel(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``.
-        apply: ``apply(params, tokens [b, n], key) -> Prediction``. The key feeds what is random in
-            training (dropout, routing noise);
-            without one (None) the model is deterministic.
-        init_decode: ``init_decode(params, batch) -> state`` of decoding before the first token.
+        apply: ``apply(params, batch, key) -> Prediction`` of a :class:`Batch`, or of bare tokens
+            ``[b, n]``. The key feeds what is random in training (dropout, routing noise); without
+            one (None) the model is deterministic.
+        init_decode: ``init_decode(params, batch_size) -> state`` of decoding before the first
+            token.
         decode: ``decode(params, state, tokens [b]) -> (logits [b, vocabulary], state)``: reads one
-            token of each sequence, in constant
-            memory. Equal to the last position of ``apply`` on all tokens so far, up to rounding.
+            token of each sequence, in constant memory. Equal to the last position of ``apply`` on
+            all tokens so far, up to rounding.
         max_length: how many tokens a sequence may have; None for any number.
+        summarize: ``summarize(statistics) -> (losses, diagnostics)`` of a prediction. None for a
+            model without statistics, whose losses then count as means over the real tokens.
     """
 
     init: Callable[[Array], PyTree]
-    apply: Callable[[PyTree, Array, Array | None], Prediction]
+    apply: Callable[..., Prediction]
     init_decode: Callable[[PyTree, int], PyTree]
     decode: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]
     max_length: int | None
+    summarize: Callable[[PyTree], tuple[dict[str, Array], dict[str, Array]]] | None = None
+
+
+class LossInfo(NamedTuple):
+    """Cross-entropy in nats per token, number of tokens that counted, the model's further loss
+    terms and its diagnostics.
+    """
+
+    cross_entropy: Array
+    num_tokens: Array
+    losses: dict[str, Array]
+    diagnostics: dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Number of updates done, weights, and whatever else the method of learning remembers."""
+
+    step: Array
+    params: PyTree
+    optimizer_state: PyTree
+
+
+class TrainInfo(NamedTuple):
+    """Before the update: the loss that was minimised (nats), its parts, and the norm of its
+    gradient (of the change of the weights, for a method that has no gradient).
+    """
+
+    loss: Array
+    parts: LossInfo
+    gradient_norm: Array
+
+
+class Trainer(NamedTuple):
+    """A method of learning as two pure functions: ``init(key) -> TrainState`` and ``step(state,
+    windows [b, n + 1]) -> (TrainState, TrainInfo)``.
+    """
+
+    init: Callable[[Array], TrainState]
+    step: Callable[[TrainState, Array], tuple[TrainState, TrainInfo]]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vfejax.models.protocol import as_batch
 from vfejax.types import Prediction, SequenceModel
 
 
@@ -22,8 +23,8 @@ def bigram():
                 "scale": jnp.ones((), dtype),
             }
 
-        def apply(params, tokens, key):
-            logits = params["scale"] * params["kernel"][tokens]
+        def apply(params, batch, key):
+            logits = params["scale"] * params["kernel"][as_batch(batch).tokens]
             if key is not None:
                 logits = logits + noise * jax.random.normal(key, logits.shape, dtype)
             return Prediction(

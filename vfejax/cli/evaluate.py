@@ -1,6 +1,5 @@
 """``vfejax evaluate``: how well a trained model predicts a text."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +11,22 @@ import numpy as np
 from vfejax.cli import language_models, output
 from vfejax.cli import options as configuration
 from vfejax.cli.options import check
+from vfejax.cli.train.config import with_options
 from vfejax.cli.train.corpora import train_corpus
 from vfejax.data import corpus
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Split
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
+from vfejax.models.table import MODELS
 from vfejax.training import sharding
 from vfejax.training.evaluate import evaluator
 from vfejax.training.scores import Measured, scores
 from vfejax.types import SequenceModel
 
-__all__ = ["ABLATIONS", "MOST_WINDOWS", "EvaluateConfig", "main", "split_scores"]
+__all__ = ["MOST_WINDOWS", "EvaluateConfig", "main", "split_scores"]
 
 MOST_WINDOWS = 20_000  # that an evaluation reads unless it is told otherwise
-
-# What is measured again with a part of the model switched off: by model, the ablation's name and
-# the options it changes.
-ABLATIONS = {"quantum": ("decohered", {"decohere": True})}
-
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -94,15 +90,12 @@ def _split(config: EvaluateConfig, trained: language_models.Trained) -> Split:
 
 
 def _ablated(trained: language_models.Trained) -> dict[str, SequenceModel]:
-    """The model's ablation by name; none for most models."""
+    """The model's ablations by name; none for most models."""
     config = trained.config
-    if config.model not in ABLATIONS:
-        return {}
-    name, changes = ABLATIONS[config.model]
-    field = config.model.replace("-", "_")
-    options = dataclasses.replace(getattr(config, field), **changes)
-    changed = dataclasses.replace(config, **{field: options})
-    return {name: language_models.build(changed, trained.vocabulary.size)}
+    return {
+        name: language_models.build(with_options(config, **changes), trained.vocabulary.size)
+        for name, changes in MODELS[config.model].ablations.items()
+    }
 
 
 def _figures(config: EvaluateConfig, trained: language_models.Trained) -> dict[str, Any]:

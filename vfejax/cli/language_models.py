@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli import options as configuration
-from vfejax.cli.train.config import TrainConfig
+from vfejax.cli.train.config import TrainConfig, model_options
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
-from vfejax.models.gpt import model as transformer
-from vfejax.models.quantum import model as quantum_transformer
-from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.models import table
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.types import PyTree, SequenceModel
@@ -22,15 +20,6 @@ from vfejax.types import PyTree, SequenceModel
 __all__ = ["BEST", "Trained", "build", "load"]
 
 BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
-
-# A new model is one file with a configuration and a build function, one line here and two in
-# train_config.py.
-_BUILDERS = {
-    "resnet-bk": resnet_bk.build,
-    "transformer": transformer.build,
-    "quantum": quantum_transformer.build,
-}
-_COUNTING = ("quantum",)  # models whose first weights hang on how often each token occurs
 
 
 class Trained(NamedTuple):
@@ -51,12 +40,15 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
 
     ``tokens`` is the training text, ``[n]``; weights that are read back need none.
     """
-    counts = np.ones(vocab_size) if tokens is None else np.bincount(tokens, minlength=vocab_size)
-    extra = {"counts": counts} if config.model in _COUNTING else {}
-    options = getattr(config, config.model.replace("-", "_"))
+    counts = None if tokens is None else np.bincount(tokens, minlength=vocab_size)
     try:
-        return _BUILDERS[config.model](
-            options, vocab_size, config.length, jnp.dtype(config.compute), **extra
+        return table.build(
+            config.model,
+            model_options(config),
+            vocab_size,
+            config.length,
+            jnp.dtype(config.compute),
+            counts,
         )
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error

@@ -1,5 +1,5 @@
 """Sequence models: flax modules that hold weights and call the mathematics of the other folders."""
 
-from vfejax.models import blocks, gpt, quantum, resnet_bk, sampling
+from vfejax.models import blocks, gpt, protocol, quantum, resnet_bk, sampling, table
 
-__all__ = ["blocks", "gpt", "quantum", "resnet_bk", "sampling"]
+__all__ = ["blocks", "gpt", "protocol", "quantum", "resnet_bk", "sampling", "table"]

@@ -1,53 +1,17 @@
-"""What sequence models share: a stack of equal blocks compiled once, and the step from a flax
-module to pure functions.
+"""What sequence models share: a stack of equal blocks compiled once, dropout, initialisers, and
+checks of options.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.types import Array, Prediction, PyTree, SequenceModel
+from vfejax.types import Array, PyTree
 
-__all__ = ["SequenceModule", "Stack", "check_tokens", "dropout", "normal", "pure"]
-
-
-class SequenceModule(Protocol):
-    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`; see there for the
-    meaning.
-    """
-
-    max_length: int | None
-
-    def __call__(self, tokens: Array, key: Array | None) -> Prediction: ...
-
-    def init_decode(self, batch: int) -> PyTree: ...
-
-    def decode(self, state: PyTree, tokens: Array) -> tuple[Array, PyTree]: ...
-
-
-def pure(create: Callable[[nnx.Rngs], SequenceModule]) -> SequenceModel:
-    """The module that ``create(rngs)`` makes, as pure functions of its parameters (a nested dict of
-    arrays).
-    """
-    abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
-    graphdef = nnx.graphdef(abstract)
-
-    def init(key: Array) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
-
-    def apply(params: PyTree, tokens: Array, key: Array | None = None) -> Prediction:
-        return nnx.merge(graphdef, params)(tokens, key)
-
-    def decode(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
-        return nnx.merge(graphdef, params).decode(state, tokens)
-
-    def init_decode(params: PyTree, batch: int) -> PyTree:
-        return nnx.merge(graphdef, params).init_decode(batch)
-
-    return SequenceModel(init, apply, init_decode, decode, abstract.max_length)
+__all__ = ["Stack", "check_dropout", "check_options", "dropout", "normal"]
 
 
 class Stack(nnx.Module):
@@ -96,13 +60,23 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-def check_tokens(tokens: Array, max_length: int | None) -> None:
-    """Raise ValueError unless ``tokens`` is an integer array ``[b, n]`` with ``1 <= n <=
-    max_length``.
+def check_options(config: Any, **least: float) -> None:
+    """Raise ValueError that names the first option below its least value, or not a number.
+
+    Args:
+        config: a model's options.
+        least: for each option its least sensible value.
+
+    Raises:
+        ValueError: naming option, limit and value.
     """
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens must be integers of shape [b, n], got {tokens.dtype} of shape {tokens.shape}"
-        )
-    if tokens.shape[1] < 1 or (max_length is not None and tokens.shape[1] > max_length):
-        raise ValueError(f"tokens must hold 1 to {max_length} positions, got {tokens.shape[1]}")
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if not bound <= value < float("inf"):
+            raise ValueError(f"{name} must be at least {bound} and finite, got {value}")
+
+
+def check_dropout(rate: float) -> None:
+    """Raise ValueError unless a share of activations can be left out: ``0 <= rate < 1``."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {rate}")

@@ -3,43 +3,31 @@ the caller.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vfejax.training.losses import LossInfo, next_token_loss
-from vfejax.types import Array, PyTree, SequenceModel
+from vfejax.training.losses import (
+    counted_targets,
+    next_token_loss,
+    token_nats,
+    training_batch,
+)
+from vfejax.types import (
+    Array,
+    Batch,
+    LossInfo,
+    PyTree,
+    SequenceModel,
+    Trainer,
+    TrainInfo,
+    TrainState,
+)
 
 __all__ = ["TrainInfo", "TrainState", "Trainer", "trainer"]
 
-
-class TrainState(NamedTuple):
-    """Number of updates done, weights, and the optimiser's own state."""
-
-    step: Array
-    params: PyTree
-    optimizer_state: PyTree
-
-
-class TrainInfo(NamedTuple):
-    """Before the update: the loss that was minimised (nats), its parts, and the norm of its
-    gradient.
-    """
-
-    loss: Array
-    parts: LossInfo
-    gradient_norm: Array
-
-
-class Trainer(NamedTuple):
-    """``init(key) -> TrainState`` and ``step(state, windows [b, n + 1]) -> (TrainState,
-    TrainInfo)``.
-    """
-
-    init: Callable[[Array], TrainState]
-    step: Callable[[TrainState, Array], tuple[TrainState, TrainInfo]]
+_Gradient = tuple[PyTree, tuple[Array, LossInfo]]
 
 
 def trainer(
@@ -57,59 +45,152 @@ def trainer(
         optimizer: any optax transformation.
         key: source of all randomness in training; the step's own key is ``fold_in(key, step)``, so
             a run can go on from any step.
-        padding: the token whose prediction does not count.
-        accumulation: a batch is worked through in this many equal parts, one after the other, whose
-            gradients are averaged: the memory of a
-            small batch with the gradient of a large one.
+        padding: the token that is neither read nor asked for.
+        accumulation: a batch is worked through in this many equal parts, one after the other: the
+            memory of a small batch with the loss and the gradient of the large one, padding and
+            balance of experts included (dropout and routing noise are drawn for each part). A model
+            whose further loss terms are made from statistics reads every part twice, once for the
+            statistics of the whole batch.
 
     Returns:
         The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n +
-        1])``.
+        1])``; instead of windows ``step`` also takes a :class:`vfejax.types.Batch` with targets.
 
     Raises:
         ValueError: at trace time, for a batch that ``accumulation`` does not divide.
+
+    >>> from vfejax.models import table
+    >>> model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
+    >>> method = trainer(model, optax.sgd(0.1), jax.random.key(1))
+    >>> state = method.init(jax.random.key(0))
+    >>> state, info = method.step(state, jnp.ones((2, 9), int))
+    >>> int(state.step), int(info.parts.num_tokens)
+    (1, 16)
     """
+    if accumulation < 1:
+        raise ValueError(f"accumulation must be at least 1, got {accumulation}")
 
     def init(key: Array) -> TrainState:
         params = model.init(key)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    def gradient(
-        params: PyTree, windows: Array, key: Array
-    ) -> tuple[PyTree, tuple[Array, LossInfo]]:
-        loss_fn = jax.value_and_grad(
-            lambda p: next_token_loss(model, p, windows, key, padding), has_aux=True
-        )
-        (loss, parts), slope = loss_fn(params)
-        return slope, (loss, parts)
-
-    def averaged(
-        params: PyTree, windows: Array, key: Array
-    ) -> tuple[PyTree, tuple[Array, LossInfo]]:
-        if windows.shape[0] % accumulation:
-            raise ValueError(
-                f"the batch must be a multiple of accumulation {accumulation}, got {windows.shape[0]}"
-            )
-        parts = windows.reshape(accumulation, -1, windows.shape[1])
-        keys = jax.random.split(key, accumulation)
-
-        def add(total: PyTree, part: tuple[Array, Array]) -> tuple[PyTree, tuple[Array, LossInfo]]:
-            slope, info = gradient(params, *part)
-            return jax.tree.map(lambda t, s: t + s / accumulation, total, slope), info
-
-        slope, infos = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (parts, keys))
-        loss, info = jax.tree.map(lambda x: jnp.mean(x, axis=0).astype(x.dtype), infos)
-        return slope, (loss, info._replace(num_tokens=jnp.sum(infos[1].num_tokens)))
-
-    def step(state: TrainState, windows: Array) -> tuple[TrainState, TrainInfo]:
-        gradient_fn = gradient if accumulation == 1 else averaged
-        slope, (loss, parts) = gradient_fn(
-            state.params, windows, jax.random.fold_in(key, state.step)
-        )
-        updates, optimizer_state = optimizer.update(slope, state.optimizer_state, state.params)
+    def step(state: TrainState, windows: Array | Batch) -> tuple[TrainState, TrainInfo]:
+        batch = windows if isinstance(windows, Batch) else training_batch(windows, padding)
+        step_key = jax.random.fold_in(key, state.step)
+        if accumulation == 1:
+            gradient, (loss, info) = _gradient(model, state.params, batch, step_key, padding)
+        else:
+            parts, keys = _parts(batch, accumulation), jax.random.split(step_key, accumulation)
+            gradient, (loss, info) = _accumulated(model, state.params, parts, keys, padding)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, optimizer_state), TrainInfo(
-            loss, parts, optax.tree.norm(slope)
+            loss, info, optax.tree.norm(gradient)
         )
 
     return Trainer(init, step)
+
+
+def _gradient(
+    model: SequenceModel, params: PyTree, batch: Batch, key: Array, padding: int | None
+) -> _Gradient:
+    """Gradient, loss and its parts of a whole batch."""
+    loss_fn = jax.value_and_grad(
+        lambda p: next_token_loss(model, p, batch, key, padding), has_aux=True
+    )
+    found, gradient = loss_fn(params)
+    return gradient, found
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """The batch in ``count`` equal parts, stacked."""
+    size = batch.tokens.shape[0]
+    if size % count:
+        raise ValueError(f"the batch must be a multiple of accumulation {count}, got {size}")
+    return jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
+
+
+def _add(total: PyTree, part: PyTree) -> PyTree:
+    return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part)
+
+
+def _zeros_like(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def _total_statistics(model: SequenceModel, params: PyTree, parts: Batch, keys: Array) -> PyTree:
+    """The statistics of a batch from those of its parts."""
+
+    def statistics(part: Batch, key: Array) -> PyTree:
+        return model.apply(params, part, key).statistics
+
+    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, None]:
+        return _add(total, statistics(*part)), None
+
+    first = jax.eval_shape(statistics, *jax.tree.map(lambda x: x[0], (parts, keys)))
+    return jax.lax.scan(add, _zeros_like(first), (parts, keys))[0]
+
+
+def _further_terms(model: SequenceModel, statistics: PyTree) -> tuple[Array, LossInfo]:
+    """Sum of the model's further loss terms, and an information without the cross-entropy."""
+    zero = jnp.zeros((), jnp.float32)
+    losses, diagnostics = ({}, {}) if model.summarize is None else model.summarize(statistics)
+    return sum(losses.values(), zero), LossInfo(zero, zero, losses, diagnostics)
+
+
+def _accumulated(
+    model: SequenceModel, params: PyTree, parts: Batch, keys: Array, padding: int | None
+) -> _Gradient:
+    """Gradient and loss of a batch given in parts.
+
+    Cross-entropies add up once divided by the number of tokens of the whole batch. Further terms
+    are functions f of sums S over the batch, so that the gradient is ``sum_parts <f'(S), dS_part>``:
+    one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms of a model without
+    statistics are taken for means over tokens.
+    """
+    counts = jax.vmap(lambda part: counted_targets(part, padding))(parts)
+    num_tokens = jnp.sum(counts)
+    shares = jnp.sum(counts, axis=(1, 2)) / jnp.maximum(num_tokens, 1)
+    shares = jnp.where(num_tokens == 0, 1.0 / shares.shape[0], shares)
+    abstract = jax.eval_shape(model.apply, params, *jax.tree.map(lambda x: x[0], (parts, keys)))
+    linear = model.summarize is None
+    slopes = None
+    if not linear and abstract.losses:
+        total = _total_statistics(model, params, parts, keys)
+        slopes = jax.grad(lambda s: _further_terms(model, s)[0])(total)
+
+    def part_loss(
+        params: PyTree, part: Batch, key: Array, counts: Array, share: Array
+    ) -> tuple[Array, tuple[Array, PyTree]]:
+        prediction = model.apply(params, part, key)
+        nats, _ = token_nats(prediction.logits, part.targets, counts=counts)
+        cross_entropy = jnp.sum(nats) / jnp.maximum(num_tokens, 1).astype(nats.dtype)
+        if linear:
+            sums = jax.tree.map(
+                lambda x: x * share.astype(x.dtype), (prediction.losses, prediction.diagnostics)
+            )
+            further = sum(x.astype(nats.dtype) for x in sums[0].values())
+        else:
+            sums = prediction.statistics
+            further = 0 if slopes is None else _inner(slopes, sums).astype(nats.dtype)
+        return cross_entropy + further, (cross_entropy, sums)
+
+    def add(total: PyTree, part: tuple[Batch, Array, Array, Array]) -> tuple[PyTree, None]:
+        gradient, aux = jax.grad(part_loss, has_aux=True)(params, *part)
+        return _add(total, (gradient, aux)), None
+
+    inputs = (parts, keys, counts, shares)
+    first = jax.tree.map(lambda x: x[0], inputs)
+    aux = jax.eval_shape(part_loss, params, *first)[1]
+    start = _zeros_like((params, aux))
+    (gradient, (cross_entropy, sums)), _ = jax.lax.scan(add, start, inputs)
+    losses, diagnostics = sums if linear else model.summarize(sums)
+    loss = sum((term.astype(cross_entropy.dtype) for term in losses.values()), cross_entropy)
+    return gradient, (loss, LossInfo(cross_entropy, num_tokens, losses, diagnostics))
+
+
+def _inner(slopes: PyTree, sums: PyTree) -> Array:
+    """``sum slopes * sums`` over all leaves."""
+    return sum(
+        jnp.sum(a * b) for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(sums), strict=True)
+    )

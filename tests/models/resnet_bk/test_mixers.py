@@ -1,7 +1,5 @@
 """Mixers against dense matrices: what each says of itself, computed by inverting T - z."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +9,14 @@ from flax import nnx
 from vfejax.models.resnet_bk.mixers import (
     LeftFeatures,
     Potential,
+    ResolventFeatures,
     ResolventOperator,
-    TwoSidedFeatures,
 )
+from vfejax.spectral.resolvent import left_resolvent_diagonal
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 BATCH, LENGTH, DIM, HEADS = 2, 7, 6, 3
-CONFIG = SimpleNamespace(v_max=3.0, feature_clamp=10.0, z_floor=0.1, layers=2)
 
 
 @pytest.fixture
@@ -27,9 +25,7 @@ def states(rng):
 
 
 def _mixer(kind, **options):
-    mixer = kind(
-        DIM, HEADS, SimpleNamespace(**{**vars(CONFIG), **options}), jnp.float64, nnx.Rngs(0)
-    )
+    mixer = kind(DIM, HEADS, **({"z_floor": 0.1} | options), dtype=jnp.float64, rngs=nnx.Rngs(0))
     # Larger than at first, so that every part of the formula matters.
     mixer.potential.levels.kernel[...] = 30.0 * mixer.potential.levels.kernel[...]
     return mixer
@@ -48,7 +44,7 @@ def _dense(potential, states):
 
 
 def test_the_potential_keeps_its_bounds_and_starts_inside_the_band(states):
-    potential = Potential(DIM, 64, 3.0, 0.25, jnp.float64, nnx.Rngs(0))
+    potential = Potential(DIM, 64, z_floor=0.25, dtype=jnp.float64, rngs=nnx.Rngs(0))
     potential.levels.kernel[...] = 1e4 * potential.levels.kernel[...]
     diagonal = potential.diagonal(states) - potential.offset[...]
     assert np.all(np.abs(diagonal.real) <= 3.0 + 1e-14)  # the offset is added and taken off again
@@ -67,27 +63,30 @@ def test_left_features_are_those_of_every_chain_cut_off_after_the_token(states):
     expected = np.stack(
         [np.linalg.inv(dense[..., : i + 1, : i + 1])[..., -1, -1] for i in range(LENGTH)], -1
     )
-    mixed, left = mixer(states)
-    np.testing.assert_allclose(left, expected, rtol=1e-12)
+    mixed, info = mixer(states)
+    gates = np.asarray(mixer.potential.hopping())[:, None] * np.abs(expected)
+    np.testing.assert_allclose(info.log_gates, np.log(gates), rtol=1e-12, atol=1e-12)
     features = np.concatenate([expected.real, expected.imag], 1).swapaxes(1, 2)
     np.testing.assert_allclose(mixed, features @ mixer.out.kernel[...], rtol=1e-11, atol=1e-13)
 
 
 def test_two_sided_features_are_the_diagonal_of_the_inverse_and_see_the_future(states):
-    mixer = _mixer(TwoSidedFeatures)
-    mixed, resolvent = mixer(states)
+    mixer = _mixer(ResolventFeatures)
+    mixed, _ = mixer(states)
     inverse = np.linalg.inv(_dense(mixer.potential, states))
-    np.testing.assert_allclose(resolvent, np.diagonal(inverse, axis1=-2, axis2=-1), rtol=1e-12)
+    diagonal = np.diagonal(inverse, axis1=-2, axis2=-1).swapaxes(1, 2)
+    features = np.concatenate([diagonal.real, diagonal.imag], -1)
+    np.testing.assert_allclose(mixed, features @ mixer.out.kernel[...], rtol=1e-11, atol=1e-13)
     changed, _ = mixer(states.at[:, -1].add(1.0))
     assert np.all(np.abs(changed - mixed)[:, 0].max(-1) > 0)
-    with pytest.raises(TypeError, match="LeftFeatures or ResolventOperator"):
-        mixer.decode(mixer.init_decode(BATCH), states[:, 0])
+    assert not hasattr(mixer, "decode")
 
 
 def test_features_are_clamped(states):
-    mixer = _mixer(LeftFeatures, feature_clamp=0.2)
+    mixer = _mixer(LeftFeatures, clamp=0.2)
     mixer.out.kernel[...] = jnp.eye(2 * HEADS, DIM)
-    features, left = mixer(states)
+    features, _ = mixer(states)
+    left = left_resolvent_diagonal(*mixer.potential.tridiagonal(states))
     assert np.all(np.abs(features) <= 0.2)
     expected = np.clip(np.concatenate([left.real, left.imag], 1), -0.2, 0.2).swapaxes(1, 2)
     np.testing.assert_array_equal(features, expected[..., :DIM])
@@ -114,4 +113,4 @@ def test_the_operator_solves_every_chain_cut_off_after_the_token(states):
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="dim 6 and heads 4"):
-        ResolventOperator(6, 4, CONFIG, jnp.float64, nnx.Rngs(0))
+        ResolventOperator(6, 4, rngs=nnx.Rngs(0))

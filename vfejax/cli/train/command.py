@@ -18,7 +18,7 @@ import numpy as np
 from vfejax.cli import language_models
 from vfejax.cli import options as configuration
 from vfejax.cli.train import report as train_report
-from vfejax.cli.train.config import TrainConfig, check_values, parse
+from vfejax.cli.train.config import TrainConfig, check_values, model_options, parse
 from vfejax.cli.train.corpora import train_corpus
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
@@ -26,6 +26,7 @@ from vfejax.data.corpus import Corpus
 from vfejax.data.files import atomic_write
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
+from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.interrupt import Interrupt
@@ -88,17 +89,30 @@ def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
     return tokenizers.load(path) if config.resume and path.exists() else None
 
 
+def _trainer(
+    config: TrainConfig, model: SequenceModel, rate: Callable[[Any], Any], key: jax.Array
+) -> Trainer:
+    """The model's own method of learning, or else gradient descent by AdamW.
+
+    The windows of training are cut from the text and hold no padding.
+    """
+    own = MODELS[config.model].trainer
+    if own is not None:
+        return own(model, model_options(config), rate, key)
+    optimizer = adamw(
+        rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2
+    )
+    return trainer(model, optimizer, key, accumulation=config.accumulation)
+
+
 def _task(config: TrainConfig) -> Task:
     data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
     model = language_models.build(config, data.vocabulary.size, data.train.tokens)
     rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
-    optimizer = adamw(
-        rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2
-    )
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    method = trainer(model, optimizer, key, padding=padding, accumulation=config.accumulation)
+    method = _trainer(config, model, rate, key)
     mesh = sharding.data_mesh(config.batch_size)
     windows = evaluation_windows(
         data.valid.tokens,

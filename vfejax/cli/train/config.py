@@ -1,20 +1,34 @@
 """Options of ``vfejax train``: their meaning, their defaults, their limits."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli.options import check
 from vfejax.data.vocabulary import KINDS
-from vfejax.models.gpt.model import TransformerConfig
-from vfejax.models.quantum.model import QuantumTransformerConfig
-from vfejax.models.resnet_bk.model import ResNetBKConfig
+from vfejax.models.table import MODELS, field_name
 
-__all__ = ["Synthetic", "TrainConfig", "check_values", "parse"]
+__all__ = [
+    "Synthetic",
+    "TrainConfig",
+    "check_values",
+    "model_options",
+    "parse",
+    "unused_fields",
+    "with_options",
+]
+
+_Settings = TypeVar("_Settings")
+
+if TYPE_CHECKING:
+    _ModelName = str
+else:
+    _ModelName = Literal[tuple(MODELS)]
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,23 @@ class Synthetic:
     """Length of the sequence, training and validation together."""
 
 
+def _with_models(settings: type[_Settings]) -> type[_Settings]:
+    """The dataclass with one more field for the options of each model in the table."""
+    models = [
+        (field_name(name), entry.config, field(default_factory=entry.config))
+        for name, entry in MODELS.items()
+    ]
+    made = dataclasses.make_dataclass(
+        settings.__name__,
+        models,
+        bases=(settings,),
+        namespace={"__doc__": settings.__doc__, "__module__": settings.__module__},
+        frozen=True,
+    )
+    return made
+
+
+@_with_models
 @dataclass(frozen=True)
 class TrainConfig:
     """A next-token model learns a text.
@@ -57,11 +88,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, batches and dropout."""
 
-    model: Literal["resnet-bk", "transformer", "quantum"] = "resnet-bk"
-    """Which model; its own options begin with its name."""
-    resnet_bk: ResNetBKConfig = field(default_factory=ResNetBKConfig)
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    quantum: QuantumTransformerConfig = field(default_factory=QuantumTransformerConfig)
+    model: _ModelName = "resnet-bk"
+    """Which model; its own options begin with its name, and those of others are ignored."""
 
     text: Path | None = None
     """UTF-8 text file, or a directory with train, valid and (optional) test files. The help topics
@@ -92,11 +120,13 @@ class TrainConfig:
     weight_decay: float = 0.1
     """Decay of weight matrices, relative to the learning rate."""
     clip_norm: float = 1.0
-    """Longest gradient."""
+    """Gradients whose global norm exceeds this are scaled down to it."""
     beta2: float = 0.99
-    """Memory of AdamW's second moment."""
+    """Decay rate of AdamW's average of squared gradients."""
     accumulation: int = 1
-    """Equal parts in which a batch is worked through, to save memory."""
+    """Number of equal parts in which a batch is worked through, one after the other: less memory, the
+    same gradient.
+    """
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""
 
@@ -177,7 +207,6 @@ def check_values(config: TrainConfig) -> None:
         config.accumulation,
         f"a divisor of --batch-size {config.batch_size}",
     )
-    _check_model(config)
     synthetic = config.synthetic
     check(
         synthetic.kind == "none" or config.text is None,
@@ -191,18 +220,26 @@ def check_values(config: TrainConfig) -> None:
     check(synthetic.tokens >= 2, "synthetic.tokens", synthetic.tokens, "at least 2")
 
 
-def _check_model(config: TrainConfig) -> None:
-    """What holds for the numbers of any model: counts and widths are at least 1, the rest is not
-    negative.
+def model_options(config: TrainConfig) -> Any:
+    """The options of the chosen model."""
+    return getattr(config, field_name(config.model))
+
+
+def with_options(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """The configuration with other options of the chosen model."""
+    options = dataclasses.replace(model_options(config), **changes)
+    return dataclasses.replace(config, **{field_name(config.model): options})
+
+
+def unused_fields(settings: Any) -> tuple[str, ...]:
+    """Names of the tables that belong to models other than the chosen one: a run neither stores nor
+    reads them.
+
+    Args:
+        settings: the value of ``model``, or None for its default.
     """
-    for name, value in vars(getattr(config, config.model.replace("-", "_"))).items():
-        flag = f"{config.model}.{name.replace('_', '-')}"
-        if name == "dropout":
-            check(0 <= value < 1, flag, value, "at least 0 and below 1")
-        elif isinstance(value, int) and not isinstance(value, bool):
-            check(value >= 1, flag, value, "at least 1")
-        elif isinstance(value, float):
-            check(np.isfinite(value) and value >= 0, flag, value, "at least 0 and finite")
+    chosen = TrainConfig.model if settings is None else settings
+    return tuple(field_name(name) for name in MODELS if name != chosen)
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:

@@ -1,5 +1,5 @@
 """The reference: a causal transformer."""
 
-from vfejax.models.gpt import model
+from vfejax.models.gpt import config, model
 
-__all__ = ["model"]
+__all__ = ["config", "model"]

@@ -7,7 +7,7 @@ Source: Radford et al., Language models are unsupervised multitask learners (201
 from there.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,27 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.softmax import softmax
-from vfejax.models.blocks import Stack, check_tokens, dropout, normal, pure
+from vfejax.models.blocks import Stack, check_dropout, check_options, dropout, normal
+from vfejax.models.gpt.config import TransformerConfig
+from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
-from vfejax.types import Array, Prediction, SequenceModel
+from vfejax.types import Array, Batch, Prediction, SequenceModel
 
 __all__ = ["Cache", "TransformerConfig", "build"]
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """A small GPT."""
-
-    layers: int = 4
-    """Number of blocks."""
-    dim: int = 128
-    """Width of the residual stream, a multiple of heads."""
-    heads: int = 4
-    """Attention heads per block."""
-    hidden: int = 512
-    """Width of the feed-forward layers."""
-    dropout: float = 0.0
-    """Share of activations that training leaves out."""
 
 
 class Cache(NamedTuple):
@@ -60,21 +46,18 @@ def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
 
 
 class _Block(nnx.Module):
-    def __init__(self, config: TransformerConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
-        kinds = {
-            "use_bias": False,
-            "dtype": dtype,
-            "param_dtype": at_least_float32(dtype),
-            "rngs": rngs,
-        }
+        weights = at_least_float32(dtype)
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
+        norm = partial(nnx.LayerNorm, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
         self.heads, self.rate = config.heads, config.dropout
-        self.attention_norm = nnx.LayerNorm(dim, **kinds)
-        self.qkv = nnx.Linear(dim, 3 * dim, kernel_init=normal(0.02), **kinds)
-        self.attention_out = nnx.Linear(dim, dim, kernel_init=normal(out_scale), **kinds)
-        self.mlp_norm = nnx.LayerNorm(dim, **kinds)
-        self.mlp_in = nnx.Linear(dim, config.hidden, kernel_init=normal(0.02), **kinds)
-        self.mlp_out = nnx.Linear(config.hidden, dim, kernel_init=normal(out_scale), **kinds)
+        self.attention_norm = norm(dim)
+        self.qkv = linear(dim, 3 * dim, kernel_init=normal(0.02))
+        self.attention_out = linear(dim, dim, kernel_init=normal(out_scale))
+        self.mlp_norm = norm(dim)
+        self.mlp_in = linear(dim, config.hidden, kernel_init=normal(0.02))
+        self.mlp_out = linear(config.hidden, dim, kernel_init=normal(out_scale))
 
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """Query, key and value ``[b, n, heads, c]``."""
@@ -98,23 +81,36 @@ class Transformer(nnx.Module):
         config: TransformerConfig,
         vocab_size: int,
         length: int,
+        *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        kinds = {"dtype": dtype, "param_dtype": at_least_float32(dtype), "rngs": rngs}
+        weights = at_least_float32(dtype)
+        embed = partial(
+            nnx.Embed,
+            features=config.dim,
+            embedding_init=normal(0.02),
+            dtype=dtype,
+            param_dtype=weights,
+            rngs=rngs,
+        )
         self.config, self.max_length = config, length
-        self.tokens = nnx.Embed(vocab_size, config.dim, embedding_init=normal(0.02), **kinds)
-        self.positions = nnx.Embed(length, config.dim, embedding_init=normal(0.02), **kinds)
-        self.blocks = Stack(lambda r: _Block(config, dtype, r), config.layers, rngs=rngs)
-        self.norm = nnx.LayerNorm(config.dim, use_bias=False, **kinds)
+        self.tokens = embed(vocab_size)
+        self.positions = embed(length)
+        self.blocks = Stack(
+            lambda rngs: _Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
+        )
+        self.norm = nnx.LayerNorm(
+            config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+        )
 
-    def __call__(self, tokens: Array, key: Array | None = None) -> Prediction:
-        check_tokens(tokens, self.max_length)
+    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
-        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1]))[None]
+        x = self.tokens(batch.tokens) + self.positions(positions_of(batch))
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
 
-        causal = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
+        num_tokens = batch.tokens.shape[1]
+        causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
         def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
             return block.finish(x, _attend(*block.project(x), causal), key), None
@@ -122,15 +118,16 @@ class Transformer(nnx.Module):
         x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
 
-    def init_decode(self, batch: int) -> Cache:
+    def init_decode(self, batch_size: int) -> Cache:
         config = self.config
-        shape = (config.layers, batch, self.max_length, config.heads, config.dim // config.heads)
+        shape = (config.layers, batch_size, self.max_length, config.heads, config.dim // config.heads)
         empty = jnp.zeros(shape, self.tokens.dtype)
         return Cache(empty, empty, jnp.zeros((), jnp.int32))
 
     def decode(self, state: Cache, tokens: Array) -> tuple[Array, Cache]:
         position = state.position
-        x = (self.tokens(tokens) + self.positions(position)[None])[:, None]
+        places = jnp.broadcast_to(position, tokens.shape)
+        x = (self.tokens(tokens) + self.positions(places))[:, None]
         seen = (jnp.arange(self.max_length, dtype=position.dtype) <= position)[None]
 
         def step(
@@ -150,14 +147,21 @@ class Transformer(nnx.Module):
 def build(
     config: TransformerConfig, vocab_size: int, length: int, dtype: jnp.dtype = jnp.float32
 ) -> SequenceModel:
-    """A GPT over ``vocab_size`` tokens that reads at most ``length`` of them; ``dtype`` is that of
-    its arithmetic.
+    """A GPT over ``vocab_size`` tokens that reads at most ``length`` of them.
+
+    Args:
+        config: see :class:`vfejax.models.gpt.config.TransformerConfig`.
+        vocab_size: number of tokens.
+        length: the most tokens that a sequence may have.
+        dtype: that of the arithmetic: float32, float64 or bfloat16.
 
     Raises:
-        ValueError: when the width is not a multiple of the number of heads.
+        ValueError: for numbers that do not fit together, naming the option.
     """
+    check_options(config, layers=1, dim=1, heads=1, hidden=1)
+    check_dropout(config.dropout)
     if config.dim % config.heads:
         raise ValueError(
             f"dim must be a multiple of heads, got dim {config.dim} and heads {config.heads}"
         )
-    return pure(lambda rngs: Transformer(config, vocab_size, length, dtype, rngs))
+    return pure(lambda rngs: Transformer(config, vocab_size, length, dtype=dtype, rngs=rngs))

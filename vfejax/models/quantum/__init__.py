@@ -1,5 +1,5 @@
 """Quantum causal transformer: tokens are density matrices that mix and evolve."""
 
-from vfejax.models.quantum import layers, model
+from vfejax.models.quantum import config, layers, model
 
-__all__ = ["layers", "model"]
+__all__ = ["config", "layers", "model"]

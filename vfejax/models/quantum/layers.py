@@ -6,7 +6,8 @@ phi is the golden ratio throughout.
 """
 
 import math
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from vfejax.models.blocks import normal
+from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
 from vfejax.quantum.channels import dephase
@@ -26,6 +28,7 @@ __all__ = [
     "GATE",
     "WINDOW",
     "GivensEmbedding",
+    "Measurement",
     "QuantumBlock",
     "causal_mix",
     "mixing_weights",
@@ -109,15 +112,25 @@ class GivensEmbedding(nnx.Module):
     dephased if the token is frequent.
 
     Args:
+        vocab_size: number of tokens, V.
+        dim: dimension d of the states.
         counts: how often each token occurs in the training text, ``[V]``; None for no dephasing.
             The strengths are kept as a parameter, ``dephasing``, that no gradient reaches: so
-            weights that are read back bring them along, and nobody needs the text again.
+            weights that are read back bring them along, without the text.
+        dtype: that of the model; states are at least single precision.
+        rngs: where first weights come from.
     """
 
     def __init__(
-        self, vocab_size: int, dim: int, counts: ArrayLike | None, real: jnp.dtype, rngs: nnx.Rngs
+        self,
+        vocab_size: int,
+        dim: int,
+        counts: ArrayLike | None = None,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
     ):
-        self.dim = dim
+        self.dim, real = dim, at_least_float32(dtype)
         self.angles = nnx.Param(normal(_FIRST_ANGLES)(rngs.params(), (vocab_size, dim), real))
         self.dephasing = (
             None if counts is None else nnx.Param(rare_token_dephasing(counts).astype(real))
@@ -183,20 +196,43 @@ def _causal_mix_backward(residuals, ct):
 causal_mix.defvjp(_causal_mix_forward, _causal_mix_backward)
 
 
+class Measurement(NamedTuple):
+    """Sums over measured states: free energy and entropy (nats), purity and coherence; and how many
+    states there are.
+    """
+
+    free_energy_nats: Array
+    entropy_nats: Array
+    purity: Array
+    coherence: Array
+    states: Array
+
+
 class QuantumBlock(nnx.Module):
     """Causal mixing, evolution under the block's own H scaled by position, and what the populations
     say, added to a residual stream:
 
         x <- x + W p,    x <- x + W_out gelu(W_in norm(x));
 
-    the evolved states, a little dephased, are the next block's. ``config`` is a
-    :class:`vfejax.models.quantum.model.QuantumTransformerConfig`; ``period`` that of
-    :func:`position_scale`.
+    the evolved states, a little dephased, are the next block's.
+
+    Args:
+        config: the model's options.
+        period: that of :func:`position_scale`.
+        dtype: that of the projections.
+        rngs: where first weights come from.
     """
 
-    def __init__(self, config: Any, period: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: QuantumTransformerConfig,
+        period: int,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         real, dim = at_least_float32(dtype), config.dim
-        kinds = {"use_bias": False, "dtype": dtype, "param_dtype": real, "rngs": rngs}
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs)
         self.config, self.period, self.dtype = config, period, dtype
         self.coupling = nnx.Param(
             jnp.full((), math.log(_FIRST_COUPLING / (1.0 - _FIRST_COUPLING)), real)
@@ -204,25 +240,26 @@ class QuantumBlock(nnx.Module):
         self.hamiltonian = nnx.Param(
             normal(_FIRST_LEVELS)(rngs.params(), (dim * (dim + 1) // 2,), real)
         )
-        self.values = nnx.Linear(dim, config.width, kernel_init=normal(0.02), **kinds)
-        self.norm = nnx.LayerNorm(config.width, **kinds)
-        self.mlp_in = nnx.Linear(config.width, config.hidden, kernel_init=normal(0.02), **kinds)
-        self.mlp_out = nnx.Linear(
-            config.hidden,
-            config.width,
-            kernel_init=normal(0.02 / (2 * config.blocks) ** 0.5),
-            **kinds,
+        self.values = linear(dim, config.width, kernel_init=normal(0.02))
+        self.norm = nnx.LayerNorm(
+            config.width, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs
         )
+        out_scale = 0.02 / (2 * config.blocks) ** 0.5
+        self.mlp_in = linear(config.width, config.hidden, kernel_init=normal(0.02))
+        self.mlp_out = linear(config.hidden, config.width, kernel_init=normal(out_scale))
 
-    def mixed(self, states: Array, positions: Array) -> Array:
-        """States that enter the evolution, ``[b, n, d, d]``, from those of the predecessors and the
-        tokens, ``[b, WINDOW + n, d, d]``.
+    def mixed(self, states: Array, places: Array) -> Array:
+        """States that enter the evolution, ``[b, n, d, d]``.
+
+        Args:
+            states: of the predecessors and the tokens, ``[b, WINDOW + n, d, d]``.
+            places: how many tokens stand before each, ``[n]``.
         """
         coupling = jax.nn.sigmoid(self.coupling[...])
         if self.config.mixing == "convex":
-            rho = causal_mix(states, coupling, positions)
+            rho = causal_mix(states, coupling, places)
         else:
-            rho = dephase(states[:, WINDOW:], 1.0 - mixing_weights(coupling, positions)[:, 0])
+            rho = dephase(states[:, WINDOW:], 1.0 - mixing_weights(coupling, places)[:, 0])
         return dephase(rho, 1.0) if self.config.decohere else rho
 
     def measure(self, rho: Array, hamiltonian: Array) -> dict[str, Array]:
@@ -240,38 +277,79 @@ class QuantumBlock(nnx.Module):
         return found | {"purity": density.purity(rho), "coherence": coherence}
 
     def __call__(
-        self, x: Array, rho: Array, past: Array, positions: Array
-    ) -> tuple[tuple[Array, Array], Array, dict[str, Array]]:
+        self,
+        x: Array,
+        rho: Array,
+        past: Array,
+        places: Array,
+        positions: Array,
+        mask: Array | None = None,
+    ) -> tuple[tuple[Array, Array], Array, Measurement]:
         """One block.
 
         Args:
             x: residual stream ``[b, n, width]``.
             rho: states ``[b, n, d, d]``.
-            past: the block's own inputs at the ``WINDOW`` positions before, ``[b, WINDOW, d, d]``;
-                0 where there is none.
-            positions: ``[n]``.
+            past: the block's own inputs at the ``WINDOW`` places before, ``[b, WINDOW, d, d]``; 0
+                where there is none.
+            places: how many tokens stand before each, ``[n]``.
+            positions: in the text, for the scale of H, ``[b or 1, n]``.
+            mask: True at real tokens, ``[b, n]``, with padding behind them; None when all are.
 
         Returns:
-            ``(x, rho)`` for the next block, the past of the position after the last, and what
+            ``(x, rho)`` for the next block, the past of the place after the last, and what
             :meth:`measure` finds in the states that enter the evolution at every
-            ``config.measure_every``-th position, counted back from the last (at every one with the
-            gate).
+            ``config.measure_every``-th place, counted back from the last real token of each row (at
+            every place with the gate).
         """
         config = self.config
         states = jnp.concatenate([past, rho], axis=1)
-        rho = self.mixed(states, positions)
+        rho = self.mixed(states, places)
         hamiltonian = symmetric(self.hamiltonian[...])
-        stride = 1 if config.gate else config.measure_every
-        # By index: the transpose of a strided slice makes XLA on a CPU work out the states' whole
-        # cotangent several times over.
-        chosen = jnp.arange((rho.shape[1] - 1) % stride, rho.shape[1], stride)
-        found = self.measure(rho[:, chosen], hamiltonian)
-        evolved = evolve(
-            rho, hamiltonian, _DT * position_scale(positions, self.period, hamiltonian.dtype)
-        )
+        chosen, counted = _measured_states(rho, 1 if config.gate else config.measure_every, mask)
+        found = self.measure(chosen, hamiltonian)
+        scale = position_scale(positions, self.period, hamiltonian.dtype)
+        evolved = evolve(rho, hamiltonian, _DT * scale)
         if config.gate:
             still = jnp.abs(found["free_energy_nats"]) <= GATE / config.dim
             evolved = jnp.where(still[..., None, None], rho, evolved)
         x = x + self.values(density.populations(evolved).astype(self.dtype))
         x = x + self.mlp_out(nnx.gelu(self.mlp_in(self.norm(x))))
-        return (x, dephase(evolved, GATE / config.blocks)), states[:, -WINDOW:], found
+        return (
+            (x, dephase(evolved, GATE / config.blocks)),
+            states[:, -WINDOW:],
+            _measurement(found, counted),
+        )
+
+
+def _measured_states(
+    rho: Array, stride: int, mask: Array | None
+) -> tuple[Array, Array | None]:
+    """States at every ``stride``-th place counted back from the last real token, ``[b, m, d, d]``,
+    and which of them count, ``[b, m]`` (None: all); with stride 1 in their own order.
+    """
+    n = rho.shape[1]
+    if stride == 1:
+        return rho, mask
+    if mask is None:
+        # By index: the transpose of a strided slice makes XLA on a CPU work out the states' whole
+        # cotangent several times over.
+        return rho[:, jnp.arange((n - 1) % stride, n, stride)], None
+    last = jnp.sum(mask, axis=1, dtype=jnp.int32) - 1
+    back = stride * jnp.arange(-(-n // stride), dtype=jnp.int32)
+    places = last[:, None] - back[None]
+    chosen = jnp.take_along_axis(rho, jnp.maximum(places, 0)[..., None, None], axis=1)
+    return chosen, places >= 0
+
+
+def _measurement(found: dict[str, Array], counted: Array | None) -> Measurement:
+    """What was measured, added up over the states that count."""
+    first = found["purity"]
+    if counted is None:
+        sums = {name: jnp.sum(values) for name, values in found.items()}
+        return Measurement(**sums, states=jnp.asarray(first.size, first.dtype))
+    sums = {
+        name: jnp.sum(jnp.where(counted, values, jnp.zeros((), values.dtype)))
+        for name, values in found.items()
+    }
+    return Measurement(**sums, states=jnp.sum(counted, dtype=first.dtype))

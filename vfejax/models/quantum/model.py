@@ -13,50 +13,22 @@ each block: constant memory, any length.
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from vfejax.models.blocks import Stack, check_tokens, normal, pure
-from vfejax.models.quantum.layers import WINDOW, GivensEmbedding, QuantumBlock
+from vfejax.models.blocks import Stack, check_options, normal
+from vfejax.models.protocol import positions_of, pure
+from vfejax.models.quantum.config import QuantumTransformerConfig
+from vfejax.models.quantum.layers import WINDOW, GivensEmbedding, Measurement, QuantumBlock
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
-from vfejax.types import Array, Prediction, PyTree, SequenceModel
+from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
 __all__ = ["Memory", "QuantumTransformerConfig", "build", "decohered_difference"]
-
-
-@dataclass(frozen=True)
-class QuantumTransformerConfig:
-    """Density matrices that mix and evolve."""
-
-    blocks: int = 2
-    """Number of blocks."""
-    dim: int = 16
-    """Dimension d of the states, which have d^2 entries; 5 to 48 is sensible."""
-    width: int = 128
-    """Width of the residual stream that the values of the populations are added to."""
-    hidden: int = 256
-    """Width of the feed-forward layers."""
-    mixing: Literal["convex", "dephasing"] = "convex"
-    """How predecessors act: their states are mixed in; or, as an ablation, they only dephase, and
-    no token hears of another.
-    """
-    gate: bool = False
-    """Whether states of free energy |F| <= 0.236 / d (nats) skip the evolution: the loss jumps
-    there, and every state's entropy is needed.
-    """
-    free_energy_weight: float = 0.01
-    """Weight of the mean free energy in the loss."""
-    measure_every: int = 16
-    """Free energy, entropy, purity and coherence are means over every so many positions; each state
-    costs an eigendecomposition.
-    """
-    decohere: bool = False
-    """Ablation: off-diagonal entries are zeroed before every evolution."""
 
 
 class Memory(NamedTuple):
@@ -76,57 +48,83 @@ class QuantumTransformer(nnx.Module):
         config: QuantumTransformerConfig,
         vocab_size: int,
         length: int,
+        counts: ArrayLike | None = None,
+        *,
         dtype: jnp.dtype,
-        counts: ArrayLike | None,
         rngs: nnx.Rngs,
     ):
-        real = at_least_float32(dtype)
-        kinds = {"use_bias": False, "dtype": dtype, "param_dtype": real, "rngs": rngs}
-        self.config, self.max_length, self.dtype = config, None, dtype
-        self.tokens = GivensEmbedding(vocab_size, config.dim, counts, real, rngs)
-        self.values = nnx.Linear(config.dim, config.width, kernel_init=normal(0.02), **kinds)
-        self.blocks = Stack(
-            lambda r: QuantumBlock(config, length, dtype, r), config.blocks, rngs=rngs
+        linear = partial(
+            nnx.Linear,
+            use_bias=False,
+            kernel_init=normal(0.02),
+            dtype=dtype,
+            param_dtype=at_least_float32(dtype),
+            rngs=rngs,
         )
-        self.norm = nnx.LayerNorm(config.width, **kinds)
-        self.output = nnx.Linear(config.width, vocab_size, kernel_init=normal(0.02), **kinds)
+        self.config, self.max_length, self.dtype = config, None, dtype
+        self.tokens = GivensEmbedding(vocab_size, config.dim, counts, dtype=dtype, rngs=rngs)
+        self.values = linear(config.dim, config.width)
+        self.blocks = Stack(
+            lambda rngs: QuantumBlock(config, length, dtype=dtype, rngs=rngs),
+            config.blocks,
+            rngs=rngs,
+        )
+        self.norm = nnx.LayerNorm(
+            config.width,
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=at_least_float32(dtype),
+            rngs=rngs,
+        )
+        self.output = linear(config.width, vocab_size)
 
-    def _read(self, tokens: Array, memory: Memory) -> tuple[Array, Memory, dict[str, Array]]:
-        """Logits ``[b, n, v]`` of the next tokens ``[b, n]``, the memory after them, and what the
-        blocks measured.
+    def _read(
+        self, batch: Batch, memory: Memory, positions: Array
+    ) -> tuple[Array, Memory, Measurement]:
+        """Logits ``[b, n, v]`` of the next tokens, the memory after the batch, and what the blocks
+        measured.
         """
-        count = tokens.shape[1]
-        positions = memory.position + jnp.arange(count, dtype=jnp.int32)
-        rho = self.tokens(tokens)
+        count = batch.tokens.shape[1]
+        places = memory.position + jnp.arange(count, dtype=jnp.int32)
+        rho = self.tokens(batch.tokens)
         x = self.values(density.populations(rho).astype(self.dtype))
 
         def step(block: QuantumBlock, carry: PyTree, past: Array) -> tuple[PyTree, PyTree]:
-            carry, past, found = block(*carry, past, positions)
+            carry, past, found = block(*carry, past, places, positions, batch.mask)
             return carry, (past, found)
 
         (x, _), (states, found) = self.blocks.scan(step, (x, rho), memory.states)
         return self.output(self.norm(x)), Memory(states, memory.position + count), found
 
-    def __call__(self, tokens: Array, key: Array | None = None) -> Prediction:
-        check_tokens(tokens, self.max_length)
-        logits, _, found = self._read(tokens, self.init_decode(tokens.shape[0]))
-        found = {name: jnp.mean(values) for name, values in found.items()}
-        weight = self.config.free_energy_weight
-        return Prediction(
-            logits,
-            {"free_energy_term": weight * found["free_energy_nats"]} if weight else {},
-            found,
-        )
+    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+        memory = self.init_decode(batch.tokens.shape[0])
+        logits, _, found = self._read(batch, memory, positions_of(batch))
+        return Prediction(logits, {}, {}, found)
 
-    def init_decode(self, batch: int) -> Memory:
+    def init_decode(self, batch_size: int) -> Memory:
         config = self.config
         dtype = jnp.result_type(self.tokens.angles[...].dtype, jnp.complex64)
-        states = jnp.zeros((config.blocks, batch, WINDOW, config.dim, config.dim), dtype)
+        states = jnp.zeros((config.blocks, batch_size, WINDOW, config.dim, config.dim), dtype)
         return Memory(states, jnp.zeros((), jnp.int32))
 
     def decode(self, state: Memory, tokens: Array) -> tuple[Array, Memory]:
-        logits, state, _ = self._read(tokens[:, None], state)
+        position = state.position[None, None]
+        logits, state, _ = self._read(Batch(tokens[:, None]), state, position)
         return logits[:, 0], state
+
+
+def _summary(
+    config: QuantumTransformerConfig, measured: Measurement
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Means over measured states and blocks, and the weighted free energy as a loss term."""
+    states = jnp.maximum(jnp.sum(measured.states), 1)
+    found = {
+        name: jnp.sum(values) / states
+        for name, values in measured._asdict().items()
+        if name != "states"
+    }
+    weight = config.free_energy_weight
+    return {"free_energy_term": weight * found["free_energy_nats"]} if weight else {}, found
 
 
 def build(
@@ -149,24 +147,22 @@ def build(
             read back may be built with any counts; None for a model without it.
 
     Raises:
-        ValueError: for numbers that do not fit, naming them.
+        ValueError: for numbers that do not fit, naming the option.
     """
-    least = {
-        "blocks": 1,
-        "dim": 2,
-        "width": 1,
-        "hidden": 1,
-        "measure_every": 1,
-        "free_energy_weight": 0,
-    }
-    for name, bound in least.items():
-        if not getattr(config, name) >= bound:
-            raise ValueError(f"{name} must be at least {bound}, got {getattr(config, name)}")
+    check_options(config, blocks=1, dim=2, width=1, hidden=1, measure_every=1)
+    check_options(config, free_energy_weight=0)
+    if config.mixing not in ("convex", "dephasing"):
+        raise ValueError(f"mixing must be convex or dephasing, got {config.mixing!r}")
     if counts is not None and jnp.shape(counts) != (vocab_size,):
         raise ValueError(
             f"counts must be [vocab_size = {vocab_size}], got shape {jnp.shape(counts)}"
         )
-    return pure(lambda rngs: QuantumTransformer(config, vocab_size, length, dtype, counts, rngs))
+    return pure(
+        lambda rngs: QuantumTransformer(
+            config, vocab_size, length, counts, dtype=dtype, rngs=rngs
+        ),
+        summarize=lambda statistics: _summary(config, statistics),
+    )
 
 
 def decohered_difference(

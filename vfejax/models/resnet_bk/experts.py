@@ -3,7 +3,6 @@
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,17 +12,7 @@ from vfejax.models.blocks import normal
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = ["MixtureOfExperts", "MoEStatistics"]
-
-
-class MoEStatistics(NamedTuple):
-    """Load-balance and router-z losses, not weighted, and the share of choices of each expert
-    ``[e]``.
-    """
-
-    load_balance: Array
-    router_z: Array
-    usage: Array
+__all__ = ["MixtureOfExperts"]
 
 
 class MixtureOfExperts(nnx.Module):
@@ -31,7 +20,7 @@ class MixtureOfExperts(nnx.Module):
     One expert is a plain layer without a router.
 
     The router works in float32 (float64 in a float64 model), whatever ``dtype`` is: a choice must
-    not hang on rounding.
+    not depend on rounding.
     """
 
     def __init__(
@@ -48,12 +37,8 @@ class MixtureOfExperts(nnx.Module):
     ):
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k must lie between 1 and num_experts {num_experts}, got {top_k}")
-        self.top_k, self.router_fn, self.dtype, self.real = (
-            top_k,
-            router_fn,
-            dtype,
-            at_least_float32(dtype),
-        )
+        self.top_k, self.router_fn = top_k, router_fn
+        self.dtype, self.real = dtype, at_least_float32(dtype)
         self.kernel_in = nnx.Param(
             normal(0.02)(rngs.params(), (num_experts, dim, hidden), self.real)
         )
@@ -61,27 +46,36 @@ class MixtureOfExperts(nnx.Module):
             normal(out_scale)(rngs.params(), (num_experts, hidden, dim), self.real)
         )
         if num_experts > 1:
-            kinds = {"dtype": self.real, "param_dtype": self.real, "rngs": rngs}
             self.router = nnx.Linear(
-                dim, num_experts, use_bias=False, kernel_init=normal(0.02), **kinds
+                dim,
+                num_experts,
+                use_bias=False,
+                kernel_init=normal(0.02),
+                dtype=self.real,
+                param_dtype=self.real,
+                rngs=rngs,
             )
 
-    def __call__(self, x: Array, key: Array | None = None) -> tuple[Array, MoEStatistics]:
-        """``x [..., dim]`` to ``[..., dim]``; the key is the router's."""
+    def __call__(
+        self, x: Array, key: Array | None = None, mask: Array | None = None
+    ) -> tuple[Array, routing.RouterSums | None]:
+        """What the chosen experts make of every token.
+
+        Args:
+            x: ``[..., dim]``.
+            key: the router's, for one that draws.
+            mask: True at the tokens that count in the sums, ``[...]``; None when all do.
+
+        Returns:
+            ``[..., dim]``, and the router's sums; None where there is no router.
+        """
         kernel_in, kernel_out = (
             kernel[...].astype(self.dtype) for kernel in (self.kernel_in, self.kernel_out)
         )
         x = x.astype(self.dtype)
         if kernel_in.shape[0] == 1:
-            zero = jnp.zeros((), self.real)
-            return nnx.gelu(x @ kernel_in[0]) @ kernel_out[0], MoEStatistics(
-                zero, zero, jnp.ones((1,), self.real)
-            )
+            return nnx.gelu(x @ kernel_in[0]) @ kernel_out[0], None
         logits = self.router(x.astype(self.real))
         chosen = self.router_fn(logits, self.top_k, key)
-        statistics = MoEStatistics(
-            routing.load_balance_loss(chosen),
-            routing.router_z_loss(logits),
-            routing.expert_usage(chosen),
-        )
-        return routing.expert_feed_forward(x, chosen, kernel_in, kernel_out, nnx.gelu), statistics
+        found = routing.expert_feed_forward(x, chosen, kernel_in, kernel_out, nnx.gelu)
+        return found, routing.router_sums(logits, chosen, mask)

@@ -11,31 +11,104 @@ energy inside the band, ``|v + e| < 2 t``, a wave reaches far, about ``t / Im z`
 potential can stop it, and absorption lets a token end what came before it.
 
 Three layers share that potential: :class:`LeftFeatures` and :class:`ResolventOperator` are causal,
-:class:`TwoSidedFeatures` sees the whole sequence and is for encoders and denoising.
+:class:`ResolventFeatures` sees the whole sequence and is for encoders and denoising.
+
+Each is a flax layer of its own, for a model of your own too:
+
+    mixer = ResolventOperator(dim=64, heads=8, rngs=rngs)
+    mixed, info = mixer(states, mask)           # [b, n, 64] to [b, n, 64]
+
+Padding may stand anywhere: it is moved behind the real tokens, where it reaches nobody.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.models.blocks import normal
+from vfejax.models.protocol import packing, permute
 from vfejax.numerics import at_least_float32
 from vfejax.spectral.resolvent import left_resolvent_diagonal, resolvent_diagonal
 from vfejax.spectral.streaming import StreamingState, streaming_init, streaming_step
 from vfejax.spectral.tridiagonal import causal_sweep
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
-__all__ = ["LeftFeatures", "Potential", "ResolventOperator", "TwoSidedFeatures"]
+__all__ = [
+    "LeftFeatures",
+    "Mixer",
+    "MixerInfo",
+    "Potential",
+    "ResolventFeatures",
+    "ResolventOperator",
+    "without_padding",
+]
 
 _FIRST_ABSORPTION = -3.0  # softplus(-3) = 0.05: at first a token lets its past through
 _WIDTHS = (0.02, 1.0)  # of the heads at first: reaches from about 50 tokens down to one
 _NORM_EPSILON = 1e-5
 
 
+class MixerInfo(NamedTuple):
+    """``log_gates [b, heads, n]``: logarithm of the modulus of the factor by which each token
+    multiplies what its head remembers, ``log |t gL|``; meaningless at padding.
+    """
+
+    log_gates: Array
+
+
+class Mixer(Protocol):
+    """What a block asks of the layer that mixes its tokens: causal, with constant memory.
+
+    A new one is a flax module with these three methods, and one line in
+    ``vfejax.models.resnet_bk.model.MIXERS``.
+    """
+
+    def __call__(self, states: Array, mask: Array | None = None) -> tuple[Array, MixerInfo]:
+        """``states [b, n, dim]`` to the mixed ``[b, n, dim]``. ``mask [b, n]`` is True at real
+        tokens; None when all are, or when padding stands behind them.
+        """
+        ...
+
+    def init_decode(self, batch_size: int) -> PyTree:
+        """Memory before the first token."""
+        ...
+
+    def decode(self, state: PyTree, states: Array) -> tuple[Array, PyTree]:
+        """One token ``states [b, dim]`` of each sequence: its mixed ``[b, dim]``, and the memory
+        with it.
+        """
+        ...
+
+
 def _inverse_softplus(x: Array) -> Array:
     return jnp.log(jnp.expm1(x))
+
+
+def without_padding(
+    mix_fn: Callable[[Array, Array | None], tuple[Array, MixerInfo]],
+    states: Array,
+    mask: Array | None,
+) -> tuple[Array, MixerInfo]:
+    """``mix_fn(states, mask)`` with the padding of each row moved behind its tokens, and back.
+
+    Args:
+        mix_fn: a mixer that is right when padding stands behind the tokens, as every causal one is.
+        states: ``[b, n, dim]``.
+        mask: True at real tokens, ``[b, n]``; None when all are.
+
+    Returns:
+        The mixed ``[b, n, dim]``, and the info, in the order of ``states``.
+    """
+    if mask is None:
+        return mix_fn(states, None)
+    order, place = packing(mask)
+    mixed, info = mix_fn(permute(states, order, place), jnp.take_along_axis(mask, order, axis=1))
+    log_gates = permute(jnp.swapaxes(info.log_gates, 1, 2), place, order)
+    return permute(mixed, place, order), MixerInfo(jnp.swapaxes(log_gates, 1, 2))
 
 
 class Potential(nnx.Module):
@@ -47,7 +120,14 @@ class Potential(nnx.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, v_max: float, z_floor: float, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        *,
+        v_max: float = 3.0,
+        z_floor: float = 0.01,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         real = at_least_float32(dtype)
         self.v_max, self.z_floor = v_max, z_floor
@@ -78,13 +158,20 @@ class Potential(nnx.Module):
         width = self.z_floor + jax.nn.softplus(self.width[...])
         return jax.lax.complex(jnp.zeros_like(width), width)
 
-    def tridiagonal(self, states: Array) -> tuple[Array, Array, Array, Array]:
+    def tridiagonal(
+        self, states: Array, mask: Array | None = None
+    ) -> tuple[Array, Array, Array, Array]:
         """Arguments of a resolvent over ``states [b, n, dim]``: diagonals ``[b, heads, n]``,
         off-diagonals ``[heads, n - 1]`` twice, z.
+
+        With a ``mask [b, n]`` the off-diagonals are ``[b, heads, n - 1]``, and 0 beside padding.
         """
         hopping = jnp.broadcast_to(
             self.hopping()[:, None], (self.hop.shape[0], states.shape[1] - 1)
         )
+        if mask is not None:
+            joined = (mask[:, 1:] & mask[:, :-1])[:, None]
+            hopping = jnp.where(joined, hopping[None], jnp.zeros((), hopping.dtype))
         return jnp.swapaxes(self.diagonal(states), 1, 2), hopping, hopping, self.z()[None]
 
     def stream(self, state: StreamingState, states: Array, x: Array) -> StreamingState:
@@ -94,19 +181,56 @@ class Potential(nnx.Module):
         hopping = self.hopping()[None]
         return streaming_step(state, self.diagonal(states), hopping, hopping, self.z()[None], x)
 
-    def start(self, batch: int, channels: int) -> StreamingState:
+    def start(self, batch_size: int, channels: int) -> StreamingState:
         """Chains without a token."""
-        return streaming_init((batch, self.hop.shape[0]), channels, self.z().dtype)
+        return streaming_init((batch_size, self.hop.shape[0]), channels, self.z().dtype)
+
+    def info(self, resolvent: Array) -> MixerInfo:
+        """``log |t g|`` of resolvents ``g [b, heads, n]``."""
+        return MixerInfo(jnp.log(jnp.abs(resolvent)) + jnp.log(self.hopping())[None, :, None])
 
 
-class LeftFeatures(nnx.Module):
-    """``W [Re gL, Im gL]`` of the left-connected resolvent, features clamped to
-    ``+-feature_clamp``. Causal; one number per head is remembered.
+DiagonalFn = Callable[[Array, Array, Array, Array], Array]
+
+
+class ResolventFeatures(nnx.Module):
+    """``W [Re G, Im G]`` of a diagonal of the resolvent, features clamped to ``+-clamp``.
+
+    By default the full diagonal ``G_ii``, which sees both sides: for encoders, never for next-token
+    models. It cannot decode token by token, since every answer depends on tokens to come.
+
+    Args:
+        dim: width of the states.
+        heads: number of tridiagonal operators.
+        diagonal_fn: ``(diagonal, superdiagonal, subdiagonal, z) -> [b, heads, n]``.
+        v_max: bound of the potential, in units of energy.
+        z_floor: smallest Im z, in units of energy.
+        clamp: bound of the features, in inverse energy.
+        dtype: that of the projection; the resolvent's is at least single precision.
+        rngs: where first weights come from.
+
+    >>> layer = ResolventFeatures(dim=4, heads=2, rngs=nnx.Rngs(0))
+    >>> mixed, info = layer(jnp.ones((1, 3, 4)))
+    >>> mixed.shape, info.log_gates.shape
+    ((1, 3, 4), (1, 2, 3))
     """
 
-    def __init__(self, dim: int, heads: int, config: Any, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.clamp = config.feature_clamp
-        self.potential = Potential(dim, heads, config.v_max, config.z_floor, dtype, rngs)
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        diagonal_fn: DiagonalFn = resolvent_diagonal,
+        v_max: float = 3.0,
+        z_floor: float = 0.01,
+        clamp: float = 10.0,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.clamp, self.diagonal_fn = clamp, diagonal_fn
+        self.potential = Potential(
+            dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs
+        )
         self.out = nnx.Linear(
             2 * heads,
             dim,
@@ -121,36 +245,66 @@ class LeftFeatures(nnx.Module):
         features = jnp.concatenate([resolvent.real, resolvent.imag], axis=-1)
         return self.out(jnp.clip(features, -self.clamp, self.clamp))
 
-    def __call__(self, states: Array) -> tuple[Array, Array]:
-        """``states [b, n, dim]`` to the mixed ``[b, n, dim]`` and gL ``[b, heads, n]``."""
-        left = left_resolvent_diagonal(*self.potential.tridiagonal(states))
-        return self.project(jnp.swapaxes(left, 1, 2)), left
+    def __call__(self, states: Array, mask: Array | None = None) -> tuple[Array, MixerInfo]:
+        """``states [b, n, dim]`` to the mixed ``[b, n, dim]``; ``mask [b, n]`` is True at real
+        tokens.
+        """
+        return without_padding(self._mix, states, mask)
 
-    def init_decode(self, batch: int) -> StreamingState:
+    def _mix(self, states: Array, mask: Array | None) -> tuple[Array, MixerInfo]:
+        diagonal = self.diagonal_fn(*self.potential.tridiagonal(states, mask))
+        return self.project(jnp.swapaxes(diagonal, 1, 2)), self.potential.info(diagonal)
+
+
+class LeftFeatures(ResolventFeatures):
+    """:class:`ResolventFeatures` of the left-connected resolvent gL: causal; one complex number per
+    head is remembered.
+
+    Args:
+        dim: width of the states.
+        heads: number of tridiagonal operators.
+        v_max: bound of the potential, in units of energy.
+        z_floor: smallest Im z, in units of energy.
+        clamp: bound of the features, in inverse energy.
+        dtype: that of the projection; the resolvent's is at least single precision.
+        rngs: where first weights come from.
+
+    >>> layer = LeftFeatures(dim=4, heads=2, rngs=nnx.Rngs(0))
+    >>> token, state = layer.decode(layer.init_decode(1), jnp.ones((1, 4)))
+    >>> token.shape, state.left.shape
+    ((1, 4), (1, 2))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        v_max: float = 3.0,
+        z_floor: float = 0.01,
+        clamp: float = 10.0,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            dim,
+            heads,
+            diagonal_fn=left_resolvent_diagonal,
+            v_max=v_max,
+            z_floor=z_floor,
+            clamp=clamp,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def init_decode(self, batch_size: int) -> StreamingState:
         """Memory before the first token: gL of every head."""
-        return self.potential.start(batch, 0)
+        return self.potential.start(batch_size, 0)
 
     def decode(self, state: StreamingState, states: Array) -> tuple[Array, StreamingState]:
         """One token ``states [b, dim]``: its ``[b, dim]``, and the memory with it."""
         state = self.potential.stream(state, states, jnp.zeros_like(state.output.real))
         return self.project(state.left), state
-
-
-class TwoSidedFeatures(LeftFeatures):
-    """As :class:`LeftFeatures` with the full diagonal ``G_ii``, which sees both sides: for
-    encoders, never for next-token models.
-    """
-
-    def __call__(self, states: Array) -> tuple[Array, Array]:
-        """``states [b, n, dim]`` to the mixed ``[b, n, dim]`` and G ``[b, heads, n]``."""
-        resolvent = resolvent_diagonal(*self.potential.tridiagonal(states))
-        return self.project(jnp.swapaxes(resolvent, 1, 2)), resolvent
-
-    def decode(self, state: StreamingState, states: Array) -> tuple[Array, StreamingState]:
-        """Not possible: every answer depends on tokens to come."""
-        raise TypeError(
-            "a two-sided layer cannot decode token by token; use LeftFeatures or ResolventOperator"
-        )
 
 
 class ResolventOperator(nnx.Module):
@@ -160,25 +314,48 @@ class ResolventOperator(nnx.Module):
     ``u = W_u h`` is split over the heads; ``[Re y, Im y]`` of each head is brought to unit root
     mean square with learned scales, multiplied by ``silu(W_g h)`` and projected back. Causal; a
     head remembers gL and y, so memory is constant and the reach unbounded.
+
+    Args:
+        dim: width of the states, a multiple of ``heads``.
+        heads: number of tridiagonal operators.
+        v_max: bound of the potential, in units of energy.
+        z_floor: smallest Im z, in units of energy.
+        out_scale: standard deviation of the first weights that write the output; less in deep
+            models.
+        dtype: that of the projections; the resolvent's is at least single precision.
+        rngs: where first weights come from.
+
+    Raises:
+        ValueError: unless heads divide the width.
+
+    >>> layer = ResolventOperator(dim=4, heads=2, rngs=nnx.Rngs(0))
+    >>> mixed, info = layer(jnp.ones((1, 3, 4)), mask=jnp.asarray([[False, True, True]]))
+    >>> mixed.shape
+    (1, 3, 4)
     """
 
-    def __init__(self, dim: int, heads: int, config: Any, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        v_max: float = 3.0,
+        z_floor: float = 0.01,
+        out_scale: float = 0.02,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
-        kinds = {
-            "use_bias": False,
-            "dtype": dtype,
-            "param_dtype": at_least_float32(dtype),
-            "rngs": rngs,
-        }
         self.heads, self.real = heads, at_least_float32(dtype)
-        self.potential = Potential(dim, heads, config.v_max, config.z_floor, dtype, rngs)
-        self.values = nnx.Linear(dim, dim, kernel_init=normal(0.02), **kinds)
-        self.gate = nnx.Linear(dim, dim, kernel_init=normal(0.02), **kinds)
-        self.scale = nnx.Param(jnp.ones((heads, 2 * dim // heads), self.real))
-        self.out = nnx.Linear(
-            2 * dim, dim, kernel_init=normal(0.02 / (2 * config.layers) ** 0.5), **kinds
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs)
+        self.potential = Potential(
+            dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs
         )
+        self.values = linear(dim, dim, kernel_init=normal(0.02))
+        self.gate = linear(dim, dim, kernel_init=normal(0.02))
+        self.scale = nnx.Param(jnp.ones((heads, 2 * dim // heads), self.real))
+        self.out = linear(2 * dim, dim, kernel_init=normal(out_scale))
 
     def inputs(self, states: Array) -> Array:
         """u, real ``[..., heads, c]``."""
@@ -195,16 +372,22 @@ class ResolventOperator(nnx.Module):
         gated = parts.astype(gate.dtype) * jnp.concatenate([gate, gate], axis=-1)
         return self.out(gated.reshape(*states.shape[:-1], -1))
 
-    def __call__(self, states: Array) -> tuple[Array, Array]:
-        """``states [b, n, dim]`` to the mixed ``[b, n, dim]`` and gL ``[b, heads, n]``."""
+    def __call__(self, states: Array, mask: Array | None = None) -> tuple[Array, MixerInfo]:
+        """``states [b, n, dim]`` to the mixed ``[b, n, dim]``; ``mask [b, n]`` is True at real
+        tokens.
+        """
+        return without_padding(self._mix, states, mask)
+
+    def _mix(self, states: Array, mask: Array | None) -> tuple[Array, MixerInfo]:
+        del mask  # what stands behind a token never reaches it
         chain = self.potential.tridiagonal(states)
         left = left_resolvent_diagonal(*chain)
         y = causal_sweep(left, chain[2], jnp.swapaxes(self.inputs(states), 1, 2))
-        return self.project(jnp.swapaxes(y, 1, 2), states), left
+        return self.project(jnp.swapaxes(y, 1, 2), states), self.potential.info(left)
 
-    def init_decode(self, batch: int) -> StreamingState:
+    def init_decode(self, batch_size: int) -> StreamingState:
         """Memory before the first token: gL and y of every head."""
-        return self.potential.start(batch, self.scale.shape[1] // 2)
+        return self.potential.start(batch_size, self.scale.shape[1] // 2)
 
     def decode(self, state: StreamingState, states: Array) -> tuple[Array, StreamingState]:
         """One token ``states [b, dim]``: its ``[b, dim]``, and the memory with it."""

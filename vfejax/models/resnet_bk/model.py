@@ -10,64 +10,64 @@ The mixer is the left-connected resolvent's diagonal as features, or the resolve
 vectors (stronger). Both are causal.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vfejax import routing
-from vfejax.models.blocks import Stack, check_tokens, dropout, normal, pure
+from vfejax.models.blocks import Stack, check_dropout, check_options, dropout, normal
+from vfejax.models.protocol import positions_of, pure
+from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import MixtureOfExperts
-from vfejax.models.resnet_bk.mixers import LeftFeatures, ResolventOperator
+from vfejax.models.resnet_bk.mixers import LeftFeatures, Mixer, ResolventOperator
 from vfejax.numerics import at_least_float32
-from vfejax.types import Array, Prediction, PyTree, SequenceModel
+from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
-__all__ = ["Memory", "ResNetBKConfig", "build"]
+__all__ = ["MIXERS", "Memory", "ResNetBKConfig", "Statistics", "build"]
 
-_MIXERS = {"operator": ResolventOperator, "features": LeftFeatures}
+
+def _operator(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
+    return ResolventOperator(
+        config.dim,
+        config.heads,
+        v_max=config.v_max,
+        z_floor=config.z_floor,
+        out_scale=_out_scale(config),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _features(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
+    return LeftFeatures(
+        config.dim,
+        config.heads,
+        v_max=config.v_max,
+        z_floor=config.z_floor,
+        clamp=config.feature_clamp,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+MIXERS: dict[str, Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]] = {
+    "operator": _operator,
+    "features": _features,
+}
+"""How each mixer is made; one line here, and its name in the option, for a new one."""
+
 _ROUTERS = {"top-k": routing.top_k, "gumbel": routing.gumbel_top_k}
 
 
-@dataclass(frozen=True)
-class ResNetBKConfig:
-    """Resolvent (BK) recursions with a mixture of experts."""
-
-    layers: int = 4
-    """Number of blocks."""
-    dim: int = 128
-    """Width of the residual stream."""
-    heads: int = 8
-    """Resolvents per block, each with its own z, hopping and offset."""
-    mixer: Literal["operator", "features"] = "operator"
-    """What the resolvent does: acts on vectors, or hands its diagonal over as features."""
-    experts: int = 4
-    """Feed-forward experts per block."""
-    top_k: int = 1
-    """Experts that read a token."""
-    hidden: int = 128
-    """Width of each expert's hidden layer."""
-    router: Literal["top-k", "gumbel"] = "top-k"
-    """How experts are chosen: the most probable ones, or straight-through Gumbel noise in
-    training.
+def _out_scale(config: ResNetBKConfig) -> float:
+    """Standard deviation of first weights that write to the residual stream, which 2 per layer
+    do.
     """
-    v_max: float = 3.0
-    """Bound of the potential, in units of energy (hoppings start at 1)."""
-    feature_clamp: float = 10.0
-    """Bound of the features of the features mixer, in inverse energy."""
-    z_floor: float = 0.01
-    """Smallest Im z, in units of energy; the reach is about hopping / Im z tokens."""
-    positions: bool = False
-    """Whether to add learned positions, which limit a sequence to --length tokens."""
-    tied: bool = True
-    """Whether the output shares the token embedding."""
-    dropout: float = 0.0
-    """Share of activations that training leaves out."""
-    balance_weight: float = 0.01
-    """Weight of the load-balance loss (1 when experts are used evenly)."""
-    router_z_weight: float = 0.001
-    """Weight of the router-z loss, which keeps routing logits small."""
+    return 0.02 / (2 * config.layers) ** 0.5
 
 
 class Memory(NamedTuple):
@@ -79,74 +79,113 @@ class Memory(NamedTuple):
     position: Array
 
 
+class Statistics(NamedTuple):
+    """Sums over real tokens, by layer: of the router (None for one expert), of the logarithms of
+    each head's gate ``[heads]``, and the number of tokens.
+    """
+
+    router: routing.RouterSums | None
+    log_gates: Array
+    tokens: Array
+
+
 class _Block(nnx.Module):
-    def __init__(self, config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        kinds = {
-            "use_bias": False,
-            "dtype": dtype,
-            "param_dtype": at_least_float32(dtype),
-            "rngs": rngs,
-        }
+    def __init__(self, config: ResNetBKConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        weights = at_least_float32(dtype)
+        norm = partial(nnx.LayerNorm, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
         self.rate = config.dropout
-        self.expert_norm = nnx.LayerNorm(config.dim, **kinds)
+        self.expert_norm = norm(config.dim)
         self.experts = MixtureOfExperts(
             config.dim,
             config.hidden,
             config.experts,
             config.top_k,
             router_fn=_ROUTERS[config.router],
-            out_scale=0.02 / (2 * config.layers) ** 0.5,
+            out_scale=_out_scale(config),
             dtype=dtype,
             rngs=rngs,
         )
-        self.mixer_norm = nnx.LayerNorm(config.dim, **kinds)
-        self.mixer = _MIXERS[config.mixer](config.dim, config.heads, config, dtype, rngs)
-        self.scale = nnx.Param(jnp.ones((), kinds["param_dtype"]))
+        self.mixer_norm = norm(config.dim)
+        self.mixer = MIXERS[config.mixer](config, dtype, rngs)
+        self.scale = nnx.Param(jnp.ones((), weights))
 
-    def think(self, x: Array, key: Array | None) -> tuple[Array, Any]:
-        """After the experts, and their statistics."""
+    def feed_forward(
+        self, x: Array, key: Array | None, mask: Array | None = None
+    ) -> tuple[Array, routing.RouterSums | None]:
+        """The stream after the experts, and what their router did."""
         keys = (None, None) if key is None else jax.random.split(key)
-        thought, statistics = self.experts(self.expert_norm(x), keys[0])
-        return x + dropout(thought, self.rate, keys[1]), statistics
+        update, sums = self.experts(self.expert_norm(x), keys[0], mask)
+        return x + dropout(update, self.rate, keys[1]), sums
 
-    def __call__(self, x: Array, key: Array | None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, x: Array, key: Array | None, mask: Array | None
+    ) -> tuple[Array, Statistics]:
         keys = (None, None) if key is None else jax.random.split(key)
-        x, statistics = self.think(x, keys[0])
-        mixed, left = self.mixer(self.mixer_norm(x))
-        found = {"load_balance": statistics.load_balance, "router_z": statistics.router_z}
-        found |= {"usage": statistics.usage, "reach": self.reach(left)}
-        return x + dropout(self.scale[...].astype(x.dtype) * mixed, self.rate, keys[1]), found
-
-    def reach(self, left: Array) -> Array:
-        """Tokens after which a signal has fallen to 1/e in every head: ``-1 / mean log |t gL|``,
-        ``[heads]``.
-        """
-        hopping = self.mixer.potential.hopping()
-        decay = -jnp.mean(jnp.log(jnp.abs(left)), axis=(0, 2)) - jnp.log(hopping)
-        return 1.0 / jax.lax.stop_gradient(decay)
+        x, router = self.feed_forward(x, keys[0], mask)
+        # Padding stands behind the tokens, where a causal mixer need not know of it.
+        mixed, info = self.mixer(self.mixer_norm(x))
+        x = x + dropout(self.scale[...].astype(x.dtype) * mixed, self.rate, keys[1])
+        return x, Statistics(router, *_gate_sums(info.log_gates, mask))
 
     def decode(self, x: Array, state: PyTree) -> tuple[Array, PyTree]:
-        x, _ = self.think(x, None)
+        x, _ = self.feed_forward(x, None)
         mixed, state = self.mixer.decode(state, self.mixer_norm(x))
         return x + self.scale[...].astype(x.dtype) * mixed, state
+
+
+def _gate_sums(log_gates: Array, mask: Array | None) -> tuple[Array, Array]:
+    """``log_gates [b, heads, n]`` added up over the real tokens, ``[heads]``, and how many there
+    are; no gradient.
+    """
+    log_gates = jax.lax.stop_gradient(log_gates)
+    if mask is None:
+        tokens = jnp.asarray(log_gates.shape[0] * log_gates.shape[2], log_gates.dtype)
+    else:
+        log_gates = jnp.where(mask[:, None], log_gates, jnp.zeros((), log_gates.dtype))
+        tokens = jnp.sum(mask, dtype=log_gates.dtype)
+    return jnp.sum(log_gates, axis=(0, 2)), tokens
 
 
 class ResNetBK(nnx.Module):
     """See :func:`build`."""
 
     def __init__(
-        self, config: ResNetBKConfig, vocab_size: int, length: int, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        config: ResNetBKConfig,
+        vocab_size: int,
+        length: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
-        kinds = {"dtype": dtype, "param_dtype": at_least_float32(dtype), "rngs": rngs}
+        weights = at_least_float32(dtype)
+        embed = partial(
+            nnx.Embed,
+            features=config.dim,
+            embedding_init=normal(0.02),
+            dtype=dtype,
+            param_dtype=weights,
+            rngs=rngs,
+        )
         self.config, self.max_length = config, length if config.positions else None
-        self.tokens = nnx.Embed(vocab_size, config.dim, embedding_init=normal(0.02), **kinds)
+        self.tokens = embed(vocab_size)
         if config.positions:
-            self.positions = nnx.Embed(length, config.dim, embedding_init=normal(0.02), **kinds)
-        self.blocks = Stack(lambda r: _Block(config, dtype, r), config.layers, rngs=rngs)
-        self.norm = nnx.LayerNorm(config.dim, use_bias=False, **kinds)
+            self.positions = embed(length)
+        self.blocks = Stack(
+            lambda rngs: _Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
+        )
+        self.norm = nnx.LayerNorm(
+            config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+        )
         if not config.tied:
             self.output = nnx.Linear(
-                config.dim, vocab_size, use_bias=False, kernel_init=normal(0.02), **kinds
+                config.dim,
+                vocab_size,
+                use_bias=False,
+                kernel_init=normal(0.02),
+                dtype=dtype,
+                param_dtype=weights,
+                rngs=rngs,
             )
 
     def embed(self, tokens: Array, positions: Array) -> Array:
@@ -157,30 +196,15 @@ class ResNetBK(nnx.Module):
         x = self.norm(x)
         return self.tokens.attend(x) if self.config.tied else self.output(x)
 
-    def __call__(self, tokens: Array, key: Array | None = None) -> Prediction:
-        check_tokens(tokens, self.max_length)
+    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         keys = None if key is None else jax.random.split(key, self.config.layers)
-        x = self.embed(tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
-        x, found = self.blocks.scan(lambda block, x, key: block(x, key), x, keys)
-        return Prediction(self.logits(x), *self._report(found))
+        x = self.embed(batch.tokens, positions_of(batch))
+        x, statistics = self.blocks.scan(lambda block, x, key: block(x, key, batch.mask), x, keys)
+        return Prediction(self.logits(x), {}, {}, statistics)
 
-    def _report(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Weighted loss terms and diagnostics from what the blocks found, stacked by layer."""
-        diagnostics = {
-            "longest_reach_tokens": jnp.max(found["reach"]),
-            "median_reach_tokens": jnp.median(found["reach"]),
-        }
-        if self.config.experts == 1:
-            return {}, diagnostics
-        losses = {
-            "load_balance": self.config.balance_weight * jnp.mean(found["load_balance"]),
-            "router_z": self.config.router_z_weight * jnp.mean(found["router_z"]),
-        }
-        return losses, diagnostics | {"busiest_expert_share": jnp.max(found["usage"])}
-
-    def init_decode(self, batch: int) -> Memory:
+    def init_decode(self, batch_size: int) -> Memory:
         return Memory(
-            self.blocks.repeat(lambda block: block.mixer.init_decode(batch)),
+            self.blocks.repeat(lambda block: block.mixer.init_decode(batch_size)),
             jnp.zeros((), jnp.int32),
         )
 
@@ -192,26 +216,61 @@ class ResNetBK(nnx.Module):
         return self.logits(x), Memory(mixers, state.position + 1)
 
 
+def _summary(
+    config: ResNetBKConfig, statistics: Statistics
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Weighted loss terms, and diagnostics: the reach of a head is the number of tokens after which
+    its memory has fallen to 1/e.
+    """
+    reach = -jnp.maximum(statistics.tokens, 1)[:, None] / statistics.log_gates
+    diagnostics = {
+        "longest_reach_tokens": jnp.max(reach),
+        "median_reach_tokens": jnp.median(reach),
+    }
+    if statistics.router is None:
+        return {}, diagnostics
+    router = routing.router_losses(statistics.router)
+    losses = {
+        "load_balance": config.balance_weight * jnp.mean(router.load_balance),
+        "router_z": config.router_z_weight * jnp.mean(router.router_z),
+    }
+    return losses, diagnostics | {"busiest_expert_share": jnp.max(router.usage)}
+
+
 def build(
     config: ResNetBKConfig, vocab_size: int, length: int, dtype: jnp.dtype = jnp.float32
 ) -> SequenceModel:
     """ResNet-BK over ``vocab_size`` tokens; ``dtype`` is that of its arithmetic (the resolvents' is
     at least single precision).
 
+    With several experts in bfloat16, decoding and reading at once may differ by far more than
+    rounding at a token whose two best experts are nearly equal: the rounding of what the router
+    reads can then choose another one. With one expert, or in float32, they agree to rounding.
+
     Args:
-        config: see :class:`ResNetBKConfig`.
+        config: see :class:`vfejax.models.resnet_bk.config.ResNetBKConfig`.
         vocab_size: number of tokens.
         length: how many tokens a sequence has, if ``config.positions``; else any number is fine.
         dtype: float32, float64 or bfloat16.
 
     Raises:
-        ValueError: for numbers that do not fit together, naming them.
+        ValueError: for numbers that do not fit together, naming the option.
     """
+    check_options(config, layers=1, dim=1, heads=1, experts=1, hidden=1)
+    check_options(config, balance_weight=0, router_z_weight=0)
+    check_dropout(config.dropout)
+    for name, table in (("mixer", MIXERS), ("router", _ROUTERS)):
+        if getattr(config, name) not in table:
+            known = ", ".join(table)
+            raise ValueError(f"{name} must be one of {known}, got {getattr(config, name)!r}")
     if not 1 <= config.top_k <= config.experts:
         raise ValueError(
             f"top_k must lie between 1 and experts {config.experts}, got {config.top_k}"
         )
     for name in ("v_max", "feature_clamp", "z_floor"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    return pure(lambda rngs: ResNetBK(config, vocab_size, length, dtype, rngs))
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {getattr(config, name)}")
+    return pure(
+        lambda rngs: ResNetBK(config, vocab_size, length, dtype=dtype, rngs=rngs),
+        summarize=lambda statistics: _summary(config, statistics),
+    )

@@ -1,0 +1,231 @@
+"""From a flax module to pure functions of its weights, with padding taken care of once for all
+models.
+
+A causal model never hears of what stands after a token. So padding is moved behind the real tokens
+of each row before a module sees them, and predictions are moved back: left, right and scattered
+padding then leave every real token's prediction as it is without padding, and positions count real
+tokens. All that a module does about padding is to leave it out of its statistics.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
+
+__all__ = [
+    "Packing",
+    "SequenceModule",
+    "as_batch",
+    "check_batch",
+    "pack",
+    "packing",
+    "permute",
+    "positions_of",
+    "pure",
+]
+
+
+class SequenceModule(Protocol):
+    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`.
+
+    Attributes:
+        max_length: how many tokens a sequence may have; None for any number.
+    """
+
+    max_length: int | None
+
+    def __call__(self, batch: Batch, key: Array | None) -> Prediction:
+        """Predictions for a batch whose padding, if it has any, stands behind the real tokens of
+        each row.
+
+        A module with ``summarize`` leaves ``losses`` and ``diagnostics`` empty: they are made from
+        its statistics.
+        """
+        ...
+
+    def init_decode(self, batch_size: int) -> PyTree:
+        """Memory before the first token."""
+        ...
+
+    def decode(self, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
+        """Logits ``[b, v]`` after one more token ``[b]`` of each sequence, and the memory with
+        it.
+        """
+        ...
+
+
+class Packing(NamedTuple):
+    """Real tokens to the front of each row: ``order [b, n]`` says which one comes at each place,
+    and ``place [b, n]`` where each one goes.
+    """
+
+    order: Array
+    place: Array
+
+
+def packing(mask: Array) -> Packing:
+    """The permutation of each row that moves real tokens to the front, in their order, and padding
+    behind them.
+
+    >>> packing(jnp.asarray([[False, True, False, True]])).order.tolist()
+    [[1, 3, 0, 2]]
+    """
+    order = jnp.argsort(~mask, axis=-1, stable=True).astype(jnp.int32)
+    return Packing(order, jnp.argsort(order, axis=-1).astype(jnp.int32))
+
+
+@jax.custom_vjp
+def permute(x: Array, order: Array, place: Array) -> Array:
+    """``y[b, i] = x[b, order[b, i]]`` along the second axis, for a permutation and its inverse.
+
+    Its gradient is the inverse permutation, a gather too (autodiff would scatter). Reverse mode
+    only.
+
+    Args:
+        x: ``[b, n, ...]``.
+        order: permutations of the rows, ``[b, n]``.
+        place: their inverses, ``[b, n]``.
+
+    Returns:
+        ``[b, n, ...]``.
+
+    >>> order, place = packing(jnp.asarray([[False, True, True]]))
+    >>> y = permute(jnp.asarray([[7, 8, 9]]), order, place)
+    >>> y.tolist(), permute(y, place, order).tolist()
+    ([[8, 9, 7]], [[7, 8, 9]])
+    """
+    del place
+    rows = jnp.arange(x.shape[0], dtype=order.dtype)[:, None]
+    return x.at[rows, order].get(mode="promise_in_bounds", unique_indices=True)
+
+
+def _permute_forward(x, order, place):
+    return permute(x, order, place), (order, place)
+
+
+def _permute_backward(residuals, cotangent):
+    order, place = residuals
+    none = (np.zeros(index.shape, jax.dtypes.float0) for index in residuals)
+    return permute(cotangent, place, order), *none
+
+
+permute.defvjp(_permute_forward, _permute_backward)
+
+
+def as_batch(batch: Batch | Array) -> Batch:
+    """``batch`` itself, or bare tokens as a batch of real tokens."""
+    return batch if isinstance(batch, Batch) else Batch(jnp.asarray(batch))
+
+
+def check_batch(batch: Batch, max_length: int | None) -> None:
+    """Raise ValueError unless tokens are integers ``[b, n]`` with ``1 <= n <= max_length`` and the
+    other arrays fit them.
+
+    Args:
+        batch: what a model is asked to read.
+        max_length: the most tokens a row may have; None for any number.
+
+    Raises:
+        ValueError: naming the array, what it is and what it should be.
+    """
+    tokens = batch.tokens
+    if jnp.ndim(tokens) != 2 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+        raise ValueError(
+            f"tokens must be integers of shape [b, n], got {jnp.result_type(tokens)} of shape "
+            f"{jnp.shape(tokens)}"
+        )
+    if tokens.shape[1] < 1:
+        raise ValueError("tokens must hold at least 1 position, got 0")
+    if max_length is not None and tokens.shape[1] > max_length:
+        raise ValueError(f"tokens must hold 1 to {max_length} positions, got {tokens.shape[1]}")
+    wanted = {"mask": jnp.bool_, "positions": jnp.integer, "targets": jnp.integer}
+    for name, kind in wanted.items():
+        array = getattr(batch, name)
+        if array is None:
+            continue
+        if jnp.shape(array) != tokens.shape or not jnp.issubdtype(jnp.result_type(array), kind):
+            noun = "booleans" if name == "mask" else "integers"
+            raise ValueError(
+                f"{name} must be {noun} of the tokens' shape {tokens.shape}, got "
+                f"{jnp.result_type(array)} of shape {jnp.shape(array)}"
+            )
+
+
+def pack(batch: Batch) -> tuple[Batch, Packing | None]:
+    """The batch with the padding of each row behind its real tokens, and how to go back; a batch
+    without a mask as it is.
+
+    Padding becomes token 0, whatever it was, so that an id outside the vocabulary does no harm.
+
+    >>> batch = Batch(jnp.asarray([[-1, 5, 6]]), jnp.asarray([[False, True, True]]))
+    >>> packed, _ = pack(batch)
+    >>> packed.tokens.tolist(), packed.mask.tolist()
+    ([[5, 6, 0]], [[True, True, False]])
+    """
+    if batch.mask is None:
+        return batch, None
+    order, place = packing(jnp.asarray(batch.mask))
+
+    def front(array: Array | None) -> Array | None:
+        return None if array is None else jnp.take_along_axis(jnp.asarray(array), order, axis=1)
+
+    tokens, mask, positions, targets = (front(array) for array in batch)
+    tokens = jnp.where(mask, tokens, jnp.zeros((), tokens.dtype))
+    return Batch(tokens, mask, positions, targets), Packing(order, place)
+
+
+def positions_of(batch: Batch) -> Array:
+    """Positions of a batch as a module sees it: those given, ``[b, n]``, else 0, 1, 2, ... as
+    ``[1, n]``.
+    """
+    if batch.positions is not None:
+        return batch.positions
+    return jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)[None]
+
+
+def pure(
+    create: Callable[[nnx.Rngs], SequenceModule],
+    summarize: Callable[[PyTree], tuple[dict[str, Array], dict[str, Array]]] | None = None,
+) -> SequenceModel:
+    """The module that ``create(rngs)`` makes, as pure functions of its parameters (a nested dict of
+    arrays).
+
+    Args:
+        create: makes the module; called once without computing anything, and once per ``init``.
+        summarize: losses and diagnostics from the statistics of the module's predictions; None for
+            a module that states them itself.
+
+    Returns:
+        The model. Its ``apply`` takes a batch, or bare tokens.
+    """
+    abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    graphdef, max_length = nnx.graphdef(abstract), abstract.max_length
+
+    def init(key: Array) -> PyTree:
+        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
+
+    def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
+        batch = as_batch(batch)
+        check_batch(batch, max_length)
+        batch, packed = pack(batch)
+        prediction = nnx.merge(graphdef, params)(batch, key)
+        if packed is not None:
+            logits = permute(prediction.logits, packed.place, packed.order)
+            prediction = prediction._replace(logits=logits)
+        if summarize is None:
+            return prediction
+        losses, diagnostics = summarize(prediction.statistics)
+        return prediction._replace(losses=losses, diagnostics=diagnostics)
+
+    def decode(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
+        return nnx.merge(graphdef, params).decode(state, tokens)
+
+    def init_decode(params: PyTree, batch_size: int) -> PyTree:
+        return nnx.merge(graphdef, params).init_decode(batch_size)
+
+    return SequenceModel(init, apply, init_decode, decode, max_length, summarize)

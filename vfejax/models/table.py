@@ -1,0 +1,136 @@
+"""The one list of sequence models: what the commands, the tests and the benchmark know of them.
+
+A new model is a folder with a configuration and a ``build`` function, and one line here. It then
+trains, resumes, is evaluated and generates, has its options on the command line, and is held to
+causality by the tests.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vfejax.models.gpt import model as gpt
+from vfejax.models.gpt.config import TransformerConfig
+from vfejax.models.quantum import model as quantum
+from vfejax.models.quantum.config import QuantumTransformerConfig
+from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.models.resnet_bk.config import ResNetBKConfig
+from vfejax.types import Array, SequenceModel, Trainer
+
+__all__ = ["MODELS", "Entry", "TrainerFn", "build", "field_name"]
+
+
+class TrainerFn(Protocol):
+    """A model's own method of learning: ``(model, config, learning_rate_fn, key) -> Trainer``.
+
+    Args:
+        model: the model.
+        config: its options.
+        learning_rate_fn: the rate of each update, from its number.
+        key: source of all randomness in training.
+    """
+
+    def __call__(
+        self,
+        model: SequenceModel,
+        config: Any,
+        learning_rate_fn: Callable[[Array], Array],
+        key: Array,
+        /,
+    ) -> Trainer: ...
+
+
+class Entry(NamedTuple):
+    """One model.
+
+    Attributes:
+        config: frozen dataclass of its options; docstrings of the fields are the help texts. All
+            have defaults.
+        build: ``build(config, vocab_size, length, dtype) -> SequenceModel``, with a further
+            argument ``counts`` if ``needs_counts``; raises ValueError that names an option whose
+            value does not fit.
+        tiny: options of a model small enough for tests.
+        needs_counts: whether its first weights depend on how often each token occurs in the
+            training text, ``counts [vocab_size]``.
+        ablations: by name, the options that switch a part of the trained model off, for
+            ``vfejax evaluate``.
+        trainer: its own method of learning; None for gradient descent by AdamW.
+    """
+
+    config: type
+    build: Callable[..., SequenceModel]
+    tiny: Any
+    needs_counts: bool = False
+    ablations: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    trainer: TrainerFn | None = None
+
+
+MODELS: dict[str, Entry] = {
+    "resnet-bk": Entry(
+        ResNetBKConfig,
+        resnet_bk.build,
+        tiny=ResNetBKConfig(layers=2, dim=16, heads=4, hidden=16, experts=4, top_k=2),
+    ),
+    "transformer": Entry(
+        TransformerConfig,
+        gpt.build,
+        tiny=TransformerConfig(layers=2, dim=16, heads=4, hidden=32),
+    ),
+    "quantum": Entry(
+        QuantumTransformerConfig,
+        quantum.build,
+        tiny=QuantumTransformerConfig(dim=6, width=16, hidden=32),
+        needs_counts=True,
+        ablations={"decohered": {"decohere": True}},
+    ),
+}
+"""Every model by the name it has on the command line."""
+
+
+def field_name(name: str) -> str:
+    """A model's name as it is written in Python: the field of a configuration that holds its
+    options.
+
+    >>> field_name("resnet-bk")
+    'resnet_bk'
+    """
+    return name.replace("-", "_")
+
+
+def build(
+    name: str,
+    config: Any,
+    vocab_size: int,
+    length: int,
+    dtype: jnp.dtype = jnp.float32,
+    counts: ArrayLike | None = None,
+) -> SequenceModel:
+    """The model of that name.
+
+    Args:
+        name: one of ``MODELS``.
+        config: its options.
+        vocab_size: number of tokens.
+        length: tokens of a training sequence, and the most that a model with learned positions
+            reads.
+        dtype: that of the arithmetic: float32, float64 or bfloat16.
+        counts: how often each token occurs in the training text, ``[vocab_size]``; read only by
+            models that need it. None counts every token once, which does for weights that are read
+            back.
+
+    Raises:
+        KeyError: for a name that is not in the table.
+        ValueError: for options that do not fit, naming them.
+
+    >>> model = build("transformer", MODELS["transformer"].tiny, vocab_size=11, length=8)
+    >>> model.max_length
+    8
+    """
+    entry = MODELS[name]
+    extra = {}
+    if entry.needs_counts:
+        extra["counts"] = jnp.ones(vocab_size) if counts is None else counts
+    return entry.build(config, vocab_size, length, dtype, **extra)
