@@ -28,6 +28,7 @@ __all__ = ["MOST_WINDOWS", "EvaluateConfig", "main", "split_scores"]
 
 MOST_WINDOWS = 20_000  # that an evaluation reads unless it is told otherwise
 
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """How well a trained model predicts a text: cross-entropy, perplexity per token, bits per

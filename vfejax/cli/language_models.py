@@ -13,6 +13,7 @@ from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models import table
+from vfejax.models.blocks import OptionError
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.types import PyTree, SequenceModel
@@ -50,6 +51,9 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
             jnp.dtype(config.compute),
             counts,
         )
+    except OptionError as error:
+        flag = f"--{config.model}.{error.name.replace('_', '-')} {error.value}"
+        raise UserError(f"{flag}: must be {error.requirement}") from error
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error
 

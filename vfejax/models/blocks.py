@@ -2,7 +2,7 @@
 checks of options.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,7 +11,16 @@ from flax import nnx
 
 from vfejax.types import Array, PyTree
 
-__all__ = ["Stack", "check_dropout", "check_options", "dropout", "normal"]
+__all__ = [
+    "OptionError",
+    "Stack",
+    "check_choice",
+    "check_dropout",
+    "check_options",
+    "check_positive",
+    "dropout",
+    "normal",
+]
 
 
 class Stack(nnx.Module):
@@ -60,23 +69,64 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
+class OptionError(ValueError):
+    """A model's option with a value that does not fit: ``name must be requirement, got value``."""
+
+    def __init__(self, name: str, value: Any, requirement: str):
+        super().__init__(f"{name} must be {requirement}, got {value!r}")
+        self.name, self.value, self.requirement = name, value, requirement
+
+
 def check_options(config: Any, **least: float) -> None:
-    """Raise ValueError that names the first option below its least value, or not a number.
+    """Refuse the first option below its least value, or not a finite number.
 
     Args:
         config: a model's options.
         least: for each option its least sensible value.
 
     Raises:
-        ValueError: naming option, limit and value.
+        OptionError: naming option, limit and value.
     """
     for name, bound in least.items():
         value = getattr(config, name)
         if not bound <= value < float("inf"):
-            raise ValueError(f"{name} must be at least {bound} and finite, got {value}")
+            finite = " and finite" if isinstance(value, float) else ""
+            raise OptionError(name, value, f"at least {bound}{finite}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse the first option that is not positive and finite.
+
+    Args:
+        config: a model's options.
+        names: those to check.
+
+    Raises:
+        OptionError: naming option and value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < float("inf"):
+            raise OptionError(name, value, "positive and finite")
 
 
 def check_dropout(rate: float) -> None:
-    """Raise ValueError unless a share of activations can be left out: ``0 <= rate < 1``."""
+    """Refuse a share of activations that cannot be left out: unless ``0 <= rate < 1``."""
     if not 0 <= rate < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {rate}")
+        raise OptionError("dropout", rate, "at least 0 and below 1")
+
+
+def check_choice(config: Any, name: str, choices: Iterable[str]) -> None:
+    """Refuse an option that is none of its choices.
+
+    Args:
+        config: a model's options.
+        name: the one to check.
+        choices: what it may be.
+
+    Raises:
+        OptionError: naming option, choices and value.
+    """
+    value, choices = getattr(config, name), list(choices)
+    if value not in choices:
+        raise OptionError(name, value, f"one of {', '.join(choices)}")

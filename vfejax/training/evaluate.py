@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vfejax.training import sharding
-from vfejax.training.losses import token_nats
+from vfejax.training.losses import counted_targets, token_nats, training_batch
 from vfejax.training.scores import Measured
 from vfejax.types import Array, PyTree, SequenceModel
 
@@ -43,7 +43,8 @@ def evaluate(
         params: its weights.
         windows: tokens ``[m, b, n + 1]``: m batches, of which the model reads the first n tokens
             and is asked for the last n; fewer than 2^31 targets together.
-        padding: the id whose prediction does not count; None when all do.
+        padding: the id that is neither read nor asked for, wherever it stands; None when there is
+            none.
 
     Returns:
         The sums.
@@ -67,8 +68,11 @@ def evaluate(
         raise ValueError(f"windows must hold fewer than 2^31 tokens, got {windows.size}")
 
     def batch_nats(batch: Array) -> tuple[Array, Array]:
-        logits = model.apply(params, batch[:, :-1], None).logits
-        nats, counts = token_nats(logits, batch[:, 1:], padding)
+        # Padding stands behind the tokens, and reaches no earlier one: logits need no mask.
+        known = training_batch(batch, padding)
+        logits = model.apply(params, known.tokens, None).logits
+        counts = counted_targets(known, padding)
+        nats, _ = token_nats(logits, known.targets, counts=counts)
         return jnp.sum(nats), jnp.sum(counts, dtype=jnp.int32)
 
     def add(carry: tuple[Array, Array, Array], batch: Array) -> tuple[tuple, None]:

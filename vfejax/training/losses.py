@@ -43,18 +43,22 @@ def training_batch(windows: Array, padding: int | None = None) -> Batch:
 
     Args:
         windows: tokens ``[b, n + 1]``; the model reads the first n and is asked for the last n.
-        padding: the id that is no token; it may stand before, after or between tokens. None when
-            all are.
+        padding: the id that is no token; None when all are. It may stand before, after or between
+            tokens, and is moved behind them: the first token of a row is read and never asked for.
 
     Returns:
         Tokens, mask and targets ``[b, n]``.
 
     >>> batch = training_batch(jnp.asarray([[0, 5, 6, 7]]), padding=0)
     >>> batch.tokens.tolist(), batch.mask.tolist(), batch.targets.tolist()
-    ([[0, 5, 6]], [[False, True, True]], [[5, 6, 7]])
+    ([[5, 6, 7]], [[True, True, True]], [[6, 7, 0]])
     """
+    if padding is None:
+        return Batch(windows[:, :-1], None, None, windows[:, 1:])
+    order = jnp.argsort(windows == padding, axis=1, stable=True)
+    windows = jnp.take_along_axis(windows, order, axis=1)
     tokens, targets = windows[:, :-1], windows[:, 1:]
-    return Batch(tokens, None if padding is None else tokens != padding, None, targets)
+    return Batch(tokens, tokens != padding, None, targets)
 
 
 def counted_targets(batch: Batch, padding: int | None = None) -> Array:
@@ -64,8 +68,11 @@ def counted_targets(batch: Batch, padding: int | None = None) -> Array:
         batch: with targets.
         padding: the id of a target that does not count; None when all do.
 
+    Raises:
+        ValueError: for a batch without targets.
+
     >>> counted_targets(training_batch(jnp.asarray([[0, 5, 6, 0]]), padding=0), padding=0).tolist()
-    [[False, True, False]]
+    [[True, False, False]]
     """
     if batch.targets is None:
         raise ValueError("batch must have targets, the token that follows each token")

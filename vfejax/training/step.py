@@ -2,8 +2,6 @@
 the caller.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -144,9 +142,9 @@ def _accumulated(
     """Gradient and loss of a batch given in parts.
 
     Cross-entropies add up once divided by the number of tokens of the whole batch. Further terms
-    are functions f of sums S over the batch, so that the gradient is ``sum_parts <f'(S), dS_part>``:
-    one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms of a model without
-    statistics are taken for means over tokens.
+    are functions f of sums S over the batch, so that the gradient is the sum of ``<f'(S), dS>``
+    over the parts: one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms of
+    a model without statistics are taken for means over tokens.
     """
     counts = jax.vmap(lambda part: counted_targets(part, padding))(parts)
     num_tokens = jnp.sum(counts)

@@ -244,7 +244,10 @@ def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
         (["--synthetic.noise", "2"], ["--synthetic.noise 2.0"]),
         (["--transformer.dim", "15"], ["--transformer", "dim 15", "heads 2"]),
         (["--model", "resnet-bk", "--resnet-bk.top-k", "9"], ["--resnet-bk", "top_k", "9"]),
-        (["--model", "resnet-bk", "--resnet-bk.z-floor", "0"], ["--resnet-bk", "z_floor"]),
+        (
+            ["--model", "resnet-bk", "--resnet-bk.z-floor", "0"],
+            ["--resnet-bk.z-floor 0.0", "positive"],
+        ),
         (["--transformer.layers", "0"], ["--transformer.layers 0", "at least 1"]),
         (["--transformer.dropout", "1"], ["--transformer.dropout 1.0", "below 1"]),
         (

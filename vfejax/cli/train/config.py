@@ -124,8 +124,8 @@ class TrainConfig:
     beta2: float = 0.99
     """Decay rate of AdamW's average of squared gradients."""
     accumulation: int = 1
-    """Number of equal parts in which a batch is worked through, one after the other: less memory, the
-    same gradient.
+    """Number of equal parts in which a batch is worked through, one after the other: less memory,
+    the same gradient.
     """
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""

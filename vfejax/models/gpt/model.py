@@ -120,7 +120,13 @@ class Transformer(nnx.Module):
 
     def init_decode(self, batch_size: int) -> Cache:
         config = self.config
-        shape = (config.layers, batch_size, self.max_length, config.heads, config.dim // config.heads)
+        shape = (
+            config.layers,
+            batch_size,
+            self.max_length,
+            config.heads,
+            config.dim // config.heads,
+        )
         empty = jnp.zeros(shape, self.tokens.dtype)
         return Cache(empty, empty, jnp.zeros((), jnp.int32))
 

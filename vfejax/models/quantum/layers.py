@@ -322,9 +322,7 @@ class QuantumBlock(nnx.Module):
         )
 
 
-def _measured_states(
-    rho: Array, stride: int, mask: Array | None
-) -> tuple[Array, Array | None]:
+def _measured_states(rho: Array, stride: int, mask: Array | None) -> tuple[Array, Array | None]:
     """States at every ``stride``-th place counted back from the last real token, ``[b, m, d, d]``,
     and which of them count, ``[b, m]`` (None: all); with stride 1 in their own order.
     """

@@ -1,11 +1,12 @@
 """Quantum causal transformer: tokens are density matrices that mix with their predecessors and
 evolve, and Born populations are what is read.
 
-    rho_i = dephased Givens state of token i                             x_i = W p(rho_i)
-    per block:  rho_i <- mix of rho_{i-8} .. rho_i                       (all tokens read the block's input states)
-                rho_i <- U_i rho_i U_i^dag,  U_i = exp(-i s_i dt H)      (H real symmetric, learned; one eigendecomposition per block)
-                x_i <- values of the populations, then a feed-forward layer
-                rho_i <- dephased a little
+    rho_i = dephased Givens state of token i;    x_i = W p(rho_i)
+    per block:
+        rho_i <- mix of rho_{i-8} .. rho_i       all tokens read the block's input states
+        rho_i <- U_i rho_i U_i^dag               U_i = exp(-i s_i dt H), H real symmetric, learned
+        x_i <- values of the populations, then a feed-forward layer
+        rho_i <- dephased a little
     logits = W norm(x)
 
 The layers are in :mod:`vfejax.models.quantum.layers`. Decoding keeps the last 8 input states of
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from vfejax.models.blocks import Stack, check_options, normal
+from vfejax.models.blocks import Stack, check_choice, check_options, normal
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.quantum.layers import WINDOW, GivensEmbedding, Measurement, QuantumBlock
@@ -151,16 +152,13 @@ def build(
     """
     check_options(config, blocks=1, dim=2, width=1, hidden=1, measure_every=1)
     check_options(config, free_energy_weight=0)
-    if config.mixing not in ("convex", "dephasing"):
-        raise ValueError(f"mixing must be convex or dephasing, got {config.mixing!r}")
+    check_choice(config, "mixing", ("convex", "dephasing"))
     if counts is not None and jnp.shape(counts) != (vocab_size,):
         raise ValueError(
             f"counts must be [vocab_size = {vocab_size}], got shape {jnp.shape(counts)}"
         )
     return pure(
-        lambda rngs: QuantumTransformer(
-            config, vocab_size, length, counts, dtype=dtype, rngs=rngs
-        ),
+        lambda rngs: QuantumTransformer(config, vocab_size, length, counts, dtype=dtype, rngs=rngs),
         summarize=lambda statistics: _summary(config, statistics),
     )
 

@@ -228,9 +228,7 @@ class ResolventFeatures(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.clamp, self.diagonal_fn = clamp, diagonal_fn
-        self.potential = Potential(
-            dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs
-        )
+        self.potential = Potential(dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(
             2 * heads,
             dim,
@@ -349,9 +347,7 @@ class ResolventOperator(nnx.Module):
             raise ValueError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
         self.heads, self.real = heads, at_least_float32(dtype)
         linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs)
-        self.potential = Potential(
-            dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs
-        )
+        self.potential = Potential(dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs)
         self.values = linear(dim, dim, kernel_init=normal(0.02))
         self.gate = linear(dim, dim, kernel_init=normal(0.02))
         self.scale = nnx.Param(jnp.ones((heads, 2 * dim // heads), self.real))

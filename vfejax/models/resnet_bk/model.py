@@ -19,7 +19,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax import routing
-from vfejax.models.blocks import Stack, check_dropout, check_options, dropout, normal
+from vfejax.models.blocks import (
+    Stack,
+    check_choice,
+    check_dropout,
+    check_options,
+    check_positive,
+    dropout,
+    normal,
+)
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import MixtureOfExperts
@@ -117,9 +125,7 @@ class _Block(nnx.Module):
         update, sums = self.experts(self.expert_norm(x), keys[0], mask)
         return x + dropout(update, self.rate, keys[1]), sums
 
-    def __call__(
-        self, x: Array, key: Array | None, mask: Array | None
-    ) -> tuple[Array, Statistics]:
+    def __call__(self, x: Array, key: Array | None, mask: Array | None) -> tuple[Array, Statistics]:
         keys = (None, None) if key is None else jax.random.split(key)
         x, router = self.feed_forward(x, keys[0], mask)
         # Padding stands behind the tokens, where a causal mixer need not know of it.
@@ -259,17 +265,13 @@ def build(
     check_options(config, layers=1, dim=1, heads=1, experts=1, hidden=1)
     check_options(config, balance_weight=0, router_z_weight=0)
     check_dropout(config.dropout)
-    for name, table in (("mixer", MIXERS), ("router", _ROUTERS)):
-        if getattr(config, name) not in table:
-            known = ", ".join(table)
-            raise ValueError(f"{name} must be one of {known}, got {getattr(config, name)!r}")
+    check_positive(config, "v_max", "feature_clamp", "z_floor")
+    check_choice(config, "mixer", MIXERS)
+    check_choice(config, "router", _ROUTERS)
     if not 1 <= config.top_k <= config.experts:
         raise ValueError(
             f"top_k must lie between 1 and experts {config.experts}, got {config.top_k}"
         )
-    for name in ("v_max", "feature_clamp", "z_floor"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {getattr(config, name)}")
     return pure(
         lambda rngs: ResNetBK(config, vocab_size, length, dtype=dtype, rngs=rngs),
         summarize=lambda statistics: _summary(config, statistics),
