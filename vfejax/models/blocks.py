@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.attention.softmax import softmax
 from vfejax.types import Array, PyTree
 
 __all__ = [
     "OptionError",
     "Stack",
+    "attend",
     "check_choice",
     "check_dropout",
     "check_options",
@@ -52,6 +54,26 @@ class Stack(nnx.Module):
         graphdef, params = nnx.split(self.block)
         first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_layers, *x.shape)), make(first))
+
+
+def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """Softmax attention of every head, with scores divided by the root of the number of channels.
+
+    Written out because ``jax.nn.dot_product_attention`` takes its softmax in float32 even for
+    float64, and gives a row without anything to read the mean of all values.
+
+    Args:
+        query: ``[b, n, heads, c]``.
+        keys: ``[b, m, heads, c]``.
+        values: ``[b, m, heads, c]``.
+        mask: booleans ``[n, m]``, True where token n may read token m.
+
+    Returns:
+        ``[b, n, heads, c]``.
+    """
+    scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
+    weights = softmax(scores, mask[None, None])
+    return jnp.einsum("bhnm,bmhc->bnhc", weights.astype(values.dtype), values)
 
 
 def normal(scale: float) -> Callable[..., Array]:

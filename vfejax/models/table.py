@@ -14,6 +14,8 @@ from jax.typing import ArrayLike
 
 from vfejax.models.gpt import model as gpt
 from vfejax.models.gpt.config import TransformerConfig
+from vfejax.models.gpt_modern import model as gpt_modern
+from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.quantum import model as quantum
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.resnet_bk import model as resnet_bk
@@ -78,6 +80,11 @@ MODELS: dict[str, Entry] = {
         TransformerConfig,
         gpt.build,
         tiny=TransformerConfig(layers=2, dim=16, heads=4, hidden=32),
+    ),
+    "gpt-modern": Entry(
+        ModernGPTConfig,
+        gpt_modern.build,
+        tiny=ModernGPTConfig(layers=2, dim=16, heads=4, hidden=24),
     ),
     "quantum": Entry(
         QuantumTransformerConfig,

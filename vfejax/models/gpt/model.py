@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.attention.softmax import softmax
-from vfejax.models.blocks import Stack, check_dropout, check_options, dropout, normal
+from vfejax.models.blocks import Stack, attend, check_dropout, check_options, dropout, normal
 from vfejax.models.gpt.config import TransformerConfig
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
@@ -32,17 +31,6 @@ class Cache(NamedTuple):
     keys: Array
     values: Array
     position: Array
-
-
-def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Softmax attention of every head, ``[b, n, heads, c]``; True in ``mask [n, m]`` may be read.
-
-    Written out because ``jax.nn.dot_product_attention`` takes its softmax in float32 even for
-    float64, and gives a row without anything to read the mean of all values.
-    """
-    scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
-    weights = softmax(scores, mask[None, None])
-    return jnp.einsum("bhnm,bmhc->bnhc", weights.astype(values.dtype), values)
 
 
 class _Block(nnx.Module):
@@ -113,7 +101,7 @@ class Transformer(nnx.Module):
         causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
         def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, _attend(*block.project(x), causal), key), None
+            return block.finish(x, attend(*block.project(x), causal), key), None
 
         x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
@@ -144,7 +132,7 @@ class Transformer(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
                 for old, entry in zip(cache, new, strict=True)
             )
-            return block.finish(x, _attend(query, keys, values, seen), None), (keys, values)
+            return block.finish(x, attend(query, keys, values, seen), None), (keys, values)
 
         x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
         return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, position + 1)

@@ -1,5 +1,5 @@
 """The second reference: a causal transformer as they are built today."""
 
-from vfejax.models.gpt_modern import model
+from vfejax.models.gpt_modern import config, model
 
-__all__ = ["model"]
+__all__ = ["config", "model"]

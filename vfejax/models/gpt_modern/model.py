@@ -15,7 +15,7 @@ transformer (2020). The scale 0.02 of the first weights, less by ``(2 layers)^(1
 residual stream, is that of the first reference (:mod:`vfejax.models.gpt`).
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,31 +23,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.rope import rotary
-from vfejax.models.blocks import Stack, check_tokens, dropout, normal, pure
+from vfejax.models.blocks import Stack, attend, check_dropout, check_options, dropout, normal
+from vfejax.models.gpt_modern.config import ModernGPTConfig
+from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
-from vfejax.types import Array, Prediction, SequenceModel
+from vfejax.types import Array, Batch, Prediction, SequenceModel
 
 __all__ = ["Cache", "ModernGPTConfig", "build"]
 
 _EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class ModernGPTConfig:
-    """A GPT with rotary positions, root-mean-square norms and a gated feed-forward layer."""
-
-    layers: int = 4
-    """Number of blocks."""
-    dim: int = 128
-    """Width of the residual stream, a multiple of heads."""
-    heads: int = 4
-    """Attention heads per block; the width of a head must be even."""
-    hidden: int = 344
-    """Width of the feed-forward layers, which have three matrices each."""
-    base: float = 10_000.0
-    """Slowest wavelength of the rotary positions, in tokens, divided by 2 pi."""
-    dropout: float = 0.0
-    """Share of activations that training leaves out."""
 
 
 class Cache(NamedTuple):
@@ -60,32 +44,21 @@ class Cache(NamedTuple):
     position: Array
 
 
-def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Softmax attention of every head, ``[b, n, heads, c]``; True in ``mask [n, m]`` may be
-    read.
-    """
-    scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
-    scores = jnp.where(mask[None, None], scores.astype(at_least_float32(scores.dtype)), -jnp.inf)
-    return jnp.einsum(
-        "bhnm,bmhc->bnhc", jax.nn.softmax(scores, axis=-1).astype(values.dtype), values
-    )
-
-
 class _Block(nnx.Module):
-    def __init__(self, config: ModernGPTConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModernGPTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
-        shared = {"dtype": dtype, "param_dtype": at_least_float32(dtype), "rngs": rngs}
-        norm = {"epsilon": _EPSILON, **shared}
-        linear = {"use_bias": False, **shared}
+        weights = at_least_float32(dtype)
+        norm = partial(nnx.RMSNorm, epsilon=_EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
         self.config = config
-        self.attention_norm = nnx.RMSNorm(dim, **norm)
-        self.qkv = nnx.Linear(dim, 3 * dim, kernel_init=normal(0.02), **linear)
-        self.query_norm = nnx.RMSNorm(dim // config.heads, **norm)
-        self.key_norm = nnx.RMSNorm(dim // config.heads, **norm)
-        self.attention_out = nnx.Linear(dim, dim, kernel_init=normal(out_scale), **linear)
-        self.mlp_norm = nnx.RMSNorm(dim, **norm)
-        self.mlp_in = nnx.Linear(dim, 2 * config.hidden, kernel_init=normal(0.02), **linear)
-        self.mlp_out = nnx.Linear(config.hidden, dim, kernel_init=normal(out_scale), **linear)
+        self.attention_norm = norm(dim)
+        self.qkv = linear(dim, 3 * dim, kernel_init=normal(0.02))
+        self.query_norm = norm(dim // config.heads)
+        self.key_norm = norm(dim // config.heads)
+        self.attention_out = linear(dim, dim, kernel_init=normal(out_scale))
+        self.mlp_norm = norm(dim)
+        self.mlp_in = linear(dim, 2 * config.hidden, kernel_init=normal(0.02))
+        self.mlp_out = linear(config.hidden, dim, kernel_init=normal(out_scale))
 
     def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
         """Turned query, turned key and value ``[b, n, heads, c]`` of tokens at ``positions [b,
@@ -113,31 +86,50 @@ class ModernGPT(nnx.Module):
         config: ModernGPTConfig,
         vocab_size: int,
         length: int,
+        *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        shared = {"dtype": dtype, "param_dtype": at_least_float32(dtype), "rngs": rngs}
+        weights = at_least_float32(dtype)
         self.config, self.max_length = config, length
-        self.tokens = nnx.Embed(vocab_size, config.dim, embedding_init=normal(0.02), **shared)
-        self.blocks = Stack(lambda r: _Block(config, dtype, r), config.layers, rngs=rngs)
-        self.norm = nnx.RMSNorm(config.dim, epsilon=_EPSILON, **shared)
+        self.tokens = nnx.Embed(
+            vocab_size,
+            config.dim,
+            embedding_init=normal(0.02),
+            dtype=dtype,
+            param_dtype=weights,
+            rngs=rngs,
+        )
+        self.blocks = Stack(
+            lambda rngs: _Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
+        )
+        self.norm = nnx.RMSNorm(
+            config.dim, epsilon=_EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs
+        )
 
-    def __call__(self, tokens: Array, key: Array | None = None) -> Prediction:
-        check_tokens(tokens, self.max_length)
+    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
-        x = dropout(self.tokens(tokens), self.config.dropout, None if keys is None else keys[-1])
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        causal = jnp.tril(jnp.ones((tokens.shape[1], tokens.shape[1]), bool))
+        x = self.tokens(batch.tokens)
+        x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
+        positions = jnp.broadcast_to(positions_of(batch), batch.tokens.shape)
+        num_tokens = batch.tokens.shape[1]
+        causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
         def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, _attend(*block.project(x, positions), causal), key), None
+            return block.finish(x, attend(*block.project(x, positions), causal), key), None
 
         x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
 
-    def init_decode(self, batch: int) -> Cache:
+    def init_decode(self, batch_size: int) -> Cache:
         config = self.config
-        shape = (config.layers, batch, self.max_length, config.heads, config.dim // config.heads)
+        shape = (
+            config.layers,
+            batch_size,
+            self.max_length,
+            config.heads,
+            config.dim // config.heads,
+        )
         empty = jnp.zeros(shape, self.tokens.dtype)
         return Cache(empty, empty, jnp.zeros((), jnp.int32))
 
@@ -155,7 +147,7 @@ class ModernGPT(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
                 for old, entry in zip(cache, new, strict=True)
             )
-            return block.finish(x, _attend(query, keys, values, seen), None), (keys, values)
+            return block.finish(x, attend(query, keys, values, seen), None), (keys, values)
 
         x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
         return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, position + 1)
@@ -169,18 +161,20 @@ def build(
     No weight depends on ``length``: what was trained at one length can be read at another.
 
     Args:
-        config: see :class:`ModernGPTConfig`.
+        config: see :class:`vfejax.models.gpt_modern.config.ModernGPTConfig`.
         vocab_size: number of tokens.
         length: how many tokens a sequence may have.
         dtype: float32, float64 or bfloat16, that of the arithmetic.
 
     Raises:
-        ValueError: when the width is no even multiple of the number of heads.
+        ValueError: for numbers that do not fit together, naming the option.
     """
+    check_options(config, layers=1, dim=1, heads=1, hidden=1)
+    check_dropout(config.dropout)
     if config.dim % (2 * config.heads):
         raise ValueError(
             f"dim must be a multiple of 2 heads, got dim {config.dim} and heads {config.heads}"
         )
-    if not config.base > 0:
-        raise ValueError(f"base must be positive, got {config.base}")
-    return pure(lambda rngs: ModernGPT(config, vocab_size, length, dtype, rngs))
+    if not 0 < config.base < float("inf"):
+        raise ValueError(f"base must be positive and finite, got {config.base}")
+    return pure(lambda rngs: ModernGPT(config, vocab_size, length, dtype=dtype, rngs=rngs))

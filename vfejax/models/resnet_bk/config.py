@@ -16,8 +16,14 @@ class ResNetBKConfig:
     """Width of the residual stream."""
     heads: int = 8
     """Resolvents per block, each with its own z, hopping and offset."""
-    mixer: Literal["operator", "features"] = "operator"
-    """What the resolvent does: acts on vectors, or hands its diagonal over as features."""
+    mixer: Literal["operator", "features", "tridiagonal", "gate", "rg-lru"] = "operator"
+    """What mixes tokens: a resolvent whose potential they write, acting on vectors; its diagonal as
+    features; an operator whose off-diagonals they write; a plain complex gate; a real gate.
+    """
+    convolution: int = 1
+    """Tokens that a short convolution before the tridiagonal operator and the gates spans; 1 for
+    none.
+    """
     experts: int = 4
     """Feed-forward experts per block."""
     top_k: int = 1

@@ -3,9 +3,9 @@ tridiagonal operator whose other off-diagonal they write too.
 
 Each head reads from the token states h_i a decay and a phase, which make a complex gate
 
-    a_i = exp(-(r_i + i theta_i)),   r_i = softplus(W_r h_i + r) > 0,   theta_i = W_t h_i + theta,
+    a_i = exp(-r_i + i theta_i),   r_i = softplus(W_r h_i + r) > 0,   theta_i = W_t h_i + theta,
 
-with a first reach 1 / softplus(r) and a first phase theta of its own. :class:`GateOperator` is the
+with a learned reach of its own, 1 / softplus(r) tokens at first, and a learned phase theta. :class:`GateOperator` is the
 recurrence ``y_i = a_i y_{i-1} + sqrt(1 - |a_i|^2) u_i``. :class:`TridiagonalOperator` lets the
 tokens also couple every site forward, by ``|b_i| < 1/4``, and contains the first as ``b = 0``.
 :class:`TwoSidedTridiagonal` is its twin for encoders; :class:`RealGateOperator` has a real gate for
@@ -164,8 +164,9 @@ class GateOperator(Readout):
 
 
 class RealGateOperator(Readout):
-    """``y_i = a_i y_{i-1} + sqrt(1 - a_i^2) g_i u_i`` with a real gate a for the memory and a gate g
-    for the input in every head, both written by the token (RG-LRU). Causal; a head remembers y.
+    """``y_i = a_i y_{i-1} + sqrt(1 - a_i^2) g_i u_i`` in every head, with a real gate a for the
+    memory and a gate g for the input, both written by the token (RG-LRU). Causal; a head remembers
+    y.
 
     ``a_i = exp(-8 softplus(l) sigmoid(W_a h_i))``, ``g_i = sigmoid(W_g h_i)``.
 
@@ -273,9 +274,9 @@ class TwoSidedTridiagonal(Readout):
     write, gated and projected: sees both sides, for encoders and denoising, never for next-token
     models.
 
-    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it ``1 +
-    |k_i|`` with ``k_i = -a_i b_i``. What precedes a token reaches far, by the gates; what follows it
-    reaches few tokens.
+    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it
+    ``1 + |k_i|`` with ``k_i = -a_i b_i``. What precedes a token reaches far, by the gates; what
+    follows it reaches few tokens.
 
     Args:
         dim: width of the states, a multiple of ``heads``.
@@ -335,8 +336,8 @@ class TridiagonalOperator(TwoSidedTridiagonal):
     operator whose off-diagonals the tokens write, gated and projected. Causal; a head remembers gL
     and y.
 
-    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it ``1 +
-    |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than it was
+    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it
+    ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than it was
     written, but how much shorter, and how it turns, depends on all that came before. With ``b = 0``
     it is :class:`GateOperator`.
 

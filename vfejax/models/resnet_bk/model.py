@@ -31,6 +31,7 @@ from vfejax.models.blocks import (
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import MixtureOfExperts
+from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator, TridiagonalOperator
 from vfejax.models.resnet_bk.mixers import LeftFeatures, Mixer, ResolventOperator
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
@@ -62,9 +63,28 @@ def _features(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer
     )
 
 
+def _written(
+    mixer: type[GateOperator | RealGateOperator | TridiagonalOperator],
+) -> Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]:
+    def make(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
+        return mixer(
+            config.dim,
+            config.heads,
+            convolution=config.convolution,
+            out_scale=_out_scale(config),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    return make
+
+
 MIXERS: dict[str, Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]] = {
     "operator": _operator,
     "features": _features,
+    "tridiagonal": _written(TridiagonalOperator),
+    "gate": _written(GateOperator),
+    "rg-lru": _written(RealGateOperator),
 }
 """How each mixer is made; one line here, and its name in the option, for a new one."""
 
@@ -262,7 +282,7 @@ def build(
     Raises:
         ValueError: for numbers that do not fit together, naming the option.
     """
-    check_options(config, layers=1, dim=1, heads=1, experts=1, hidden=1)
+    check_options(config, layers=1, dim=1, heads=1, experts=1, hidden=1, convolution=1)
     check_options(config, balance_weight=0, router_z_weight=0)
     check_dropout(config.dropout)
     check_positive(config, "v_max", "feature_clamp", "z_floor")
