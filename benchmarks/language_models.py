@@ -1,142 +1,330 @@
-"""Language models at equal tokens, trained side by side in one run: parameters, validation loss,
-tokens per second.
+"""Language models at equal parameters and tokens: losses over seeds and texts, with the intervals
+of their differences.
 
-    python benchmarks/language_models.py TEXT_FILE [--steps 2000] [--only NAME ...]
+    python benchmarks/language_models.py --text shakespeare=FILE --text topics --results FILE.jsonl
 
 Every model reads the same batches (12 windows of 64 characters) with the same optimiser (AdamW,
-warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1, beta2 0.99). Learning rates are those with
-the smallest validation loss after 500 steps: for the GPT among 1e-3, 2e-3, 4e-3 and 8e-3, for
-ResNet-BK (with one expert) among the first three; the quantum transformer takes the GPT's. Chunks
-of 50 steps take turns, so that whatever else the machine does slows all alike; tokens per second
-come from the median chunk. The loss is over every character of the last tenth of the text. Ratios
-of speed are to the first row that is run, a small GPT (4 blocks, width 128, 4 heads); the last rows
-are small models for the quantum transformer to be compared with. At d = 48 it takes a while: ask
-for it with --only "d = 48".
+warm-up 100 steps, cosine to a tenth, decay 0.1, clip 1, beta2 0.99). The last tenth of every text
+is for validation. Learning rates are chosen without it: each model trains on the first nine tenths
+of the training text at every rate of the same grid, for a quarter of the steps, and keeps the rate
+whose loss on the last tenth of the training text is smallest. It then trains on the whole training
+text from several seeds; a seed stands for the same batches in every model, so differences are taken
+seed by seed. The loss is over every character of the validation text.
+
+Every training run that ends is a line of --results, and one that is there already is not run again:
+the table can be made in pieces, and a run that is interrupted is repeated from its start. The table
+is printed from all lines whose text, model and steps are those asked for. Speeds are measured by
+``language_model_decoding.py``, which needs a quiet machine; this script may share one.
 """
 
 import argparse
-import platform
-import statistics
+import hashlib
+import json
+import math
 import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vfejax.data import batches, corpus
-from vfejax.models.gpt import model as transformer
-from vfejax.models.quantum import model as quantum_transformer
-from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.models import table
 from vfejax.training.optimizer import adamw, warmup_cosine
-from vfejax.training.step import evaluate, trainer
-from vfejax.types import SequenceModel
+from vfejax.training.step import EvaluationSums, evaluate, trainer
+from vfejax.types import PyTree, SequenceModel, TrainState
 
 LENGTH, BATCH, CHUNK = 64, 12, 50
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+T_QUANTILES = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+
+# Rows of the table: the model's name and the options that are not its defaults. Hidden widths make
+# the numbers of parameters equal to about half a percent.
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt-modern": ("gpt-modern", {}),
+    "gate": ("resnet-bk", {"mixer": "gate"}),
+    "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", "hidden": 126}),
+    "transformer": ("transformer", {}),
+    "operator": ("resnet-bk", {"mixer": "operator"}),
+    "features": ("resnet-bk", {"mixer": "features", "heads": 64, "hidden": 160}),
+    "gate, one expert": ("resnet-bk", {"mixer": "gate", "experts": 1, "hidden": 512}),
+    "tridiagonal, one expert": (
+        "resnet-bk",
+        {"mixer": "tridiagonal", "experts": 1, "hidden": 504},
+    ),
+    "operator, one expert": ("resnet-bk", {"mixer": "operator", "experts": 1, "hidden": 512}),
+    "gate, convolution": ("resnet-bk", {"mixer": "gate", "convolution": 4}),
+    "tridiagonal, convolution": (
+        "resnet-bk",
+        {"mixer": "tridiagonal", "convolution": 4, "hidden": 126},
+    ),
+    "rg-lru": ("resnet-bk", {"mixer": "rg-lru", "hidden": 144}),
+    "quantum": ("quantum", {}),
+}
 
 
-class Entry(NamedTuple):
-    """A model and its learning rate."""
+class Text(NamedTuple):
+    """A corpus, the argument that it was loaded by, and what identifies it in the results."""
 
-    model: SequenceModel
-    learning_rate: float
+    argument: str
+    name: str
+    digest: str
+    corpus: corpus.Corpus
 
 
-def entries(counts: np.ndarray) -> dict[str, Entry]:
-    """The table's rows, for tokens that occur so often in the training text."""
-    vocab_size = len(counts)
+class Job(NamedTuple):
+    """One training run: ``stage`` is ``rate`` (on part of the training text) or ``final``."""
 
-    def bk(**options) -> SequenceModel:
-        return resnet_bk.build(resnet_bk.ResNetBKConfig(**options), vocab_size, LENGTH)
+    arm: str
+    options: dict[str, Any]
+    text: str
+    digest: str
+    stage: str
+    rate: float
+    seed: int
+    steps: int
 
-    def quantum(dim: int) -> SequenceModel:
-        config = quantum_transformer.QuantumTransformerConfig(dim=dim)
-        return quantum_transformer.build(config, vocab_size, LENGTH, counts=counts)
 
-    gpt = transformer.build(transformer.TransformerConfig(), vocab_size, LENGTH)
-    small_gpt = transformer.build(transformer.TransformerConfig(2, 76, 4, 304), vocab_size, LENGTH)
-    return {
-        "GPT": Entry(gpt, 4e-3),
-        "ResNet-BK, operator, 1 of 4 experts": Entry(bk(), 2e-3),
-        "ResNet-BK, operator, 2 of 4 experts": Entry(bk(top_k=2), 2e-3),
-        "ResNet-BK, operator, one expert": Entry(bk(experts=1, hidden=512), 2e-3),
-        "ResNet-BK, features, 1 of 4 experts": Entry(
-            bk(mixer="features", heads=64, hidden=176), 2e-3
-        ),
-        "GPT, small": Entry(small_gpt, 4e-3),
-        "quantum, d = 16": Entry(quantum(16), 4e-3),
-        "quantum, d = 48": Entry(quantum(48), 4e-3),
+@cache
+def load(argument: str) -> Text:
+    """The text of ``NAME=FILE``, or the help topics of the running Python for a bare name."""
+    name, _, path = argument.partition("=")
+    loaded = corpus.load_text(Path(path) if path else None, "character", length=LENGTH)
+    digest = hashlib.sha256()
+    for split in (loaded.train, loaded.valid):
+        digest.update(split.tokens.tobytes())
+    return Text(argument, name, digest.hexdigest()[:16], loaded)
+
+
+def model_of(arm: str, text: Text, length: int = LENGTH) -> SequenceModel:
+    """The model of one row, for the characters of one text."""
+    name, options = ARMS[arm]
+    size = text.corpus.vocabulary.size
+    counts = np.bincount(text.corpus.train.tokens, minlength=size)
+    return table.build(name, table.MODELS[name].config(**options), size, length, counts=counts)
+
+
+class Programs(NamedTuple):
+    """Start, a chunk of updates at a given rate, and evaluation, compiled."""
+
+    init: Callable[[jax.Array], TrainState]
+    advance: Callable[[TrainState, np.ndarray, np.float32], tuple[TrainState, jax.Array]]
+    evaluate: Callable[[PyTree, np.ndarray], EvaluationSums]
+
+
+@cache
+def programs(arm: str, argument: str, steps: int) -> Programs:
+    """The programs of one model and text, shared by all rates and seeds."""
+    text = load(argument)
+    model, padding = model_of(arm, text), text.corpus.vocabulary.padding_id
+
+    def method(rate):
+        optimizer = adamw(warmup_cosine(rate, 100, steps, 0.1))
+        return trainer(model, optimizer, jax.random.key(1), padding=padding)
+
+    def advance(state, windows, rate):
+        state, infos = jax.lax.scan(method(rate).step, state, windows)
+        return state, infos.parts.cross_entropy.mean()
+
+    return Programs(
+        jax.jit(method(1.0).init),
+        jax.jit(advance, donate_argnums=0),
+        jax.jit(partial(evaluate, model, padding=padding)),
+    )
+
+
+def train(job: Job, text: Text) -> tuple[TrainState, dict[str, Any]]:
+    """The state after the run, and what becomes of it in the results."""
+    run = programs(job.arm, text.argument, job.steps)
+    tokens, held_out = text.corpus.train.tokens, text.corpus.valid.tokens
+    if job.stage == "rate":
+        cut = len(tokens) * 9 // 10
+        tokens, held_out = tokens[:cut], tokens[cut:]
+    state, start = run.init(jax.random.key(job.seed)), time.perf_counter()
+    sampler, losses = batches.Batches(tokens, BATCH, LENGTH, seed=job.seed), []
+    for step in range(0, job.steps, CHUNK):
+        state, loss = run.advance(state, sampler.at(step, CHUNK), np.float32(job.rate))
+        losses.append(round(float(loss), 5))
+    padding = text.corpus.vocabulary.padding_id
+    windows = batches.evaluation_windows(held_out, LENGTH, 4 * BATCH, padding)
+    sums = run.evaluate(state.params, windows)
+    return state, {
+        "loss": float(sums.nats / sums.num_tokens),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "training": losses,
+        "seconds": round(time.perf_counter() - start),
+        "jax": jax.__version__,
     }
 
 
-class Run:
-    """One row of the table under way."""
-
-    def __init__(self, entry: Entry, num_steps: int, padding: int):
-        optimizer = adamw(warmup_cosine(entry.learning_rate, 100, num_steps, 0.1))
-        method = trainer(entry.model, optimizer, jax.random.key(1), padding=padding)
-        self.state = jax.jit(method.init)(jax.random.key(0))
-        self.num_parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        self.advance_fn = jax.jit(lambda s, w: jax.lax.scan(method.step, s, w), donate_argnums=0)
-        self.evaluate_fn = jax.jit(lambda p, w: evaluate(entry.model, p, w, padding))
-        self.times: list[float] = []
-
-    def advance(self, windows: np.ndarray) -> float:
-        start = time.perf_counter()
-        self.state, infos = self.advance_fn(self.state, windows)
-        loss = float(infos.parts.cross_entropy.mean())
-        self.times.append(time.perf_counter() - start)
-        return loss
-
-    def loss(self, windows: np.ndarray) -> float:
-        sums = self.evaluate_fn(self.state.params, windows)
-        return float(sums.nats / sums.num_tokens)
-
-    def tokens_per_second(self) -> float:
-        return CHUNK * BATCH * LENGTH / statistics.median(self.times[1:])  # the first one compiled
+def weights_file(folder: Path, job: Job) -> Path:
+    """Where the weights of a run are kept."""
+    return folder / f"{job.text}-{job.arm.replace(', ', '-').replace(' ', '-')}-{job.seed}.npz"
 
 
-def main() -> None:
-    """Train all rows in turns and print the table."""
+def save_weights(path: Path, params: PyTree) -> None:
+    """Write a nested dict of arrays, by the names on the way to each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    np.savez(path, **{"/".join(key.key for key in keys): leaf for keys, leaf in leaves})
+
+
+class Results:
+    """A file with one line per finished run; without a file they are kept in memory. Weights of
+    final runs go to a folder of their own, if there is one.
+    """
+
+    def __init__(self, path: Path | None, weights: Path | None = None):
+        self.path, self.weights, self.rows = path, weights, {}
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        for row in map(json.loads, lines):
+            self.rows[json.dumps(row["job"], sort_keys=True)] = row
+
+    def find(self, job: Job) -> dict[str, Any] | None:
+        return self.rows.get(json.dumps(job._asdict(), sort_keys=True))
+
+    def run(self, job: Job, text: Text) -> None:
+        if self.find(job):
+            return
+        state, measured = train(job, text)
+        row = {"job": job._asdict(), **measured}
+        if self.weights and job.stage == "final":
+            save_weights(weights_file(self.weights, job), state.params)
+        self.rows[json.dumps(job._asdict(), sort_keys=True)] = row
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        about = f"{job.text}, {job.arm}, {job.stage}, rate {job.rate:g}, seed {job.seed}"
+        print(f"{about}: loss {row['loss']:.4f} in {row['seconds']} s", flush=True)
+
+
+class Plan(NamedTuple):
+    """What was asked for."""
+
+    arms: list[str]
+    texts: list[Text]
+    seeds: range
+    rates: list[float]
+    steps: int
+
+    def job(self, arm: str, text: Text, stage: str, rate: float, seed: int) -> Job:
+        steps = self.steps if stage == "final" else self.steps // 4
+        return Job(arm, ARMS[arm][1], text.name, text.digest, stage, rate, seed, steps)
+
+    def rate(self, arm: str, text: Text, results: Results) -> float | None:
+        """The rate with the smallest loss on the held-out part of the training text, once all are
+        there.
+        """
+        rows = [results.find(self.job(arm, text, "rate", rate, 0)) for rate in self.rates]
+        if not all(rows):
+            return None
+        return min(zip(rows, self.rates, strict=True), key=lambda pair: _order(pair[0]["loss"]))[1]
+
+    def losses(self, arm: str, text: Text, results: Results) -> dict[int, float]:
+        """Validation loss by seed, as far as they are there."""
+        rate = self.rate(arm, text, results)
+        if rate is None:
+            return {}
+        rows = {s: results.find(self.job(arm, text, "final", rate, s)) for s in self.seeds}
+        return {seed: row["loss"] for seed, row in rows.items() if row}
+
+
+def _order(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
+
+
+def interval(values: ArrayLike, groups: int = 1) -> tuple[float, float]:
+    """Mean of the values, and half the width of its 95 % confidence interval by Student's t.
+
+    With ``groups`` of equal size (texts), the variance is that within the groups.
+    """
+    parts = np.reshape(np.asarray(values), (groups, -1))
+    freedom = parts.size - groups
+    if not 0 < freedom < len(T_QUANTILES):
+        return float(np.mean(parts)), math.nan
+    variance = np.sum((parts - parts.mean(axis=1, keepdims=True)) ** 2) / freedom
+    return float(np.mean(parts)), T_QUANTILES[freedom] * float(np.sqrt(variance / parts.size))
+
+
+def _cell(mean: float, half: float, sign: str = "+") -> str:
+    return f"{mean:{sign}.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
+def loss_table(plan: Plan, results: Results) -> Iterator[str]:
+    """Mean losses of every row, Markdown."""
+    names = [text.name for text in plan.texts]
+    yield "| model | parameters | " + " | ".join(f"{name} (rate, seeds)" for name in names) + " |"
+    yield "| --- | ---: |" + " ---: |" * len(names)
+    for arm in plan.arms:
+        cells = []
+        for text in plan.texts:
+            losses = plan.losses(arm, text, results)
+            rate = plan.rate(arm, text, results)
+            mean = np.mean(list(losses.values())) if losses else math.nan
+            cells.append(f"{mean:.4f} ({rate:g}, {len(losses)})" if losses else "")
+        sizes = [r["parameters"] for r in results.rows.values() if r["job"]["arm"] == arm]
+        yield f"| {arm} | {sizes[0] if sizes else 0:,} | " + " | ".join(cells) + " |"
+
+
+def difference_table(
+    plan: Plan, results: Results, first: str, references: list[str]
+) -> Iterator[str]:
+    """Paired differences of one row to others, with 95 % confidence intervals, Markdown."""
+    names = [text.name for text in plan.texts]
+    yield f"| {first} less | " + " | ".join(names) + " | all texts |"
+    yield "| --- |" + " ---: |" * (len(names) + 1)
+    for arm in references:
+        cells, pooled = [], []
+        for text in plan.texts:
+            ours, theirs = (plan.losses(a, text, results) for a in (first, arm))
+            shared = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+            cells.append(f"{_cell(*interval(shared))} ({len(shared)})" if shared else "")
+            pooled.append(shared)
+        complete = all(len(d) == len(plan.seeds) for d in pooled)
+        cells.append(_cell(*interval(np.ravel(pooled), len(names))) if complete else "")
+        yield f"| {arm} | " + " | ".join(cells) + " |"
+
+
+def parse() -> tuple[Plan, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("text", type=Path)
     parser.add_argument(
-        "--steps", type=int, default=2000, help=f"a multiple of {CHUNK}, at least {2 * CHUNK}"
+        "--text", action="append", help="NAME=FILE, or a bare name for the help topics of Python"
     )
-    parser.add_argument("--only", nargs="+", help="rows whose names contain one of these words")
+    parser.add_argument("--results", type=Path, help="file of JSON lines to read and append to")
+    parser.add_argument("--weights", type=Path, help="folder for the weights of final runs")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--steps", type=int, default=2000, help=f"a multiple of {4 * CHUNK}")
+    parser.add_argument("--stage", choices=("rate", "final", "table"), default="final")
+    parser.add_argument("--difference", choices=ARMS, default="tridiagonal")
     options = parser.parse_args()
-    text = corpus.load_text(options.text, "character", length=LENGTH)
-    padding = text.vocabulary.padding_id
-    rows = entries(np.bincount(text.train.tokens, minlength=text.vocabulary.size))
-    wanted = options.only or [name for name in rows if name != "quantum, d = 48"]
-    rows = {name: row for name, row in rows.items() if any(word in name for word in wanted)}
-    runs = {name: Run(row, options.steps, padding) for name, row in rows.items()}
-    windows = batches.Batches(text.train.tokens, BATCH, LENGTH, seed=0)
-    for step in range(0, options.steps, CHUNK):
-        chunk = windows.at(step, CHUNK)
-        losses = [run.advance(chunk) for run in runs.values()]
-        if (step // CHUNK) % 10 == 9:
-            print(
-                f"step {step + CHUNK:>5}  " + "  ".join(f"{loss:.3f}" for loss in losses),
-                flush=True,
-            )
+    if options.steps % (4 * CHUNK) or options.steps <= 0:
+        parser.error(f"--steps must be a positive multiple of {4 * CHUNK}, got {options.steps}")
+    texts = [load(argument) for argument in options.text or ["topics"]]
+    return Plan(options.arms, texts, range(options.seeds), options.rates, options.steps), options
 
-    held_out = batches.evaluation_windows(text.valid.tokens, LENGTH, 4 * BATCH, padding)
-    print(
-        f"\n{'model':<38} {'parameters':>10} {'rate':>6} {'loss':>7} {'tokens/s':>9} {'speed':>6}"
-    )
-    first = next(iter(runs.values())).tokens_per_second()
-    for name, run in runs.items():
-        speed = run.tokens_per_second()
-        print(
-            f"{name:<38} {run.num_parameters:>10,} {rows[name].learning_rate:>6.0e} {run.loss(held_out):>7.4f} {speed:>9,.0f} {speed / first:>5.2f}x"
-        )
-    print(
-        f"{options.steps} steps of {BATCH} x {LENGTH} characters of {options.text.name}; jax {jax.__version__}, python {platform.python_version()}, "
-        f"{jax.devices()[0].device_kind}"
-    )
+
+def main() -> None:
+    """Train what is missing and print the tables."""
+    plan, options = parse()
+    results = Results(options.results, options.weights)
+    for text in plan.texts if options.stage != "table" else ():
+        for arm in plan.arms:
+            for rate in plan.rates:
+                results.run(plan.job(arm, text, "rate", rate, 0), text)
+        for seed in plan.seeds if options.stage == "final" else ():
+            for arm in plan.arms:
+                results.run(plan.job(arm, text, "final", plan.rate(arm, text, results), seed), text)
+    references = [arm for arm in plan.arms if arm != options.difference]
+    print("\n".join(["", *loss_table(plan, results), ""]))
+    print("\n".join(difference_table(plan, results, options.difference, references)))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ Each head reads from the token states h_i a decay and a phase, which make a comp
 
     a_i = exp(-r_i + i theta_i),   r_i = softplus(W_r h_i + r) > 0,   theta_i = W_t h_i + theta,
 
-with a learned reach of its own, 1 / softplus(r) tokens at first, and a learned phase theta. :class:`GateOperator` is the
-recurrence ``y_i = a_i y_{i-1} + sqrt(1 - |a_i|^2) u_i``. :class:`TridiagonalOperator` lets the
-tokens also couple every site forward, by ``|b_i| < 1/4``, and contains the first as ``b = 0``.
-:class:`TwoSidedTridiagonal` is its twin for encoders; :class:`RealGateOperator` has a real gate for
-the memory and one for the input.
+with a learned reach of its own, 1 / softplus(r) tokens at first, and a learned phase theta.
+:class:`GateOperator` is the recurrence ``y_i = a_i y_{i-1} + sqrt(1 - |a_i|^2) u_i``.
+:class:`TridiagonalOperator` lets the tokens also couple every site forward, by ``|b_i| < 1/4``, and
+contains the first as ``b = 0``. :class:`TwoSidedTridiagonal` is its twin for encoders;
+:class:`RealGateOperator` has a real gate for the memory and one for the input.
 """
 
 from typing import NamedTuple
@@ -337,9 +337,9 @@ class TridiagonalOperator(TwoSidedTridiagonal):
     and y.
 
     Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it
-    ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than it was
-    written, but how much shorter, and how it turns, depends on all that came before. With ``b = 0``
-    it is :class:`GateOperator`.
+    ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than it
+    was written, but how much shorter, and how it turns, depends on all that came before. With ``b =
+    0`` it is :class:`GateOperator`.
 
     Args:
         dim: width of the states, a multiple of ``heads``.
