@@ -17,7 +17,7 @@ from vfejax.spectral.gates import (
     tridiagonal_sweep,
 )
 from vfejax.spectral.recurrence import ASSOCIATIVE, SEQUENTIAL, linear_recurrence
-from vfejax.spectral.streaming import streaming_step
+from vfejax.spectral.streaming import StreamingState, streaming_step
 
 N, CHANNELS = 6, 2
 SCANS = {"sequential": SEQUENTIAL, "associative": ASSOCIATIVE}
@@ -54,6 +54,9 @@ def _dense_sweep(d, b, c, x):
 def _tolerance(dtype):
     """Rounding of a few well-conditioned steps, and of a dense inverse."""
     return {"rtol": 200 * float(jnp.finfo(dtype).eps), "atol": 200 * float(jnp.finfo(dtype).eps)}
+
+
+CLOSE = _tolerance("float64")
 
 
 @each_algorithm
@@ -103,7 +106,7 @@ def test_the_fraction_keeps_its_bounds_for_the_worst_couplings(dtype, rng):
     left = SWEEP(ones, largest * ones, ones, x).left
     assert 1.99 < jnp.abs(left).max() < 2
     couplings = bounded_coupling(*(100 * _draw(rng, dtype, 2, n)))
-    for k in (largest * jnp.ones_like(couplings), couplings):
+    for k in (jnp.full_like(couplings, largest), couplings):
         left = SWEEP(dominant_diagonal(k), k, jnp.ones_like(k), x).left
         assert jnp.abs(left).max() <= 1 + 10 * jnp.finfo(dtype).eps
 
@@ -127,13 +130,11 @@ def test_pieces_and_single_steps_go_on_where_the_last_one_ended(rng):
         pieces.append(piece)
         state = jax.tree.map(lambda entry: entry[:, -1], piece)
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *pieces)
-    chex.assert_trees_all_close(joined, whole, **_tolerance("float64"))
+    chex.assert_trees_all_close(joined, whole, **CLOSE)
     d, b, c, x = (row[:, -1] for row in system)
     before = jax.tree.map(lambda entry: entry[:, -2], whole)
     last = streaming_step(before, d, b, c, 0.0, x)
-    chex.assert_trees_all_close(
-        last, jax.tree.map(lambda entry: entry[:, -1], whole), **_tolerance("float64")
-    )
+    chex.assert_trees_all_close(last, jax.tree.map(lambda entry: entry[:, -1], whole), **CLOSE)
 
 
 MASKS = {
@@ -161,16 +162,16 @@ def test_a_padded_site_leaves_the_state_untouched_whatever_it_holds(scans, rng):
     slopes, sweep = jax.grad(masked, argnums=(0, 1, 2, 3), has_aux=True)(*bad)
     chex.assert_tree_all_finite((slopes, sweep))
     step = jax.jit(streaming_step)
-    for row, keep in enumerate(np.asarray(mask)):
-        last = jax.tree.map(lambda entry: entry[row], state)
-        for i in range(N):
-            if keep[i]:
-                d, b, c, x = (r[row, i] for r in system)
-                last = step(last, d, b, c, 0.0, x)
-            found = jax.tree.map(lambda entry: entry[row, i], sweep)
-            chex.assert_trees_all_close(found, last, **_tolerance("float64"))
-        for slope in slopes:
-            assert np.all(np.asarray(slope[row])[~keep] == 0)
+    for i in range(N):
+        d, b, c, x = (row[:, i] for row in system)
+        after, keep = step(state, d, b, c, 0.0, x), mask[:, i]
+        state = StreamingState(
+            jnp.where(keep, after.left, state.left),
+            jnp.where(keep[:, None], after.output, state.output),
+        )
+        chex.assert_trees_all_close((sweep.left[:, i], sweep.output[:, i]), tuple(state), **CLOSE)
+    for slope in slopes:
+        assert np.all(np.asarray(slope)[~np.asarray(mask)] == 0)
 
 
 @pytest.mark.parametrize("mask", [None, [True, False, True, True, False, True]])
@@ -226,7 +227,7 @@ def test_couplings_keep_their_direction_and_their_bound(dtype, rng):
         ({"mask": jnp.ones(N)}, "mask must be boolean, got float64"),
         ({"diagonal": jnp.ones(N, jnp.float32)}, "precision"),
         ({"diagonal": jnp.ones((3, N)), "x": jnp.ones((2, N, 2))}, "leading axes must broadcast"),
-        ({"state": tridiagonal_sweep(*[jnp.ones((2, 1))] * 3, jnp.ones((2, 1, 3)))}, "state must"),
+        ({"state": StreamingState(jnp.zeros(2), jnp.zeros((2, 3)))}, "state must hold"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):
