@@ -23,7 +23,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.rope import rotary
-from vfejax.models.blocks import Stack, attend, check_dropout, check_options, dropout, normal
+from vfejax.models.blocks import (
+    Stack,
+    attend,
+    check_dropout,
+    check_options,
+    check_positive,
+    dropout,
+    normal,
+)
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
@@ -175,6 +183,5 @@ def build(
         raise ValueError(
             f"dim must be a multiple of 2 heads, got dim {config.dim} and heads {config.heads}"
         )
-    if not 0 < config.base < float("inf"):
-        raise ValueError(f"base must be positive and finite, got {config.base}")
+    check_positive(config, "base")
     return pure(lambda rngs: ModernGPT(config, vocab_size, length, dtype=dtype, rngs=rngs))
