@@ -4,6 +4,7 @@ their product depends on the distance alone.
 
 import jax.numpy as jnp
 
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
 __all__ = ["rotary"]
@@ -49,7 +50,7 @@ def rotary(x: Array, positions: Array, *, base: float = 10_000.0) -> Array:
         raise ValueError(
             f"positions must be x {x.shape} without heads and channels, got {positions.shape}"
         )
-    real = jnp.promote_types(x.dtype, jnp.float32)
+    real = at_least_float32(x.dtype)
     rates = jnp.asarray(base, real) ** (-jnp.arange(0, channels, 2, dtype=real) / channels)
     angles = positions.astype(real)[..., None, None] * jnp.expand_dims(
         rates, tuple(range(positions.ndim + 1))
