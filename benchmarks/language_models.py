@@ -33,9 +33,10 @@ from numpy.typing import ArrayLike
 
 from vfejax.data import batches, corpus
 from vfejax.models import table
+from vfejax.training.evaluate import EvaluationSums, evaluate
 from vfejax.training.optimizer import adamw, warmup_cosine
-from vfejax.training.step import EvaluationSums, evaluate, trainer
-from vfejax.types import PyTree, SequenceModel, TrainState
+from vfejax.training.step import trainer
+from vfejax.types import PyTree, SequenceModel, Trainer, TrainState
 
 LENGTH, BATCH, CHUNK = 64, 12, 50
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -122,11 +123,13 @@ def programs(arm: str, argument: str, steps: int) -> Programs:
     text = load(argument)
     model, padding = model_of(arm, text), text.corpus.vocabulary.padding_id
 
-    def method(rate):
+    def method(rate: Any) -> Trainer:
         optimizer = adamw(warmup_cosine(rate, 100, steps, 0.1))
         return trainer(model, optimizer, jax.random.key(1), padding=padding)
 
-    def advance(state, windows, rate):
+    def advance(
+        state: TrainState, windows: jax.Array, rate: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
         state, infos = jax.lax.scan(method(rate).step, state, windows)
         return state, infos.parts.cross_entropy.mean()
 
@@ -219,10 +222,13 @@ class Plan(NamedTuple):
         """The rate with the smallest loss on the held-out part of the training text, once all are
         there.
         """
-        rows = [results.find(self.job(arm, text, "rate", rate, 0)) for rate in self.rates]
-        if not all(rows):
-            return None
-        return min(zip(rows, self.rates, strict=True), key=lambda pair: _order(pair[0]["loss"]))[1]
+        losses = {}
+        for rate in self.rates:
+            row = results.find(self.job(arm, text, "rate", rate, 0))
+            if row is None:
+                return None
+            losses[rate] = math.inf if math.isnan(row["loss"]) else row["loss"]
+        return min(losses, key=losses.__getitem__)
 
     def losses(self, arm: str, text: Text, results: Results) -> dict[int, float]:
         """Validation loss by seed, as far as they are there."""
@@ -231,10 +237,6 @@ class Plan(NamedTuple):
             return {}
         rows = {s: results.find(self.job(arm, text, "final", rate, s)) for s in self.seeds}
         return {seed: row["loss"] for seed, row in rows.items() if row}
-
-
-def _order(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
 
 
 def interval(values: ArrayLike, groups: int = 1) -> tuple[float, float]:

@@ -122,8 +122,8 @@ def _checked(
     except ValueError as error:
         shapes = ", ".join(f"{name} {row.shape}" for name, row in rows.items())
         raise ValueError(f"leading axes must broadcast, got {shapes}, x {x.shape}") from error
-    full = [jnp.broadcast_to(row.astype(dtype), (*batch, n)) for row in rows.values()]
-    return *full, jnp.broadcast_to(x.astype(dtype), (*batch, *x.shape[-2:]))
+    d, b, c = (jnp.broadcast_to(row.astype(dtype), (*batch, n)) for row in rows.values())
+    return d, b, c, jnp.broadcast_to(x.astype(dtype), (*batch, *x.shape[-2:]))
 
 
 def _real_first(mask: Array, rows: tuple[Array, ...], x: Array) -> tuple[list[Array], Array, Array]:

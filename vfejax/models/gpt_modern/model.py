@@ -99,7 +99,9 @@ class ModernGPT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         weights = at_least_float32(dtype)
-        self.config, self.max_length = config, length
+        self.config = config
+        self.max_length: int | None = length
+        self.length = length
         self.tokens = nnx.Embed(
             vocab_size,
             config.dim,
@@ -134,7 +136,7 @@ class ModernGPT(nnx.Module):
         shape = (
             config.layers,
             batch_size,
-            self.max_length,
+            self.length,
             config.heads,
             config.dim // config.heads,
         )
@@ -145,7 +147,7 @@ class ModernGPT(nnx.Module):
         position = state.position
         x = self.tokens(tokens)[:, None]
         positions = jnp.broadcast_to(position, (tokens.shape[0], 1))
-        seen = (jnp.arange(self.max_length, dtype=position.dtype) <= position)[None]
+        seen = (jnp.arange(self.length, dtype=position.dtype) <= position)[None]
 
         def step(
             block: _Block, x: Array, cache: tuple[Array, Array]

@@ -318,7 +318,8 @@ class TwoSidedTridiagonal(Readout):
         """The systems that tokens ``states [..., dim]`` write."""
         decay, phase = self.gates(states)
         gate = polar_gate(decay, phase)
-        coupling = bounded_coupling(*jnp.split(self.couplings(states), 2, axis=-1))
+        real, imag = jnp.split(self.couplings(states), 2, axis=-1)
+        coupling = bounded_coupling(real, imag)
         u = gate_weight(decay)[..., None] * self.inputs(states)
         return Chain(dominant_diagonal(gate * coupling), coupling, -gate, decay, u)
 

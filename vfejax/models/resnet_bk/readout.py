@@ -101,11 +101,9 @@ class ShortConvolution(nnx.Module):
         return self._apply(padded, states.shape[1])
 
     def _apply(self, padded: Array, length: int) -> Array:
-        taps = self.taps[...].astype(self.dtype)
-        last = self.width - 1
-        return sum(
-            padded[:, last - j : last - j + length] * taps[j][None, None] for j in range(self.width)
-        )
+        taps, last = self.taps[...].astype(self.dtype), self.width - 1
+        shifted = [padded[:, last - j : last - j + length] for j in range(self.width)]
+        return jnp.einsum("jbnd,jd->bnd", jnp.stack(shifted), taps)
 
     def init_decode(self, batch_size: int) -> Array:
         """The tokens before the first one: zeros ``[b, width - 1, dim]``."""
