@@ -323,7 +323,9 @@ def main() -> None:
                 results.run(plan.job(arm, text, "rate", rate, 0), text)
         for seed in plan.seeds if options.stage == "final" else ():
             for arm in plan.arms:
-                results.run(plan.job(arm, text, "final", plan.rate(arm, text, results), seed), text)
+                chosen = plan.rate(arm, text, results)
+                assert chosen is not None  # the loop above has filled the grid
+                results.run(plan.job(arm, text, "final", chosen, seed), text)
     references = [arm for arm in plan.arms if arm != options.difference]
     print("\n".join(["", *loss_table(plan, results), ""]))
     print("\n".join(difference_table(plan, results, options.difference, references)))
