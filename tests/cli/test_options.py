@@ -94,10 +94,11 @@ def test_true_in_toml_can_be_undone_by_a_flag():
         ({"stepz": 3}, ("'stepz'", "steps", "step_size")),
         ({"inner": {"pain": 1}}, ("'inner.pain'", "inner.gain", "inner.far_limit")),
         ({"inner": 3}, ("'inner'", "table")),
-        ({"steps": True}, ("'steps'", "true or false")),
+        ({"steps": True}, ("'steps'", "integer", "true")),
+        ({"step-size": 1.0, "step_size": 2.0}, ("'step_size'", "twice")),
         ({"steps": {"a": 1}}, ("'steps'",)),
     ],
-    ids=["unknown", "unknown nested", "no table", "boolean", "table"],
+    ids=["unknown", "unknown nested", "no table", "boolean", "twice", "table"],
 )
 def test_bad_toml_keys_and_kinds_are_named(base, pieces):
     with pytest.raises(UserError) as caught:
@@ -111,20 +112,27 @@ def test_bad_toml_keys_and_kinds_are_named(base, pieces):
     [
         ({"steps": "many"}, "steps"),
         ({"steps": 2.5}, "steps"),
-        ({"step_size": "big"}, "step-size"),
-        ({"spins": ["x"]}, "spins"),
+        ({"step_size": "big"}, "step_size"),
+        ({"spins": ["x"]}, "spins[0]"),
+        ({"spins": ["1", "--loud"]}, "spins[0]"),
+        ({"spins": 3}, "spins"),
+        ({"path": ["x", "--loud"]}, "path"),
+        ({"path": "a\0b"}, "path"),
         ({"kind": "c"}, "kind"),
         ({"inner": {"gain": "x"}}, "inner.gain"),
-        ({"steps": [1, 2]}, "2"),
-        ({"loud": "yes"}, "yes"),
+        ({"steps": [1, 2]}, "steps"),
+        ({"loud": "yes"}, "loud"),
+        ({"loud": 1}, "loud"),
+        ({"kind": True}, "kind"),
     ],
     ids=str,
 )
 def test_toml_values_of_the_wrong_type_are_named(base, name, capsys):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(UserError) as caught:
         _parse("", base)
-    assert caught.value.code == 2
-    assert name in capsys.readouterr().err
+    assert str(caught.value).startswith(f"configuration: '{name}")
+    assert "must be" in str(caught.value)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -133,19 +141,34 @@ def test_toml_values_of_the_wrong_type_are_named(base, name, capsys):
         ("--stepz 3", "--stepz"),
         ("--steps x", "--steps"),
         ("--kind c", "--kind"),
+        ("--spins 1 foo", "--spins"),
+        ("--inner.gain x", "--inner.gain"),
         ("--steps", "--steps"),
     ],
 )
-def test_bad_flags_are_named(arguments, piece, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_bad_flags_are_named_in_one_line(arguments, piece, capsys):
+    with pytest.raises(UserError) as caught:
         _parse(arguments)
-    assert caught.value.code == 2
-    assert piece in capsys.readouterr().err
+    message = str(caught.value)
+    assert piece in message
+    assert message.endswith("test --help explains every option")
+    assert not set(message) & set("\n│─╭╰")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_mistyped_flag_is_told_the_likely_one():
+    with pytest.raises(UserError, match=r"--stepz.*did you mean --steps\?"):
+        _parse("--stepz 3")
+
+
+def test_a_value_that_looks_like_a_flag_is_told_how_to_be_written():
+    with pytest.raises(UserError, match=r"--kind.*--option=-value"):
+        _parse("--kind -b")
 
 
 def test_read_toml(tmp_path):
     path = tmp_path / "a.toml"
-    path.write_text("steps = 3\n[inner]\ngain = inf\n")
+    path.write_bytes(b"\xef\xbb\xbfsteps = 3\n[inner]\ngain = inf\n")  # a byte order mark is fine
     assert read_toml(path) == {"steps": 3, "inner": {"gain": float("inf")}}
 
 

@@ -28,7 +28,10 @@ class State(NamedTuple):
 
 def make_state(seed=0, size=4):
     rng = np.random.default_rng(seed)
-    position = {"f32": jnp.asarray(rng.normal(size=(size, 3)), jnp.float32), "f64": jnp.asarray(rng.normal(size=size))}
+    position = {
+        "f32": jnp.asarray(rng.normal(size=(size, 3)), jnp.float32),
+        "f64": jnp.asarray(rng.normal(size=size)),
+    }
     return State(position, optax.adam(0.1).init(position), jax.random.key(seed), jnp.int32(seed))
 
 
@@ -56,7 +59,9 @@ def damage(path):
 
 
 def largest_file(path):
-    return max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    return max(
+        (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
+    )
 
 
 def test_state_of_an_optimiser_returns_bit_for_bit(run):
@@ -96,7 +101,9 @@ def test_every_bit_survives_in_numpy_and_jax(tmp_path, array):
 
 
 def test_bfloat16_bare_arrays_and_numpy_scalars(tmp_path):
-    for step, state in enumerate([jnp.asarray([0.1, 3.0], jnp.bfloat16), {"s": np.float64(0.1)}, {}]):
+    for step, state in enumerate(
+        [jnp.asarray([0.1, 3.0], jnp.bfloat16), {"s": np.float64(0.1)}, {}]
+    ):
         checkpoint.save(tmp_path, step, state, {})
         restored, _ = checkpoint.restore(tmp_path, state)
         assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -169,7 +176,13 @@ def test_pieces_of_a_killed_process_are_ignored_and_swept(run):
     assert checkpoint.steps(run) == [10, 20, 30]
     assert bits(checkpoint.restore(run, make_state(), 20)[0]) == bits(make_state(20))
     checkpoint.save(run, 40, make_state(40), {}, keep=4)
-    assert sorted(os.listdir(folder)) == ["00000010", "00000020.replaced", "00000030", "00000040", "notes"]
+    assert sorted(os.listdir(folder)) == [
+        "00000010",
+        "00000020.replaced",
+        "00000030",
+        "00000040",
+        "notes",
+    ]
     checkpoint.save(run, 20, make_state(21), {}, keep=4)
     assert sorted(os.listdir(folder)) == ["00000010", "00000020", "00000030", "00000040", "notes"]
 
@@ -202,7 +215,8 @@ def test_damage_is_named_with_the_step_that_is_left(run, harm, capfd):
     latest = run / "checkpoints" / "00000030"
     harm(latest)
     with pytest.raises(
-        UserError, match=rf"^cannot use checkpoint {latest}: .*; delete {latest} to resume from step 20$"
+        UserError,
+        match=rf"^cannot use checkpoint {latest}: .*; delete {latest} to resume from step 20$",
     ) as caught:
         checkpoint.restore(run, make_state())
     assert "\n" not in str(caught.value)
@@ -214,10 +228,14 @@ def test_damage_is_named_with_the_step_that_is_left(run, harm, capfd):
 def test_remedy_steps_over_other_damaged_ones(run):
     for step in (20, 30):
         damage(largest_file(run / "checkpoints" / f"{step:08d}" / "state"))
-    with pytest.raises(UserError, match=r"delete \S*00000020 and \S*00000030 to resume from step 10$"):
+    with pytest.raises(
+        UserError, match=r"delete \S*00000020 and \S*00000030 to resume from step 10$"
+    ):
         checkpoint.restore(run, make_state())
     damage(largest_file(run / "checkpoints" / "00000010" / "state"))
-    with pytest.raises(UserError, match=r"no older one can be used, so start again with --overwrite$"):
+    with pytest.raises(
+        UserError, match=r"no older one can be used, so start again with --overwrite$"
+    ):
         checkpoint.restore(run, make_state())
 
 
@@ -236,7 +254,8 @@ def test_damage_that_only_orbax_notices_is_a_user_error(run, monkeypatch, capfd)
 def test_misfit_names_the_leaf_and_both_types(run):
     checkpoint.save(run, 40, make_state(40, size=5), {})
     with pytest.raises(
-        UserError, match=r"does not fit this run \(state.position\['f32'\] is float32\[5,3\], not float32\[4,3\]\)"
+        UserError,
+        match=r"does not fit this run \(state.position\['f32'\] is float32\[5,3\], not float32\[4,3\]\)",
     ) as caught:
         checkpoint.restore(run, make_state())
     assert str(caught.value).endswith("to resume from step 30")
@@ -296,7 +315,12 @@ def test_terminal_stays_quiet_and_logging_as_it_was(run, capfd):
 
 def test_importing_the_module_does_not_import_orbax():
     code = "import sys, vfejax.runs.checkpoint; print('orbax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=100
+        ).stdout
+        == "False\n"
+    )
 
 
 FULL_DISK = """
@@ -330,10 +354,14 @@ def test_failure_within_orbax_is_a_user_error_with_its_reason(tmp_path, monkeypa
     import orbax.checkpoint as ocp
 
     def save(*arguments, **options):
-        raise ValueError("OUT_OF_RANGE: Error writing \"a/0\" in OCDBT database\n: No space [os_error_code='28']")
+        raise ValueError(
+            "OUT_OF_RANGE: Error writing \"a/0\" in OCDBT database\n: No space [os_error_code='28']"
+        )
 
     monkeypatch.setattr(ocp.Checkpointer, "save", save)
-    with pytest.raises(UserError, match="checkpoints/00000001: No space left on device; free some space"):
+    with pytest.raises(
+        UserError, match="checkpoints/00000001: No space left on device; free some space"
+    ):
         checkpoint.save(tmp_path, 1, {"a": np.zeros(3)}, {})
     assert os.listdir(tmp_path / "checkpoints") == []
     assert capfd.readouterr() == ("", "")

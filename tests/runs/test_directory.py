@@ -31,7 +31,6 @@ def test_create_writes_a_config_that_reads_back(run):
     expected = {"seed": 3, "steps": 10, "dynamics": {"step_size": 0.1}, "irreps": [1, 1, 1]}
     assert run_directory.read_config(run) == expected
     assert (run.path / "checkpoints").is_dir()
-    assert (run.path / "figures").is_dir()
 
 
 def test_config_values_survive_exactly(run):
@@ -54,7 +53,9 @@ def test_config_values_survive_exactly(run):
     assert np.signbit(read["negative_zero"])
 
 
-@pytest.mark.parametrize(("value", "name"), [(object(), "config.a.b"), ([1, None], r"config.a.b\[1\]")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(object(), "config.a.b"), ([1, None], r"config.a.b\[1\]")]
+)
 def test_setting_without_toml_type_is_refused_by_name(tmp_path, value, name):
     with pytest.raises(TypeError, match=name):
         run_directory.create(tmp_path / "run", {"a": {"b": value}})
@@ -98,37 +99,47 @@ def test_empty_directory_is_used(tmp_path):
 def test_existing_run_is_not_overwritten(run):
     run.close()
     before = sorted(os.listdir(run.path))
-    with pytest.raises(UserError, match=r"run already holds a run; .*--resume.*--overwrite.*--out$"):
+    with pytest.raises(
+        UserError, match=r"run already holds a run; .*--resume.*--overwrite.*--out$"
+    ):
         run_directory.create(run.path, {"seed": 4})
     assert sorted(os.listdir(run.path)) == before
     assert run_directory.read_config(run)["seed"] == 3
 
 
 def test_overwrite_removes_what_the_run_wrote_and_nothing_else(run):
-    written = ["metrics.csv", "report.html", "summary.json", "initial.npz", "final.npz", "figures/a.png", ".x.12.tmp"]
-    for name in written:
-        (run.path / name).write_text("old")
+    for name in ("trajectory.npy", "figures/a.png", "tables/b/c.csv"):
+        run.file(name).write_text("old")
+    (run.path / "figures" / ".a.png.12.tmp").write_text("left by a kill")
     (run.path / "checkpoints" / "00000001").mkdir()
-    (run.path / "mine.npz").write_text("keep")
+    mine = ["mine.npz", ".notes.tmp", "lock", "figures/mine.svg", "checkpoints/mine.txt"]
+    for name in mine:
+        (run.path / name).write_text("keep")
     run.close()
     with run_directory.create(run.path, {"seed": 4}, overwrite=True):
         left = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*")}
-        assert left == {"config.toml", "environment.json", "lock", "checkpoints", "figures", "mine.npz"}
+        own = {".vfejax", ".vfejax/lock", ".vfejax/files", "config.toml", "environment.json"}
+        assert left == {*own, *mine, "figures", "checkpoints"}
+        assert all((run.path / name).read_text() == "keep" for name in mine)
         assert run_directory.read_config(run) == {"seed": 4}
 
 
 def test_overwrite_follows_no_link(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a").write_text("keep")
-    (run.path / "figures").rmdir()
-    (run.path / "figures").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "00000001").mkdir()
+    run.file("report.html")
+    (run.path / "report.html").symlink_to(tmp_path / "elsewhere" / "a")
+    (run.path / "checkpoints").rmdir()
+    (run.path / "checkpoints").symlink_to(tmp_path / "elsewhere")
     run.close()
     run_directory.create(run.path, CONFIG, overwrite=True).close()
     assert (tmp_path / "elsewhere" / "a").read_text() == "keep"
+    assert (tmp_path / "elsewhere" / "00000001").is_dir()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["config.toml", "thesis.tex"])
+@pytest.mark.parametrize("name", ["config.toml", "thesis.tex", "lock", ".notes.tmp"])
 def test_directory_of_somebody_else_is_never_touched(tmp_path, name, overwrite):
     (tmp_path / name).write_text("a = 1\n")
     with pytest.raises(UserError, match=r"is not empty and holds no run, .*--out$"):
@@ -175,12 +186,14 @@ time.sleep(100)
 
 
 def test_second_process_is_told_and_a_killed_one_leaves_no_lock(run):
-    code = "import sys; from vfejax.io import run_directory as r\ntry: r.open_existing(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)"
+    code = "import sys; from vfejax.runs import directory as r\ntry: r.open_existing(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)"
     answer = python(code, run.path)
     assert answer.stdout.startswith("UserError ")
     assert f"is in use by another process (pid {os.getpid()})" in answer.stdout
     run.close()
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         try:
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(UserError, match=rf"in use by another process \(pid {holder.pid}\)"):
@@ -202,9 +215,19 @@ def test_lock_holds_within_one_process_and_closing_twice_is_harmless(run):
 
 
 def test_metrics_round_trip_is_exact(run, rng):
-    values = [*rng.normal(size=50) * 10.0 ** rng.integers(-300, 300, 50), 5e-324, -0.0, np.inf, -np.inf, np.nan, 1 / 3]
+    values = [
+        *rng.normal(size=50) * 10.0 ** rng.integers(-300, 300, 50),
+        5e-324,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1 / 3,
+    ]
     run_directory.append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[:20])])
-    run_directory.append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[20:], 20)])
+    run_directory.append_metrics(
+        run, COLUMNS, [(i, value) for i, value in enumerate(values[20:], 20)]
+    )
     read = run_directory.read_metrics(run)
     assert read["step"].dtype == np.int64
     np.testing.assert_array_equal(read["step"], np.arange(len(values)))
@@ -216,7 +239,10 @@ def test_metrics_take_numbers_of_every_kind(run):
     third = np.float32(1) / np.float32(3)
     row = (jnp.int32(2), third, jnp.asarray(third), np.int64(2**53), True)
     run_directory.append_metrics(run, ("step", "numpy", "jax", "count", "flag"), [row])
-    assert (run.path / "metrics.csv").read_text().splitlines()[1].split(",")[3:] == [str(2**53), "1"]
+    assert (run.path / "metrics.csv").read_text().splitlines()[1].split(",")[3:] == [
+        str(2**53),
+        "1",
+    ]
     read = run_directory.read_metrics(run)
     assert np.float32(read["numpy"][0]) == np.float32(read["jax"][0]) == third
 
@@ -229,7 +255,12 @@ def test_metrics_without_rows(run):
 
 @pytest.mark.parametrize(
     ("columns", "rows"),
-    [(("total",), [(1.0,)]), (("step", "a,b"), [(1, 2.0)]), (COLUMNS, [(1,)]), (COLUMNS, [(1, np.ones(2))])],
+    [
+        (("total",), [(1.0,)]),
+        (("step", "a,b"), [(1, 2.0)]),
+        (COLUMNS, [(1,)]),
+        (COLUMNS, [(1, np.ones(2))]),
+    ],
 )
 def test_rows_that_do_not_fit_are_a_programming_error(run, columns, rows):
     with pytest.raises(ValueError, match=r".+"):
@@ -284,7 +315,8 @@ def test_damaged_line_is_named(run, line):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "does not exist"), ("", "is empty"), ("a,b\n1,2\n", "no column step")]
+    ("text", "message"),
+    [(None, "does not exist"), ("", "is empty"), ("a,b\n1,2\n", "no column step")],
 )
 def test_missing_metrics_are_named(run, text, message):
     if text is not None:
@@ -316,7 +348,9 @@ def test_full_disk_is_one_line_and_keeps_what_was_written(tmp_path):
     lines = answer.stdout.splitlines()
     assert len(lines) == 2
     for line, name in zip(lines, ("metrics.csv", "report.html"), strict=True):
-        assert line.startswith(f"UserError cannot write {tmp_path}/run/{name}: File too large; free some space")
+        assert line.startswith(
+            f"UserError cannot write {tmp_path}/run/{name}: File too large; free some space"
+        )
     assert run_directory.read_metrics(tmp_path / "run")["step"].shape == (100,)
     assert (tmp_path / "run" / "metrics.csv").read_text().endswith("\n")
     assert not (tmp_path / "run" / "report.html").exists()

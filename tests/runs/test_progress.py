@@ -56,7 +56,9 @@ def test_at_most_twenty_lines_when_the_start_is_reported():
 
 def test_fast_runs_print_few_lines():
     assert len(run(1000, 1e-3, io.StringIO()).splitlines()) == 2
-    assert len(run(1000, 1e-2, io.StringIO()).splitlines()) == 6  # 10 s, a line every 2 s, and the last
+    assert (
+        len(run(1000, 1e-2, io.StringIO()).splitlines()) == 6
+    )  # 10 s, a line every 2 s, and the last
 
 
 def test_last_step_is_reported_once():
@@ -106,7 +108,10 @@ def test_terminal_gets_a_bar(monkeypatch):
 
 def test_dumb_terminal_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    assert run(2, 1.0, Terminal()).splitlines()[-1] == "2/2 (100 %) energy 0.5  1 steps/s  0:00:00 left"
+    assert (
+        run(2, 1.0, Terminal()).splitlines()[-1]
+        == "2/2 (100 %) energy 0.5  1 steps/s  0:00:00 left"
+    )
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])

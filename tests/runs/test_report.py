@@ -110,14 +110,30 @@ def test_numbers_are_short_and_right_aligned(write):
     rows = [("error", np.float32(0.125), 1 / 3), ("agents", 64, float("nan")), ("note", "none", "")]
     page = write(summary_rows=rows, summary_header=("quantity", "run", "alone"))
     assert page.text("th") == ["quantity", "run", "alone"]
-    assert [attributes.get("class") for attributes in page.named("th")] == [None, "number", "number"]
-    assert [attributes.get("class") for attributes in page.named("td")] == [None, "number", "number"] * 3
+    assert [attributes.get("class") for attributes in page.named("th")] == [
+        None,
+        "number",
+        "number",
+    ]
+    classes = [attributes.get("class") for attributes in page.named("td")]
+    assert classes == [None, "number", "number"] * 2 + [None, "word", "word"]
     assert page.text("td") == ["error", "0.125", "0.333333", "agents", "64", "nan", "note", "none"]
 
 
 def test_settings_are_flat_and_complete(write):
-    page = write(config={"seed": 1, "dynamics": {"step": {"size": 0.1}}, "irreps": [1, 1], "flag": True})
-    names_and_values = ["seed", "1", "dynamics.step.size", "0.1", "irreps", "[1, 1]", "flag", "True"]
+    page = write(
+        config={"seed": 1, "dynamics": {"step": {"size": 0.1}}, "irreps": [1, 1], "flag": True}
+    )
+    names_and_values = [
+        "seed",
+        "1",
+        "dynamics.step.size",
+        "0.1",
+        "irreps",
+        "[1, 1]",
+        "flag",
+        "True",
+    ]
     assert page.text("code") == names_and_values
     assert page.text("summary") == ["4 settings"]
 

@@ -15,6 +15,7 @@ from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models import sampling
+from vfejax.runs.seeds import random_key
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["GenerateConfig", "continuation", "main"]
@@ -106,7 +107,7 @@ def continuation(
         The new tokens, ``[num_tokens]``.
     """
     write = jax.jit(partial(sampling.generate, model, num_tokens=num_tokens, sampler_fn=sampler_fn))
-    return np.asarray(write(params, prompt[None], key=jax.random.key(seed)))[0]
+    return np.asarray(write(params, prompt[None], key=random_key(seed)))[0]
 
 
 def main(arguments: Sequence[str]) -> int:

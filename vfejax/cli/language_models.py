@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli import options as configuration
-from vfejax.cli.train.config import TrainConfig, model_options
+from vfejax.cli.train.config import TrainConfig, check_values, model_options
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
@@ -16,6 +16,7 @@ from vfejax.models import table
 from vfejax.models.blocks import OptionError
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
+from vfejax.runs.seeds import random_key
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["BEST", "Trained", "build", "load"]
@@ -67,7 +68,9 @@ def load(path: Path) -> Trained:
     stored = run_directory.read_config(path)
     if "model" not in stored:
         raise UserError(f"{path} holds no trained model; give a directory that vfejax train wrote")
-    config = configuration.parse(TrainConfig, [], program="vfejax train", base=stored)
+    config = configuration.stored(
+        TrainConfig, path, program="vfejax train", check_values=check_values
+    )
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
     words = tokenizers.load(path / "vocabulary.json")
@@ -76,6 +79,6 @@ def load(path: Path) -> Trained:
         raise UserError(
             f"{path} holds no weights yet; wait for the first evaluation of vfejax train"
         )
-    template = jax.eval_shape(model.init, jax.random.key(0))
+    template = jax.eval_shape(model.init, random_key(config.seed))
     params, meta = checkpoint.restore(path / BEST, template)
     return Trained(config, model, params, words, meta["step"], meta["valid_loss"])

@@ -2,7 +2,10 @@
 quick.
 """
 
+import contextlib
+import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -40,30 +43,70 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"vfejax: unknown command '{name}'; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"vfejax.cli.{_MODULES.get(name, name)}").main(rest)
+        return _run(name, rest)
     except UserError as error:
-        print(f"vfejax {name}: {error}", file=sys.stderr)
+        print(f"vfejax {name}: {_printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vfejax {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except SystemExit as stop:  # tyro, after --help or a bad flag
+    except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Import the command and call it, with signals heeded from then on."""
+    # Matplotlib tells on standard error when it finds no folder for its cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    command = importlib.import_module(f"vfejax.cli.{_MODULES.get(name, name)}")
+    from vfejax.runs.interrupt import Interrupt
+
+    with Interrupt(f"vfejax {name}: interrupted"):
+        return command.main(arguments)
+
+
+def _printable(error: UserError) -> str:
+    """The message on one line, in characters that every terminal takes."""
+    text = " ".join(str(error).split())
+    return text.encode(errors="backslashreplace").decode()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0 done, 2 what one line on stderr explains, 130
     interrupted, 1 output cut off.
     """
-    try:
-        status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()  # here, where a reader that went away can be met
-        return status
-    except BrokenPipeError:
-        # The reader of our output (head, less) went away: point stdout elsewhere so that the exit
-        # stays quiet.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started us
+                sink = stack.enter_context(open(os.devnull, "w"))
+                stack.callback(setattr, sys, name, None)
+                setattr(sys, name, sink)
+        try:
+            status = _dispatch(given)
+            sys.stdout.flush()  # here, where a reader that went away can be met
+            return status
+        except BrokenPipeError:
+            _discard_output()  # the reader (head, less) went away: the exit stays quiet
+            return 1
+        except OSError as error:
+            if not _is_of_output(error):
+                raise
+            _discard_output()
+            with contextlib.suppress(OSError):
+                print(f"vfejax: cannot write the output: {error.strerror}", file=sys.stderr)
+            return 1
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether writing to standard output failed: such errors name no file."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
+
+
+def _discard_output() -> None:
+    """Point standard output elsewhere, so that Python's last flush does not fail again."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

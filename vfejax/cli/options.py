@@ -1,41 +1,103 @@
 """Configuration of every command: a dataclass, a TOML file and flags, in rising priority."""
 
+import contextlib
 import dataclasses
+import io
+import math
+import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tyro
 
+from vfejax.cli import toml_values
 from vfejax.errors import UserError
 from vfejax.runs import directory as run_directory
+from vfejax.runs import inputs as run_inputs
+from vfejax.runs.seeds import LARGEST_SEED
 
 __all__ = [
-    "SESSION",
+    "LARGEST_COUNT",
+    "RunOptions",
     "as_mapping",
+    "changes",
     "check",
-    "open_run",
+    "check_counts",
+    "check_numbers",
+    "check_run",
+    "check_seed",
+    "flag",
     "parse",
     "parse_run",
     "read_toml",
     "settings",
+    "stored",
 ]
 
 Config = TypeVar("Config")
+Run = TypeVar("Run", bound="RunOptions")
 
-# Settings that say how to run rather than what to compute; a resumed run takes them from the
-# command line.
-SESSION = ("out", "config", "overwrite", "resume", "quiet")
+LARGEST_COUNT = 2**31 - 1  # what a step counter on the device can hold
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What every command that makes a run can be told."""
+
+    out: Path = Path("runs/run")
+    """Run directory to create."""
+    config: Path | None = None
+    """TOML file with any of these settings; flags win over it."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its own settings. (Only a few,
+    such as --steps, may change.)
+    """
+    quiet: bool = False
+    """Print nothing but errors."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into the folder tensorboard of the run."""
+    seed: int = 0
+    """Seed of all that is random."""
+
+    steps: int = 500
+    """Number of steps."""
+    log_every: int = 10
+    """Steps between rows of metrics.csv; also the number of steps compiled into one call."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints, a multiple of --log-every."""
+
+    # Settings that say how to run rather than what to compute; a resumed run takes them from the
+    # command line.
+    SESSION: ClassVar[tuple[str, ...]] = (
+        *("out", "config", "overwrite", "resume", "quiet", "tensorboard"),
+    )
+    # Settings that a resumed run may change.
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every")
+    # Settings that name input files. A resumed run may give another path to the same content.
+    INPUTS: ClassVar[tuple[str, ...]] = ()
+    # By setting that chooses one of several tables of options: the tables' names by its value. Only
+    # the chosen table is stored and read, so that no run depends on the options of others.
+    CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line: ``inner.step_size`` is ``--inner.step-size``."""
+    return "--" + name.replace("_", "-")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Parsed TOML file; a missing or malformed one is a UserError that names it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"--config {path}: cannot read it: {error.strerror}") from None
@@ -56,41 +118,38 @@ def as_mapping(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
+def _unused_tables(config_type: type, mapping: Mapping[str, Any]) -> set[str]:
+    """Tables that a stored configuration did not choose."""
+    unused: set[str] = set()
+    for setting, tables in getattr(config_type, "CHOICES", {}).items():
+        default = next(f.default for f in dataclasses.fields(config_type) if f.name == setting)
+        chosen = tables.get(mapping.get(setting, default))
+        unused |= set(tables.values()) - {chosen}
+    return unused
+
+
 def settings(config: Any) -> dict[str, Any]:
-    """What a run's ``config.toml`` says: every setting except those of the session."""
-    return {name: value for name, value in as_mapping(config).items() if name not in SESSION}
-
-
-def _arguments(
-    config_type: type, mapping: Mapping[str, Any], where: str, prefix: str = ""
-) -> list[str]:
-    """The flags that say what a TOML table says, so that one parser (tyro) checks types for
-    both.
+    """What a run's ``config.toml`` says: every setting except those of the session, and of a choice
+    between tables only the chosen one.
     """
-    fields = {field.name: field for field in dataclasses.fields(config_type)}
-    arguments: list[str] = []
-    for key, value in mapping.items():
-        name = key.replace("-", "_")
-        if name not in fields:
-            known = ", ".join(sorted(prefix + field for field in fields))
-            raise UserError(f"{where}: unknown key '{prefix}{key}'; known keys: {known}")
-        flag = f"--{prefix}{name.replace('_', '-')}"
-        kind = fields[name].type
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{where}: '{prefix}{key}' must be a table")
-            arguments += _arguments(kind, value, where, f"{prefix}{name.replace('_', '-')}.")
-        elif isinstance(value, bool):
-            if kind is not bool:
-                raise UserError(f"{where}: '{prefix}{key}' must not be true or false")
-            arguments.append(flag if value else f"--{prefix}no-{name.replace('_', '-')}")
-        elif isinstance(value, list):
-            arguments += [flag, *map(str, value)]
-        elif isinstance(value, str | int | float):
-            arguments += [flag, str(value)]
-        else:
-            raise UserError(f"{where}: '{prefix}{key}' has a value of a kind no option takes")
-    return arguments
+    mapping = as_mapping(config)
+    left_out = {*getattr(config, "SESSION", ()), *_unused_tables(type(config), mapping)}
+    found = {name: value for name, value in mapping.items() if name not in left_out}
+    for name, value in found.items():
+        if isinstance(value, str) and not _is_utf8(value):
+            raise UserError(
+                f"{flag(name)} {value!a}: is no UTF-8 text, so config.toml cannot hold it; "
+                "rename the file"
+            )
+    return found
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse(
@@ -99,6 +158,7 @@ def parse(
     *,
     program: str,
     base: Mapping[str, Any] | None = None,
+    where: str = "configuration",
 ) -> Config:
     """Configuration from flags over a TOML mapping over the dataclass' defaults.
 
@@ -107,60 +167,208 @@ def parse(
         arguments: command-line flags.
         program: name shown by ``--help``.
         base: parsed TOML, whose unknown keys are errors.
+        where: what ``base`` was read from, for messages.
 
     Raises:
-        UserError: for an unknown key. For a bad flag or value tyro prints what is wrong and exits
-            with status 2.
+        UserError: for an unknown key, flag or value, naming it.
     """
-    default = None
-    if base:
-        flags = _arguments(config_type, base, "configuration")
-        default = tyro.cli(config_type, args=flags, prog=f"{program} (configuration file)")
-    return tyro.cli(config_type, args=list(arguments), prog=program, default=default)
+    default = toml_values.build(config_type, base, where) if base else None
+    return _parse(config_type, arguments, program, default)
 
 
-def parse_run(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+def _parse(
+    config_type: type[Config], arguments: Sequence[str], program: str, default: Config | None
+) -> Config:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_type, args=list(arguments), prog=program, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # after --help
+        raise UserError(_condensed(said.getvalue(), program)) from None
+
+
+def _condensed(box: str, program: str) -> str:
+    """The parser's message, which is a box of several lines, as one line."""
+    lines = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
+    rules = [i for i, line in enumerate(lines) if set(line) == {"─"}]
+    said = " ".join(lines[: rules[0] if rules else None]).strip() or " ".join(box.split())
+    similar = re.search(r"Perhaps you meant:[\s│]*(--[\w.-]+)", box)
+    hint = f" (did you mean {similar[1]}?)" if similar else ""
+    if "Missing value" in said:
+        hint = " (a value that begins with '-' is written --option=-value)"
+    return f"{said}{hint}; {program} --help explains every option".replace("..;", ".;")
+
+
+def parse_run(config_type: type[Run], arguments: Sequence[str], *, program: str) -> Run:
     """Configuration of a command that makes a run: as :func:`parse`, with ``--config``, and with
-    ``--resume`` the run's own settings.
+    ``--resume`` the run's own settings. Paths of input files become absolute.
 
-    ``config_type`` has the fields of ``SESSION``, and ``steps``: the only setting that a resumed
-    run may change.
+    Args:
+        config_type: a :class:`RunOptions`; its ``CHANGEABLE`` says what a resumed run may change.
+        arguments: command-line flags.
+        program: name shown by ``--help``.
 
     Raises:
         UserError: for a setting that a resumed run cannot change, naming it, and as :func:`parse`.
     """
     flags = parse(config_type, arguments, program=program)
-    if not flags.resume:
-        base = read_toml(flags.config) if flags.config else {}
-        for name in ("config", "resume"):
-            if name in base:
-                raise UserError(
-                    f"--config {flags.config}: '{name}' is not a setting; give --{name} on the command line"
-                )
-        return parse(config_type, arguments, program=program, base=base)
-    session = {name: getattr(flags, name) for name in SESSION}
-    stored = run_directory.read_config(flags.out)
-    original = parse(config_type, [], program=program, base=stored)
-    wanted = dataclasses.replace(
-        parse(config_type, arguments, program=program, base=stored), **session
-    )
-    fixed = dataclasses.replace(original, **session, steps=wanted.steps)
-    for name, value in vars(fixed).items():
-        if getattr(wanted, name) != value:
+    if flags.resume:
+        return _resumed(config_type, arguments, flags, program)
+    base = read_toml(flags.config) if flags.config else {}
+    for name in ("config", "resume"):
+        if name in base:
             raise UserError(
-                f"--resume continues with the run's own settings; --{name.replace('_', '-')} was {value} (only --steps may change)"
+                f"--config {flags.config}: '{name}' is not a setting; give --{name} on the command "
+                "line"
+            )
+    where = f"--config {flags.config}"
+    return _absolute(parse(config_type, arguments, program=program, base=base, where=where))
+
+
+def _resumed(config_type: type[Run], arguments: Sequence[str], flags: Run, program: str) -> Run:
+    for name in ("config", "overwrite"):
+        if getattr(flags, name):
+            raise UserError(
+                f"--{name}: cannot be given with --resume, which continues with the run's own "
+                "settings; leave one of them out"
+            )
+    original = stored(config_type, flags.out, program=program)
+    # Again over the run's settings: what the command line does not say is as it was.
+    said = dataclasses.replace(original, **{n: getattr(flags, n) for n in config_type.SESSION})
+    wanted = _absolute(_parse(config_type, arguments, program, said))
+    may_change = set(config_type.CHANGEABLE)
+    if run_inputs.is_recorded(flags.out):
+        may_change |= set(config_type.INPUTS)
+    for name, before, now in _differences(said, wanted):
+        if name not in may_change:
+            allowed = ", ".join(map(flag, config_type.CHANGEABLE))
+            raise UserError(
+                f"{flag(name)} {now}: --resume continues with the run's own settings; "
+                f"{flag(name)} was {before} (only {allowed} may change)"
             )
     return wanted
 
 
-def open_run(config: Any) -> run_directory.RunDirectory:
-    """The run that a resumed command goes on with, or a new one; held by this process."""
-    if config.resume:
-        return run_directory.open_existing(config.out)
-    return run_directory.create(config.out, settings(config), overwrite=config.overwrite)
+def _absolute(config: Run) -> Run:
+    paths = {name: getattr(config, name) for name in type(config).INPUTS}
+    paths = {n: Path(os.path.abspath(p)) for n, p in paths.items() if isinstance(p, Path)}
+    return dataclasses.replace(config, **paths)
 
 
-def check(condition: bool, flag: str, value: Any, requirement: str) -> None:
-    """Raise a UserError naming ``flag`` unless ``condition`` holds."""
+def _differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of every setting that differs, those of tables by ``table.name``."""
+    found = []
+    for entry in dataclasses.fields(before):
+        old, new = getattr(before, entry.name), getattr(after, entry.name)
+        if dataclasses.is_dataclass(old):
+            found += _differences(old, new, f"{prefix}{entry.name}.")
+        elif old != new:
+            found.append((f"{prefix}{entry.name}", old, new))
+    return found
+
+
+def changes(before: RunOptions, after: RunOptions) -> list[str]:
+    """What a resumed run does differently, in words."""
+    return [
+        f"{flag(name)} was {old}, is {new} now"
+        for name, old, new in _differences(before, after)
+        if name not in after.SESSION
+    ]
+
+
+def stored(
+    config_type: type[Config],
+    path: str | os.PathLike,
+    *,
+    program: str,
+    check_values: Callable[[Config], None] | None = None,
+) -> Config:
+    """The configuration of a run, as its ``config.toml`` has it.
+
+    Args:
+        config_type: of the command that made the run.
+        path: the run.
+        program: that command, for messages.
+        check_values: raises UserError for values out of range: the file may have been edited.
+
+    Raises:
+        UserError: naming the file, for anything in it that the command does not take.
+    """
+    mapping = run_directory.read_config(path)
+    where = str(Path(path) / "config.toml")
+    unused = _unused_tables(config_type, mapping)
+    used = {name: value for name, value in mapping.items() if name not in unused}
+    known = {entry.name for entry in dataclasses.fields(config_type)}
+    strange = [name for name in used if name.replace("-", "_") not in known]
+    if strange:
+        raise UserError(
+            f"{where}: unknown key '{strange[0]}', so the run was not made by {program}, or by "
+            "another version of it; give a run of this command"
+        )
+    config = toml_values.build(config_type, used, where)
+    if check_values is not None:
+        try:
+            check_values(config)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return config
+
+
+def check(condition: bool, name: str, value: Any, requirement: str) -> None:
+    """Raise a UserError naming the option ``name`` unless ``condition`` holds."""
     if not condition:
-        raise UserError(f"--{flag} {value}: must be {requirement}")
+        raise UserError(f"{flag(name)} {_short(value)}: must be {requirement}")
+
+
+def _short(value: Any) -> str:
+    text = str(value) if not isinstance(value, int) or abs(value) < 10**40 else "(a huge number)"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_counts(config: Any, names: Sequence[str], least: int, *, prefix: str = "") -> None:
+    """Raise a UserError unless the integers ``names`` are at least ``least`` and at most 2^31 - 1.
+
+    >>> check_counts(RunOptions(steps=-1), ["steps"], 0)
+    Traceback (most recent call last):
+    vfejax.errors.UserError: --steps -1: must be at least 0 and at most 2147483647
+    """
+    for name in names:
+        value = getattr(config, name)
+        fits = least <= value <= LARGEST_COUNT
+        check(fits, prefix + name, value, f"at least {least} and at most {LARGEST_COUNT}")
+
+
+def check_numbers(config: Any, names: Sequence[str], *, positive: bool, prefix: str = "") -> None:
+    """Raise a UserError unless the numbers ``names`` are finite and positive (or at least 0).
+
+    A positive number must be one in float32 too, where what is below 1.2e-38 is 0.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if positive:
+            fits = 1.2e-38 <= value <= 3.4e38
+            check(fits, prefix + name, value, "positive and finite, from 1.2e-38 to 3.4e38")
+        else:
+            fits = math.isfinite(value) and 0 <= value <= 3.4e38
+            check(fits, prefix + name, value, "at least 0 and finite")
+
+
+def check_seed(seed: int) -> None:
+    """Raise a UserError unless ``seed`` is at least 0 and below 2^63."""
+    check(0 <= seed <= LARGEST_SEED, "seed", seed, f"at least 0 and at most {LARGEST_SEED}")
+
+
+def check_run(config: RunOptions) -> None:
+    """Raise a UserError for the first of the options that all runs share that is out of range."""
+    check_seed(config.seed)
+    check_counts(config, ["steps"], 0)
+    check_counts(config, ["log_every", "checkpoint_every"], 1)
+    _check_multiple(config, "checkpoint_every")
+
+
+def _check_multiple(config: RunOptions, name: str) -> None:
+    value = getattr(config, name)
+    requirement = f"a multiple of --log-every {config.log_every}"
+    check(value % config.log_every == 0, name, value, requirement)

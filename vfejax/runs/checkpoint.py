@@ -15,22 +15,36 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from vfejax.errors import UserError
 from vfejax.data.files import atomic_write, one_line, read_errors, write_errors
+from vfejax.errors import UserError
 from vfejax.types import PyTree
 
-__all__ = ["discard_after", "latest_step", "restore", "save", "steps"]
+__all__ = [
+    "clear",
+    "discard_after",
+    "keep_only",
+    "latest_step",
+    "restore",
+    "save",
+    "steps",
+    "sweep",
+]
 
 _NAME = re.compile(r"(\d{8,})(\.replaced)?")
+_ATTEMPTS = 100  # at reading what another process replaces meanwhile
 _OVERHEAD = 1 << 16  # bytes of a checkpoint besides its arrays, roughly
-_PROBE = 1 << 26  # bytes asked for at once: enough to meet a quota or a limit, little enough to be instant everywhere
+# Bytes asked for at once: enough to meet a quota or a limit, little enough to be instant.
+_PROBE = 1 << 26
+
+
+_REST = re.compile(r"\d{8,}(\.new|\.replaced\.removed|\.removed)(\.orbax-checkpoint-tmp.*)?")
 
 
 class _Damaged(Exception):
@@ -49,7 +63,15 @@ def latest_step(run: str | os.PathLike) -> int | None:
     return max(_listing(run), default=None)
 
 
-def save(run: str | os.PathLike, step: int, state: PyTree, meta: Mapping[str, Any], *, keep: int = 3) -> None:
+def save(
+    run: str | os.PathLike,
+    step: int,
+    state: PyTree,
+    meta: Mapping[str, Any],
+    *,
+    keep: int = 3,
+    protect: Collection[int] = (),
+) -> None:
     """Write a checkpoint; it is complete when this returns, and earlier ones stay usable until
     then.
 
@@ -61,11 +83,19 @@ def save(run: str | os.PathLike, step: int, state: PyTree, meta: Mapping[str, An
         meta: what JSON can hold: strings, numbers (floats exactly), booleans, None, lists, dicts
             with string keys.
         keep: how many of the newest checkpoints stay.
+        protect: steps whose checkpoints stay besides.
 
     Raises:
         UserError: when it cannot be written; what was there before is still there.
         TypeError: for a leaf that is no array, or a meta that JSON cannot hold.
         ValueError: for a negative step or ``keep < 1``.
+
+    >>> import tempfile
+    >>> run = tempfile.mkdtemp()
+    >>> save(run, 20, {"x": np.arange(3.0)}, {"loss": 0.5})
+    >>> state, meta = restore(run, {"x": np.empty(3)})
+    >>> state["x"].tolist(), meta, steps(run)
+    ([0.0, 1.0, 2.0], {'loss': 0.5}, [20])
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step must be at least 0 and keep at least 1, got {step} and {keep}")
@@ -86,16 +116,19 @@ def save(run: str | os.PathLike, step: int, state: PyTree, meta: Mapping[str, An
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         for old in steps(run)[:-keep]:
-            _remove(_listing(run)[old])
+            if old not in protect:
+                _remove(_listing(run)[old])
 
 
-def restore(run: str | os.PathLike, template: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-    """Read a checkpoint.
+def restore(
+    run: str | os.PathLike, template: PyTree, step: int | None = None
+) -> tuple[PyTree, dict[str, Any]]:
+    """Read a checkpoint. The run may be going: one that is replaced meanwhile is read again.
 
     Args:
         run: directory of the run.
-        template: pytree with the structure, shapes and dtypes that were saved; arrays or (except
-            for keys) ShapeDtypeStruct. NumPy leaves come back as NumPy arrays, the others as JAX
+        template: pytree with the structure, shapes and dtypes that were saved; arrays or
+            ShapeDtypeStruct. NumPy leaves come back as NumPy arrays, the others as JAX
             arrays with the template's sharding (the first device, if it has none).
         step: which; the newest by default.
 
@@ -104,33 +137,63 @@ def restore(run: str | os.PathLike, template: PyTree, step: int | None = None) -
 
     Raises:
         UserError: when there is none, when it is damaged, or when it does not fit the template. The
-            message names the directory, and the
-            older step that is left.
+            message names the directory, and the older step that is left.
     """
-    listing = _listing(run)
-    if not listing:
-        raise UserError(f"{os.fspath(run)} has no checkpoint to resume from; start it again with --overwrite")
-    step = max(listing) if step is None else step
-    if step not in listing:
-        raise UserError(
-            f"{os.fspath(run)} has no checkpoint of step {step}; it has steps {', '.join(map(str, sorted(listing)))}"
-        )
-    path = listing[step]
-    try:
-        content = _read_record(path)
-        _check_fit(content, template)
-        state = _read_state(path / "state", template)
-    except _Damaged as reason:
-        raise UserError(f"cannot use checkpoint {path}: {reason}; {_remedy(listing, step, template)}") from reason
-    return state, content["meta"]
+    for attempt in range(_ATTEMPTS):
+        path = _find(run, step)
+        before = _identity(path)
+        try:
+            content = _read_record(path)
+            _check_fit(content, template)
+            return _read_state(path / "state", template), content["meta"]
+        except _Damaged as reason:
+            gone = _identity(path) != before or (step is None and _find(run, None) != path)
+            if gone and attempt + 1 < _ATTEMPTS:
+                continue
+            remedy = _remedy(_listing(run), path, template)
+            raise UserError(f"cannot use checkpoint {path}: {reason}; {remedy}") from reason
+    raise AssertionError("the loop above returns or raises")
 
 
 def discard_after(run: str | os.PathLike, step: int) -> None:
-    """Remove the checkpoints of later steps, when a run goes on from an earlier one."""
+    """Remove the checkpoints of later steps, when a run goes on from an earlier one; ``step = -1``
+    removes all.
+    """
     for later, path in _listing(run).items():
         if later > step:
             with write_errors(path):
                 _remove(path)
+
+
+def keep_only(run: str | os.PathLike, step: int) -> None:
+    """Remove the checkpoints of all other steps."""
+    for other, path in _listing(run).items():
+        if other != step:
+            with write_errors(path):
+                _remove(path)
+
+
+def sweep(run: str | os.PathLike) -> None:
+    """Remove what killed processes left behind; complete checkpoints stay."""
+    folder = _folder(run)
+    if folder.is_dir():
+        with write_errors(folder):
+            _sweep(folder)
+
+
+def clear(folder: str | os.PathLike) -> None:
+    """Remove every checkpoint, and what killed ones left, from the folder ``checkpoints`` of a run;
+    other files in it stay.
+    """
+    folder = Path(folder)
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with write_errors(folder):
+        for name in os.listdir(folder):
+            path = folder / name
+            ours = _NAME.fullmatch(name) or _REST.fullmatch(name)
+            if ours and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
 
 
 def _folder(run: str | os.PathLike) -> Path:
@@ -173,12 +236,15 @@ def _sweep(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     for name in names:
         superseded = name.endswith(".replaced") and name.removesuffix(".replaced") in names
-        if superseded or re.fullmatch(r"\d{8,}(\.new|\.replaced\.removed|\.removed)(\.orbax-checkpoint-tmp.*)?", name):
+        if superseded or _REST.fullmatch(name):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path) or "state", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        (jax.tree_util.keystr(path) or "state", leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -201,9 +267,14 @@ def _stored(tree: PyTree) -> dict[str, Any]:
     """
     leaves = enumerate(jax.tree.leaves(tree))
     stored = {
-        f"{i:06d}": jax.random.key_data(leaf) if _is_key(leaf) else leaf for i, leaf in leaves if np.prod(leaf.shape)
+        f"{i:06d}": jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for i, leaf in leaves
+        if np.prod(leaf.shape)
     }
-    return {name: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for name, leaf in stored.items()}
+    return {
+        name: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+        for name, leaf in stored.items()
+    }
 
 
 def _write_state(path: Path, state: PyTree) -> None:
@@ -217,7 +288,9 @@ def _write_state(path: Path, state: PyTree) -> None:
                 checkpointer.save(path, args=ocp.args.StandardSave(stored))
         except Exception as error:
             code = re.search(r"os_error_code='(\d+)'", str(error))
-            raise OSError(*((int(code[1]), os.strerror(int(code[1]))) if code else (one_line(error),))) from error
+            raise OSError(
+                *((int(code[1]), os.strerror(int(code[1]))) if code else (one_line(error),))
+            ) from error
 
 
 def _ask_for_space(folder: Path, size: int) -> None:
@@ -256,7 +329,9 @@ def _orbax() -> Iterator[Any]:
 
 def _checksums(path: Path) -> dict[str, list[int]]:
     """Size and CRC-32 of every file below ``path`` but the record."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / "record.json")
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and file != path / "record.json"
+    )
     return {file.relative_to(path).as_posix(): [file.stat().st_size, _crc(file)] for file in files}
 
 
@@ -284,7 +359,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         document = json.loads((path / "record.json").read_bytes())
         content = document["content"]
         sound = document["crc32"] == zlib.crc32(_encode(content))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Damaged(f"record.json cannot be read ({one_line(error)})") from error
     if not sound:
         raise _Damaged("record.json was changed after it was written")
@@ -306,15 +381,43 @@ def _check_fit(content: Mapping[str, Any], template: PyTree) -> None:
     for name in (*wanted, *saved):
         if saved.get(name) != wanted.get(name):
             raise _Damaged(
-                f"it does not fit this run (state{name} is {_type(saved.get(name))}, not {_type(wanted.get(name))})"
+                f"it does not fit this run (state{name} is {_type(saved.get(name))}, not "
+                f"{_type(wanted.get(name))}), so config.toml or vfejax changed since it was saved"
             )
 
 
 def _type(description: tuple[str, tuple[int, ...]] | None) -> str:
-    return "absent" if description is None else f"{description[0]}[{','.join(map(str, description[1]))}]"
+    return (
+        "absent"
+        if description is None
+        else f"{description[0]}[{','.join(map(str, description[1]))}]"
+    )
 
 
-def _remedy(listing: Mapping[int, Path], step: int, template: PyTree) -> str:
+def _find(run: str | os.PathLike, step: int | None) -> Path:
+    """Directory of a checkpoint, the newest for None; UserError when there is none."""
+    listing = _listing(run)
+    if not listing:
+        raise UserError(f"{os.fspath(run)} has no checkpoint; give the directory of a run that has")
+    step = max(listing) if step is None else step
+    if step not in listing:
+        having = ", ".join(map(str, sorted(listing)))
+        raise UserError(f"{os.fspath(run)} has no checkpoint of step {step}; it has steps {having}")
+    return listing[step]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a directory from another of the same name; None when it has gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _remedy(listing: Mapping[int, Path], path: Path, template: PyTree) -> str:
+    match = _NAME.fullmatch(path.name)
+    step = int(match[1]) if match else -1
     for older in sorted(filter(lambda other: other < step, listing), reverse=True):
         try:
             _check_fit(_read_record(listing[older]), template)
@@ -322,7 +425,7 @@ def _remedy(listing: Mapping[int, Path], step: int, template: PyTree) -> str:
             continue
         newer = sorted(str(listing[other]) for other in listing if older < other)
         return f"delete {' and '.join(newer)} to resume from step {older}"
-    return "no older one can be used, so start again with --overwrite"
+    return "no older one can be used, so begin a new run with another --out"
 
 
 def _read_state(path: Path, template: PyTree) -> PyTree:
@@ -349,7 +452,9 @@ def _target(leaf: Any) -> Any:
             if isinstance(leaf, jax.ShapeDtypeStruct)
             else jax.random.key_data(leaf)
         )
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+        jax.devices()[0]
+    )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
@@ -358,4 +463,15 @@ def _leaf(template: Any, read: Any) -> Any:
         return np.empty(template.shape, template.dtype) if read is None else read
     if read is None:
         return jax.numpy.empty(template.shape, template.dtype)
-    return jax.random.wrap_key_data(read, impl=jax.random.key_impl(template)) if _is_key(template) else read
+    return (
+        jax.random.wrap_key_data(read, impl=_key_impl(template))
+        if _is_key(template)
+        else read
+    )
+
+
+def _key_impl(key: Any) -> Any:
+    """How the bits of a key, which may be abstract, are used."""
+    found = []
+    jax.eval_shape(lambda k: found.append(jax.random.key_impl(k)), key)
+    return found[0]

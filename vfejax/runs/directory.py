@@ -1,11 +1,14 @@
 """A run is a directory: configuration, environment, metrics, and the lock that keeps two processes
 apart.
 
-``config.toml`` (fully resolved), ``environment.json``, ``metrics.csv``, ``checkpoints/``,
-``figures/``, ``report.html`` and ``summary.json``; a simulation adds ``initial.npz`` and
-``final.npz``, a training ``vocabulary.json`` and ``best/`` (its best weights). Every file is
-written atomically except ``metrics.csv``, which grows and whose half last line, after a kill, is
-never read.
+Every run has ``config.toml`` (its settings), ``environment.json``, ``metrics.csv``,
+``checkpoints/``, ``figures/``, ``report.html`` and ``summary.json``; a command adds its own
+results. The folder ``.vfejax`` holds the lock, and the list of the files that the run wrote: these
+are what ``--overwrite`` removes. Every file is written atomically except ``metrics.csv``, which
+grows, and whose half last line, after a kill, is never read.
+
+A run is made in an order that a kill or a full disk may cut anywhere: first ``.vfejax``, then
+``config.toml``, then all else. A directory with nothing but ``.vfejax`` counts as empty.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ import io
 import json
 import os
 import platform
-import shutil
+import re
 import subprocess
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +29,9 @@ import numpy as np
 import tomli_w
 
 from vfejax import __version__
+from vfejax.data.files import atomic_write, one_line, read_errors, write_errors
 from vfejax.errors import UserError
-from vfejax.data.files import atomic_write, is_temporary, one_line, read_errors, write_errors
+from vfejax.runs import checkpoint
 
 __all__ = [
     "RunDirectory",
@@ -38,26 +42,23 @@ __all__ = [
     "open_existing",
     "read_config",
     "read_metrics",
+    "renew_environment",
     "truncate_metrics",
     "write_config",
     "write_errors",
 ]
 
-_LOCK = "lock"
-# What --overwrite removes. The configuration goes last, so that a directory half removed is still
-# known as a run.
-_WRITTEN = (
-    "metrics.csv",
-    "checkpoints",
-    "best",
-    "vocabulary.json",
-    "figures",
-    "report.html",
-    "summary.json",
-    "initial.npz",
-    "final.npz",
-    "environment.json",
-    "config.toml",
+_OWN = ".vfejax"  # folder of the lock and of the list of written files
+_CONFIG = "config.toml"
+# The list of written files did not exist in the first version; this is what its runs held. Frozen.
+_FIRST_VERSION = (
+    *("metrics.csv", "checkpoints/", "best/checkpoints/", "vocabulary.json", "report.html"),
+    *("summary.json", "initial.npz", "final.npz", "environment.json", "lock"),
+    *("figures/errors.png", "figures/convergence_landmark.png", "figures/convergence_rotation.png"),
+    *("figures/rotation_errors.png", "figures/energy.png", "figures/energy_drift.png"),
+    *("figures/beliefs.png", "figures/frames.png", "figures/attention_start.png"),
+    *("figures/attention_end.png", "figures/fields.png", "figures/supports.png"),
+    *("figures/loss.png", "figures/diagnostics.png"),
 )
 
 
@@ -84,8 +85,29 @@ class RunDirectory(NamedTuple):
         """Let the next process have the directory. Closing twice is harmless."""
         self.lock.close()
 
+    def file(self, name: str) -> Path:
+        """Path of a file that the run is about to write.
 
-def create(path: str | os.PathLike, config: Mapping[str, Any], *, overwrite: bool = False) -> RunDirectory:
+        The name is noted first, so that ``--overwrite`` removes the file and nothing else, and the
+        folder of the file is made when it is missing.
+
+        Args:
+            name: relative path, such as ``"final.npz"`` or ``"figures/energy.png"``; one that ends
+                in ``/`` is a folder of checkpoints.
+
+        Raises:
+            UserError: when it cannot be written.
+        """
+        path = self.path / name
+        with write_errors(path):
+            _note(self.path, [name])
+            (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def create(
+    path: str | os.PathLike, config: Mapping[str, Any], *, overwrite: bool = False
+) -> RunDirectory:
     """Begin a run at ``path``: make the directory, take its lock, write ``config.toml`` and
     ``environment.json``.
 
@@ -95,37 +117,42 @@ def create(path: str | os.PathLike, config: Mapping[str, Any], *, overwrite: boo
         config: every setting, resolved. Entries that are None are left out, paths become strings,
             tuples lists.
         overwrite: remove what the earlier run wrote, and nothing else. A directory that has content
-            but was not made by
-            a run is never touched.
+            but was not made by a run is never touched.
 
     Returns:
         The run, held until it is closed or the process ends in whatever way.
 
     Raises:
-        UserError: when the path is used, in use, or cannot be written.
+        UserError: when the path is used, in use, or cannot be written; for a setting that is no
+            UTF-8 text.
         TypeError: for a setting that TOML has no type for.
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "run"
+    >>> with create(place, {"steps": 10}) as run:
+    ...     append_metrics(run, ("step", "energy"), [(0, 2.5)])
+    >>> read_config(place), read_metrics(place)["energy"].tolist()
+    ({'steps': 10}, [2.5])
     """
     path = Path(path)
     document = tomli_w.dumps(_plain(config, "config"))
     _check_free(path, overwrite)
-    # Before anything is written: it takes a while, and a kill then would leave a directory that is
-    # no run yet.
-    surroundings = json.dumps(environment(config), indent=2) + "\n"
+    surroundings = _dump(environment(config))  # takes a while, so before anything is written
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     lock = _acquire(path)
     try:
         _check_free(path, overwrite)  # again, now that no other process can write
+        run = RunDirectory(path, lock)
         with write_errors(path):
             _clear(path)
-            (path / "checkpoints").mkdir()
-            (path / "figures").mkdir()
-        atomic_write(path / "environment.json", surroundings)
-        atomic_write(path / "config.toml", document)
+        atomic_write(run.file(_CONFIG), document)  # replaces the earlier run's in one step
+        atomic_write(run.file("environment.json"), surroundings)
+        run.file("checkpoints/")
     except BaseException:
         lock.close()
         raise
-    return RunDirectory(path, lock)
+    return run
 
 
 def open_existing(path: str | os.PathLike) -> RunDirectory:
@@ -146,26 +173,48 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         UserError: when the directory is missing or no run, or the file is not TOML.
     """
     path = Path(path)
-    file = path / "config.toml"
-    if not path.is_dir():
-        raise UserError(f"{path} is not a directory; give the directory of a run")
-    if not file.is_file():
-        raise UserError(f"{path} holds no run (it has no config.toml); give the directory of a run")
+    file = path / _CONFIG
+    with read_errors(path):
+        if not os.path.isdir(path):
+            raise UserError(f"{path} is not a directory; give the directory of a run")
+        names = os.listdir(path)
+    if _CONFIG not in names:
+        raise UserError(f"{path} holds no run (it has no {_CONFIG}); give the directory of a run")
     with read_errors(file):
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(
-            f"{file} is not valid TOML: {one_line(error)}; mend it or start again with --overwrite"
-        ) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{file} is not valid TOML: {one_line(error)}; correct the line") from error
 
 
 def write_config(run: RunDirectory, config: Mapping[str, Any]) -> None:
     """Replace ``config.toml``, for a run that is continued with other settings (more steps,
     say).
     """
-    atomic_write(run.path / "config.toml", tomli_w.dumps(_plain(config, "config")))
+    atomic_write(run.file(_CONFIG), tomli_w.dumps(_plain(config, "config")))
+
+
+def renew_environment(run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
+    """Describe the machine of a continued run in ``environment.json``.
+
+    What the file said before moves to its list ``earlier``, when it differs.
+
+    Args:
+        run: the run, held.
+        config: its settings.
+        step: where it goes on, ``resumed_from_step`` in the file.
+    """
+    path = run.file("environment.json")
+    fresh = environment(config) | {"resumed_from_step": step}
+    try:
+        before = json.loads(path.read_bytes())
+        earlier = before.pop("earlier", [])
+    except (OSError, ValueError, AttributeError, RecursionError):
+        before, earlier = {}, []  # it only informs: a damaged one is replaced
+    changed = {k: v for k, v in before.items() if fresh.get(k) != v and k != "resumed_from_step"}
+    fresh["earlier"] = [*earlier, before] if changed else earlier
+    atomic_write(path, _dump({name: value for name, value in fresh.items() if value != []}))
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +248,9 @@ def _git_revision() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(sources), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         git(
@@ -214,7 +265,11 @@ def _plain(value: Any, name: str) -> Any:
     if value is None:
         raise TypeError(f"{name} is None, which TOML cannot hold")
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items() if item is not None}
+        return {
+            str(key): _plain(item, f"{name}.{key}")
+            for key, item in value.items()
+            if item is not None
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, os.PathLike):
@@ -226,41 +281,122 @@ def _plain(value: Any, name: str) -> Any:
     raise TypeError(f"{name} is of type {type(value).__name__}, which TOML cannot hold")
 
 
+def _dump(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _is_own(path: Path) -> bool:
+    """Whether the folder ``.vfejax`` says that a run was made or begun here."""
+    own = path / _OWN
+    return own.is_dir() and not own.is_symlink() and (own / "lock").is_file()
+
+
+def _is_first_version(path: Path) -> bool:
+    """Whether a run of the first version is here: its lock holds nothing but a process number."""
+    lock = path / "lock"
+    if lock.is_symlink() or not lock.is_file():
+        return False
+    with open(lock, "rb") as file:
+        return re.fullmatch(rb"(\d+\n)?", file.read(32)) is not None
+
+
 def _check_free(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
         raise UserError(f"{path} is not a directory; choose another place with --out")
     with read_errors(path):
-        content = [name for name in os.listdir(path) if name != _LOCK and not is_temporary(name)]
-    if not content:
+        content = set(os.listdir(path))
+        begun = _is_own(path)
+        holds_run = _CONFIG in content and (begun or _is_first_version(path))
+    others = {name for name in content if not (begun and _is_rest(name, _CONFIG))} - {_OWN}
+    if not others and (begun or not content or _is_bare(path)):
         return
-    # Every run has a lock from its first moment: a config.toml alone may be anybody's.
-    if not ((path / "config.toml").is_file() and (path / _LOCK).is_file()):
+    if not holds_run:
         raise UserError(
-            f"{path} is not empty and holds no run, so nothing there is touched; choose another place with --out"
+            f"{path} is not empty and holds no run, so nothing there is touched; "
+            "choose another place with --out"
         )
     if not overwrite:
         raise UserError(
-            f"{path} already holds a run; continue it with --resume, replace it with --overwrite, or choose another --out"
+            f"{path} already holds a run; continue it with --resume, replace it with --overwrite, "
+            "or choose another --out"
         )
 
 
+def _is_bare(path: Path) -> bool:
+    """Whether a kill came before the lock was made: the folder ``.vfejax`` is there, empty."""
+    own = path / _OWN
+    return own.is_dir() and not own.is_symlink() and not os.listdir(own)
+
+
+def _written(path: Path) -> list[str]:
+    """Names that the run noted before it wrote them; of the first version, all it could write."""
+    try:
+        lines = (path / _OWN / "files").read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return list(_FIRST_VERSION) if _is_first_version(path) else []
+    except UnicodeDecodeError:
+        return []
+    # A name is only followed inside the directory, whatever the list says.
+    return [line for line in lines if line and not Path(line).is_absolute() and ".." not in line]
+
+
+def _note(path: Path, names: Sequence[str]) -> None:
+    """Add names to the list of written files, on the disk before the files are."""
+    listing = path / _OWN / "files"
+    known = set(_written(path))
+    fresh = [name for name in names if name not in known]
+    if fresh:
+        content = "".join(f"{name}\n" for name in [*_written(path), *fresh])
+        listing.parent.mkdir(exist_ok=True)
+        atomic_write(listing, content)
+
+
 def _clear(path: Path) -> None:
-    for entry in (*(path / name for name in _WRITTEN), *filter(lambda item: is_temporary(item.name), path.iterdir())):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
+    """Remove what the earlier run wrote. Its configuration stays until the new one replaces it, so
+    that a directory half cleared is still known as a run.
+    """
+    names = [name for name in _written(path) if name != _CONFIG]
+    folders = set()
+    for name in names:
+        entry = path / name
+        if name.endswith("/"):
+            checkpoint.clear(entry)
+        elif entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)
+        folders |= {path / parent for parent in Path(name).parents if parent != Path()}
+        folders |= {entry} if name.endswith("/") else set()
+    for name in (_CONFIG, *names):
+        _remove_rests(path / name)
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        if folder.is_dir() and not folder.is_symlink() and not os.listdir(folder):
+            folder.rmdir()
+    (path / _OWN).mkdir(exist_ok=True)
+    atomic_write(path / _OWN / "files", f"{_CONFIG}\n")
+
+
+def _is_rest(name: str, of: str) -> bool:
+    """Whether ``name`` is what a kill left of the atomic write of the file ``of``."""
+    return re.fullmatch(rf"\.{re.escape(of)}\.\d+\.tmp", name) is not None
+
+
+def _remove_rests(file: Path) -> None:
+    if file.parent.is_dir():
+        for name in os.listdir(file.parent):
+            if _is_rest(name, file.name):
+                (file.parent / name).unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> io.FileIO:
     """Lock the directory. The kernel lets go when the process ends, however it ends; the file
     itself stays.
     """
-    file = path / _LOCK
+    file = path / _OWN / "lock"
     with write_errors(file):
-        lock = io.FileIO(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        file.parent.mkdir(exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    lock = io.FileIO(descriptor, "r+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -268,10 +404,12 @@ def _acquire(path: Path) -> io.FileIO:
         lock.close()
         if isinstance(error, BlockingIOError):
             raise UserError(
-                f"{path} is in use by another process (pid {holder or 'unknown'}); wait for it or choose another --out"
+                f"{path} is in use by another process (pid {holder or 'unknown'}); wait for it or "
+                "choose another --out"
             ) from error
         raise UserError(
-            f"cannot lock {file}: {one_line(error)}; choose a place on another file system with --out"
+            f"cannot lock {file}: {one_line(error)}; choose a place on another file system with "
+            "--out"
         ) from error
     with contextlib.suppress(OSError):  # the number is only a courtesy to whoever meets the lock
         lock.truncate(0)
@@ -279,7 +417,9 @@ def _acquire(path: Path) -> io.FileIO:
     return lock
 
 
-def append_metrics(run: RunDirectory, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def append_metrics(
+    run: RunDirectory, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
     """Add rows to ``metrics.csv``, on the disk when this returns; the header is written with the
     first of them.
 
@@ -296,13 +436,17 @@ def append_metrics(run: RunDirectory, columns: Sequence[str], rows: Iterable[Seq
     """
     columns = tuple(columns)
     if "step" not in columns or any(set(name) & set(',"\r\n') for name in columns):
-        raise ValueError(f"columns must include step and hold no comma, quote or line break, got {columns}")
+        raise ValueError(
+            f"columns must include step and hold no comma, quote or line break, got {columns}"
+        )
     rows = [tuple(row) for row in rows]
     if any(len(row) != len(columns) for row in rows):
-        raise ValueError(f"every row must have {len(columns)} entries, as many as there are columns {columns}")
+        raise ValueError(
+            f"every row must have {len(columns)} entries, as many as there are columns {columns}"
+        )
     header = ",".join(columns) + "\n"
     text = "".join(",".join(map(_cell, row)) + "\n" for row in rows)
-    path = run.path / "metrics.csv"
+    path = run.file("metrics.csv")
     with write_errors(path), open(path, "a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
@@ -321,12 +465,14 @@ def _check_appendable(path: Path, file: io.FileIO, header: str) -> None:
     file.seek(0)
     if file.read(len(header.encode())) != header.encode():
         raise UserError(
-            f"{path} has other columns than this run writes ({header.strip()}); start again with --overwrite"
+            f"{path} has other columns than this run writes ({header.strip()}); move the file "
+            "elsewhere, then --resume goes on and begins a new one"
         )
     file.seek(-1, os.SEEK_END)
     if file.read(1) != b"\n":
         raise UserError(
-            f"{path} ends in half a line, left by a process that was killed; continue the run with --resume"
+            f"{path} ends in half a line, left by a process that was killed; continue the run with "
+            "--resume"
         )
 
 
@@ -354,23 +500,33 @@ def truncate_metrics(run: RunDirectory, step: int) -> None:
     atomic_write(path, "".join(f"{line}\n" for line in (lines[0], *kept)))
 
 
-def read_metrics(run: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_metrics(run: str | os.PathLike, required: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The columns of ``metrics.csv``: ``step`` as int64, the others as float64. Half a line at the
     end is not read.
 
     Args:
         run: a run, or the path of one; it may be going.
+        required: columns that must be there.
 
     Raises:
-        UserError: when there are no metrics, or a line is damaged.
+        UserError: when there are no metrics, a line is damaged, or a required column is missing.
     """
     path = Path(run) / "metrics.csv"
     lines, rows = _rows(path)
     if not lines:
         raise UserError(f"{path} is empty; the run has not come to its first logged step")
     columns = lines[0].split(",")
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(missing)}, so this run did not write it; move the "
+            "file elsewhere, then --resume goes on and begins a new one"
+        )
     table = np.asarray(rows, np.float64).reshape(len(rows), len(columns))
-    return {name: table[:, i].astype(np.int64 if name == "step" else np.float64) for i, name in enumerate(columns)}
+    return {
+        name: table[:, i].astype(np.int64 if name == "step" else np.float64)
+        for i, name in enumerate(columns)
+    }
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[float]]]:
@@ -379,7 +535,10 @@ def _rows(path: Path) -> tuple[list[str], list[list[float]]]:
         text = path.read_text(encoding="utf-8")
     lines = text.split("\n")[:-1]  # what follows the last line break is empty, or half a line
     if lines and "step" not in lines[0].split(","):
-        raise UserError(f"{path} line 1 has no column step; start again with --overwrite")
+        raise UserError(
+            f"{path} line 1 has no column step, so no run wrote it; move the file elsewhere, then "
+            "--resume goes on and begins a new one"
+        )
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -387,6 +546,6 @@ def _rows(path: Path) -> tuple[list[str], list[list[float]]]:
         except ValueError:
             row = []
         if len(row) != lines[0].count(",") + 1:
-            raise UserError(f"{path} line {number} is damaged; remove the line or start again with --overwrite")
+            raise UserError(f"{path} line {number} is damaged; correct or remove the line")
         rows.append(row)
     return lines, rows

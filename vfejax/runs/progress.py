@@ -66,7 +66,9 @@ def progress(
 
 
 @contextlib.contextmanager
-def _bar(total: int, description: str, start: int, stream: IO[str]) -> Iterator[Callable[[int, str], None]]:
+def _bar(
+    total: int, description: str, start: int, stream: IO[str]
+) -> Iterator[Callable[[int, str], None]]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -76,7 +78,9 @@ def _bar(total: int, description: str, start: int, stream: IO[str]) -> Iterator[
     console = Console(file=stream, force_terminal=True, force_jupyter=False)
     with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task(description, total=total, completed=start, status="compiling")
-        yield lambda step, status: bar.update(task, completed=step, status=status, refresh=step >= total)
+        yield lambda step, status: bar.update(
+            task, completed=step, status=status, refresh=step >= total
+        )
 
 
 def _lines(
@@ -92,11 +96,17 @@ def _lines(
 
     def update(step: int, postfix: Mapping[str, float]) -> None:
         text = status(step, postfix)
-        due = not printed or (step - printed[-1][0] >= gap and clock() - printed[-1][1] >= _MIN_INTERVAL)
+        due = not printed or (
+            step - printed[-1][0] >= gap and clock() - printed[-1][1] >= _MIN_INTERVAL
+        )
         if due or (step >= total and printed[-1][0] < step):
             printed.append((step, clock()))
             percent = 100 * step // max(total, 1)
-            print(f"{description} {step}/{total} ({percent} %) {text}".strip(), file=stream, flush=True)
+            print(
+                f"{description} {step}/{total} ({percent} %) {text}".strip(),
+                file=stream,
+                flush=True,
+            )
 
     return update
 

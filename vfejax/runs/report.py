@@ -1,19 +1,23 @@
-"""One self-contained HTML page about a run: summary, pictures, text, settings, notes."""
+"""What a run shows in the end: pictures as PNG files, and one self-contained HTML page with
+summary, pictures, text, settings and notes.
+"""
 
 import base64
+import decimal
 import html
 import io
 import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vfejax.data.files import atomic_write
+from vfejax.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure_png", "write_report"]
+__all__ = ["Picture", "Report", "figure_png", "write_report"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --page: #f6f7f9; --card: #ffffff; --line: #e1e5eb; --accent: #2f5fd0; }
@@ -31,6 +35,7 @@ th, td { padding: .45rem .9rem; text-align: left; border-bottom: 1px solid var(-
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 tr:last-child td { border-bottom: 0; }
 th.number, td.number { text-align: right; white-space: nowrap; }
+td.word { text-align: right; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; }
 figure { margin: 0 0 1.5rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
 figure .sheet { background: #ffffff; padding: .75rem; text-align: center; }
@@ -42,6 +47,62 @@ pre { margin: 0; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; 
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, monospace; }
 @media print { body { background: #ffffff; } figure { break-inside: avoid; } }
 """.strip()
+
+
+class Picture(NamedTuple):
+    """File name without suffix, title and caption in the report, and the figure."""
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+class Report(NamedTuple):
+    """What a command tells about a run.
+
+    Attributes:
+        title: heading of the page.
+        rows: the summary, one row per quantity, each as long as the header.
+        pictures: in the order of the page; drawn one by one, so that a generator holds one figure
+            at a time.
+        texts: ``(caption, text)`` each.
+        notes: one remark each.
+        header: names of the summary's columns.
+    """
+
+    title: str
+    rows: Sequence[Sequence[Any]] = ()
+    pictures: Iterable[Picture] = ()
+    texts: Iterable[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
+    header: Sequence[str] = ("quantity", "value")
+
+    def write(self, run: RunDirectory, config: Mapping[str, Any]) -> None:
+        """Write ``figures/*.png`` and ``report.html``.
+
+        Args:
+            run: the run, held.
+            config: its settings, shown at the end of the page.
+
+        Raises:
+            UserError: when a file cannot be written.
+        """
+        figures = []
+        for picture in self.pictures:
+            png = figure_png(picture.figure)
+            atomic_write(run.file(f"figures/{picture.name}.png"), png)
+            figures.append((picture.title, picture.caption, png))
+        write_report(
+            run.file("report.html"),
+            title=self.title,
+            summary_rows=self.rows,
+            summary_header=self.header,
+            figures=figures,
+            texts=self.texts,
+            config=config,
+            notes=self.notes,
+        )
 
 
 def figure_png(figure: "Figure", *, dpi: int = 150) -> bytes:
@@ -70,8 +131,8 @@ def write_report(
     Args:
         path: the ``.html`` file.
         title: heading.
-        summary_rows: one row per quantity, each as long as the header. Numbers are shown with six
-            digits and right-aligned.
+        summary_rows: one row per quantity, each as long as the header. Numbers are right-aligned
+            and shown with six digits, a ``decimal.Decimal`` with its own.
         summary_header: names of the columns.
         figures: ``(title, caption, png)`` each, in order; shown on white.
         texts: ``(caption, text)`` each, in order, line breaks kept; such as what a language model
@@ -111,28 +172,32 @@ def _section(title: str, body: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real | decimal.Decimal) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str:
-    if _is_number(value) and not isinstance(value, numbers.Integral):
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return html.escape(f"{float(value):.6g}")
     return html.escape(str(value))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    # A column is aligned by its entries, so that its heading stands above them.
+    # A column is aligned by its entries, so that its heading stands above them. Words in a column
+    # of numbers may wrap: a long path must not push the numbers out of the page.
     right = [any(_is_number(row[i]) for row in rows) for i in range(len(header))]
 
-    def cells(tag: str, texts: Iterable[str]) -> str:
-        joined = (
-            f'<{tag} class="number">{t}</{tag}>' if r else f"<{tag}>{t}</{tag}>"
-            for t, r in zip(texts, right, strict=True)
-        )
-        return f"<tr>{''.join(joined)}</tr>\n"
+    def cell(value: Any, aligned: bool) -> str:
+        kind = "number" if _is_number(value) else "word"
+        return f'<td class="{kind}">{_text(value)}</td>' if aligned else f"<td>{_text(value)}</td>"
 
-    body = "".join(cells("td", map(_text, row)) for row in rows)
-    return f'<div class="card"><table>\n{cells("th", map(html.escape, header))}{body}</table></div>\n'
+    heads = (
+        f'<th class="number">{html.escape(name)}</th>'
+        if aligned
+        else f"<th>{html.escape(name)}</th>"
+        for name, aligned in zip(header, right, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(map(cell, row, right))}</tr>\n" for row in rows)
+    return f'<div class="card"><table>\n<tr>{"".join(heads)}</tr>\n{body}</table></div>\n'
 
 
 def _list(notes: Sequence[str]) -> str:
@@ -156,7 +221,8 @@ def _passage(caption: str, text: str) -> str:
 def _settings(config: Mapping[str, Any]) -> str:
     rows = [(name, f"{value}") for name, value in _flat(config)]
     body = "".join(
-        f"<tr><td><code>{html.escape(n)}</code></td><td><code>{html.escape(v)}</code></td></tr>\n" for n, v in rows
+        f"<tr><td><code>{html.escape(n)}</code></td><td><code>{html.escape(v)}</code></td></tr>\n"
+        for n, v in rows
     )
     return f'<details class="card"><summary>{len(rows)} settings</summary><table>\n{body}</table></details>\n'
 

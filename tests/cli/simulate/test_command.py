@@ -124,7 +124,7 @@ def test_report_needs_no_other_file_and_has_every_figure(finished):
 
 def test_configuration_is_complete_and_runs_again_to_the_last_digit(finished, tmp_path):
     stored = tomllib.loads((finished / "config.toml").read_text())
-    session = {"out", "config", "overwrite", "resume", "quiet"}
+    session = {"out", "config", "overwrite", "resume", "quiet", "tensorboard"}
     fields = {field.name for field in dataclasses.fields(SimulateConfig)}
     assert set(stored) == fields - session - {
         "observations",
@@ -581,8 +581,9 @@ def test_divergence_names_step_and_term_and_keeps_the_last_good_checkpoint(refus
         "--quiet",
     )
     line = refused(out, [*TINY, *flags], "diverged", "--step-size", str(out))
-    step = int(re.search(r"not finite at step (\d+) \(([^)]+)\)", line)[1])
-    assert set(re.search(r"at step \d+ \(([^)]+)\)", line)[1].split(", ")) <= set(TERMS[:-1])
+    names, step = re.search(r"diverged: (.+) not finite at step (\d+)\.", line).groups()
+    step = int(step)
+    assert set(names.split(", ")) <= set(TERMS[:-1])
     assert checkpoint.latest_step(out) == step - 1
     assert f"checkpoint is step {step - 1} " in line
     metrics = run_directory.read_metrics(out)

@@ -364,8 +364,8 @@ def test_a_finished_run_resumed_stays_as_it_is(unbroken, tmp_path):
 def test_other_settings_are_refused_by_name(unbroken, refused):
     refused(
         unbroken,
-        ["--resume", "--learning-rate", "0.5"],
-        "--learning-rate was 0.002",
+        ["--resume", "--batch-size", "8"],
+        "--batch-size was 4",
         command="train",
     )
     refused(unbroken, ["--resume", "--steps", "10"], "--steps 10", "step 60", command="train")

@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import tyro
 
 from vfejax.cli import options as configuration
-from vfejax.cli.options import check
+from vfejax.cli.options import (
+    LARGEST_COUNT,
+    RunOptions,
+    check,
+    check_counts,
+    check_numbers,
+    check_run,
+)
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
 
@@ -65,25 +71,20 @@ class Masses:
 
 
 @dataclass(frozen=True)
-class SimulateConfig:
+class SimulateConfig(RunOptions):
     """A population of Gaussian agents minimises its variational free energy.
 
     Without data of your own it solves the embedded problem: sensors with unknown orientations
     measure the same three landmarks.
     """
 
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every", "step_size")
+    INPUTS: ClassVar[tuple[str, ...]] = (
+        *("observations", "observation_matrix", "initial", "edges"),
+    )
+
     out: Path = Path("runs/simulate")
     """Run directory to create."""
-    config: Path | None = None
-    """TOML file with any of these settings; flags win over it."""
-    overwrite: bool = False
-    """Replace an earlier run in --out."""
-    resume: bool = False
-    """Continue the run in --out from its newest checkpoint, with its own settings (only --steps may
-    change).
-    """
-    quiet: bool = False
-    """Print nothing but errors."""
     seed: int = 0
     """Seed of the embedded problem and of support centres."""
 
@@ -141,8 +142,6 @@ class SimulateConfig:
     """Natural-gradient, plain gradient or Adam descent, or Hamiltonian flow."""
     scheme: Literal["verlet", "yoshida4"] = "verlet"
     """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet) or fourth (Yoshida)."""
-    steps: int = 500
-    """Number of steps."""
     step_size: float = 0.02
     """Step size: learning rate of the descents, time step of hamiltonian dynamics."""
     rates: Rates = field(default_factory=Rates)
@@ -156,58 +155,32 @@ class SimulateConfig:
     """Floating-point precision of the state."""
     compute_dtype: Literal["same", "bfloat16", "float16"] = "same"
     """Precision of the operands of the pairwise products; they accumulate in --precision."""
-    log_every: int = 10
-    """Steps between rows of metrics.csv; also the number of steps compiled into one call."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints, a multiple of --log-every."""
 
 
 def check_values(config: SimulateConfig) -> None:
     """Raise a UserError that names the option and its limits for the first value that is out of
     them.
     """
-    positive = (
-        "agents",
-        "measurements",
-        "noise_std",
-        "prior_std",
-        "support_radius",
-        "temperature",
-        "step_size",
-    )
-    for name in (*positive, "trust_radius", "log_every", "checkpoint_every"):
-        value = getattr(config, name)
-        check(
-            np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite"
-        )
-    check(
-        config.agents >= 2,
-        "agents",
-        config.agents,
-        "at least 2: one agent has nobody to align with",
-    )
-    check(config.steps >= 0, "steps", config.steps, "at least 0")
-    check(
-        config.friction >= 0 and np.isfinite(config.friction),
-        "friction",
-        config.friction,
-        "at least 0 and finite",
-    )
-    check(
-        config.checkpoint_every % config.log_every == 0,
-        "checkpoint-every",
-        config.checkpoint_every,
-        f"a multiple of --log-every {config.log_every}",
-    )
-    for group, infinite in (("weights", False), ("rates", False), ("masses", True)):
-        for name, value in vars(getattr(config, group)).items():
-            fine = value > 0 if infinite else value >= 0 and np.isfinite(value)
-            check(
-                fine,
-                f"{group}.{name.replace('_', '-')}",
-                value,
-                "positive" if infinite else "at least 0 and finite",
-            )
+    check_run(config)
+    requirement = f"at least 2 and at most {LARGEST_COUNT}: one agent has none to align with"
+    check(2 <= config.agents <= LARGEST_COUNT, "agents", config.agents, requirement)
+    check_counts(config, ["measurements"], 1)
+    positive = ("noise_std", "prior_std", "support_radius", "temperature", "step_size")
+    check_numbers(config, [*positive, "trust_radius"], positive=True)
+    check_numbers(config, ["friction"], positive=False)
+    for table in ("weights", "rates"):
+        values = getattr(config, table)
+        check_numbers(values, list(vars(values)), positive=False, prefix=f"{table}.")
+    for name, value in vars(config.masses).items():
+        check(value >= 1.2e-38, f"masses.{name}", value, "positive (inf freezes the group)")
+    needs = config.observation_matrix is None or config.observations is not None
+    value = config.observation_matrix
+    check(needs, "observation-matrix", value, "left out without --observations")
+    for name, limit in (("irreps", 1000), ("grid", LARGEST_COUNT)):
+        values = getattr(config, name)
+        shown = " ".join(str(value) if abs(value) < 10**40 else "..." for value in values)
+        check(all(value <= limit for value in values), name, shown, f"at most {limit} each")
+    check(config.dimension <= 1000, "dimension", config.dimension, "at most 1000")
 
 
 def parse(arguments: Sequence[str]) -> SimulateConfig:

@@ -1,21 +1,20 @@
-"""What a simulation tells its reader: errors against the truth and the yardsticks, figures,
+"""What a simulation tells its reader: errors against the truth and the references, figures,
 report.
 """
 
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from vfejax.agents import pairwise
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian, covariance
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.problem import Problem
-from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
 from vfejax.figures import energies as energy_figures
 from vfejax.figures import fields as field_figures
@@ -25,11 +24,11 @@ from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.problems.sensor_network import Registration
 from vfejax.runs import directory as run_directory
-from vfejax.runs import report
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.report import Picture, Report
 from vfejax.types import Array
 
-__all__ = ["Yardsticks", "errors", "summary_text", "write", "yardsticks"]
+__all__ = ["References", "build", "errors", "references", "summary_text"]
 
 # A larger population's attention matrix is no longer legible (and takes n^2 memory).
 _MOST_ATTENTION = 512
@@ -47,7 +46,7 @@ class _Point(NamedTuple):
     landmarks: np.ndarray
 
 
-class Yardsticks(NamedTuple):
+class References(NamedTuple):
     """What is possible without alignment, and at best: ``(landmark error in m, rotation errors in
     rad)`` pooled over points.
     """
@@ -83,7 +82,7 @@ def _points(problem: Problem) -> list[_Point]:
     return [_Point(int(c), present[:, c], measured[present[:, c], c], landmarks[c]) for c in chosen]
 
 
-def yardsticks(problem: Problem) -> Yardsticks | None:
+def references(problem: Problem) -> References | None:
     """Errors of an agent alone, of two agents, and of the maximum-likelihood registration; None
     when the truth is unknown.
     """
@@ -111,7 +110,7 @@ def yardsticks(problem: Problem) -> Yardsticks | None:
     def alone(p: _Point, true: np.ndarray) -> np.ndarray:
         return sensor_network.relative_rotation_errors(np.broadcast_to(np.eye(3), true.shape), true)
 
-    return Yardsticks(
+    return References(
         (own, pooled(alone)),
         (
             own,
@@ -156,7 +155,7 @@ def errors(problem: Problem, population: Population) -> dict[str, float]:
 def _summary(
     config: SimulateConfig,
     problem: Problem,
-    marks: Yardsticks | None,
+    references: References | None,
     population: Population,
     metrics: dict,
 ) -> dict[str, Any]:
@@ -170,12 +169,12 @@ def _summary(
     if config.dynamics == "hamiltonian":
         drift = np.abs(metrics["hamiltonian"] - metrics["hamiltonian"][0]).max()
         summary["largest_energy_drift_nats"] = float(drift)
-    if marks is not None:
+    if references is not None:
         rows = {
-            "an agent alone": marks.alone,
-            "two agents, raw data": marks.pairs,
+            "an agent alone": references.alone,
+            "two agents, raw data": references.pairs,
             "this run": _achieved(problem, population),
-            "best possible (maximum likelihood)": marks.best,
+            "best possible (maximum likelihood)": references.best,
         }
         summary["errors"] = {
             name: {"landmark_error_m": place, "rotation_error_deg": math.degrees(_rms(turns))}
@@ -237,24 +236,15 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     return _View(means, covs, rotations)
 
 
-class _Picture(NamedTuple):
-    """File name without suffix, title and caption in the report, and the figure."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
 def _truth_pictures(
-    marks: Yardsticks, achieved: tuple[float, np.ndarray], metrics: dict
-) -> Iterator[_Picture]:
+    references: References, achieved: tuple[float, np.ndarray], metrics: dict
+) -> Iterator[Picture]:
     """The run beside what is possible."""
     rows = {
-        "an agent alone": marks.alone,
-        "two agents": marks.pairs,
+        "an agent alone": references.alone,
+        "two agents": references.pairs,
         "this run": achieved,
-        "best possible": marks.best,
+        "best possible": references.best,
     }
     levels = {name: (place, math.degrees(_rms(turns))) for name, (place, turns) in rows.items()}
     caption = (
@@ -262,7 +252,7 @@ def _truth_pictures(
         "orientation; two agents can register their raw data; the best possible is the maximum-likelihood registration of all data."
     )
     bars = [(name, *level) for name, level in levels.items()]
-    yield _Picture("errors", "What alignment buys", caption, energy_figures.error_bars(bars))
+    yield Picture("errors", "What alignment buys", caption, energy_figures.error_bars(bars))
     for index, (column, what) in enumerate(
         (("landmark_error_m", "landmarks (m)"), ("rotation_error_deg", "relative rotations (deg)"))
     ):
@@ -274,21 +264,21 @@ def _truth_pictures(
             ylabel=f"rms error, {what}",
         )
         caption = "Error against the truth over the run; maximum likelihood reaches the lower line with the same data."
-        yield _Picture(
+        yield Picture(
             f"convergence_{column.split('_')[0]}", f"Convergence: {what}", caption, figure
         )
     degrees = {name: np.degrees(turns) for name, (_, turns) in rows.items() if name != "two agents"}
     caption = "Share of pairs of agents whose relative rotation is wrong by less than x degrees."
-    yield _Picture(
+    yield Picture(
         "rotation_errors", "Relative rotations", caption, energy_figures.rotation_errors(degrees)
     )
 
 
-def _energy_pictures(metrics: dict) -> Iterator[_Picture]:
+def _energy_pictures(metrics: dict) -> Iterator[Picture]:
     names = ("self_coupling", "belief_alignment", "prior_alignment", "observation")
     terms = {name: metrics[name] for name in names if np.any(metrics[name] != 0)}
     figure = energy_figures.energy_terms(metrics["step"], {**terms, "total": metrics["total"]})
-    yield _Picture(
+    yield Picture(
         "energy", "Free energy", "Weighted terms of the free energy and their total.", figure
     )
     if "hamiltonian" in metrics:
@@ -296,12 +286,12 @@ def _energy_pictures(metrics: dict) -> Iterator[_Picture]:
             metrics["step"], metrics["total"], metrics["kinetic"], metrics["hamiltonian"]
         )
         caption = "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, takes energy out on purpose."
-        yield _Picture("energy_drift", "Hamiltonian energies", caption, figure)
+        yield Picture("energy_drift", "Hamiltonian energies", caption, figure)
 
 
 def _population_pictures(
     config: SimulateConfig, problem: Problem, population: Population
-) -> Iterator[_Picture]:
+) -> Iterator[Picture]:
     """Beliefs, frames and attention before and after, at the point that most agents cover."""
     index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
     if problem.supports is not None:
@@ -322,14 +312,14 @@ def _population_pictures(
             f"2 sigma ellipses. Before, nobody knows how the others are turned; after, they share one frame.{cross}"
         )
         figure = population_figures.belief_ellipses(panels, truth=truth)
-        yield _Picture("beliefs", "Beliefs in the common frame", caption, figure)
+        yield Picture("beliefs", "Beliefs in the common frame", caption, figure)
     if config.group == "so3":
         relative = " relative to the truth" if problem.truth is not None else ""
         caption = f"Where each agent's frame{relative} sends the three unit axes{where}."
         figure = population_figures.frames(
             [("before", before.rotations), ("after", after.rotations)]
         )
-        yield _Picture("frames", "Frames", caption, figure)
+        yield Picture("frames", "Frames", caption, figure)
     if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
         attention_fn = jax.jit(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
@@ -337,12 +327,12 @@ def _population_pictures(
             weights = attention_fn(*picked, problem.group, config.temperature)
             caption = f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the {when}."
             figure = population_figures.attention_matrix(np.asarray(weights))
-            yield _Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
+            yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
 
 def _field_pictures(
     config: SimulateConfig, problem: Problem, population: Population
-) -> Iterator[_Picture]:
+) -> Iterator[Picture]:
     lengths = [2 * math.pi if config.base in ("ring", "torus") else 1.0] * len(config.grid)
     chi = (
         np.ones(population.phi.shape[:-1])
@@ -366,7 +356,7 @@ def _field_pictures(
             sensor_network.landmark_errors(means, problem.truth.landmarks)
         )
     caption = "Averages over the agents present at each point of the base manifold."
-    yield _Picture(
+    yield Picture(
         "fields",
         "Fields",
         caption,
@@ -374,7 +364,7 @@ def _field_pictures(
     )
     if problem.supports is not None:
         figure = field_figures.supports(chi, kind=config.base, lengths=lengths)
-        yield _Picture(
+        yield Picture(
             "supports", "Supports", "Where each agent lives, and how many cover each point.", figure
         )
 
@@ -382,56 +372,59 @@ def _field_pictures(
 def _pictures(
     config: SimulateConfig,
     problem: Problem,
-    marks: Yardsticks | None,
+    references: References | None,
     population: Population,
     metrics: dict,
-) -> Iterator[_Picture]:
+) -> Iterator[Picture]:
     """Every picture of the run, in the order of the report."""
-    people = list(_population_pictures(config, problem, population))
-    yield from people[:1]
-    if marks is not None:
-        yield from _truth_pictures(marks, _achieved(problem, population), metrics)
+    about_population = list(_population_pictures(config, problem, population))
+    yield from about_population[:1]
+    if references is not None:
+        yield from _truth_pictures(references, _achieved(problem, population), metrics)
     yield from _energy_pictures(metrics)
-    yield from people[1:]
+    yield from about_population[1:]
     if config.base != "point":
         yield from _field_pictures(config, problem, population)
 
 
-def write(
+def build(
     config: SimulateConfig,
     problem: Problem,
-    marks: Yardsticks | None,
+    references: References | None,
     population: Population,
     run: RunDirectory,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Draw the figures, write ``figures/*.png`` and ``report.html``, and return the summary."""
-    metrics = run_directory.read_metrics(run)
-    summary = _summary(config, problem, marks, population, metrics)
-    figures = []
-    for picture in _pictures(config, problem, marks, population, metrics):
-        png = report.figure_png(picture.figure)
-        atomic_write(run.path / "figures" / f"{picture.name}.png", png)
-        figures.append((picture.title, picture.caption, png))
+) -> tuple[Report, dict[str, Any]]:
+    """What the run shows in the end, and its summary.
+
+    Args:
+        config: the command's options.
+        problem: what was computed.
+        references: errors to compare with; None when the truth is unknown.
+        population: the last state.
+        run: the run, whose metrics are read.
+
+    Raises:
+        UserError: when the metrics are not those of a simulation.
+    """
+    metrics = run_directory.read_metrics(run, required=("step", "total"))
+    summary = _summary(config, problem, references, population, metrics)
     rows = [
-        (name, 1e3 * row["landmark_error_m"], row["rotation_error_deg"])
+        (name, _fixed(1e3 * row["landmark_error_m"], 1), _fixed(row["rotation_error_deg"], 2))
         for name, row in summary.get("errors", {}).items()
     ]
     header = ("rms error against the truth", "landmarks (mm)", "relative rotations (degrees)")
     notes = [
-        f"{summary['agents']} agents, {summary['steps']} steps of {config.dynamics} dynamics; free energy "
-        f"{summary['initial_energy_nats']:.6g} -> {summary['final_energy_nats']:.6g} nats."
+        f"{summary['agents']} agents, {summary['steps']} steps of {config.dynamics} dynamics; free "
+        f"energy {summary['initial_energy_nats']:.6g} -> {summary['final_energy_nats']:.6g} nats."
     ]
     if not rows:
         header = ("quantity", "value")
         rows = [(name.replace("_", " "), value) for name, value in summary.items()]
-    report.write_report(
-        run.path / "report.html",
-        title="vfejax simulate",
-        summary_rows=rows,
-        summary_header=header,
-        figures=figures,
-        config=settings,
-        notes=notes,
-    )
-    return summary
+    pictures = _pictures(config, problem, references, population, metrics)
+    report = Report("vfejax simulate", rows, pictures, notes=notes, header=header)
+    return report, summary
+
+
+def _fixed(value: float, decimals: int) -> Decimal:
+    """A number with as many decimals as its neighbours in the table."""
+    return Decimal(f"{value:.{decimals}f}")

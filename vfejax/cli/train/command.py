@@ -4,38 +4,34 @@ Without arguments: ResNet-BK learns English, character by character, from the he
 with every Python.
 """
 
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from vfejax.cli import language_models
-from vfejax.cli import options as configuration
+from vfejax.cli import session as sessions
+from vfejax.cli.session import Session
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import TrainConfig, check_values, model_options, parse
-from vfejax.cli.train.corpora import train_corpus
+from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
-from vfejax.data.files import atomic_write
 from vfejax.data.tokenizers import Tokenizer
-from vfejax.errors import UserError
 from vfejax.models.table import MODELS
-from vfejax.runs import checkpoint
-from vfejax.runs import directory as run_directory
-from vfejax.runs.interrupt import Interrupt
-from vfejax.runs.progress import progress
+from vfejax.runs import checkpoint, loop
+from vfejax.runs import inputs as run_inputs
+from vfejax.runs.directory import RunDirectory
+from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
-from vfejax.types import SequenceModel
+from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["main", "train"]
 
@@ -51,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
 class Best(NamedTuple):
     """Smallest validation loss so far (nats per token), its step, and the number of evaluations
-    since then.
+    since then. NumPy scalars, which checkpoints hold.
     """
 
     valid_loss: np.ndarray
@@ -59,15 +55,8 @@ class Best(NamedTuple):
     stale: np.ndarray
 
 
-class Position(NamedTuple):
-    """Everything a run needs to go on: what a checkpoint holds."""
-
-    state: TrainState
-    best: Best
-
-
 def _best(valid_loss: float, step: int, stale: int) -> Best:
-    return Best(np.float64(valid_loss), np.int64(step), np.int64(stale))
+    return Best(np.float64(valid_loss), np.int64(step), np.int64(stale))  # type: ignore[arg-type]
 
 
 class Task(NamedTuple):
@@ -81,6 +70,10 @@ class Task(NamedTuple):
     mesh: jax.sharding.Mesh
     evaluate_fn: EvaluateFn
     valid_windows: np.ndarray
+
+
+def _learning_rate(config: TrainConfig) -> Callable[[Any], Any]:
+    return warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
 
 
 def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
@@ -109,9 +102,9 @@ def _task(config: TrainConfig) -> Task:
     data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
     model = language_models.build(config, data.vocabulary.size, data.train.tokens)
-    rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
+    rate = _learning_rate(config)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    key = jax.random.fold_in(random_key(config.seed), 1)
     method = _trainer(config, model, rate, key)
     mesh = sharding.data_mesh(config.batch_size)
     windows = evaluation_windows(
@@ -121,51 +114,115 @@ def _task(config: TrainConfig) -> Task:
         padding,
         limit=config.eval_windows or None,
     )
-    evaluate_fn = evaluator(model, mesh, padding)
-    return Task(config, data, model, method, rate, mesh, evaluate_fn, windows)
+    return Task(config, data, model, method, rate, mesh, evaluator(model, mesh, padding), windows)
 
 
-def _start(task: Task, run: run_directory.RunDirectory) -> tuple[Position, bool]:
-    """The newest checkpoint of a resumed run, else the initial state; and whether it is a fresh
-    one.
+class _BestWeights:
+    """The best weights of a run on the disk. Those that the newest checkpoint knows stay until a
+    newer checkpoint is complete, so that a run that is stopped in between goes on with them.
     """
-    config = task.config
-    key = jax.random.key(config.seed)
-    latest = checkpoint.latest_step(run) if config.resume else None
-    if latest is None:
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._path = run.path / language_models.BEST
+        self._known = -1  # step of those that the newest checkpoint knows
+
+    def save(self, step: int, params: PyTree, loss: float) -> None:
+        self._run.file(f"{language_models.BEST}/checkpoints/")
+        meta = {"step": step, "valid_loss": loss}
+        checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
+
+    def saved(self, best: Best) -> None:
+        """A checkpoint that knows these is complete."""
+        self._known = int(best.step)
+        checkpoint.keep_only(self._path, self._known)
+
+    def restored(self, step: int, best: Best) -> bool:
+        """Whether the weights are there that the checkpoint of ``step`` knows."""
+        checkpoint.discard_after(self._path, step)
+        found = int(best.step) in checkpoint.steps(self._path)
+        self._known = int(best.step) if found else -1
+        return found
+
+    def discard(self) -> None:
+        checkpoint.discard_after(self._path, -1)
+
+
+def _program(task: Task, session: Session) -> loop.Program:
+    """Training as the loop runs it: after a chunk, evaluation where it is due."""
+    config, weights = task.config, _BestWeights(session.run)
+    batches = Batches(task.corpus.train.tokens, config.batch_size, config.length, config.seed)
+
+    def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
+        loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
+        if not loss < best.valid_loss:
+            return loss, best._replace(stale=best.stale + 1)
+        weights.save(step, state.params, loss)
+        return loss, _best(loss, step, 0)
+
+    def observe(
+        step: int, state: TrainState, infos: TrainInfo | None, best: Best
+    ) -> loop.Observation:
+        loss = math.nan
+        if step % config.eval_every == 0 or step == config.steps:
+            loss, best = evaluated(step, state, best)
+        row = _row(task, state, step, infos, loss)
+        shown = {"loss": row["loss"], "best valid": float(best.valid_loss)}
+        return loop.Observation(row, best, shown, _stop(config, step, best))
+
+    def prepare(step: int, state: TrainState, best: Best) -> Best:
+        if weights.restored(step, best):
+            return best
+        # They are lost, so those of the checkpoint are the best there are.
+        return evaluated(step, state, _best(math.inf, 0, 0))[1]
+
+    def init() -> TrainState:
+        weights.discard()
         # Runs once, so what counts is how fast it compiles.
-        init = jax.jit(task.trainer.init, compiler_options={"xla_backend_optimization_level": 0})
-        state = sharding.replicate(task.mesh, init(key))
-        return Position(state, _best(math.inf, 0, 0)), True
-    if latest > config.steps:
-        raise UserError(
-            f"--steps {config.steps}: the run in {config.out} is at step {latest} already; give at least that"
-        )
-    template = Position(jax.eval_shape(task.trainer.init, key), _best(0.0, 0, 0))
-    position, _ = checkpoint.restore(run, template)
-    checkpoint.discard_after(run.path / language_models.BEST, latest)
-    best = position.best
-    if checkpoint.latest_step(run.path / language_models.BEST) != best.step:
-        # A later best had replaced it before the run was stopped: the next evaluation is the best
-        # there is.
-        best = _best(math.inf, 0, 0)
-    return Position(sharding.replicate(task.mesh, position.state), best), False
+        options = {"xla_backend_optimization_level": 0}
+        return jax.jit(task.trainer.init, compiler_options=options)(random_key(config.seed))
+
+    def inputs(step: int, num_steps: int) -> Any:
+        return sharding.split_batches(task.mesh, batches.at(step, num_steps))
+
+    return loop.Program(
+        init=init,
+        template=lambda: task.trainer.init(random_key(config.seed)),
+        place=lambda state: sharding.replicate(task.mesh, state),
+        step=task.trainer.step,
+        observe=observe,
+        memory=_best(math.inf, 0, 0),
+        inputs=inputs,
+        watched=lambda infos: {"loss": infos.loss, "gradient norm": infos.gradient_norm},
+        advice="go on with --resume and a smaller --learning-rate",
+        prepare=prepare,
+        saved=lambda step, best: weights.saved(best),
+        ended=lambda step, best: _stop(config, step, best),
+    )
+
+
+def _stop(config: TrainConfig, step: int, best: Best) -> str:
+    """Why the training ends early; empty when it does not."""
+    if not 0 < config.patience <= best.stale:
+        return ""
+    return (
+        f"stopped early at step {step}: {int(best.stale)} evaluations without a better loss than "
+        f"{float(best.valid_loss):.6g}; --resume with a larger --patience than {config.patience} "
+        "goes on"
+    )
 
 
 def _row(
-    task: Task, step: int, infos: TrainInfo | None, valid_loss: float, names: list[str]
+    task: Task, state: TrainState, step: int, infos: TrainInfo | None, valid_loss: float
 ) -> dict[str, float]:
     """One row of the metrics: means over a chunk, and the validation loss where there is one."""
-    row = {
-        "step": step,
-        "valid_loss": valid_loss,
-        "learning_rate": float(task.learning_rate(max(step - 1, 0))),
-    }
+    rate = float(task.learning_rate(max(step - 1, 0)))
+    row = {"valid_loss": valid_loss, "learning_rate": rate}
     if infos is None:
-        return row | dict.fromkeys(names, math.nan)
+        return row | dict.fromkeys(_columns(task, state), math.nan)
     found = {"loss": infos.parts.cross_entropy, "gradient_norm": infos.gradient_norm}
     found |= infos.parts.losses | infos.parts.diagnostics
-    return row | {name: float(np.mean(np.asarray(found[name], np.float64))) for name in names}
+    return row | {name: float(np.mean(np.asarray(x, np.float64))) for name, x in found.items()}
 
 
 def _columns(task: Task, state: TrainState) -> list[str]:
@@ -176,103 +233,54 @@ def _columns(task: Task, state: TrainState) -> list[str]:
     return ["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics]
 
 
-def _advance(
-    task: Task,
-    run: run_directory.RunDirectory,
-    position: Position,
-    fresh: bool,
-    interrupt: Interrupt,
-) -> None:
-    """Train to the last step, an early stop or an interruption, writing metrics and checkpoints."""
-    config = task.config
-    batches = Batches(task.corpus.train.tokens, config.batch_size, config.length, config.seed)
-    names = _columns(task, position.state)
-    chunk = jax.jit(
-        lambda state, windows: jax.lax.scan(task.trainer.step, state, windows), donate_argnums=0
-    )
-    state, best = position
-    step = int(state.step)
-
-    def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
-        loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
-        if not loss < best.valid_loss:
-            return loss, best._replace(stale=best.stale + 1)
-        meta = {"step": step, "valid_loss": loss}
-        checkpoint.save(run.path / language_models.BEST, step, state.params, meta, keep=1)
-        return loss, _best(loss, step, 0)
-
-    def log(row: dict[str, float]) -> None:
-        run_directory.append_metrics(run, list(row), [list(row.values())])
-
-    if fresh:
-        loss, best = evaluated(0, state, best)
-        log(_row(task, 0, None, loss, names))
-        checkpoint.save(run.path, 0, Position(state, best), {})
-    window_tokens = config.batch_size * config.length
-    bar = progress(
-        config.steps,
-        quiet=config.quiet,
-        description="train",
-        start=step,
-        unit="tokens",
-        units_per_step=window_tokens,
-    )
-    with bar as update:
-        stopped = 0 < config.patience <= best.stale  # a run that had stopped early is not continued
-        while step < config.steps and not interrupt.requested and not stopped:
-            num_steps = min(config.log_every, config.steps - step)
-            state, infos = chunk(
-                state, sharding.split_batches(task.mesh, batches.at(step, num_steps))
-            )
-            _check_finite(infos, step, run.path)
-            step += num_steps
-            loss = math.nan
-            if step % config.eval_every == 0 or step == config.steps:
-                loss, best = evaluated(step, state, best)
-                stopped = 0 < config.patience <= best.stale
-            row = _row(task, step, infos, loss, names)
-            log(row)
-            update(step, {"loss": row["loss"], "best valid": float(best.valid_loss)})
-            if (
-                step % config.checkpoint_every == 0
-                or step == config.steps
-                or interrupt.requested
-                or stopped
-            ):
-                checkpoint.save(run.path, step, Position(state, best), {})
+def _remarks(task: Task, session: Session) -> None:
+    """What a user should know about devices and learning rate before it begins."""
+    config, used, present = task.config, task.mesh.size, jax.device_count()
+    if used < present:
+        session.note(
+            f"uses {used} of {present} devices; with --batch-size a multiple of {present} all of "
+            "them"
+        )
+    if config.steps <= config.warmup_steps and config.steps:
+        reached = float(task.learning_rate(config.steps - 1))
+        session.note(
+            f"--steps {config.steps} end within --warmup-steps {config.warmup_steps}: the learning "
+            f"rate only reaches {reached:.3g}"
+        )
+    start = session.start
+    if start and start < config.steps:
+        _announce_rate(task, session, start)
 
 
-def _check_finite(infos: TrainInfo, step: int, path: Path) -> None:
-    finite = np.isfinite(np.asarray(infos.loss)) & np.isfinite(np.asarray(infos.gradient_norm))
-    if not finite.all():
-        raise UserError(
-            f"training diverged: loss or gradient is not finite at step {step + int(np.argmin(finite)) + 1}. The last good checkpoint is step "
-            f"{checkpoint.latest_step(path)} in {path}; try a smaller --learning-rate"
+def _announce_rate(task: Task, session: Session, start: int) -> None:
+    """Say so when the learning rate of a resumed run is not what it would have been."""
+    before = _learning_rate(cast(TrainConfig, session.before))
+    last, planned, following = before(start - 1), before(start), task.learning_rate(start)
+    if not math.isclose(float(planned), float(following), rel_tol=0.01):
+        session.note(
+            f"the learning rate goes from {float(last):.3g} to {float(following):.3g} at step "
+            f"{start}, since the cosine now ends at step {task.config.steps}"
         )
 
 
 def train(config: TrainConfig) -> int:
     """Train as ``config`` says, write the run's directory, and return the exit status."""
-    began = time.perf_counter()
+    inputs = named_inputs(config)
+    run_inputs.check_readable(inputs)
     task = _task(config)
-    settings = configuration.settings(config)
-    with configuration.open_run(config) as run, Interrupt() as interrupt:
-        position, fresh = _start(task, run)
-        if config.resume:
-            run_directory.write_config(run, settings)
-            run_directory.truncate_metrics(run, -1 if fresh else int(position.state.step))
-        vocabulary_file = run.path / "vocabulary.json"
-        if not vocabulary_file.exists():  # a resumed run keeps its own
-            tokenizers.save(vocabulary_file, task.corpus.vocabulary)
-        _advance(task, run, position, fresh, interrupt)
-        stop_fn = lambda: interrupt.requested  # noqa: E731
-        evaluate_fn = partial(task.evaluate_fn, stop_fn=stop_fn)
-        summary = train_report.write(config, task.corpus, task.model, run, evaluate_fn, settings)
-    summary["seconds"] = round(time.perf_counter() - began, 1)
-    atomic_write(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    if not config.quiet:
-        print(train_report.summary_text(summary))
-        print(f"report: {config.out / 'report.html'}")
-    if interrupt.requested:
-        raise KeyboardInterrupt
-    return 0
+    with sessions.begin(config, "train", inputs) as session:
+        if not (session.run.path / "vocabulary.json").exists():  # a resumed run keeps its own
+            tokenizers.save(session.run.file("vocabulary.json"), task.corpus.vocabulary)
+        _remarks(task, session)
+        window_tokens = config.batch_size * config.length
+        outcome = session.advance(
+            _program(task, session), unit="tokens", units_per_step=window_tokens
+        )
+        session.say("evaluating the best weights and counting the baselines")
+        # An interrupted run is not kept waiting: its figures are of the first windows.
+        evaluate_fn = partial(task.evaluate_fn, stop_fn=lambda: outcome.interrupted)
+        report, summary = train_report.build(
+            config, task.corpus, task.model, session.run, evaluate_fn
+        )
+        summary["stopped_early"] = bool(outcome.stop)
+        return session.finish(outcome, report, summary, train_report.summary_text)

@@ -1,15 +1,13 @@
 """Options of ``vfejax train``: their meaning, their defaults, their limits."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vfejax.cli import options as configuration
-from vfejax.cli.options import check
+from vfejax.cli.options import RunOptions, check, check_counts, check_numbers, check_run
 from vfejax.data.vocabulary import KINDS
 from vfejax.models.table import MODELS, field_name
 
@@ -19,7 +17,6 @@ __all__ = [
     "check_values",
     "model_options",
     "parse",
-    "unused_fields",
     "with_options",
 ]
 
@@ -67,24 +64,23 @@ def _with_models(settings: type[_Settings]) -> type[_Settings]:
 
 @_with_models
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(RunOptions):
     """A next-token model learns a text.
 
     Without a text of your own it learns English from the help topics that ship with every Python.
     """
 
+    CHANGEABLE: ClassVar[tuple[str, ...]] = (
+        *("steps", "checkpoint_every", "learning_rate", "patience"),
+        *("final_windows", "sample_tokens"),
+    )
+    INPUTS: ClassVar[tuple[str, ...]] = ("text",)
+    CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "model": {name: field_name(name) for name in MODELS}
+    }
+
     out: Path = Path("runs/train")
     """Run directory to create."""
-    config: Path | None = None
-    """TOML file with any of these settings; flags win over it."""
-    overwrite: bool = False
-    """Replace an earlier run in --out."""
-    resume: bool = False
-    """Continue the run in --out from its newest checkpoint, with its own settings (only --steps may
-    change).
-    """
-    quiet: bool = False
-    """Print nothing but errors."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
 
@@ -109,8 +105,6 @@ class TrainConfig:
     """Tokens the model reads at once."""
     batch_size: int = 12
     """Sequences per update."""
-    steps: int = 500
-    """Number of updates."""
     learning_rate: float = 2e-3
     """Largest learning rate of AdamW, reached after the warm-up."""
     warmup_steps: int = 100
@@ -138,10 +132,6 @@ class TrainConfig:
     """
     patience: int = 0
     """Stop after this many evaluations in a row without a better loss; 0 never stops early."""
-    log_every: int = 10
-    """Updates between rows of metrics.csv; also the number of updates compiled into one call."""
-    checkpoint_every: int = 100
-    """Updates between checkpoints, a multiple of --log-every."""
     final_windows: int = 20_000
     """Windows of --length tokens, evenly spaced in each split, that the evaluation at the end of
     the run reads; 0 for all.
@@ -154,45 +144,18 @@ def check_values(config: TrainConfig) -> None:
     """Raise a UserError that names the option and its limits for the first value that is out of
     them.
     """
-    for name in (
-        "length",
-        "batch_size",
-        "learning_rate",
-        "clip_norm",
-        "accumulation",
-        "eval_every",
-        "log_every",
-    ):
-        value = getattr(config, name)
-        check(
-            np.isfinite(value) and value > 0, name.replace("_", "-"), value, "positive and finite"
-        )
-    for name in (
-        "steps",
-        "warmup_steps",
-        "weight_decay",
-        "eval_windows",
-        "final_windows",
-        "patience",
-        "sample_tokens",
-        "seed",
-    ):
-        value = getattr(config, name)
-        check(
-            np.isfinite(value) and value >= 0,
-            name.replace("_", "-"),
-            value,
-            "at least 0 and finite",
-        )
+    check_run(config)
+    check_counts(config, ["length", "batch_size", "accumulation", "eval_every", "max_words"], 1)
+    counts = ["warmup_steps", "eval_windows", "final_windows", "patience", "sample_tokens"]
+    check_counts(config, counts, 0)
+    check_numbers(config, ["learning_rate", "clip_norm"], positive=True)
+    check_numbers(config, ["weight_decay"], positive=False)
+    requirement = f"a multiple of --log-every {config.log_every}"
+    fits = config.eval_every % config.log_every == 0
+    check(fits, "eval-every", config.eval_every, requirement)
     vocabularies = f"{', '.join(KINDS)} or the path of a .json file"
     named = config.vocabulary in KINDS or config.vocabulary.endswith(".json")
     check(named, "vocabulary", config.vocabulary, vocabularies)
-    check(config.max_words >= 1, "max-words", config.max_words, "at least 1")
-    check(config.checkpoint_every > 0, "checkpoint-every", config.checkpoint_every, "positive")
-    for name in ("eval_every", "checkpoint_every"):
-        value = getattr(config, name)
-        requirement = f"a multiple of --log-every {config.log_every}"
-        check(value % config.log_every == 0, name.replace("_", "-"), value, requirement)
     check(0 <= config.final_rate <= 1, "final-rate", config.final_rate, "between 0 and 1")
     check(0 <= config.beta2 < 1, "beta2", config.beta2, "at least 0 and below 1")
     check(
@@ -214,10 +177,9 @@ def check_values(config: TrainConfig) -> None:
         synthetic.kind,
         "none when --text is given",
     )
-    check(synthetic.symbols >= 2, "synthetic.symbols", synthetic.symbols, "at least 2")
-    check(synthetic.period >= 1, "synthetic.period", synthetic.period, "at least 1")
+    check_counts(synthetic, ["symbols", "tokens"], 2, prefix="synthetic.")
+    check_counts(synthetic, ["period"], 1, prefix="synthetic.")
     check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
-    check(synthetic.tokens >= 2, "synthetic.tokens", synthetic.tokens, "at least 2")
 
 
 def model_options(config: TrainConfig) -> Any:
@@ -229,17 +191,6 @@ def with_options(config: TrainConfig, **changes: Any) -> TrainConfig:
     """The configuration with other options of the chosen model."""
     options = dataclasses.replace(model_options(config), **changes)
     return dataclasses.replace(config, **{field_name(config.model): options})
-
-
-def unused_fields(settings: Any) -> tuple[str, ...]:
-    """Names of the tables that belong to models other than the chosen one: a run neither stores nor
-    reads them.
-
-    Args:
-        settings: the value of ``model``, or None for its default.
-    """
-    chosen = TrainConfig.model if settings is None else settings
-    return tuple(field_name(name) for name in MODELS if name != chosen)
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:

@@ -1,11 +1,23 @@
 """The data that ``vfejax train`` asks for: a text, or a synthetic sequence."""
 
+from pathlib import Path
+
 from vfejax.cli.train.config import TrainConfig
 from vfejax.data import corpus, synthetic
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
+from vfejax.runs import inputs as run_inputs
 
-__all__ = ["train_corpus"]
+__all__ = ["named_inputs", "train_corpus"]
+
+
+def named_inputs(config: TrainConfig) -> dict[str, Path | run_inputs.Content | None]:
+    """What the run is computed from, by option, for :mod:`vfejax.runs.inputs`: the text, or the
+    help topics of this Python; nothing for a synthetic sequence.
+    """
+    if config.synthetic.kind != "none":
+        return {}
+    return {"text": run_inputs.help_topics() if config.text is None else config.text}
 
 
 def train_corpus(config: TrainConfig, tokenizer: Tokenizer | None = None) -> Corpus:

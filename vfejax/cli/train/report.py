@@ -5,11 +5,10 @@ the text, and a sample of what they write.
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from vfejax.cli import generate, language_models
 from vfejax.cli.evaluate import split_scores
@@ -17,17 +16,18 @@ from vfejax.cli.train.config import TrainConfig
 from vfejax.data import tokenizers
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
-from vfejax.data.files import atomic_write
 from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
-from vfejax.runs import checkpoint, report
+from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.report import Picture, Report
+from vfejax.runs.seeds import random_key
 from vfejax.training.evaluate import EvaluateFn
 from vfejax.types import PyTree, SequenceModel
 
-__all__ = ["summary_text", "write"]
+__all__ = ["build", "summary_text"]
 
 _LOSSES = ("step", "loss", "valid_loss")  # columns that are no diagnostics
 _SPLITS = {"valid": "validation", "test": "test"}
@@ -130,16 +130,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, *summary.get("remarks", [])])
 
 
-class _Picture(NamedTuple):
-    """File name without suffix, title and caption in the report, and the figure."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
-def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Iterator[_Picture]:
+def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Iterator[Picture]:
     caption = (
         "Cross-entropy of training batches and of the validation text. Dashed: what is reached by "
         "guessing evenly among the tokens, by knowing how often each token occurs, and by knowing "
@@ -148,13 +139,13 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
     figure = training_figures.loss_curves(
         metrics["step"], metrics["loss"], metrics["valid_loss"], levels=losses
     )
-    yield _Picture("loss", "Loss", caption, figure)
+    yield Picture("loss", "Loss", caption, figure)
     others = {name: values for name, values in metrics.items() if name not in _LOSSES}
     caption = (
         "Learning rate, norm of the gradient, and what the model reports of itself: further loss "
         "terms (nats) and diagnostics."
     )
-    yield _Picture(
+    yield Picture(
         "diagnostics", "Diagnostics", caption, training_figures.diagnostics(metrics["step"], others)
     )
 
@@ -198,45 +189,39 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     return rows + [(f"baseline: {name}", value) for name, value in losses]
 
 
-def write(
+def build(
     config: TrainConfig,
     corpus: Corpus,
     model: SequenceModel,
     run: RunDirectory,
     evaluate_fn: EvaluateFn,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Evaluate the best weights, draw the figures, write ``figures/*.png`` and ``report.html``.
+) -> tuple[Report, dict[str, Any]]:
+    """Evaluate the best weights; what the run shows in the end, and its summary.
 
     Args:
         config: the options of the run.
         corpus: its data.
         model: its model.
-        run: its directory, held.
+        run: its directory, held; metrics and best weights are read.
         evaluate_fn: see :func:`vfejax.training.evaluate.evaluator`.
-        settings: what the report lists as settings.
 
     Returns:
-        The summary, as JSON can hold it.
+        The report, and the summary, as JSON can hold it.
+
+    Raises:
+        UserError: when the best weights or the metrics cannot be read.
     """
-    metrics = run_directory.read_metrics(run)
+    metrics = run_directory.read_metrics(run, required=_LOSSES)
     best = run.path / language_models.BEST
-    params, meta = checkpoint.restore(best, jax.eval_shape(model.init, jax.random.key(0)))
+    params, meta = checkpoint.restore(best, jax.eval_shape(model.init, random_key(config.seed)))
     summary = _summary(config, corpus, params, metrics, evaluate_fn)
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
     summary["remarks"] = _remarks(config, corpus, summary)
-    figures = []
-    for picture in _pictures(metrics, summary["baselines_nats_per_token"]):
-        png = report.figure_png(picture.figure)
-        atomic_write(run.path / "figures" / f"{picture.name}.png", png)
-        figures.append((picture.title, picture.caption, png))
-    report.write_report(
-        run.path / "report.html",
-        title="vfejax train",
-        summary_rows=_rows(summary),
-        figures=figures,
-        texts=[_sample(config, corpus, model, params)] if config.sample_tokens else [],
-        config=settings,
+    report = Report(
+        "vfejax train",
+        _rows(summary),
+        _pictures(metrics, summary["baselines_nats_per_token"]),
+        [_sample(config, corpus, model, params)] if config.sample_tokens else [],
         notes=summary["remarks"],
     )
-    return summary
+    return report, summary

@@ -1,0 +1,224 @@
+"""The resumable loop: what it writes and when, and that a stopped run goes on bit for bit."""
+
+import math
+import shutil
+import signal
+import threading
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.errors import UserError
+from vfejax.runs import checkpoint, loop
+from vfejax.runs import directory as run_directory
+from vfejax.runs.interrupt import Interrupt
+
+
+def _walk(state, inputs):
+    """A random walk whose keys are part of the state: any lost or repeated step shows."""
+    key, draw = jax.random.split(state["key"])
+    position = state["x"] + jax.random.normal(draw, dtype=jnp.float32)
+    return {"x": position, "key": key}, {"x": position, "input": inputs}
+
+
+def _observe(step, state, infos, memory):
+    lowest = min(float(memory), float(state["x"]))
+    last = math.nan if infos is None else float(infos["input"][-1])
+    row = {"x": float(state["x"]), "lowest": lowest, "input": last}
+    return loop.Observation(row, np.float64(lowest))
+
+
+WALK = loop.Program(
+    init=lambda: {"x": jnp.float32(0), "key": jax.random.key(3)},
+    step=_walk,
+    observe=_observe,
+    memory=np.float64(math.inf),
+    inputs=lambda step, num: jnp.arange(step, step + num, dtype=jnp.float32),
+    watched=lambda infos: {"x": infos["x"]},
+)
+
+
+def _new(path, program=WALK, cadence=(14, 2, 4), **options):
+    with run_directory.create(path, {"seed": 3}) as run:
+        return loop.run(run, program, loop.Cadence(*cadence), quiet=True, **options)
+
+
+def _on(path, program=WALK, cadence=(14, 2, 4), **options):
+    with run_directory.open_existing(path) as run:
+        cadence = loop.Cadence(*cadence)
+        return loop.run(run, program, cadence, resume=True, quiet=True, **options)
+
+
+def _steps(path):
+    return run_directory.read_metrics(path)["step"].tolist()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    outcome = _new(path)
+    assert (outcome.step, outcome.stop, outcome.interrupted) == (14, "", False)
+    return path, outcome
+
+
+def _same(path, outcome, unbroken):
+    assert (path / "metrics.csv").read_bytes() == (unbroken[0] / "metrics.csv").read_bytes()
+    chex.assert_trees_all_equal(outcome.state["x"], unbroken[1].state["x"])
+    chex.assert_trees_all_equal(outcome.memory, unbroken[1].memory)
+    assert checkpoint.steps(path) == checkpoint.steps(unbroken[0])
+
+
+def test_rows_and_checkpoints_keep_their_rhythm(unbroken):
+    path, outcome = unbroken
+    metrics = run_directory.read_metrics(path)
+    assert metrics["step"].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert checkpoint.steps(path) == [8, 12, 14]
+    # The inputs of step s are s; the last of a chunk that ends at step s was s - 1.
+    np.testing.assert_array_equal(metrics["input"][1:], metrics["step"][1:] - 1.0)
+    assert metrics["lowest"][-1] == float(outcome.memory) == metrics["x"].min()
+
+
+def test_a_chunk_is_compiled_once(tmp_path):
+    chex.clear_trace_counter()
+    step = chex.assert_max_traces(_walk, n=1)
+    _new(tmp_path / "run", WALK._replace(step=step, template=WALK.init))
+
+
+@pytest.mark.parametrize("lost", [(), (14,), (12, 14), (8, 12, 14)], ids=str)
+def test_a_killed_run_goes_on_bit_for_bit_from_whatever_checkpoint_is_left(
+    lost, unbroken, tmp_path
+):
+    path = shutil.copytree(unbroken[0], tmp_path / "run")
+    for step in lost:
+        shutil.rmtree(path / "checkpoints" / f"{step:08d}")
+    with open(path / "metrics.csv", "a") as file:
+        file.write("15,0.")
+    outcome = _on(path)
+    _same(path, outcome, unbroken)
+    assert outcome.seconds > 0
+
+
+def test_a_run_without_its_folder_of_checkpoints_begins_again(unbroken, tmp_path):
+    path = shutil.copytree(unbroken[0], tmp_path / "run")
+    shutil.rmtree(path / "checkpoints")
+    started = []
+    outcome = _on(path, opened=lambda start, stop: started.append((start, stop)))
+    assert started == [(None, "")]
+    _same(path, outcome, unbroken)
+
+
+def test_a_resumed_run_keeps_its_rhythm_whatever_step_it_had_ended_at(unbroken, tmp_path):
+    path = tmp_path / "run"
+    _new(path, cadence=(5, 2, 4))
+    assert checkpoint.steps(path) == [0, 4, 5]
+    outcome = _on(path)
+    assert _steps(path) == [0, 2, 4, 5, 6, 8, 10, 12, 14]
+    assert checkpoint.steps(path) == [8, 12, 14]
+    chex.assert_trees_all_equal(outcome.state["x"], unbroken[1].state["x"])
+
+
+def test_fewer_steps_than_are_done_are_refused(unbroken):
+    with pytest.raises(UserError, match=r"--steps 10: .* is at step 14 already"):
+        _on(unbroken[0], cadence=(10, 2, 4))
+
+
+def test_seconds_count_every_session(tmp_path):
+    path = tmp_path / "run"
+    first = _new(path, cadence=(4, 2, 4))
+    assert _on(path, cadence=(8, 2, 4)).seconds > first.seconds - 1e-9
+
+
+def test_a_signal_ends_the_loop_after_its_chunk_with_a_checkpoint(unbroken, tmp_path):
+    path = tmp_path / "run"
+
+    def observe(step, *rest):
+        if step == 6:
+            signal.raise_signal(signal.SIGINT)
+        return _observe(step, *rest)
+
+    with Interrupt(ends_process=False) as interrupt:
+        outcome = _new(path, WALK._replace(observe=observe), interrupt=interrupt)
+    assert (outcome.step, outcome.interrupted) == (6, True)
+    assert checkpoint.latest_step(path) == 6
+    _same(path, _on(path), unbroken)
+
+
+def test_a_second_signal_stops_at_once_and_the_run_goes_on(unbroken, tmp_path):
+    path = tmp_path / "run"
+
+    def observe(step, *rest):
+        if step == 6:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        return _observe(step, *rest)
+
+    with pytest.raises(KeyboardInterrupt), Interrupt(ends_process=False) as interrupt:
+        _new(path, WALK._replace(observe=observe), interrupt=interrupt)
+    assert checkpoint.latest_step(path) == 4
+    _same(path, _on(path), unbroken)
+
+
+def test_an_early_stop_is_told_and_stays_on_resume(tmp_path):
+    path = tmp_path / "run"
+
+    def observe(step, *rest):
+        return _observe(step, *rest)._replace(stop="enough" if step == 6 else "")
+
+    program = WALK._replace(observe=observe, ended=lambda step, memory: "enough")
+    assert _new(path, program).stop == "enough"
+    assert _steps(path) == [0, 2, 4, 6]
+    assert checkpoint.latest_step(path) == 6
+    outcome = _on(path, program)
+    assert (outcome.step, outcome.stop) == (6, "enough")
+    assert _steps(path) == [0, 2, 4, 6]
+
+
+def test_divergence_names_step_and_quantity_and_keeps_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "run"
+
+    def step(state, _):
+        x = jnp.where(state >= 6, jnp.inf, state + 1)
+        return x, {"energy": x, "total": x, "fine": state * 0}
+
+    program = loop.Program(
+        init=lambda: jnp.float32(0),
+        step=step,
+        observe=lambda step, state, infos, _: loop.Observation({"x": float(state)}),
+        watched=lambda infos: infos,
+        advice="do something",
+    )
+    message = r"^diverged: energy not finite at step 7\. .* is step 4 in .*run; do something$"
+    with pytest.raises(UserError, match=message):
+        _new(path, program)
+    assert checkpoint.steps(path) == [0, 4]
+    assert _steps(path) == [0, 2, 4, 6]
+
+
+def test_metrics_of_other_columns_are_refused_without_harm(unbroken, tmp_path):
+    path = shutil.copytree(unbroken[0], tmp_path / "run")
+    (path / "metrics.csv").write_text("step,y\n0,1.0\n")
+    with pytest.raises(UserError, match=r"other columns.*move the file.*--resume") as caught:
+        _on(path, cadence=(20, 2, 4))
+    assert "--overwrite" not in str(caught.value)
+    assert checkpoint.latest_step(path) == 14
+    (path / "metrics.csv").rename(tmp_path / "mine.csv")  # the remedy
+    _on(path, cadence=(20, 2, 4))
+    assert _steps(path) == [16, 18, 20]
+
+
+def test_a_loop_runs_outside_the_main_thread(tmp_path, unbroken):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(_new(tmp_path / "run")))
+    thread.start()
+    thread.join()
+    _same(tmp_path / "run", results[0], unbroken)
+
+
+def test_every_row_reaches_the_other_writers(tmp_path):
+    rows = []
+    _new(tmp_path / "run", writers=[lambda step, row: rows.append((step, row["x"]))])
+    metrics = run_directory.read_metrics(tmp_path / "run")
+    assert rows == list(zip(metrics["step"].tolist(), metrics["x"].tolist(), strict=True))

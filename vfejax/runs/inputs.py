@@ -1,0 +1,169 @@
+"""What a run was computed from: a checksum of every input file, kept in ``inputs.json``."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vfejax.data.files import atomic_write, read_errors
+from vfejax.errors import UserError
+from vfejax.runs.directory import RunDirectory
+
+__all__ = ["Content", "check", "check_readable", "help_topics", "is_recorded", "record"]
+
+_FILE = "inputs.json"
+
+
+class Content(NamedTuple):
+    """An input that is no file: what to call it, and its text."""
+
+    name: str
+    text: str
+
+
+Inputs = Mapping[str, str | os.PathLike | Content | None]
+
+
+def record(run: RunDirectory, inputs: Inputs) -> None:
+    """Write ``inputs.json``: option, absolute path, size and SHA-256 of every input.
+
+    Args:
+        run: the run, held.
+        inputs: by option (``"text"``, ``"observation-matrix"``), a file, a directory of files, or a
+            :class:`Content`; None for an option that was not given.
+
+    Raises:
+        UserError: naming option and file, when one cannot be read.
+    """
+    found = {option: _describe(option, value) for option, value in _given(inputs).items()}
+    atomic_write(run.file(_FILE), json.dumps(found, indent=2) + "\n")
+
+
+def check(run: str | os.PathLike, inputs: Inputs) -> None:
+    """Compare the inputs with what the run was computed from. A run without a record passes.
+
+    Args:
+        run: the run, or its directory.
+        inputs: as in :func:`record`. Files may have moved, as long as their content is the same.
+
+    Raises:
+        UserError: naming option and file, when one has changed or is missing.
+    """
+    recorded = _read(run)
+    if recorded is None:
+        return
+    place = os.fspath(run)
+    for option, value in _given(inputs).items():
+        before = recorded.get(option)
+        if before is None:
+            raise UserError(f"--{option}: the run in {place} was made without it; leave it out")
+        now = _describe(option, value)
+        if now["files"].keys() != before["files"].keys():
+            names = ", ".join(sorted(now["files"].keys() ^ before["files"].keys()))
+            raise UserError(
+                f"--{option} {now['path']}: other files than the run in {place} was made from "
+                f"({names}); give those with --{option}, or make a new run"
+            )
+        for name, content in now["files"].items():
+            if content != before["files"][name]:
+                what = now["path"] if len(now["files"]) == 1 else str(Path(now["path"]) / name)
+                raise UserError(
+                    f"--{option} {what}: changed since the run in {place} was made from it "
+                    f"({before['files'][name]['size']} bytes then, {content['size']} now); "
+                    f"give the original with --{option}, or make a new run"
+                )
+
+
+def is_recorded(run: str | os.PathLike) -> bool:
+    """Whether the run knows the content of its inputs (runs of the first version do not)."""
+    return (Path(run) / _FILE).is_file()
+
+
+def check_readable(inputs: Inputs) -> None:
+    """Refuse what cannot be read twice, or at all, before anything is read.
+
+    Raises:
+        UserError: for a pipe or a device, and for a path that is missing, naming the option.
+    """
+    for option, value in _given(inputs).items():
+        if isinstance(value, Content):
+            continue
+        path = Path(value)
+        with read_errors(f"--{option} {path}:"):
+            mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(
+                f"--{option} {path}: is no regular file, so it cannot be read again later; write "
+                "its content to a file first"
+            )
+
+
+def help_topics() -> Content:
+    """The help topics that ship with Python, the default text, as an input.
+
+    Raises:
+        UserError: when this Python comes without them.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise UserError(
+            "this Python comes without its help topics (pydoc_data); give a text with --text"
+        ) from error
+    return Content("help topics of Python", "\n".join(topics[key] for key in sorted(topics)))
+
+
+def _given(inputs: Inputs) -> dict[str, str | os.PathLike | Content]:
+    return {option: value for option, value in inputs.items() if value is not None}
+
+
+def _describe(option: str, value: str | os.PathLike | Content) -> dict[str, Any]:
+    """Path, and size and SHA-256 by file name."""
+    if isinstance(value, Content):
+        data = value.text.encode()
+        entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return {"path": value.name, "files": {"": entry}}
+    path = Path(os.path.abspath(value))
+    check_readable({option: path})
+    with read_errors(f"--{option} {path}:"):
+        if path.is_dir():
+            names = sorted(name for name in os.listdir(path) if _is_part(path / name))
+            files = {name: _digest(path / name) for name in names}
+        else:
+            files = {"": _digest(path)}
+    return {"path": str(path), "files": files}
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file of a text directory belongs to a split, as its name says."""
+    words = re.search(r"(?<![a-z])(train|val|test)", path.name.lower())
+    return words is not None and not path.name.startswith(".") and path.is_file()
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": file.tell(), "sha256": digest}
+
+
+def _read(run: str | os.PathLike) -> dict[str, Any] | None:
+    path = Path(run) / _FILE
+    if not path.exists():
+        return None
+    with read_errors(path):
+        content = path.read_bytes()
+    try:
+        recorded = json.loads(content)
+        for entry in recorded.values():
+            for file in entry["files"].values():
+                file["size"], file["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, so it cannot be told whether the data are those of the run; "
+            "delete it to go on without the check"
+        ) from error
+    return recorded

@@ -1,0 +1,285 @@
+"""One resumable loop: for the commands, and for programs of your own.
+
+A loop repeats a pure function ``step``, compiled once for a chunk of ``log_every`` steps. After
+every chunk it checks that the numbers are finite, writes a row of ``metrics.csv``, shows progress,
+and, when it is due, saves a checkpoint. A run that was killed, interrupted or given more steps goes
+on from its newest checkpoint, and gives bit for bit what an unbroken run gives.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from vfejax.errors import UserError
+from vfejax.runs import checkpoint
+from vfejax.runs.directory import RunDirectory, append_metrics, truncate_metrics
+from vfejax.runs.interrupt import Interrupt
+from vfejax.runs.progress import progress
+from vfejax.types import PyTree
+
+__all__ = ["Cadence", "Observation", "Outcome", "Program", "Saved", "run", "start_step"]
+
+Row: TypeAlias = Mapping[str, float]
+
+
+class Observation(NamedTuple):
+    """What the host makes of a chunk.
+
+    Attributes:
+        row: columns of ``metrics.csv`` besides ``step``; the same names in every call.
+        memory: pytree of NumPy arrays that the host carries on, and that checkpoints hold, such as
+            the best loss so far.
+        shown: quantities beside the progress bar; the row by default.
+        stop: why the loop should end here; empty to go on.
+    """
+
+    row: Row
+    memory: PyTree = ()
+    shown: Row | None = None
+    stop: str = ""
+
+
+class Program(NamedTuple):
+    """What a loop runs.
+
+    Attributes:
+        init: ``() -> state``, the state of step 0, a pytree of arrays.
+        step: ``(state, inputs) -> (state, info)``: pure, scanned and compiled by the loop.
+        observe: ``(step, state, infos, memory) -> Observation``, on the host after every chunk, and
+            at step 0 with ``infos = None``; ``infos`` has the steps as leading axis ``[num_steps,
+            ...]``.
+        memory: what ``observe`` is given at first.
+        inputs: ``(step, num_steps) -> arrays [num_steps, ...]`` that the steps from ``step`` on
+            read, such as batches; None when they read nothing.
+        watched: ``infos -> {name: [num_steps]}``, numbers that must stay finite.
+        advice: what a user can do when they do not.
+        prepare: ``(step, state, memory) -> memory``, called with what a resumed run goes on from.
+        saved: ``(step, memory)``, called when a checkpoint is complete.
+        ended: ``(step, memory) -> str``: why a run, as it is resumed, had ended early; empty when
+            it goes on.
+        template: as ``init``, traced for the shapes of a restored state; None when ``init`` itself
+            can be traced.
+        place: ``state -> state`` on the devices that it should be on, for fresh and restored ones.
+    """
+
+    init: Callable[[], PyTree]
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+    observe: Callable[[int, PyTree, PyTree | None, PyTree], Observation]
+    memory: PyTree = ()
+    inputs: Callable[[int, int], PyTree] | None = None
+    watched: Callable[[PyTree], Mapping[str, Any]] = lambda infos: {}
+    advice: str = "try a smaller step"
+    prepare: Callable[[int, PyTree, PyTree], PyTree] = lambda step, state, memory: memory
+    saved: Callable[[int, PyTree], None] = lambda step, memory: None
+    ended: Callable[[int, PyTree], str] = lambda step, memory: ""
+    template: Callable[[], PyTree] | None = None
+    place: Callable[[PyTree], PyTree] = lambda state: state
+
+
+class Cadence(NamedTuple):
+    """How far a loop goes, and how often it writes.
+
+    Attributes:
+        num_steps: the last step.
+        log_every: steps between rows of the metrics, and in a compiled chunk.
+        checkpoint_every: steps between checkpoints, a multiple of ``log_every``.
+    """
+
+    num_steps: int
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds: the state on the device, and the host's memory."""
+
+    state: PyTree
+    memory: PyTree
+
+
+class Outcome(NamedTuple):
+    """Where a loop ended.
+
+    Attributes:
+        state, memory, step: of the last step.
+        seconds: how long the run took, over all its sessions.
+        stop: why it ended before ``num_steps``; empty when it did not.
+        interrupted: whether a signal ended it.
+    """
+
+    state: PyTree
+    memory: PyTree
+    step: int
+    seconds: float
+    stop: str
+    interrupted: bool
+
+
+def start_step(run: RunDirectory, cadence: Cadence, *, resume: bool) -> int | None:
+    """The step that a resumed run goes on from; None when it begins at 0.
+
+    Raises:
+        UserError: when it is beyond ``num_steps`` already.
+    """
+    latest = checkpoint.latest_step(run) if resume else None
+    if latest is not None and latest > cadence.num_steps:
+        raise UserError(
+            f"--steps {cadence.num_steps}: the run in {run.path} is at step {latest} already; give "
+            "at least that"
+        )
+    return latest
+
+
+def run(
+    run: RunDirectory,
+    program: Program,
+    cadence: Cadence,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    description: str = "run",
+    unit: str = "steps",
+    units_per_step: int = 1,
+    interrupt: Interrupt | None = None,
+    writers: Iterable[Callable[[int, Row], None]] = (),
+    opened: Callable[[int | None, str], None] = lambda start, stop: None,
+) -> Outcome:
+    """Run a program to its last step, to an early stop, or to an interruption.
+
+    Args:
+        run: the run, held: :func:`vfejax.runs.directory.create` or ``open_existing``.
+        program: what to run.
+        cadence: how far, and how often to write.
+        resume: go on from the newest checkpoint, if there is one. Rows of later steps are dropped.
+        quiet: show no progress.
+        description, unit, units_per_step: what progress shows, and what its rate counts.
+        interrupt: what signals do; by default the first one ends the loop after its chunk.
+        writers: called with every row besides ``metrics.csv``.
+        opened: called before anything is computed, with the step that the run goes on from (None:
+            it begins at 0) and why it had ended early, if it had.
+
+    Returns:
+        Where it ended; a checkpoint of that step has been saved.
+
+    Raises:
+        UserError: when a watched number is not finite, naming the step; when the disk is full, and
+            so on. The checkpoints until then stay.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> from vfejax.runs import directory, loop
+    >>> halve = loop.Program(
+    ...     init=lambda: jnp.float32(64),
+    ...     step=lambda x, _: (x / 2, x / 2),
+    ...     observe=lambda step, x, infos, _: loop.Observation({"x": float(x)}))
+    >>> path = tempfile.mkdtemp() + "/run"
+    >>> with directory.create(path, {"seed": 0}) as run:
+    ...     short = loop.run(run, halve, loop.Cadence(3, 1, 1), quiet=True)
+    >>> with directory.open_existing(path) as run:  # later, in another process: more steps
+    ...     long = loop.run(run, halve, loop.Cadence(5, 1, 1), resume=True, quiet=True)
+    >>> float(short.state), float(long.state), directory.read_metrics(path)["x"].tolist()
+    (8.0, 2.0, [64.0, 32.0, 16.0, 8.0, 4.0, 2.0])
+    """
+    began = time.monotonic()
+    state, memory, step, before = _start(run, program, cadence, resume)
+    chunk = _compiled(program)
+    writers = (functools.partial(_append, run), *writers)
+
+    def save(step: int) -> None:
+        meta = {"seconds": before + time.monotonic() - began}
+        checkpoint.save(run.path, step, Saved(state, memory), meta)
+        program.saved(step, memory)
+
+    stop = "" if step is None else program.ended(step, memory)
+    opened(step, stop)
+    with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt()) if interrupt is None else interrupt
+        stack.enter_context(interrupt.graceful())
+        if step is None:
+            step = 0
+            observation = program.observe(0, state, None, memory)
+            memory, stop = observation.memory, observation.stop
+            _write(writers, 0, observation.row)
+            save(0)
+        update = stack.enter_context(
+            progress(
+                cadence.num_steps,
+                quiet=quiet,
+                description=description,
+                start=step,
+                unit=unit,
+                units_per_step=units_per_step,
+            )
+        )
+        while step < cadence.num_steps and not stop and not interrupt.requested:
+            # To the next multiple: a run resumed between two keeps its rhythm.
+            num_steps = cadence.log_every - step % cadence.log_every
+            num_steps = min(num_steps, cadence.num_steps - step)
+            inputs = None if program.inputs is None else program.inputs(step, num_steps)
+            state, infos = chunk(state, inputs, num_steps)
+            _check_finite(run, program, step, infos)
+            step += num_steps
+            observation = program.observe(step, state, infos, memory)
+            memory, stop = observation.memory, observation.stop
+            _write(writers, step, observation.row)
+            update(step, observation.row if observation.shown is None else observation.shown)
+            ends = step == cadence.num_steps or bool(stop) or interrupt.requested
+            if ends or step % cadence.checkpoint_every == 0:
+                save(step)
+    seconds = before + time.monotonic() - began
+    return Outcome(state, memory, step, seconds, stop, interrupt.requested)
+
+
+def _start(
+    run: RunDirectory, program: Program, cadence: Cadence, resume: bool
+) -> tuple[PyTree, PyTree, int | None, float]:
+    """State, memory, step (None: begin at 0) and the seconds so far."""
+    latest = start_step(run, cadence, resume=resume)
+    run.file("checkpoints/")
+    checkpoint.sweep(run)
+    if latest is None:
+        truncate_metrics(run, -1)
+        return program.place(program.init()), program.memory, None, 0.0
+    template = Saved(jax.eval_shape(program.template or program.init), program.memory)
+    saved, meta = checkpoint.restore(run, template)
+    truncate_metrics(run, latest)
+    state = program.place(saved.state)
+    memory = program.prepare(latest, state, saved.memory)
+    return state, memory, latest, float(meta.get("seconds", 0.0))
+
+
+def _compiled(program: Program) -> Callable[[PyTree, PyTree, int], tuple[PyTree, PyTree]]:
+    """The steps of a chunk as one program per length of chunk."""
+
+    @functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
+    def chunk(state: PyTree, inputs: PyTree, num_steps: int) -> tuple[PyTree, PyTree]:
+        return jax.lax.scan(program.step, state, inputs, length=num_steps)
+
+    return chunk
+
+
+def _append(run: RunDirectory, step: int, row: Row) -> None:
+    append_metrics(run, ["step", *row], [[step, *row.values()]])
+
+
+def _write(writers: Iterable[Callable[[int, Row], None]], step: int, row: Row) -> None:
+    for write in writers:
+        write(step, row)
+
+
+def _check_finite(run: RunDirectory, program: Program, step: int, infos: PyTree) -> None:
+    values = {name: np.asarray(value) for name, value in program.watched(infos).items()}
+    bad = {name: np.flatnonzero(~np.isfinite(value)) for name, value in values.items()}
+    first = min((int(places[0]) for places in bad.values() if len(places)), default=None)
+    if first is None:
+        return
+    culprits = [name for name, places in bad.items() if len(places) and places[0] == first]
+    culprits = [name for name in culprits if name != "total"] or culprits
+    raise UserError(
+        f"diverged: {', '.join(culprits)} not finite at step {step + first + 1}. The last good "
+        f"checkpoint is step {checkpoint.latest_step(run)} in {run.path}; {program.advice}"
+    )

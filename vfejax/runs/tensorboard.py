@@ -1,0 +1,58 @@
+"""Metrics for TensorBoard, beside ``metrics.csv``: an extra that pip installs."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+from vfejax.data.files import write_errors
+from vfejax.errors import UserError
+from vfejax.runs.directory import RunDirectory
+
+__all__ = ["FOLDER", "require", "writer"]
+
+FOLDER = "tensorboard"
+
+
+def require() -> None:
+    """Raise a UserError with the remedy unless the extra is installed."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "--tensorboard: needs tensorboardX, which is not installed; run: "
+            "pip install 'vfejax[tensorboard]'"
+        ) from None
+
+
+@contextlib.contextmanager
+def writer(run: RunDirectory, start: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A function ``write(step, row)`` that adds a row to the event files in ``tensorboard/``.
+
+    Args:
+        run: the run, held.
+        start: step that the run goes on from; what TensorBoard has of later steps is dropped.
+
+    Raises:
+        UserError: when the extra is missing, or the folder cannot be written.
+    """
+    require()
+    from tensorboardX import SummaryWriter
+
+    folder = run.path / FOLDER
+    with write_errors(folder):
+        before = set(os.listdir(folder)) if folder.is_dir() else set()
+        events = SummaryWriter(logdir=str(folder), purge_step=start, flush_secs=10)
+        for name in sorted(set(os.listdir(folder)) - before):
+            run.file(f"{FOLDER}/{name}")
+
+    def write(step: int, row: Mapping[str, float]) -> None:
+        with write_errors(folder):
+            for name, value in row.items():
+                if not math.isnan(value):  # no value at this step, such as no evaluation
+                    events.add_scalar(name, float(value), step)
+
+    try:
+        yield write
+    finally:
+        events.close()
