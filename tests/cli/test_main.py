@@ -1,5 +1,6 @@
 """The entry point: dispatch, exit statuses, one line per error."""
 
+import os
 import subprocess
 import sys
 import types
@@ -106,3 +107,41 @@ def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():
     process.stderr.close()
     assert process.wait(timeout=60) == 1
     assert errors == b""
+
+
+def _shell(redirection, arguments="--version"):
+    code = "import sys; from vfejax.cli.main import main; sys.exit(main())"
+    command = f'exec "{sys.executable}" -c "{code}" {arguments} {redirection}'
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_no_traceback(redirection):
+    done = _shell(redirection)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bad_input_with_closed_streams_keeps_its_status():
+    assert _shell(">&- 2>&-", "stimulate").returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_output_that_cannot_be_written_is_one_line():
+    done = _shell("> /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "vfejax: cannot write the output: No space left on device\n"
+    assert _shell("> /dev/full 2> /dev/full").returncode == 1
+
+
+def test_the_streams_are_as_they_were_afterwards(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["--version"]) == 0
+    assert sys.stdout is None
+    assert sys.stderr is None
+
+
+def test_a_message_is_one_line_that_every_terminal_takes(monkeypatch, capsys):
+    _command(monkeypatch, _raiser(UserError("the file caf\udce9.txt\nis bad")))
+    assert main(["simulate"]) == 2
+    assert capsys.readouterr().err == "vfejax simulate: the file caf\\udce9.txt is bad\n"

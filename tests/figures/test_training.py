@@ -24,13 +24,25 @@ def test_both_losses_are_drawn_where_they_are_known_with_every_level():
         STEPS, TRAINING, VALIDATION, levels={"uniform": 4.17, "unknown": np.nan}
     )
     (ax,) = figure.axes
-    level, training, validation = (np.asarray(line.get_ydata(), float) for line in ax.lines)
+    *lines, best = ax.lines
+    level, training, validation = (np.asarray(line.get_ydata(), float) for line in lines)
     assert np.all(level == 4.17)
     assert training.tolist() == [3.0, 2.5, 2.2, 2.0]
     assert validation.tolist() == [4.2, 2.6, 2.1]
-    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [10, 0]
+    assert [line.get_xdata()[0] for line in lines[1:]] == [10, 0]
+    assert (best.get_xdata(), best.get_ydata()) == ([40.0], [2.1])
     written = [text.get_text() for text in ax.texts]
     assert written == ["uniform 4.170", "training 2.000", "validation 2.100"]
+    _render(figure)
+
+
+def test_a_best_loss_before_the_last_is_named():
+    figure = training_figures.loss_curves(
+        STEPS, TRAINING, np.array([4.2, np.nan, 2.05, np.nan, 2.1]), levels={}
+    )
+    assert "best 2.050" in [text.get_text() for text in figure.axes[0].texts]
+    ring = figure.axes[0].lines[-1]
+    assert (ring.get_xdata(), ring.get_ydata()) == ([20.0], [2.05])
     _render(figure)
 
 

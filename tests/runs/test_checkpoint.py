@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from vfejax.runs import checkpoint
 from vfejax.errors import UserError
+from vfejax.runs import checkpoint
 
 
 class State(NamedTuple):

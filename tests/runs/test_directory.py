@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.runs import directory as run_directory
 from vfejax.errors import UserError
+from vfejax.runs import directory as run_directory
 
 CONFIG = {"seed": 3, "steps": 10, "dynamics": {"step_size": 0.1, "mass": None}, "irreps": (1, 1, 1)}
 COLUMNS = ("step", "total")
@@ -354,3 +356,139 @@ def test_full_disk_is_one_line_and_keeps_what_was_written(tmp_path):
     assert run_directory.read_metrics(tmp_path / "run")["step"].shape == (100,)
     assert (tmp_path / "run" / "metrics.csv").read_text().endswith("\n")
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+class _Killed(BaseException):
+    """The process died: from then on nothing it asks of the file system happens."""
+
+
+def _killed_after(num_calls, patch):
+    """Let this many calls that change the file system through, and no more."""
+    left = [num_calls]
+
+    def limited(true):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Killed
+            return true(*arguments, **options)
+
+        return call
+
+    for name in ("mkdir", "open", "replace", "unlink", "rename", "rmdir"):
+        patch.setattr(os, name, limited(getattr(os, name)))
+    patch.setattr("builtins.open", limited(open))
+    return left
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kill_at_any_moment_of_creation_leaves_what_every_command_accepts(
+    overwrite, tmp_path, monkeypatch
+):
+    surroundings = {"jax": "1"}  # asking for them takes long, and writes nothing
+    monkeypatch.setattr(run_directory, "environment", lambda config: surroundings)
+    path = tmp_path / "run"
+    for num_calls in range(1000):
+        shutil.rmtree(path, ignore_errors=True)
+        if overwrite:
+            with run_directory.create(path, {"seed": 1}) as run:
+                for name in ("figures/a.png", "report.html"):
+                    run.file(name).write_text("old")
+                run_directory.append_metrics(run, COLUMNS, [(0, 1.0)])
+            (path / "figures" / "mine.svg").write_text("mine")
+        with pytest.MonkeyPatch.context() as patch:
+            left = _killed_after(num_calls, patch)
+            with contextlib.suppress(_Killed):
+                run_directory.create(path, {"seed": 2}, overwrite=overwrite).close()
+        if left[0] >= 0:
+            break
+        if (path / "config.toml").exists():
+            seed = run_directory.read_config(path)["seed"]
+            assert seed == (1 if overwrite and seed == 1 else 2)
+            run_directory.open_existing(path).close()
+        else:
+            assert not overwrite
+            run_directory.create(path, {"seed": 3}).close()  # as though nothing had happened
+        with run_directory.create(path, {"seed": 4}, overwrite=True):
+            assert run_directory.read_config(path) == {"seed": 4}
+            assert not (path / "report.html").exists()
+            assert (path / "figures" / "mine.svg").exists() == overwrite
+            assert not [name for name in os.listdir(path) if name.endswith(".tmp")]
+    assert 10 < num_calls < 900
+
+
+def test_a_run_of_the_first_version_is_read_continued_and_replaced(tmp_path):
+    for name in ("config.toml", "metrics.csv", "report.html", "figures/loss.png", "figures/my.svg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("seed = 1\n")
+    (tmp_path / "lock").write_text("123\n")
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    run_directory.open_existing(tmp_path).close()
+    with pytest.raises(UserError, match="already holds a run"):
+        run_directory.create(tmp_path, CONFIG)
+    run_directory.create(tmp_path, CONFIG, overwrite=True).close()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    own = {".vfejax", ".vfejax/lock", ".vfejax/files", "config.toml", "environment.json"}
+    assert left == {*own, "checkpoints", "figures", "figures/my.svg"}
+
+
+@pytest.mark.parametrize("content", ["notes\n", None], ids=["file", "link"])
+def test_a_lock_of_somebody_else_is_never_written(content, tmp_path):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    path = tmp_path / "run"
+    path.mkdir()
+    if content is None:
+        (path / "lock").symlink_to(target)
+    else:
+        (path / "lock").write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="holds no run, so nothing there is touched"):
+            run_directory.create(path, CONFIG, overwrite=overwrite)
+    (path / "config.toml").write_text("a = 1\n")
+    with pytest.raises(UserError, match="holds no run, so nothing there is touched"):
+        run_directory.create(path, CONFIG, overwrite=True)
+    assert (path / "lock").read_text() == (content or "mine")
+    # Our own lock follows no link either.
+    (path / ".vfejax").mkdir()
+    (path / ".vfejax" / "lock").symlink_to(target)
+    with pytest.raises(UserError, match=r"cannot write .*\.vfejax/lock"):
+        run_directory.open_existing(path)
+    assert target.read_text() == "mine"
+
+
+def test_a_directory_that_may_not_be_entered_is_one_line(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(run_directory.os, "listdir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*: Permission denied"):
+        run_directory.read_config(tmp_path)
+
+
+def test_a_setting_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match=r"UTF-8"):
+        run_directory.create(tmp_path / "run", {"text": os.fsdecode(b"caf\xe9.txt")})
+    assert not (tmp_path / "run").exists()
+
+
+def test_required_columns_are_named(run):
+    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
+    run_directory.read_metrics(run, required=COLUMNS)
+    with pytest.raises(UserError, match=r"metrics.csv has no column loss, valid_loss"):
+        run_directory.read_metrics(run, required=("step", "loss", "valid_loss"))
+
+
+def test_a_renewed_environment_keeps_the_earlier_one_when_it_differs(run):
+    path = run.path / "environment.json"
+    run_directory.renew_environment(run, {"seed": 3}, 10)
+    assert "earlier" not in json.loads(path.read_text())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"jax": "0.0.1"}))
+    run_directory.renew_environment(run, {"seed": 3}, 20)
+    found = json.loads(path.read_text())
+    assert found["resumed_from_step"] == 20
+    assert [entry["jax"] for entry in found["earlier"]] == ["0.0.1"]
+    for damaged in ("[]", "{", "[" * 100_000):
+        path.write_text(damaged)
+        run_directory.renew_environment(run, {"seed": 3}, 30)
+        assert json.loads(path.read_text())["seed"] == 3

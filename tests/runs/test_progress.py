@@ -131,3 +131,18 @@ def test_standard_error_is_the_default(capsys):
     with progress(1) as update:
         update(1, {"energy": 3.0})
     assert capsys.readouterr() == ("", "1/1 (100 %) energy 3\n")
+
+
+def test_a_narrow_terminal_still_shows_the_share(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "20")
+    assert "100%" in run(100, 1.0, Terminal(), description="train", chunk=10)
+
+
+def test_a_run_does_not_end_because_its_progress_cannot_be_shown():
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with progress(10, stream=Full()) as update:
+        update(10, {"energy": 1.0})

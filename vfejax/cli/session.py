@@ -103,8 +103,8 @@ class Session(NamedTuple):
         self,
         outcome: loop.Outcome,
         report: Report,
-        summary: Mapping[str, Any],
-        text: Callable[[Mapping[str, Any]], str],
+        summary: dict[str, Any],
+        text: Callable[[dict[str, Any]], str],
     ) -> int:
         """Write report and summary, print the text, and return the exit status.
 

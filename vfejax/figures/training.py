@@ -8,6 +8,7 @@ values that are not finite leave gaps.
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -40,6 +41,7 @@ def loss_curves(
         steps: number of updates ``[t]``.
         training: nats per token ``[t]``, NaN where there is none.
         validation: the same on held-out text ``[t]``, NaN where it was not measured.
+            The smallest one is ringed.
         levels: constant losses by name, drawn as dashed lines: what knowing only token frequencies,
             or pairs, would reach.
         title: heading.
@@ -70,10 +72,26 @@ def loss_curves(
                 steps[known], y[known], color=colour, linewidth=1.8, marker=marker, markersize=4
             )
             labels.append((f"{name} {y[known][-1]:.3f}", float(y[known][-1]), colour))
+    _mark_best(ax, steps, validation)
     ax.margins(x=0.01)
     style_axes(ax, xlabel="update", ylabel="cross-entropy (nats per token)", title=title)
     label_right(ax, labels)
     return figure
+
+
+def _mark_best(ax: Axes, steps: np.ndarray, validation: np.ndarray) -> None:
+    """A ring around the smallest validation loss, whose weights a run keeps."""
+    known = np.flatnonzero(np.isfinite(validation))
+    if len(known) < 2:
+        return
+    best = known[np.argmin(validation[known])]
+    x, y = float(steps[best]), float(validation[best])
+    ax.plot([x], [y], "o", color=VERMILLION, markerfacecolor="none", markersize=10)
+    if best != known[-1]:
+        text = f"best {y:.3f}"
+        ax.annotate(
+            text, (x, y), (0, -14), textcoords="offset points", ha="center", color=VERMILLION
+        )
 
 
 def diagnostics(steps: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:

@@ -463,11 +463,7 @@ def _leaf(template: Any, read: Any) -> Any:
         return np.empty(template.shape, template.dtype) if read is None else read
     if read is None:
         return jax.numpy.empty(template.shape, template.dtype)
-    return (
-        jax.random.wrap_key_data(read, impl=_key_impl(template))
-        if _is_key(template)
-        else read
-    )
+    return jax.random.wrap_key_data(read, impl=_key_impl(template)) if _is_key(template) else read
 
 
 def _key_impl(key: Any) -> Any:

@@ -135,7 +135,7 @@ def create(
     ({'steps': 10}, [2.5])
     """
     path = Path(path)
-    document = tomli_w.dumps(_plain(config, "config"))
+    document = _document(config)
     _check_free(path, overwrite)
     surroundings = _dump(environment(config))  # takes a while, so before anything is written
     with write_errors(path):
@@ -192,7 +192,7 @@ def write_config(run: RunDirectory, config: Mapping[str, Any]) -> None:
     """Replace ``config.toml``, for a run that is continued with other settings (more steps,
     say).
     """
-    atomic_write(run.file(_CONFIG), tomli_w.dumps(_plain(config, "config")))
+    atomic_write(run.file(_CONFIG), _document(config))
 
 
 def renew_environment(run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
@@ -208,10 +208,10 @@ def renew_environment(run: RunDirectory, config: Mapping[str, Any], step: int) -
     path = run.file("environment.json")
     fresh = environment(config) | {"resumed_from_step": step}
     try:
-        before = json.loads(path.read_bytes())
-        earlier = before.pop("earlier", [])
-    except (OSError, ValueError, AttributeError, RecursionError):
-        before, earlier = {}, []  # it only informs: a damaged one is replaced
+        before = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        before = {}  # it only informs: a damaged one is replaced
+    earlier = before.pop("earlier", [])
     changed = {k: v for k, v in before.items() if fresh.get(k) != v and k != "resumed_from_step"}
     fresh["earlier"] = [*earlier, before] if changed else earlier
     atomic_write(path, _dump({name: value for name, value in fresh.items() if value != []}))
@@ -259,6 +259,17 @@ def _git_revision() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _document(config: Mapping[str, Any]) -> bytes:
+    text = tomli_w.dumps(_plain(config, "config"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = text[: error.start].rpartition("\n")[2]
+        raise UserError(
+            f"setting {line.partition(' ')[0]}: is no UTF-8 text, so {_CONFIG} cannot hold it"
+        ) from None
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -55,14 +55,14 @@ def progress(
         total``.
     """
     stream = sys.stderr if stream is None else stream
-    status = _status(total, unit, units_per_step, clock)
+    status = _Status(total, unit, units_per_step, clock)
     if quiet:
         yield lambda step, postfix: None
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(total, description, start, stream) as draw:
             yield lambda step, postfix: draw(step, status(step, postfix))
     else:
-        yield _lines(total, description, start, stream, clock, status)
+        yield _Lines(total, description, start, stream, clock, status)
 
 
 @contextlib.contextmanager
@@ -71,8 +71,8 @@ def _bar(
 ) -> Iterator[Callable[[int, str], None]]:
     columns = (
         TextColumn("{task.description}", markup=False),
+        TaskProgressColumn(),  # before the bar, so that a narrow terminal still shows it
         BarColumn(bar_width=None),
-        TaskProgressColumn(),
         TextColumn("{task.fields[status]}", markup=False),
     )
     console = Console(file=stream, force_terminal=True, force_jupyter=False)
@@ -83,51 +83,62 @@ def _bar(
         )
 
 
-def _lines(
-    total: int,
-    description: str,
-    start: int,
-    stream: IO[str],
-    clock: Callable[[], float],
-    status: Callable[[int, Mapping[str, float]], str],
-) -> ProgressFn:
-    printed: list[tuple[int, float]] = []
-    gap = (total - start) / (_MAX_LINES - 1)
+class _Lines:
+    """A few plain lines: the first report and the last, and others some way and time apart."""
 
-    def update(step: int, postfix: Mapping[str, float]) -> None:
-        text = status(step, postfix)
-        due = not printed or (
-            step - printed[-1][0] >= gap and clock() - printed[-1][1] >= _MIN_INTERVAL
-        )
-        if due or (step >= total and printed[-1][0] < step):
-            printed.append((step, clock()))
-            percent = 100 * step // max(total, 1)
-            print(
-                f"{description} {step}/{total} ({percent} %) {text}".strip(),
-                file=stream,
-                flush=True,
-            )
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        start: int,
+        stream: IO[str],
+        clock: Callable[[], float],
+        status: Callable[[int, Mapping[str, float]], str],
+    ) -> None:
+        self._total, self._description, self._stream = total, description, stream
+        self._clock, self._status = clock, status
+        self._gap = (total - start) / (_MAX_LINES - 1)
+        self._last: tuple[int, float] | None = None  # step and time of the line before
 
-    return update
+    def __call__(self, step: int, postfix: Mapping[str, float], /) -> None:
+        text = self._status(step, postfix)
+        if not self._is_due(step):
+            return
+        self._last = (step, self._clock())
+        percent = 100 * step // max(self._total, 1)
+        line = f"{self._description} {step}/{self._total} ({percent} %) {text}".strip()
+        # A run must not end because nobody can read how far it is.
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=self._stream, flush=True)
+
+    def _is_due(self, step: int) -> bool:
+        if self._last is None:
+            return True
+        last, when = self._last
+        apart = step - last >= self._gap and self._clock() - when >= _MIN_INTERVAL
+        return apart or (step >= self._total and last < step)
 
 
-def _status(
-    total: int, unit: str, units_per_step: int, clock: Callable[[], float]
-) -> Callable[[int, Mapping[str, float]], str]:
-    first: list[tuple[int, float]] = []
+class _Status:
+    """Quantities, rate and time left, as text. The rate counts from the first call."""
 
-    def status(step: int, postfix: Mapping[str, float]) -> str:
-        now = clock()
-        if not first:
-            first.append((step, now))
-        done, seconds = step - first[0][0], now - first[0][1]
+    def __init__(
+        self, total: int, unit: str, units_per_step: int, clock: Callable[[], float]
+    ) -> None:
+        self._total, self._unit, self._units_per_step = total, unit, units_per_step
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, step: int, postfix: Mapping[str, float]) -> str:
+        now = self._clock()
+        if self._first is None:
+            self._first = (step, now)
+        done, seconds = step - self._first[0], now - self._first[1]
         parts = [f"{name} {float(value):.6g}" for name, value in postfix.items()]
         if done > 0 and seconds > 0:
-            parts.append(f"{done * units_per_step / seconds:.4g} {unit}/s")
-            parts.append(f"{_duration((total - step) * seconds / done)} left")
+            parts.append(f"{done * self._units_per_step / seconds:.4g} {self._unit}/s")
+            parts.append(f"{_duration((self._total - step) * seconds / done)} left")
         return "  ".join(parts)
-
-    return status
 
 
 def _duration(seconds: float) -> str:

@@ -42,7 +42,12 @@ def writer(run: RunDirectory, start: int) -> Iterator[Callable[[int, Mapping[str
     folder = run.path / FOLDER
     with write_errors(folder):
         before = set(os.listdir(folder)) if folder.is_dir() else set()
-        events = SummaryWriter(logdir=str(folder), purge_step=start, flush_secs=10)
+        events = SummaryWriter(
+            logdir=str(folder),
+            purge_step=start,
+            flush_secs=10,
+            filename_suffix=f".{start}.{os.getpid()}",  # two sessions may begin in one second
+        )
         for name in sorted(set(os.listdir(folder)) - before):
             run.file(f"{FOLDER}/{name}")
 

@@ -361,9 +361,12 @@ def test_values_out_of_range_are_refused_by_flag(name, value, refused, tmp_path)
         ("--irreps", ("--irreps", "at least 0")),
         ("--group so --dimension 1", ("--dimension 1", "at least 2")),
         ("--group so --dimension 4", ("--group so", "--observations")),
-        ("--base ring", ("--grid", "ring", "needs 1")),
-        ("--base plane --grid 3", ("--grid 3", "plane", "needs 2")),
-        ("--grid 3", ("--grid 3", "point", "needs 0")),
+        ("--base ring", ("--grid not given", "ring", "needs one number of points")),
+        ("--base plane --grid 3", ("--grid 3", "plane", "needs two numbers of points")),
+        ("--grid 3", ("--grid 3", "point", "needs no points")),
+        ("--observation-matrix c.csv", ("--observation-matrix c.csv", "without --observations")),
+        ("--seed -1", ("--seed -1", "at least 0")),
+        ("--temperature 1e-300", ("--temperature 1e-300", "1.2e-38")),
         ("--base line --grid 1", ("--grid 1", "at least 2")),
         ("--support sharp", ("--support sharp", "--base")),
         ("--config none.toml", ("none.toml", "no such file")),
@@ -389,8 +392,10 @@ def test_options_that_do_not_fit_are_refused(flags, pieces, refused, tmp_path):
         ("agent,o0,o1,o2\n0,1,2,3\n", "--base ring --grid 3", ("'point'", "--base ring")),
         ("agent,point,o0,o1,o2\n0,3,1,2,3\n", "--base ring --grid 3", ("point 3", "3 points")),
         ("agent,o0,o1,o2\n1,1,2,3\n", "", ("agent 0",)),
+        ("agent,o0,o1,o2\n0,1,2,3\n", "", ("1 agent", "at least 2")),
+        ("agent,o0,o1,o2\n0,1,2,3\n1,1,2,1e300\n", "", ("1e+300", "--precision float64")),
     ],
-    ids=["nan", "inf", "text", "short", "k", "no point", "point", "gap"],
+    ids=["nan", "inf", "text", "short", "k", "no point", "point", "gap", "one", "large"],
 )
 def test_bad_observations_are_refused_by_file_and_place(content, flags, pieces, refused, tmp_path):
     table = tmp_path / "o.csv"
@@ -462,7 +467,8 @@ def test_bad_populations_are_refused_by_array_and_agent(
     defect, flags, pieces, refused, tmp_path, rng
 ):
     np.savez(tmp_path / "p.npz", **_spoil(_arrays(rng), defect))
-    refused(tmp_path / "run", ["--initial", tmp_path / "p.npz", *flags.split()], *pieces)
+    arguments = ["--initial", tmp_path / "p.npz", *flags.split()]
+    refused(tmp_path / "run", arguments, "--initial", "p.npz", *pieces)
     assert not (tmp_path / "run").exists()
 
 

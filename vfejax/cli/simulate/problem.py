@@ -60,9 +60,9 @@ def _representation(config: SimulateConfig) -> Group:
 def _base(config: SimulateConfig) -> Grid:
     axes = {"point": 0, "ring": 1, "line": 1, "plane": 2, "torus": 2}[config.base]
     if len(config.grid) != axes:
-        raise UserError(
-            f"--grid {' '.join(map(str, config.grid))}: --base {config.base} needs {axes} numbers of points"
-        )
+        given = " ".join(map(str, config.grid)) or "not given"
+        many = ("no points", "one number of points", "two numbers of points")[axes]
+        raise UserError(f"--grid {given}: --base {config.base} needs {many}")
     if any(num < 2 for num in config.grid):
         raise UserError(
             f"--grid {' '.join(map(str, config.grid))}: needs at least 2 points along each axis"
@@ -105,11 +105,22 @@ def _measured(config: SimulateConfig, k: int, shape: tuple[int, ...], dtype: Any
     else:
         matrix = tables.load_matrix_csv(config.observation_matrix, (dim, k))
     return Observations(
-        jnp.asarray(values, dtype),
+        _fitting(values, dtype, f"--observations {config.observations}"),
         jnp.asarray(present, dtype),
-        jnp.asarray(matrix, dtype),
+        _fitting(matrix, dtype, f"--observation-matrix {config.observation_matrix}"),
         config.noise_std * jnp.eye(dim, dtype=dtype),
     )
+
+
+def _fitting(values: np.ndarray, dtype: Any, source: str) -> Array:
+    """Numbers of a file in the precision of the state; UserError for one that it cannot hold."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if largest > float(jnp.finfo(dtype).max):
+        raise UserError(
+            f"{source}: {largest:g} is too large for --precision {dtype}; scale the data, or give "
+            "--precision float64"
+        )
+    return jnp.asarray(values, dtype)
 
 
 def _on_grid(
@@ -194,6 +205,12 @@ def build(config: SimulateConfig) -> Problem:
     if population is None:
         population = _fresh_population(config, observations, k, num_generators, dtype)
     num_agents = population.phi.shape[0]
+    if num_agents < 2:
+        option = "observations" if config.initial is None else "initial"
+        raise UserError(
+            f"--{option} {getattr(config, option)}: holds {num_agents} agent, which has none to "
+            "align with; give at least 2"
+        )
     if observations is not None and observations.values.shape[0] != num_agents:
         raise UserError(
             f"--observations {config.observations} has {observations.values.shape[0]} agents, --initial {config.initial} has {num_agents}"
@@ -219,9 +236,11 @@ def build(config: SimulateConfig) -> Problem:
 def _initial(
     config: SimulateConfig, k: int, num_generators: int, shape: tuple[int, ...], dtype: Any
 ) -> Population:
-    population = population_arrays.from_arrays(
-        population_arrays.load_npz(config.initial), dtype=dtype
-    )
+    arrays = population_arrays.load_npz(config.initial)
+    try:
+        population = population_arrays.from_arrays(arrays, dtype=dtype)
+    except UserError as error:
+        raise UserError(f"--initial {config.initial}: {error}") from None
     given = population.belief.mean.shape
     source = (
         f"--irreps {' '.join(map(str, config.irreps))}"
