@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 __all__ = ["ProgressFn", "progress"]
 
@@ -70,8 +71,12 @@ def _bar(
     total: int, description: str, start: int, stream: IO[str]
 ) -> Iterator[Callable[[int, str], None]]:
     columns = (
-        TextColumn("{task.description}", markup=False),
-        TaskProgressColumn(),  # before the bar, so that a narrow terminal still shows it
+        TextColumn(
+            "{task.description} {task.percentage:>3.0f}%",
+            markup=False,
+            # However narrow the terminal is.
+            table_column=Column(no_wrap=True, min_width=len(description) + 5),
+        ),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[status]}", markup=False),
     )
