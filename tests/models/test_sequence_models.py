@@ -10,9 +10,11 @@ import pytest
 from vfejax.models.gpt import model as transformer
 from vfejax.models.quantum import model as quantum_transformer
 from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.models.table import MODELS as MODEL_TABLE
+from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
-from vfejax.training.step import evaluate, trainer
+from vfejax.training.step import trainer
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -41,6 +43,10 @@ MODELS = {
     "resnet-bk": _bk(),
     "resnet-bk-features": _bk(mixer="features", experts=1, top_k=1, positions=True, tied=False),
     "resnet-bk-gumbel": _bk(router="gumbel", top_k=1, dropout=0.1),
+    "resnet-bk-tridiagonal": _bk(mixer="tridiagonal", convolution=3),
+    "gpt-modern": lambda dtype: MODEL_TABLE["gpt-modern"].build(
+        MODEL_TABLE["gpt-modern"].tiny, VOCABULARY, LENGTH, dtype
+    ),
     "quantum": _quantum(),
 }
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat16}

@@ -161,6 +161,17 @@ def test_decoding_equals_reading_and_padding_anywhere_is_left_out(kind, states):
         chex.assert_trees_all_close(gates, expected.log_gates[0], **ROUNDING)
 
 
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_later_tokens_leave_earlier_outputs_bit_identical(kind, rng):
+    mixer = kind(16, 2, convolution=4, rngs=nnx.Rngs(0))
+    mix = _compiled(mixer)
+    states = jnp.asarray(rng.standard_normal((BATCH, 33, 16)), jnp.float32)
+    before, _ = mix(states)
+    after, _ = mix(states.at[:, 20:].add(1.0))
+    np.testing.assert_array_equal(before[:, :20], after[:, :20])
+    assert np.all(np.any(before != after, axis=-1)[:, 20:])
+
+
 def test_the_two_sided_operator_leaves_padding_out(states):
     mix = _compiled(_mixer(TwoSidedTridiagonal))
     keep = np.asarray([False, True, True, False, True, True, False])
