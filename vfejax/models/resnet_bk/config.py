@@ -15,7 +15,7 @@ class ResNetBKConfig:
     dim: int = 128
     """Width of the residual stream."""
     heads: int = 8
-    """Resolvents per block, each with its own z, hopping and offset."""
+    """Operators or gates per block, each with reaches and phases of its own."""
     mixer: Literal["operator", "features", "tridiagonal", "gate", "rg-lru"] = "operator"
     """What mixes tokens: a resolvent whose potential they write, acting on vectors; its diagonal as
     features; an operator whose off-diagonals they write; a plain complex gate; a real gate.
@@ -35,11 +35,13 @@ class ResNetBKConfig:
     training.
     """
     v_max: float = 3.0
-    """Bound of the potential, in units of energy (hoppings start at 1)."""
+    """Bound of the potential of operator and features, in units of energy (hoppings start at 1)."""
     feature_clamp: float = 10.0
     """Bound of the features of the features mixer, in inverse energy."""
     z_floor: float = 0.01
-    """Smallest Im z, in units of energy; the reach is about hopping / Im z tokens."""
+    """Smallest Im z of operator and features, in units of energy; the reach is about hopping / Im z
+    tokens.
+    """
     positions: bool = False
     """Whether to add learned positions, which limit a sequence to --length tokens."""
     tied: bool = True

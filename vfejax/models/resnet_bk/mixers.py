@@ -22,7 +22,6 @@ Padding may stand anywhere: it is moved behind the real tokens, where it reaches
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -31,6 +30,7 @@ from flax import nnx
 
 from vfejax.models.blocks import normal
 from vfejax.models.protocol import packing, permute
+from vfejax.models.resnet_bk.readout import Readout
 from vfejax.numerics import at_least_float32
 from vfejax.spectral.resolvent import left_resolvent_diagonal, resolvent_diagonal
 from vfejax.spectral.streaming import StreamingState, streaming_init, streaming_step
@@ -49,7 +49,6 @@ __all__ = [
 
 _FIRST_ABSORPTION = -3.0  # softplus(-3) = 0.05: at first a token lets its past through
 _WIDTHS = (0.02, 1.0)  # of the heads at first: reaches from about 50 tokens down to one
-_NORM_EPSILON = 1e-5
 
 
 class MixerInfo(NamedTuple):
@@ -305,7 +304,7 @@ class LeftFeatures(ResolventFeatures):
         return self.project(state.left), state
 
 
-class ResolventOperator(nnx.Module):
+class ResolventOperator(Readout):
     """The causal sweep of ``(T - z)^{-1}`` applied to vectors: ``y_i = gL_i (u_i - t y_{i-1})``,
     gated and projected.
 
@@ -343,30 +342,8 @@ class ResolventOperator(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if dim % heads:
-            raise ValueError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
-        self.heads, self.real = heads, at_least_float32(dtype)
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs)
         self.potential = Potential(dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs)
-        self.values = linear(dim, dim, kernel_init=normal(0.02))
-        self.gate = linear(dim, dim, kernel_init=normal(0.02))
-        self.scale = nnx.Param(jnp.ones((heads, 2 * dim // heads), self.real))
-        self.out = linear(2 * dim, dim, kernel_init=normal(out_scale))
-
-    def inputs(self, states: Array) -> Array:
-        """u, real ``[..., heads, c]``."""
-        return self.values(states).astype(self.real).reshape(*states.shape[:-1], self.heads, -1)
-
-    def project(self, y: Array, states: Array) -> Array:
-        """``y [..., heads, c]``, complex, to ``[..., dim]``."""
-        parts = jnp.concatenate([y.real, y.imag], axis=-1)
-        parts = parts * jax.lax.rsqrt(
-            jnp.mean(parts * parts, axis=-1, keepdims=True) + _NORM_EPSILON
-        )
-        parts = parts * jnp.broadcast_to(self.scale[...], parts.shape)
-        gate = nnx.silu(self.gate(states)).reshape(*parts.shape[:-1], -1)
-        gated = parts.astype(gate.dtype) * jnp.concatenate([gate, gate], axis=-1)
-        return self.out(gated.reshape(*states.shape[:-1], -1))
+        super().__init__(dim, heads, out_scale=out_scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, states: Array, mask: Array | None = None) -> tuple[Array, MixerInfo]:
         """``states [b, n, dim]`` to the mixed ``[b, n, dim]``; ``mask [b, n]`` is True at real

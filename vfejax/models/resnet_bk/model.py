@@ -6,8 +6,9 @@ a learnable scale:
 
     x <- x + experts(norm(x)),    x <- x + s mixer(norm(x)).
 
-The mixer is the left-connected resolvent's diagonal as features, or the resolvent as an operator on
-vectors (stronger). Both are causal.
+The mixer is the resolvent as an operator on vectors, its diagonal as features, an operator whose
+off-diagonals the tokens write, or, to compare with, a plain gate
+(:mod:`vfejax.models.resnet_bk.gates`). All are causal.
 """
 
 from collections.abc import Callable
