@@ -4,6 +4,7 @@ none.
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -115,6 +116,37 @@ def test_temperature_zero_and_top_one_agree_whatever_the_seed(run, capsys):
 def test_bad_input_is_one_line(command, flags, pieces, run, refused, tmp_path):
     given = flags if "--run" in flags else ["--run", str(run), *flags]
     refused(tmp_path / "out", given, *pieces, command=command)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pieces"),
+    [
+        ("batch_size = 4", "batch_size = 0", ["config.toml: --batch-size 0", "at least 1"]),
+        ("batch_size = 4", "batch_size = -4", ["config.toml: --batch-size -4"]),
+        ("heads = 2", "heads = 0", ["heads 0"]),
+        ("heads = 2", "heads = true", ["config.toml: 'transformer.heads'", "integer"]),
+        ("heads = 2", "hats = 2", ["config.toml: unknown key 'transformer.hats'"]),
+        ("max_words = 20000", "max_words = 0", ["config.toml: --max-words 0"]),
+        ("length = 8", "length = ", ["config.toml is not valid TOML"]),
+    ],
+)
+def test_an_edited_configuration_is_checked(before, after, pieces, run, refused, tmp_path):
+    other = shutil.copytree(run, tmp_path / "copy")
+    content = (other / "config.toml").read_text()
+    assert before in content
+    (other / "config.toml").write_text(content.replace(before, after))
+    line = refused(tmp_path / "out", ["--run", other], *pieces, command="evaluate")
+    assert "--overwrite" not in line
+
+
+def test_options_of_other_models_are_neither_stored_nor_read(run, tmp_path, capsys):
+    content = (run / "config.toml").read_text()
+    assert "[transformer]" in content
+    assert "resnet" not in content
+    assert "quantum" not in content
+    other = shutil.copytree(run, tmp_path / "copy")  # as runs were written at first
+    (other / "config.toml").write_text(content + "\n[quantum]\nan_option_of_old = 3\n")
+    assert _generate(capsys, other, "--tokens", 3) == _generate(capsys, run, "--tokens", 3)
 
 
 def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, refused, tmp_path):

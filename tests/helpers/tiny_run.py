@@ -22,6 +22,8 @@ TINY_TRAINING = [
     *(
         "--transformer.hidden",
         "16",
+        "--transformer.dropout",
+        "0.1",
         "--length",
         "8",
         "--batch-size",

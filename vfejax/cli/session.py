@@ -6,9 +6,8 @@ A command is then its configuration, its problem and its pictures.
 
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from vfejax.cli import options
@@ -20,7 +19,7 @@ from vfejax.runs import inputs as run_inputs
 from vfejax.runs.interrupt import Interrupt
 from vfejax.runs.report import Report
 
-__all__ = ["Session", "begin"]
+__all__ = ["Session", "begin", "compare"]
 
 
 class Session(NamedTuple):
@@ -133,11 +132,23 @@ class Session(NamedTuple):
         return 0
 
 
+def compare(config: RunOptions, inputs: run_inputs.Inputs) -> None:
+    """Refuse inputs that cannot be read, and those that a resumed run was not made from, before
+    any is read.
+
+    Raises:
+        UserError: naming option and file.
+    """
+    run_inputs.check_readable(inputs)
+    if config.resume:
+        run_inputs.check(config.out, inputs)
+
+
 @contextlib.contextmanager
 def begin(
     config: RunOptions,
     name: str,
-    inputs: Mapping[str, str | os.PathLike | run_inputs.Content | None] | None = None,
+    inputs: run_inputs.Inputs | None = None,
 ) -> Iterator[Session]:
     """Open the run that a resumed command goes on with, or make a new one.
 

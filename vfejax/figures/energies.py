@@ -82,8 +82,7 @@ def energy_terms(steps: ArrayLike, terms: Mapping[str, ArrayLike]) -> Figure:
     Args:
         steps: step numbers ``[t]``.
         terms: weighted terms in nats, each ``[t]``, by name. The one called ``total`` is drawn in
-            black; without one, the sum of the
-            terms is. A term that is 0 throughout is left out.
+            black; without one, the sum of the terms is. A term that is 0 throughout is left out.
 
     Returns:
         One axes, linear, or logarithmic (symmetric-logarithmic with values of both signs) when
@@ -177,8 +176,7 @@ def convergence(
         steps: step numbers ``[t]``.
         curves: errors, each ``[t]``, by name; values that are not positive leave gaps.
         floors: constant errors by name, such as ``alone`` and ``best possible``. One whose name
-            ends with that of a curve, as ``best x`` for
-            ``x``, takes its colour.
+            ends with that of a curve, as ``best x`` for ``x``, takes its colour.
         ylabel: what the errors are, with their unit.
 
     Returns:
@@ -217,14 +215,13 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
 
     Args:
         panels: errors in degrees ``[pairs]``, at least 0, by method. Methods named alone, this run,
-            best or maximum likelihood have the same
-            colours here, in :func:`error_bars` and in :func:`convergence`.
+            best or maximum likelihood have the same colours here, in :func:`error_bars` and in
+            :func:`convergence`.
 
     Returns:
         One axes: for each method the share of pairs whose error is below x, on a logarithmic axis,
-            with its median in the legend. An
-        error that is not finite counts as larger than all others; exact zeros are drawn at the left
-        edge.
+        with its median in the legend. An error that is not finite counts as larger than all others;
+        exact zeros are drawn at the left edge.
 
     Raises:
         ValueError: when ``panels`` or one of its arrays is empty, or an error is negative.
@@ -245,7 +242,10 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     right = max((x[-1] for x in positive if x.size), default=1.0) * 1.3
     figure = new_figure(4.4)
     ax = figure.add_subplot()
-    for (name, x), colour in zip(series.items(), method_colours(series), strict=True):
+    # Each curve is thinner than those beneath it, so that two that agree are both seen.
+    widths = np.linspace(3.4, 1.4, len(series)) if len(series) > 1 else [2.0]
+    colours = method_colours(series)
+    for (name, x), colour, width in zip(series.items(), colours, widths, strict=True):
         finite = x[np.isfinite(x)]
         keep = np.unique(
             np.linspace(0, len(finite) - 1, min(len(finite), MAX_CURVE_POINTS)).astype(int)
@@ -257,7 +257,7 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
             np.concatenate([[0.0], share, share[-1:] if len(keep) else [0.0]]),
             where="post",
             color=colour,
-            linewidth=2.0,
+            linewidth=float(width),
             label=f"{plain(name)}, median {median:.3g}°",
         )
         ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=6)

@@ -158,8 +158,7 @@ def field_maps(values: Mapping[str, ArrayLike], *, kind: str, lengths: Sequence[
 
     Args:
         values: fields ``[*grid]`` by name; write the unit into the name, as in ``"entropy
-            (nats)"``. NaN where there is none, outside all
-            supports.
+            (nats)"``. NaN where there is none, outside all supports.
         kind: ``ring``, ``line`` (one grid axis), ``torus`` or ``plane`` (two).
         lengths: length or circumference of each grid axis, as given to :mod:`vfejax.geometry.grid`;
             on a ring or torus 2 pi is read as radians.

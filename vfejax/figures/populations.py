@@ -57,8 +57,8 @@ def attention_matrix(weights: ArrayLike) -> Figure:
 
     Returns:
         Two axes: the matrix (excluded and NaN entries grey) and its colour bar, on which the
-            uniform level 1 / (n - 1) is marked. The title
-        gives the median effective number of neighbours, ``exp(H(beta_i))``.
+        uniform level 1 / (n - 1) is marked. The title gives the median effective number of
+        neighbours, ``exp(H(beta_i))``.
 
     Raises:
         ValueError: when ``weights`` is not square with n of at least 2.
@@ -319,13 +319,12 @@ def frames(panels: Sequence[tuple[str, ArrayLike]]) -> Figure:
 
     Args:
         panels: ``(title, rotations [n, 3, 3])`` of each panel. Relative to the truth, scatter
-            before and concentration after an alignment
-            show at a glance.
+            before and concentration after an alignment show at a glance.
 
     Returns:
         One axes per panel: the sphere seen from (1, 1, 1), nearer points full and farther ones
-            faint. The median angle between a frame
-        and the mean frame, which no global rotation changes, stands beneath.
+        faint. The median angle between a frame and the mean frame, which no global rotation
+        changes, stands beneath.
 
     Raises:
         ValueError: when ``panels`` is empty or a shape does not fit.

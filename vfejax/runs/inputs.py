@@ -7,13 +7,13 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from vfejax.data.files import atomic_write, read_errors
 from vfejax.errors import UserError
 from vfejax.runs.directory import RunDirectory
 
-__all__ = ["Content", "check", "check_readable", "help_topics", "is_recorded", "record"]
+__all__ = ["Content", "Inputs", "check", "check_readable", "help_topics", "is_recorded", "record"]
 
 _FILE = "inputs.json"
 
@@ -25,7 +25,7 @@ class Content(NamedTuple):
     text: str
 
 
-Inputs = Mapping[str, str | os.PathLike | Content | None]
+Inputs: TypeAlias = Mapping[str, str | os.PathLike | Content | None]
 
 
 def record(run: RunDirectory, inputs: Inputs) -> None:

@@ -84,6 +84,7 @@ def test_after_kill_9_the_run_goes_on_bit_for_bit(unbroken, start_process, tmp_p
     _same(out, unbroken)
 
 
+@pytest.mark.slow  # tests/runs/test_directory.py cuts the creation at every moment
 def test_after_kill_9_before_the_first_checkpoint_it_starts_anew(unbroken, start_process, tmp_path):
     out = tmp_path / "run"
     process = start_process("--out", out, *FLAGS)
@@ -151,6 +152,15 @@ def test_other_settings_are_refused_by_name(flags, name, copied, refused):
     before = (copied / "metrics.csv").read_bytes()
     refused(copied, ["--resume", *flags.split()], name, "--resume")
     assert (copied / "metrics.csv").read_bytes() == before
+
+
+def test_a_smaller_step_size_may_take_over(copied, capsys):
+    before = run_directory.read_metrics(copied)["total"]
+    flags = ["--steps", str(STEPS + 2), "--step-size", "5e-7"]
+    assert main(["simulate", "--out", str(copied), "--resume", *flags]) == 0
+    assert "--step-size was 1e-06, is 5e-07 now" in capsys.readouterr().err
+    assert run_directory.read_config(copied)["step_size"] == 5e-7
+    assert run_directory.read_metrics(copied)["total"][-1] < before[-1]
 
 
 def test_settings_repeated_as_they_were_are_accepted(copied, unbroken):

@@ -5,6 +5,7 @@ bit.
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -16,6 +17,7 @@ from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli import language_models
 from vfejax.cli.main import main
+from vfejax.cli.train import command as train_command
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 
@@ -67,6 +69,7 @@ def test_the_summary_is_of_the_best_weights(finished):
     assert summary["best_step"] == metrics["step"][np.nanargmin(metrics["valid_loss"])]
     assert checkpoint.steps(finished / language_models.BEST) == [summary["best_step"]]
     assert summary["tokens_trained"] == 8 * 4 * 8
+    assert metrics["valid_loss"][-1] < metrics["valid_loss"][0] - 0.05  # nats: it learns
     valid = summary["valid"]
     np.testing.assert_allclose(valid["perplexity"], math.exp(valid["loss_nats_per_token"]))
     assert "bits_per_byte" not in valid  # made-up tokens have no bytes
@@ -101,6 +104,7 @@ def test_the_configuration_can_be_run_again(finished, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
     flags = (
         "--steps",
@@ -129,8 +133,8 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
     "flags",
     [
         ("--vocabulary", "word", "--max-words", 20, "--length", 4),
-        ("--vocabulary", "byte", "--compute", "bfloat16"),
-        ("--accumulation", 2, "--transformer.dropout", 0.1),
+        pytest.param(("--vocabulary", "byte", "--compute", "bfloat16"), marks=pytest.mark.slow),
+        pytest.param(("--accumulation", 2), marks=pytest.mark.slow),
         (
             *(
                 "--model",
@@ -162,7 +166,9 @@ def test_texts_vocabularies_and_models(flags, tmp_path):
         assert np.all(metrics["longest_reach_tokens"][1:] > 0)
 
 
-def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_report(tmp_path):
+def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_report(
+    tmp_path, refused
+):
     text = tmp_path / "text.txt"
     content = "ab" * 90 + "?" + "ab" * 10 + "\n"
     assert content[int(len(content) * (1 - 0.1085))] == "?"
@@ -179,17 +185,26 @@ def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_repor
         "--valid-fraction",
         0.1085,
     )
-    assert _train(tmp_path / "run", *own) == 0
-    assert "?" not in (tmp_path / "run" / "vocabulary.json").read_text()
-    assert "<pre>" in (tmp_path / "run" / "report.html").read_text()
+    out = tmp_path / "run"
+    assert _train(out, *own) == 0
+    assert "?" not in (out / "vocabulary.json").read_text()
+    assert "<pre>" in (out / "report.html").read_text()
+    # Another text is refused, and what the weights mean is kept.
+    before = (out / "vocabulary.json").read_bytes()
+    text.write_text(content.replace("a", "c"))
+    line = refused(out, ["--resume", "--steps", 4], f"--text {text}", "changed", command="train")
+    assert "--overwrite" not in line
+    assert (out / "vocabulary.json").read_bytes() == before
+    assert checkpoint.latest_step(out) == 2
 
 
 def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     out = tmp_path / "run"
-    process = start_process("--out", out, *TINY, "--quiet", command="train")
+    process = start_process("--out", out, *TINY, command="train")
     _, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert process.returncode == 0
+    assert "uses 4 of 8 devices; with --batch-size a multiple of 8" in errors
     assert json.loads((out / "environment.json").read_text())["num_devices"] == 8
     found, wanted = (run_directory.read_metrics(path) for path in (out, finished))
     # float32 sums over a batch in another order, amplified by eight steps of Adam.
@@ -197,7 +212,7 @@ def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp
     np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
 
 
-def test_training_stops_early_when_it_gets_no_better(tmp_path):
+def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
     out = tmp_path / "run"
     flags = (
         "--learning-rate",
@@ -216,9 +231,16 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path):
     assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4]
     assert checkpoint.latest_step(out) == 4
     assert checkpoint.latest_step(out / language_models.BEST) == 0
-    before = (out / "metrics.csv").read_bytes()
-    assert _resume(out) == 0
-    assert (out / "metrics.csv").read_bytes() == before
+    assert json.loads((out / "summary.json").read_text())["stopped_early"] is True
+    before = {name: (out / name).read_bytes() for name in ("metrics.csv", "config.toml")}
+    assert main(["train", "--out", str(out), "--resume", "--steps", "200"]) == 0
+    # It says why nothing happened, and changes nothing.
+    printed = capsys.readouterr().out
+    assert "stopped early at step 4: 2 evaluations without a better loss" in printed
+    assert "--resume with a larger --patience than 2 goes on" in printed
+    assert before == {name: (out / name).read_bytes() for name in before}
+    assert _resume(out, "--patience", 3, "--steps", 100) == 0  # the remedy
+    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4, 6]
 
 
 def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
@@ -254,6 +276,8 @@ def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
             ["--model", "resnet-bk", "--resnet-bk.balance-weight", "nan"],
             ["--resnet-bk.balance-weight nan"],
         ),
+        (["--seed", "-1"], ["--seed -1", "at least 0"]),
+        (["--batch-size", "9" * 30], ["--batch-size 9", "at most 2147483647"]),
         (["--length", "500"], ["periodic", "501", "--length"]),
         (["--synthetic.kind", "none", "--text", "absent.txt"], ["absent.txt", "does not exist"]),
         (["--text", "absent.txt"], ["--synthetic.kind", "--text"]),
@@ -290,15 +314,14 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_pat
     before = (out / "metrics.csv").read_bytes()
     refused(out, TINY, "already holds a run", "--overwrite", command="train")
     assert (out / "metrics.csv").read_bytes() == before
-    assert _train(out, "--overwrite", "--steps", 2, "--eval-every", 2) == 0
-    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2]
-    assert checkpoint.steps(out / language_models.BEST) == [2]
+    with run_directory.create(out, {"seed": 1}, overwrite=True):
+        left = {path.name for path in out.iterdir()}
+    assert left == {".vfejax", "config.toml", "environment.json", "checkpoints"}
 
 
-# --- going on
-# ---------------------------------------------------------------------------------------------------------------
+# --- going on ---
 
-LONG = ["--steps", "60", "--transformer.dropout", "0.1"]
+LONG = ["--steps", "60"]
 
 
 def _same(out, unbroken):
@@ -331,6 +354,7 @@ def _wait_for_checkpoint(out, process):
         time.sleep(0.002)
 
 
+@pytest.mark.slow  # tests/runs and tests/cli/simulate stop runs by default
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill-9", "ctrl-c"])
 def test_a_stopped_run_goes_on_bit_for_bit(how, unbroken, start_process, tmp_path):
     out = tmp_path / "run"
@@ -355,10 +379,57 @@ def test_a_best_that_is_later_than_the_checkpoint_is_made_again(unbroken, tmp_pa
     _same(out, unbroken)
 
 
-def test_a_finished_run_resumed_stays_as_it_is(unbroken, tmp_path):
-    out = shutil.copytree(unbroken, tmp_path / "copy")
+def test_a_run_without_checkpoints_begins_again_without_the_old_best(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(out / "checkpoints")
+    # The best of another life, later than any step of this one.
+    best = out / language_models.BEST / "checkpoints"
+    shutil.copytree(next(best.iterdir()), best / f"{50:08d}")
     assert _resume(out) == 0
-    _same(out, unbroken)
+    assert (out / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+    assert checkpoint.steps(out / language_models.BEST) == checkpoint.steps(
+        finished / language_models.BEST
+    )
+
+
+def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
+    finished, tmp_path, capsys
+):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(out / language_models.BEST)  # lost: those of the checkpoint take their place
+    assert main(["train", "--out", str(out), "--resume", "--steps", "13"]) == 0
+    said = capsys.readouterr().err
+    jump = r"the learning rate goes from 0.0002 to 0.00\d+ at step 8, since .* ends at step 13"
+    assert re.search(jump, said)
+    assert "resumed at step 8: --steps was 8, is 13 now" in said
+    page = (out / "report.html").read_text()
+    assert re.search(jump, page)
+    metrics = run_directory.read_metrics(out)
+    assert metrics["step"].tolist() == [0, 2, 4, 6, 8, 10, 12, 13]
+    assert np.isfinite(metrics["valid_loss"][-3:]).tolist() == [False, True, True]
+    assert checkpoint.steps(out) == [8, 12, 13]
+    best = int(np.nanargmin(metrics["valid_loss"][4:])) + 4
+    assert checkpoint.steps(out / language_models.BEST) == [metrics["step"][best]]
+
+
+def test_the_best_weights_of_the_newest_checkpoint_stay_until_a_newer_one_is_complete(tmp_path):
+    params = {"x": np.arange(3.0)}
+    with run_directory.create(tmp_path / "run", {}) as run:
+        weights = train_command._BestWeights(run)
+        folder = run.path / language_models.BEST
+        weights.save(0, params, 3.0)
+        weights.saved(train_command._best(3.0, 0, 0))
+        for step, kept in ((2, [0, 2]), (4, [0, 4])):
+            weights.save(step, params, 2.0)
+            assert checkpoint.steps(folder) == kept
+        # A kill now: the run goes on from the checkpoint of step 0, whose best are there.
+        again = train_command._BestWeights(run)
+        assert again.restored(0, train_command._best(3.0, 0, 0))
+        assert checkpoint.steps(folder) == [0]
+        again.save(4, params, 2.0)
+        again.saved(train_command._best(2.0, 4, 0))
+        assert checkpoint.steps(folder) == [4]
+        assert not again.restored(2, train_command._best(3.0, 0, 0))
 
 
 def test_other_settings_are_refused_by_name(unbroken, refused):

@@ -20,7 +20,6 @@ from vfejax.cli.simulate.problem import Problem
 from vfejax.data import population_arrays
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop
-from vfejax.runs import inputs as run_inputs
 from vfejax.types import Array, PyTree
 
 __all__ = ["main", "simulate"]
@@ -103,7 +102,7 @@ def simulate(config: SimulateConfig) -> int:
     status.
     """
     inputs = {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
-    run_inputs.check_readable(inputs)
+    sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
     references = simulate_report.references(problem)
     program = _program(config, problem)

@@ -24,7 +24,6 @@ from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint, loop
-from vfejax.runs import inputs as run_inputs
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
@@ -266,7 +265,7 @@ def _announce_rate(task: Task, session: Session, start: int) -> None:
 def train(config: TrainConfig) -> int:
     """Train as ``config`` says, write the run's directory, and return the exit status."""
     inputs = named_inputs(config)
-    run_inputs.check_readable(inputs)
+    sessions.compare(config, inputs)
     task = _task(config)
     with sessions.begin(config, "train", inputs) as session:
         if not (session.run.path / "vocabulary.json").exists():  # a resumed run keeps its own
