@@ -102,6 +102,29 @@ def test_amplitude_damping_is_its_kraus_form(rng):
     )
 
 
+def test_amplitude_damping_gradient_at_full_strength(rng):
+    """The populations' derivative is finite there, ``tr rho - rho_00`` for the ground state; above
+    full strength the result is NaN as before.
+    """
+    rho = jnp.asarray(qs.random_states(rng, 3))
+    slope = jax.jacfwd(lambda g: jnp.real(jnp.diagonal(amplitude_damping(rho, g))))(1.0)
+    others = np.diagonal(rho).real[1:]
+    np.testing.assert_allclose(slope, [sum(others), *(-x for x in others)], rtol=1e-14)
+    whole = jax.grad(lambda g: jnp.sum(jnp.abs(amplitude_damping(rho, g)) ** 2))(1.0)
+    assert np.isfinite(whole)
+    assert np.isnan(amplitude_damping(rho, 1.1)).any()
+
+
+@each_channel
+def test_one_bad_state_or_strength_harms_no_other(channel, rng):
+    states, strengths = qs.random_states(rng, 3, (3,)), np.array([0.2, 0.3, 0.4])
+    good = np.asarray(channel(jnp.asarray(states), jnp.asarray(strengths)))
+    states[0, 1, 1], strengths[1] = np.nan, np.nan
+    out = np.asarray(channel(jnp.asarray(states), jnp.asarray(strengths)))
+    assert np.isnan(out[:2]).any((1, 2)).all()
+    np.testing.assert_array_equal(out[2], good[2])
+
+
 def test_full_strength_limits(rng):
     rho = jnp.asarray(qs.random_states(rng, 3))
     np.testing.assert_allclose(dephase(rho, 1.0), np.diag(np.diag(rho)), atol=1e-16)

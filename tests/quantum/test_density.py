@@ -163,6 +163,44 @@ def test_givens_state_dtype_and_zero_angles(dtype):
     np.testing.assert_array_equal(psi, [[0, 0, 1, 0]])
 
 
+MEASURES = {
+    "entropy": density.von_neumann_entropy,
+    "purity": density.purity,
+    "coherence": density.coherence,
+    "free energy": lambda rho: density.free_energy(rho, jnp.zeros(2, rho.real.dtype)),
+    "temperature": density.coherence_temperature,
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_plausible_number(measure, bad, dtype):
+    """One entry off the diagonal, or all, in one member of a stack; the other keeps its value."""
+    good = jnp.asarray([[0.5, 0.25], [0.25, 0.5]], dtype)
+    whole, corner = jnp.full((2, 2), bad, dtype), good.at[1, 0].set(bad)
+    values = measure(jnp.stack([good, whole, corner]))
+    np.testing.assert_allclose(values[0], measure(good), rtol=1e-6)
+    cold = bad == np.inf and measure is density.coherence_temperature
+    # An infinite coherence has temperature 0.
+    assert (values[1:] == 0).all() if cold else not np.isfinite(values[1:]).any()
+
+
+def test_entropy_of_a_population_that_is_not_a_number():
+    assert np.isnan(density.von_neumann_entropy(jnp.diag(jnp.array([0.5, np.nan]))))
+
+
+def test_helmholtz_is_least_at_the_gibbs_state(rng):
+    """``-T log Z``, with gradient 0 along the diagonal but for the normalisation."""
+    energies, temperature = jnp.asarray(rng.normal(size=4)), 0.7
+    gibbs = jnp.diag(jax.nn.softmax(-energies / temperature))
+    least = -temperature * jax.nn.logsumexp(-energies / temperature)
+    np.testing.assert_allclose(density.helmholtz(gibbs, energies, temperature), least, rtol=1e-13)
+    others = jnp.asarray(qs.random_states(rng, 4, (5,)))
+    assert (density.helmholtz(others, energies, jnp.full(5, temperature)) > least).all()
+    slope = jnp.diagonal(jax.grad(density.helmholtz)(gibbs, energies, temperature))
+    np.testing.assert_allclose(slope, slope[0], rtol=1e-12)
+
+
 def test_validity_reports_each_fault_and_repairs_nothing(rng):
     good = qs.random_states(rng, 3)
     report = density.validity(jnp.asarray(good))

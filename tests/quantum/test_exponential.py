@@ -108,6 +108,23 @@ def test_what_is_not_finite_ends_in_nan():
         assert np.isnan(step(jnp.full((4, 4), bad), jnp.asarray(0.8))).any()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200, 1e8])
+def test_one_bad_hamiltonian_harms_no_other(bad, rng):
+    """Neither its value nor its gradient, whatever stands in the neighbour."""
+    stack = np.stack([10 * qs.random_hermitian(rng, 4) for _ in range(3)])
+    weight = jnp.asarray(rng.normal(size=(3, 4, 4)) + 1j * rng.normal(size=(3, 4, 4)))
+    clean = np.asarray(step(jnp.asarray(stack), jnp.asarray(1.0)))
+    slope = np.asarray(gradient(jnp.asarray(stack), jnp.ones(3), weight)[0])
+    stack[1, 0, 0] = bad
+    out = np.asarray(step(jnp.asarray(stack), jnp.asarray(1.0)))
+    spoiled = np.asarray(gradient(jnp.asarray(stack), jnp.ones(3), weight)[0])
+    if bad != 1e8:
+        assert np.isnan(out[1]).all()
+    # |dt H| is about 60, and a strong neighbour adds some twenty doublings.
+    for got, want in ((out, clean), (spoiled, slope)):
+        np.testing.assert_allclose(got[[0, 2]], want[[0, 2]], atol=1e-12)
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="hamiltonian must be square"):
         unitary(jnp.zeros((3, 4)), 0.1)

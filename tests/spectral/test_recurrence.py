@@ -71,19 +71,18 @@ def test_axis_is_the_sequence_axis(axis, rng):
 
 
 @each_algorithm
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_linear_gradient(scans, dtype, reverse, rng):
+@pytest.mark.parametrize(("reverse", "dtype"), [(False, "complex128"), (True, "float64")])
+def test_linear_derivatives(scans, dtype, reverse, rng):
     gates, inputs, initial = (jnp.asarray(draw(rng, dtype, *s)) for s in ((5, 1), (5, 2), (2,)))
 
     @jax.jit
     def run(gates, inputs, initial):
         return linear_recurrence(gates, inputs, initial, reverse, axis=0, scans=scans)
 
-    check_grads(run, (gates, inputs, initial), order=1, modes=["rev"])
+    check_grads(run, (gates, inputs, initial), order=1, modes=["fwd", "rev"])
 
 
-def test_linear_gradient_of_the_gradient(rng):
+def test_linear_second_derivatives(rng):
     gates, inputs = (jnp.asarray(draw(rng, "float64", 4)) for _ in range(2))
     check_grads(jax.jit(linear_recurrence), (gates, inputs), order=2, modes=["rev"])
 
@@ -103,21 +102,40 @@ def test_moebius_equals_the_loop(scans, dtype, rng):
 
 
 @each_algorithm
-def test_moebius_gradient(scans, rng):
+def test_moebius_derivatives(scans, rng):
     d, k = (jnp.asarray(draw(rng, "complex128", *s)) for s in ((2, 5), (2, 4)))
 
     @jax.jit
     def run(d, k):
         return moebius_recurrence(d + 4.0, k, scans=scans)
 
-    check_grads(run, (d, k), order=1, modes=["rev"])
+    check_grads(run, (d, k), order=1, modes=["fwd", "rev"])
 
 
-def test_moebius_gradient_of_the_gradient(rng):
+def test_moebius_second_derivatives(rng):
     d, k = (jnp.asarray(draw(rng, "float64", n)) for n in (4, 3))
     check_grads(
         jax.jit(lambda d, k: moebius_recurrence(d + 5.0, k)), (d, k), order=2, modes=["rev"]
     )
+
+
+def test_empty_and_single_sequences():
+    empty = jnp.zeros((0, 2))
+    assert linear_recurrence(empty, empty, jnp.ones(2), axis=0).shape == (0, 2)
+    np.testing.assert_array_equal(linear_recurrence(jnp.ones(1), jnp.ones(1)), [1])
+    np.testing.assert_array_equal(moebius_recurrence(jnp.full(1, 2.0), jnp.zeros(0)), [0.5])
+
+
+def test_real_continued_fraction_passes_a_pole():
+    g = moebius_recurrence(jnp.array([0.0, 3.0, 2.0]), jnp.ones(2))
+    np.testing.assert_allclose(g, [np.inf, 0.0, 0.5], atol=1e-15)
+
+
+def test_gates_that_overflow():
+    """The stated limit of the associative algorithm, which multiplies gates."""
+    gates, inputs = jnp.full(4, 1e30, "float32"), jnp.zeros(4, "float32")
+    assert not linear_recurrence(gates, inputs, scans=SEQUENTIAL).any()
+    assert jnp.isnan(linear_recurrence(gates, inputs, scans=ASSOCIATIVE)[-1])
 
 
 @each_algorithm
@@ -167,6 +185,9 @@ def test_platform_lowers_to_one_algorithm():
             {"initial": np.ones(3)},
             r"initial must be .* \(2,\), got \(3,\)",
         ),
+        (np.ones(3), np.ones(3), {"initial": np.ones((), complex)}, "initial must have the dtype"),
+        (np.ones(3), [1.0, 1.0, 1.0], {}, "inputs must be an array, got list"),
+        (np.ones(3, int), np.ones(3, int), {}, "gates must be real or complex floating"),
     ],
 )
 def test_linear_refuses(gates, inputs, options, message):
@@ -181,6 +202,7 @@ def test_linear_refuses(gates, inputs, options, message):
         (np.ones((2, 3)), np.ones(2), "coupling must be diagonal"),
         (np.ones(0), np.ones(0), "n >= 1"),
         (np.ones(3), np.ones(2, complex), "coupling must have the dtype"),
+        (np.ones(3), 1.0, "coupling must be an array, got float"),
     ],
 )
 def test_moebius_refuses(d, k, message):

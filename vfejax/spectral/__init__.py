@@ -1,5 +1,5 @@
 """Tridiagonal operators: resolvents by recursion, determinants, densities of states."""
 
-from vfejax.spectral import ablation, gates, recurrence, resolvent, streaming, tridiagonal
+from vfejax.spectral import gates, recurrence, resolvent, scans, streaming, tridiagonal
 
-__all__ = ["ablation", "gates", "recurrence", "resolvent", "streaming", "tridiagonal"]
+__all__ = ["gates", "recurrence", "resolvent", "scans", "streaming", "tridiagonal"]

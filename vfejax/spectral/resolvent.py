@@ -1,114 +1,105 @@
 """Diagonal of the resolvent ``G = (T - z)^{-1}`` of a tridiagonal matrix in O(n), by ratios that
-never overflow, with its exact adjoint.
+never overflow, with its exact derivatives.
 
-With ``d_i = a_i - z`` and ``k_i = b_i c_i`` (super- times subdiagonal) the left- and
-right-connected resolvents are continued fractions,
+The resolvent is also known as the Green's function, up to its sign. With ``d_i = a_i - z`` and
+``k_i = b_i c_i`` (super- times subdiagonal) the left- and right-connected resolvents are continued
+fractions,
 
-    gL_i = 1 / (d_i - k_{i-1} gL_{i-1}),   gR_i = 1 / (d_i - k_i gR_{i+1}),   G_ii = 1 / (d_i - k_{i-1} gL_{i-1} - k_i gR_{i+1}).
+    gL_i = 1 / (d_i - k_{i-1} gL_{i-1}),   gR_i = 1 / (d_i - k_i gR_{i+1}),
+    G_ii = 1 / (d_i - k_{i-1} gL_{i-1} - k_i gR_{i+1}).
 
 The textbook form ``G_ii = theta_i phi_i / theta_N`` by three-term recursions of determinants
-overflows complex64 near n = 110 and complex128 near n = 915; the ratios are bounded, ``|g| <= 1 /
+overflows complex64 near n = 110 and complex128 near n = 915. The ratios are bounded, ``|g| <= 1 /
 Im z`` for real a, ``k >= 0`` and ``Im z > 0``, and accurate to rounding at every n.
+
+A leading minor of ``T - z`` may vanish off the spectrum, as at the centre of the band of a chain
+with equal sites. gL then has a pole, and G has none: the recursions pass it, see
+:func:`vfejax.spectral.scans.pivot_reciprocal`.
 
 G_ii sees the whole chain, gL_i only the sites up to i: a causal model must use
 :func:`left_resolvent_diagonal`.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from vfejax.spectral._arguments import chain_shape, complex_dtype
 from vfejax.spectral.recurrence import (
     PLATFORM,
     Scans,
-    linear_recurrence,
+    linear_scan,
     moebius_recurrence,
+    moebius_scan,
+    pad_back,
     pad_front,
-    real_like,
     reciprocal,
 )
 from vfejax.types import Array
 
-__all__ = ["complex_dtype", "left_resolvent_diagonal", "resolvent_diagonal", "shifted_tridiagonal"]
+__all__ = [
+    "Sides",
+    "both_ways",
+    "complex_dtype",
+    "left_resolvent_diagonal",
+    "resolvent_diagonal",
+    "shifted_tridiagonal",
+    "sides",
+    "sites_first",
+    "sum_both",
+]
 
-_COMPLEX = {
-    jnp.dtype(dtype): jnp.dtype(result)
-    for result, members in (
-        ("complex64", ("float32", "complex64")),
-        ("complex128", ("float64", "complex128")),
-    )
-    for dtype in members
-}
 
+def sites_first(x: Array, batch: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """``x [..., n]`` cast, broadcast to the leading axes ``batch``, and with the sites first.
 
-def complex_dtype(**arrays: Array) -> jnp.dtype:
-    """Complex dtype of the common precision of named arrays: float32 and complex64 to complex64,
-    float64 and complex128 to complex128.
+    Args:
+        x: ``[..., n]``.
+        batch: leading axes wanted.
+        dtype: dtype wanted.
 
-    Python numbers take any precision.
+    Returns:
+        ``[n, *batch]``.
 
-    Raises:
-        ValueError: when one has another dtype, or two differ in precision.
+    >>> sites_first(jnp.ones(4), (3, 2), jnp.dtype("complex64")).shape
+    (4, 3, 2)
     """
-    found = None
-    for name, x in arrays.items():
-        if isinstance(x, int | float | complex):
-            continue
-        if x.dtype not in _COMPLEX:
-            raise ValueError(
-                f"{name} must be floating or complex of 32 or 64 bits a part, got {x.dtype}"
-            )
-        dtype = _COMPLEX[x.dtype]
-        if found not in (None, dtype):
-            raise ValueError(f"{name} must have the precision of {found}, got {x.dtype}")
-        found = dtype
-    return found
-
-
-def _batch_shape(
-    diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array
-) -> tuple[int, ...]:
-    """Common leading shape of the checked arguments."""
-    n = diagonal.shape[-1] if diagonal.ndim else 0
-    if n == 0:
-        raise ValueError(f"diagonal must be [..., n] with n >= 1, got {diagonal.shape}")
-    for name, x in (("superdiagonal", superdiagonal), ("subdiagonal", subdiagonal)):
-        if x.ndim == 0 or x.shape[-1] != n - 1:
-            raise ValueError(f"{name} must be [..., {n - 1}] for a diagonal of {n}, got {x.shape}")
-    try:
-        return jnp.broadcast_shapes(
-            diagonal.shape[:-1], superdiagonal.shape[:-1], subdiagonal.shape[:-1], z.shape
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"leading axes must broadcast, got diagonal {diagonal.shape}, superdiagonal {superdiagonal.shape}, "
-            f"subdiagonal {subdiagonal.shape}, z {z.shape}"
-        ) from error
+    return jnp.moveaxis(jnp.broadcast_to(x.astype(dtype), (*batch, x.shape[-1])), -1, 0)
 
 
 def shifted_tridiagonal(
     diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array | complex
 ) -> tuple[Array, Array]:
     """``d = a - z [n, ...]``, complex, and ``k = b c [n - 1, ...]``, real where both are, broadcast
-    and with the sequence first.
+    and with the sites first.
 
-    Arguments and errors as in :func:`resolvent_diagonal`.
+    Args:
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b, ``[..., n - 1]``.
+        subdiagonal: c, ``[..., n - 1]``.
+        z: a number or ``[...]``.
+
+    Returns:
+        d and k.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> d, k = shifted_tridiagonal(jnp.ones((4, 3)), jnp.ones(2), jnp.ones(2), 1j)
+    >>> d.shape, k.shape, k.dtype
+    ((3, 4), (2, 4), dtype('float32'))
     """
     dtype = complex_dtype(
         diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
     )
-    z = jnp.asarray(z, dtype)
-    batch = _batch_shape(diagonal, superdiagonal, subdiagonal, z)
+    batch = chain_shape(diagonal, superdiagonal, subdiagonal, z)
     real_couplings = not (jnp.iscomplexobj(superdiagonal) or jnp.iscomplexobj(subdiagonal))
     coupling_dtype = jnp.finfo(dtype).dtype if real_couplings else dtype
-
-    def sites_first(x: Array, dtype: jnp.dtype) -> Array:
-        return jnp.moveaxis(jnp.broadcast_to(x.astype(dtype), (*batch, x.shape[-1])), -1, 0)
-
-    a = sites_first(diagonal, dtype)
-    k = sites_first(superdiagonal, coupling_dtype) * sites_first(subdiagonal, coupling_dtype)
-    return a - jnp.broadcast_to(z, a.shape), k
+    a = sites_first(diagonal, batch, dtype)
+    b, c = (sites_first(x, batch, coupling_dtype) for x in (superdiagonal, subdiagonal))
+    return a - jnp.broadcast_to(jnp.asarray(z, dtype), a.shape), b * c
 
 
 def left_resolvent_diagonal(
@@ -122,51 +113,108 @@ def left_resolvent_diagonal(
     """Left-connected resolvent ``gL_i = [(T_{0..i} - z)^{-1}]_{ii}``: site i with everything after
     it cut off.
 
-    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone. Arguments, dtypes,
-    errors as in :func:`resolvent_diagonal`.
+    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone.
+
+    Args:
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain.
+        subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
+        z: spectral parameter, a number or ``[...]``.
+        scans: the algorithm, for the gradient too.
+
+    Returns:
+        Complex ``[..., n]``, complex64 for float32 and complex128 for float64. Infinite at site i
+        where z is an eigenvalue of the chain cut off after it; no derivative flows through that
+        entry, and the others are right. Derivatives of every order, forward and reverse.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> print(left_resolvent_diagonal(jnp.zeros(2), jnp.ones(1), jnp.ones(1), 1j).imag)
+    [1.  0.5]
     """
     d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
     return jnp.moveaxis(moebius_recurrence(d, k, axis=0, scans=scans), 0, -1)
 
 
-def _both_ways(x: Array) -> Array:
+def both_ways(x: Array) -> Array:
     """``[n, ...]`` to ``[n, 2, ...]``: the sequence and its reversal, so that one scan does both
     sweeps.
+
+    >>> print(both_ways(jnp.array([1, 2, 3])).T)
+    [[1 2 3]
+     [3 2 1]]
     """
     return jnp.stack([x, x[::-1]], axis=1)
 
 
-def _sum_both(x: Array) -> Array:
-    """``[n, 2, ...]`` to ``[n, ...]``: the reversed half turned back and added."""
+def sum_both(x: Array) -> Array:
+    """``[n, 2, ...]`` to ``[n, ...]``: the reversed half turned back and added.
+
+    >>> print(sum_both(both_ways(jnp.array([1, 2, 3]))))
+    [2 4 6]
+    """
     return x[:, 0] + x[::-1, 1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _two_sided(d: Array, k: Array, scans: Scans) -> Array:
-    return _two_sided_forward(d, k, scans)[0]
+class Sides(NamedTuple):
+    """Both continued fractions of a chain and what they make of each site, sites first.
 
-
-def _two_sided_forward(d, k, scans):
-    k_both = _both_ways(k)
-    g = moebius_recurrence(_both_ways(d), k_both, axis=0, scans=scans)
-    resolvent = reciprocal(d - _sum_both(pad_front(k_both.astype(g.dtype) * g[:-1])))
-    return resolvent, (k, g, resolvent)
-
-
-def _two_sided_backward(scans, residuals, cotangent):
-    """``S^L_j = t_j + k_{j-1} gR_j^2 S^L_{j-1}``, ``S^R_j = t_j + k_j gL_j^2 S^R_{j+1}`` with ``t =
-    w G^2``, as one scan; then ``dF/dd = -(S^L + S^R - t)`` and ``dF/dk_i = gR_{i+1} S^L_i + gL_i
-    S^R_{i+1}``.
+    Attributes:
+        both: ``[n, 2, ...]``: gL in order and gR in reverse order, finite at poles.
+        diagonal: G_ii, ``[n, ...]``.
     """
-    k, g, resolvent = residuals
-    opposite = g[::-1, ::-1][1:]
-    t = cotangent * resolvent**2
-    gates = pad_front(_both_ways(k).astype(g.dtype) * opposite**2)
-    s = linear_recurrence(gates, _both_ways(t), axis=0, scans=scans)
-    return t - _sum_both(s), real_like(_sum_both(opposite * s[:-1]), k)
+
+    both: Array
+    diagonal: Array
 
 
-_two_sided.defvjp(_two_sided_forward, _two_sided_backward)
+def sides(d: Array, k: Array, scans: Scans) -> Sides:
+    """The continued fractions from both ends, by one scan, and G.
+
+    Args:
+        d: ``a - z``, complex ``[n, ...]``.
+        k: ``b c``, ``[n - 1, ...]``.
+        scans: the algorithm.
+
+    Returns:
+        :class:`Sides`.
+
+    >>> print(sides(jnp.full(2, 2.0 + 0j), -4.0 * jnp.ones(1), PLATFORM).diagonal.real)
+    [0.25 0.25]
+    """
+    k_both = both_ways(k)
+    both = moebius_scan(both_ways(d), k_both, scans)
+    coupled = pad_front(k_both.astype(both.dtype) * both[:-1])
+    return Sides(both, reciprocal(d - sum_both(coupled)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _diagonal(d: Array, k: Array, scans: Scans) -> Array:
+    return sides(d, k, scans).diagonal
+
+
+@_diagonal.defjvp
+def _diagonal_jvp(
+    scans: Scans, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """``dG_ii = G_ii^2 (dd_i + u_i + v_i)``: what site i feels of the changes to its right,
+
+        u_i = k_i gR_{i+1}^2 u_{i+1} + gR_{i+1} dk_i - dd_i,
+
+    and v likewise to its left, as one scan. For the cotangent w of G the transpose of this is, with
+    ``t = w G^2``,
+
+        S^L_j = t_j + k_{j-1} gR_j^2 S^L_{j-1},   S^R_j = t_j + k_j gL_j^2 S^R_{j+1},
+        dF/dd = t - S^L - S^R,   dF/dk_i = gR_{i+1} S^L_i + gL_i S^R_{i+1}.
+    """
+    (d, k), (d_change, k_change) = primals, tangents
+    both, diagonal = sides(d, k, scans)
+    opposite = both[::-1, ::-1][1:]
+    gates = pad_back(both_ways(k).astype(both.dtype) * opposite**2)
+    k_part = pad_back(opposite * both_ways(k_change).astype(both.dtype))
+    felt = linear_scan(gates, k_part - both_ways(d_change), True, scans)
+    return diagonal, diagonal**2 * (d_change + sum_both(felt))
 
 
 def resolvent_diagonal(
@@ -177,22 +225,24 @@ def resolvent_diagonal(
     *,
     scans: Scans = PLATFORM,
 ) -> Array:
-    """``G_ii = [(T - z)^{-1}]_{ii}`` of the tridiagonal T, in O(n) time and memory, forward and
-    backward.
+    """Diagonal of the resolvent, ``G_ii = [(T - z)^{-1}]_{ii}``, of the tridiagonal T, in O(n) time
+    and memory.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
         superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain.
         subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
-        z: spectral parameter, a number or ``[...]``, off the spectrum (``Im z > 0`` when T is
-            symmetric).
+        z: spectral parameter, a number or ``[...]``, off the spectrum (``Im z > 0`` is enough when
+            T is symmetric). Leading minors of ``T - z`` may vanish.
         scans: the algorithm, for the gradient too.
 
     Returns:
         Complex ``[..., n]``, complex64 for float32 and complex128 for float64. For symmetric T and
-        Im z > 0, Im G > 0; for Im z >= 0.5 and entries of order 1 the relative error is below 1e-12
-        and 5e-6 at every n (it grows as ``|T - z| / Im z``). Gradients are exact in all four
-        arguments, and real for real ones.
+        Im z > 0, Im G > 0; for Im z >= 0.5 and entries of order 1 the relative error is then below
+        1e-12 and 5e-6 at every n (it grows as ``|T - z| / Im z``). At an eigenvalue of T, where G
+        is infinite, entries are NaN or of the order of 2^40 (2^100). Derivatives are exact in all
+        four arguments, forward and reverse, of every order (of the first where a minor vanishes),
+        and real for real arguments.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
@@ -200,6 +250,10 @@ def resolvent_diagonal(
     Source: Economou, Green's Functions in Quantum Physics (2006), section 5.3 and appendix; Usmani,
     Linear Algebra Appl. 212 (1994) 413 for theta and phi. Carrying ratios, and their adjoint, are
     ours.
+
+    >>> a, b = jnp.zeros(2), jnp.ones(1)
+    >>> print(resolvent_diagonal(a, b, b, 1j).imag)
+    [0.5 0.5]
     """
     d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
-    return jnp.moveaxis(_two_sided(d, k, scans), 0, -1)
+    return jnp.moveaxis(_diagonal(d, k, scans), 0, -1)

@@ -10,16 +10,21 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vfejax.spectral.recurrence import reciprocal
-from vfejax.spectral.resolvent import complex_dtype
+from vfejax.numerics import broadcast_named
+from vfejax.spectral._arguments import check_arrays, complex_dtype
+from vfejax.spectral.scans import pivot_reciprocal
 from vfejax.types import Array
 
 __all__ = ["StreamingState", "streaming_init", "streaming_step"]
 
 
 class StreamingState(NamedTuple):
-    """``left [...]``: gL of the last site; ``output [..., c]``: its causal sweep y. Both
-    complex.
+    """What a chain remembers of the sites so far.
+
+    Attributes:
+        left: gL of the last site, complex ``[...]``. Large, about 2^40 (2^100 in double precision),
+            where it has a pole, so that the stream can go on.
+        output: causal sweep y of the last site, complex ``[..., c]``.
     """
 
     left: Array
@@ -29,15 +34,32 @@ class StreamingState(NamedTuple):
 def streaming_init(
     batch_shape: tuple[int, ...], channels: int, dtype: jnp.dtype = jnp.complex64
 ) -> StreamingState:
-    """State before the first site; 0 channels when only gL is wanted."""
+    """State before the first site.
+
+    Args:
+        batch_shape: leading axes of the state.
+        channels: c; 0 when only gL is wanted.
+        dtype: complex64 or complex128.
+
+    Returns:
+        A state of zeros.
+
+    Raises:
+        ValueError: for another dtype.
+
+    >>> streaming_init((2,), 3).output.shape
+    (2, 3)
+    """
+    if jnp.dtype(dtype) not in (jnp.complex64, jnp.complex128):
+        raise ValueError(f"dtype must be complex64 or complex128, got {jnp.dtype(dtype)}")
     return StreamingState(jnp.zeros(batch_shape, dtype), jnp.zeros((*batch_shape, channels), dtype))
 
 
 def streaming_step(
     state: StreamingState,
-    diagonal: Array,
-    superdiagonal: Array,
-    subdiagonal: Array,
+    diagonal: Array | complex,
+    superdiagonal: Array | complex,
+    subdiagonal: Array | complex,
     z: Array | complex,
     x: Array,
 ) -> StreamingState:
@@ -46,7 +68,7 @@ def streaming_step(
 
     Args:
         state: after site i - 1.
-        diagonal: a_i, ``[...]``.
+        diagonal: a_i, a number or ``[...]``.
         superdiagonal: b_{i-1}, which couples the new site to the last, ``[...]``; without effect at
             the first site.
         subdiagonal: c_{i-1}, likewise.
@@ -59,22 +81,28 @@ def streaming_step(
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
+
+    >>> state = streaming_init((), 1)
+    >>> for i in range(2):
+    ...     state = streaming_step(state, 0.0, 1.0, 1.0, 1j, jnp.ones(1))
+    >>> print(state.left, state.output)
+    0.5j [0.5+0.5j]
     """
     batch, dtype = state.left.shape, state.left.dtype
-    complex_dtype(
-        state=state.left,
-        diagonal=diagonal,
-        superdiagonal=superdiagonal,
-        subdiagonal=subdiagonal,
-        z=z,
-        x=x,
-    )
+    check_arrays(x=x)
+    site = {
+        "diagonal": diagonal,
+        "superdiagonal": superdiagonal,
+        "subdiagonal": subdiagonal,
+        "z": z,
+    }
+    complex_dtype(state=state.left, x=x, **site)
     if x.shape[-1:] != state.output.shape[-1:]:
         raise ValueError(f"x must be [..., {state.output.shape[-1]}], got {x.shape}")
-    a, b, c, z = (
-        jnp.broadcast_to(jnp.asarray(value, dtype), batch)
-        for value in (diagonal, superdiagonal, subdiagonal, z)
-    )
-    left = reciprocal(a - z - b * c * state.left)
+    shapes = {name: jnp.shape(value) for name, value in site.items()} | {"x": x.shape[:-1]}
+    if broadcast_named(state=batch, **shapes) != batch:
+        raise ValueError(f"leading axes must broadcast to the state's {batch}, got {shapes}")
+    a, b, c, z = (jnp.broadcast_to(jnp.asarray(value, dtype), batch) for value in site.values())
+    left = pivot_reciprocal(a - z - b * c * state.left)
     x = jnp.broadcast_to(x, state.output.shape).astype(dtype)
     return StreamingState(left, left[..., None] * (x - c[..., None] * state.output))

@@ -1,32 +1,46 @@
-"""Tridiagonal systems ``(T - z) y = x`` by elimination in O(n): causal sweep, solve, determinant,
-density of states.
+"""Tridiagonal systems ``(T - z) y = x`` in O(n): causal sweep, solve, determinant, density of
+states.
 
 Everything rests on ``gL_i``, the reciprocal pivots of the elimination
-(:func:`vfejax.spectral.resolvent.left_resolvent_diagonal`), and on one linear recurrence. No
-pivoting is done, and none is needed for symmetric T and Im z > 0; in general a vanishing leading
-minor of ``T - z`` gives infinities.
+(:func:`vfejax.spectral.resolvent.left_resolvent_diagonal`), and on one linear recurrence. The solve
+and the determinant stay right where a leading minor of ``T - z`` vanishes and elimination without
+pivoting divides by zero.
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
-from vfejax.spectral.recurrence import PLATFORM, Scans, linear_recurrence
-from vfejax.spectral.resolvent import complex_dtype, left_resolvent_diagonal, resolvent_diagonal
+from vfejax.numerics import broadcast_named
+from vfejax.spectral._arguments import chain_shape, check_arrays, complex_dtype
+from vfejax.spectral.recurrence import (
+    PLATFORM,
+    Scans,
+    linear_recurrence,
+    linear_scan,
+    moebius_scan,
+    pad_back,
+    pad_front,
+)
+from vfejax.spectral.resolvent import (
+    Sides,
+    both_ways,
+    resolvent_diagonal,
+    shifted_tridiagonal,
+    sides,
+    sites_first,
+    sum_both,
+)
+from vfejax.spectral.scans import infinite_at_poles
 from vfejax.types import Array
 
 __all__ = ["causal_sweep", "determinant", "log_determinant", "resolvent_matvec", "spectral_density"]
 
 
-def _gates(left: Array, coupling: Array, zeros: tuple[int, int]) -> Array:
-    """``-gL_i m_i [..., n, 1]``: m couples to the site before (one zero in front) or after (one
-    behind).
-    """
-    coupling = jnp.pad(coupling.astype(left.dtype), [(0, 0)] * (coupling.ndim - 1) + [zeros])
-    return (-left * coupling)[..., None]
-
-
 def _check_sweep(left: Array, subdiagonal: Array, x: Array) -> tuple[int, ...]:
+    check_arrays(left=left, subdiagonal=subdiagonal, x=x)
     n = left.shape[-1] if left.ndim else 0
     if n == 0 or not jnp.iscomplexobj(left):
         raise ValueError(
@@ -39,12 +53,7 @@ def _check_sweep(left: Array, subdiagonal: Array, x: Array) -> tuple[int, ...]:
     if x.ndim < 2 or x.shape[-2] != n:
         raise ValueError(f"x must be [..., {n}, c], got {x.shape}")
     complex_dtype(left=left, subdiagonal=subdiagonal, x=x)
-    try:
-        return jnp.broadcast_shapes(left.shape[:-1], subdiagonal.shape[:-1], x.shape[:-2])
-    except ValueError as error:
-        raise ValueError(
-            f"leading axes must broadcast, got left {left.shape}, subdiagonal {subdiagonal.shape}, x {x.shape}"
-        ) from error
+    return broadcast_named(left=left.shape[:-1], subdiagonal=subdiagonal.shape[:-1], x=x.shape[:-2])
 
 
 def causal_sweep(left: Array, subdiagonal: Array, x: Array, *, scans: Scans = PLATFORM) -> Array:
@@ -55,24 +64,44 @@ def causal_sweep(left: Array, subdiagonal: Array, x: Array, *, scans: Scans = PL
     after site i.
 
     Args:
-        left: gL, complex, ``[..., n]``.
+        left: gL, complex, ``[..., n]``; all entries must be finite.
         subdiagonal: c, real or complex, ``[..., n - 1]``.
         x: real or complex, ``[..., n, c]``. Leading axes broadcast; gates are shared by the c
             channels.
         scans: the algorithm.
 
     Returns:
-        Complex ``[..., n, c]``. Time and memory O(n c), forward and backward.
+        Complex ``[..., n, c]``. Time and memory O(n c), forward and backward. NaN from the first
+        infinite gL on: there the system that is cut off has no solution.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
+
+    >>> left = jnp.full(3, 0.5 + 0j)
+    >>> print(causal_sweep(left, -jnp.ones(2), jnp.ones((3, 1)))[:, 0].real)
+    [0.5   0.75  0.875]
     """
     batch = _check_sweep(left, subdiagonal, x)
     n = left.shape[-1]
     left = jnp.broadcast_to(left, (*batch, n))
-    gates = _gates(left, jnp.broadcast_to(subdiagonal, (*batch, n - 1)), zeros=(1, 0))
+    coupling = jnp.broadcast_to(subdiagonal.astype(left.dtype), (*batch, n - 1))
+    coupling = jnp.pad(coupling, [(0, 0)] * len(batch) + [(1, 0)])
     x = jnp.broadcast_to(x, (*batch, *x.shape[-2:])).astype(left.dtype)
+    gates = (-left * coupling)[..., None]
     return linear_recurrence(gates, left[..., None] * x, axis=-2, scans=scans)
+
+
+def _solve(chain: Sides, couplings: Array, x: Array, scans: Scans) -> Array:
+    """``G_ii (x_i - c_{i-1} yL_{i-1} - b_i yR_{i+1})`` for ``x [n, ..., c]``: the sweeps from both
+    ends meet at every site.
+
+    ``couplings [n - 1, 2, ...]`` are those to the site before, c in order and b in reverse. Unlike
+    back substitution after one sweep this divides by no pivot, so that large entries beside a
+    vanishing minor do no harm.
+    """
+    ratios, coupled = chain.both[..., None], couplings[..., None]
+    swept = linear_scan(-ratios * pad_front(coupled), ratios * both_ways(x), False, scans)
+    return chain.diagonal[..., None] * (x - sum_both(pad_front(coupled * swept[:-1])))
 
 
 def resolvent_matvec(
@@ -84,27 +113,85 @@ def resolvent_matvec(
     *,
     scans: Scans = PLATFORM,
 ) -> Array:
-    """``(T - z)^{-1} x``: causal sweep, then back substitution ``s_i = y_i - gL_i b_i s_{i+1}``.
+    """``(T - z)^{-1} x``: causal sweeps from both ends, which meet at every site.
 
     Args:
-        diagonal, superdiagonal, subdiagonal, z: as in
-            :func:`vfejax.spectral.resolvent.resolvent_diagonal`.
-        x: real or complex, ``[..., n, c]``: c right-hand sides.
-        scans: the algorithm.
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``.
+        subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``.
+        z: spectral parameter, a number or ``[...]``, off the spectrum. Leading minors of ``T - z``
+            may vanish.
+        x: real or complex, ``[..., n, c]``: c right-hand sides. Leading axes of all arguments
+            broadcast.
+        scans: the algorithm, for the gradient too.
 
     Returns:
-        Complex ``[..., n, c]``.
+        Complex ``[..., n, c]``. Time and memory O(n c). Derivatives of every order, forward and
+        reverse: they solve the same equations again, or the transposed ones, and are right where a
+        minor vanishes, too.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> a, b, x = jnp.zeros(2), jnp.ones(1), jnp.array([[3.0], [5.0]])
+    >>> print(resolvent_matvec(a, b, b, 0.0, x)[:, 0].real)
+    [5. 3.]
     """
-    left = left_resolvent_diagonal(diagonal, superdiagonal, subdiagonal, z, scans=scans)
-    y = causal_sweep(left, subdiagonal, x, scans=scans)
-    batch, n = y.shape[:-2], y.shape[-2]
-    left, above = (
-        jnp.broadcast_to(left, (*batch, n)),
-        jnp.broadcast_to(superdiagonal, (*batch, n - 1)),
+    dtype = complex_dtype(
+        diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z, x=x
     )
-    return linear_recurrence(
-        _gates(left, above, zeros=(0, 1)), y, reverse=True, axis=-2, scans=scans
+    batch = chain_shape(diagonal, superdiagonal, subdiagonal, z)
+    n = diagonal.shape[-1]
+    if jnp.ndim(x) < 2 or x.shape[-2] != n:
+        raise ValueError(f"x must be [..., {n}, c], got {jnp.shape(x)}")
+    whole = broadcast_named(chain=batch, x=x.shape[:-2])
+    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
+    b, c = (sites_first(v, batch, dtype) for v in (superdiagonal, subdiagonal))
+    # Axes that only x has: length 1 in the chain, so that it is swept once.
+    d, k, b, c = (
+        jnp.reshape(v, (v.shape[0], *(1,) * (len(whole) - len(batch)), *batch))
+        for v in (d, k, b, c)
     )
+    x = jnp.broadcast_to(x.astype(dtype), (*whole, *x.shape[-2:]))
+    chain = sides(*jax.lax.stop_gradient((d, k)), scans)
+
+    def equations(y: Array) -> Array:
+        return d[..., None] * y + pad_back(b[..., None] * y[1:]) + pad_front(c[..., None] * y[:-1])
+
+    def solve(_: object, x: Array) -> Array:
+        return _solve(chain, jnp.stack([c, b[::-1]], axis=1), x, scans)
+
+    def transpose_solve(_: object, x: Array) -> Array:
+        return _solve(chain, jnp.stack([b, c[::-1]], axis=1), x, scans)
+
+    solution = jax.lax.custom_linear_solve(
+        equations, jnp.moveaxis(x, -2, 0), solve, transpose_solve
+    )
+    return jnp.moveaxis(solution, 0, -2)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _log_determinant(d: Array, k: Array, scans: Scans) -> Array:
+    return _minus_log(moebius_scan(d, k, scans))
+
+
+def _minus_log(left: Array) -> Array:
+    """``-sum_i log gL_i``; minus infinity where the last pivot, and with it the determinant,
+    vanishes.
+    """
+    return -jnp.sum(jnp.log(left.at[-1].set(infinite_at_poles(left[-1]))), axis=0)
+
+
+@_log_determinant.defjvp
+def _log_determinant_jvp(
+    scans: Scans, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """``sum_i G_ii dd_i - sum_i gL_i G_{i+1,i+1} dk_i``: no pole of gL is left in it."""
+    (d, k), (d_change, k_change) = primals, tangents
+    both, diagonal = sides(d, k, scans)
+    left = both[:, 0]
+    k_part = left[:-1] * diagonal[1:] * k_change.astype(d.dtype)
+    return _minus_log(left), jnp.sum(diagonal * d_change, axis=0) - jnp.sum(k_part, axis=0)
 
 
 def log_determinant(
@@ -115,16 +202,33 @@ def log_determinant(
     *,
     scans: Scans = PLATFORM,
 ) -> Array:
-    """``log det(T - z) = -sum_i log gL_i``, complex ``[...]``, phase kept; never overflows.
+    """``log det(T - z) = -sum_i log gL_i``, phase kept; never overflows.
 
     The imaginary part is the sum of the pivots' phases, not reduced modulo 2 pi. For symmetric T
     and Im z > 0 every pivot has a phase in (-pi, 0), so that this branch is continuous in T and in
     z, and ``d/dz = -tr G``. Otherwise it may jump by 2 pi where a pivot crosses the negative axis.
+
+    Args:
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``.
+        subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
+        z: spectral parameter, a number or ``[...]``. Leading minors of ``T - z`` may vanish.
+        scans: the algorithm, for the gradient too.
+
+    Returns:
+        Complex ``[...]``. At an eigenvalue of T minus infinity, or by rounding a large negative
+        real part. Derivatives forward and reverse, of every order (of the first where a minor
+        vanishes).
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> a, b = jnp.zeros(2), jnp.ones(1)
+    >>> f"{log_determinant(a + 3.0, b, b, 0.0).real:.4f}"  # log 8
+    '2.0794'
     """
-    return -jnp.sum(
-        jnp.log(left_resolvent_diagonal(diagonal, superdiagonal, subdiagonal, z, scans=scans)),
-        axis=-1,
-    )
+    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
+    return _log_determinant(d, k, scans)
 
 
 def determinant(
@@ -135,8 +239,25 @@ def determinant(
     *,
     scans: Scans = PLATFORM,
 ) -> Array:
-    """``det(T - z)``, complex ``[...]``. Grows exponentially with n: use :func:`log_determinant`
-    beyond a hundred sites.
+    """``det(T - z)``. Grows exponentially with n: use :func:`log_determinant` beyond a hundred
+    sites.
+
+    Args:
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``.
+        subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
+        z: spectral parameter, a number or ``[...]``. Leading minors of ``T - z`` may vanish.
+        scans: the algorithm, for the gradient too.
+
+    Returns:
+        Complex ``[...]``. Derivatives as those of :func:`log_determinant`, off the spectrum.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> a, b = jnp.zeros(2), jnp.ones(1)
+    >>> f"{determinant(a, b, b, 0.0).real:.4f}"
+    '-1.0000'
     """
     return jnp.exp(log_determinant(diagonal, superdiagonal, subdiagonal, z, scans=scans))
 
@@ -156,7 +277,20 @@ def spectral_density(
     plus because ``G = (T - z)^{-1}``; books that write -Im G / pi mean ``(z - T)^{-1}``. Sum over
     sites for the density of the chain.
 
+    Args:
+        diagonal: a, real or complex, ``[..., n]``, n >= 1.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``.
+        subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
+        z: energy and width, a complex number or ``[...]``, Im z > 0.
+        scans: the algorithm, for the gradient too.
+
     Returns:
         Real ``[..., n]``, per unit of energy.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> f"{spectral_density(jnp.zeros(1), jnp.zeros(0), jnp.zeros(0), 0.5j)[0]:.4f}"
+    '0.6366'
     """
     return resolvent_diagonal(diagonal, superdiagonal, subdiagonal, z, scans=scans).imag / math.pi

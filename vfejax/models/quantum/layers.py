@@ -271,8 +271,8 @@ class QuantumBlock(nnx.Module):
         """
         energies = jnp.diagonal(hamiltonian) - jnp.mean(jnp.diagonal(hamiltonian))
         entropy, coherence = density.von_neumann_entropy(rho), density.coherence(rho)
-        energy = jnp.sum(density.populations(rho) * energies, axis=-1)
-        free_energy = energy - entropy / (1.0 + GOLDEN_RATIO * coherence)
+        temperature = density.coherence_temperature(rho)
+        free_energy = density.mean_energy(rho, energies) - temperature * entropy
         found = {"free_energy_nats": free_energy, "entropy_nats": entropy}
         return found | {"purity": density.purity(rho), "coherence": coherence}
 
