@@ -56,19 +56,6 @@ PENDING = {
     "vfejax.agents.population",
     # problems
     "vfejax.problems.sensor_network",
-    # quantum
-    "vfejax.quantum.channels",
-    "vfejax.quantum.density",
-    "vfejax.quantum.evolution",
-    "vfejax.quantum.exponential",
-    "vfejax.quantum.hamiltonian",
-    "vfejax.quantum.hermitian",
-    # spectral
-    "vfejax.spectral.ablation",
-    "vfejax.spectral.recurrence",
-    "vfejax.spectral.resolvent",
-    "vfejax.spectral.streaming",
-    "vfejax.spectral.tridiagonal",
     # cli
     "vfejax.cli.language_models",
     "vfejax.cli.options",

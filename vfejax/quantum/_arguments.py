@@ -1,6 +1,6 @@
 """What the quantum functions demand of their arguments, with errors that name the culprit."""
 
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +143,7 @@ def first_derivatives_only(tree: Tree, message: str) -> Tree:
         return tree
 
     @guarded.defjvp
-    def _(primals: object, tangents: object) -> None:
+    def _(primals: object, tangents: object) -> NoReturn:
         raise NotImplementedError(message)
 
     return guarded(tree)

@@ -41,40 +41,40 @@ __all__ = [
 ]
 
 
-def linear_scan(gates: Array, inputs: Array, reverse: bool, scans: Scans) -> Array:
-    """:func:`linear_recurrence` along the leading axis, with nothing checked.
+def linear_scan(links: Array, inputs: Array, reverse: bool, scans: Scans) -> Array:
+    """The linear recurrence along the leading axis, with nothing checked: ``y_i = l_{i-1} y_{i-1} +
+    x_i``, or ``y_i = l_i y_{i+1} + x_i`` in reverse.
 
-    The recurrence is the solution of the linear equations ``y_i - g_i y_{i-1} = x_i``. Its
-    derivatives follow from these equations: ``dy`` solves them for ``dx_i + y_{i-1} dg_i``, and the
-    adjoint is the recurrence run the other way, ``lam_i = w_i + g_{i+1} lam_{i+1}``, with ``dF/dx_i
-    = lam_i`` and ``dF/dg_i = lam_i y_{i-1}``.
+    It is the solution of linear equations, ``y_i - l_{i-1} y_{i-1} = x_i``, and its derivatives
+    follow from these: ``dy`` solves them for ``dx_i + y_{i-1} dl_{i-1}``, and the adjoint is the
+    recurrence run the other way, ``lam_i = w_i + l_i lam_{i+1}``, with ``dF/dx_i = lam_i`` and
+    ``dF/dl_{i-1} = lam_i y_{i-1}``.
 
     Args:
-        gates: ``[n, ...]``, axes after the first may have size 1.
-        inputs: ``[n, ...]`` of the same rank and dtype.
+        links: l, between neighbours, ``[n - 1, ...]``; axes after the first may have size 1.
+        inputs: x, ``[n, ...]`` of the same rank and dtype, n >= 1.
         reverse: from the last entry to the first.
         scans: the algorithm.
 
     Returns:
         Shape and dtype of ``inputs``.
 
-    >>> print(linear_scan(jnp.full(3, 0.5), jnp.ones(3), False, PLATFORM))
+    >>> print(linear_scan(jnp.full(2, 0.5), jnp.ones(3), False, PLATFORM))
     [1.   1.5  1.75]
     """
-    if not inputs.shape[0]:
-        return inputs
 
     def equations(y: Array) -> Array:
-        return y - gates * (pad_back(y[1:]) if reverse else pad_front(y[:-1]))
+        return y - (pad_back(links * y[1:]) if reverse else pad_front(links * y[:-1]))
 
-    def solve(_: object, x: Array) -> Array:
-        return scans.linear(gates, x, reverse)
+    def run(x: Array, reverse: bool) -> Array:
+        return scans.linear(pad_back(links) if reverse else pad_front(links), x, reverse)
 
-    def transpose_solve(_: object, x: Array) -> Array:
-        following = pad_front(gates[:-1]) if reverse else pad_back(gates[1:])
-        return scans.linear(following, x, not reverse)
-
-    return jax.lax.custom_linear_solve(equations, inputs, solve, transpose_solve)
+    return jax.lax.custom_linear_solve(
+        equations,
+        inputs,
+        solve=lambda _, x: run(x, reverse),
+        transpose_solve=lambda _, x: run(x, not reverse),
+    )
 
 
 def linear_recurrence(
@@ -128,10 +128,13 @@ def linear_recurrence(
                 f"initial must be inputs without the sequence axis {inputs.shape[1:]}, "
                 f"got {initial.shape}"
             )
-        if inputs.shape[0]:
-            first = -1 if reverse else 0
-            inputs = inputs.at[first].add(gates[first] * initial)
-    return jnp.moveaxis(linear_scan(gates, inputs, reverse, scans), 0, axis)
+    if not inputs.shape[0]:
+        return jnp.moveaxis(inputs, 0, axis)
+    if initial is not None:
+        first = -1 if reverse else 0
+        inputs = inputs.at[first].add(gates[first] * initial)
+    links = gates[:-1] if reverse else gates[1:]
+    return jnp.moveaxis(linear_scan(links, inputs, reverse, scans), 0, axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -164,9 +167,9 @@ def _moebius_scan_jvp(
     (diagonal, coupling), (d_change, k_change) = primals, tangents
     g = moebius_scan(diagonal, coupling, scans)
     square = g * g
-    gates = pad_front(coupling.astype(g.dtype)) * square
+    links = coupling.astype(g.dtype) * square[1:]
     k_part = pad_front(k_change.astype(g.dtype) * g[:-1])
-    return g, linear_scan(gates, square * (k_part - d_change), False, scans)
+    return g, linear_scan(links, square * (k_part - d_change), False, scans)
 
 
 def moebius_recurrence(

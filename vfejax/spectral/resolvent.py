@@ -211,9 +211,9 @@ def _diagonal_jvp(
     (d, k), (d_change, k_change) = primals, tangents
     both, diagonal = sides(d, k, scans)
     opposite = both[::-1, ::-1][1:]
-    gates = pad_back(both_ways(k).astype(both.dtype) * opposite**2)
+    links = both_ways(k).astype(both.dtype) * opposite**2
     k_part = pad_back(opposite * both_ways(k_change).astype(both.dtype))
-    felt = linear_scan(gates, k_part - both_ways(d_change), True, scans)
+    felt = linear_scan(links, k_part - both_ways(d_change), True, scans)
     return diagonal, diagonal**2 * (d_change + sum_both(felt))
 
 

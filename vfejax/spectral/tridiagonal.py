@@ -100,7 +100,7 @@ def _solve(chain: Sides, couplings: Array, x: Array, scans: Scans) -> Array:
     vanishing minor do no harm.
     """
     ratios, coupled = chain.both[..., None], couplings[..., None]
-    swept = linear_scan(-ratios * pad_front(coupled), ratios * both_ways(x), False, scans)
+    swept = linear_scan(-ratios[1:] * coupled, ratios * both_ways(x), False, scans)
     return chain.diagonal[..., None] * (x - sum_both(pad_front(coupled * swept[:-1])))
 
 
