@@ -122,12 +122,11 @@ def linear_recurrence(
         if x is not None and x.dtype != inputs.dtype:
             raise ValueError(f"{name} must have the dtype of inputs {inputs.dtype}, got {x.dtype}")
     gates, inputs = jnp.moveaxis(gates, axis, 0), jnp.moveaxis(inputs, axis, 0)
-    if initial is not None:
-        if initial.shape != inputs.shape[1:]:
-            raise ValueError(
-                f"initial must be inputs without the sequence axis {inputs.shape[1:]}, "
-                f"got {initial.shape}"
-            )
+    if initial is not None and initial.shape != inputs.shape[1:]:
+        raise ValueError(
+            f"initial must be inputs without the sequence axis {inputs.shape[1:]}, "
+            f"got {initial.shape}"
+        )
     if not inputs.shape[0]:
         return jnp.moveaxis(inputs, 0, axis)
     if initial is not None:
