@@ -40,7 +40,7 @@ lint: $(BIN)/pytest
 	$(BIN)/mypy
 
 docs: $(BIN)/mkdocs
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 	@echo "open build/site/index.html"
 
 wheel:

@@ -1,0 +1,76 @@
+"""Links between the pages of the repository lead somewhere, and nothing is left out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import vfejax
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(vfejax.__file__).parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__"))
+FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as renderers of Markdown make them."""
+    titles = re.findall(r"^#+ (.+)$", _without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = _without_code(page.read_text(encoding="utf-8"))
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        if ":" in target:
+            continue
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in _anchors(place), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_in_pages_exist(page):
+    folders = "examples|notebooks|benchmarks|tests|docs|vfejax"
+    for path in re.findall(rf"`((?:{folders})/[\w./]*)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_readme_names_every_folder():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [folder.name for folder in FOLDERS if not re.search(rf"\b{folder.name}\b", readme)] == []
+
+
+def test_architecture_names_every_module():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## `(\w+)/`", text, flags=re.MULTILINE)
+    sections = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+    missing = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if not _names(sections.get(_folder(path), ""), path.relative_to(PACKAGE / _folder(path)))
+    ]
+    assert missing == []
+
+
+def _folder(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _names(section: str, place: Path) -> bool:
+    return f"`{place.as_posix()}`" in section
+
+
+def test_citation_and_package_have_one_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {vfejax.__version__}\n" in citation
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changelog, re.MULTILINE).group(1) == vfejax.__version__
