@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,4 +185,21 @@ def test_numbers_out_of_range_are_one_line(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         main(["--out", str(tmp_path / "run"), *arguments])
     assert len(str(caught.value)) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_metrics_reach_tensorboard_too_and_go_on_when_resumed(tmp_path):
+    out = tmp_path / "run"
+    assert _run(out, "--steps", "2", "--quiet", "--tensorboard") == 0
+    assert _resume(out, "--steps", "4", "--quiet", "--tensorboard") == 0
+    assert len(list((out / "tensorboard").iterdir())) == 2
+    assert "tensorboard" not in run_directory.read_config(out)
+    assert _run(out, "--steps", "1", "--quiet", "--overwrite") == 0
+    assert not (out / "tensorboard").exists()
+
+
+def test_without_the_extra_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"pip install 'vfejax\[tensorboard\]'"):
+        _run(tmp_path / "run", "--tensorboard")
     assert not (tmp_path / "run").exists()

@@ -2,13 +2,15 @@ import base64
 import html.parser
 import re
 import struct
+from decimal import Decimal
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from vfejax.errors import UserError
-from vfejax.runs.report import figure_png, write_report
+from vfejax.runs import directory as run_directory
+from vfejax.runs.report import Picture, Report, figure_png, write_report
 
 VOID = {"meta", "img"}
 
@@ -172,3 +174,25 @@ def test_misuse_is_refused(write):
 def test_unwritable_report_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*nowhere/report.html"):
         write_report(tmp_path / "nowhere" / "report.html", title="Run", summary_rows=[])
+
+
+def test_words_in_a_column_of_numbers_may_wrap_and_decimals_keep_their_digits(write):
+    path = "/a/very/long/path" * 20
+    page = write(summary_rows=[("data", path), ("error", Decimal("21.40"))])
+    classes = [attributes.get("class") for attributes in page.named("td")]
+    assert classes == [None, "word", None, "number"]
+    assert page.text("td") == ["data", path, "error", "21.40"]
+    style = "".join(page.text("style"))
+    assert re.search(r"td\.word \{[^}]*overflow-wrap: anywhere", style)
+
+
+def test_a_report_of_a_run_writes_its_pictures_and_notes_them(tmp_path):
+    pictures = [Picture("energy", "Energy", "Falls.", Figure(figsize=(1, 1)))]
+    report = Report("Run", [("x", 1.0)], pictures, [("Said.", "hello")], ["Doubt it."])
+    with run_directory.create(tmp_path / "run", {"seed": 3}) as run:
+        report.write(run, {"seed": 3})
+    assert (tmp_path / "run/figures/energy.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "run/report.html").read_text()
+    assert all(piece in page for piece in ("Falls.", "hello", "Doubt it.", "seed"))
+    run_directory.create(tmp_path / "run", {}, overwrite=True).close()
+    assert not (tmp_path / "run/figures").exists()

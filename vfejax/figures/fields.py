@@ -51,7 +51,8 @@ def _grid_axes(shape: Sequence[int], kind: str, lengths: Sequence[float]) -> lis
     num_axes, periodic = KINDS[kind]
     if len(shape) != num_axes or len(lengths) != num_axes:
         raise ValueError(
-            f"a {kind} needs lengths and a grid of dimension {num_axes}, got lengths {tuple(lengths)} and a grid of shape {tuple(shape)}"
+            f"a {kind} needs lengths and a grid of dimension {num_axes}, got lengths "
+            f"{tuple(lengths)} and a grid of shape {tuple(shape)}"
         )
     if not all(math.isfinite(length) and length > 0 for length in lengths):
         raise ValueError(f"lengths must be positive, got {tuple(lengths)}")

@@ -3,7 +3,7 @@
 ``checkpoints/00000200/`` holds ``state/`` (orbax) and ``record.json``: the step, the caller's meta,
 name, type and shape of every leaf, size and CRC-32 of every file. A checkpoint gets its name when
 it is complete, by one rename, so a kill at any moment leaves the earlier ones and, at worst, an
-unnamed rest that nobody reads. Orbax itself notices a missing file but not a flipped bit: the
+unnamed rest that is never read. Orbax itself notices a missing file but not a flipped bit: the
 record notices both, before orbax is asked. For runs of one process.
 """
 

@@ -422,7 +422,7 @@ def _acquire(path: Path) -> io.FileIO:
             f"cannot lock {file}: {one_line(error)}; choose a place on another file system with "
             "--out"
         ) from error
-    with contextlib.suppress(OSError):  # the number is only a courtesy to whoever meets the lock
+    with contextlib.suppress(OSError):  # the number only helps the reader of the message above
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n".encode())
     return lock

@@ -20,30 +20,37 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "Report", "figure_png", "write_report"]
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --page: #f6f7f9; --card: #ffffff; --line: #e1e5eb; --accent: #2f5fd0; }
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --page: #f6f7f9;
+  --card: #ffffff; --line: #e1e5eb; --accent: #2f5fd0; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #9aa5b8; --page: #12151b; --card: #1b2029; --line: #2c3340; --accent: #86a9ff; }
+  :root { --ink: #e6e9ef; --soft: #9aa5b8; --page: #12151b; --card: #1b2029; --line: #2c3340;
+    --accent: #86a9ff; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.5rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow-x: auto; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .9rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .45rem .9rem; text-align: left; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 tr:last-child td { border-bottom: 0; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 td.word { text-align: right; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; }
-figure { margin: 0 0 1.5rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
+figure { margin: 0 0 1.5rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; overflow: hidden; }
 figure .sheet { background: #ffffff; padding: .75rem; text-align: center; }
 figure img { max-width: 100%; height: auto; display: inline-block; }
 figcaption { padding: .8rem 1rem; border-top: 1px solid var(--line); color: var(--soft); }
 figcaption strong { display: block; color: var(--ink); }
 summary { cursor: pointer; padding: .6rem .9rem; color: var(--accent); }
-pre { margin: 0; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
+pre { margin: 0; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, monospace; }
 @media print { body { background: #ffffff; } figure { break-inside: avoid; } }
 """.strip()
@@ -146,7 +153,8 @@ def write_report(
     """
     if any(len(row) != len(summary_header) for row in summary_rows):
         raise ValueError(
-            f"every summary row must have {len(summary_header)} entries to fit the header {tuple(summary_header)}"
+            f"every summary row must have {len(summary_header)} entries to fit the header "
+            f"{tuple(summary_header)}"
         )
     sections = [
         _section("Summary", _table(summary_header, summary_rows) if summary_rows else ""),
@@ -209,13 +217,17 @@ def _figure(title: str, caption: str, png: bytes) -> str:
         raise ValueError(f"figure {title!r} is not a PNG picture")
     data = base64.b64encode(png).decode()
     return (
-        f'<figure><div class="sheet"><img alt="{html.escape(title)}" src="data:image/png;base64,{data}"></div>\n'
+        '<figure><div class="sheet">'
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}"></div>\n'
         f"<figcaption><strong>{html.escape(title)}</strong>{html.escape(caption)}</figcaption></figure>\n"
     )
 
 
 def _passage(caption: str, text: str) -> str:
-    return f"<figure><pre>{html.escape(text)}</pre>\n<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+    return (
+        f"<figure><pre>{html.escape(text)}</pre>\n<figcaption>{html.escape(caption)}</figcaption>"
+        "</figure>\n"
+    )
 
 
 def _settings(config: Mapping[str, Any]) -> str:
@@ -224,7 +236,10 @@ def _settings(config: Mapping[str, Any]) -> str:
         f"<tr><td><code>{html.escape(n)}</code></td><td><code>{html.escape(v)}</code></td></tr>\n"
         for n, v in rows
     )
-    return f'<details class="card"><summary>{len(rows)} settings</summary><table>\n{body}</table></details>\n'
+    return (
+        f'<details class="card"><summary>{len(rows)} settings</summary><table>\n{body}</table>'
+        "</details>\n"
+    )
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -98,7 +98,8 @@ def _measured(config: SimulateConfig, k: int, shape: tuple[int, ...], dtype: Any
     if config.observation_matrix is None:
         if dim != k:
             raise UserError(
-                f"--observations {config.observations}: rows have {dim} numbers, but beliefs have k = {k} components; "
+                f"--observations {config.observations}: rows have {dim} numbers, but beliefs "
+                f"have k = {k} components; "
                 "give --observation-matrix, or other --irreps"
             )
         matrix = np.eye(k)
@@ -140,7 +141,8 @@ def _on_grid(
         return values, present.astype(float)
     if points[present].max() >= num_points:
         raise UserError(
-            f"--observations {config.observations}: point {points[present].max()} is outside the grid of {num_points} points"
+            f"--observations {config.observations}: point {points[present].max()} is outside "
+            f"the grid of {num_points} points"
         )
     if not shape:
         return values, present.astype(float)
@@ -190,7 +192,8 @@ def build(config: SimulateConfig) -> Problem:
     elif population is None:
         if config.group != "so3" or set(config.irreps) != {1}:
             raise UserError(
-                f"--group {config.group} --irreps {' '.join(map(str, config.irreps))}: the embedded problem needs copies of spin 1; "
+                f"--group {config.group} --irreps {' '.join(map(str, config.irreps))}: the "
+                "embedded problem needs copies of spin 1; "
                 "give --observations or --initial for other representations"
             )
         observations, truth = sensor_network.simulate(
@@ -213,7 +216,8 @@ def build(config: SimulateConfig) -> Problem:
         )
     if observations is not None and observations.values.shape[0] != num_agents:
         raise UserError(
-            f"--observations {config.observations} has {observations.values.shape[0]} agents, --initial {config.initial} has {num_agents}"
+            f"--observations {config.observations} has {observations.values.shape[0]} agents, "
+            f"--initial {config.initial} has {num_agents}"
         )
     edges = (
         None
@@ -249,15 +253,18 @@ def _initial(
     )
     if given[-1] != k:
         raise UserError(
-            f"--initial {config.initial}: beliefs have k = {given[-1]} components, but {source} gives {k}"
+            f"--initial {config.initial}: beliefs have k = {given[-1]} components, but "
+            f"{source} gives {k}"
         )
     if given[1:-1] != shape:
         raise UserError(
-            f"--initial {config.initial}: fields live on a grid {given[1:-1]}, but --base {config.base} --grid gives {shape}"
+            f"--initial {config.initial}: fields live on a grid {given[1:-1]}, but --base "
+            f"{config.base} --grid gives {shape}"
         )
     if population.phi.shape[-1] != num_generators:
         raise UserError(
-            f"--initial {config.initial}: phi has {population.phi.shape[-1]} components, but {source} has {num_generators} generators"
+            f"--initial {config.initial}: phi has {population.phi.shape[-1]} components, but "
+            f"{source} has {num_generators} generators"
         )
     return population
 

@@ -186,7 +186,8 @@ def _summary(
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
     lines = [
-        f"{summary['agents']} agents, {summary['steps']} steps, {summary['seconds']} s: free energy "
+        f"{summary['agents']} agents, {summary['steps']} steps, {summary['seconds']} s: free "
+        "energy "
         f"{summary['initial_energy_nats']:.6g} -> {summary['final_energy_nats']:.6g} nats"
     ]
     if "errors" in summary:
@@ -195,7 +196,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         )
         for name, row in summary["errors"].items():
             lines.append(
-                f"{name:<36} {1e3 * row['landmark_error_m']:>9.1f} mm {row['rotation_error_deg']:>16.2f} deg"
+                f"{name:<36} {1e3 * row['landmark_error_m']:>9.1f} mm "
+                f"{row['rotation_error_deg']:>16.2f} deg"
             )
     return "\n".join(lines)
 
@@ -248,8 +250,9 @@ def _truth_pictures(
     }
     levels = {name: (place, math.degrees(_rms(turns))) for name, (place, turns) in rows.items()}
     caption = (
-        "Root-mean-square errors against the truth. Alone, an agent measures its landmarks but knows nothing of the others' "
-        "orientation; two agents can register their raw data; the best possible is the maximum-likelihood registration of all data."
+        "Root-mean-square errors against the truth. Alone, an agent measures its landmarks but "
+        "knows nothing of the others' orientation; two agents can register their raw data; the "
+        "best possible is the maximum-likelihood registration of all data."
     )
     bars = [(name, *level) for name, level in levels.items()]
     yield Picture("errors", "What alignment buys", caption, energy_figures.error_bars(bars))
@@ -263,7 +266,10 @@ def _truth_pictures(
             floors=floors,
             ylabel=f"rms error, {what}",
         )
-        caption = "Error against the truth over the run; maximum likelihood reaches the lower line with the same data."
+        caption = (
+            "Error against the truth over the run; maximum likelihood reaches the lower line with "
+            "the same data."
+        )
         yield Picture(
             f"convergence_{column.split('_')[0]}", f"Convergence: {what}", caption, figure
         )
@@ -285,7 +291,10 @@ def _energy_pictures(metrics: dict) -> Iterator[Picture]:
         figure = energy_figures.energy_drift(
             metrics["step"], metrics["total"], metrics["kinetic"], metrics["hamiltonian"]
         )
-        caption = "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, takes energy out on purpose."
+        caption = (
+            "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, "
+            "takes energy out on purpose."
+        )
         yield Picture("energy_drift", "Hamiltonian energies", caption, figure)
 
 
@@ -305,11 +314,12 @@ def _population_pictures(
         truth, cross = None, ""
         if problem.truth is not None:
             truth = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)[index]
-            cross = " Crosses: the truth, up to the one global rotation that nobody can know."
+            cross = " Crosses: the truth, up to the one global rotation that no data can tell."
         panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
         caption = (
-            f"Every agent's belief about each landmark{where}, carried to the common frame and projected to the x-y plane, with 1 and "
-            f"2 sigma ellipses. Before, nobody knows how the others are turned; after, they share one frame.{cross}"
+            f"Every agent's belief about each landmark{where}, carried to the common frame and "
+            "projected to the x-y plane, with 1 and 2 sigma ellipses. Before, no agent knows how "
+            f"the others are turned; after, they share one frame.{cross}"
         )
         figure = population_figures.belief_ellipses(panels, truth=truth)
         yield Picture("beliefs", "Beliefs in the common frame", caption, figure)
@@ -325,7 +335,10 @@ def _population_pictures(
         for when, state in (("start", problem.population), ("end", population)):
             picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], _at_point(state, index))
             weights = attention_fn(*picked, problem.group, config.temperature)
-            caption = f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the {when}."
+            caption = (
+                f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
+                f"{when}."
+            )
             figure = population_figures.attention_matrix(np.asarray(weights))
             yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
