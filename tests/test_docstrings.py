@@ -57,7 +57,6 @@ PENDING = {
     # problems
     "vfejax.problems.sensor_network",
     # cli
-    "vfejax.cli.language_models",
     "vfejax.cli.options",
     "vfejax.cli.simulate.problem",
     "vfejax.cli.simulate.report",

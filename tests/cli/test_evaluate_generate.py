@@ -4,15 +4,18 @@ none.
 
 import json
 import math
+import os
 import shutil
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from helpers.tiny_run import TINY_TRAINING as TINY
 
-from vfejax.cli import language_models
+from vfejax.cli import trained as trained_runs
 from vfejax.cli.main import main
+from vfejax.data.spelling import spelled_nats
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
 
@@ -42,7 +45,7 @@ def test_evaluation_repeats_what_the_training_reported(run, tmp_path):
 
 def test_the_figures_belong_together_and_are_the_models(run, tmp_path):
     found = _evaluate(run, tmp_path / "e.json", "--text", run.parent / "text.txt")
-    trained = language_models.load(run)
+    trained = trained_runs.read(run)
     tokens = trained.vocabulary.encode(TEXT)
     assert found["tokens_predicted"] == len(tokens) - 1
     apply = jax.jit(trained.model.apply)
@@ -107,6 +110,15 @@ def test_temperature_zero_and_top_one_agree_whatever_the_seed(run, capsys):
         ("generate", ["--prompt", ""], ["--prompt"]),
         ("generate", ["--prompt", "the X"], ["--prompt", "'X'"]),
         ("generate", ["--tokens", "0"], ["--tokens 0"]),
+        ("generate", ["--tokens", "1" + 23 * "0"], ["--tokens 1000", "between 1 and 1000000"]),
+        (
+            "generate",
+            ["--prompt", "at", "--tokens", "999999"],
+            ["--prompt", "2 tokens", "more than the 1 "],
+        ),
+        ("generate", ["--seed", "-1"], ["--seed -1"]),
+        ("generate", ["--seed", str(2**63)], ["--seed 9223372036854775808"]),
+        ("evaluate", ["--text", "a\0b"], ["'a\\x00b'", "NUL"]),
         ("generate", ["--temperature", "-1"], ["--temperature -1"]),
         ("generate", ["--top-k", "-1"], ["--top-k -1"]),
         ("generate", ["--top-p", "0"], ["--top-p 0"]),
@@ -123,7 +135,7 @@ def test_bad_input_is_one_line(command, flags, pieces, run, refused, tmp_path):
     [
         ("batch_size = 4", "batch_size = 0", ["config.toml: --batch-size 0", "at least 1"]),
         ("batch_size = 4", "batch_size = -4", ["config.toml: --batch-size -4"]),
-        ("heads = 2", "heads = 0", ["heads 0"]),
+        ("heads = 2", "heads = 0", ["config.toml", "heads must be at least 1, got 0"]),
         ("heads = 2", "heads = true", ["config.toml: 'transformer.heads'", "integer"]),
         ("heads = 2", "hats = 2", ["config.toml: unknown key 'transformer.hats'"]),
         ("max_words = 20000", "max_words = 0", ["config.toml: --max-words 0"]),
@@ -149,13 +161,185 @@ def test_options_of_other_models_are_neither_stored_nor_read(run, tmp_path, caps
     assert _generate(capsys, other, "--tokens", 3) == _generate(capsys, run, "--tokens", 3)
 
 
-def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, refused, tmp_path):
+def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, copy, refused, tmp_path):
     other = tmp_path / "simulation"
     other.mkdir()
     (other / "config.toml").write_text("agents = 3\n")
     refused(tmp_path / "out", ["--run", other], "holds no trained model", command="generate")
-    for name in ("config.toml", "vocabulary.json"):
-        (other / name).write_bytes((run / name).read_bytes())
-    refused(tmp_path / "out", ["--run", other], "no weights yet", command="generate")
-    (other / "vocabulary.json").write_text("[]")
-    refused(tmp_path / "out", ["--run", other], "vocabulary.json", command="evaluate")
+    (other / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    pieces = ("no weights yet", f"--resume --out {other}")
+    refused(tmp_path / "out", ["--run", other], *pieces, command="generate")
+    for content in ("[]", "[" * 100_000):
+        (copy / "vocabulary.json").write_text(content)
+        line = refused(tmp_path / "out", ["--run", copy], "vocabulary.json", command="evaluate")
+        assert "--overwrite" not in line
+
+
+# --- the data of a run ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The run, and a text file of its own."""
+    out = shutil.copytree(run, tmp_path / "copy")
+    text = tmp_path / "moved.txt"
+    text.write_text(TEXT)
+    _edit(out, str(run.parent / "text.txt"), str(text))
+    return out
+
+
+def _edit(out, old, new):
+    content = (out / "config.toml").read_text()
+    assert old in content
+    (out / "config.toml").write_text(content.replace(old, new))
+
+
+def test_a_text_that_has_moved_is_the_same_text(run, copy, tmp_path):
+    found = _evaluate(copy, tmp_path / "e.json")
+    assert found | {"run": ""} == _evaluate(run, tmp_path / "f.json") | {"run": ""}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["!" + TEXT, TEXT.replace("c", "z"), TEXT[:-1] + "!"],
+    ids=["shifted", "same size", "valid"],
+)
+def test_changed_data_are_named_and_the_vocabulary_stays(changed, copy, refused, tmp_path):
+    text = tmp_path / "moved.txt"
+    text.write_text(changed)
+    vocabulary = (copy / "vocabulary.json").read_bytes()
+    pieces = (str(text), "changed", "--text")
+    refused(tmp_path / "out", ["--run", copy], *pieces, command="evaluate")
+    line = refused(copy, ["--resume", "--steps", "10"], str(text), "changed", command="train")
+    assert "--overwrite" not in line
+    text.unlink()
+    refused(tmp_path / "out", ["--run", copy], str(text), "does not exist", command="evaluate")
+    assert (copy / "vocabulary.json").read_bytes() == vocabulary
+
+
+def test_any_text_is_read_with_the_vocabulary_of_the_run(run, copy, tmp_path):
+    # Without a record of the data, as in a run of the first version, there is nothing to compare.
+    (copy / "inputs.json").unlink()
+    (tmp_path / "moved.txt").write_text("!" + TEXT)
+    found = _evaluate(copy, tmp_path / "e.json")
+    before = _evaluate(run, tmp_path / "f.json")
+    # One more character shifts the validation text by one: the same model, nearly the same text.
+    np.testing.assert_allclose(
+        found["loss_nats_per_token"], before["loss_nats_per_token"], rtol=0.05
+    )
+    assert found["unknown_tokens"] == 0
+
+
+def test_unknown_characters_are_counted_and_paid_for(run, tmp_path):
+    (tmp_path / "known.txt").write_text(TEXT)
+    (tmp_path / "strange.txt").write_text(TEXT.replace("c", "z"))
+    known, strange = (
+        _evaluate(run, tmp_path / f"{name}.json", "--text", tmp_path / f"{name}.txt")
+        for name in ("known", "strange")
+    )
+    assert known["unknown_tokens"] == 0
+    np.testing.assert_allclose(strange["unknown_tokens"], TEXT.count("c") / len(TEXT))
+    # All unknown ones are z: the first costs 8 bits, and soon they cost almost nothing.
+    spelled = spelled_nats(["z"] * TEXT.count("c"), ends=False)
+    found = strange["bits_per_byte"] - strange["loss_nats_per_token"] / math.log(2)
+    np.testing.assert_allclose(found, spelled / math.log(2) / len(TEXT), rtol=1e-9)
+
+
+def test_a_text_shorter_than_a_window_is_scored(run, tmp_path):
+    (tmp_path / "short.txt").write_text("cat")
+    found = _evaluate(run, tmp_path / "e.json", "--text", tmp_path / "short.txt")
+    assert found["tokens_predicted"] == 2
+
+
+# --- prompts and outputs -------------------------------------------------------------------------
+
+
+def test_without_a_prompt_a_text_begins_with_what_the_vocabulary_has(copy, capsys):
+    assert _generate(capsys, copy, "--tokens", 12).startswith("\n")
+    content = (copy / "vocabulary.json").read_text()
+    (copy / "vocabulary.json").write_text(content.replace("\\n", "\\u0001"))
+    assert _generate(capsys, copy, "--tokens", 12).startswith("\u0001")
+
+
+def test_a_file_is_replaced_only_when_asked(run, refused, tmp_path):
+    for command in ("evaluate", "generate"):
+        out = tmp_path / command
+        out.write_text("mine")
+        refused(out, ["--run", run], "exists already", "--overwrite", command=command)
+        assert out.read_text() == "mine"
+        assert main([command, "--run", str(run), "--out", str(out), "--overwrite", "--quiet"]) == 0
+        assert out.read_text() != "mine"
+        assert main([command, "--run", str(run), "--out", os.devnull, "--quiet"]) == 0
+        assert os.path.exists(os.devnull)
+        assert not os.path.isfile(os.devnull)
+
+
+# --- tokenizers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def subword_run(tmp_path_factory, library_promotion):
+    """A run with a byte-level pair encoding, whose file has gone since."""
+    folder = tmp_path_factory.mktemp("subwords")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=270, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "text.txt").write_text(TEXT)
+    flags = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet"]
+    flags += ["--vocabulary", str(folder / "tokenizer.json"), "--steps", "4"]
+    assert main(["train", "--out", str(folder / "run"), *TINY, *flags]) == 0
+    (folder / "tokenizer.json").unlink()
+    return folder / "run"
+
+
+def test_a_tokenizer_of_the_library_is_kept_in_the_run(subword_run, tmp_path):
+    found = _evaluate(subword_run, tmp_path / "e.json")
+    assert (
+        found["loss_nats_per_token"]
+        == json.loads((subword_run / "summary.json").read_text())["valid"]["loss_nats_per_token"]
+    )
+    # A byte-level encoding spells everything: bits per byte are those of its tokens, and none of
+    # them is unknown.
+    assert "unknown_tokens" not in found
+    text = TEXT[int(len(TEXT) * 0.9) :]
+    num_tokens = len(trained_runs.read(subword_run).vocabulary.encode(text))
+    assert num_tokens < 0.7 * len(text)
+    expected = found["loss_nats_per_token"] * num_tokens / len(text) / math.log(2)
+    np.testing.assert_allclose(found["bits_per_byte"], expected, rtol=1e-12)
+
+
+def test_bytes_of_a_prompt_come_back_as_they_came(subword_run, tmp_path):
+    out = tmp_path / "g.txt"
+    flags = ["--prompt", "caf\udce9 the ", "--tokens", "5", "--out", str(out), "--quiet"]
+    assert main(["generate", "--run", str(subword_run), *flags]) == 0
+    assert out.read_bytes().startswith(b"caf\xe9 the ")
+
+
+def test_a_run_with_a_tokenizer_goes_on(subword_run, tmp_path):
+    out = shutil.copytree(subword_run, tmp_path / "copy")
+    before = (out / "vocabulary.json").read_bytes()
+    assert main(["train", "--resume", "--out", str(out), "--steps", "8", "--quiet"]) == 0
+    assert (out / "vocabulary.json").read_bytes() == before
+    assert json.loads((out / "summary.json").read_text())["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "pieces"),
+    [(None, ["does not exist"]), ("{}", ["holds no tokenizer"]), ("[" * 10**5, ["too deeply"])],
+    ids=["absent", "empty", "deep"],
+)
+def test_a_file_that_is_no_tokenizer_is_named(content, pieces, run, refused, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    flags = [*TINY, "--synthetic.kind", "none", "--text", run.parent / "text.txt"]
+    flags += ["--vocabulary", path]
+    refused(tmp_path / "run", flags, str(path), *pieces, command="train")
+    refused(tmp_path / "run", [*flags, "--vocabulary", "letters"], "letters", command="train")
+    assert not (tmp_path / "run").exists()

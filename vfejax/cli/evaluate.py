@@ -8,17 +8,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vfejax.cli import language_models, output
 from vfejax.cli import options as configuration
+from vfejax.cli import output, trained
 from vfejax.cli.options import check
 from vfejax.cli.train.config import with_options
-from vfejax.cli.train.corpora import train_corpus
+from vfejax.cli.train.corpora import named_inputs, train_corpus
+from vfejax.cli.train.model import build
+from vfejax.cli.trained import Trained
 from vfejax.data import corpus
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Split
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models.table import MODELS
+from vfejax.runs import inputs
 from vfejax.training import sharding
 from vfejax.training.evaluate import evaluator
 from vfejax.training.scores import Measured, scores
@@ -78,10 +81,23 @@ def split_scores(measured: Measured, split: Split, tokenizer: Tokenizer) -> dict
     )
 
 
-def _split(config: EvaluateConfig, trained: language_models.Trained) -> Split:
+def _split(config: EvaluateConfig, of: Trained) -> Split:
+    """The text of ``--text``, or a part of the run's own data, if these are still what they were.
+
+    Both are read with the run's own tokenizer.
+    """
     if config.text is not None:
-        return corpus.load_split(config.text, trained.vocabulary)
-    split = getattr(train_corpus(trained.config, trained.vocabulary), config.split)
+        return corpus.load_split(config.text, of.vocabulary)
+    try:
+        inputs.check(config.run, named_inputs(of.config))
+        data = train_corpus(of.config, of.vocabulary)
+    except UserError as error:
+        problem, _, _ = str(error).rpartition("; ")
+        raise UserError(
+            f"{problem or error}; put the data of {config.run} back, or give another text with "
+            "--text"
+        ) from error
+    split = getattr(data, config.split)
     if split is None:
         raise UserError(
             f"--split {config.split}: the data of {config.run} has no such part; choose train or "
@@ -90,28 +106,27 @@ def _split(config: EvaluateConfig, trained: language_models.Trained) -> Split:
     return split
 
 
-def _ablated(trained: language_models.Trained) -> dict[str, SequenceModel]:
+def _ablated(of: Trained) -> dict[str, SequenceModel]:
     """The model's ablations by name; none for most models."""
-    config = trained.config
     return {
-        name: language_models.build(with_options(config, **changes), trained.vocabulary.size)
-        for name, changes in MODELS[config.model].ablations.items()
+        name: build(with_options(of.config, **changes), of.vocabulary.size)
+        for name, changes in MODELS[of.config.model].ablations.items()
     }
 
 
-def _figures(config: EvaluateConfig, trained: language_models.Trained) -> dict[str, Any]:
+def _figures(config: EvaluateConfig, of: Trained) -> dict[str, Any]:
     """What is found, by name."""
-    split, settings = _split(config, trained), trained.config
-    padding = trained.vocabulary.padding_id
+    split, settings = _split(config, of), of.config
+    padding = of.vocabulary.padding_id
     mesh = sharding.data_mesh(settings.batch_size)
     windows = evaluation_windows(
         split.tokens, settings.length, settings.batch_size, padding, limit=config.windows or None
     )
-    measured = evaluator(trained.model, mesh, padding)(trained.params, windows)
-    figures = {"run": str(config.run), "step": trained.step, "of": str(config.text or config.split)}
-    figures |= split_scores(measured, split, trained.vocabulary)
-    for name, model in _ablated(trained).items():
-        without = evaluator(model, mesh, padding)(trained.params, windows)
+    measured = evaluator(of.model, mesh, padding)(of.params, windows)
+    figures = {"run": str(config.run), "step": of.step, "of": str(config.text or config.split)}
+    figures |= split_scores(measured, split, of.vocabulary)
+    for name, model in _ablated(of).items():
+        without = evaluator(model, mesh, padding)(of.params, windows)
         figures[f"{name}_loss_nats_per_token"] = without.nats_per_token
     return figures
 
@@ -121,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     config = configuration.parse(EvaluateConfig, arguments, program="vfejax evaluate")
     check(config.windows >= 0, "windows", config.windows, "at least 0")
     output.check_replaceable(config.out, config.overwrite)
-    figures = _figures(config, language_models.load(config.run))
+    figures = _figures(config, trained.read(config.run))
     if config.out is not None:
         output.write(config.out, json.dumps(figures, indent=2) + "\n")
     if not config.quiet:

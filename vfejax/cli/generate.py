@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vfejax.cli import language_models, output
 from vfejax.cli import options as configuration
-from vfejax.cli.options import check
+from vfejax.cli import output, trained
+from vfejax.cli.options import check, check_seed
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
@@ -21,7 +21,6 @@ from vfejax.types import PyTree, SequenceModel
 __all__ = ["GenerateConfig", "continuation", "main"]
 
 _MOST_TOKENS = 1_000_000  # of prompt and continuation, which are decoded in one compiled loop
-_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _check(config: GenerateConfig) -> None:
     check(0 <= temperature < float("inf"), "temperature", temperature, "at least 0 and finite")
     check(config.top_k >= 0, "top-k", config.top_k, "at least 0")
     check(0 < config.top_p <= 1, "top-p", config.top_p, "above 0 and at most 1")
-    check(0 <= config.seed <= _LARGEST_SEED, "seed", config.seed, f"between 0 and {_LARGEST_SEED}")
+    check_seed(config.seed)
 
 
 def _encode(prompt: str, tokenizer: Tokenizer, num_tokens: int) -> np.ndarray:
@@ -115,12 +114,12 @@ def main(arguments: Sequence[str]) -> int:
     config = configuration.parse(GenerateConfig, arguments, program="vfejax generate")
     _check(config)
     output.check_replaceable(config.out, config.overwrite)
-    trained = language_models.load(config.run)
-    tokenizer = trained.vocabulary
+    run = trained.read(config.run)
+    tokenizer = run.vocabulary
     prompt = tokenizers.opening(tokenizer) if config.prompt is None else config.prompt
     new = continuation(
-        trained.model,
-        trained.params,
+        run.model,
+        run.params,
         _encode(prompt, tokenizer, config.tokens),
         num_tokens=config.tokens,
         seed=config.seed,

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, TypeVar
 
 import tyro
 
-from vfejax.cli import toml_values
 from vfejax.errors import UserError
 from vfejax.runs import directory as run_directory
 from vfejax.runs import inputs as run_inputs
+from vfejax.runs import toml_values
 from vfejax.runs.seeds import LARGEST_SEED
 
 __all__ = [

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,7 +55,7 @@ def from_arrays(
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+    if dtype == np.float64 and jnp.result_type(float) != np.float64:
         raise UserError(f"{source}: double precision needs JAX's 64-bit mode; set JAX_ENABLE_X64=1")
     raw = _named_arrays(arrays, source)
     _check_shapes(raw, source)

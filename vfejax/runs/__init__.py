@@ -1,4 +1,6 @@
-"""Runs: the directory, its checkpoints, metrics, progress and report."""
+"""Runs: the directory, its checkpoints, metrics, progress and report; and ``load``, which reads a
+run back.
+"""
 
 from vfejax.runs import (
     checkpoint,
@@ -9,15 +11,22 @@ from vfejax.runs import (
     progress,
     report,
     seeds,
+    tensorboard,
+    toml_values,
 )
+from vfejax.runs.load import Run, load
 
 __all__ = [
+    "Run",
     "checkpoint",
     "directory",
     "inputs",
     "interrupt",
+    "load",
     "loop",
     "progress",
     "report",
     "seeds",
+    "tensorboard",
+    "toml_values",
 ]

@@ -70,6 +70,7 @@ def evaluate(
     def batch_nats(batch: Array) -> tuple[Array, Array]:
         # Padding stands behind the tokens, and reaches no earlier one: logits need no mask.
         known = training_batch(batch, padding)
+        assert known.targets is not None  # for the type checker
         logits = model.apply(params, known.tokens, None).logits
         counts = counted_targets(known, padding)
         nats, _ = token_nats(logits, known.targets, counts=counts)

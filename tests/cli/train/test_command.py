@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from helpers.tiny_run import TINY_TRAINING as TINY
 
-from vfejax.cli import language_models
 from vfejax.cli.main import main
 from vfejax.cli.train import command as train_command
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
+from vfejax.runs.load import BEST, load
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -67,7 +67,7 @@ def test_the_summary_is_of_the_best_weights(finished):
     summary = json.loads((finished / "summary.json").read_text())
     metrics = run_directory.read_metrics(finished)
     assert summary["best_step"] == metrics["step"][np.nanargmin(metrics["valid_loss"])]
-    assert checkpoint.steps(finished / language_models.BEST) == [summary["best_step"]]
+    assert checkpoint.steps(finished / BEST) == [summary["best_step"]]
     assert summary["tokens_trained"] == 8 * 4 * 8
     assert metrics["valid_loss"][-1] < metrics["valid_loss"][0] - 0.05  # nats: it learns
     valid = summary["valid"]
@@ -230,7 +230,7 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
     # The first evaluation is the best; two more without a better one are enough.
     assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4]
     assert checkpoint.latest_step(out) == 4
-    assert checkpoint.latest_step(out / language_models.BEST) == 0
+    assert checkpoint.latest_step(out / BEST) == 0
     assert json.loads((out / "summary.json").read_text())["stopped_early"] is True
     before = {name: (out / name).read_bytes() for name in ("metrics.csv", "config.toml")}
     assert main(["train", "--out", str(out), "--resume", "--steps", "200"]) == 0
@@ -328,10 +328,8 @@ def _same(out, unbroken):
     """Metrics byte for byte, and every weight, the best ones too."""
     assert (out / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
     assert (out / "config.toml").read_bytes() == (unbroken / "config.toml").read_bytes()
-    assert checkpoint.steps(out / language_models.BEST) == checkpoint.steps(
-        unbroken / language_models.BEST
-    )
-    found, wanted = language_models.load(out), language_models.load(unbroken)
+    assert checkpoint.steps(out / BEST) == checkpoint.steps(unbroken / BEST)
+    found, wanted = load(out), load(unbroken)
     for x, y in zip(jax.tree.leaves(found.params), jax.tree.leaves(wanted.params), strict=True):
         assert np.array_equal(x, y)
     keys = ("valid", "best_step", "steps")
@@ -373,7 +371,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(how, unbroken, start_process, tmp_pat
 def test_a_best_that_is_later_than_the_checkpoint_is_made_again(unbroken, tmp_path):
     out = shutil.copytree(unbroken, tmp_path / "copy")
     # As after a kill between the evaluation at step 60 and the checkpoint of step 60.
-    assert checkpoint.latest_step(out / language_models.BEST) == 60
+    assert checkpoint.latest_step(out / BEST) == 60
     shutil.rmtree(out / "checkpoints" / f"{60:08d}")
     assert _resume(out) == 0
     _same(out, unbroken)
@@ -383,20 +381,18 @@ def test_a_run_without_checkpoints_begins_again_without_the_old_best(finished, t
     out = shutil.copytree(finished, tmp_path / "copy")
     shutil.rmtree(out / "checkpoints")
     # The best of another life, later than any step of this one.
-    best = out / language_models.BEST / "checkpoints"
+    best = out / BEST / "checkpoints"
     shutil.copytree(next(best.iterdir()), best / f"{50:08d}")
     assert _resume(out) == 0
     assert (out / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
-    assert checkpoint.steps(out / language_models.BEST) == checkpoint.steps(
-        finished / language_models.BEST
-    )
+    assert checkpoint.steps(out / BEST) == checkpoint.steps(finished / BEST)
 
 
 def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
     finished, tmp_path, capsys
 ):
     out = shutil.copytree(finished, tmp_path / "copy")
-    shutil.rmtree(out / language_models.BEST)  # lost: those of the checkpoint take their place
+    shutil.rmtree(out / BEST)  # lost: those of the checkpoint take their place
     assert main(["train", "--out", str(out), "--resume", "--steps", "13"]) == 0
     said = capsys.readouterr().err
     jump = r"the learning rate goes from 0.0002 to 0.00\d+ at step 8, since .* ends at step 13"
@@ -409,14 +405,14 @@ def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
     assert np.isfinite(metrics["valid_loss"][-3:]).tolist() == [False, True, True]
     assert checkpoint.steps(out) == [8, 12, 13]
     best = int(np.nanargmin(metrics["valid_loss"][4:])) + 4
-    assert checkpoint.steps(out / language_models.BEST) == [metrics["step"][best]]
+    assert checkpoint.steps(out / BEST) == [metrics["step"][best]]
 
 
 def test_the_best_weights_of_the_newest_checkpoint_stay_until_a_newer_one_is_complete(tmp_path):
     params = {"x": np.arange(3.0)}
     with run_directory.create(tmp_path / "run", {}) as run:
         weights = train_command._BestWeights(run)
-        folder = run.path / language_models.BEST
+        folder = run.path / BEST
         weights.save(0, params, 3.0)
         weights.saved(train_command._best(3.0, 0, 0))
         for step, kept in ((2, [0, 2]), (4, [0, 4])):

@@ -12,7 +12,6 @@ import pytest
 import scipy.linalg
 from jax.test_util import check_grads
 
-from vfejax.cli import language_models
 from vfejax.cli.main import main
 from vfejax.models.quantum import model as quantum_transformer
 from vfejax.models.quantum.layers import (
@@ -23,6 +22,7 @@ from vfejax.models.quantum.layers import (
     rare_token_dephasing,
 )
 from vfejax.models.quantum.model import QuantumTransformerConfig, decohered_difference
+from vfejax.runs import load
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
@@ -330,7 +330,7 @@ def test_a_run_trains_evaluates_with_its_ablation_and_generates(tmp_path, capsys
     every = [*("--log-every", "2"), *("--eval-every", "4"), *("--checkpoint-every", "4")]
     flags = ["--text", str(text), "--out", str(run), "--quiet"]
     assert main(["train", "--model", "quantum", *small, *size, *every, *flags]) == 0
-    trained = language_models.load(run)
+    trained = load(run)
     frequent = trained.params["tokens"]["dephasing"][trained.vocabulary.encode("t ")]
     rare = trained.params["tokens"]["dephasing"][trained.vocabulary.encode("c")]
     assert frequent.min() > rare.max()

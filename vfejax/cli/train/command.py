@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from vfejax.cli import language_models
 from vfejax.cli import session as sessions
 from vfejax.cli.session import Session
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import TrainConfig, check_values, model_options, parse
 from vfejax.cli.train.corpora import named_inputs, train_corpus
+from vfejax.cli.train.model import build as build_model
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -25,6 +25,7 @@ from vfejax.data.tokenizers import Tokenizer
 from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint, loop
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
@@ -100,7 +101,7 @@ def _trainer(
 def _task(config: TrainConfig) -> Task:
     data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
-    model = language_models.build(config, data.vocabulary.size, data.train.tokens)
+    model = build_model(config, data.vocabulary.size, data.train.tokens)
     rate = _learning_rate(config)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(random_key(config.seed), 1)
@@ -123,11 +124,11 @@ class _BestWeights:
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._path = run.path / language_models.BEST
+        self._path = run.path / BEST
         self._known = -1  # step of those that the newest checkpoint knows
 
     def save(self, step: int, params: PyTree, loss: float) -> None:
-        self._run.file(f"{language_models.BEST}/checkpoints/")
+        self._run.file(f"{BEST}/checkpoints/")
         meta = {"step": step, "valid_loss": loss}
         checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
 

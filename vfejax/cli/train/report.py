@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.cli import generate, language_models
+from vfejax.cli import generate
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.train.config import TrainConfig
 from vfejax.data import tokenizers
@@ -22,6 +22,7 @@ from vfejax.models import sampling
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.load import BEST
 from vfejax.runs.report import Picture, Report
 from vfejax.runs.seeds import random_key
 from vfejax.training.evaluate import EvaluateFn
@@ -212,7 +213,7 @@ def build(
         UserError: when the best weights or the metrics cannot be read.
     """
     metrics = run_directory.read_metrics(run, required=_LOSSES)
-    best = run.path / language_models.BEST
+    best = run.path / BEST
     params, meta = checkpoint.restore(best, jax.eval_shape(model.init, random_key(config.seed)))
     summary = _summary(config, corpus, params, metrics, evaluate_fn)
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}

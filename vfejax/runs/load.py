@@ -1,0 +1,175 @@
+"""A run read back: its settings, its metrics, its summary, and the language model that it trained.
+
+``vfejax.runs.load(path)`` is the function of this module.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.data import tokenizers
+from vfejax.data.files import one_line, read_errors
+from vfejax.data.tokenizers import Tokenizer
+from vfejax.errors import UserError
+from vfejax.runs import checkpoint, directory, toml_values
+from vfejax.types import PyTree, SequenceModel
+
+if TYPE_CHECKING:
+    from vfejax.models.table import Entry
+
+__all__ = ["BEST", "Run", "load"]
+
+BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
+
+
+class Run(NamedTuple):
+    """What a run left.
+
+    Attributes:
+        path: its directory.
+        config: its settings, as ``config.toml`` has them.
+        metrics: the columns of ``metrics.csv``, ``[rows]`` each; empty until the first logged step.
+        summary: what ``summary.json`` says; None until the run has ended.
+        model: the language model it trained; None, as the fields below, for any other run, and for
+            one that has not been evaluated yet.
+        params: its best weights.
+        vocabulary: the tokenizer it reads with.
+        step: number of updates after which those weights were saved.
+        valid_loss: their validation loss, in nats per token.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+    summary: dict[str, Any] | None
+    model: SequenceModel | None = None
+    params: PyTree = None
+    vocabulary: Tokenizer | None = None
+    step: int | None = None
+    valid_loss: float | None = None
+
+
+def load(path: str | os.PathLike) -> Run:
+    """Read a run, whichever command made it. It may still be going.
+
+    Args:
+        path: the directory of the run.
+
+    Returns:
+        The run. Of the options of models, only those of the one it trained are read.
+
+    Raises:
+        UserError: when it is no run, when a file is damaged, and when its weights are float64
+            while JAX is not in 64-bit mode; the message names file and remedy.
+
+    >>> import tempfile
+    >>> from vfejax.runs import directory
+    >>> place = Path(tempfile.mkdtemp()) / "run"
+    >>> with directory.create(place, {"steps": 10}) as held:
+    ...     directory.append_metrics(held, ("step", "energy"), [(0, 2.5), (10, 1.5)])
+    >>> run = load(place)  # vfejax.runs.load(place)
+    >>> run.config["steps"], run.metrics["energy"].tolist(), run.summary
+    (10, [2.5, 1.5], None)
+    """
+    path = Path(path)
+    config = directory.read_config(path)
+    run = Run(path, config, _metrics(path), _summary(path))
+    return run if "model" not in config else _with_model(run)
+
+
+def _metrics(path: Path) -> dict[str, np.ndarray]:
+    file = path / "metrics.csv"
+    with read_errors(file):
+        written = file.exists() and file.stat().st_size > 0
+    # Before its first line is complete, the header of a run that is going may be half there.
+    if not written or b"\n" not in _first_bytes(file):
+        return {}
+    return directory.read_metrics(path)
+
+
+def _first_bytes(file: Path) -> bytes:
+    with read_errors(file), open(file, "rb") as opened:
+        return opened.readline()
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    file = path / "summary.json"
+    if not file.exists():
+        return None
+    with read_errors(file):
+        content = file.read_bytes()
+    try:
+        summary = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not readable: {one_line(error)}; remove it, and vfejax --resume writes it "
+            "again"
+        ) from error
+    return summary if isinstance(summary, dict) else {"summary": summary}
+
+
+def _with_model(run: Run) -> Run:
+    """The run with its language model, when weights are there."""
+    # Here, so that flax is not imported for a run that has no model.
+    from vfejax.models import table
+
+    place, config = run.path / "config.toml", run.config
+    name = config["model"]
+    if not isinstance(name, str) or name not in table.MODELS:
+        known = ", ".join(table.MODELS)
+        raise UserError(f"{place}: model {name!r} is not known to this vfejax, which has {known}")
+    vocabulary_file = run.path / "vocabulary.json"
+    if checkpoint.latest_step(run.path / BEST) is None or not vocabulary_file.exists():
+        return run
+    dtype = _dtype(config, place)
+    options = _options(table.MODELS[name], config.get(table.field_name(name), {}), place, name)
+    vocabulary = tokenizers.load(vocabulary_file)
+    try:
+        model = table.build(name, options, vocabulary.size, _length(config, place), dtype)
+        template = jax.eval_shape(model.init, jax.random.key(0))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{place}: these options make no model ({one_line(error)}); put back the values that "
+            "the run was made with"
+        ) from error
+    params, meta = checkpoint.restore(run.path / BEST, template)
+    return run._replace(
+        model=model,
+        params=params,
+        vocabulary=vocabulary,
+        step=int(meta["step"]),
+        valid_loss=float(meta["valid_loss"]),
+    )
+
+
+def _options(entry: "Entry", mapping: Any, place: Path, name: str) -> Any:
+    """The options of the run's model over their defaults."""
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{place}: '{name}' must be a table")
+    return toml_values.build(entry.config, mapping, f"{place} [{name}]")
+
+
+def _length(config: Mapping[str, Any], place: Path) -> int:
+    length = config.get("length")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise UserError(f"{place}: 'length' must be an integer of at least 1, got {length!r}")
+    return length
+
+
+def _dtype(config: Mapping[str, Any], place: Path) -> jnp.dtype:
+    """The arithmetic of the run; its weights are of no use to JAX in another mode."""
+    compute = config.get("compute")
+    if compute not in ("float32", "bfloat16", "float64"):
+        raise UserError(f"{place}: 'compute' must be float32, bfloat16 or float64, got {compute!r}")
+    if compute == "float64" and jnp.result_type(float) != jnp.float64:
+        raise UserError(
+            f"{place.parent} was computed in float64; allow it before the first computation with "
+            "jax.config.update('jax_enable_x64', True), or set JAX_ENABLE_X64=1"
+        )
+    return jnp.dtype(compute)
