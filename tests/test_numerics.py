@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,3 +199,127 @@ def test_sinc_sqrt_derivatives_join_where_the_series_ends():
     root = math.sqrt(0.5)
     exact = (root * math.cos(root) - math.sin(root)) / (2 * root**3)
     np.testing.assert_allclose(slope[2], exact, rtol=1e-14)
+
+
+triangularize = jax.jit(numerics.triangularize)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 3), (2, 3), (0, 2), (1, 1)], ids=str)
+def test_triangularize_is_a_factor_of_the_gram_matrix(shape, dtype, rng):
+    rows = jnp.asarray(rng.normal(size=(4, *shape)), dtype)
+    factor = triangularize(rows)
+    chex.assert_shape(factor, (4, shape[1], shape[1]))
+    assert factor.dtype == dtype
+    exact = np.asarray(rows, np.float64)
+    gram = np.swapaxes(exact, -1, -2) @ exact
+    actual = np.asarray(factor, np.float64)
+    # a few roundings of sums of up to five squares
+    tolerance = 50 * jnp.finfo(dtype).eps
+    np.testing.assert_allclose(actual @ np.swapaxes(actual, -1, -2), gram, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(np.triu(actual, 1), 0.0)
+    assert np.all(np.diagonal(actual, axis1=-2, axis2=-1) >= 0)
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-5, 1e-20])
+def test_triangularize_keeps_the_digits_of_small_directions(small, rng):
+    turn = np.linalg.qr(rng.normal(size=(10, 3, 3)))[0]
+    rows = np.swapaxes(turn @ np.diag([1.0, 1.0, small]), -1, -2)
+    # The rows are exact in float32 up to relative rounding of the small direction alone.
+    rows = np.diag([1.0, 1.0, small]).astype(np.float32) @ np.swapaxes(turn, -1, -2).astype("f4")
+    diagonal = jnp.diagonal(triangularize(jnp.asarray(rows)), axis1=-2, axis2=-1)
+    log_det = np.sum(np.log(np.asarray(diagonal, np.float64)), axis=-1)
+    np.testing.assert_allclose(log_det, np.log(small), rtol=0, atol=1e-5)
+
+
+def test_triangularize_has_the_derivatives_of_the_cholesky_factor(rng):
+    rows, weight = jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=(2, 2)))
+
+    def by_product(rows):
+        return numerics.cholesky(numerics.matmul(rows.T, rows))
+
+    @jax.jit
+    def derivatives(rows):
+        functions = (
+            lambda rows, factor=factor: jnp.sum(weight * jnp.sin(factor(rows)))
+            for factor in (numerics.triangularize, by_product)
+        )
+        return [(jax.grad(f)(rows), jax.hessian(f)(rows)) for f in functions]
+
+    # condition number of the Gram matrix below 100
+    chex.assert_trees_all_close(*derivatives(rows), rtol=1e-11, atol=1e-11)
+
+
+def test_triangularize_of_a_bad_member_and_under_vmap(rng):
+    rows = jnp.asarray(rng.normal(size=(3, 4, 2)))
+    whole = triangularize(rows)
+    broken = np.asarray(triangularize(rows.at[1, 0, 0].set(jnp.nan)))
+    assert np.isnan(broken[1]).any()
+    chex.assert_trees_all_equal(np.delete(broken, 1, 0), np.delete(whole, 1, 0))
+    # a batched sum may add in another order
+    chex.assert_trees_all_close(jax.vmap(numerics.triangularize)(rows), whole, rtol=1e-13)
+
+
+@pytest.mark.parametrize("function", [numerics.cholesky, numerics.triangular_inverse])
+def test_integers_are_numbers_and_complex_is_refused(function):
+    matrix = np.array([[2, 0], [1, 3]])
+    expected = function(jnp.asarray(matrix, float))
+    chex.assert_trees_all_equal(function(jnp.asarray(matrix)), expected)
+    with pytest.raises(ValueError, match="must be real, got complex"):
+        function(jnp.asarray(matrix, complex))
+    with pytest.raises(ValueError, match=r"must be square matrices \[..., k, k\]"):
+        function(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ([np.nan, 1.0], np.nan),
+        ([np.inf, 1.0], np.inf),
+        ([3e30, 4e30], 5e30),
+        ([3e-30, 4e-30], 5e-30),
+        ([0.0, 0.0], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_safe_norm_of_extreme_numbers(x, expected):
+    actual = jax.jit(numerics.safe_norm)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(actual, np.float32(expected), rtol=1e-6)
+
+
+def test_safe_sqrt_is_nan_below_zero_and_flat_at_zero():
+    np.testing.assert_array_equal(numerics.safe_sqrt(jnp.array([-1.0, 0.0, 4.0])), [np.nan, 0, 2])
+    slopes = jax.vmap(jax.grad(numerics.safe_sqrt))(jnp.array([0.0, 4.0]))
+    np.testing.assert_array_equal(slopes, [0.0, 0.25])
+
+
+def test_norms_and_products_of_trees():
+    tree = {"a": jnp.array([3.0], jnp.float32), "b": (jnp.zeros((2, 0)), jnp.array(4.0))}
+    assert float(numerics.tree_norm(tree)) == 5.0
+    assert numerics.tree_norm(tree).dtype == jnp.float64
+    assert float(numerics.tree_dot(tree, tree)) == 25.0
+    assert float(numerics.tree_norm({})) == 0.0
+    slope = jax.grad(numerics.tree_norm)(jax.tree.map(jnp.zeros_like, tree))
+    chex.assert_trees_all_equal(slope, jax.tree.map(jnp.zeros_like, tree))
+
+
+def test_floating_tree_names_the_leaf():
+    tree = numerics.floating_tree({"a": 1, "b": jnp.ones(2, jnp.float32)}, "position")
+    assert [x.dtype for x in tree.values()] == [jnp.float64, jnp.float32]
+    with pytest.raises(ValueError, match=r"position\['a'\] must be real, got complex"):
+        numerics.floating_tree({"a": 1j}, "position")
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 1), (1,), (), (2, 3, 4)], ids=str)
+def test_sum_to_is_the_transpose_of_broadcasting(shape, rng):
+    big = jnp.asarray(rng.normal(size=(2, 3, 4)))
+    small = jnp.asarray(rng.normal(size=shape))
+    _, pull_back = jax.vjp(lambda x: jnp.broadcast_to(x, big.shape), small)
+    summed = numerics.sum_to(big, shape)
+    chex.assert_trees_all_close(summed, pull_back(big)[0], rtol=1e-14)
+
+
+def test_named_broadcasting_names_what_does_not_fit():
+    assert numerics.broadcast_named(rho=(3, 1), dt=()) == (3, 1)
+    with pytest.raises(ValueError, match=r"rho \(3,\), dt \(4,\)"):
+        numerics.broadcast_named(rho=(3,), dt=(4,))
+    chex.assert_shape(numerics.expand_leading(jnp.ones((5, 2, 2)), 2, core=2), (1, 5, 2, 2))

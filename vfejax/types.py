@@ -23,15 +23,26 @@ class ExponentialFn(Protocol):
     def __call__(self, phi: Array, generators: Array, /) -> Array: ...
 
 
+class StepFn(Protocol):
+    """One step of a dynamics: ``(state, key) -> (state, info)``."""
+
+    def __call__(self, state: PyTree, key: Array | None = None, /) -> tuple[PyTree, PyTree]: ...
+
+
 class Integrator(NamedTuple):
     """A dynamics as two pure functions.
 
-    ``init(position, ...) -> state`` and ``step(state) -> (state, info)``: the state is what the
-    next step needs, the info is what a reader wants.
+    The state is what the next step needs, the info is what a reader wants. A deterministic dynamics
+    ignores the key; a stochastic one raises ValueError without it.
+
+    Attributes:
+        init: ``init(position, ...) -> state``.
+        step: ``step(state, key=None) -> (state, info)``, jittable; the key is one of ``jax.random``
+            and is used for this step alone.
     """
 
     init: Callable[..., PyTree]
-    step: Callable[[PyTree], tuple[PyTree, PyTree]]
+    step: StepFn
 
 
 class Batch(NamedTuple):

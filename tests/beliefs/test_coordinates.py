@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +140,27 @@ def test_natural_direction_of_one_and_of_many(rng):
     batched = natural_direction(w, gradient)
     mapped = jax.jit(jax.vmap(gaussian_coordinates.natural_direction))(w, gradient)
     np.testing.assert_allclose(flatten(mapped), flatten(batched), rtol=0, atol=1e-14)
+
+
+def test_fisher_length_is_flat_at_no_step(rng):
+    w, step = draw(rng), draw(rng)
+    still = jax.tree.map(jnp.zeros_like, step)
+    gradient = jax.grad(lambda s: jnp.sum(gaussian_coordinates.fisher_length(w, s)))(still)
+    chex.assert_trees_all_equal(gradient, still)
+    # Frozen groups leave the derivative of the others alone.
+    slope = jax.grad(lambda t: jnp.sum(fisher_length_of(w, step, t)))(0.0)
+    assert slope == 0.0
+    ahead = jnp.sum(fisher_length_of(w, step, 0.1))
+    np.testing.assert_allclose(
+        jax.grad(lambda t: jnp.sum(fisher_length_of(w, step, t)))(0.1), 10 * ahead, rtol=1e-12
+    )
+
+
+def fisher_length_of(w, step, time):
+    return gaussian_coordinates.fisher_length(w, jax.tree.map(lambda x: time * x, step))
+
+
+def test_fisher_length_does_not_overflow():
+    w = GaussianCoordinates(jnp.zeros(1, jnp.float32), jnp.zeros((1, 1), jnp.float32))
+    length = gaussian_coordinates.fisher_length(w, w._replace(mean=jnp.full(1, 1e30, jnp.float32)))
+    np.testing.assert_allclose(length, 1e30, rtol=1e-6)

@@ -1,5 +1,6 @@
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfejax import numerics
 from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
 
@@ -343,3 +345,110 @@ def test_the_upper_triangle_is_ignored_and_has_no_gradient(function, rng):
     np.testing.assert_array_equal(poisoned_gradient, gradient)
     assert np.all(np.asarray(gradient)[:, *UPPER] == 0)
     assert np.any(np.asarray(gradient) != 0)
+
+
+@pytest.mark.parametrize("small", [1e-2, 1e-4, 1e-6])
+def test_push_forward_keeps_the_digits_of_small_variances(small, dtype, rng):
+    """A turn leaves the determinant, however thin the belief."""
+    turns = jnp.asarray(np.linalg.qr(rng.normal(size=(10, 3, 3)))[0], dtype)
+    thin = jnp.broadcast_to(jnp.diag(jnp.array([1.0, 1.0, small], dtype)), turns.shape)
+    turned = jax.jit(gaussian.push_forward)(Gaussian(jnp.zeros((10, 3), dtype), thin), turns)
+    log_det = numerics.log_det_cholesky(turned.chol) / 2
+    # The rounding of the operator itself moves the small direction by eps / small.
+    tolerance = 20 * float(jnp.finfo(dtype).eps) * max(1.0, 0.05 / small)
+    np.testing.assert_allclose(
+        log_det, np.log(small), rtol=0, atol=max(tolerance, 1e-5 * (dtype == jnp.float32))
+    )
+
+
+def test_push_forward_to_fewer_dimensions(rng):
+    q = Gaussian(jnp.asarray(rng.normal(size=3)), jnp.asarray(np.tril(rng.normal(size=(3, 3)))))
+    seen = gaussian.push_forward(q, jnp.asarray(rng.normal(size=(2, 3))))
+    chex.assert_shape([seen.mean, seen.chol], [(2,), (2, 2)])
+    with pytest.raises(ValueError, match=r"operator must be \[..., l, 3\]"):
+        gaussian.push_forward(q, jnp.eye(2))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_from_natural_is_as_good_as_its_precision(scale, rng):
+    """In float32 the factor has the digits that the precision's condition number leaves: forming
+    and factoring the covariance would ask for its square.
+    """
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    factor = turn @ np.diag([1.0, 1.0, scale])
+    matrix = np.asarray(np.linalg.inv(factor @ factor.T), np.float32)
+    q = gaussian.from_natural(jnp.ones(3, jnp.float32), jnp.asarray(matrix))
+    exact = np.linalg.cholesky(np.linalg.inv(matrix.astype(float)))
+    assert np.all(np.diagonal(q.chol) > 0)
+    error = np.abs(np.linalg.solve(exact, np.asarray(q.chol, float)) - np.eye(3)).max()
+    assert error <= 10 * np.finfo(np.float32).eps / scale**2
+
+
+INTEGERS = Gaussian(jnp.array([1, 2]), jnp.array([[2, 0], [1, 3]]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda q: gaussian.from_moments(q.mean, gaussian.covariance(q)),
+        lambda q: gaussian.from_moments(q.mean, jnp.array([[4, 2], [2, 10]])),
+        gaussian.covariance,
+        gaussian.precision,
+        gaussian.natural_parameters,
+        gaussian.entropy,
+        lambda q: gaussian.kl_divergence(q, Gaussian(jnp.zeros(2), jnp.eye(2))),
+        lambda q: gaussian.kl_divergence(Gaussian(jnp.zeros(2), jnp.eye(2)), q),
+        lambda q: gaussian.push_forward(q, jnp.array([[1, 0], [1, 1]])),
+        lambda q: gaussian.sample(jax.random.key(0), q, (2,)),
+        gaussian.fisher_information,
+    ],
+)
+def test_integers_are_numbers(function):
+    floating = jax.tree.map(lambda x: x.astype(float), INTEGERS)
+    chex.assert_trees_all_equal(function(INTEGERS), function(floating))
+
+
+def test_kl_of_an_integer_factor():
+    p = Gaussian(jnp.zeros(2), jnp.diag(jnp.array([2, 3])))
+    actual = gaussian.kl_divergence(Gaussian(jnp.zeros(2), jnp.eye(2)), p)
+    expected = 0.5 * (1 / 4 + 1 / 9 - 2) + np.log(6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+
+
+def test_precisions_mix_to_the_wider_one():
+    q = Gaussian(jnp.zeros(2, jnp.float32), jnp.eye(2, dtype=jnp.float32))
+    p = Gaussian(jnp.ones(2), jnp.eye(2))
+    assert gaussian.kl_divergence(q, p).dtype == jnp.float64
+    np.testing.assert_allclose(gaussian.kl_divergence(q, p), 1.0, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda: gaussian.from_moments(jnp.zeros(1), jnp.eye(1, dtype=complex)), "cov"),
+        (lambda: gaussian.from_moments(jnp.zeros(1, complex), jnp.eye(1)), "mean"),
+        (
+            lambda: gaussian.from_natural(jnp.zeros(1), jnp.eye(1, dtype=complex)),
+            "precision_matrix",
+        ),
+        (
+            lambda: gaussian.kl_divergence(
+                Gaussian(jnp.zeros(1), jnp.eye(1)),
+                Gaussian(jnp.zeros(1), jnp.eye(1, dtype=complex)),
+            ),
+            "p.chol",
+        ),
+    ],
+)
+def test_complex_arguments_are_refused_by_name(function, name):
+    with pytest.raises(ValueError, match=f"^{name} must be real, got complex"):
+        function()
+
+
+def test_nan_stays_with_its_member(rng):
+    mean = jnp.asarray(rng.normal(size=(3, 2)))
+    q = Gaussian(mean, jnp.broadcast_to(jnp.eye(2), (3, 2, 2)))
+    bad = q._replace(mean=mean.at[1].set(jnp.nan), chol=q.chol.at[1].set(jnp.nan))
+    for function in (lambda x: gaussian.kl_divergence(x, q), gaussian.entropy):
+        assert np.isnan(function(bad)[1])
+        chex.assert_trees_all_equal(function(bad)[::2], function(q)[::2])

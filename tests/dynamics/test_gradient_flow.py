@@ -224,3 +224,54 @@ def test_aux_comes_back_and_changes_nothing_else(dtype):
     assert_trees_equal(state, expected)
     assert_trees_equal(info[:2], expected_info[:2])
     np.testing.assert_array_equal(info.aux["x"], state.position)
+
+
+@pytest.mark.parametrize("gradient", [np.inf, -np.inf, np.nan])
+def test_a_rate_of_zero_freezes_whatever_the_gradient(gradient, dtype):
+    rates = {"a": 0.1, "b": jnp.zeros((), dtype)}
+    update, _ = scale_by_tree(rates).update(
+        {"a": jnp.ones(1, dtype), "b": jnp.full(1, gradient, dtype)}, optax.EmptyState()
+    )
+    np.testing.assert_array_equal(update["b"], 0.0)
+    np.testing.assert_array_equal(update["a"], np.asarray([-0.1], dtype))
+
+
+def test_a_frozen_leaf_at_the_end_of_its_domain_stays():
+    flow = gradient_flow(
+        lambda x: jnp.sum(x["a"] ** 2) + jnp.sum(jnp.sqrt(x["b"])),
+        scale_by_tree({"a": 0.1, "b": 0.0}),
+    )
+    state, _ = flow.step(flow.init({"a": jnp.ones(1), "b": jnp.zeros(1)}))
+    np.testing.assert_array_equal(state.position["b"], 0.0)
+    np.testing.assert_allclose(state.position["a"], 0.8, rtol=1e-15)
+
+
+def test_the_derivative_in_a_rate_is_right_at_rate_zero():
+    def end(rate):
+        flow = gradient_flow(quadratic, scale_by_tree(rate))
+        return jnp.sum(flow.step(flow.init(jnp.ones(2)))[0].position)
+
+    expected = -np.sum(STIFFNESS @ np.ones(2))
+    np.testing.assert_allclose(jax.grad(end)(0.0), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("rate", [np.float64(0.1), jnp.asarray(0.1, jnp.float64), 0.1])
+def test_a_rate_of_any_dtype_keeps_the_precision_of_the_position(rate):
+    flow = gradient_flow(quadratic, scale_by_tree(rate))
+    state, _ = flow.step(flow.init(jnp.ones(2, jnp.float32)))
+    assert state.position.dtype == jnp.float32
+    np.testing.assert_allclose(state.position, 1 - 0.1 * STIFFNESS.sum(1), rtol=1e-6)
+
+
+def test_positions_are_real_numbers():
+    flow = gradient_flow(lambda x: jnp.sum(x["a"] ** 2), optax.sgd(0.5))
+    state, _ = flow.step(flow.init({"a": jnp.array([1, 2])}))
+    np.testing.assert_array_equal(state.position["a"], 0.0)
+    with pytest.raises(ValueError, match=r"position\['a'\] must be real, got complex"):
+        flow.init({"a": jnp.ones(1, complex)})
+
+
+def test_the_norm_of_a_gradient_has_a_gradient_at_the_minimum():
+    flow = gradient_flow(quadratic, optax.sgd(0.1))
+    slope = jax.grad(lambda x: flow.step(flow.init(x))[1].gradient_norm)(jnp.zeros(2))
+    np.testing.assert_array_equal(slope, 0.0)

@@ -338,3 +338,43 @@ def test_verlet_is_the_composition_of_one():
     )
     got, expected = (jax.jit(i.step)(i.init(*start)) for i in (direct, composed))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@each_scheme
+@pytest.mark.parametrize("force", [np.inf, np.nan])
+def test_an_infinite_mass_freezes_whatever_the_force(scheme, force):
+    def energy_fn(x):
+        return jnp.sum(x["a"] ** 2) + jnp.sum(force * x["b"])
+
+    flow = scheme(energy_fn, 0.1, {"a": 1.0, "b": jnp.inf}, 0.2)
+    state, info = flow.step(flow.init({"a": jnp.ones(1), "b": jnp.zeros(1)}))
+    np.testing.assert_array_equal(state.position["b"], 0.0)
+    np.testing.assert_array_equal(state.momentum["b"], 0.0)
+    assert np.isfinite(state.position["a"]).all()
+    assert np.isfinite(info.kinetic)
+
+
+@pytest.mark.parametrize("kind", [np.float64, lambda x: jnp.asarray(x, jnp.float64), np.float32])
+@pytest.mark.parametrize("name", ["step_size", "mass", "friction"])
+def test_parameters_of_any_dtype_keep_the_precision_of_the_position(name, kind):
+    def end(**parameters):
+        options = {"step_size": 0.1, "mass": 2.0, "friction": 0.1, **parameters}
+        flow = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), **options)
+        return rollout(flow, flow.init(jnp.ones(2, jnp.float32)), 3)[0].position
+
+    value = {"step_size": 0.1, "mass": 2.0, "friction": 0.1}[name]
+    actual = end(**{name: kind(value)})
+    assert actual.dtype == jnp.float32
+    # One more rounding of the parameter.
+    np.testing.assert_allclose(actual, end(), rtol=3 * np.finfo(np.float32).eps)
+
+
+def test_friction_of_another_dtype_gives_the_known_position():
+    flow = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), 0.1, friction=np.float64(0.1))
+    state, _ = rollout(flow, flow.init(jnp.ones(2, jnp.float32)), 3)
+    np.testing.assert_allclose(state.position, 0.95569354, rtol=1e-6)
+
+
+def test_the_kinetic_energy_has_its_second_derivative_at_rest():
+    hessian = jax.hessian(lambda p: kinetic_energy(p, 4.0))(jnp.zeros(2))
+    np.testing.assert_array_equal(hessian, np.eye(2) / 4)

@@ -320,3 +320,14 @@ def test_trust_region_tames_a_start_far_away():
     rounding = 10 * float(jnp.finfo(dtype).eps) * np.maximum(energy[:-1], 1.0)
     assert np.all(np.diff(energy) < rounding)
     assert abs(energy[-1]) < 100 * float(jnp.finfo(dtype).eps)
+
+
+def test_a_rollout_at_the_minimum_can_be_differentiated():
+    """The length of a step of 0 has gradient 0, not NaN."""
+    flow = gradient_flow(
+        lambda x: 0.5 * jnp.sum(x**2),
+        optax.chain(natural_gradient(lambda _, g: g, max_norm=0.5), scale_by_tree(0.1)),
+    )
+    end = jax.jit(lambda x: rollout(flow, flow.init(x), 3)[0].position)
+    np.testing.assert_allclose(jax.jacfwd(end)(jnp.zeros(2)), 0.9**3 * np.eye(2), rtol=1e-14)
+    np.testing.assert_allclose(jax.jacrev(end)(jnp.zeros(2)), 0.9**3 * np.eye(2), rtol=1e-14)

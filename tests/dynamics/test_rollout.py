@@ -11,8 +11,12 @@ import pytest
 
 from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
 from vfejax.dynamics.hamiltonian import symplectic, velocity_verlet, yoshida4
+from vfejax.dynamics.langevin import overdamped, underdamped
 from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
+from vfejax.types import Integrator
+
+KEY = jax.random.key(0)
 
 MASS = {"x": 0.5, "y": 2.0}
 RATES = {"x": 0.2, "y": 0.05}
@@ -54,6 +58,8 @@ INTEGRATORS = [
     pytest.param(velocity_verlet(energy_fn, 0.1, MASS, 0.3), 1, id="velocity_verlet_damped"),
     pytest.param(yoshida4(energy_fn, 0.1, MASS, 0.3), 3, id="yoshida4"),
     pytest.param(symplectic(energy_fn, 0.1, (0.3, 0.4, 0.3)), 3, id="symplectic"),
+    pytest.param(overdamped(energy_fn, 0.1, 0.5, RATES), 1, id="langevin_overdamped"),
+    pytest.param(underdamped(energy_fn, 0.1, 0.5, MASS, 0.3), 1, id="langevin_underdamped"),
 ]
 each_integrator = pytest.mark.parametrize(
     "integrator", [pytest.param(p.values[0], id=p.id) for p in INTEGRATORS]
@@ -108,7 +114,9 @@ def test_gradient_evaluations_per_step(integrator, evaluations):
     start = position(jnp.float64)
     state = integrator.init(start)
     for num_steps in (1, 7):
-        jaxpr = jax.make_jaxpr(lambda s, num=num_steps: rollout(integrator, s, num))(state).jaxpr
+        jaxpr = jax.make_jaxpr(lambda s, num=num_steps: rollout(integrator, s, num, KEY))(
+            state
+        ).jaxpr
         assert count(jaxpr, "cos") == num_steps * evaluations
         assert count(jaxpr, "sin") == num_steps * evaluations
     assert count(jax.make_jaxpr(integrator.init)(start).jaxpr, "sin") == 1
@@ -120,15 +128,15 @@ def test_jitted_step_is_the_step_and_traces_once(integrator):
     init = jax.jit(integrator.init)
     for seed in range(3):
         state = init(position(jnp.float64, seed))
-        got = jitted(state)
-        assert_trees_close(got, integrator.step(state), ulps=20)
-        jitted(got[0])  # the state a step returns is as good as one from init
+        got = jitted(state, KEY)
+        assert_trees_close(got, integrator.step(state, KEY), ulps=20)
+        jitted(got[0], KEY)  # the state a step returns is as good as one from init
 
 
 @each_integrator
 def test_state_keeps_structure_shapes_and_precision(integrator, dtype):
     state = integrator.init(position(dtype))
-    after, info = jax.eval_shape(integrator.step, state)
+    after, info = jax.eval_shape(integrator.step, state, KEY)
     before = jax.eval_shape(lambda s: s, state)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
@@ -142,8 +150,12 @@ def test_vmap_over_states_is_a_stack_of_steps(integrator):
     states = [jax.jit(integrator.init)(position(jnp.float64, seed)) for seed in range(3)]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     step = jitted_step(integrator)
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[step(state) for state in states])
-    assert_trees_close(jax.jit(jax.vmap(integrator.step))(stack), expected, ulps=20)
+    expected = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *[step(state, KEY) for state in states]
+    )
+    assert_trees_close(
+        jax.jit(jax.vmap(integrator.step, in_axes=(0, None)))(stack, KEY), expected, ulps=20
+    )
 
 
 @each_integrator
@@ -151,11 +163,11 @@ def test_rollout_is_a_python_loop(integrator):
     num_steps = 5
     start = integrator.init(position(jnp.float64))
     state, infos = start, []
-    for _ in range(num_steps):
-        state, info = jitted_step(integrator)(state)
+    for index in range(num_steps):
+        state, info = jitted_step(integrator)(state, jax.random.fold_in(KEY, index))
         infos.append(info)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
-    got = jax.jit(lambda s: rollout(integrator, s, num_steps))(start)
+    got = jax.jit(lambda s: rollout(integrator, s, num_steps, KEY))(start)
     # Five steps of three gradients, and Adam divides by moments that start small.
     assert_trees_close(got, (state, stacked), ulps=200)
     assert {leaf.shape for leaf in jax.tree.leaves(got[1])} == {(num_steps,)}
@@ -164,19 +176,40 @@ def test_rollout_is_a_python_loop(integrator):
 @each_integrator
 def test_no_steps_return_the_start_and_empty_infos(integrator):
     start = integrator.init(position(jnp.float64))
-    state, info = rollout(integrator, start, 0)
+    state, info = rollout(integrator, start, 0, KEY)
     jax.tree.map(np.testing.assert_array_equal, state, start)
     assert {leaf.shape for leaf in jax.tree.leaves(info)} == {(0,)}
 
 
-def test_rollouts_compose():
+@pytest.mark.parametrize("name", ["yoshida4", "langevin_overdamped"])
+def test_rollouts_compose(name):
     """``m`` steps and then ``n`` are ``m + n``: a run may be cut into chunks."""
-    integrator = yoshida4(energy_fn, 0.1, MASS, 0.3)
+    integrator = next(p.values[0] for p in INTEGRATORS if p.id == name)
     start = integrator.init(position(jnp.float64))
-    whole, infos = rollout(integrator, start, 6)
-    half, first = rollout(integrator, start, 3)
-    end, second = rollout(integrator, half, 3)
+
+    @jax.jit
+    def run(state, first_step):
+        return rollout(integrator, state, 3, KEY, first_step=first_step)
+
+    whole, infos = rollout(integrator, start, 6, KEY)
+    half, first = run(start, 0)
+    end, second = run(half, 3)
     assert_trees_close(end, whole, ulps=20)
     assert_trees_close(
         jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos, ulps=20
     )
+
+
+def test_a_deterministic_integrator_ignores_the_key():
+    integrator = gradient_flow(energy_fn, optax.sgd(0.1))
+    start = integrator.init(position(jnp.float64))
+    with_key, without = (rollout(integrator, start, 3, key) for key in (KEY, None))
+    chex.assert_trees_all_equal(with_key, without)
+
+
+def test_a_step_without_a_key_serves_as_an_integrator():
+    """A user's own ``step(state)`` may leave the key out."""
+    halving = Integrator(lambda x: x, lambda x: (x / 2, x))
+    end, seen = rollout(halving, jnp.ones(()), 3)
+    np.testing.assert_array_equal(end, 0.125)
+    np.testing.assert_array_equal(seen, [1.0, 0.5, 0.25])

@@ -1,5 +1,6 @@
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,3 +207,42 @@ def test_overlap_is_the_product_of_every_pair(rng):
 def test_impossible_grids_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_nan_is_nowhere_and_everywhere_unknown(dtype):
+    """A centre or a distance that is NaN must not look like a place."""
+    ring = jax.tree.map(lambda x: x.astype(dtype), grid.ring(4))
+    separation = grid.distance(ring, jnp.asarray([[jnp.nan], [0.0]], dtype))
+    for support in (grid.sharp_support, grid.smooth_support):
+        chi = np.asarray(support(separation, 1.0))
+        assert chi.dtype == dtype
+        assert np.isnan(chi[0]).all()
+        assert np.isfinite(chi[1]).all()
+        assert np.isnan(support(separation[1], jnp.asarray(jnp.nan, dtype))).all()
+
+
+def test_integer_centres_and_distances_are_numbers():
+    line = grid.line(3, 2.0)
+    chex.assert_trees_all_equal(
+        grid.distance(line, jnp.array([1])), grid.distance(line, jnp.array([1.0]))
+    )
+    np.testing.assert_array_equal(grid.sharp_support(jnp.array([0, 2]), 1), [1.0, 0.0])
+    np.testing.assert_array_equal(grid.smooth_support(jnp.array([0, 2]), 1), [1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda: grid.integrate(grid.ring(4), jnp.ones(4, jnp.float32)),
+            "values must have the dtype of the grid, float64, got float32",
+        ),
+        (lambda: grid.integrate(grid.ring(4), jnp.ones(3)), r"values must be \[..., \*\(4,\)\]"),
+        (lambda: grid.integrate(grid.ring(4), jnp.ones(4, complex)), "values must be real"),
+        (lambda: grid.distance(grid.ring(4), jnp.ones(2)), r"centre must be \[..., 1\]"),
+        (lambda: grid.distance(grid.ring(4), jnp.ones(1, complex)), "centre must be real"),
+    ],
+)
+def test_what_does_not_fit_a_grid_is_refused_by_name(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()

@@ -1,11 +1,13 @@
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vfejax.geometry import groups, irreps
+from vfejax.geometry.transport import frames
 
 K = 4
 NUM = 4
@@ -31,6 +33,23 @@ def gl2():
     mixing = np.random.default_rng(7).normal(size=(4, 4)) + 2 * np.eye(4)
     return (mixing @ np.eye(4)).reshape(4, 2, 2)
 
+
+def pade(phi, generators):
+    return jax.scipy.linalg.expm(groups.algebra(phi, generators))
+
+
+# A new group joins the tests of groups by one line.
+GROUPS = {
+    "so3(0, 1, 2)": irreps.so3((0, 1, 2)),
+    "so3(3)": irreps.so3((3,)),
+    "so3(0)": irreps.so3((0,)),
+    "so(2)": irreps.so(2),
+    "so(3)": irreps.so(3),
+    "so(4)": irreps.so(4),
+    "gl(2)": groups.general(gl2()),
+    "so(4) by Pade": groups.general(irreps.so_generators(4), exponential=pade),
+}
+EACH = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
 
 GENERATORS = {
     "so(3)": irreps.so3_generators((0, 1, 2)),
@@ -247,3 +266,106 @@ def test_natural_gradient_is_the_same_motion_after_a_left_translation(rng):
     np.testing.assert_allclose(
         body_velocity(moved_phi, np.linalg.inv(shift).T @ weight), velocity, rtol=0, atol=1e-11
     )
+
+
+def coordinates(rng, group, scale=0.5):
+    return jnp.asarray(scale * rng.normal(size=group.generators.shape[0]))
+
+
+@EACH
+def test_the_exponential_of_a_group_is_that_of_its_generators(group, rng):
+    phi = coordinates(rng, group)  # one frame at a time: expm must not batch its LU on a CPU
+    frame = jax.jit(frames)(phi, group)
+    chex.assert_trees_all_close(frame, exponential(phi, group.generators), rtol=0, atol=1e-13)
+    chex.assert_trees_all_equal(jax.jit(lambda p: frames(p, group))(phi), frame)
+
+
+@EACH
+def test_a_retraction_arrives_at_the_frame_of_the_sum(group, rng):
+    phi, step = coordinates(rng, group, 2.0), coordinates(rng, group, 2.0)
+    moved = jax.jit(group.retract)(phi, step)
+    expected = exponential(phi + step, group.generators)
+    # gl(2) is not compact: entries of exp reach some thousands
+    scale = 1e-12 * float(jnp.max(jnp.abs(expected)))
+    chex.assert_trees_all_close(exponential(moved, group.generators), expected, atol=scale, rtol=0)
+
+
+@EACH
+def test_the_direction_of_a_group_is_that_of_its_metric(group, rng):
+    phi, covector = coordinates(rng, group), coordinates(rng, group)
+    if not np.any(group.generators):
+        covector = jnp.zeros_like(covector)  # nothing depends on a frame without effect
+    direction = jax.jit(group.natural_direction)(phi, covector)
+    expected = natural_direction(phi, covector, group.generators)
+    chex.assert_trees_all_close(direction, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_a_group_is_a_pytree_of_its_generators():
+    group = irreps.so3((1,))
+    assert jax.tree.leaves(group) == [group.generators]
+    assert groups.as_group(group) is group
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), group)
+    assert isinstance(half, groups.Group)
+    assert half.generators.dtype == jnp.float32
+    # Two groups that are equal are one static argument: the second call is not traced again.
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(lambda phi, group: frames(phi, group), n=1))
+    for _ in range(2):
+        jitted(jnp.ones(3), irreps.so3((1,)))
+
+
+def test_frames_without_effect_do_not_move():
+    generators = irreps.so3_generators((0,))
+    phi, covector = jnp.ones(3), jnp.zeros(3)
+    for function in (groups.natural_direction, natural_direction):
+        np.testing.assert_array_equal(function(phi, covector, generators), 0.0)
+    for function in (groups.structure_constants, structure_constants):
+        np.testing.assert_array_equal(function(generators), 0.0)
+    np.testing.assert_array_equal(irreps.so3((0,)).natural_direction(phi, covector), 0.0)
+
+
+@pytest.mark.parametrize("max_norm", [None, 10.0])
+@pytest.mark.parametrize("kind", ["complex64", "complex128"])
+def test_complex_matrices_are_as_accurate_as_real_ones(kind, max_norm):
+    x = np.array([[0.0, 1.99], [-1.99, 0.0]])
+    expected = np.array([[np.cos(1.99), np.sin(1.99)], [-np.sin(1.99), np.cos(1.99)]])
+    exponentiate = jax.jit(partial(groups.matrix_exponential, max_norm=max_norm))
+    error = np.abs(np.asarray(exponentiate(jnp.asarray(x, kind))) - expected).max()
+    assert error <= 10 * jnp.finfo(kind).eps
+    turned = exponentiate(jnp.asarray(1j * x, kind))  # exp(i x) is hermitian and positive
+    np.testing.assert_allclose(np.linalg.det(np.asarray(turned, complex)), 1.0, rtol=1e-4)
+
+
+def test_a_bound_on_the_norm_changes_nothing_below_it_and_is_nan_above(rng):
+    x = jnp.asarray(scaled(rng, 7.0))
+    bounded = jax.jit(partial(groups.matrix_exponential, max_norm=7.1))
+    chex.assert_trees_all_close(bounded(x), matrix_exponential(x), rtol=1e-14)
+    assert np.isnan(bounded(20 * x)).all()
+
+
+def test_nan_stays_with_its_matrix(rng):
+    x = jnp.asarray(scaled(rng, 3.0))
+    broken = np.asarray(matrix_exponential(x.at[1, 0, 0].set(jnp.nan)))
+    assert np.isnan(broken[1]).any()
+    chex.assert_trees_all_equal(np.delete(broken, 1, 0), np.delete(matrix_exponential(x), 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda: groups.algebra(jnp.ones(3, complex), irreps.so3_generators((1,))), "phi"),
+        (lambda: groups.algebra(jnp.ones(3), 1j * irreps.so3_generators((1,))), "generators"),
+        (lambda: groups.general(1j * irreps.so3_generators((1,))), "generators"),
+        (lambda: groups.general(np.ones((3, 2, 1))), "generators"),
+        (lambda: groups.matrix_exponential(jnp.ones((2, 3))), "x"),
+        (lambda: groups.matrix_exponential(jnp.eye(2, dtype=int)), "x"),
+    ],
+)
+def test_what_is_not_a_real_algebra_is_refused_by_name(function, named):
+    with pytest.raises(ValueError, match=f"^{named} must"):
+        function()
+
+
+def test_integer_generators_are_numbers():
+    whole = groups.exponential(jnp.array([1]), np.array([[[0, -1], [1, 0]]]))
+    np.testing.assert_allclose(whole[0, 0], np.cos(1.0), rtol=0, atol=1e-15)

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import expm
 
-from vfejax.geometry import groups, irreps
+from vfejax.geometry import irreps
+from vfejax.geometry.transport import frames
 
 SPINS = [(0,), (1,), (2,), (3,), (6,), (0, 1, 2), (1, 1, 1), (2, 0, 4)]
 ANGLES = (0.0, 1e-9, 1e-3, 1.0, 3.0, math.pi, 2 * math.pi, 10.0)
 EPSILON = np.cross(np.eye(3)[:, None], np.eye(3)[None])
-LARGE = irreps.so3_generators((0, 1, 2, 3, 4))
 VECTOR = irreps.so3_generators((1,))
+# The closed forms end at spin 2; from spin 3 on another algorithm takes over.
+MANY = (1, 2, 3, 4, 6, 8, 10)
+SUMS = [(0,), (0, 1), (1, 1, 0, 2), MANY]
 
-general = jax.jit(groups.exponential)
-closed_forms = [jax.jit(irreps.so3_exponential(max_spin)) for max_spin in range(5)]
-closed_vector, closed_large = closed_forms[1], closed_forms[4]
+closed_vector = jax.jit(lambda phi: irreps.so3_exponential(1)(phi, VECTOR))
+closed_tensor = jax.jit(lambda phi: frames(phi, irreps.so3((0, 1, 2))))
 principal = jax.jit(irreps.principal_rotation)
 natural_direction = jax.jit(irreps.so3_natural_direction)
 rotation_angle = jax.jit(irreps.rotation_angle)
@@ -57,7 +60,7 @@ def test_direct_sum_is_block_diagonal():
 
 def test_spin_one_is_minus_epsilon_and_turns_x_towards_y():
     np.testing.assert_allclose(VECTOR, -EPSILON, rtol=0, atol=1e-15)
-    quarter = closed_vector(jnp.array([0.0, 0.0, math.pi / 2]), VECTOR)
+    quarter = closed_vector(jnp.array([0.0, 0.0, math.pi / 2]))
     np.testing.assert_allclose(
         quarter @ jnp.array([1.0, 0.0, 0.0]), [0.0, 1.0, 0.0], rtol=0, atol=1e-15
     )
@@ -108,25 +111,106 @@ def test_so_n_needs_a_plane():
         irreps.so_generators(1)
 
 
-@pytest.mark.parametrize("max_spin", range(5))
-def test_closed_form_is_the_exponential(max_spin, dtype, rng):
-    generators = irreps.so3_generators(range(max_spin + 1))
-    phi = jnp.asarray(rotation_vectors(rng, ANGLES), dtype)
-    actual = closed_forms[max_spin](phi, generators)
-    assert actual.dtype == dtype
-    expected = general(np.asarray(phi, np.float64), LARGE)[
-        ..., : generators.shape[-1], : generators.shape[-1]
-    ]
-    # powers up to 2 l of matrices of norm 2 l, over factorials, cancel: a factor 20 per two spins
-    # in the error, and sin and cos of angles up to 10 round their argument
-    tolerance = 50 * 2.5**max_spin * jnp.finfo(dtype).eps
+def blocks(spins):
+    """Slices of the irreps of a direct sum."""
+    ends = np.cumsum([2 * spin + 1 for spin in spins])
+    return [slice(end - 2 * spin - 1, end) for end, spin in zip(ends, spins, strict=True)]
+
+
+@pytest.mark.parametrize("spins", SUMS, ids=str)
+def test_exponential_is_accurate_at_every_spin(spins, dtype, rng):
+    angles = (*ANGLES[:-1], *np.linspace(0.1, 2 * math.pi, 8))
+    phi = jnp.asarray(rotation_vectors(rng, angles, num=2), dtype)
+    actual = np.asarray(jax.jit(lambda phi: frames(phi, irreps.so3(spins)))(phi), np.float64)
+    # Measured: at most 13 eps in float32; in float64 what remains is SciPy's own error, which grows
+    # with the norm of its argument, the angle times the spin.
+    tolerance = (20 if dtype == jnp.float32 else 3000) * jnp.finfo(dtype).eps
+    for spin, block in zip(spins, blocks(spins), strict=True):
+        x = np.tensordot(np.asarray(phi, np.float64), irreps.so3_generators((spin,)), 1)
+        here = actual[..., block, block]
+        np.testing.assert_allclose(here, expm(x), rtol=0, atol=tolerance, err_msg=f"spin {spin}")
+        identity = np.broadcast_to(np.eye(2 * spin + 1), here.shape)
+        product = here @ np.swapaxes(here, -1, -2)
+        # The block with the largest spin decides how often all of them are squared.
+        rounding = 10 * math.pi * max(1, *spins, 0) * jnp.finfo(dtype).eps
+        np.testing.assert_allclose(product, identity, rtol=0, atol=rounding)
+
+
+def test_trace_is_the_character(dtype):
+    phi = jnp.array([1.5, -1.8, 1.2], dtype)
+    angle = np.linalg.norm(np.asarray(phi, np.float64))
+    turned = np.asarray(jax.jit(lambda phi: frames(phi, irreps.so3(MANY)))(phi), np.float64)
+    for spin, block in zip(MANY, blocks(MANY), strict=True):
+        character = 1 + 2 * sum(math.cos(m * angle) for m in range(1, spin + 1))
+        # 2 l + 1 diagonal entries with a few roundings each
+        tolerance = 10 * (2 * spin + 1) * jnp.finfo(dtype).eps
+        np.testing.assert_allclose(np.trace(turned[block, block]), character, atol=tolerance)
+
+
+def test_large_angles_lose_only_the_rounding_of_the_angle(dtype, rng):
+    phi = jnp.asarray(rotation_vectors(rng, [30.0, 1000.0, 1e5], num=2), dtype)
+    actual = jax.jit(lambda phi: frames(phi, irreps.so3(MANY)))(phi)
+    inside = irreps.principal_rotation(np.asarray(phi, np.float64))
+    expected = expm(np.tensordot(np.asarray(inside), irreps.so3_generators(MANY), 1))
+    tolerance = 10 * 1e5 * 10 * jnp.finfo(dtype).eps  # spin times angle, a few roundings
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
-def test_one_polynomial_serves_all_smaller_spins(rng):
-    phi = jnp.asarray(rotation_vectors(rng, ANGLES))
-    vector = closed_vector(phi, VECTOR)
-    np.testing.assert_allclose(closed_large(phi, LARGE)[..., 1:4, 1:4], vector, rtol=0, atol=1e-12)
+@pytest.mark.parametrize(
+    ("max_spin", "spins"), [(0, (1,)), (1, (2,)), (1, (1, 3)), (2, (3,)), (2, (0, 10)), (4, (5,))]
+)
+def test_other_spins_are_refused(max_spin, spins):
+    generators = irreps.so3_generators(spins)
+    exponential = irreps.so3_exponential(max_spin)
+    with pytest.raises(ValueError, match=f"integer spins up to {max_spin}"):
+        exponential(jnp.ones(3), generators)
+    phi = jnp.array([1.7, 0.3, -2.0])
+    traced = np.asarray(jax.jit(exponential)(phi, generators))
+    right = expm(np.tensordot(phi, generators, 1))
+    assert np.isnan(traced).all() or np.abs(traced - right).max() < 1e-12
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_what_is_no_representation_is_refused(scale):
+    with pytest.raises(ValueError, match="must represent so"):
+        irreps.so3_exponential(2)(jnp.ones(3), scale * VECTOR)
+    with pytest.raises(ValueError, match="must represent so"):
+        irreps.so3_exponential(1)(jnp.ones(6), irreps.so_generators(4))
+
+
+def test_any_basis_of_a_representation_is_accepted(dtype, rng):
+    mixing = rng.normal(size=(5, 5)) + 3 * np.eye(5)
+    generators = np.linalg.inv(mixing) @ irreps.so3_generators((2,)) @ mixing
+    phi = jnp.asarray([0.3, -1.0, 0.7], dtype)
+    for exponential in (irreps.so3_exponential(2), jax.jit(irreps.so3_exponential(2))):
+        actual = exponential(phi, jnp.asarray(generators, dtype))
+        expected = expm(np.tensordot(np.asarray(phi, np.float64), generators, 1))
+        # rounding of the generators times the condition number of the basis
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=500 * jnp.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("max_spin", [-1, 0.5, True])
+def test_bad_max_spin_is_refused(max_spin):
+    with pytest.raises(ValueError, match="max_spin must be an integer >= 0"):
+        irreps.so3_exponential(max_spin)
+
+
+@pytest.mark.parametrize("spins", [(1,), (2,), (3,)])
+def test_integer_coordinates_are_numbers(spins):
+    whole = frames(jnp.array([1, 0, 2]), irreps.so3(spins))
+    np.testing.assert_array_equal(whole, frames(jnp.array([1.0, 0.0, 2.0]), irreps.so3(spins)))
+    with pytest.raises(ValueError, match="phi must be real"):
+        frames(jnp.ones(3, complex), irreps.so3(spins))
+
+
+def test_nan_stays_with_its_member(dtype):
+    phi = jnp.asarray([[jnp.nan, 0, 0], [0.1, 0.2, 0.3], [jnp.inf, 0, 0]], dtype)
+    for spins in ((1,), (2,), (3,)):
+        turned = frames(phi, irreps.so3(spins))
+        assert np.isnan(turned[0]).any()
+        assert np.isnan(turned[2]).any()
+        np.testing.assert_array_equal(turned[1], frames(phi, irreps.so3(spins))[1])
+        assert np.isfinite(turned[1]).all()
 
 
 def test_closed_form_for_vectors_is_rodrigues_formula(dtype, rng):
@@ -136,42 +220,37 @@ def test_closed_form_for_vectors_is_rodrigues_formula(dtype, rng):
     expected = (
         np.eye(3) + np.sinc(theta / np.pi) * x + 0.5 * np.sinc(theta / (2 * np.pi)) ** 2 * (x @ x)
     )
-    np.testing.assert_allclose(
-        closed_vector(phi, VECTOR), expected, rtol=0, atol=50 * jnp.finfo(dtype).eps
-    )
+    np.testing.assert_allclose(closed_vector(phi), expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
 
 
-def test_closed_form_has_the_derivative_of_the_exponential(rng):
-    generators = irreps.so3_generators((2,))
+@pytest.mark.parametrize("spin", [1, 2, 3])
+def test_exponential_has_its_exact_derivative(spin, rng):
+    generators, k = irreps.so3_generators((spin,)), 2 * spin + 1
     phi = rotation_vectors(rng, ANGLES, num=1)[:, 0]
-    weight = rng.normal(size=(5, 5))
-    exponential = irreps.so3_exponential(2)
-    gradient = jax.jit(jax.vmap(jax.grad(lambda p: jnp.sum(weight * exponential(p, generators)))))(
-        phi
-    )
+    weight = rng.normal(size=(k, k))
+    gradient = jax.jit(
+        jax.vmap(jax.grad(lambda p: jnp.sum(weight * frames(p, irreps.so3((spin,))))))
+    )(phi)
 
     # exp([[X, J_a], [0, X]]) holds the derivative of exp(X) along J_a in its upper right block
     # (Higham 2008, theorem 3.6)
-    block = np.zeros((len(ANGLES), 3, 10, 10))
-    block[..., :5, :5] = block[..., 5:, 5:] = np.tensordot(phi, generators, 1)[:, None]
-    block[..., :5, 5:] = generators
-    derivative = np.asarray(jax.jit(groups.matrix_exponential)(block))[..., :5, 5:]
-    expected = np.einsum("kl,nakl->na", weight, derivative)
-    # four squarings at angle 10 and a polynomial with coefficients up to 10: some hundred roundings
-    # of numbers up to 100
+    block = np.zeros((len(ANGLES), 3, 2 * k, 2 * k))
+    block[..., :k, :k] = block[..., k:, k:] = np.tensordot(phi, generators, 1)[:, None]
+    block[..., :k, k:] = generators
+    expected = np.einsum("kl,nakl->na", weight, expm(block)[..., :k, k:])
+    # several squarings at angle 10: some hundred roundings of numbers up to 100
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-11)
 
 
-def test_closed_form_second_derivative_at_zero_is_the_symmetrised_product():
-    exponential = irreps.so3_exponential(2)
-    generators = irreps.so3_generators((0, 1, 2))
-    hessian = jax.jit(jax.jacfwd(jax.jacfwd(lambda phi: exponential(phi, generators))))(
+@pytest.mark.parametrize("spins", [(0, 1), (0, 1, 2), (3,)], ids=str)
+def test_second_derivative_at_zero_is_the_symmetrised_product(spins):
+    generators = irreps.so3_generators(spins)
+    hessian = jax.jit(jax.jacfwd(jax.jacfwd(lambda phi: frames(phi, irreps.so3(spins)))))(
         jnp.zeros(3)
     )
     products = np.einsum("aij,bjk->ikab", generators, generators)
-    np.testing.assert_allclose(
-        hessian, 0.5 * (products + np.swapaxes(products, -1, -2)), rtol=0, atol=1e-14
-    )
+    expected = 0.5 * (products + np.swapaxes(products, -1, -2))
+    np.testing.assert_allclose(hessian, expected, rtol=0, atol=2e-14)
 
 
 def test_principal_rotation_keeps_the_rotation_within_the_ball(dtype, rng):
@@ -183,9 +262,8 @@ def test_principal_rotation_keeps_the_rotation_within_the_ball(dtype, rng):
         np.linalg.norm(np.asarray(inside, np.float64), axis=-1) <= math.pi * (1 + 30 * eps)
     )
     # both roundings of phi: the angle, up to 25, times the spin, up to 2
-    generators = irreps.so3_generators((0, 1, 2))
-    before = closed_forms[2](np.asarray(phi, np.float64), generators)
-    after = closed_forms[2](np.asarray(inside, np.float64), generators)
+    before = closed_tensor(np.asarray(phi, np.float64))
+    after = closed_tensor(np.asarray(inside, np.float64))
     np.testing.assert_allclose(after, before, rtol=0, atol=400 * eps)
 
 
@@ -212,14 +290,12 @@ def test_principal_rotation_of_any_vector(vector):
     inside = principal(phi)
     assert float(jnp.linalg.norm(inside)) <= math.pi * (1 + 1e-13)
     # sine and cosine of an angle up to 173
-    np.testing.assert_allclose(
-        closed_vector(inside, VECTOR), closed_vector(phi, VECTOR), rtol=0, atol=1e-12
-    )
+    np.testing.assert_allclose(closed_vector(inside), closed_vector(phi), rtol=0, atol=1e-12)
 
 
 def test_rotation_angle_is_accurate_near_zero_and_pi(dtype, rng):
     angles = np.array([0.0, 1e-7, 1e-3, 1.0, 2.0, 3.0, math.pi - 1e-3, math.pi - 1e-6, math.pi])
-    rotation = jnp.asarray(closed_vector(rotation_vectors(rng, angles), VECTOR), dtype)
+    rotation = jnp.asarray(closed_vector(rotation_vectors(rng, angles)), dtype)
     actual = rotation_angle(rotation)
     expected = np.broadcast_to(angles[:, None], actual.shape)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * jnp.finfo(dtype).eps)

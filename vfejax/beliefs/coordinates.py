@@ -5,12 +5,13 @@ A plain factor L can cross zero on its diagonal, where the energy jumps to infin
 covariances: every step in them, however long, stays one.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import matvec, transpose, triangular_inverse
+from vfejax.numerics import matmul, matvec, safe_norm, transpose, triangular_inverse
 from vfejax.types import Array
 
 __all__ = ["GaussianCoordinates", "constrain", "fisher_length", "natural_direction", "unconstrain"]
@@ -35,7 +36,11 @@ def _diagonal(matrix: Array) -> Array:
 
 
 def constrain(coordinates: GaussianCoordinates) -> Gaussian:
-    """The Gaussian at these coordinates: ``L = stricttril(W) + diag(exp(diag W))``."""
+    """The Gaussian at these coordinates: ``L = stricttril(W) + diag(exp(diag W))``.
+
+    >>> constrain(GaussianCoordinates(jnp.zeros(1), jnp.zeros((1, 1)))).chol.tolist()
+    [[1.0]]
+    """
     scale = jnp.exp(_diagonal(coordinates.factor))
     return Gaussian(coordinates.mean, _with_diagonal(coordinates.factor, scale))
 
@@ -43,6 +48,9 @@ def constrain(coordinates: GaussianCoordinates) -> Gaussian:
 def unconstrain(q: Gaussian) -> GaussianCoordinates:
     """Coordinates of a Gaussian, inverse of :func:`constrain`; NaN (-inf at 0) where the factor's
     diagonal is not positive.
+
+    >>> unconstrain(Gaussian(jnp.zeros(1), jnp.eye(1))).factor.tolist()
+    [[0.0]]
     """
     return GaussianCoordinates(q.mean, _with_diagonal(q.chol, jnp.log(_diagonal(q.chol))))
 
@@ -63,13 +71,20 @@ def natural_direction(
 
     Returns:
         A direction with the shapes of ``coordinates``.
+
+    Source: Amari, Neural Computation 10 (1998) 251; the factor's metric worked out here.
+
+    >>> at = unconstrain(Gaussian(jnp.zeros(1), jnp.array([[3.0]])))
+    >>> slope = GaussianCoordinates(jnp.ones(1), jnp.ones((1, 1)))
+    >>> [round(float(x.sum()), 4) for x in natural_direction(at, slope)]
+    [9.0, 0.5]
     """
     chol = constrain(coordinates).chol
     scale = _diagonal(chol)
-    slope = _with_diagonal(gradient.factor, _diagonal(gradient.factor) / scale)
-    body = jnp.matmul(transpose(chol), slope, precision="highest")
+    covector = _with_diagonal(gradient.factor, _diagonal(gradient.factor) / scale)
+    body = matmul(transpose(chol), covector)
     body = _with_diagonal(body, 0.5 * _diagonal(body))
-    factor = _with_diagonal(jnp.matmul(chol, body, precision="highest"), _diagonal(body))
+    factor = _with_diagonal(matmul(chol, body), _diagonal(body))
     return GaussianCoordinates(matvec(chol, matvec(transpose(chol), gradient.mean)), factor)
 
 
@@ -78,11 +93,17 @@ def fisher_length(coordinates: GaussianCoordinates, step: GaussianCoordinates) -
     ends.
 
     ``|L^{-1} dmu|^2 + 2 sum_i X_ii^2 + sum_{i>j} X_ij^2`` under the root, with ``X = L^{-1} dL``.
+    Its gradient at a step of 0 is 0.
+
+    >>> at = unconstrain(Gaussian(jnp.zeros(1), jnp.array([[2.0]])))
+    >>> float(fisher_length(at, GaussianCoordinates(jnp.ones(1), jnp.zeros((1, 1)))))
+    0.5
     """
     chol = constrain(coordinates).chol
     inverse = triangular_inverse(chol)
     change = _with_diagonal(step.factor, _diagonal(step.factor) * _diagonal(chol))
-    body = jnp.tril(jnp.matmul(inverse, change, precision="highest"))
+    body = jnp.tril(matmul(inverse, change))
+    body = _with_diagonal(body, math.sqrt(2.0) * _diagonal(body))
     shift = matvec(inverse, step.mean)
-    squares = jnp.sum(body**2, axis=(-2, -1)) + jnp.sum(_diagonal(body) ** 2, axis=-1)
-    return jnp.sqrt(squares + jnp.sum(shift**2, axis=-1))
+    flat = jnp.reshape(body, (*body.shape[:-2], -1))
+    return safe_norm(jnp.concatenate([flat, shift], axis=-1))

@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.numerics import (
+    as_floating,
     cholesky,
+    common_dtype,
+    expand_leading,
     log_det_cholesky,
+    matmul,
     matvec,
-    symmetrize,
     transpose,
     triangular_inverse,
+    triangularize,
 )
 from vfejax.types import Array
 
@@ -40,6 +44,8 @@ __all__ = [
 class Gaussian(NamedTuple):
     """Normal distribution(s): ``mean [..., k]`` and lower-triangular ``chol [..., k, k]`` with
     covariance ``chol chol^T``.
+
+    >>> q = Gaussian(mean=jnp.zeros(2), chol=jnp.eye(2))
     """
 
     mean: Array
@@ -57,15 +63,15 @@ class FisherInformation(NamedTuple):
     cov: Array
 
 
-def _matmul(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision="highest")
-
-
-def _check(q: Gaussian, name: str) -> None:
-    if q.mean.ndim == 0 or q.chol.shape != (*q.mean.shape, q.mean.shape[-1]):
+def _checked(q: Gaussian, name: str) -> Gaussian:
+    """Both arrays floating, of one dtype and fitting shapes; ValueError naming the array else."""
+    mean, chol = as_floating(q.mean, f"{name}.mean"), as_floating(q.chol, f"{name}.chol")
+    if mean.ndim == 0 or chol.shape != (*mean.shape, mean.shape[-1]):
         raise ValueError(
-            f"{name}: mean [..., k] and chol [..., k, k] do not fit: got {q.mean.shape} and {q.chol.shape}"
+            f"{name}: mean [..., k] and chol [..., k, k] do not fit: got {mean.shape} and {chol.shape}"
         )
+    dtype = common_dtype(mean, chol)
+    return Gaussian(mean.astype(dtype), chol.astype(dtype))
 
 
 def from_moments(mean: Array, cov: Array) -> Gaussian:
@@ -73,20 +79,35 @@ def from_moments(mean: Array, cov: Array) -> Gaussian:
 
     Nothing is repaired: where ``cov`` is not positive definite the factor is NaN. Use
     :func:`vfejax.data.population_arrays.from_arrays` for data that must be checked.
+
+    Raises:
+        ValueError: when an argument is complex, naming it.
+
+    >>> q = from_moments(jnp.zeros(2), jnp.array([[4.0, 2.0], [2.0, 2.0]]))
+    >>> q.chol.tolist()
+    [[2.0, 0.0], [1.0, 1.0]]
     """
-    return Gaussian(mean, cholesky(cov))
+    return Gaussian(as_floating(mean, "mean"), cholesky(as_floating(cov, "cov")))
 
 
 def covariance(q: Gaussian) -> Array:
-    """Covariance ``L L^T``, ``[..., k, k]``."""
-    chol = jnp.tril(q.chol)
-    return _matmul(chol, transpose(chol))
+    """Covariance ``L L^T``, ``[..., k, k]``.
+
+    >>> covariance(Gaussian(jnp.zeros(1), jnp.array([[3.0]]))).tolist()
+    [[9.0]]
+    """
+    chol = jnp.tril(as_floating(q.chol, "q.chol"))
+    return matmul(chol, transpose(chol))
 
 
 def precision(q: Gaussian) -> Array:
-    """Precision ``(L L^T)^{-1}``, ``[..., k, k]``."""
-    inverse = triangular_inverse(jnp.tril(q.chol))
-    return _matmul(transpose(inverse), inverse)
+    """Precision ``(L L^T)^{-1}``, ``[..., k, k]``.
+
+    >>> precision(Gaussian(jnp.zeros(1), jnp.array([[2.0]]))).tolist()
+    [[0.25]]
+    """
+    inverse = triangular_inverse(q.chol)
+    return matmul(transpose(inverse), inverse)
 
 
 def natural_parameters(q: Gaussian) -> tuple[Array, Array]:
@@ -94,16 +115,35 @@ def natural_parameters(q: Gaussian) -> tuple[Array, Array]:
     Sigma^{-1}``.
 
     In this form independent evidence adds.
+
+    >>> information, matrix = natural_parameters(Gaussian(jnp.ones(1), jnp.array([[2.0]])))
+    >>> information.tolist(), matrix.tolist()
+    ([0.25], [[0.25]])
     """
+    q = _checked(q, "q")
     matrix = precision(q)
     return matvec(matrix, q.mean), matrix
 
 
 def from_natural(information: Array, precision_matrix: Array) -> Gaussian:
-    """Gaussian from its information vector ``[..., k]`` and precision ``[..., k, k]``."""
-    inverse = triangular_inverse(cholesky(precision_matrix))
-    cov = _matmul(transpose(inverse), inverse)
-    return from_moments(matvec(cov, information), cov)
+    """Gaussian from its information vector ``[..., k]`` and precision ``[..., k, k]``.
+
+    With the Cholesky factor of the precision in reversed order, ``P = U U^T`` with U upper
+    triangular, the factor is ``L = U^{-T}``: one factorisation, and the covariance is never formed.
+    What the entries of P have lost already stays lost; where rows with ``P = A^T A`` are at hand,
+    ``L = flip(triangular_inverse(triangularize(flip(A))))^T`` keeps more.
+
+    Raises:
+        ValueError: when an argument is complex, naming it.
+
+    >>> q = from_natural(jnp.array([0.25]), jnp.array([[0.25]]))
+    >>> q.mean.tolist(), q.chol.tolist()
+    ([1.0], [[2.0]])
+    """
+    information = as_floating(information, "information")
+    reverse = jnp.flip(as_floating(precision_matrix, "precision_matrix"), (-2, -1))
+    chol = jnp.flip(transpose(triangular_inverse(cholesky(reverse))), (-2, -1))
+    return Gaussian(matvec(chol, matvec(transpose(chol), information)), chol)
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
@@ -120,50 +160,87 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
         would kill the gradient at consensus.
 
     Raises:
-        ValueError: when mean and factor of one argument, or the two arguments, do not fit.
+        ValueError: when mean and factor of one argument, or the two arguments, do not fit, or an
+            array is complex.
+
+    >>> standard = Gaussian(jnp.zeros(2), jnp.eye(2))
+    >>> float(kl_divergence(Gaussian(jnp.ones(2), jnp.eye(2)), standard))
+    1.0
     """
-    _check(q, "q")
-    _check(p, "p")
+    q, p = _checked(q, "q"), _checked(p, "p")
     if q.mean.shape != p.mean.shape:
         raise ValueError(
             f"q and p must have the same shapes, got means {q.mean.shape} and {p.mean.shape}"
         )
-    chol_q = jnp.tril(q.chol)
-    chol_p = jnp.tril(p.chol)
-    columns = jnp.concatenate([chol_q, (q.mean - p.mean)[..., None]], axis=-1)
-    whitened = _matmul(triangular_inverse(chol_p), columns)
+    dtype = common_dtype(q.mean, p.mean)
+    q, p = (Gaussian(x.mean.astype(dtype), jnp.tril(x.chol).astype(dtype)) for x in (q, p))
+    columns = jnp.concatenate([q.chol, (q.mean - p.mean)[..., None]], axis=-1)
+    whitened = matmul(triangular_inverse(p.chol), columns)
     squares = jnp.sum(whitened * whitened, axis=(-2, -1))
-    return 0.5 * (squares - q.mean.shape[-1] + log_det_cholesky(chol_p) - log_det_cholesky(chol_q))
+    return 0.5 * (squares - q.mean.shape[-1] + log_det_cholesky(p.chol) - log_det_cholesky(q.chol))
 
 
 def entropy(q: Gaussian) -> Array:
-    """Differential entropy ``k/2 log(2 pi e) + log det L``, in nats, ``[...]``."""
-    return 0.5 * (
-        q.mean.shape[-1] * math.log(2 * math.pi * math.e) + log_det_cholesky(jnp.tril(q.chol))
-    )
+    """Differential entropy ``k/2 log(2 pi e) + log det L``, in nats, ``[...]``.
+
+    >>> round(float(entropy(Gaussian(jnp.zeros(1), jnp.eye(1)))), 4)
+    1.4189
+    """
+    q = _checked(q, "q")
+    constant = q.mean.shape[-1] * math.log(2 * math.pi * math.e)
+    return 0.5 * (constant + log_det_cholesky(jnp.tril(q.chol)))
 
 
 def expected_log_density(q: Gaussian, p: Gaussian) -> Array:
-    """``E_q[log p(x)] = -KL(q || p) - H(q)``, in nats, ``[...]``."""
+    """``E_q[log p(x)] = -KL(q || p) - H(q)``, in nats, ``[...]``.
+
+    >>> standard = Gaussian(jnp.zeros(1), jnp.eye(1))
+    >>> round(float(expected_log_density(standard, standard)), 4)
+    -1.4189
+    """
     return -kl_divergence(q, p) - entropy(q)
 
 
 def push_forward(q: Gaussian, operator: Array) -> Gaussian:
     """Image of q under the linear map ``Omega [..., k, k]``: ``N(Omega mu, Omega Sigma Omega^T)``.
 
-    The factor is Cholesky's, so it is lower triangular with positive diagonal again.
+    The factor is triangularised without forming the covariance (see
+    :func:`vfejax.numerics.triangularize`), so small variances keep their digits. It is lower
+    triangular with a positive diagonal again.
+
+    Raises:
+        ValueError: when ``q`` and ``operator`` do not fit or one is complex.
+
+    >>> q = push_forward(Gaussian(jnp.ones(1), jnp.eye(1)), jnp.array([[-2.0]]))
+    >>> q.mean.tolist(), q.chol.tolist()
+    ([-2.0], [[2.0]])
     """
-    factor = _matmul(operator, jnp.tril(q.chol))
-    cov = symmetrize(_matmul(factor, transpose(factor)))
-    return from_moments(matvec(operator, q.mean), cov)
+    q, operator = _checked(q, "q"), as_floating(operator, "operator")
+    k = q.mean.shape[-1]
+    if operator.ndim < 2 or operator.shape[-1] != k:
+        raise ValueError(f"operator must be [..., l, {k}] to fit q, got shape {operator.shape}")
+    factor = matmul(operator, jnp.tril(q.chol))
+    return Gaussian(matvec(operator, q.mean), triangularize(transpose(factor)))
 
 
 def sample(key: Array, q: Gaussian, shape: tuple[int, ...] = ()) -> Array:
-    """Independent draws ``[*shape, ..., k]`` from q."""
-    noise = jax.random.normal(key, shape + q.mean.shape, q.mean.dtype)
-    lead = (1,) * len(shape)
-    chol = jnp.reshape(jnp.tril(q.chol), lead + q.chol.shape)
-    return jnp.reshape(q.mean, lead + q.mean.shape) + matvec(chol, noise)
+    """Independent draws from q.
+
+    Args:
+        key: a key of ``jax.random``.
+        q: mean ``[..., k]``, chol ``[..., k, k]``.
+        shape: leading shape of the draws.
+
+    Returns:
+        ``[*shape, ..., k]``.
+
+    >>> sample(jax.random.key(0), Gaussian(jnp.zeros(2), jnp.eye(2)), (5,)).shape
+    (5, 2)
+    """
+    q = _checked(q, "q")
+    noise = jax.random.normal(key, (*shape, *q.mean.shape), q.mean.dtype)
+    chol = expand_leading(jnp.tril(q.chol), noise.ndim - 1, core=2)
+    return expand_leading(q.mean, noise.ndim - 1, core=1) + matvec(chol, noise)
 
 
 def fisher_information(q: Gaussian) -> FisherInformation:
@@ -173,6 +250,9 @@ def fisher_information(q: Gaussian) -> FisherInformation:
     ``2 / s^2``, the information of s, after the chain rule dSigma = 2 s ds.)
 
     Source: Amari, Information Geometry (2016), section 1.6.
+
+    >>> fisher_information(Gaussian(jnp.zeros(1), jnp.array([[2.0]]))).cov.tolist()
+    [[[[0.03125]]]]
     """
     matrix = precision(q)
     cov = 0.25 * (

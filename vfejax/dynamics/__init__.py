@@ -1,5 +1,5 @@
-"""Dynamics on any energy function: gradient, natural-gradient and Hamiltonian flows."""
+"""Dynamics on any energy function: gradient, natural-gradient, Hamiltonian and Langevin flows."""
 
-from vfejax.dynamics import gradient_flow, hamiltonian, natural_gradient, rollout
+from vfejax.dynamics import gradient_flow, hamiltonian, langevin, natural_gradient, rollout
 
-__all__ = ["gradient_flow", "hamiltonian", "natural_gradient", "rollout"]
+__all__ = ["gradient_flow", "hamiltonian", "langevin", "natural_gradient", "rollout"]

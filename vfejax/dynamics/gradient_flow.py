@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vfejax.numerics import cast_like, floating_tree, tree_norm
 from vfejax.types import Array, EnergyFn, Integrator, PyTree
 
 __all__ = [
@@ -39,6 +40,9 @@ class GradientFlowInfo(NamedTuple):
 def broadcast_prefix(prefix: PyTree, tree: PyTree) -> PyTree:
     """Give every leaf of ``tree`` the value of the leaf of ``prefix`` above it; a scalar serves the
     whole tree.
+
+    >>> broadcast_prefix({"a": 0.1, "b": 0.0}, {"a": (1, 2), "b": 3})
+    {'a': (0.1, 0.1), 'b': 0.0}
     """
     return jax.tree.map(lambda value, subtree: jax.tree.map(lambda _: value, subtree), prefix, tree)
 
@@ -47,18 +51,28 @@ def scale_by_tree(learning_rates: PyTree) -> optax.GradientTransformation:
     """Descend with one learning rate per leaf: ``update = -rate * gradient``.
 
     Args:
-        learning_rates: a scalar, or a tree prefix of the position; a rate of 0 freezes its leaves.
+        learning_rates: a scalar, or a tree prefix of the position, of any real dtype. A rate of 0
+            freezes its leaves, also where the gradient is infinite or NaN.
 
     Returns:
         A stateless optax transformation, to be chained behind any preconditioner.
+
+    >>> descend = scale_by_tree({"a": 0.5, "b": 0.0})
+    >>> updates, _ = descend.update({"a": jnp.ones(1), "b": jnp.full(1, jnp.inf)}, descend.init({}))
+    >>> updates["a"].tolist(), (1.0 + updates["b"]).tolist()
+    ([-0.5], [1.0])
     """
 
-    def update(updates: PyTree, _params: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda rate, u: -rate * u, broadcast_prefix(learning_rates, updates), updates
-        )
+    def scale(rate: float | Array, update: Array) -> Array:
+        rate = cast_like(rate, update)
+        # 0 times infinity is NaN. A finite update passes, so that d/d rate is right at rate 0 too.
+        frozen = jnp.broadcast_to(rate == 0, update.shape) & ~jnp.isfinite(update)
+        return -rate * jnp.where(frozen, 0.0, update)
 
-    return optax.stateless(update)
+    def transform(updates: PyTree, _params: PyTree) -> PyTree:
+        return jax.tree.map(scale, broadcast_prefix(learning_rates, updates), updates)
+
+    return optax.stateless(transform)
 
 
 def gradient_flow(
@@ -78,15 +92,23 @@ def gradient_flow(
         energy_fn: position to scalar, or to ``(scalar, aux)`` with ``has_aux`` (as in
             ``jax.value_and_grad``).
         optimizer: any optax transformation that asks for no more than gradient and position (so no
-            line search, which also
-            wants the energy); :func:`scale_by_tree` gives a learning rate per group.
+            line search, which also wants the energy); :func:`scale_by_tree` gives a learning rate
+            per group.
         has_aux: whether ``energy_fn`` returns something besides the energy.
         retract: ``(position, step) -> position``; by default their sum. A group's own retraction
             keeps its coordinates inside the chart.
 
     Returns:
-        ``init(position) -> GradientFlowState`` and ``step(state) -> (GradientFlowState,
-        GradientFlowInfo)``.
+        ``init(position) -> GradientFlowState`` and ``step(state, key=None) -> (GradientFlowState,
+        GradientFlowInfo)``; the key is ignored.
+
+    Raises:
+        ValueError: when a leaf of the position is complex, naming it.
+
+    >>> flow = gradient_flow(lambda x: jnp.sum((x - 2.0) ** 2), optax.sgd(0.5))
+    >>> state, info = flow.step(flow.init(jnp.zeros(1)))
+    >>> state.position.tolist(), float(info.energy)
+    ([2.0], 0.0)
     """
     value_and_grad = jax.value_and_grad(energy_fn, has_aux=has_aux)
 
@@ -96,18 +118,19 @@ def gradient_flow(
         return gradient, energy, aux
 
     def init(position: PyTree) -> GradientFlowState:
+        position = floating_tree(position, "position")
         gradient, _, _ = evaluate(position)
         return GradientFlowState(position, gradient, optimizer.init(position))
 
-    def step(state: GradientFlowState) -> tuple[GradientFlowState, GradientFlowInfo]:
+    def step(
+        state: GradientFlowState, key: Array | None = None
+    ) -> tuple[GradientFlowState, GradientFlowInfo]:
         updates, optimizer_state = optimizer.update(
             state.gradient, state.optimizer_state, state.position
         )
         position = retract(state.position, updates)
         gradient, energy, aux = evaluate(position)
-        squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g * g), gradient))
-        return GradientFlowState(position, gradient, optimizer_state), GradientFlowInfo(
-            energy, jnp.sqrt(squares), aux
-        )
+        state = GradientFlowState(position, gradient, optimizer_state)
+        return state, GradientFlowInfo(energy, tree_norm(gradient), aux)
 
     return Integrator(init, step)

@@ -1,22 +1,48 @@
 """Roll an integrator forward in one compiled loop."""
 
 import jax
+import jax.numpy as jnp
 
-from vfejax.types import Integrator, PyTree
+from vfejax.types import Array, Integrator, PyTree
 
 __all__ = ["rollout"]
 
 
-def rollout(integrator: Integrator, state: PyTree, num_steps: int) -> tuple[PyTree, PyTree]:
+def rollout(
+    integrator: Integrator,
+    state: PyTree,
+    num_steps: int,
+    key: Array | None = None,
+    *,
+    first_step: int | Array = 0,
+) -> tuple[PyTree, PyTree]:
     """Take ``num_steps`` steps by ``lax.scan``.
+
+    Step i of a trajectory uses the key ``fold_in(key, i)``. So a trajectory may be cut anywhere:
+    continued with the same key and ``first_step`` at the number of steps taken, it is the same one.
 
     Args:
         integrator: any ``(init, step)`` of this package.
         state: from ``integrator.init``.
-        num_steps: static number of steps.
+        num_steps: static number of steps, at least 0.
+        key: of ``jax.random``, for a stochastic integrator. Without it every step is called as
+            ``step(state)``.
+        first_step: how many steps of this trajectory were taken before.
 
     Returns:
         The last state, and the infos of all steps stacked along a new leading axis ``[num_steps,
         ...]``.
+
+    >>> from vfejax.dynamics.hamiltonian import velocity_verlet
+    >>> oscillator = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), 0.1)
+    >>> state, info = rollout(oscillator, oscillator.init(jnp.ones(1)), 63)  # one period: 2 pi
+    >>> round(float(state.position[0]), 2), info.total.shape
+    (1.0, (63,))
     """
-    return jax.lax.scan(lambda carry, _: integrator.step(carry), state, length=num_steps)
+
+    def step(carry: PyTree, index: Array) -> tuple[PyTree, PyTree]:
+        if key is None:
+            return integrator.step(carry)
+        return integrator.step(carry, jax.random.fold_in(key, index))
+
+    return jax.lax.scan(step, state, jnp.asarray(first_step, int) + jnp.arange(num_steps))

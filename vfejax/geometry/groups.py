@@ -23,6 +23,7 @@ from vfejax.numerics import (
     matvec,
     transpose,
     triangular_inverse,
+    triangularize,
 )
 from vfejax.types import Array, ExponentialFn
 
@@ -202,7 +203,7 @@ def matrix_exponential(x: Array, *, max_norm: float | None = None) -> Array:
     norm = jax.lax.stop_gradient(jnp.max(jnp.sum(jnp.abs(x), axis=-2), axis=-1, initial=0.0))
     norm = norm[..., None, None]
     squarings = jnp.maximum(0.0, jnp.ceil(jnp.log2(jnp.maximum(norm, radius) / radius)))
-    y = x * jnp.exp2(-squarings)
+    y = x * jnp.exp2(-squarings).astype(x.dtype)
     powers = [identity_like(y), y]
     for _ in range(3):
         powers.append(matmul(powers[-1], y))
@@ -222,12 +223,12 @@ def structure_constants(generators: Generators) -> Array:
     """Structure constants ``f`` with ``[J_a, J_b] = sum_c f[a, b, c] J_c``.
 
     Args:
-        generators: basis ``[a, k, k]`` closed under commutators, or a :class:`Group`.
+        generators: linearly independent basis ``[a, k, k]`` closed under commutators, or a
+            :class:`Group`. All of them may be 0, as for spin 0; then so are the constants.
 
     Returns:
         ``[a, a, a]``, by least squares on the Gram matrix ``tr(J_a^T J_b)``; exact when the span is
-        closed. Where generators depend on each other linearly (all are 0 for spin 0) it is the
-        solution of least norm.
+        closed.
 
     >>> from vfejax.geometry import irreps
     >>> float(structure_constants(irreps.so3_generators((1,)))[0, 1, 2].round(4))
@@ -246,7 +247,10 @@ def structure_constants(generators: Generators) -> Array:
     commutators = products - jnp.swapaxes(products, 0, 1)
     rows = jnp.reshape(generators, (generators.shape[0], -1))
     overlaps = matmul(jnp.reshape(commutators, (*commutators.shape[:2], -1)), rows.T)
-    return matmul(overlaps, jnp.linalg.pinv(matmul(rows, rows.T), hermitian=True))
+    gram = matmul(rows, rows.T)
+    gram = jnp.where(jnp.trace(gram) == 0, identity_like(gram), gram)
+    inverse = triangular_inverse(cholesky(gram))
+    return matmul(matmul(overlaps, inverse.T), inverse)
 
 
 def body_jacobian(phi: Array, generators: Generators) -> Array:
@@ -295,7 +299,7 @@ def natural_direction(phi: Array, covector: Array, generators: Generators) -> Ar
     [1.0, 1.0, 1.0]
     """
     jacobian = body_jacobian(phi, generators)
-    inverse = triangular_inverse(cholesky(matmul(transpose(jacobian), jacobian)))
+    inverse = triangular_inverse(triangularize(jacobian))
     return matvec(transpose(inverse), matvec(inverse, covector))
 
 

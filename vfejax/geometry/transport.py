@@ -22,6 +22,7 @@ def frames(phi: Array, generators: Generators) -> Array:
     Returns:
         ``[..., k, k]``.
 
+    >>> import jax.numpy as jnp
     >>> from vfejax.geometry import irreps
     >>> frames(jnp.zeros(3), irreps.so3((1,))).tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -44,6 +45,7 @@ def transport_operator(phi_i: Array, phi_j: Array, generators: Generators) -> Ar
     Returns:
         ``[..., k, k]``.
 
+    >>> import jax.numpy as jnp
     >>> from vfejax.geometry import irreps
     >>> here, there = jnp.array([0.0, 0.0, 1.5]), jnp.array([0.0, 0.0, 0.5])
     >>> omega = transport_operator(here, there, irreps.so3((1,)))
@@ -65,6 +67,7 @@ def holonomy(operators: Sequence[Array]) -> Array:
     Returns:
         ``[..., k, k]``.
 
+    >>> import jax.numpy as jnp
     >>> quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
     >>> holonomy([quarter] * 4).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
