@@ -28,8 +28,8 @@ def natural_gradient(
     Args:
         direction_fn: ``(position, gradient) -> direction``.
         max_norm: trust region: shorten v so that its length in the metric, ``sqrt(g . v)``, is at
-            most this positive number. Without it a belief much wider than its target overshoots, until the
-            exponential of its log scale underflows.
+            most this positive number. Without it a belief much wider than its target overshoots,
+            until the exponential of its log scale underflows.
 
     Returns:
         A stateless transformation; its ``update`` needs the position as ``params``.

@@ -39,6 +39,12 @@ def direct_sum(*generators: np.ndarray) -> np.ndarray:
 
     Returns:
         ``[a, sum k_i, sum k_i]``.
+
+    Raises:
+        ValueError: when the numbers of generators differ.
+
+    >>> direct_sum(so_generators(2), so_generators(2)).shape
+    (1, 4, 4)
     """
     counts = {block.shape[0] for block in generators}
     if len(counts) != 1:
@@ -91,6 +97,9 @@ def so3_generators(spins: Sequence[int]) -> np.ndarray:
 
     Raises:
         ValueError: for an empty list, a negative or a non-integer spin.
+
+    >>> so3_generators((0, 1, 2)).shape
+    (3, 9, 9)
     """
     spins = tuple(spins)
     if not spins or any(int(spin) != spin or spin < 0 for spin in spins):
@@ -110,6 +119,12 @@ def so_generators(n: int) -> np.ndarray:
 
     Returns:
         NumPy float64 constants ``[n (n - 1) / 2, n, n]``.
+
+    Raises:
+        ValueError: for n below 2.
+
+    >>> so_generators(2).tolist()
+    [[[0.0, -1.0], [1.0, 0.0]]]
     """
     if n < 2:
         raise ValueError(f"so(n) needs n >= 2, got {n}")
@@ -302,7 +317,10 @@ def principal_rotation(phi: Array) -> Array:
         phi: rotation vectors ``[..., 3]`` in radians.
 
     Returns:
-        ``[..., 3]`` with norm at most pi.
+        ``[..., 3]`` with norm at most pi, up to rounding.
+
+    >>> round(float(principal_rotation(jnp.array([0.0, 0.0, 6.0]))[2]), 3)  # 6 - 2 pi
+    -0.283
     """
     angle = safe_norm(phi, keepdims=True)
     turns = jnp.round(angle / (2 * math.pi))
@@ -315,6 +333,9 @@ def principal_rotation(phi: Array) -> Array:
 def rotation_angle(rotation: Array) -> Array:
     """Angle in [0, pi] of rotation matrices ``[..., 3, 3]``, accurate also near 0 and pi, in
     radians.
+
+    >>> round(float(rotation_angle(jnp.diag(jnp.array([1.0, -1.0, -1.0])))), 4)
+    3.1416
     """
     antisymmetric = 0.5 * (rotation - transpose(rotation))
     axis = jnp.stack(
