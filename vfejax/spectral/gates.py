@@ -17,8 +17,9 @@ Under the second bound the gate that acts, ``-gL_i c_i``, is never longer than c
 ``|c| <= 1`` nothing grows along a sequence of any length.
 
 Source: Worpitzky's theorem (1865) for the first bound, in Lorentzen and Waadeland, Continued
-fractions (2008), section 3.2; De et al., Griffin (2024) and Orvieto et al., Resurrecting recurrent
-neural networks for long sequences (2023) for the gate and its weight. The tridiagonal system that
+fractions: convergence theory (2008); Orvieto et al., Resurrecting recurrent neural networks for
+long sequences (2023), and De et al., Griffin: mixing gated linear recurrences with local attention
+for efficient language models (2024), for the gate and its weight. The tridiagonal system that
 contains it is ours.
 """
 
