@@ -45,20 +45,14 @@ PENDING = {
     # cli
     "vfejax.cli.options",
     "vfejax.cli.simulate.problem",
-    "vfejax.cli.simulate.report",
     # models
     "vfejax.models.blocks",
-    "vfejax.models.gpt.model",
     "vfejax.models.quantum.layers",
     "vfejax.models.sampling",
     # training
-    "vfejax.training.losses",
-    "vfejax.training.optimizer",
     "vfejax.training.sharding",
-    "vfejax.training.step",
     # data
     # figures
-    "vfejax.figures.style",
 }
 
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import tyro
 
@@ -180,9 +180,10 @@ def _parse(
     config_type: type[Config], arguments: Sequence[str], program: str, default: Config | None
 ) -> Config:
     said = io.StringIO()
+    start: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, args=list(arguments), prog=program, default=default)
+            return tyro.cli(config_type, args=list(arguments), prog=program, **start)
     except SystemExit as stop:
         if not stop.code:
             raise  # after --help
@@ -300,7 +301,7 @@ def stored(
     where = str(Path(path) / "config.toml")
     unused = _unused_tables(config_type, mapping)
     used = {name: value for name, value in mapping.items() if name not in unused}
-    known = {entry.name for entry in dataclasses.fields(config_type)}
+    known = {entry.name for entry in dataclasses.fields(cast(Any, config_type))}
     strange = [name for name in used if name.replace("-", "_") not in known]
     if strange:
         raise UserError(

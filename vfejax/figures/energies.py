@@ -6,6 +6,7 @@ Values that are not finite leave gaps; they are never replaced.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def _last(values: np.ndarray) -> float:
     return float(finite[-1]) if finite.size else np.nan
 
 
-def _curve(ax: Axes, x: np.ndarray, y: np.ndarray, **look) -> None:
+def _curve(ax: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
     ax.plot(
         x,
         _finite(y),

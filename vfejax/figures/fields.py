@@ -7,7 +7,7 @@ curve, two (``torus``, ``plane``) as an image.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -120,7 +120,7 @@ def _draw_image(
     colours: str,
     low: float,
     high: float,
-):
+) -> None:
     """One field over two axes, the first to the right, the second up; points where it has no value
     are grey.
     """
@@ -138,9 +138,9 @@ def _draw_image(
     ax.set_xlim(axes[0].low, axes[0].high)
     ax.set_ylim(axes[1].low, axes[1].high)
     # An inset keeps the bar as tall as the image, whatever the layout makes of it.
-    style_colour_bar(
-        ax.get_figure().colorbar(image, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0))), label
-    )
+    figure = cast(Figure, ax.get_figure())
+    bar = figure.colorbar(image, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0)))
+    style_colour_bar(bar, label)
 
 
 def _range(values: np.ndarray) -> tuple[str, float, float]:
@@ -270,7 +270,10 @@ def supports(
     chi = as_array("chi", chi, *("n", "points", "points on the second axis")[: np.ndim(chi)])
     if (kind is None) != (lengths is None):
         raise ValueError("kind and lengths must be given together")
-    axes = _index_axes(chi.shape[1:]) if kind is None else _grid_axes(chi.shape[1:], kind, lengths)
+    if kind is None or lengths is None:
+        axes = _index_axes(chi.shape[1:])
+    else:
+        axes = _grid_axes(chi.shape[1:], kind, lengths)
     coverage = np.sum(chi, axis=0)
     title = f"Coverage: at least {coverage.min():.3g}, mean {coverage.mean():.3g}"
     if len(axes) == 2:

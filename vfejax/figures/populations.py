@@ -122,7 +122,7 @@ def _draw_block(ax: Axes, centres: np.ndarray, covs: np.ndarray, colour: str) ->
     for radius, face in ((2.0, 0.0), (1.0, fill)):
         ax.add_collection(
             PolyCollection(
-                _ellipses(centres, covs, radius),
+                list(_ellipses(centres, covs, radius)),
                 facecolors=[to_rgba(colour, face)],
                 edgecolors=[to_rgba(colour, edge if radius == 1.0 else 0.5 * edge)],
                 linewidths=0.8,
@@ -310,8 +310,9 @@ def _draw_images(ax: Axes, points: np.ndarray, axis: int) -> None:
         ax.plot(x[side], y[side], "o", color=colour, **look)
     tip = VIEW[:2, axis]
     ax.plot(*zip(tip, 1.28 * tip, strict=True), color=INK, linewidth=0.8, zorder=4)
-    font = {"fontsize": FONT_SIZE + 3, "weight": "bold"}
-    ax.text(*(1.4 * tip), "xyz"[axis], color=colour, ha="center", va="center", zorder=5, **font)
+    right, up = 1.4 * tip
+    label = ax.text(right, up, "xyz"[axis], color=colour, ha="center", va="center", zorder=5)
+    label.set(fontsize=FONT_SIZE + 3, weight="bold")
 
 
 def frames(panels: Sequence[tuple[str, ArrayLike]]) -> Figure:

@@ -9,6 +9,7 @@ Source: Okabe and Ito, Color universal design (2008).
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
+from typing import Literal, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -66,10 +67,20 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def style_axes(
-    ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "", grid: str = "y"
+    ax: Axes,
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    grid: Literal["x", "y", "both", ""] = "y",
 ) -> None:
-    """Thin grey frame on the left and below, faint grid lines along ``grid`` ('x', 'y', 'both', or
-    '' for none).
+    """Thin grey frame on the left and below, faint grid lines, and labels in the ink of the rest.
+
+    Args:
+        ax: what is styled.
+        xlabel, ylabel: names of the axes, with their units.
+        title: stands above, on the left.
+        grid: the axes whose ticks have grid lines; '' for none.
     """
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
@@ -119,7 +130,8 @@ def log_axis(axis: Axis) -> None:
     decades; set the limits first.
     """
     low, high = axis.get_view_interval()
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    name = "x" if axis is axis.axes.xaxis else "y"
+    axis.axes.set(**{f"{name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -144,7 +156,8 @@ def label_right(ax: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
         [to_fraction.transform((x, y))[1] if np.isfinite(y) else 0.0 for _, y, _ in labels]
     )
     wanted = np.clip(wanted, 0.0, 1.0)
-    height = 72.0 * ax.get_figure().get_size_inches()[1] * ax.get_position().height
+    figure = cast(Figure, ax.get_figure())
+    height = 72.0 * figure.get_size_inches()[1] * ax.get_position().height
     for (text, _, colour), start, end in zip(
         labels, wanted, _spread(wanted, 1.4 * FONT_SIZE / height), strict=True
     ):

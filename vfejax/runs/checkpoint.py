@@ -439,7 +439,8 @@ def _read_state(path: Path, template: PyTree) -> PyTree:
                     read = checkpointer.restore(path, args=ocp.args.StandardRestore(targets))
             except Exception as error:
                 raise _Damaged(f"orbax cannot read it ({one_line(error)})") from error
-    return treedef.unflatten([_leaf(leaf, read.get(f"{i:06d}")) for i, leaf in enumerate(leaves)])
+    restored = [_leaf(leaf, read.get(f"{i:06d}")) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, restored)
 
 
 def _target(leaf: Any) -> Any:

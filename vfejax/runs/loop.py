@@ -123,6 +123,11 @@ class Outcome(NamedTuple):
 def start_step(run: RunDirectory, cadence: Cadence, *, resume: bool) -> int | None:
     """The step that a resumed run goes on from; None when it begins at 0.
 
+    Args:
+        run: the run, held.
+        cadence: how far it should go.
+        resume: whether it is a resumed run at all.
+
     Raises:
         UserError: when it is beyond ``num_steps`` already.
     """

@@ -22,7 +22,7 @@ from vfejax.figures import populations as population_figures
 from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
-from vfejax.problems.sensor_network import Registration
+from vfejax.problems.sensor_network import Registration, Truth
 from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.report import Picture, Report
@@ -40,7 +40,7 @@ _MOST_POINTS = 64
 class _Point(NamedTuple):
     """One point of the base manifold: who is there, what they measured, and the true landmarks."""
 
-    index: int
+    place: int
     agents: np.ndarray
     measured: np.ndarray
     landmarks: np.ndarray
@@ -66,11 +66,19 @@ def _rotations(phi: Array) -> Array:
     return frames(phi, irreps.so3((1,)))
 
 
+def _truth(problem: Problem) -> Truth:
+    if problem.truth is None:
+        raise ValueError("errors need a problem whose truth is known")
+    return problem.truth
+
+
 def _points(problem: Problem) -> list[_Point]:
-    """Points with at least two agents, at most 64 of them."""
+    """Points with at least two agents, at most ``_MOST_POINTS`` of them."""
+    if problem.observations is None:
+        raise ValueError("errors need a problem with observations")
     measured = sensor_network.mean_observations(problem.observations)
     measured = measured.reshape(measured.shape[0], -1, *measured.shape[-2:])
-    landmarks = problem.truth.landmarks.reshape(-1, *measured.shape[-2:])
+    landmarks = _truth(problem).landmarks.reshape(-1, *measured.shape[-2:])
     num_agents, num_points = measured.shape[:2]
     present = np.ones((num_agents, num_points), bool)
     if problem.supports is not None:
@@ -94,13 +102,13 @@ def references(problem: Problem) -> References | None:
         raise UserError(
             "no two agents overlap anywhere on the base manifold; give a larger --support-radius"
         )
-    fits = {p.index: sensor_network.maximum_likelihood(p.measured) for p in points}
+    fits = {p.place: sensor_network.maximum_likelihood(p.measured) for p in points}
     own = _rms(
         np.concatenate([sensor_network.landmark_errors(p.measured, p.landmarks) for p in points])
     )
     best = _rms(
         np.array(
-            [sensor_network.landmark_errors(fits[p.index].landmarks, p.landmarks) for p in points]
+            [sensor_network.landmark_errors(fits[p.place].landmarks, p.landmarks) for p in points]
         )
     )
 
@@ -120,7 +128,7 @@ def references(problem: Problem) -> References | None:
             best,
             pooled(
                 lambda p, true: sensor_network.relative_rotation_errors(
-                    fits[p.index].rotations, true
+                    fits[p.place].rotations, true
                 )
             ),
         ),
@@ -130,17 +138,17 @@ def references(problem: Problem) -> References | None:
 
 def _achieved(problem: Problem, population: Population) -> tuple[float, np.ndarray]:
     """Landmark error (m) and rotation errors (rad) of a population, pooled over points."""
-    truth = problem.truth.rotations
+    truth = _truth(problem).rotations
     num_agents = len(truth)
     rotations = np.asarray(_rotations(population.phi)).reshape(num_agents, -1, 3, 3)
     means = np.asarray(population.belief.mean)
     means = means.reshape(num_agents, -1, means.shape[-1] // 3, 3)
     points = _points(problem)
     turns = [
-        sensor_network.relative_rotation_errors(rotations[p.agents, p.index], truth[p.agents])
+        sensor_network.relative_rotation_errors(rotations[p.agents, p.place], truth[p.agents])
         for p in points
     ]
-    places = [sensor_network.landmark_errors(means[p.agents, p.index], p.landmarks) for p in points]
+    places = [sensor_network.landmark_errors(means[p.agents, p.place], p.landmarks) for p in points]
     return _rms(np.concatenate(places)), np.concatenate(turns)
 
 
@@ -421,10 +429,11 @@ def build(
     """
     metrics = run_directory.read_metrics(run, required=("step", "total"))
     summary = _summary(config, problem, references, population, metrics)
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (name, _fixed(1e3 * row["landmark_error_m"], 1), _fixed(row["rotation_error_deg"], 2))
         for name, row in summary.get("errors", {}).items()
     ]
+    header: tuple[str, ...]
     header = ("rms error against the truth", "landmarks (mm)", "relative rotations (degrees)")
     notes = [
         f"{summary['agents']} agents, {summary['steps']} steps of {config.dynamics} dynamics; free "
