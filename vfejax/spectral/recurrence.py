@@ -17,7 +17,6 @@ from vfejax.spectral.scans import (
     PLATFORM,
     SEQUENTIAL,
     Scans,
-    infinite_at_poles,
     pad_back,
     pad_front,
     pivot_reciprocal,
@@ -166,7 +165,7 @@ def _moebius_scan_jvp(
     (diagonal, coupling), (d_change, k_change) = primals, tangents
     g = moebius_scan(diagonal, coupling, scans)
     square = g * g
-    links = coupling.astype(g.dtype) * square[1:]
+    links = coupling.astype(g.dtype) * g[1:] ** 2
     k_part = pad_front(k_change.astype(g.dtype) * g[:-1])
     return g, linear_scan(links, square * (k_part - d_change), False, scans)
 
@@ -189,9 +188,10 @@ def moebius_recurrence(
             step.
 
     Returns:
-        Shape and dtype of ``diagonal``. An entry whose denominator vanishes is infinite, and no
-        derivative flows through it; the entries after it are finite again. Derivatives of every
-        order, forward and reverse.
+        Shape and dtype of ``diagonal``. An entry whose denominator vanishes is the large number of
+        :func:`vfejax.spectral.scans.pivot_reciprocal`, ``2^40`` (``2^100`` in double precision),
+        in place of infinity. The entries after it are right. Derivatives of every order, forward
+        and reverse.
 
     Raises:
         ValueError: when shapes or dtypes do not fit.
@@ -211,4 +211,4 @@ def moebius_recurrence(
         raise ValueError(
             f"coupling must have the dtype of diagonal {d.dtype} or its real one, got {k.dtype}"
         )
-    return jnp.moveaxis(infinite_at_poles(moebius_scan(d, k, scans)), 0, axis)
+    return jnp.moveaxis(moebius_scan(d, k, scans), 0, axis)

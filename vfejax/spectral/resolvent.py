@@ -123,9 +123,10 @@ def left_resolvent_diagonal(
         scans: the algorithm, for the gradient too.
 
     Returns:
-        Complex ``[..., n]``, complex64 for float32 and complex128 for float64. Infinite at site i
-        where z is an eigenvalue of the chain cut off after it; no derivative flows through that
-        entry, and the others are right. Derivatives of every order, forward and reverse.
+        Complex ``[..., n]``, complex64 for float32 and complex128 for float64. Where z is an
+        eigenvalue of the chain cut off after site i, gL_i is infinite. It comes out as ``2^40``
+        (``2^100`` in double precision), and the other entries are right. Derivatives of every
+        order, forward and reverse.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.

@@ -64,15 +64,15 @@ def causal_sweep(left: Array, subdiagonal: Array, x: Array, *, scans: Scans = PL
     after site i.
 
     Args:
-        left: gL, complex, ``[..., n]``; all entries must be finite.
+        left: gL, complex, ``[..., n]``.
         subdiagonal: c, real or complex, ``[..., n - 1]``.
         x: real or complex, ``[..., n, c]``. Leading axes broadcast; gates are shared by the c
             channels.
         scans: the algorithm.
 
     Returns:
-        Complex ``[..., n, c]``. Time and memory O(n c), forward and backward. NaN from the first
-        infinite gL on: there the system that is cut off has no solution.
+        Complex ``[..., n, c]``. Time and memory O(n c), forward and backward. Of the order of
+        ``2^40`` (``2^100``) where gL has a pole: there the system that is cut off has no solution.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
