@@ -6,7 +6,8 @@ ours     common frame, streamed blocks, jit (float32, closed-form rotations)
 (a)      the energy alone in vectorised NumPy, n x n x k x k
 (b)      batched n x n x k x k autograd in PyTorch
 (c)      the common-frame algorithm in eager PyTorch autograd, n x n logits
-floor    three feature products (logits and the gradients of both sides) and two exponentials per pair, streamed in JAX
+floor    three feature products (logits and the gradients of both sides) and two exponentials per
+         pair, streamed in JAX
 
 A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians.
 PyTorch is optional: without it (b) and (c) are left out. Before anything is timed, every energy,

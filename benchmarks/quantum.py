@@ -3,17 +3,20 @@ transformer, side by side in one run.
 
     python benchmarks/quantum.py [--quick] [--cases 16x64 48x1024]
 
-ours     quantum.evolution.evolve, jit; H real symmetric [d, d], a time step per state [T], rho complex64 [T, d, d]; gradients of H, rho and dt
+ours     quantum.evolution.evolve, jit; H real symmetric [d, d], a time step per state [T], rho
+         complex64 [T, d, d]; gradients of H, rho and dt
 (a)      jnp.linalg.eigh of the shared H, U of every state, autodiff through both
-(b)      jax.scipy.linalg.expm of -i dt H for one state after the other (jax.lax.map: a batch of them can deadlock jaxlib on two cores), autodiff
-(c)      shifts: two evaluations per entry of H, d (d + 1) / 2 entries, and two for all dt at once; timed at 5x64, elsewhere the count times our
-         forward time. An entry of H is no gate of its own, for which a two-term rule would be
-         exact: the shifts are small, and exact rules take more evaluations. rho has no gradient
-         here
-(d)      PennyLane's adjoint differentiation of one Trotter step, a Pauli rotation for each of the 136 real strings on four qubits, two pure states in turn;
-         not the same function: it agrees to first order in dt, where its gradient is checked
-floor    real matrix products, 8 forward and 12 backward, over the rate of a large one; or bytes of inputs and outputs over the bandwidth of
-         a large copy, where that is longer
+(b)      jax.scipy.linalg.expm of -i dt H for one state after the other (jax.lax.map: a batch of
+         them can deadlock jaxlib on two cores), autodiff
+(c)      shifts: two evaluations per entry of H, d (d + 1) / 2 entries, and two for all dt at once;
+         timed at 5x64, elsewhere the count times our forward time. An entry of H is no gate of its
+         own, for which a two-term rule would be exact: the shifts are small, and exact rules take
+         more evaluations. rho has no gradient here
+(d)      PennyLane's adjoint differentiation of one Trotter step, a Pauli rotation for each of the
+         136 real strings on four qubits, two pure states in turn; not the same function: it agrees
+         to first order in dt, where its gradient is checked
+floor    real matrix products, 8 forward and 12 backward, over the rate of a large one; or bytes of
+         inputs and outputs over the bandwidth of a large copy, where that is longer
 
 "grad" is forward and backward together, "bwd/fwd" what the backward pass adds, over forward. A
 ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are the best of up

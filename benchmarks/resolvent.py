@@ -3,13 +3,16 @@
     python benchmarks/resolvent.py [--quick] [--sizes 512 8192]
 
 ours     ratios by one scan, exact adjoint by another, jit; float32 in, complex64 out, chains [8, n]
-(a)      theta and phi recursions of one chain as Python loops under torch.vmap, complex128, autograd. Its determinants overflow near n = 915,
-         so it stops at 512 (it would also take minutes)
+(a)      theta and phi recursions of one chain as Python loops under torch.vmap, complex128,
+         autograd. Its determinants overflow near n = 915, so it stops at 512 (it would also take
+         minutes)
 (b)      LAPACK zgtsv with the n columns of the identity as right-hand sides, value only
-(c)      causal attention of width 64 over the same [8, n] tokens, jax.nn.dot_product_attention, float32
-(d)      the same ratios and adjoint in C (gcc -O3 -march=native -ffast-math), one thread, the 8 chains as vector lanes, its own layout [n, 8],
-         buffers allocated before
-floor    bytes that must be read and written (a, b, c, G; with the gradient also w, da, db, dc) over the bandwidth of a large copy
+(c)      causal attention of width 64 over the same [8, n] tokens, jax.nn.dot_product_attention,
+         float32
+(d)      the same ratios and adjoint in C (gcc -O3 -march=native -ffast-math), one thread, the 8
+         chains as vector lanes, its own layout [n, 8], buffers allocated before
+floor    bytes that must be read and written (a, b, c, G; with the gradient also w, da, db, dc) over
+         the bandwidth of a large copy
 
 A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are per call, the
 best of up to 25 rounds: calls of microseconds are lengthened by whatever else the machine does, and
