@@ -217,6 +217,13 @@ def test_a_loop_runs_outside_the_main_thread(tmp_path, unbroken):
     _same(tmp_path / "run", results[0], unbroken)
 
 
+def test_arrays_that_the_state_began_with_survive(tmp_path):
+    start = {"x": jnp.float32(0), "key": jax.random.key(3)}
+    _new(tmp_path / "run", WALK._replace(init=lambda: start), cadence=(2, 2, 2))
+    assert float(start["x"]) == 0.0
+    assert start["key"] == jax.random.key(3)
+
+
 def test_every_row_reaches_the_other_writers(tmp_path):
     rows = []
     _new(tmp_path / "run", writers=[lambda step, row: rows.append((step, row["x"]))])

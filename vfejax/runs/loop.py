@@ -27,6 +27,10 @@ __all__ = ["Cadence", "Observation", "Outcome", "Program", "Saved", "run", "star
 Row: TypeAlias = Mapping[str, float]
 
 
+def _copied(state: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, state)
+
+
 class Observation(NamedTuple):
     """What the host makes of a chunk.
 
@@ -52,7 +56,8 @@ class Program(NamedTuple):
         step: ``(state, inputs) -> (state, info)``: pure, scanned and compiled by the loop.
         observe: ``(step, state, infos, memory) -> Observation``, on the host after every chunk, and
             at step 0 with ``infos = None``; ``infos`` has the steps as leading axis ``[num_steps,
-            ...]``.
+            ...]``. Arrays of the state that it keeps must be copied: the next chunk takes over
+            their memory.
         memory: what ``observe`` is given at first.
         inputs: ``(step, num_steps) -> arrays [num_steps, ...]`` that the steps from ``step`` on
             read, such as batches; None when they read nothing.
@@ -64,7 +69,8 @@ class Program(NamedTuple):
             it goes on.
         template: as ``init``, traced for the shapes of a restored state; None when ``init`` itself
             can be traced.
-        place: ``state -> state`` on the devices that it should be on, for fresh and restored ones.
+        place: ``state -> state`` on the devices that it should be on, for fresh and restored ones;
+            a copy by default, so that arrays that ``init`` did not make itself survive the loop.
     """
 
     init: Callable[[], PyTree]
@@ -78,7 +84,7 @@ class Program(NamedTuple):
     saved: Callable[[int, PyTree], None] = lambda step, memory: None
     ended: Callable[[int, PyTree], str] = lambda step, memory: ""
     template: Callable[[], PyTree] | None = None
-    place: Callable[[PyTree], PyTree] = lambda state: state
+    place: Callable[[PyTree], PyTree] = _copied
 
 
 class Cadence(NamedTuple):
