@@ -43,7 +43,6 @@ PENDING = {
     # problems
     "vfejax.problems.sensor_network",
     # cli
-    "vfejax.cli.options",
     "vfejax.cli.simulate.problem",
     # models
     "vfejax.models.blocks",

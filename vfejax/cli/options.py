@@ -318,7 +318,18 @@ def stored(
 
 
 def check(condition: bool, name: str, value: Any, requirement: str) -> None:
-    """Raise a UserError naming the option ``name`` unless ``condition`` holds."""
+    """Raise a UserError that names an option, unless a condition holds.
+
+    Args:
+        condition: what must hold.
+        name: the option, as the field of the dataclass or as on the command line.
+        value: what was given.
+        requirement: what it must be, such as ``positive``.
+
+    >>> check(False, "step_size", -1.0, "positive")
+    Traceback (most recent call last):
+    vfejax.errors.UserError: --step-size -1.0: must be positive
+    """
     if not condition:
         raise UserError(f"{flag(name)} {_short(value)}: must be {requirement}")
 
@@ -329,7 +340,13 @@ def _short(value: Any) -> str:
 
 
 def check_counts(config: Any, names: Sequence[str], least: int, *, prefix: str = "") -> None:
-    """Raise a UserError unless the integers ``names`` are at least ``least`` and at most 2^31 - 1.
+    """Raise a UserError unless integers are large enough, and at most 2^31 - 1.
+
+    Args:
+        config: the options.
+        names: fields to check.
+        least: the smallest value allowed.
+        prefix: the table that the options belong to, with its dot.
 
     >>> check_counts(RunOptions(steps=-1), ["steps"], 0)
     Traceback (most recent call last):
@@ -342,9 +359,19 @@ def check_counts(config: Any, names: Sequence[str], least: int, *, prefix: str =
 
 
 def check_numbers(config: Any, names: Sequence[str], *, positive: bool, prefix: str = "") -> None:
-    """Raise a UserError unless the numbers ``names`` are finite and positive (or at least 0).
+    """Raise a UserError unless numbers are finite and positive (or at least 0).
 
     A positive number must be one in float32 too, where what is below 1.2e-38 is 0.
+
+    Args:
+        config: the options.
+        names: fields to check.
+        positive: whether 0 is refused.
+        prefix: the table that the options belong to, with its dot.
+
+    >>> check_numbers(RunOptions(seed=0), ["seed"], positive=True)
+    Traceback (most recent call last):
+    vfejax.errors.UserError: --seed 0: must be positive and finite, from 1.2e-38 to 3.4e38
     """
     for name in names:
         value = getattr(config, name)

@@ -243,10 +243,11 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     right = max((x[-1] for x in positive if x.size), default=1.0) * 1.3
     figure = new_figure(4.4)
     ax = figure.add_subplot()
-    # Each curve is thinner than those beneath it, so that two that agree are both seen.
-    widths = np.linspace(3.4, 1.4, len(series)) if len(series) > 1 else [2.0]
-    colours = method_colours(series)
-    for (name, x), colour, width in zip(series.items(), colours, widths, strict=True):
+    for index, ((name, x), colour) in enumerate(
+        zip(series.items(), method_colours(series), strict=True)
+    ):
+        # The last one, often the best possible, is dashed: a curve that agrees shows beneath.
+        last = 0 < index == len(series) - 1
         finite = x[np.isfinite(x)]
         keep = np.unique(
             np.linspace(0, len(finite) - 1, min(len(finite), MAX_CURVE_POINTS)).astype(int)
@@ -258,10 +259,11 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
             np.concatenate([[0.0], share, share[-1:] if len(keep) else [0.0]]),
             where="post",
             color=colour,
-            linewidth=float(width),
+            linewidth=2.0,
+            linestyle=(0, (2, 2)) if last else "-",
             label=f"{plain(name)}, median {median:.3g}°",
         )
-        ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=6)
+        ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=4 if last else 8)
     ax.axhline(0.5, color=GREY, linewidth=0.8, zorder=0)
     ax.set_xlim(left, right)
     ax.set_ylim(0, 1.02)
