@@ -35,6 +35,7 @@ __all__ = [
 _LARGEST_BLOCK = (
     32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
 )
+_LEAST_WIDTH = 16  # numbers in a vector register: narrower products are compiled as loops over rows
 
 
 class Routing(NamedTuple):
@@ -162,6 +163,65 @@ def _multiply_backward(residuals, cotangent):
 _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
+class _Layout(NamedTuple):
+    """Rows in blocks of one expert each: the slot of every row ``[r]``, the row in every slot
+    ``[s]`` (r where none is), and the expert of every block.
+    """
+
+    slots: Array
+    rows: Array
+    owners: Array
+
+
+def _layout(experts: Array, num_experts: int, block: int) -> _Layout:
+    """Groups of rows of the same expert, padded to whole blocks."""
+    num_rows = experts.shape[0]
+    num_blocks = num_rows // block + num_experts
+    places, sizes = _ranks(experts, num_experts)
+    last_block = jnp.cumsum((sizes + block - 1) // block)
+    first_block = last_block - (sizes + block - 1) // block
+    slots = first_block[experts] * block + places
+    owners = jnp.searchsorted(
+        last_block, jnp.arange(num_blocks, dtype=last_block.dtype), side="right"
+    )
+    owners = jnp.minimum(owners, num_experts - 1)  # blocks behind the last group hold zeros
+    empty = jnp.full((num_blocks * block,), num_rows, slots.dtype)
+    rows = empty.at[slots].set(jnp.arange(num_rows, dtype=slots.dtype), unique_indices=True)
+    return _Layout(slots, rows, owners)
+
+
+@jax.custom_vjp
+def _to_slots(x: Array, layout: _Layout) -> Array:
+    """Rows ``[r, d]`` in their slots ``[s, d]``, zeros in the others; transposed by
+    :func:`_from_slots`, so that both directions are gathers.
+    """
+    filled = layout.rows < x.shape[0]
+    found = x[jnp.minimum(layout.rows, x.shape[0] - 1)]
+    return jnp.where(filled[:, None], found, jnp.zeros((), x.dtype))
+
+
+@jax.custom_vjp
+def _from_slots(x: Array, layout: _Layout) -> Array:
+    """Slots ``[s, d]`` back to rows ``[r, d]``."""
+    return x[layout.slots]
+
+
+_to_slots.defvjp(
+    lambda x, layout: (_to_slots(x, layout), layout),
+    lambda layout, cotangent: (_from_slots(cotangent, layout), None),
+)
+_from_slots.defvjp(
+    lambda x, layout: (_from_slots(x, layout), layout),
+    lambda layout, cotangent: (_to_slots(cotangent, layout), None),
+)
+
+
+def _widened(kernels: Array, axis: int) -> Array:
+    """Kernels with zeros added to an axis that is narrower than a vector register."""
+    missing = max(_LEAST_WIDTH - kernels.shape[axis], 0)
+    return jnp.pad(kernels, [(0, missing if i == axis else 0) for i in range(3)])
+
+
 def feed_forward_blocks(
     rows: Array,
     experts: Array,
@@ -173,8 +233,13 @@ def feed_forward_blocks(
     blocks, one product per block.
 
     ``r / block + e`` blocks of equal size, each for one expert: r rows cost what r rows cost,
-    however many experts there are. On CPU a row's result does not depend on other rows, bit for
-    bit. Reverse mode only.
+    however many experts there are. Reverse mode only.
+
+    On CPU a row's result does not depend on other rows, bit for bit. Where a row stands in its
+    block depends on them, so nothing there may depend on the place: blocks are a power of two,
+    narrow kernels are widened with zeros, and the activation is taken with the rows in their own
+    order (a compiler may treat the last lanes of a loop differently from the others, and a row
+    would then feel how many came before it).
 
     Args:
         rows: x, ``[r, d]``.
@@ -188,25 +253,22 @@ def feed_forward_blocks(
 
     Raises:
         ValueError: when the kernels do not fit.
+
+    >>> rows, kernels = jnp.ones((3, 1)), jnp.asarray([[[1.0]], [[2.0]]])
+    >>> feed_forward_blocks(rows, jnp.asarray([1, 0, 1]), kernels, kernels, lambda x: x).tolist()
+    [[4.0], [1.0], [4.0]]
     """
     _check_kernels(rows, kernel_in, kernel_out)
     num_experts = kernel_in.shape[0]
-    num_rows, dim = rows.shape
-    block = _block_size(num_rows, num_experts)
-    num_blocks = num_rows // block + num_experts
-    places, sizes = _ranks(experts, num_experts)
-    last_block = jnp.cumsum((sizes + block - 1) // block)
-    first_block = last_block - (sizes + block - 1) // block
-    slots = first_block[experts] * block + places
-    owners = jnp.searchsorted(
-        last_block, jnp.arange(num_blocks, dtype=last_block.dtype), side="right"
-    )
-    owners = jnp.minimum(owners, num_experts - 1)  # blocks behind the last group hold zeros
-    padded = (
-        jnp.zeros((num_blocks * block, dim), rows.dtype).at[slots].set(rows, unique_indices=True)
-    )
-    hidden = activation_fn(_multiply(padded.reshape(num_blocks, block, dim), owners, kernel_in))
-    return _multiply(hidden, owners, kernel_out).reshape(-1, dim)[slots]
+    block = _block_size(rows.shape[0], num_experts)
+    layout = _layout(experts, num_experts, block)
+
+    def product(x: Array, kernels: Array) -> Array:
+        blocks = _to_slots(x, layout).reshape(-1, block, x.shape[-1])
+        found = _multiply(blocks, layout.owners, _widened(kernels, 2))
+        return _from_slots(found.reshape(-1, found.shape[-1]), layout)[:, : kernels.shape[-1]]
+
+    return product(activation_fn(product(rows, kernel_in)), kernel_out)
 
 
 def feed_forward_ragged(
