@@ -4,6 +4,7 @@ another.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,8 @@ from vfejax.routing import (
     feed_forward_ragged,
     gumbel_top_k,
     load_balance_loss,
+    router_losses,
+    router_sums,
     router_z_loss,
     top_k,
 )
@@ -278,6 +281,28 @@ def test_load_balance_pushes_down_the_busy(rng):
     )
     expected = 3 * np.array([0.8, 0.0, 0.2]) / 10
     np.testing.assert_allclose(gradient, np.broadcast_to(expected, (2, 5, 3)), rtol=1e-14)
+
+
+def test_sums_leave_padding_out_and_add_up_over_parts(rng):
+    logits = jnp.asarray(rng.standard_normal((6, 5, EXPERTS)))
+    mask = jnp.asarray(rng.random((6, 5)) < 0.6)
+    routing = top_k(logits, 2)
+    whole = router_sums(logits, routing, mask)
+    parts = [
+        router_sums(logits[i : i + 2], jax.tree.map(lambda x, i=i: x[i : i + 2], routing), m)
+        for i, m in ((0, mask[:2]), (2, mask[2:4]), (4, mask[4:]))
+    ]
+    # Sums of 30 numbers in another order.
+    chex.assert_trees_all_close(jax.tree.map(lambda *x: sum(x), *parts), whole, rtol=1e-14)
+    real = jax.tree.map(lambda x: x[mask], routing)
+    expected = router_losses(router_sums(logits[mask], real))
+    chex.assert_trees_all_close(router_losses(whole), expected, rtol=1e-14)
+    np.testing.assert_allclose(
+        load_balance_loss(routing, mask), load_balance_loss(real), rtol=1e-14
+    )
+    np.testing.assert_allclose(router_z_loss(logits, mask), router_z_loss(logits[mask]), rtol=1e-14)
+    nothing = router_losses(router_sums(logits, routing, jnp.zeros_like(mask)))
+    chex.assert_trees_all_equal(nothing, jax.tree.map(jnp.zeros_like, nothing))
 
 
 def test_usage_counts_choices(dtype):

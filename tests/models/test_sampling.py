@@ -10,6 +10,7 @@ import pytest
 from vfejax.models import sampling
 from vfejax.models.gpt import model as transformer
 from vfejax.models.resnet_bk import model as resnet_bk
+from vfejax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -58,6 +59,45 @@ def test_temperature_zero_takes_the_most_probable_and_forbidden_tokens_never_app
     share = _share(sampling.sampler(forbidden=(0,)), logits)
     assert share[0] == 0
     assert np.all(share[1:] > 0)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top_p", "kept"),
+    [
+        ([0.4, 0.2, 0.2, 0.2], 0.5, [0, 1]),
+        ([0.2, 0.2, 0.4, 0.2], 0.5, [0, 2]),
+        ([0.1] * 10, 0.5, [0, 1, 2, 3, 4]),
+        ([0.1] * 10, 1.0, list(range(10))),
+        ([0.1, 0.9], 1e-50, [1]),
+    ],
+)
+def test_the_nucleus_is_the_smallest_set_and_of_equal_tokens_the_first(probabilities, top_p, kept):
+    share = _share(
+        sampling.sampler(top_p=top_p), jnp.log(jnp.asarray([probabilities], jnp.float32))
+    )
+    assert np.flatnonzero(share).tolist() == kept
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-50, 1e-40, 1e-39, 1e-38, 1.2e-38, 1e-37, 1e-3])
+@pytest.mark.parametrize("forbidden", [(), (0,)])
+def test_the_limit_of_small_temperatures_is_the_most_probable_token(temperature, forbidden):
+    logits = jnp.asarray([[9.0 if forbidden else -9.0, 1.0, 3.0, 2.5, -1.0]], jnp.float32)
+    draw = sampling.sampler(temperature, forbidden=forbidden)
+    assert draw(jax.random.key(0), logits).tolist() == [2]
+    assert draw(jax.random.key(0), 1e30 * logits).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "message"),
+    [
+        ((3,), "forbidden must hold tokens from 0 to 2, got 3"),
+        ((-1,), "forbidden must hold tokens from 0 to 2, got -1"),
+        ((0, 2, 1), "forbidden must leave a token"),
+    ],
+)
+def test_forbidden_tokens_that_do_not_fit_are_named(forbidden, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.sampler(forbidden=forbidden)(jax.random.key(0), jnp.zeros((1, 3)))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +183,31 @@ def test_longer_texts_begin_like_shorter_ones_and_rows_are_independent(unbounded
     assert long.shape == (2, 9)
     assert np.array_equal(long[:, :4], write(prompt, 4, 0))
     assert not np.array_equal(long, write(prompt, 9, 1))
+
+
+@pytest.mark.parametrize("which", ["gpt", "unbounded"])
+def test_prompts_of_unequal_length_are_continued_as_each_is_alone(which, request):
+    """Left, right and scattered padding; the GPT is full and starts again on the way."""
+    model, params = request.getfixturevalue(which)
+    texts = [[3], [1, 4, 2, 0, 5], [6, 2, 2]]
+    masks = np.array([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [1, 0, 1, 1, 0]], bool)
+    tokens = np.full(masks.shape, -1)
+    tokens[masks] = [token for text in texts for token in text]
+    write = jax.jit(
+        lambda batch: sampling.generate(
+            model, params, batch, 9, jax.random.key(0), sampling.sampler(0.0)
+        )
+    )
+    found = write(Batch(jnp.asarray(tokens), jnp.asarray(masks)))
+    for row, text in zip(found.tolist(), texts, strict=True):
+        assert row == _greedy(model, params, text, 9)
+
+
+def test_no_new_tokens_are_refused(unbounded):
+    with pytest.raises(ValueError, match="num_tokens must be at least 1, got 0"):
+        sampling.generate(
+            *unbounded, np.ones((1, 2), np.int32), 0, jax.random.key(0), sampling.sampler()
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,58 +1,60 @@
-"""One table for every next-token model: causal bit for bit, decoding equals reading, every weight
-learns, no answer leaks.
+"""Every model of the package's own table, and every mixer: causal bit for bit, right under padding,
+decoding equals reading, every weight learns, a batch in parts is the batch, no answer leaks.
 """
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from helpers.causality import assert_reads_only_the_past
 
-from vfejax.models.gpt import model as transformer
-from vfejax.models.quantum import model as quantum_transformer
-from vfejax.models.resnet_bk import model as resnet_bk
-from vfejax.models.table import MODELS as MODEL_TABLE
+from vfejax.models import table
+from vfejax.models.blocks import OptionError
+from vfejax.models.protocol import as_batch
+from vfejax.models.resnet_bk.model import MIXERS
+from vfejax.models.table import MODELS
 from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
+from vfejax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 VOCABULARY, LENGTH, BATCH = 11, 12, 3
-
-
-def _bk(**options):
-    small = {"layers": 2, "dim": 16, "heads": 4, "hidden": 16, "experts": 4, "top_k": 2}
-    return lambda dtype: resnet_bk.build(
-        resnet_bk.ResNetBKConfig(**small | options), VOCABULARY, LENGTH, dtype
-    )
-
-
-def _gpt(**options):
-    config = transformer.TransformerConfig(layers=2, dim=16, heads=4, hidden=32, **options)
-    return lambda dtype: transformer.build(config, VOCABULARY, LENGTH, dtype)
-
-
-def _quantum(**options):
-    config = quantum_transformer.QuantumTransformerConfig(dim=6, width=16, hidden=32, **options)
-    return lambda dtype: quantum_transformer.build(config, VOCABULARY, LENGTH, dtype)
-
-
-MODELS = {
-    "transformer": _gpt(),
-    "resnet-bk": _bk(),
-    "resnet-bk-features": _bk(mixer="features", experts=1, top_k=1, positions=True, tied=False),
-    "resnet-bk-gumbel": _bk(router="gumbel", top_k=1, dropout=0.1),
-    "resnet-bk-tridiagonal": _bk(mixer="tridiagonal", convolution=3),
-    "gpt-modern": lambda dtype: MODEL_TABLE["gpt-modern"].build(
-        MODEL_TABLE["gpt-modern"].tiny, VOCABULARY, LENGTH, dtype
-    ),
-    "quantum": _quantum(),
-}
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat16}
-
-
 QUICK = {"xla_backend_optimization_level": 0}  # for programs whose compilation is all their cost
+
+
+def _variant(**options):
+    """ResNet-BK with other options than its tiny ones."""
+    entry = MODELS["resnet-bk"]
+    return entry._replace(tiny=dataclasses.replace(entry.tiny, **options))
+
+
+PLAIN = {"experts": 1, "top_k": 1}
+MEMBERS = (
+    MODELS
+    | {
+        f"resnet-bk-{mixer}": _variant(mixer=mixer, **PLAIN)
+        for mixer in MIXERS
+        if mixer != MODELS["resnet-bk"].tiny.mixer
+    }
+    | {
+        "resnet-bk-convolution": _variant(mixer="tridiagonal", convolution=3, **PLAIN),
+        "resnet-bk-positions": _variant(positions=True, tied=False, **PLAIN),
+        "resnet-bk-gumbel": _variant(router="gumbel", top_k=1, dropout=0.1),
+    }
+)
+
+
+def _build(entry, dtype=jnp.float32, length=LENGTH):
+    counts = {"counts": np.ones(VOCABULARY)} if entry.needs_counts else {}
+    return entry.build(entry.tiny, VOCABULARY, length, dtype, **counts)
 
 
 class Compiled:
@@ -62,10 +64,14 @@ class Compiled:
 
     def __init__(self, name, dtype):
         options = QUICK if dtype == jnp.float64 else {}
-        self.model = MODELS[name](dtype)
+        self.model = _build(MEMBERS[name], dtype)
         self.params = jax.jit(self.model.init, compiler_options=QUICK)(jax.random.key(0))
         self.apply = jax.jit(self.model.apply, compiler_options=options)
         self.decode = jax.jit(self.model.decode, compiler_options=QUICK)
+        self.value_and_grad = jax.jit(
+            jax.value_and_grad(lambda p, w: next_token_loss(self.model, p, w, None, None)[0]),
+            compiler_options=QUICK,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,42 +91,79 @@ def tokens(rng):
     return rng.integers(0, VOCABULARY, (BATCH, LENGTH)).astype(np.int32)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_have_the_precision_that_was_asked_for(name, compiled, tokens):
-    for dtype in DTYPES:
-        model = MODELS[name](DTYPES[dtype])
+each_member = pytest.mark.parametrize("name", MEMBERS)
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+@each_member
+def test_logits_have_the_precision_that_was_asked_for(name, tokens):
+    for dtype in DTYPES.values():
+        model = _build(MEMBERS[name], dtype)
         params = jax.eval_shape(model.init, jax.random.key(0))
         logits = jax.eval_shape(model.apply, params, tokens, jax.random.key(0)).logits
-        assert logits.shape == (BATCH, LENGTH, VOCABULARY)
-        assert logits.dtype == DTYPES[dtype]
-        assert {x.dtype for x in jax.tree.leaves(params)} == {
-            jnp.dtype("float64" if dtype == "float64" else "float32")
-        }
+        chex.assert_shape(logits, (BATCH, LENGTH, VOCABULARY))
+        assert logits.dtype == dtype
+        weights = jnp.float64 if dtype == jnp.float64 else jnp.float32
+        chex.assert_trees_all_equal_dtypes(
+            params, jax.tree.map(lambda x, w=weights: jax.ShapeDtypeStruct(x.shape, w), params)
+        )
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_changing_a_token_leaves_every_earlier_output_bit_identical(name, compiled, tokens):
+@each_member
+def test_no_prediction_knows_a_later_token_or_another_sequence(name, compiled, tokens):
     model = compiled(name)
-    before = np.asarray(model.apply(model.params, tokens, None).logits)
-    for t in (1, LENGTH // 2, LENGTH - 1):
-        changed = tokens.copy()
-        changed[:, t:] = (changed[:, t:] + 1 + np.arange(LENGTH - t)) % VOCABULARY
-        after = np.asarray(model.apply(model.params, changed, None).logits)
-        assert np.array_equal(before[:, :t], after[:, :t])
-        assert not np.allclose(before[:, t], after[:, t])
+    assert_reads_only_the_past(
+        lambda t: model.apply(model.params, t, None).logits, tokens, VOCABULARY
+    )
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_sequences_of_a_batch_do_not_see_each_other(name, compiled, tokens):
-    model = compiled(name)
-    before = np.asarray(model.apply(model.params, tokens, None).logits)
-    changed = tokens.copy()
-    changed[0] = (changed[0] + 3) % VOCABULARY
-    after = np.asarray(model.apply(model.params, changed, None).logits)
-    assert np.array_equal(before[1:], after[1:])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2), (1, 17), (2, 7), (5, 12), (7, 3), (2, 33)])
+@each_member
+def test_causality_holds_at_every_length_and_batch(name, shape, rng):
+    model = _build(MEMBERS[name], length=shape[1])
+    params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
+    apply = jax.jit(model.apply)
+    tokens = rng.integers(0, VOCABULARY, shape).astype(np.int32)
+    assert_reads_only_the_past(lambda t: apply(params, t, None).logits, tokens, VOCABULARY)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def _cheating(read):
+    """An entry of the table whose model reads ``read(tokens)`` instead of the tokens."""
+    honest = MODELS["transformer"]
+
+    def build(*arguments):
+        model = honest.build(*arguments)
+
+        def apply(params, batch, key=None):
+            batch = as_batch(batch)
+            return model.apply(params, batch._replace(tokens=read(batch.tokens)), key)
+
+        return model._replace(apply=apply)
+
+    return honest._replace(build=build)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda tokens: jnp.roll(tokens, -1, axis=1),
+        lambda tokens: tokens.at[:, 0].set(tokens[:, -1]),
+        lambda tokens: tokens.at[1].set(tokens[0]),
+    ],
+    ids=["next token", "last token", "another sequence"],
+)
+def test_a_model_that_cheats_is_found_out_without_a_test_of_its_own(read, tokens):
+    """A table with one more entry goes through the same check as the package's own."""
+    members = MODELS | {"cheater": _cheating(read)}
+    model = _build(members["cheater"])
+    params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
+    apply = jax.jit(lambda t: model.apply(params, t, None).logits, compiler_options=QUICK)
+    with pytest.raises(AssertionError):
+        assert_reads_only_the_past(apply, tokens, VOCABULARY)
+
+
+@each_member
 def test_every_token_reaches_all_later_outputs(name, compiled, tokens):
     model = compiled(name, "float64")
     changed = tokens.copy()
@@ -132,7 +175,61 @@ def test_every_token_reaches_all_later_outputs(name, compiled, tokens):
     assert np.all(np.abs(difference).max(axis=(0, 2)) > 0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def _padded(tokens, masks, rng):
+    """Tokens where the masks are True, and arbitrary numbers elsewhere."""
+    batch = rng.integers(-5, 1000, masks.shape).astype(np.int32)
+    batch[masks] = tokens.reshape(-1)
+    return Batch(batch, masks)
+
+
+def _masks(rng, real, width):
+    left = np.arange(width) >= width - real
+    scattered = np.zeros((BATCH, width), bool)
+    for row in scattered:
+        row[np.sort(rng.permutation(width)[:real])] = True
+    return {
+        "left": np.tile(left, (BATCH, 1)),
+        "right": np.tile(left[::-1], (BATCH, 1)),
+        "scattered": scattered,
+    }
+
+
+@each_member
+def test_padding_anywhere_changes_nothing(name, compiled, tokens, rng):
+    """Left, right and scattered padding agree to the last bit whatever stands there, and with the
+    sequence alone to rounding, losses and diagnostics included.
+    """
+    model, real = compiled(name), 7
+    masks = _masks(rng, real, LENGTH)
+    found = {}
+    for place, mask in masks.items():
+        prediction = model.apply(model.params, _padded(tokens[:, :real], mask, rng), None)
+        chex.assert_tree_all_finite(prediction)
+        logits = np.asarray(prediction.logits)[mask].reshape(BATCH, real, VOCABULARY)
+        found[place] = logits, prediction.losses, prediction.diagnostics
+    chex.assert_trees_all_equal(found["left"], found["right"])
+    chex.assert_trees_all_equal(found["left"], found["scattered"])
+    alone = model.apply(model.params, tokens[:, :real], None)
+    expected = alone.logits, alone.losses, alone.diagnostics
+    # Programs of another length: sums in another order, amplified by norms of small numbers.
+    chex.assert_trees_all_close(found["left"], expected, rtol=2e-4, atol=1e-6)
+
+
+@each_model
+def test_rows_of_unequal_length_are_what_each_is_alone(name, compiled, tokens):
+    model = compiled(name, "float64")
+    lengths = np.array([3, LENGTH, 8])
+    mask = np.arange(LENGTH) >= LENGTH - lengths[:, None]
+    padded = np.where(mask, tokens, -1)
+    together = model.apply(model.params, Batch(padded, mask), None).logits
+    for row, length in enumerate(lengths):
+        alone = np.zeros((BATCH, LENGTH), np.int32)
+        alone[:, :length] = tokens[row, -length:]
+        expected = model.apply(model.params, alone, None).logits[0, :length]
+        np.testing.assert_allclose(together[row, -length:], expected, rtol=1e-9, atol=1e-11)
+
+
+@each_member
 def test_decoding_token_by_token_equals_reading_at_once(name, compiled, tokens):
     model = compiled(name, "float64")
     expected = model.apply(model.params, tokens, None).logits
@@ -145,75 +242,145 @@ def test_decoding_token_by_token_equals_reading_at_once(name, compiled, tokens):
     assert [x.shape for x in jax.tree.leaves(state)] == sizes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_member
 def test_every_weight_has_a_finite_gradient_that_is_not_zero(name, compiled, rng):
-    model = compiled(name).model
+    model = compiled(name, "float64")
     windows = rng.integers(0, VOCABULARY, (8, LENGTH + 1)).astype(np.int32)
-    params = compiled(name).params
-    slope_fn = jax.grad(lambda p: next_token_loss(model, p, windows, None, None)[0])
-    slopes = jax.jit(slope_fn, compiler_options=QUICK)(params)
-    for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
-        assert np.all(np.isfinite(slope)), path
-        assert np.any(slope != 0), path
+    gradient = model.value_and_grad(model.params, windows)[1]
+    chex.assert_tree_all_finite(gradient)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        kept = "dephasing" in jax.tree_util.keystr(path)  # stored with the weights, never trained
+        assert np.any(leaf != 0) != kept, path
 
 
-@pytest.mark.parametrize("name", ["transformer", "resnet-bk"])
+@each_model
 def test_gradient_is_that_of_finite_differences(name, compiled, rng):
-    model, params = compiled(name, "float64").model, compiled(name, "float64").params
-    windows = rng.integers(0, VOCABULARY, (2, LENGTH + 1)).astype(np.int32)
-    loss_fn = jax.value_and_grad(lambda p: next_token_loss(model, p, windows, None, None)[0])
-    value_and_grad = jax.jit(loss_fn, compiler_options=QUICK)
-    direction = jax.tree.map(lambda x: rng.standard_normal(x.shape), params)
+    model = compiled(name, "float64")
+    windows = rng.integers(0, VOCABULARY, (8, LENGTH + 1)).astype(np.int32)
+    direction = jax.tree_util.tree_map_with_path(
+        lambda path, x: rng.standard_normal(x.shape) * ("dephasing" not in str(path)), model.params
+    )
     step = 1e-6
 
     def moved(sign):
-        return jax.tree.map(lambda x, d: x + sign * step * d, params, direction)
+        params = jax.tree.map(lambda x, d: x + sign * step * d, model.params, direction)
+        return model.value_and_grad(params, windows)[0]
 
-    slope = (value_and_grad(moved(1))[0] - value_and_grad(moved(-1))[0]) / (2 * step)
-    gradient = value_and_grad(params)[1]
-    exact = sum(
-        np.sum(g * d)
-        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-    )
-    # Central differences: the cube of the step against rounding of the loss over the step.
-    np.testing.assert_allclose(slope, exact, rtol=1e-6)
+    slope = (moved(1) - moved(-1)) / (2 * step)
+    gradient = model.value_and_grad(model.params, windows)[1]
+    products = jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)
+    # Central differences: the square of the step against rounding of the loss over the step.
+    np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=1e-6)
+
+
+HEAVY = {
+    "resnet-bk": {"balance_weight": 1.0, "router_z_weight": 1.0},
+    "quantum": {"free_energy_weight": 1.0, "measure_every": 4},
+}
+
+
+@each_model
+def test_a_batch_in_parts_is_the_batch_padding_and_further_terms_included(name, rng):
+    entry = MODELS[name]
+    entry = entry._replace(tiny=dataclasses.replace(entry.tiny, **HEAVY.get(name, {})))
+    model = _build(entry, jnp.float64)
+    windows = rng.integers(1, VOCABULARY, (8, LENGTH + 1))
+    windows[0, 4:] = windows[1, 2:] = windows[2, :6] = windows[5, 8:] = 0  # unevenly over parts
+    found = []
+    params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
+    for accumulation in (1, 4):
+        method = trainer(
+            model, optax.sgd(1.0), jax.random.key(1), padding=0, accumulation=accumulation
+        )
+        step = jax.jit(method.step, compiler_options=QUICK)
+        state = method.init(jax.random.key(0))._replace(params=params)
+        found.append(step(state, windows))
+    # Sums in another order.
+    chex.assert_trees_all_close(found[1], found[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["transformer", "resnet-bk-gumbel"])
 def test_a_key_makes_training_random_and_none_makes_it_not(name, tokens):
-    model = {"transformer": _gpt(dropout=0.2), "resnet-bk-gumbel": MODELS["resnet-bk-gumbel"]}[
-        name
-    ](jnp.float32)
+    entry = MEMBERS[name]
+    model = _build(entry._replace(tiny=dataclasses.replace(entry.tiny, dropout=0.2)))
     params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
     apply = jax.jit(model.apply, compiler_options=QUICK)
     one, two, again = (apply(params, tokens, jax.random.key(seed)).logits for seed in (1, 2, 1))
     assert np.array_equal(one, again)
     assert not np.allclose(one, two)
-    assert np.array_equal(apply(params, tokens, None).logits, apply(params, tokens, None).logits)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_wrong_tokens_are_named(name):
-    model = MODELS[name](jnp.float32)
+@each_model
+def test_what_is_no_batch_is_named(name):
+    model = _build(MODELS[name])
     params = jax.eval_shape(model.init, jax.random.key(0))
-    for bad in (
-        np.zeros(LENGTH, np.int32),
-        np.zeros((1, LENGTH), np.float32),
-        np.zeros((1, 0), np.int32),
+    row = np.zeros((1, LENGTH), np.int32)
+    for bad, message in (
+        (np.zeros(LENGTH, np.int32), "tokens must be integers of shape"),
+        (np.zeros((1, LENGTH), np.float32), "tokens must be integers of shape"),
+        (np.zeros((1, 0), np.int32), "tokens must hold at least 1"),
+        (Batch(row, mask=row), "mask must be booleans of the tokens' shape"),
+        (Batch(row, mask=row[:, 1:] == 0), "mask must be booleans of the tokens' shape"),
+        (Batch(row, positions=row[0]), "positions must be integers of the tokens' shape"),
+        (Batch(row, targets=row == 0), "targets must be integers of the tokens' shape"),
     ):
-        with pytest.raises(ValueError, match="tokens must"):
+        with pytest.raises(ValueError, match=message):
             jax.eval_shape(model.apply, params, bad, None)
     longer = np.zeros((1, LENGTH + 1), np.int32)
     if model.max_length is None:
         assert jax.eval_shape(model.apply, params, longer, None).logits.shape[1] == LENGTH + 1
     else:
-        with pytest.raises(ValueError, match=f"1 to {LENGTH} positions"):
+        with pytest.raises(ValueError, match=f"1 to {LENGTH} positions, got {LENGTH + 1}"):
             jax.eval_shape(model.apply, params, longer, None)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_model
+def test_given_positions_are_those_that_count(name, compiled, tokens):
+    model = compiled(name, "float64")
+    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
+    plain = model.apply(model.params, tokens, None).logits
+    given = model.apply(model.params, Batch(tokens, None, places), None).logits
+    np.testing.assert_allclose(given, plain, rtol=1e-9, atol=1e-11)
+
+
+@each_model
+def test_a_length_of_one_is_read_trained_and_decoded(name):
+    """A table of one position must not trip over its shape."""
+    model = _build(MODELS[name], length=1)
+    params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0))
+    windows = np.array([[3, 4], [5, 6]], np.int32)
+    loss, _ = jax.eval_shape(lambda p: next_token_loss(model, p, windows, None, None), params)
+    chex.assert_shape(loss, ())
+    state = jax.eval_shape(lambda p: model.init_decode(p, 2), params)
+    logits, _ = jax.eval_shape(model.decode, params, state, windows[:, 0])
+    chex.assert_shape(logits, (2, VOCABULARY))
+
+
+@each_model
+def test_options_that_do_not_fit_are_refused_by_their_own_name(name):
+    entry = MODELS[name]
+    counts = [f.name for f in dataclasses.fields(entry.config) if f.type is int]
+    assert counts
+    for option in counts:
+        bad = entry._replace(tiny=dataclasses.replace(entry.tiny, **{option: -1}))
+        with pytest.raises(ValueError, match=option) as caught:
+            _build(bad)
+        if isinstance(caught.value, OptionError):
+            assert caught.value.name == option
+
+
+def test_a_model_is_built_by_its_name(tokens):
+    model = table.build("quantum", MODELS["quantum"].tiny, VOCABULARY, LENGTH)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert "dephasing" in params["tokens"]  # made from counts, of which every model's are known
+    with pytest.raises(KeyError):
+        table.build("perceptron", None, VOCABULARY, LENGTH)
+
+
+@pytest.mark.slow
+@each_member
 def test_random_tokens_never_train_below_the_uniform_loss_and_a_pattern_does(name, rng):
-    model = MODELS[name](jnp.float32)
+    model = _build(MEMBERS[name])
     method = trainer(model, adamw(1e-2, weight_decay=0.0), jax.random.key(1))
     steps, batch = 150, 16
 

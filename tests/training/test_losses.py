@@ -53,6 +53,20 @@ def test_loss_is_the_mean_over_tokens_that_count_plus_the_models_terms(bigram, r
     assert info.diagnostics["scale"] == 1
 
 
+def test_padding_may_stand_anywhere(bigram):
+    model = bigram(5)
+    params = model.init(jax.random.key(0))
+    alone, expected = next_token_loss(model, params, jnp.asarray([[1, 2, 4], [3, 1, 2]]), None, 0)
+    for windows in (
+        [[0, 0, 1, 2, 4], [0, 0, 3, 1, 2]],
+        [[1, 2, 4, 0, 0], [3, 1, 2, 0, 0]],
+        [[1, 0, 2, 0, 4], [0, 3, 1, 0, 2]],
+    ):
+        loss, info = next_token_loss(model, params, jnp.asarray(windows), None, 0)
+        np.testing.assert_allclose(loss, alone, rtol=1e-14)
+        assert int(info.num_tokens) == int(expected.num_tokens) == 4
+
+
 def test_a_batch_of_padding_has_loss_zero_not_nan(bigram):
     model = bigram(3)
     params = model.init(jax.random.key(0))

@@ -1,5 +1,8 @@
 """The schedule's corners, what decays, and one step of AdamW written out."""
 
+from typing import NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +31,42 @@ def test_schedule_of_any_length_is_finite_and_positive(warmup, total):
     assert np.all(np.isfinite(values))
     assert np.all(values >= 0)
     assert values[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("warmup", "total", "last"), [(100, 101, 0.1), (100, 50, 0.1), (100, 200, 0.1), (0, 2, 0.1)]
+)
+def test_every_schedule_reaches_its_peak_and_ends_at_the_final_rate(warmup, total, last):
+    rate = jax.jit(jax.vmap(warmup_cosine(1.0, warmup, total, last)))
+    values = np.asarray(rate(jnp.arange(total + 3)))
+    np.testing.assert_allclose(values.max(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(values[total - 1 :], last, rtol=1e-6)
+
+
+class _Weights(NamedTuple):
+    kernel: jax.Array
+    shift: jax.Array
+
+
+@pytest.mark.parametrize(
+    ("params", "decaying"),
+    [
+        ([jnp.ones(3)], [False]),
+        ((jnp.ones(3), {"kernel": jnp.ones(2)}), (False, {"kernel": True})),
+        (_Weights(jnp.ones(2), jnp.ones(2)), _Weights(True, False)),
+        (jnp.ones(3), False),
+        ({0: jnp.ones(2)}, {0: False}),
+    ],
+    ids=["list", "tuple", "NamedTuple", "bare array", "numbered"],
+)
+def test_weights_may_be_any_pytree(params, decaying):
+    assert decays(params) == decaying
+    optimizer = adamw(0.1, weight_decay=0.5)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
+    expected = jax.tree.map(lambda p, d: -0.05 * p * d, params, decaying)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
 
 
 def test_matrices_decay_and_scales_biases_and_physics_do_not():

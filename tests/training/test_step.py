@@ -10,6 +10,7 @@ import pytest
 from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
 from vfejax.training.step import trainer
+from vfejax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -45,6 +46,34 @@ def test_a_batch_in_parts_is_the_same_batch(bigram, windows, accumulation):
     expected, found = whole.step(state, windows[0]), parts.step(state, windows[0])
     chex.assert_trees_all_close(found, expected, rtol=1e-12)
     assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+
+
+def test_parts_count_by_their_tokens(bigram):
+    """By hand: 6 counted targets; token 1 is followed by 2 and by 3, and the softmax of zeros is
+    1/5, so that row 1 of the gradient is ``((p - e_2) + (p - e_3)) / 6``.
+    """
+    model = bigram(5)
+    windows = jnp.asarray([[1, 2, 3, 4], [1, 3, 0, 0], [2, 4, 0, 0], [4, 1, 0, 0]])
+    for accumulation in (1, 2, 4):
+        method = trainer(
+            model, optax.sgd(1.0), jax.random.key(0), padding=0, accumulation=accumulation
+        )
+        state = method.init(jax.random.key(1))
+        zeros = {"kernel": jnp.zeros((5, 5)), "scale": jnp.ones(())}
+        after, info = method.step(state._replace(params=zeros), windows)
+        row = np.array([-0.4, -0.4, 0.6, 0.6, -0.4]) / 6
+        np.testing.assert_allclose(after.params["kernel"][1], row, rtol=1e-14)
+        np.testing.assert_allclose(info.loss, np.log(5), rtol=1e-14)
+        assert int(info.parts.num_tokens) == 6
+
+
+def test_a_batch_with_targets_is_as_good_as_windows(bigram, windows):
+    method = trainer(bigram(5), optax.sgd(0.5), jax.random.key(1))
+    state = method.init(jax.random.key(0))
+    batch = Batch(windows[0, :, :-1], targets=windows[0, :, 1:])
+    chex.assert_trees_all_equal(method.step(state, batch), method.step(state, windows[0]))
+    with pytest.raises(ValueError, match="batch must have targets"):
+        method.step(state, batch._replace(targets=None))
 
 
 def test_parts_that_do_not_fit_are_named(bigram, windows):

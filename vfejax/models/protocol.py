@@ -8,7 +8,7 @@ tokens. All that a module does about padding is to leave it out of its statistic
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -104,11 +104,11 @@ def permute(x: Array, order: Array, place: Array) -> Array:
     return x.at[rows, order].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def _permute_forward(x, order, place):
+def _permute_forward(x: Array, order: Array, place: Array) -> tuple[Array, tuple[Array, Array]]:
     return permute(x, order, place), (order, place)
 
 
-def _permute_backward(residuals, cotangent):
+def _permute_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Any, ...]:
     order, place = residuals
     none = (np.zeros(index.shape, jax.dtypes.float0) for index in residuals)
     return permute(cotangent, place, order), *none
@@ -171,11 +171,13 @@ def pack(batch: Batch) -> tuple[Batch, Packing | None]:
         return batch, None
     order, place = packing(jnp.asarray(batch.mask))
 
-    def front(array: Array | None) -> Array | None:
-        return None if array is None else jnp.take_along_axis(jnp.asarray(array), order, axis=1)
+    def front(array: Array) -> Array:
+        return jnp.take_along_axis(jnp.asarray(array), order, axis=1)
 
-    tokens, mask, positions, targets = (front(array) for array in batch)
+    mask, tokens = front(batch.mask), front(batch.tokens)
     tokens = jnp.where(mask, tokens, jnp.zeros((), tokens.dtype))
+    positions = None if batch.positions is None else front(batch.positions)
+    targets = None if batch.targets is None else front(batch.targets)
     return Batch(tokens, mask, positions, targets), Packing(order, place)
 
 

@@ -72,8 +72,8 @@ def evaluate(
         known = training_batch(batch, padding)
         assert known.targets is not None  # for the type checker
         logits = model.apply(params, known.tokens, None).logits
-        counts = counted_targets(known, padding)
-        nats, _ = token_nats(logits, known.targets, counts=counts)
+        targets, counts = counted_targets(known, padding)
+        nats, _ = token_nats(logits, targets, counts=counts)
         return jnp.sum(nats), jnp.sum(counts, dtype=jnp.int32)
 
     def add(carry: tuple[Array, Array, Array], batch: Array) -> tuple[tuple, None]:

@@ -61,23 +61,28 @@ def training_batch(windows: Array, padding: int | None = None) -> Batch:
     return Batch(tokens, tokens != padding, None, targets)
 
 
-def counted_targets(batch: Batch, padding: int | None = None) -> Array:
-    """Which predictions count, ``[b, n]``: those of a real token that follows a real one.
+def counted_targets(batch: Batch, padding: int | None = None) -> tuple[Array, Array]:
+    """The targets of a batch, and which predictions count: those of a real token that follows a
+    real one.
 
     Args:
         batch: with targets.
         padding: the id of a target that does not count; None when all do.
 
+    Returns:
+        Targets and booleans, ``[b, n]``.
+
     Raises:
         ValueError: for a batch without targets.
 
-    >>> counted_targets(training_batch(jnp.asarray([[0, 5, 6, 0]]), padding=0), padding=0).tolist()
-    [[True, False, False]]
+    >>> batch = training_batch(jnp.asarray([[0, 5, 6, 0]]), padding=0)
+    >>> [array.tolist() for array in counted_targets(batch, padding=0)]
+    [[[6, 0, 0]], [[True, False, False]]]
     """
     if batch.targets is None:
         raise ValueError("batch must have targets, the token that follows each token")
     counts = jnp.ones(batch.targets.shape, bool) if padding is None else batch.targets != padding
-    return counts if batch.mask is None else counts & batch.mask
+    return batch.targets, counts if batch.mask is None else counts & batch.mask
 
 
 def next_token_loss(
@@ -110,9 +115,9 @@ def next_token_loss(
     (True, 16)
     """
     batch = windows if isinstance(windows, Batch) else training_batch(windows, padding)
-    counts = counted_targets(batch, padding)
+    targets, counts = counted_targets(batch, padding)
     prediction = model.apply(params, batch, key)
-    nats, _ = token_nats(prediction.logits, batch.targets, counts=counts)
+    nats, _ = token_nats(prediction.logits, targets, counts=counts)
     num_tokens = jnp.sum(counts)
     cross_entropy = jnp.sum(nats) / jnp.maximum(num_tokens, 1).astype(nats.dtype)
     total = sum((term.astype(nats.dtype) for term in prediction.losses.values()), cross_entropy)

@@ -2,6 +2,8 @@
 the caller.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -129,13 +131,6 @@ def _total_statistics(model: SequenceModel, params: PyTree, parts: Batch, keys: 
     return jax.lax.scan(add, _zeros_like(first), (parts, keys))[0]
 
 
-def _further_terms(model: SequenceModel, statistics: PyTree) -> tuple[Array, LossInfo]:
-    """Sum of the model's further loss terms, and an information without the cross-entropy."""
-    zero = jnp.zeros((), jnp.float32)
-    losses, diagnostics = ({}, {}) if model.summarize is None else model.summarize(statistics)
-    return sum(losses.values(), zero), LossInfo(zero, zero, losses, diagnostics)
-
-
 def _accumulated(
     model: SequenceModel, params: PyTree, parts: Batch, keys: Array, padding: int | None
 ) -> _Gradient:
@@ -146,49 +141,58 @@ def _accumulated(
     over the parts: one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms of
     a model without statistics are taken for means over tokens.
     """
-    counts = jax.vmap(lambda part: counted_targets(part, padding))(parts)
+    targets, counts = jax.vmap(lambda part: counted_targets(part, padding))(parts)
     num_tokens = jnp.sum(counts)
     shares = jnp.sum(counts, axis=(1, 2)) / jnp.maximum(num_tokens, 1)
     shares = jnp.where(num_tokens == 0, 1.0 / shares.shape[0], shares)
     abstract = jax.eval_shape(model.apply, params, *jax.tree.map(lambda x: x[0], (parts, keys)))
-    linear = model.summarize is None
+    summarize = model.summarize
     slopes = None
-    if not linear and abstract.losses:
+    if summarize is not None and abstract.losses:
         total = _total_statistics(model, params, parts, keys)
-        slopes = jax.grad(lambda s: _further_terms(model, s)[0])(total)
+        slopes = jax.grad(lambda sums: _sum(summarize(sums)[0].values()))(total)
 
     def part_loss(
-        params: PyTree, part: Batch, key: Array, counts: Array, share: Array
+        params: PyTree, part: Batch, key: Array, targets: Array, counts: Array, share: Array
     ) -> tuple[Array, tuple[Array, PyTree]]:
         prediction = model.apply(params, part, key)
-        nats, _ = token_nats(prediction.logits, part.targets, counts=counts)
+        nats, _ = token_nats(prediction.logits, targets, counts=counts)
         cross_entropy = jnp.sum(nats) / jnp.maximum(num_tokens, 1).astype(nats.dtype)
-        if linear:
-            sums = jax.tree.map(
-                lambda x: x * share.astype(x.dtype), (prediction.losses, prediction.diagnostics)
-            )
-            further = sum(x.astype(nats.dtype) for x in sums[0].values())
-        else:
-            sums = prediction.statistics
-            further = 0 if slopes is None else _inner(slopes, sums).astype(nats.dtype)
-        return cross_entropy + further, (cross_entropy, sums)
+        if summarize is None:
+            shared = (prediction.losses, prediction.diagnostics)
+            sums = jax.tree.map(lambda x: x * share.astype(x.dtype), shared)
+            return _with_terms(cross_entropy, sums[0]), (cross_entropy, sums)
+        sums = prediction.statistics
+        if slopes is None:
+            return cross_entropy, (cross_entropy, sums)
+        return _with_terms(cross_entropy, {"": _inner(slopes, sums)}), (cross_entropy, sums)
 
-    def add(total: PyTree, part: tuple[Batch, Array, Array, Array]) -> tuple[PyTree, None]:
+    def add(total: PyTree, part: tuple[Array, ...]) -> tuple[PyTree, None]:
         gradient, aux = jax.grad(part_loss, has_aux=True)(params, *part)
         return _add(total, (gradient, aux)), None
 
-    inputs = (parts, keys, counts, shares)
+    inputs = (parts, keys, targets, counts, shares)
     first = jax.tree.map(lambda x: x[0], inputs)
     aux = jax.eval_shape(part_loss, params, *first)[1]
     start = _zeros_like((params, aux))
     (gradient, (cross_entropy, sums)), _ = jax.lax.scan(add, start, inputs)
-    losses, diagnostics = sums if linear else model.summarize(sums)
-    loss = sum((term.astype(cross_entropy.dtype) for term in losses.values()), cross_entropy)
+    losses, diagnostics = sums if summarize is None else summarize(sums)
+    loss = _with_terms(cross_entropy, losses)
     return gradient, (loss, LossInfo(cross_entropy, num_tokens, losses, diagnostics))
+
+
+def _with_terms(cross_entropy: Array, losses: dict[str, Array]) -> Array:
+    """Cross-entropy and further terms, added up in its precision."""
+    for term in losses.values():
+        cross_entropy = cross_entropy + term.astype(cross_entropy.dtype)
+    return cross_entropy
 
 
 def _inner(slopes: PyTree, sums: PyTree) -> Array:
     """``sum slopes * sums`` over all leaves."""
-    return sum(
-        jnp.sum(a * b) for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(sums), strict=True)
-    )
+    return _sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), slopes, sums)))
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    """Scalars added up, at least one of them."""
+    return jnp.sum(jnp.stack(list(terms)))
