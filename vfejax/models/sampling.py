@@ -181,7 +181,7 @@ def generate(
 
 
 def _prompts(prompt: Array | Batch) -> tuple[Array, Array]:
-    """Prompts with their real tokens in front, int32 ``[b, p]``, and how many there are, ``[b]``."""
+    """Prompts with their real tokens in front, int32 ``[b, p]``, and their lengths ``[b]``."""
     tokens = prompt.tokens if isinstance(prompt, Batch) else prompt
     if tokens.ndim != 2 or tokens.shape[1] < 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(

@@ -3,6 +3,7 @@ the caller.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,7 @@ def _accumulated(
             return cross_entropy, (cross_entropy, sums)
         return _with_terms(cross_entropy, {"": _inner(slopes, sums)}), (cross_entropy, sums)
 
-    def add(total: PyTree, part: tuple[Array, ...]) -> tuple[PyTree, None]:
+    def add(total: PyTree, part: tuple[Any, ...]) -> tuple[PyTree, None]:
         gradient, aux = jax.grad(part_loss, has_aux=True)(params, *part)
         return _add(total, (gradient, aux)), None
 
