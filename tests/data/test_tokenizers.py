@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers as library
 
-from vfejax.data import tokenizers
+from vfejax.data import subwords, tokenizers
 from vfejax.data.subwords import SubwordTokenizer
 from vfejax.data.vocabulary import KINDS
 from vfejax.errors import UserError
@@ -125,6 +125,16 @@ def test_a_byte_level_encoding_has_no_unknown_symbol_and_spells_any_text(content
     found = library.Tokenizer.from_str(json.dumps(contents["byte-level"])).encode("the cat").ids
     np.testing.assert_array_equal(tokenizer.encode("the cat"), np.array(found) + 1)
     assert tokenizer.size == len(contents["byte-level"]["model"]["vocab"]) + 1
+
+
+def test_a_long_text_is_read_in_pieces_and_gives_the_same_ids(contents, monkeypatch):
+    tokenizer = SubwordTokenizer(contents["byte-level"])
+    text = "\n\n" + TEXT.replace(", ", "\n\n  ") + "\n \n"
+    whole = tokenizer.encode(text)
+    for size in (1, 30, 300):
+        monkeypatch.setattr(subwords, "_PIECE", size)
+        np.testing.assert_array_equal(tokenizer.encode(text), whole)
+        assert tokenizer.spelling_nats(text) == tokenizer.spelling_nats(text, whole) == 0
 
 
 def test_an_encoding_with_an_unknown_symbol_names_it_and_prints_no_bits(contents):

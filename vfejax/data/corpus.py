@@ -194,7 +194,8 @@ def split_files(path: str | os.PathLike) -> dict[str, Path]:
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> Split:
-    return Split(tokenizer.encode(text), len(text.encode()), tokenizer.spelling_nats(text))
+    tokens = tokenizer.encode(text)
+    return Split(tokens, len(text.encode()), tokenizer.spelling_nats(text, tokens))
 
 
 def _texts(path: str | os.PathLike | None, name: str, valid_fraction: float) -> dict[str, str]:

@@ -7,7 +7,7 @@ such a tokenizer is built.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ __all__ = ["KIND", "SubwordTokenizer"]
 
 KIND = "tokenizers"
 _PADDING, _SHIFT = 0, 1
+_PIECE = 1 << 20  # characters, at least, that the library is given at once
+_LINE = re.compile(r"(?<=\n)\S")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -78,9 +80,15 @@ class SubwordTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Ids ``[n]`` (int32) of a text. Bytes of a shell argument that are not UTF-8 become
         U+FFFD.
+
+        The library needs a few hundred bytes for each token it is writing, so a long text is given
+        to it in pieces of a megabyte and more, each from the beginning of a line.
         """
-        ids = self._tokenizer.encode(_plain(text), add_special_tokens=False).ids
-        return np.asarray(ids, np.int32) + np.int32(_SHIFT)
+        pieces = [
+            np.asarray(self._tokenizer.encode(piece, add_special_tokens=False).ids, np.int32)
+            for piece in _pieces(_plain(text))
+        ]
+        return np.concatenate([np.empty(0, np.int32), *pieces]) + np.int32(_SHIFT)
 
     def decode(self, ids: np.ndarray) -> str:
         """Text of ids ``[n]``, without padding.
@@ -109,11 +117,15 @@ class SubwordTokenizer:
                 return text[start:stop]
         return None
 
-    def spelling_nats(self, text: str) -> float | None:
-        """0 when decoding returns the very text; None when it does not, for then nobody knows what
-        the ids leave unsaid.
+    def spelling_nats(self, text: str, ids: np.ndarray | None = None) -> float | None:
+        """0 when decoding returns the very text; None when it does not, for then it is not known
+        what the ids leave unsaid.
+
+        Args:
+            text: any text.
+            ids: its ids, ``[n]``, if they are there already.
         """
-        return 0.0 if self.decode(self.encode(text)) == text else None
+        return 0.0 if self.decode(self.encode(text) if ids is None else ids) == text else None
 
     def to_json(self) -> dict[str, Any]:
         """The tokenizer as JSON can hold it."""
@@ -125,6 +137,18 @@ class SubwordTokenizer:
         if not isinstance(mapping, Mapping) or set(mapping) != {"kind", "tokenizer"}:
             raise ValueError("a stored tokenizer must have the keys kind and tokenizer")
         return cls(mapping["tokenizer"])
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces that begin with a character that is no white space, at the beginning of a
+    line: tokens do not reach across there.
+    """
+    start = 0
+    while cut := _LINE.search(text, start + _PIECE):
+        yield text[start : cut.start()]
+        start = cut.start()
+    if start < len(text):
+        yield text[start:]
 
 
 def _plain(text: str) -> str:

@@ -60,8 +60,10 @@ class Tokenizer(Protocol):
         """The first piece of a text that a model cannot be given; None when there is none."""
         ...
 
-    def spelling_nats(self, text: str) -> float | None:
-        """Nats of a code for what the ids of a text leave unsaid; None when it is not known."""
+    def spelling_nats(self, text: str, ids: np.ndarray | None = None) -> float | None:
+        """Nats of a code for what the ids of a text (given, or made) leave unsaid; None when they
+        are not known.
+        """
         ...
 
     def to_json(self) -> dict[str, Any]:

@@ -99,8 +99,8 @@ class Vocabulary:
         unknown = np.flatnonzero(self.encode(text) == _UNKNOWN)
         return text[int(unknown[0])] if len(unknown) and self.kind == "character" else None
 
-    def spelling_nats(self, text: str) -> float:
-        """Nats of a code for what the ids of a text leave unsaid.
+    def spelling_nats(self, text: str, ids: np.ndarray | None = None) -> float:
+        """Nats of a code for what the ids of a text leave unsaid; ``ids`` is not needed here.
 
         Unknown symbols are spelled by their bytes. For words, so is all white space that decoding
         would not write; whether a gap is the expected one, and whether an unknown word is a literal

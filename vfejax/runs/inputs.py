@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from vfejax.data import corpus
 from vfejax.data.files import atomic_write, read_errors
 from vfejax.errors import UserError
 from vfejax.runs.directory import RunDirectory
@@ -108,13 +109,7 @@ def help_topics() -> Content:
     Raises:
         UserError: when this Python comes without them.
     """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise UserError(
-            "this Python comes without its help topics (pydoc_data); give a text with --text"
-        ) from error
-    return Content("help topics of Python", "\n".join(topics[key] for key in sorted(topics)))
+    return Content("help topics of Python", corpus.help_topics())
 
 
 def _given(inputs: Inputs) -> dict[str, str | os.PathLike | Content]:

@@ -100,7 +100,7 @@ def _remarks(config: TrainConfig, corpus: Corpus, summary: dict[str, Any]) -> li
         if split.num_bytes is not None and split.spelling_nats is None:
             remarks.append(
                 f"No bits per byte of the {word} text: its tokens do not return the text itself, "
-                "so nobody knows what a code for it costs."
+                "so what a code for it costs is not known."
             )
         if unknown := summary[name].get("unknown_tokens"):
             remarks.append(
