@@ -47,7 +47,6 @@ PENDING = {
     # models
     "vfejax.models.blocks",
     "vfejax.models.quantum.layers",
-    "vfejax.models.sampling",
     # training
     "vfejax.training.sharding",
     # data
