@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Array = jax.Array
 PyTree = Any
@@ -20,7 +21,7 @@ class ExponentialFn(Protocol):
     ``[..., k, k]``.
     """
 
-    def __call__(self, phi: Array, generators: Array, /) -> Array: ...
+    def __call__(self, phi: Array, generators: Array | np.ndarray, /) -> Array: ...
 
 
 class StepFn(Protocol):

@@ -336,3 +336,11 @@ def test_natural_direction_is_the_identity_along_the_axis(rng):
     np.testing.assert_allclose(natural_direction(phi, phi), phi, rtol=1e-12)
     jacobian = jax.jit(jax.jacfwd(irreps.so3_natural_direction))(jnp.zeros(3), jnp.ones(3))
     np.testing.assert_array_equal(jacobian, np.zeros((3, 3)))
+
+
+def test_integer_vectors_have_directions_and_principal_balls():
+    phi, covector = jnp.array([1, 0, 4]), jnp.array([0, 1, 2])
+    whole = irreps.principal_rotation(phi), irreps.so3_natural_direction(phi, covector)
+    phi, covector = phi.astype(float), covector.astype(float)
+    expected = irreps.principal_rotation(phi), irreps.so3_natural_direction(phi, covector)
+    np.testing.assert_array_equal(whole, expected)

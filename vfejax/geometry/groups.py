@@ -298,6 +298,7 @@ def natural_direction(phi: Array, covector: Array, generators: Generators) -> Ar
     >>> natural_direction(jnp.zeros(3), jnp.ones(3), irreps.so3_generators((1,))).tolist()
     [1.0, 1.0, 1.0]
     """
+    covector = as_floating(covector, "covector")
     jacobian = body_jacobian(phi, generators)
     inverse = triangular_inverse(triangularize(jacobian))
     return matvec(transpose(inverse), matvec(inverse, covector))

@@ -195,7 +195,7 @@ def _tensor_exponential(x: Array, square: Array) -> Array:
 def _so3_exponential(max_spin: int) -> ExponentialFn:
     """Cached: two groups with the same spins are then one static argument to ``jax.jit``."""
 
-    def exponential(phi: Array, generators: Array) -> Array:
+    def exponential(phi: Array, generators: Array | np.ndarray) -> Array:
         phi = as_floating(phi, "phi")
         if max_spin == 2:
             phi = principal_rotation(phi)
@@ -212,7 +212,8 @@ def _so3_exponential(max_spin: int) -> ExponentialFn:
         total = (_vector_exponential if max_spin < 2 else _tensor_exponential)(x, square)
         if not traced:
             return total
-        return jnp.where(_represents(generators.astype(x.dtype), max_spin), total, jnp.nan)
+        known = _represents(jnp.asarray(generators, x.dtype), max_spin)
+        return jnp.where(known, total, jnp.nan)
 
     return exponential
 
@@ -322,6 +323,7 @@ def principal_rotation(phi: Array) -> Array:
     >>> round(float(principal_rotation(jnp.array([0.0, 0.0, 6.0]))[2]), 3)  # 6 - 2 pi
     -0.283
     """
+    phi = as_floating(phi, "phi")
     angle = safe_norm(phi, keepdims=True)
     turns = jnp.round(angle / (2 * math.pi))
     scale = jnp.where(
@@ -362,6 +364,7 @@ def so3_natural_direction(phi: Array, covector: Array) -> Array:
     >>> so3_natural_direction(jnp.array([0.0, 0.0, 1.0]), jnp.array([0.0, 0.0, 2.0])).tolist()
     [0.0, 0.0, 2.0]
     """
+    phi, covector = as_floating(phi, "phi"), as_floating(covector, "covector")
     square = jnp.sum(phi * phi, axis=-1, keepdims=True)
     stretch = 1.0 / sinc_sqrt(square / 4) ** 2
     products = jnp.sum(phi * covector, axis=-1, keepdims=True)
