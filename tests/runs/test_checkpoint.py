@@ -234,7 +234,7 @@ def test_remedy_steps_over_other_damaged_ones(run):
         checkpoint.restore(run, make_state())
     damage(largest_file(run / "checkpoints" / "00000010" / "state"))
     with pytest.raises(
-        UserError, match=r"no older one can be used, so start again with --overwrite$"
+        UserError, match=r"no older one can be used, so begin a new run with another --out$"
     ):
         checkpoint.restore(run, make_state())
 
@@ -278,7 +278,9 @@ def test_template_of_another_type_or_tree_is_refused(tmp_path, template, message
 def test_missing_checkpoints_are_named(run, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint of step 15; it has steps 10, 20, 30"):
         checkpoint.restore(run, make_state(), 15)
-    with pytest.raises(UserError, match="nowhere has no checkpoint to resume from"):
+    with pytest.raises(
+        UserError, match="nowhere has no checkpoint; give the directory of a run that has"
+    ):
         checkpoint.restore(tmp_path / "nowhere", make_state())
 
 
@@ -435,3 +437,39 @@ def test_killed_while_saving_leaves_a_usable_checkpoint(tmp_path):
         np.testing.assert_array_equal(state["b"], np.full(3, step))
     checkpoint.save(tmp_path, steps[-1] + 1, template, {})
     assert all(name.isdigit() for name in os.listdir(tmp_path / "checkpoints"))
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, {"x": np.zeros(3)}, {}, keep=1)
+    read = checkpoint._read_record
+    calls = []
+
+    def replaced(path):
+        calls.append(path.name)
+        if len(calls) == 1:  # another process saves a newer one, which removes this one
+            checkpoint.save(tmp_path, 2, {"x": np.ones(3)}, {}, keep=1)
+        if len(calls) == 2:  # and then the same step anew
+            checkpoint.save(tmp_path, 2, {"x": np.full(3, 2.0)}, {}, keep=1)
+            raise checkpoint._Damaged("file a is missing")
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "_read_record", replaced)
+    state, _ = checkpoint.restore(tmp_path, {"x": np.empty(3)})
+    assert state["x"].tolist() == [2.0] * 3
+    assert calls == ["00000001", "00000002", "00000002"]
+
+
+def test_protected_steps_stay_and_others_can_be_cleared(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, {}, {}, keep=1, protect=(1,))
+    assert checkpoint.steps(tmp_path) == [1, 3]
+    checkpoint.keep_only(tmp_path, 1)
+    assert checkpoint.steps(tmp_path) == [1]
+    folder = tmp_path / "checkpoints"
+    (folder / "00000004.new").mkdir()
+    (folder / "00000003.removed").mkdir()
+    (folder / "mine.txt").write_text("mine")
+    checkpoint.sweep(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["00000001", "mine.txt"]
+    checkpoint.clear(folder)
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]

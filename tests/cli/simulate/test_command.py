@@ -365,7 +365,7 @@ def test_values_out_of_range_are_refused_by_flag(name, value, refused, tmp_path)
         ("--base ring", ("--grid not given", "ring", "needs one number of points")),
         ("--base plane --grid 3", ("--grid 3", "plane", "needs two numbers of points")),
         ("--grid 3", ("--grid 3", "point", "needs no points")),
-        ("--observation-matrix c.csv", ("--observation-matrix c.csv", "without --observations")),
+        ("--observation-matrix c.csv", ("--observation-matrix", "c.csv", "without --observations")),
         ("--seed -1", ("--seed -1", "at least 0")),
         ("--temperature 1e-300", ("--temperature 1e-300", "1.2e-38")),
         ("--base line --grid 1", ("--grid 1", "at least 2")),
