@@ -12,44 +12,32 @@ than natural gradient flow, which knows the metric.
     python examples/hamiltonian_vs_gradient.py
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from vfejax.agents import free_energy, metric, observation
+from vfejax.agents import free_energy, observation
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
 from vfejax.dynamics.hamiltonian import HamiltonianInfo, HamiltonianState, velocity_verlet, yoshida4
-from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
 from vfejax.figures.style import CURVES, INK, label_right, log_axis, new_figure, style_axes
 from vfejax.geometry import irreps
 from vfejax.problems import sensor_network
+from vfejax.problems.population_flow import population_flow
 
 SPINS = (1, 1)  # two landmarks
 GROUP = irreps.so3(SPINS)
-MASS = PopulationCoordinates(
-    belief=100.0, prior=float("inf"), phi=1000.0
-)  # infinite mass: priors stay
-RATES = PopulationCoordinates(belief=0.02, prior=0.0, phi=0.02)
-STEPS = (
-    0.00125,
-    0.0025,
-    0.005,
-    0.01,
-    0.02,
-)  # time per gradient evaluation of the conservative runs
-LONG_STEP, FRICTION = (
-    0.04,
-    0.2,
-)  # time per evaluation of the run with friction, and its rate per unit of time
+# Infinite mass: priors stay.
+MASS = PopulationCoordinates(belief=100.0, prior=float("inf"), phi=1000.0)
+# Time per gradient evaluation of the conservative runs.
+STEPS = (0.00125, 0.0025, 0.005, 0.01, 0.02)
+# Time per evaluation of the run with friction, and its rate per unit of time.
+LONG_STEP, FRICTION = 0.04, 0.2
 
 
 def problem(num_agents: int) -> tuple[Callable, PopulationCoordinates]:
@@ -88,11 +76,7 @@ def hamiltonian_runs(
 
 def natural_run(energy_fn, start, num_steps: int) -> jax.Array:
     """Energies ``[num_steps]`` along natural gradient flow."""
-    fisher = functools.partial(metric.natural_direction, generators=GROUP)
-    limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
-    optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(RATES), optax.stateless(limit))
-    retract = functools.partial(populations.retract, group=GROUP)
-    flow = gradient_flow(energy_fn, optimizer, retract=retract)
+    flow = population_flow(energy_fn, GROUP)
     return jax.jit(lambda x: rollout(flow, flow.init(x), num_steps)[1].energy)(start)
 
 

@@ -4,35 +4,31 @@ free energy.
 Each sensor measures the same three landmarks, four times, with 0.2 m of noise, in its own unknown
 orientation. It starts from what it can believe alone. Alignment then turns its frame and moves its
 belief until the population agrees; what comes out is compared with the maximum-likelihood
-registration of all measurements, the yardstick of this problem.
+registration of all measurements, the reference for this problem.
 
     python examples/sensor_network.py
 """
 
-import functools
 import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from vfejax.agents import metric, observation
+from vfejax.agents import observation
 from vfejax.agents import population as populations
 from vfejax.agents.free_energy import Weights, free_energy_terms
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.dynamics.gradient_flow import gradient_flow, scale_by_tree
-from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
 from vfejax.figures import energies as energy_figures
 from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
+from vfejax.problems.population_flow import population_flow
 
-SPINS = (1, 1, 1)  # a belief holds three landmarks, each a vector
-GROUP = irreps.so3(SPINS)
+GROUP = irreps.so3((1, 1, 1))  # a belief holds three landmarks, each a vector
 ALIGNMENT = 10.0  # weight of the alignment against a sensor's own measurements
 TEMPERATURE = 1000.0  # nats; high, so that at the start every sensor listens to all others
 
@@ -63,12 +59,7 @@ def align(population: Population, observations: observation.Observations, num_st
         )
         return terms.total, terms
 
-    fisher = functools.partial(metric.natural_direction, generators=GROUP)
-    limit = functools.partial(populations.limit_step, gaussian_radius=0.3, frame_radius=0.3)
-    rates = populations.PopulationCoordinates(belief=0.02, prior=0.0, phi=0.02)
-    optimizer = optax.chain(natural_gradient(fisher), scale_by_tree(rates), optax.stateless(limit))
-    retract = functools.partial(populations.retract, group=GROUP)
-    flow = gradient_flow(energy_fn, optimizer, has_aux=True, retract=retract)
+    flow = population_flow(energy_fn, GROUP, has_aux=True)
     state, info = jax.jit(lambda x: rollout(flow, flow.init(x), num_steps))(
         populations.unconstrain(population)
     )
@@ -90,14 +81,12 @@ def main(num_agents: int = 64, num_steps: int = 500, out: Path = Path("runs/exam
     """Align a network, print its errors, draw its energy; returns ``{method: (landmarks in m,
     rotations in degrees)}``.
     """
-    observations, truth = sensor_network.simulate(
-        np.random.default_rng(0), num_agents, num_landmarks=len(SPINS)
-    )
+    observations, truth = sensor_network.simulate(np.random.default_rng(0), num_agents)
     population, terms = align(start(observations), observations, num_steps)
 
     measured = sensor_network.mean_observations(observations)
     best = sensor_network.maximum_likelihood(measured)
-    rotations = frames(population.phi, irreps.so3((1,)))
+    rotations = jax.jit(lambda phi: frames(phi, irreps.so3((1,))))(population.phi)
     unturned = np.broadcast_to(np.eye(3), truth.rotations.shape)
     rows = {
         "a sensor alone": errors(unturned, measured, truth),
@@ -105,7 +94,8 @@ def main(num_agents: int = 64, num_steps: int = 500, out: Path = Path("runs/exam
         "maximum likelihood": errors(best.rotations, best.landmarks, truth),
     }
     print(
-        f"{num_agents} sensors, {num_steps} steps: free energy {terms.total[0]:.6g} -> {terms.total[-1]:.6g} nats"
+        f"{num_agents} sensors, {num_steps} steps: "
+        f"free energy {terms.total[0]:.6g} -> {terms.total[-1]:.6g} nats"
     )
     print(f"{'rms error against the truth':<28}{'landmarks':>12}{'relative rotations':>20}")
     for name, (place, turn) in rows.items():

@@ -1,5 +1,23 @@
 """Populations of Gaussian agents: free energy, pairwise alignment, observations."""
 
-from vfejax.agents import alignment, free_energy, metric, observation, pairwise, population
+from vfejax.agents import (
+    alignment,
+    edges,
+    free_energy,
+    metric,
+    observation,
+    pairwise,
+    population,
+    supports,
+)
 
-__all__ = ["alignment", "free_energy", "metric", "observation", "pairwise", "population"]
+__all__ = [
+    "alignment",
+    "edges",
+    "free_energy",
+    "metric",
+    "observation",
+    "pairwise",
+    "population",
+    "supports",
+]

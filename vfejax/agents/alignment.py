@@ -4,74 +4,106 @@ An alignment energy maps the divergences of one receiver (or many) to one energy
 Divergences come, and energies go, in units of the temperature tau: both energies below are
 homogeneous, ``E(KL, tau) = tau E(KL / tau, 1)``, so tau enters once, outside. They are written with
 the three reductions of a :class:`Neighbourhood`, hence serve dense rows and edge lists alike.
+
+``ALIGNMENTS`` is the table of energies that commands and tests read. A new energy is one function
+that keeps to the contract of :class:`AlignmentFn`, and one line in the table.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from vfejax.attention.softmax import (
+    Reduction,
+    exponentials,
+    log_sum_exp,
+    over_axis,
+    over_segments,
+)
 from vfejax.types import Array
 
-__all__ = ["AlignmentFn", "Neighbourhood", "attention", "entropic", "rows", "segments", "weighted"]
+__all__ = [
+    "ALIGNMENTS",
+    "AlignmentFn",
+    "Neighbourhood",
+    "attention",
+    "entropic",
+    "rows",
+    "segments",
+    "weighted",
+]
 
-
-class Neighbourhood(NamedTuple):
-    """How to reduce over the neighbours of each receiver, and to spread a receiver's number back
-    over them.
-    """
-
-    sum: Callable[[Array], Array]
-    max: Callable[[Array], Array]
-    spread: Callable[[Array], Array]
+# The neighbours of a receiver are the entries of a row.
+Neighbourhood = Reduction
 
 
 class AlignmentFn(Protocol):
-    """``(divergence / tau, log weight, neighbourhood) -> energy / tau`` with one energy per
-    receiver.
+    """``(divergence / tau, log weight, neighbourhood) -> energy / tau``, one energy per receiver.
+
+    The contract:
+
+    - ``divergence`` and ``log_weight`` have one entry per pair, ``[receivers, senders]`` for all
+      pairs and ``[edges]`` for a neighbour list. ``over`` reduces over the senders of each
+      receiver: ``over.sum``, ``over.max``, and ``over.spread`` back to the pairs. Do not reduce by
+      axis.
+    - A pair that does not count arrives with ``log_weight = -inf`` and divergence 0. Each agent's
+      pair with itself is one of them. So weigh every pair by ``exp(log_weight)``: a mean that
+      divides by the length of a row counts the agent itself.
+    - A receiver all of whose pairs have ``-inf`` has no neighbours. It pays 0, with zero gradient.
+    - Receivers are independent: an energy depends on its own row alone.
+
+    An energy of one's own, the mean divergence of the neighbours present:
+
+    >>> def mean_divergence(divergence, log_weight, over):
+    ...     weight = jnp.exp(log_weight)
+    ...     total = over.sum(weight)
+    ...     return over.sum(weight * divergence) / jnp.where(total == 0, 1.0, total)
+    >>> divergence = jnp.array([[0.0, 2.0, 4.0], [2.0, 0.0, 6.0], [4.0, 6.0, 0.0]])
+    >>> log_weight = jnp.where(jnp.eye(3, dtype=bool), -jnp.inf, 0.0)
+    >>> mean_divergence(divergence, log_weight, rows())
+    Array([3., 4., 5.], dtype=float32)
     """
 
     def __call__(self, divergence: Array, log_weight: Array, over: Neighbourhood, /) -> Array: ...
 
 
 def rows() -> Neighbourhood:
-    """Dense layout: ``[receivers, senders]``, neighbours along the last axis."""
-    return Neighbourhood(
-        sum=lambda x: jnp.sum(x, axis=-1),
-        max=lambda x: jnp.max(x, axis=-1),
-        spread=lambda x: x[..., None],
-    )
+    """All pairs: ``[receivers, senders]``, neighbours along the last axis.
+
+    >>> rows().sum(jnp.ones((2, 3)))
+    Array([3., 3.], dtype=float32)
+    """
+    return over_axis(-1)
 
 
 def segments(receivers: Array, num_receivers: int) -> Neighbourhood:
-    """Sparse layout: one number per edge, neighbours of i are the edges with ``receivers == i``."""
-    return Neighbourhood(
-        sum=lambda x: jax.ops.segment_sum(x, receivers, num_receivers),
-        max=lambda x: jax.ops.segment_max(x, receivers, num_receivers),
-        spread=lambda x: x[receivers],
-    )
+    """Neighbour list: one number per edge, neighbours of i are the edges with ``receivers == i``.
 
-
-def _unnormalised(
-    divergence: Array, log_weight: Array, over: Neighbourhood
-) -> tuple[Array, Array, Array]:
-    """Shifted Boltzmann factors, their sum (1 where there is no neighbour) and the shift (0
-    there).
+    >>> segments(jnp.array([0, 0, 2]), 3).sum(jnp.ones(3))
+    Array([2., 0., 1.], dtype=float32)
     """
-    logits = log_weight - divergence
-    top = over.max(jax.lax.stop_gradient(logits))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    factors = jnp.exp(logits - over.spread(top))
-    total = over.sum(factors)
-    return factors, jnp.where(total > 0, total, 1.0), top
+    return over_segments(receivers, num_receivers)
 
 
 def attention(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array:
-    """Attention ``beta_ij = w_j exp(-KL_ij / tau) / sum_l w_l exp(-KL_il / tau)``; all 0 for an
-    agent without neighbours.
+    """Attention ``beta_ij = w_j exp(-KL_ij / tau) / sum_l w_l exp(-KL_il / tau)``.
+
+    Args:
+        divergence: ``KL_ij / tau``, one number per pair.
+        log_weight: ``log w_j`` with the same shape; ``-inf`` where a pair does not count.
+        over: the neighbours of each receiver, :func:`rows` or :func:`segments`.
+
+    Returns:
+        One number per pair; a receiver's sum to 1, or are all 0 without neighbours.
+
+    >>> attention(jnp.array([[0.0, 0.0, 0.0]]), jnp.array([[-jnp.inf, 0.0, 0.0]]), rows())
+    Array([[0. , 0.5, 0.5]], dtype=float32)
     """
-    factors, total, _ = _unnormalised(divergence, log_weight, over)
+    # Emptiness is read off the weights, so that a receiver whose divergences have all overflowed is
+    # NaN and not an agent without neighbours.
+    empty = over.max(jax.lax.stop_gradient(log_weight)) == -jnp.inf
+    factors, total, _ = exponentials(log_weight - divergence, over, empty)
     return factors / over.spread(total)
 
 
@@ -80,18 +112,43 @@ def weighted(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array
 
     Its slope is ``beta_ij (1 - (KL_ij - <KL>_i) / tau)``: pairs far above the mean repel. An agent
     without neighbours pays 0.
+
+    Args:
+        divergence: ``KL_ij / tau``, one number per pair.
+        log_weight: ``log w_j`` with the same shape; ``-inf`` where a pair does not count.
+        over: the neighbours of each receiver, :func:`rows` or :func:`segments`.
+
+    Returns:
+        One energy per receiver, in units of tau.
+
+    >>> weighted(jnp.array([[0.0, 2.0, 2.0]]), jnp.array([[-jnp.inf, 0.0, 0.0]]), rows())
+    Array([2.], dtype=float32)
     """
-    factors, total, _ = _unnormalised(divergence, log_weight, over)
+    factors, total, _ = exponentials(log_weight - divergence, over)
     return over.sum(factors * divergence) / total
 
 
 def entropic(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array:
-    """Soft minimum ``-tau log sum_j w_j exp(-KL_ij / tau) / sum_j w_j = sum beta KL + tau KL(beta
-    || w)``.
+    """Soft minimum ``-tau log (sum_j w_j exp(-KL_ij / tau) / sum_j w_j)``, which is ``sum beta KL +
+    tau KL(beta || w)``.
 
     By the envelope theorem its slope is exactly ``beta_ij``: only attraction. An agent without
     neighbours pays 0.
+
+    Args:
+        divergence: ``KL_ij / tau``, one number per pair.
+        log_weight: ``log w_j`` with the same shape; ``-inf`` where a pair does not count.
+        over: the neighbours of each receiver, :func:`rows` or :func:`segments`.
+
+    Returns:
+        One energy per receiver, in units of tau; infinite where all its divergences are.
+
+    >>> entropic(jnp.array([[0.0, 2.0, 2.0]]), jnp.array([[-jnp.inf, 0.0, 0.0]]), rows())
+    Array([2.], dtype=float32)
     """
-    _, total, top = _unnormalised(divergence, log_weight, over)
-    mass = over.sum(jnp.exp(log_weight))
-    return jnp.log(jnp.where(mass > 0, mass, 1.0)) - jnp.log(total) - top
+    mass = log_sum_exp(log_weight, over)
+    energy = mass - log_sum_exp(log_weight - divergence, over)
+    return jnp.where(mass == -jnp.inf, 0.0, energy)
+
+
+ALIGNMENTS: dict[str, AlignmentFn] = {"weighted": weighted, "entropic": entropic}

@@ -13,20 +13,41 @@ import jax.numpy as jnp
 from vfejax.agents.population import PopulationCoordinates
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
-from vfejax.geometry import groups
-from vfejax.geometry.groups import Generators
+from vfejax.geometry.groups import Generators, as_group, body_jacobian
 from vfejax.geometry.transport import frames
-from vfejax.numerics import cholesky, identity_like, matvec, transpose, triangular_inverse
+from vfejax.numerics import (
+    identity_like,
+    lower_factor,
+    matmul,
+    matvec,
+    transpose,
+    triangular_inverse,
+)
 from vfejax.types import Array
 
 __all__ = ["frame_information", "natural_direction"]
 
 
-def frame_information(
-    belief: GaussianCoordinates,
-    phi: Array,
-    generators: Generators,
-) -> Array:
+def _information_root(belief: GaussianCoordinates, phi: Array, generators: Generators) -> Array:
+    """Rows whose Gram matrix is the frames' Fisher information, ``[..., a, k + k^2]``.
+
+    With the common-frame belief ``m = U^{-1} mu``, ``A = U^{-1} L``: row a holds ``A^{-1} J_a m``
+    and ``(C_a + C_a^T) / sqrt 2`` with ``C_a = A^{-1} J_a A``.
+    """
+    group = as_group(generators)
+    basis = jnp.asarray(group.generators, phi.dtype)
+    gaussian = gaussian_coordinates.constrain(belief)
+    inward, outward = frames(-phi, group), frames(phi, group)
+    inverse = matmul(triangular_inverse(gaussian.chol), outward)
+    turned = jnp.einsum("...ij,ajk->...aik", inverse, basis, precision="highest")
+    mean, factor = matvec(inward, gaussian.mean), matmul(inward, gaussian.chol)
+    shift = jnp.einsum("...aik,...k->...ai", turned, mean, precision="highest")
+    change = jnp.einsum("...aik,...kl->...ail", turned, factor, precision="highest")
+    change = (change + transpose(change)) / jnp.sqrt(jnp.asarray(2.0, phi.dtype))
+    return jnp.concatenate([shift, jnp.reshape(change, (*shift.shape[:-1], -1))], axis=-1)
+
+
+def frame_information(belief: GaussianCoordinates, phi: Array, generators: Generators) -> Array:
     """Fisher information of each agent's frame, in body coordinates ``U^{-1} dU = sum_a xi^a J_a``.
 
     With the common-frame belief ``m = U^{-1} mu``, ``A = U^{-1} L``: ``G_ab = v_a . v_b + tr(C_a
@@ -35,26 +56,31 @@ def frame_information(
     Args:
         belief: coordinates ``[..., k]`` and ``[..., k, k]``.
         phi: frame coordinates ``[..., a]``.
-        generators: Lie-algebra basis ``[a, k, k]``, or a group.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
 
     Returns:
         ``[..., a, a]``, positive semi-definite; singular where a rotation leaves the belief
         unchanged.
+
+    >>> from vfejax.geometry import irreps
+    >>> belief = GaussianCoordinates(jnp.array([0.0, 0.0, 2.0]), jnp.zeros((3, 3)))
+    >>> frame_information(belief, jnp.zeros(3), irreps.so3((1,)))  # none about the mean itself
+    Array([[4., 0., 0.],
+           [0., 4., 0.],
+           [0., 0., 0.]], dtype=float32)
     """
-    group = groups.as_group(generators)
-    basis = jnp.asarray(group.generators, phi.dtype)
-    gaussian = gaussian_coordinates.constrain(belief)
-    inward = frames(-phi, group)
-    factor = jnp.matmul(inward, gaussian.chol, precision="highest")
-    inverse = jnp.matmul(triangular_inverse(gaussian.chol), frames(phi, group), precision="highest")
-    turned = jnp.einsum("...ij,ajk->...aik", inverse, basis, precision="highest")
-    shift = jnp.einsum(
-        "...aik,...k->...ai", turned, matvec(inward, gaussian.mean), precision="highest"
+    root = _information_root(belief, phi, generators)
+    return matmul(root, transpose(root))
+
+
+def _per_measure(gradient: PopulationCoordinates, measure: Array) -> PopulationCoordinates:
+    """The gradient divided by the measure; 0 where the measure is 0 (or too small to divide by)."""
+    nowhere = measure < jnp.finfo(measure.dtype).tiny
+    density = jnp.where(nowhere, 0.0, 1.0 / jnp.where(nowhere, 1.0, measure))
+    return jax.tree.map(
+        lambda g: g * jnp.reshape(density, density.shape + (1,) * (g.ndim - density.ndim)), gradient
     )
-    change = jnp.einsum("...aik,...kl->...ail", turned, factor, precision="highest")
-    change = change + transpose(change)
-    means = jnp.einsum("...ai,...bi->...ab", shift, shift, precision="highest")
-    return means + 0.5 * jnp.einsum("...ail,...bil->...ab", change, change, precision="highest")
 
 
 def natural_direction(
@@ -62,18 +88,23 @@ def natural_direction(
     gradient: PopulationCoordinates,
     generators: Generators,
     *,
-    damping: float = 1.0,
+    damping: float | Array = 1.0,
     measure: Array | None = None,
 ) -> PopulationCoordinates:
-    """Natural gradient of a population with the Fisher metric on beliefs, priors and frames.
+    """Steepest ascent of a population in the Fisher metric on beliefs, priors and frames.
+
+    The frames' metric is solved in square-root form: the rows that make up the information are
+    reduced orthogonally, and their Gram matrix, whose condition number is a squared signal-to-noise
+    ratio, is not formed.
 
     Args:
         coordinates: where the metric is taken.
         gradient: derivative of an energy with respect to the coordinates.
-        generators: Lie-algebra basis ``[a, k, k]``, or a group.
-        damping: multiple of the left-invariant metric added to the frames' information; it decides
-            the step where the belief says nothing about its frame (a mean at the origin with an
-            isotropic covariance), in nats per radian squared.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
+        damping: multiple of the left-invariant metric added to the frames' information, positive,
+            in nats per radian squared. It decides the step where the belief says nothing about its
+            frame (a mean at the origin with an isotropic covariance).
         measure: weight of each agent at each point of the base manifold ``[n, *grid]``, support
             times quadrature weight; 1 by default. The metric of a field is the integral of the
             metrics at its points, so directions do not depend on how fine the grid is. Where the
@@ -81,20 +112,21 @@ def natural_direction(
 
     Returns:
         A direction with the shapes of ``coordinates``.
+
+    >>> from vfejax.geometry import irreps
+    >>> belief = GaussianCoordinates(jnp.array([[0.0, 0.0, 3.0]]), jnp.zeros((1, 3, 3)))
+    >>> here = PopulationCoordinates(belief, belief, jnp.zeros((1, 3)))
+    >>> gradient = here._replace(phi=jnp.array([[10.0, 0.0, 10.0]]))
+    >>> natural_direction(here, gradient, irreps.so3((1,))).phi.round(4)
+    Array([[ 1.,  0., 10.]], dtype=float32)
     """
     if measure is not None:
-        density = jnp.where(measure > 0, 1.0 / jnp.where(measure > 0, measure, 1.0), 0.0)
-        gradient = jax.tree.map(
-            lambda g: g * jnp.reshape(density, density.shape + (1,) * (g.ndim - density.ndim)),
-            gradient,
-        )
-    information = frame_information(coordinates.belief, coordinates.phi, generators)
-    metric = information + damping * identity_like(information)
-    jacobian = groups.body_jacobian(coordinates.phi, generators)
-    metric = jnp.matmul(
-        transpose(jacobian), jnp.matmul(metric, jacobian, precision="highest"), precision="highest"
-    )
-    inverse = triangular_inverse(cholesky(metric))
+        gradient = _per_measure(gradient, measure)
+    root = _information_root(coordinates.belief, coordinates.phi, generators)
+    jacobian = body_jacobian(coordinates.phi, generators)
+    size = jnp.sqrt(jnp.asarray(damping, root.dtype))
+    rows = jnp.concatenate([root, size * identity_like(jacobian)], axis=-1)
+    inverse = triangular_inverse(lower_factor(matmul(transpose(jacobian), rows)))
     return PopulationCoordinates(
         gaussian_coordinates.natural_direction(coordinates.belief, gradient.belief),
         gaussian_coordinates.natural_direction(coordinates.prior, gradient.prior),

@@ -5,9 +5,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import log_det_cholesky, triangular_inverse
+from vfejax.numerics import (
+    log_det_cholesky,
+    lower_factor,
+    matmul,
+    matvec,
+    transpose,
+    triangular_inverse,
+)
 from vfejax.types import Array
 
 __all__ = ["Observations", "expected_negative_log_likelihood", "identity_observations", "posterior"]
@@ -16,9 +22,12 @@ __all__ = ["Observations", "expected_negative_log_likelihood", "identity_observa
 class Observations(NamedTuple):
     """What the agents measured.
 
-    ``values [n, m, *grid, o]``: m observations per agent; ``present [n, m, *grid]``: 1 where there
-    is one, 0 where there is none (then the value must still be finite); ``matrix [o, k]``: C;
-    ``noise_chol [o, o]``: lower factor of R, shared by all agents.
+    Attributes:
+        values: ``[n, m, *grid, o]``, m observations per agent.
+        present: ``[n, m, *grid]``, 1 (or True) where there is an observation. Where there is none
+            it is 0, and the value must still be finite.
+        matrix: C ``[o, k]``.
+        noise_chol: lower factor of R ``[o, o]``, shared by all agents.
     """
 
     values: Array
@@ -28,22 +37,35 @@ class Observations(NamedTuple):
 
 
 def identity_observations(values: Array, noise_std: float | Array) -> Observations:
-    """Direct observations (C = I) ``[n, m, *grid, k]`` with isotropic noise, all present."""
+    """Direct observations (C = I) ``[n, m, *grid, k]`` with isotropic noise, all present.
+
+    >>> identity_observations(jnp.ones((4, 2, 3)), 0.5).noise_chol
+    Array([[0.5, 0. , 0. ],
+           [0. , 0.5, 0. ],
+           [0. , 0. , 0.5]], dtype=float32)
+    """
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"values must be real floating numbers, got {values.dtype}")
     eye = jnp.eye(values.shape[-1], dtype=values.dtype)
+    noise_std = jnp.asarray(noise_std, values.dtype)
     return Observations(values, jnp.ones_like(values[..., 0]), eye, noise_std * eye)
 
 
-def _check_shapes(shape: tuple[int, ...], observations: Observations) -> None:
-    """Raise ValueError, naming the array, unless the observations fit agents whose means have
-    ``shape = [n, *grid, k]``.
+def _checked(mean: Array, observations: Observations) -> Observations:
+    """The observations, presence as numbers.
+
+    Raises:
+        ValueError: naming the array that does not fit agents with these means ``[n, *grid, k]``.
     """
+    shape = mean.shape
     values, present, matrix, noise_chol = observations
     dim = matrix.shape[0]
     if matrix.shape != (dim, shape[-1]):
         raise ValueError(f"observation matrix must have shape [o, {shape[-1]}], got {matrix.shape}")
     if values.ndim != len(shape) + 1 or (values.shape[:1] + values.shape[2:]) != (*shape[:-1], dim):
         raise ValueError(
-            f"observation values must have shape [n, m, *grid, o] with n, *grid = {shape[:-1]} and o = {dim}, got {values.shape}"
+            f"observation values must have shape [n, m, *grid, o] with n, *grid = {shape[:-1]} and "
+            f"o = {dim}, got {values.shape}"
         )
     if present.shape != values.shape[:-1]:
         raise ValueError(
@@ -53,6 +75,26 @@ def _check_shapes(shape: tuple[int, ...], observations: Observations) -> None:
         raise ValueError(
             f"noise_chol must have shape {(dim, dim)} to fit the matrix, got {noise_chol.shape}"
         )
+    if present.dtype == bool:
+        observations = observations._replace(present=present.astype(mean.dtype))
+    for name, array in observations._asdict().items():
+        if jnp.result_type(array) != mean.dtype:
+            raise ValueError(
+                f"observation {name} must have the agents' dtype {mean.dtype}, got "
+                f"{jnp.result_type(array)}"
+            )
+    return observations
+
+
+def _whitened_residuals(mean: Array, observations: Observations) -> Array:
+    """``W (o - C mu)`` of every observation, ``[n, m, *grid, o]``, with ``W = R_chol^{-1}``.
+
+    The difference is taken before it is whitened: it carries the rounding of the data and no more.
+    """
+    values, _, matrix, noise_chol = observations
+    predicted = jnp.einsum("ok,...k->...o", matrix, mean, precision="highest")
+    whitener = triangular_inverse(noise_chol)
+    return jnp.einsum("po,...o->...p", whitener, values - predicted[:, None], precision="highest")
 
 
 def expected_negative_log_likelihood(belief: Gaussian, observations: Observations) -> Array:
@@ -70,15 +112,17 @@ def expected_negative_log_likelihood(belief: Gaussian, observations: Observation
 
     Raises:
         ValueError: when observations and beliefs do not fit.
+
+    >>> sure = Gaussian(jnp.zeros((1, 1)), jnp.full((1, 1, 1), 1e-6))
+    >>> seen = identity_observations(jnp.full((1, 1, 1), 2.0), noise_std=1.0)
+    >>> round(float(expected_negative_log_likelihood(sure, seen)[0]), 3)  # (2^2 + log 2 pi) / 2
+    2.919
     """
-    _check_shapes(belief.mean.shape, observations)
-    values, present, matrix, noise_chol = observations
+    observations = _checked(belief.mean, observations)
+    _, present, matrix, noise_chol = observations
     dim = matrix.shape[0]
-    whitener = triangular_inverse(noise_chol)
-    whitened_matrix = jnp.matmul(whitener, matrix, precision="highest")
-    predicted = jnp.einsum("ok,...k->...o", whitened_matrix, belief.mean, precision="highest")
-    seen = jnp.einsum("po,...o->...p", whitener, values, precision="highest")
-    residual = jnp.sum((seen - predicted[:, None]) ** 2, axis=-1)
+    residual = jnp.sum(_whitened_residuals(belief.mean, observations) ** 2, axis=-1)
+    whitened_matrix = matmul(triangular_inverse(noise_chol), matrix)
     spread = jnp.einsum(
         "ok,...kl->...ol", whitened_matrix, jnp.tril(belief.chol), precision="highest"
     )
@@ -94,6 +138,12 @@ def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
     """What each agent would believe alone: the exact Bayesian posterior of its prior and its own
     observations.
 
+    In square-root form. The whitened rows ``B = [L_p^{-1}; sqrt(c) W C]`` of the prior and of the
+    mean of c observations have ``B^T B`` equal to the posterior's precision. An orthogonal
+    reduction of B gives the factor, and the same reduction of the whitened residuals gives the
+    shift of the mean. No precision is formed, so the condition number counts once, and the result
+    is good to rounding even where a precise instrument meets a broad prior.
+
     Args:
         prior: mean ``[n, *grid, k]``, chol ``[n, *grid, k, k]``.
         observations: values ``[n, m, *grid, o]`` and their model.
@@ -103,20 +153,34 @@ def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
 
     Raises:
         ValueError: when observations and priors do not fit.
+
+    Source: Bierman, Factorization Methods for Discrete Sequential Estimation (1977), chapter V
+    (square-root information filter).
+
+    >>> prior = Gaussian(jnp.zeros((1, 1)), jnp.full((1, 1, 1), 2.0))
+    >>> seen = identity_observations(jnp.full((1, 3, 1), 1.0), noise_std=2.0)
+    >>> q = posterior(prior, seen)  # four equal pieces of evidence, three of them at 1
+    >>> round(q.mean.item(), 4), round(q.chol.item(), 4)
+    (0.75, 1.0)
     """
-    _check_shapes(prior.mean.shape, observations)
-    values, present, matrix, noise_chol = observations
-    whitener = triangular_inverse(noise_chol)
-    whitened_matrix = jnp.matmul(whitener, matrix, precision="highest")
-    seen = jnp.einsum("po,...o->...p", whitener, values, precision="highest")
-    total = jnp.sum(present[..., None] * seen, axis=1)
+    observations = _checked(prior.mean, observations)
+    _, present, matrix, noise_chol = observations
+    residual = _whitened_residuals(prior.mean, observations)
     count = jnp.sum(present, axis=1)
-    information, precision = gaussian.natural_parameters(prior)
-    gram = jnp.matmul(whitened_matrix.T, whitened_matrix, precision="highest")
-    precision = precision + count[..., None, None] * jnp.reshape(
-        gram, (1,) * count.ndim + gram.shape
-    )
-    information = information + jnp.einsum(
-        "ok,...o->...k", whitened_matrix, total, precision="highest"
-    )
-    return gaussian.from_natural(information, precision)
+    none = count == 0
+    root = jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, count)))[..., None]
+    shift = jnp.sum(present[..., None] * residual, axis=1) / jnp.where(none[..., None], 1.0, root)
+
+    whitener = triangular_inverse(jnp.tril(prior.chol))
+    seen = matmul(triangular_inverse(noise_chol), matrix)
+    seen = root[..., None] * jnp.reshape(seen, (1,) * count.ndim + seen.shape)
+    # Columns in reverse, so that the lower factor of B B^T becomes one of the covariance. The last
+    # row carries the residuals; its own 1 keeps the whole array of full rank.
+    rows = transpose(jnp.concatenate([whitener, seen], axis=-2)[..., ::-1])
+    rows = jnp.concatenate([rows, jnp.zeros_like(rows[..., :1])], axis=-1)
+    one = jnp.ones_like(root)
+    residuals = jnp.concatenate([jnp.zeros_like(prior.mean), shift, one], axis=-1)
+    factor = lower_factor(jnp.concatenate([rows, residuals[..., None, :]], axis=-2))
+    square_root = transpose(factor[..., :-1, :-1])[..., ::-1, ::-1]
+    chol = triangular_inverse(square_root)
+    return Gaussian(prior.mean + matvec(chol, factor[..., -1, -2::-1]), chol)

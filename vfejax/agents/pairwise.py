@@ -17,11 +17,11 @@ Rounding. The features are centred and scaled by the population's mean variances
 nothing in exact arithmetic. What remains is cancellation between the terms of the product: the
 absolute error of KL_ij is about ``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in those units, so
 relative to agents' distances from their common mean. A lower ``compute_dtype`` puts its own eps
-there.
+there. A neighbour list (:mod:`vfejax.agents.edges`) does not cancel.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,9 @@ import numpy as np
 from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.geometry import groups
-from vfejax.geometry.groups import Generators
+from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
-from vfejax.numerics import log_det_cholesky, matvec, transpose, triangular_inverse
+from vfejax.numerics import log_det_cholesky, matmul, matvec, transpose, triangular_inverse
 from vfejax.types import Array
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "PairFeatures",
     "alignment_energy",
     "attention_weights",
-    "edge_alignment_energy",
     "frame_field",
     "pair_features",
     "pairwise_kl",
@@ -68,12 +66,8 @@ class PairFeatures(NamedTuple):
     sender: Array
 
 
-def _matmul(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision="highest")
-
-
 def _gram(factor: Array) -> Array:
-    return _matmul(factor, transpose(factor))
+    return matmul(factor, transpose(factor))
 
 
 def _pack(matrix: Array) -> Array:
@@ -86,40 +80,83 @@ def _pack(matrix: Array) -> Array:
     rows, columns = np.tril_indices(k)
     selection = np.zeros((k * k, rows.size))
     selection[rows * k + columns, np.arange(rows.size)] = 1.0
-    return _matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
+    return matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
 
 
 def frame_field(phi: Array, generators: Generators) -> FrameField:
     """Frames ``U = exp(phi . J)``, their inverses ``exp(-phi . J)`` and ``log |det U| = phi . tr
     J``.
+
+    Args:
+        phi: frame coordinates ``[..., a]``.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
+
+    Returns:
+        Frames ``[..., k, k]``, their inverses and log determinants ``[...]``.
+
+    >>> from vfejax.geometry import irreps
+    >>> field = frame_field(jnp.ones((4, 3)), irreps.so3((0, 1)))
+    >>> bool(jnp.allclose(field.outward @ field.inward, jnp.eye(4), atol=1e-6))
+    True
     """
-    group = groups.as_group(generators)
+    group = as_group(generators)
     traces = jnp.trace(jnp.asarray(group.generators, phi.dtype), axis1=-2, axis2=-1)
     outward, inward = frames(jnp.stack([phi, -phi]), group)
-    return FrameField(outward, inward, matvec(traces[None], phi)[..., 0])
+    return FrameField(
+        outward, inward, jnp.sum(phi * traces.reshape((1,) * (phi.ndim - 1) + (-1,)), axis=-1)
+    )
 
 
-def pair_features(gaussian: Gaussian, field: FrameField) -> PairFeatures:
+def _centre_and_scale(mean: Array, factor: Array, present: Array | None) -> tuple[Array, Array]:
+    """Common mean ``[1, k]`` and root of the mean variances ``[1, k]`` of the agents present.
+
+    Any centre and any scale give the same divergences, so no gradient flows through the choice.
+    """
+    variance = jnp.sum(factor * factor, axis=-1)
+    if present is None:
+        share = jnp.ones_like(mean[:, :1]) / mean.shape[0]
+    else:
+        here = (present > 0).astype(mean.dtype)[:, None]
+        share = here / jnp.maximum(jnp.sum(here), 1.0)
+        # An agent that is nowhere may be far away or broken: it is left out, not multiplied by 0.
+        mean, variance = (jnp.where(here > 0, x, 0.0) for x in (mean, variance))
+    centre = jnp.sum(share * mean, axis=0, keepdims=True)
+    spread = jnp.sum(share * variance, axis=0, keepdims=True)
+    centre, spread = jax.lax.stop_gradient((centre, spread))
+    return centre, jnp.sqrt(jnp.where(spread == 0, 1.0, spread))
+
+
+def pair_features(
+    gaussian: Gaussian, field: FrameField, present: Array | None = None
+) -> PairFeatures:
     """Feature rows of every agent in the centred and scaled common frame.
 
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
         field: the agents' frames, ``[n, k, k]``.
+        present: supports ``[n]``: agents where it is 0 do not count in the centre and the scale.
+            All do by default.
 
     Returns:
         Rows whose products are the pairwise divergences in nats.
+
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    >>> rows = pair_features(agents, frame_field(jnp.zeros((3, 3)), irreps.so3((1,))))
+    >>> (rows.receiver @ rows.sender.T).round(4)
+    Array([[0., 1., 1.],
+           [1., 0., 1.],
+           [1., 1., 0.]], dtype=float32)
     """
     chol = jnp.tril(gaussian.chol)
     k = chol.shape[-1]
     log_det = log_det_cholesky(chol) - 2.0 * field.log_det
-    moments = _matmul(field.inward, jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1))
+    moments = matmul(field.inward, jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1))
     factor, mean = moments[..., :k], moments[..., k]
-    inverse = _matmul(triangular_inverse(chol), field.outward)
+    inverse = matmul(triangular_inverse(chol), field.outward)
 
-    # Any centre and any scale give the same divergences, so no gradient flows through the choice.
-    centre = jax.lax.stop_gradient(jnp.mean(mean, axis=0, keepdims=True))
-    variance = jax.lax.stop_gradient(jnp.mean(jnp.sum(factor * factor, axis=-1), axis=0))
-    scale = jnp.sqrt(variance)[None]
+    centre, scale = _centre_and_scale(mean, factor, present)
     mean = (mean - centre) / scale
     second_moment = _gram(jnp.concatenate([factor / scale[..., None], mean[..., None]], axis=-1))
     precision = _gram(transpose(inverse * scale[:, None, :]))
@@ -139,14 +176,22 @@ def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
         phi: frame coordinates ``[n, a]``.
-        generators: Lie-algebra basis ``[a, k, k]``, or a group.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
 
     Returns:
         ``[n, n]``, receiver i along rows, sender j along columns. For more agents than fit as a
         matrix, sum over pairs with :func:`alignment_energy` instead.
+
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(2, 3), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> quarter = jnp.array([[0.0, 0.0, jnp.pi / 2], [0.0, 0.0, 0.0]])
+    >>> pairwise_kl(agents, quarter, irreps.so3((1,))).round(4)  # seen from the common frame
+    Array([[0., 2.],
+           [2., 0.]], dtype=float32)
     """
     features = pair_features(gaussian, frame_field(phi, generators))
-    return _matmul(features.receiver, features.sender.T)
+    return matmul(features.receiver, features.sender.T)
 
 
 def attention_weights(
@@ -157,21 +202,46 @@ def attention_weights(
     *,
     log_weight: Array | None = None,
 ) -> Array:
-    """Attention ``beta_ij`` over j != i at temperature tau (nats), ``[n, n]``; rows sum to 1, or to
-    0 without neighbours.
+    """Attention ``beta_ij`` of all agents to all others.
+
+    Args:
+        gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
+        phi: frame coordinates ``[n, a]``.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
+        temperature: tau in nats, positive.
+        log_weight: log of each sender's weight ``[n]``; ``-inf`` removes it. 0 by default.
+
+    Returns:
+        ``[n, n]`` with 0 on the diagonal; rows sum to 1, or to 0 without neighbours.
+
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    >>> attention_weights(agents, jnp.zeros((3, 3)), irreps.so3((1,)), 1.0).round(4)
+    Array([[0. , 0.5, 0.5],
+           [0.5, 0. , 0.5],
+           [0.5, 0.5, 0. ]], dtype=float32)
     """
-    divergence = pairwise_kl(gaussian, phi, generators) / temperature
-    num = divergence.shape[0]
-    bias = (
-        jnp.zeros_like(divergence)
-        if log_weight is None
-        else jnp.broadcast_to(log_weight[None], divergence.shape)
-    )
-    masked = jnp.where(jnp.eye(num, dtype=bool), -jnp.inf, bias)
-    return alignment.attention(divergence, masked, alignment.rows())
+    divergence = pairwise_kl(gaussian, phi, generators)
+    divergence = divergence / jnp.asarray(temperature, divergence.dtype)
+    index = jnp.arange(divergence.shape[0])
+    return alignment.attention(*_counted(divergence, log_weight, index), alignment.rows())
+
+
+def _counted(divergence: Array, log_weight: Array | None, index: Array) -> tuple[Array, Array]:
+    """Divergences and log weights of receivers ``index`` against all senders, as
+    :class:`vfejax.agents.alignment.AlignmentFn` wants them: ``-inf`` and 0 for pairs that do not
+    count.
+    """
+    bias = jnp.zeros((1, 1), divergence.dtype) if log_weight is None else log_weight[None, :]
+    itself = index[:, None] == jnp.arange(divergence.shape[-1])[None, :]
+    apart = itself if log_weight is None else itself | (bias == -jnp.inf)
+    bias = jnp.broadcast_to(bias, divergence.shape)
+    return jnp.where(apart, 0.0, divergence), jnp.where(itself, -jnp.inf, bias)
 
 
 def _block_size(num_agents: int, requested: int | None) -> int:
+    """Receivers per block, evened out so that the last block is nearly full."""
     largest = max(1, BLOCK_ENTRIES // num_agents) if requested is None else requested
     if largest < 1:
         raise ValueError(f"block_size must be at least 1, got {requested}")
@@ -195,7 +265,7 @@ class _Setting(NamedTuple):
 
     alignment_fn: AlignmentFn
     block_size: int
-    compute_dtype: Any
+    compute_dtype: jax.typing.DTypeLike | None
 
 
 def _product(left: Array, right: Array, setting: _Setting) -> Array:
@@ -204,24 +274,27 @@ def _product(left: Array, right: Array, setting: _Setting) -> Array:
     """
     dtype = right.dtype
     if setting.compute_dtype is None:
-        return jnp.matmul(left, right, precision="highest")
+        return matmul(left, right)
     left, right = left.astype(setting.compute_dtype), right.astype(setting.compute_dtype)
     return jnp.matmul(left, right, preferred_element_type=dtype)
 
 
 def _blocks(inputs: _Streamed, block_size: int) -> tuple[Array, Array, Array]:
-    """Receivers in blocks: indices ``[blocks, b]``, features ``[blocks, b, f]``, coefficients;
-    padding has coefficient 0.
+    """Receivers in blocks: indices ``[blocks, b]``, features ``[blocks, b, f]``, coefficients.
+
+    The last block is filled up with copies of the last agent whose coefficient is 0. A copy is a
+    receiver like any other, so the slope of its energy is as finite as theirs.
     """
     num = inputs.receiver.shape[0]
     num_blocks = -(-num // block_size)
     padding = num_blocks * block_size - num
-    receiver = jnp.pad(inputs.receiver, ((0, padding), (0, 0))).reshape(num_blocks, block_size, -1)
-    coefficient = jnp.pad(inputs.coefficient, (0, padding)).reshape(num_blocks, block_size)
+    receiver = jnp.pad(inputs.receiver, ((0, padding), (0, 0)), mode="edge")
+    coefficient = jnp.pad(inputs.coefficient, (0, padding))
+    index = jnp.minimum(jnp.arange(num_blocks * block_size), num - 1)
     return (
-        jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size),
-        receiver,
-        coefficient,
+        index.reshape(num_blocks, block_size),
+        receiver.reshape(num_blocks, block_size, -1),
+        coefficient.reshape(num_blocks, block_size),
     )
 
 
@@ -229,11 +302,7 @@ def _block_energies(
     divergence: Array, log_weight: Array | None, index: Array, setting: _Setting
 ) -> Array:
     """Energies of one block of receivers against all senders, itself excluded."""
-    num = divergence.shape[-1]
-    bias = jnp.zeros((1, 1), divergence.dtype) if log_weight is None else log_weight[None, :]
-    self_pair = index[:, None] == jnp.arange(num)[None, :]
-    masked = jnp.where(self_pair, -jnp.inf, jnp.broadcast_to(bias, divergence.shape))
-    return setting.alignment_fn(divergence, masked, alignment.rows())
+    return setting.alignment_fn(*_counted(divergence, log_weight, index), alignment.rows())
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -303,7 +372,7 @@ def alignment_energy(
     log_weight: Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
     block_size: int | None = None,
-    compute_dtype: Any = None,
+    compute_dtype: jax.typing.DTypeLike | None = None,
 ) -> Array:
     """Alignment energy of all agents to all others, ``sum_i coefficient_i E_i``, in nats.
 
@@ -320,14 +389,25 @@ def alignment_energy(
         alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, or your own.
         block_size: receivers per block; by default a block of pairs takes 4 MB in float32.
         compute_dtype: dtype of the operands of the pairwise products, such as ``jnp.bfloat16``;
-            they accumulate in the dtype of the
-            features, which is also the default.
+            they accumulate in the dtype of the features, which is also the default.
 
     Returns:
         A scalar. Differentiable in forward and reverse mode, to every order.
+
+    Raises:
+        ValueError: for a ``block_size`` below 1.
+
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    >>> features = pair_features(agents, frame_field(jnp.zeros((3, 3)), irreps.so3((1,))))
+    >>> round(float(alignment_energy(features, 1.0)), 4)
+    3.0
     """
-    num = features.receiver.shape[0]
-    ones = jnp.ones((num,), features.receiver.dtype)
+    num, dtype = features.receiver.shape[0], features.receiver.dtype
+    if num == 0:
+        return jnp.zeros((), dtype)
+    temperature = jnp.asarray(temperature, dtype)
+    ones = jnp.ones((num,), dtype)
     inputs = _Streamed(
         features.receiver / temperature,
         features.sender,
@@ -336,38 +416,3 @@ def alignment_energy(
     )
     setting = _Setting(alignment_fn, _block_size(num, block_size), compute_dtype)
     return temperature * _streamed_energy(inputs, setting)
-
-
-def edge_alignment_energy(
-    features: PairFeatures,
-    receivers: Array,
-    senders: Array,
-    temperature: float | Array,
-    *,
-    coefficient: Array | None = None,
-    log_weight: Array | None = None,
-    alignment_fn: AlignmentFn = alignment.weighted,
-) -> Array:
-    """Alignment energy over a neighbour list: agent ``receivers[e]`` listens to agent
-    ``senders[e]``.
-
-    Args:
-        features: rows from :func:`pair_features`.
-        receivers: integers ``[e]`` in [0, n).
-        senders: integers ``[e]`` in [0, n); an edge from an agent to itself is ignored.
-        temperature: tau in nats, positive.
-        coefficient: as in :func:`alignment_energy`.
-        log_weight: as in :func:`alignment_energy`.
-        alignment_fn: as in :func:`alignment_energy`.
-
-    Returns:
-        A scalar. Time and memory O(e k^2).
-    """
-    num = features.receiver.shape[0]
-    divergence = jnp.sum(
-        features.receiver[receivers] / temperature * features.sender[senders], axis=-1
-    )
-    bias = jnp.zeros_like(divergence) if log_weight is None else log_weight[senders]
-    masked = jnp.where(receivers == senders, -jnp.inf, bias)
-    energies = alignment_fn(divergence, masked, alignment.segments(receivers, num))
-    return temperature * jnp.sum(energies if coefficient is None else coefficient * energies)

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.geometry.groups import Generators, Group, as_group
+from vfejax.geometry.groups import Generators, as_group
 from vfejax.numerics import safe_norm
 from vfejax.types import Array, PyTree
 
 __all__ = [
     "Population",
     "PopulationCoordinates",
-    "check_shapes",
+    "check_array",
+    "check_population",
     "constrain",
     "limit_step",
     "retract",
@@ -50,7 +51,15 @@ class PopulationCoordinates(NamedTuple):
 
 
 def constrain(coordinates: PopulationCoordinates) -> Population:
-    """The population at these coordinates."""
+    """The population at these coordinates.
+
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> agents = Population(unit, unit, jnp.zeros((2, 3)))
+    >>> constrain(unconstrain(agents)).belief.chol[0]
+    Array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]], dtype=float32)
+    """
     return Population(
         gaussian_coordinates.constrain(coordinates.belief),
         gaussian_coordinates.constrain(coordinates.prior),
@@ -59,7 +68,12 @@ def constrain(coordinates: PopulationCoordinates) -> Population:
 
 
 def unconstrain(population: Population) -> PopulationCoordinates:
-    """Coordinates of a population, inverse of :func:`constrain`."""
+    """Coordinates of a population, inverse of :func:`constrain`.
+
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> unconstrain(Population(unit, unit, jnp.zeros((2, 3)))).belief.factor[0, 0, 0]  # log 1
+    Array(0., dtype=float32)
+    """
     return PopulationCoordinates(
         gaussian_coordinates.unconstrain(population.belief),
         gaussian_coordinates.unconstrain(population.prior),
@@ -67,8 +81,14 @@ def unconstrain(population: Population) -> PopulationCoordinates:
     )
 
 
-def _shorten(tree: PyTree, length: Array, radius: float) -> PyTree:
-    factor = radius / jnp.maximum(length, radius)
+def _shorten(tree: PyTree, length: Array, radius: float | Array) -> PyTree:
+    """Scale a step of each agent down to the radius. The comparisons leave a NaN a NaN, and the
+    gradient of a step of length 0 finite.
+    """
+    short = length <= radius
+    factor = jnp.where(short, 1.0, radius / jnp.where(short, 1.0, length))
+    # A length that has overflowed has no direction either: not a step of 0.
+    factor = jnp.where(length == jnp.inf, jnp.nan, factor)
     return jax.tree.map(
         lambda x: x * jnp.reshape(factor, factor.shape + (1,) * (x.ndim - factor.ndim)), tree
     )
@@ -78,8 +98,8 @@ def limit_step(
     step: PopulationCoordinates,
     coordinates: PopulationCoordinates,
     *,
-    gaussian_radius: float,
-    frame_radius: float,
+    gaussian_radius: float | Array,
+    frame_radius: float | Array,
 ) -> PopulationCoordinates:
     """Trust region of every agent on its own: long steps are shortened, short ones pass unchanged.
 
@@ -90,11 +110,18 @@ def limit_step(
         step: proposed change of the coordinates.
         coordinates: where the step starts.
         gaussian_radius: longest Fisher length of one belief's or prior's step (0.3 changes it by
-            about 0.05 nats of KL).
+            about 0.05 nats of KL); 0 lets none through.
         frame_radius: longest step of one agent's frame coordinates, in radians.
 
     Returns:
-        A step with the shapes of ``step``.
+        A step with the shapes of ``step``; NaN where a length overflows.
+
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> rest = unconstrain(Population(unit, unit, jnp.zeros((2, 3))))
+    >>> step = rest._replace(phi=jnp.array([[0.0, 3.0, 4.0], [0.0, 0.1, 0.0]]))
+    >>> limit_step(step, rest, gaussian_radius=0.3, frame_radius=0.5).phi.round(3)
+    Array([[0. , 0.3, 0.4],
+           [0. , 0.1, 0. ]], dtype=float32)
     """
     return PopulationCoordinates(
         _shorten(step.belief, fisher_length(coordinates.belief, step.belief), gaussian_radius),
@@ -104,40 +131,88 @@ def limit_step(
 
 
 def retract(
-    coordinates: PopulationCoordinates, step: PopulationCoordinates, group: Group
+    coordinates: PopulationCoordinates, step: PopulationCoordinates, generators: Generators
 ) -> PopulationCoordinates:
     """The population after a step; frame coordinates move by the group's own retraction.
 
     Args:
         coordinates: where the step starts.
         step: change of the coordinates, of the same shapes.
-        group: of the frames; :func:`vfejax.geometry.irreps.so3` keeps them in the principal ball.
+        generators: a :class:`vfejax.geometry.groups.Group`; :func:`vfejax.geometry.irreps.so3`
+            keeps frames in the principal ball. Plain generators mean a general group, whose
+            retraction is the sum.
 
     Returns:
         New coordinates.
+
+    >>> from vfejax.geometry import irreps
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> here = unconstrain(Population(unit, unit, jnp.array([[0.0, 0, 3], [0.0, 0, 1]])))
+    >>> step = jax.tree.map(jnp.ones_like, here)._replace(phi=jnp.array([[0.0, 0, 1]] * 2))
+    >>> retract(here, step, irreps.so3((1,))).phi[:, 2].round(3)  # 4 radians are 4 - 2 pi
+    Array([-2.283,  2.   ], dtype=float32)
     """
     moved = jax.tree.map(lambda x, dx: (x + dx).astype(x.dtype), coordinates, step)
-    return moved._replace(phi=group.retract(coordinates.phi, step.phi))
+    return moved._replace(phi=as_group(generators).retract(coordinates.phi, step.phi))
 
 
-def check_shapes(population: Population, generators: Generators) -> None:
-    """Raise ValueError, naming the array, unless all shapes of the population fit each other and
-    the generators.
+def check_array(name: str, array: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+    """Refuse an array that does not fit a population.
+
+    Args:
+        name: what an error calls the array.
+        array: any array.
+        shape: the shape it must have.
+        dtype: the dtype it must have, that of the beliefs' means.
+
+    Raises:
+        ValueError: naming the array, what it is and what it must be.
+
+    >>> check_array("quadrature", jnp.ones(3), (4,), jnp.float32)
+    Traceback (most recent call last):
+        ...
+    ValueError: quadrature must have shape (4,) to fit the population, got (3,)
     """
-    shape = population.belief.mean.shape
+    if jnp.shape(array) != shape:
+        raise ValueError(
+            f"{name} must have shape {shape} to fit the population, got {jnp.shape(array)}"
+        )
+    if jnp.result_type(array) != dtype:
+        raise ValueError(
+            f"{name} must have dtype {jnp.dtype(dtype)} to fit the population, got "
+            f"{jnp.result_type(array)}"
+        )
+
+
+def check_population(population: Population, generators: Generators) -> None:
+    """Refuse a population whose arrays do not fit each other and the group.
+
+    Args:
+        population: n agents, as points or as fields.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
+
+    Raises:
+        ValueError: naming the array whose shape or dtype does not fit; for beliefs that are not
+            real floating numbers.
+
+    >>> from vfejax.geometry import irreps
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> check_population(Population(unit, unit, jnp.zeros((2, 1))), irreps.so3((1,)))
+    Traceback (most recent call last):
+        ...
+    ValueError: phi must have shape (2, 3) to fit the population, got (2, 1)
+    """
     num_generators, k, _ = as_group(generators).generators.shape
+    shape = jnp.shape(population.belief.mean)
+    dtype = jnp.result_type(population.belief.mean)
     if len(shape) < 2 or shape[-1] != k:
         raise ValueError(
-            f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got {shape}"
+            f"belief.mean must have shape [n, *grid, k] with k = {k} from the generators, got "
+            f"{shape}"
         )
-    expected = {
-        "belief.chol": (population.belief.chol, (*shape, k)),
-        "prior.mean": (population.prior.mean, shape),
-        "prior.chol": (population.prior.chol, (*shape, k)),
-        "phi": (population.phi, (*shape[:-1], num_generators)),
-    }
-    for name, (array, want) in expected.items():
-        if array.shape != want:
-            raise ValueError(
-                f"{name} must have shape {want} to fit belief.mean {shape}, got {array.shape}"
-            )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"belief.mean must be real floating numbers, got {dtype}")
+    check_array("belief.chol", population.belief.chol, (*shape, k), dtype)
+    check_array("prior.mean", population.prior.mean, shape, dtype)
+    check_array("prior.chol", population.prior.chol, (*shape, k), dtype)
+    check_array("phi", population.phi, (*shape[:-1], num_generators), dtype)

@@ -1,5 +1,5 @@
-"""Problems with a known answer, which join agents and dynamics."""
+"""Problems with a known answer, and the flow that joins agents and dynamics."""
 
-from vfejax.problems import sensor_network
+from vfejax.problems import population_flow, sensor_network
 
-__all__ = ["sensor_network"]
+__all__ = ["population_flow", "sensor_network"]

@@ -6,8 +6,8 @@ nothing about its orientation relative to the others. Aligned, the sensors share
 alignment recovers the relative rotations ``R_i R_j^T`` and, by pooling, better landmarks.
 
 Everything is defined up to one global rotation, so errors are measured in gauge-invariant form. The
-yardsticks (what a sensor can do alone, what two can do, the maximum-likelihood registration) and
-the data come from NumPy, on the host.
+baselines (what a sensor can do alone, what two can do) and the reference (the maximum-likelihood
+registration of all measurements) come from NumPy, on the host, and so do the data.
 """
 
 from typing import NamedTuple
@@ -59,16 +59,16 @@ def simulate(
     points: np.ndarray | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> tuple[Observations, Truth]:
-    """Draw a network and its measurements (on the host: nothing here needs compiling).
+    """Draw a network and its measurements, on the host: nothing here needs compiling.
 
-    Landmarks lie in random directions, 1 to 2 m away; over a base manifold they also sway with its
+    Landmarks lie in random directions, 1 to 2 m away. Over a base manifold they also sway with its
     coordinates. Orientations are uniform on SO(3).
 
     Args:
         rng: NumPy generator.
         num_agents: number of sensors n.
         num_landmarks: l; a belief has k = 3 l components, l copies of spin 1.
-        num_observations: measurements m of each sensor (at each point).
+        num_observations: measurements m of each sensor, at each point.
         noise_std: standard deviation of the noise of each coordinate, in metres.
         points: coordinates ``[*grid, d]`` of the base manifold in radians; by default a single
             point.
@@ -76,7 +76,21 @@ def simulate(
 
     Returns:
         Observations with values ``[n, m, *grid, 3 l]``, and the truth.
+
+    Raises:
+        ValueError: when there is no sensor, no landmark or no measurement.
+
+    >>> observations, truth = simulate(np.random.default_rng(0), 5, num_landmarks=2)
+    >>> observations.values.shape, truth.rotations.shape
+    ((5, 4, 6), (5, 3, 3))
     """
+    for name, count in (
+        ("num_agents", num_agents),
+        ("num_landmarks", num_landmarks),
+        ("num_observations", num_observations),
+    ):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     landmarks = rng.standard_normal((num_landmarks, 3))
     landmarks *= rng.uniform(1.0, 2.0, (num_landmarks, 1)) / np.linalg.norm(
         landmarks, axis=-1, keepdims=True
@@ -96,16 +110,24 @@ def simulate(
 
 
 def mean_observations(observations: Observations) -> np.ndarray:
-    """Each sensor's mean measurement as landmarks ``[n, *grid, l, 3]`` (the sufficient statistic,
-    all being present).
+    """Each sensor's mean measurement as landmarks ``[n, *grid, l, 3]``: the sufficient statistic
+    where all measurements are present.
+
+    >>> observations, _ = simulate(np.random.default_rng(0), 5, num_landmarks=2)
+    >>> mean_observations(observations).shape
+    (5, 2, 3)
     """
     mean = np.asarray(observations.values, np.float64).mean(axis=1)
     return mean.reshape(*mean.shape[:-1], -1, 3)
 
 
 def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    """Rotation that maximises ``tr(R^T M)``: polar factor of M with the sign of its determinant
-    mended.
+    """Rotation that maximises ``tr(R^T M)``: the polar factor of M, turned where it reflects.
+
+    >>> nearest_rotation(np.diag([2.0, 3.0, -1.0])).round(3) + 0.0
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
     """
     u, _, vt = np.linalg.svd(matrix)
     u[..., -1] *= np.sign(np.linalg.det(u @ vt))[..., None]
@@ -125,13 +147,21 @@ def maximum_likelihood(
     """Maximum-likelihood landmarks and rotations: minimise ``sum_i,l |y_il - R_i x_l|^2`` over all
     of them.
 
-    Alternates exact minimisation over landmarks and over rotations, from several sensors' own
-    measurements as starts; the best end is returned.
+    It minimises exactly over landmarks and over rotations in turns. Several sensors' own
+    measurements serve as starts, and the best end is returned.
 
     Args:
         measured: mean measurements ``[n, l, 3]``, equally often measured by every sensor.
-        num_starts: number of different starts (at most n).
+        num_starts: number of different starts; at most n are used.
         num_iterations: sweeps of each start; it stops when the residual no longer falls.
+
+    Returns:
+        Landmarks, rotations and the residual.
+
+    >>> observations, truth = simulate(np.random.default_rng(0), 5, noise_std=1e-6)
+    >>> fit = maximum_likelihood(mean_observations(observations))
+    >>> bool(relative_rotation_errors(fit.rotations, truth.rotations).max() < 1e-5)
+    True
 
     Source: Gower, Psychometrika 40 (1975) 33 (generalised Procrustes analysis), without translation
     and scale.
@@ -170,7 +200,11 @@ def relative_rotation_errors(rotations: np.ndarray, truth: np.ndarray) -> np.nda
         truth: ``[n, 3, 3]``.
 
     Returns:
-        ``[n (n - 1) / 2]``.
+        ``[n (n - 1) / 2]``, empty for a single sensor.
+
+    >>> rotations = nearest_rotation(np.random.default_rng(0).standard_normal((4, 3, 3)))
+    >>> bool(relative_rotation_errors(rotations, rotations).max() < 1e-12)
+    True
     """
     defect = np.einsum(
         "nji,njk->nik", np.asarray(truth, np.float64), np.asarray(rotations, np.float64)
@@ -180,8 +214,13 @@ def relative_rotation_errors(rotations: np.ndarray, truth: np.ndarray) -> np.nda
 
 
 def pairwise_registration_errors(measured: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Relative-rotation errors when each pair registers its two measurements and asks nobody else,
-    radians ``[n (n - 1) / 2]``.
+    """Relative-rotation errors of the baseline in which each pair registers its own two
+    measurements alone, in radians ``[n (n - 1) / 2]``.
+
+    >>> observations, truth = simulate(np.random.default_rng(0), 4, noise_std=1e-6)
+    >>> measured = mean_observations(observations)
+    >>> bool(pairwise_registration_errors(measured, truth.rotations).max() < 1e-5)
+    True
     """
     i, j = np.triu_indices(len(measured), 1)
     estimate = _registration_rotations(measured[i], measured[j])
@@ -199,6 +238,10 @@ def landmark_errors(landmarks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Returns:
         ``[...]``.
+
+    >>> landmarks = np.eye(3)
+    >>> bool(landmark_errors(landmarks[:, ::-1] * [1, 1, -1], landmarks) < 1e-12)  # only turned
+    True
     """
     truth = np.broadcast_to(np.asarray(truth, np.float64), np.shape(landmarks))
     landmarks = np.asarray(landmarks, np.float64)

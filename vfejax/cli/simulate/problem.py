@@ -4,6 +4,7 @@ configuration.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,22 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.agents import alignment, free_energy, metric, observation
+from vfejax.agents import alignment, free_energy, observation
 from vfejax.agents import population as populations
-from vfejax.agents.free_energy import Edges
+from vfejax.agents.edges import Edges, check_edges
 from vfejax.agents.observation import Observations
 from vfejax.agents.population import Population, PopulationCoordinates
+from vfejax.agents.supports import measure
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.data import population_arrays, tables
-from vfejax.dynamics import gradient_flow, hamiltonian, natural_gradient
+from vfejax.dynamics import gradient_flow, hamiltonian
 from vfejax.errors import UserError
 from vfejax.geometry import grid as grids
 from vfejax.geometry import irreps
 from vfejax.geometry.grid import Grid
 from vfejax.geometry.groups import Group
 from vfejax.problems import sensor_network
+from vfejax.problems.population_flow import population_flow
 from vfejax.problems.sensor_network import Truth
 from vfejax.types import Array, Integrator, PyTree
 
@@ -45,7 +48,8 @@ class Problem(NamedTuple):
     edges: Edges | None
 
 
-def _representation(config: SimulateConfig) -> Group:
+def _group(config: SimulateConfig) -> Group:
+    """The gauge group in the representation that beliefs carry."""
     if config.group == "so":
         if config.dimension < 2:
             raise UserError(f"--dimension {config.dimension}: so(n) needs n of at least 2")
@@ -179,7 +183,7 @@ def build(config: SimulateConfig) -> Problem:
         UserError: for files, shapes and options that do not fit each other, naming them.
     """
     dtype = jnp.dtype(config.precision)
-    group = _representation(config)
+    group = _group(config)
     num_generators, k, _ = group.generators.shape
     grid = _base(config)
     shape = grid.quadrature.shape
@@ -219,11 +223,7 @@ def build(config: SimulateConfig) -> Problem:
             f"--observations {config.observations} has {observations.values.shape[0]} agents, "
             f"--initial {config.initial} has {num_agents}"
         )
-    edges = (
-        None
-        if config.edges is None
-        else Edges(*map(jnp.asarray, tables.load_edges_csv(config.edges, num_agents)))
-    )
+    edges = None if config.edges is None else _edges(config.edges, num_agents)
     supports = _supports(config, grid, num_agents, rng, dtype)
     grid = jax.tree.map(lambda x: x.astype(dtype), grid)
     return Problem(
@@ -235,6 +235,16 @@ def build(config: SimulateConfig) -> Problem:
         supports,
         edges,
     )
+
+
+def _edges(path: Path, num_agents: int) -> Edges:
+    """The neighbour list of a file."""
+    edges = Edges(*map(jnp.asarray, tables.load_edges_csv(path, num_agents)))
+    try:
+        check_edges(edges, num_agents)
+    except ValueError as error:
+        raise UserError(f"--edges {path}: {error}") from error
+    return edges
 
 
 def _initial(
@@ -277,24 +287,20 @@ def energy_function(
     config: SimulateConfig, problem: Problem
 ) -> Callable[[PopulationCoordinates], tuple[Array, Any]]:
     """The population's free energy as a function of its coordinates, with its terms besides."""
-    options = {
-        "weights": free_energy.Weights(**vars(config.weights)),
-        "temperature": config.temperature,
-        "alignment_fn": {"weighted": alignment.weighted, "entropic": alignment.entropic}[
-            config.alignment
-        ],
-        "observations": problem.observations,
-        "supports": problem.supports,
-        "quadrature": _quadrature(config, problem),
-        "edges": problem.edges,
-        "compute_dtype": None
-        if config.compute_dtype == "same"
-        else jnp.dtype(config.compute_dtype),
-    }
+    compute_dtype = None if config.compute_dtype == "same" else jnp.dtype(config.compute_dtype)
 
     def energy_fn(coordinates: PopulationCoordinates) -> tuple[Array, Any]:
         terms = free_energy.free_energy_terms(
-            populations.constrain(coordinates), problem.group, **options
+            populations.constrain(coordinates),
+            problem.group,
+            weights=free_energy.Weights(**vars(config.weights)),
+            temperature=config.temperature,
+            alignment_fn=alignment.ALIGNMENTS[config.alignment],
+            observations=problem.observations,
+            supports=problem.supports,
+            quadrature=_quadrature(config, problem),
+            edges=problem.edges,
+            compute_dtype=compute_dtype,
         )
         return terms.total, terms
 
@@ -313,7 +319,13 @@ def _grouped(groups: Any, scale: float = 1.0) -> PopulationCoordinates:
 def integrator(
     config: SimulateConfig, energy_fn: Callable[[PyTree], Any], problem: Problem
 ) -> Integrator:
-    """The dynamics that the configuration names."""
+    """The dynamics that the configuration names.
+
+    Args:
+        config: what the user asked for.
+        energy_fn: coordinates to ``(energy, terms)``, from :func:`energy_function`.
+        problem: gives the group and where agents are.
+    """
     if config.dynamics == "hamiltonian":
         scheme = {"verlet": hamiltonian.velocity_verlet, "yoshida4": hamiltonian.yoshida4}[
             config.scheme
@@ -321,24 +333,19 @@ def integrator(
         return scheme(
             energy_fn, config.step_size, _grouped(config.masses), config.friction, has_aux=True
         )
-    descent = gradient_flow.scale_by_tree(_grouped(config.rates, config.step_size))
-    direction = functools.partial(
-        metric.natural_direction,
-        generators=problem.group,
-        measure=free_energy.measure(
-            problem.population, problem.supports, _quadrature(config, problem)
-        ),
-    )
-    natural = natural_gradient.natural_gradient(direction)
-    limit = functools.partial(
-        populations.limit_step,
-        gaussian_radius=config.trust_radius,
-        frame_radius=config.trust_radius,
-    )
-    optimizer = {
-        "gradient": descent,
-        "adam": optax.chain(optax.scale_by_adam(), descent),
-        "natural": optax.chain(natural, descent, optax.stateless(limit)),
-    }[config.dynamics]
-    retract = functools.partial(populations.retract, group=problem.group)
+    if config.dynamics == "natural":
+        return population_flow(
+            energy_fn,
+            problem.group,
+            config.step_size,
+            config.trust_radius,
+            _grouped(config.rates),
+            measure=measure(problem.population, problem.supports, _quadrature(config, problem)),
+            has_aux=True,
+        )
+    optimizer = gradient_flow.scale_by_tree(_grouped(config.rates, config.step_size))
+    if config.dynamics == "adam":
+        optimizer = optax.chain(optax.scale_by_adam(), optimizer)
+
+    retract = functools.partial(populations.retract, generators=problem.group)
     return gradient_flow.gradient_flow(energy_fn, optimizer, has_aux=True, retract=retract)
