@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment
+from vfejax.agents.edges import Edges
 from vfejax.agents.free_energy import (
-    Edges,
     FreeEnergyTerms,
     Weights,
     free_energy,
@@ -26,12 +27,11 @@ from vfejax.agents.observation import Observations
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry import grid as grids
-from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 
-VECTOR = oracle.ROTATIONS["vector"]
-ROTATION = irreps.so3((1,))
-SUM = oracle.ROTATIONS["sum"]
+VECTOR = oracle.VECTORS["vector"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SUM = oracle.VECTORS["sum"]
 WEIGHTS = Weights(0.7, 1.3, 0.4, 0.9)
 TAU = 2.5
 
@@ -62,7 +62,7 @@ def terms_and_gradient(population, supports=None, **options):
         population, supports = arguments
         terms = free_energy_terms(
             population,
-            ROTATION,
+            VECTOR,
             weights=WEIGHTS,
             temperature=TAU,
             supports=supports,
@@ -123,9 +123,12 @@ def loop_over_points(alignment_fn, population, supports, observations, quadratur
 
 def assert_trees_close(actual, expected, tolerance):
     """Every leaf within ``tolerance`` times its largest entry."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * np.max(np.abs(e)))
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * np.max(np.abs(e))),
+        actual,
+        expected,
+    )
 
 
 @pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
@@ -220,7 +223,7 @@ def test_two_agents_pay_their_overlap_times_their_divergences(rng):
     def energies(population):
         def energy(alignment_fn):
             options = {"weights": (0.0, 1.0, 0.0, 0.0), "alignment_fn": alignment_fn}
-            return free_energy(population, ROTATION, supports=supports, **options)
+            return free_energy(population, VECTOR, supports=supports, **options)
 
         divergence = oracle.pairwise_kl(population.belief, population.phi, VECTOR)
         return divergence[0, 1] + divergence[1, 0], [
@@ -260,10 +263,10 @@ def rotation_vector(rotation):
     return np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], axis=-1) * angle[..., None]
 
 
-rotations = jax.jit(lambda phi: frames(phi, irreps.so3((1,))))
-representations = jax.jit(lambda phi: frames(phi, irreps.so3((0, 1, 2))))
+rotations = jax.jit(lambda phi: frames(phi, VECTOR))
+representations = jax.jit(lambda phi: frames(phi, SUM))
 energy_of_sum = jax.jit(
-    lambda population: free_energy(population, irreps.so3((0, 1, 2)), weights=(0.7, 1.3, 0.4, 0.0))
+    lambda population: free_energy(population, SUM, weights=(0.7, 1.3, 0.4, 0.0))
 )
 
 
@@ -309,7 +312,7 @@ def test_total_is_the_sum_and_weights_multiply(rng):
     def terms(weights):
         return free_energy_terms(
             population,
-            ROTATION,
+            VECTOR,
             weights=weights,
             observations=observations,
         )
@@ -339,7 +342,7 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
     observations = observations_of(rng, 3, 3)
     terms = free_energy_terms(
         population,
-        ROTATION,
+        VECTOR,
         weights=weights,
         observations=observations,
     )
@@ -352,18 +355,18 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
 def test_default_weights_leave_the_priors_apart(rng):
     population = oracle.random_population(rng, 3, VECTOR)
     assert Weights() == (1.0, 1.0, 0.0, 1.0)
-    terms = free_energy_terms(population, ROTATION)
+    terms = free_energy_terms(population, VECTOR)
     assert terms.prior_alignment == 0.0
     assert terms.observation == 0.0
     np.testing.assert_array_equal(
-        free_energy(population, ROTATION),
+        free_energy(population, VECTOR),
         terms.self_coupling + terms.belief_alignment,
     )
 
 
 def test_vmap_equals_single_calls(rng):
     batch = [oracle.random_population(rng, 4, VECTOR) for _ in range(3)]
-    evaluate = jax.jit(lambda p: free_energy(p, ROTATION, weights=(0, 1, 0, 0)))
+    evaluate = jax.jit(lambda p: free_energy(p, VECTOR, weights=(0, 1, 0, 0)))
     singles = [evaluate(population) for population in batch]
     together = jax.vmap(evaluate)(jax.tree.map(lambda *x: jnp.stack(x), *batch))
     np.testing.assert_allclose(together, singles, rtol=1e-13)
@@ -405,27 +408,119 @@ def test_shape_errors_name_the_array(name, shape, rng):
         free_energy(swap(name, shape)(population), VECTOR)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"supports": np.ones((4, 6))}, r"supports must have shape \(4, 5\) .* got \(4, 6\)"),
-        ({"quadrature": np.ones(4)}, r"quadrature must have shape \(5,\) .* got \(4,\)"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-def test_option_errors_name_the_option(options, message, rng):
+BAD_OPTIONS = {
+    "supports": (np.ones((4, 6)), r"supports must have shape \(4, 5\) .* got \(4, 6\)"),
+    "quadrature": (np.ones(5, np.float32), "quadrature must have dtype float64 .* got float32"),
+    "edges": (
+        Edges(jnp.asarray([0, 4]), jnp.asarray([1, 2])),
+        r"edges.receivers must be in \[0, 4\), got 4 in edge 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_option_errors_name_the_option(name, rng):
     population = oracle.random_population(rng, 4, VECTOR, (5,))
-    options = {
-        name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in options.items()
-    }
+    value, message = BAD_OPTIONS[name]
     with pytest.raises(ValueError, match=message):
+        free_energy(population, VECTOR, **{name: value})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "complex128"])
+@pytest.mark.parametrize("name", ["belief.chol", "prior.mean", "phi", "supports", "quadrature"])
+def test_mixed_precision_is_refused_by_name(name, dtype, rng):
+    population = oracle.random_population(rng, 4, VECTOR, (5,), np.float32)
+    options = {"supports": jnp.ones((4, 5), "float32"), "quadrature": jnp.ones(5, "float32")}
+    if name in options:
+        options[name] = options[name].astype(dtype)
+    else:
+        branch, _, leaf = name.partition(".")
+        part = getattr(population, branch)
+        wrong = part._replace(**{leaf: getattr(part, leaf).astype(dtype)}) if leaf else None
+        wrong = part.astype(dtype) if wrong is None else wrong
+        population = population._replace(**{branch: wrong})
+    with pytest.raises(ValueError, match=f"{name} must have dtype float32 .* got {dtype}"):
         free_energy(population, VECTOR, **options)
+
+
+def test_scalars_may_have_any_dtype(rng):
+    population = oracle.random_population(rng, 3, VECTOR, dtype=np.float32)
+    double = partial(jnp.asarray, dtype=jnp.float64)
+    value = free_energy(population, VECTOR, weights=(double(1.0), 2, 0, 0), temperature=double(2.5))
+    assert value.dtype == jnp.float32
+    expected = free_energy(population, VECTOR, weights=(1.0, 2.0, 0, 0), temperature=2.5)
+    chex.assert_trees_all_close(value, expected)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["all pairs", "edges"])
+@pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+def test_a_diverged_agent_is_never_a_better_state(alignment_fn, listed, rng):
+    chol = jnp.tile(jnp.eye(3, dtype="float32"), (4, 1, 1))
+    everyone = Edges(*map(jnp.asarray, np.nonzero(~np.eye(4, dtype=bool))))
+
+    @jax.jit
+    def energy(mean):
+        belief = Gaussian(mean, chol)
+        return free_energy(
+            Population(belief, belief, jnp.zeros_like(mean)),
+            VECTOR,
+            weights=(0, 1, 0, 0),
+            alignment_fn=alignment_fn,
+            edges=everyone if listed else None,
+        )
+
+    mean = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    assert 0 < energy(mean) < 100
+    for bad in (jnp.nan, jnp.inf, 1e20, 1e15):
+        assert not energy(mean.at[0].set(bad)) < 1e20
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_few_agents(num, rng):
+    population = oracle.random_population(rng, num, VECTOR)
+    terms, gradient = jax.value_and_grad(lambda p: free_energy(p, VECTOR, supports=jnp.ones(num)))(
+        population
+    )
+    chex.assert_tree_all_finite((terms, gradient))
+    np.testing.assert_array_equal(gradient.phi, 0.0)
+    assert (terms > 0) == (num > 0)
+
+
+def test_a_single_component(rng):
+    """k = 1: a group of dilations, whose frames change the scale and hence the entropy."""
+    dilation = jnp.ones((1, 1, 1))
+    population = oracle.random_population(rng, 3, dilation)
+    actual = free_energy(population, dilation, weights=(0, 1, 0, 0))
+    divergence = oracle.pairwise_kl(population.belief, population.phi, dilation)
+    chex.assert_trees_all_close(actual, jnp.sum(oracle.alignment_energy(divergence)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_units_do_not_matter_in_single_precision(scale, rng):
+    population = oracle.random_population(rng, 4, VECTOR, dtype=np.float32)
+    scaled = population._replace(
+        belief=jax.tree.map(lambda x: scale * x, population.belief),
+        prior=jax.tree.map(lambda x: scale * x, population.prior),
+    )
+    # Products of feature rows of up to 200 are rounded.
+    chex.assert_trees_all_close(
+        free_energy(scaled, VECTOR), free_energy(population, VECTOR), rtol=200 * eps("float32")
+    )
+
+
+def test_a_group_is_an_argument_like_its_generators(rng):
+    population = oracle.random_population(rng, 3, VECTOR)
+    energy = chex.assert_max_traces(lambda p, group: free_energy(p, group), n=1)
+    value = jax.jit(energy)
+    first = value(population, VECTOR)
+    np.testing.assert_array_equal(first, value(population, VECTOR))
+    chex.assert_trees_all_close(free_energy(population, VECTOR.generators), first, rtol=1e-12)
 
 
 def test_generators_must_be_a_basis(rng):
     population = oracle.random_population(rng, 4, VECTOR)
     with pytest.raises(ValueError, match=r"generators must have shape \[a, k, k\], got \(3, 3\)"):
-        free_energy(population, VECTOR[0])
+        free_energy(population, VECTOR.generators[0])
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs():
@@ -434,7 +529,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs():
             return jax.ShapeDtypeStruct((num, *shape), jnp.float32)
 
         gaussian = Gaussian(arrays(3), arrays(3, 3))
-        energy = partial(free_energy, generators=ROTATION, weights=(1, 1, 0, 0))
+        energy = partial(free_energy, generators=VECTOR, weights=(1, 1, 0, 0))
         compiled = (
             jax.jit(jax.value_and_grad(energy))
             .lower(Population(gaussian, gaussian, arrays(3)))
@@ -453,8 +548,8 @@ DEADLOCK = """
 import jax, jax.numpy as jnp, numpy as np
 from helpers import agents_oracle as oracle
 from vfejax.agents.free_energy import free_energy
-population = oracle.random_population(np.random.default_rng(0), 1024, oracle.ROTATIONS["sum"], dtype=np.float32)
-step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.ROTATIONS["sum"], weights=(1, 1, 1, 0))))
+population = oracle.random_population(np.random.default_rng(0), 1024, oracle.VECTORS["sum"], dtype=np.float32)
+step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.VECTORS["sum"], weights=(1, 1, 1, 0))))
 for _ in range(5):
     value, gradient = jax.block_until_ready(step(population))
 assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((value, gradient)))
@@ -462,6 +557,7 @@ print("finished")
 """
 
 
+@pytest.mark.slow
 def test_many_agents_finish():
     """Batched LAPACK once waited for itself for ever on two cores, now and then, at this size (see
     ``vfejax.numerics``).

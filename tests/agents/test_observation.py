@@ -2,8 +2,10 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 from helpers import agents_oracle as oracle
@@ -14,11 +16,12 @@ from vfejax.agents.observation import (
     identity_observations,
     posterior,
 )
-from vfejax.beliefs.gaussian import covariance, kl_divergence
+from vfejax.beliefs.gaussian import Gaussian, covariance, kl_divergence
 
 K = 3
 NOISE = np.array([[0.8, 0.0], [0.3, 0.6]])
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 likelihood = jax.jit(expected_negative_log_likelihood)
 infer = jax.jit(posterior)
 
@@ -133,6 +136,93 @@ def test_posterior_by_bayes_rule(rng, dtype):
         np.testing.assert_allclose(
             np.asarray(actual.mean)[i], cov @ information, rtol=0, atol=500 * eps(dtype)
         )
+
+
+def whitened_error(posterior_, mean, precision):
+    """Distance of a mean from the exact one in posterior standard deviations, and the largest
+    departure of the whitened covariance from the identity.
+    """
+    root = np.linalg.cholesky(precision).T
+    shift = root @ (np.asarray(posterior_.mean, float) - mean)
+    factor = root @ np.asarray(posterior_.chol, float)
+    return np.linalg.norm(shift), np.abs(factor @ factor.T - np.eye(len(mean))).max()
+
+
+@pytest.mark.parametrize("prior_std", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("noise_std", [1e-1, 1e-2, 1e-3])
+def test_posterior_is_exact_to_rounding_where_instruments_are_precise(prior_std, noise_std, rng):
+    """Two of three coordinates are seen: the precision's condition number is (prior / noise)^2, up
+    to 10^10, and that of its root 10^5.
+    """
+    matrix = np.linalg.qr(rng.normal(size=(K, K)))[0][:2]
+    values = 1.0 + noise_std * rng.normal(size=(1, 3, 2))
+    single = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32),
+        (
+            Gaussian(np.zeros((1, K)), prior_std * np.eye(K)[None]),
+            Observations(values, np.ones((1, 3)), matrix, noise_std * np.eye(2)),
+        ),
+    )
+    prior, (values, _, matrix, _) = jax.tree.map(lambda x: np.asarray(x, float), single)
+    noise, deviation = (float(x[0, 0]) for x in (single[1].noise_chol, prior.chol[0]))
+    precision = np.eye(K) / deviation**2 + 3 * matrix.T @ matrix / noise**2
+    mean = np.linalg.solve(precision, matrix.T @ values[0].sum(axis=0) / noise**2)
+    actual = jax.tree.map(lambda x: x[0], infer(*single))
+    shift, spread = whitened_error(actual, mean, precision)
+    # Data of 1 / noise standard deviations, and rows of condition number prior / noise, are
+    # rounded. In float64 the reference itself loses the squared condition number.
+    rounding = eps("float32") / noise_std
+    assert shift < 10 * rounding
+    assert spread < 10 * rounding * max(1.0, prior_std)
+
+
+def test_posterior_without_observations_is_the_prior(rng, dtype):
+    prior = oracle.random_gaussian(rng, (4,), K, dtype)
+    observations = observations_of(rng, 4, dtype=dtype)
+    nothing = observations._replace(present=jnp.zeros_like(observations.present))
+    actual, slope = jax.jit(
+        lambda p, o: (posterior(p, o), jax.grad(lambda x: jnp.sum(posterior(p, x).mean))(o))
+    )(prior, nothing)
+    chex.assert_trees_all_close(
+        actual, prior._replace(chol=jnp.tril(prior.chol)), atol=20 * eps(dtype)
+    )
+    chex.assert_tree_all_finite(slope)
+
+
+def test_presence_may_be_a_mask(rng):
+    belief = oracle.random_gaussian(rng, (4,), K)
+    observations = observations_of(rng, 4)
+    masked = observations._replace(present=observations.present > 0)
+    chex.assert_trees_all_equal(likelihood(belief, masked), likelihood(belief, observations))
+    chex.assert_trees_all_equal(infer(belief, masked), infer(belief, observations))
+
+
+def test_gradient_of_the_posterior(rng):
+    prior = oracle.random_gaussian(rng, (2,), K)
+    observations = observations_of(rng, 2)
+
+    def outputs(mean, chol, values):
+        q = posterior(Gaussian(mean, chol), observations._replace(values=values))
+        return q.mean, q.chol
+
+    jax.test_util.check_grads(
+        jax.jit(outputs), (*prior, observations.values), order=1, modes=("rev",)
+    )
+
+
+@pytest.mark.parametrize("fn", [expected_negative_log_likelihood, posterior])
+@pytest.mark.parametrize("name", Observations._fields)
+@pytest.mark.parametrize("dtype", ["float32", "int64", "complex128"])
+def test_dtype_errors_name_the_array(fn, name, dtype, rng):
+    observations = observations_of(rng, 4)
+    wrong = observations._replace(**{name: getattr(observations, name).astype(dtype)})
+    with pytest.raises(ValueError, match=f"observation {name} must have .* float64, got {dtype}"):
+        jax.eval_shape(fn, oracle.random_gaussian(rng, (4,), K), wrong)
+
+
+def test_integer_measurements_are_refused():
+    with pytest.raises(ValueError, match="values must be real floating numbers, got int64"):
+        identity_observations(jnp.ones((2, 3, K), int), 0.3)
 
 
 def test_posterior_minimises_self_coupling_plus_observation(rng):

@@ -1,4 +1,4 @@
-"""Pairwise divergences against the oracle that forms every transport, and their streamed energies
+"""All-pairs divergences against the oracle that forms every transport, and their streamed energies
 against dense rows.
 
 The two halves meet in the feature rows: divergences and their gradients are held against
@@ -8,6 +8,7 @@ rows. ``test_free_energy.py`` checks both together.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,19 +18,15 @@ from helpers import agents_oracle as oracle
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.pairwise import PairFeatures
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.geometry import groups, irreps
 
 VECTOR = oracle.ROTATIONS["vector"]
 SUM = oracle.ROTATIONS["sum"]
-GROUPS = {2: groups.as_group, 3: lambda _: irreps.so3((1,)), 9: lambda _: irreps.so3((0, 1, 2))}
 each_energy = pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 streamed_kl = jax.jit(pairwise.pairwise_kl)
 naive_kl = jax.jit(oracle.pairwise_kl)
-
-
-def kl_of(gaussian, phi, generators):
-    return streamed_kl(gaussian, phi, GROUPS[generators.shape[-1]](generators))
 
 
 def agents(rng, num, generators=VECTOR, dtype=np.float64):
@@ -43,10 +40,9 @@ def eps(dtype):
 
 def assert_trees_close(actual, expected, atol):
     """Every leaf within ``atol`` times the largest entry of the whole tree."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
     scale = max(float(np.max(np.abs(x), initial=0.0)) for x in jax.tree.leaves(expected))
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=0, atol=atol * scale)
+    as_double = partial(jax.tree.map, partial(np.asarray, dtype=float))
+    chex.assert_trees_all_close(as_double(actual), as_double(expected), rtol=0, atol=atol * scale)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +53,7 @@ def assert_trees_close(actual, expected, atol):
 def test_pairwise_kl_equals_the_oracle(generators, dtype, rng):
     gaussian, phi = agents(rng, 6, generators, dtype)
     expected = naive_kl(*oracle.to_double((gaussian, phi)), generators)
-    actual = kl_of(gaussian, phi, generators)
+    actual = streamed_kl(gaussian, phi, generators)
     assert actual.dtype == dtype
     # Feature products are a few times larger than the divergences.
     np.testing.assert_allclose(
@@ -114,7 +110,7 @@ def test_rounding_stays_within_the_stated_bound(offset, scale, rng, dtype):
     )
     phi = jnp.zeros_like(phi, dtype)
     expected = np.asarray(naive_kl(*oracle.to_double((gaussian, phi)), VECTOR))
-    error = np.abs(np.asarray(kl_of(gaussian, phi, VECTOR)) - expected)
+    error = np.abs(np.asarray(streamed_kl(gaussian, phi, VECTOR)) - expected)
     # "About": 11 products in each sum, and factors that were themselves computed with a few
     # roundings.
     assert np.max(error / rounding_bound(gaussian)) < 10 * eps(dtype)
@@ -122,7 +118,7 @@ def test_rounding_stays_within_the_stated_bound(offset, scale, rng, dtype):
 
 def test_divergence_from_itself_is_zero_and_from_others_is_not(rng):
     gaussian, phi = agents(rng, 6)
-    divergence = np.asarray(kl_of(gaussian, phi, VECTOR))
+    divergence = np.asarray(streamed_kl(gaussian, phi, VECTOR))
     np.testing.assert_allclose(np.diagonal(divergence), 0.0, atol=1e-13)
     assert np.min(divergence + np.eye(6)) > 0.05
 
@@ -140,7 +136,7 @@ def test_feature_rows_have_the_stated_length(rng):
 
 @jax.jit
 def features_of(gaussian, phi):
-    return pairwise.pair_features(gaussian, pairwise.frame_field(phi, irreps.so3((1,))))
+    return pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR))
 
 
 def arguments_of(rng, num, dtype=np.float64):
@@ -172,19 +168,6 @@ def dense_energy(arguments, neighbours=None, *, alignment_fn):
     )
 
 
-def edge_energy(arguments, receivers, senders, *, alignment_fn):
-    features, temperature, coefficient, log_weight = arguments
-    return pairwise.edge_alignment_energy(
-        features,
-        receivers,
-        senders,
-        temperature,
-        coefficient=coefficient,
-        log_weight=log_weight,
-        alignment_fn=alignment_fn,
-    )
-
-
 def both(divergence, log_weight, over):
     """An alignment energy of one's own: tests that compile much run both at once."""
     weighted = alignment.weighted(divergence, log_weight, over)
@@ -201,7 +184,6 @@ streamed = jax.jit(
 )
 dense = jax.jit(jax.value_and_grad(dense_energy), static_argnames="alignment_fn")
 dense_of_both = jax.jit(jax.value_and_grad(dense_both))
-on_edges = jax.jit(jax.value_and_grad(edge_energy), static_argnames="alignment_fn")
 
 
 @each_energy
@@ -237,22 +219,69 @@ def test_two_agents_pay_their_two_divergences(alignment_fn, rng):
     np.testing.assert_allclose(value, expected, rtol=1e-13)
 
 
-def test_a_lone_agent_pays_and_feels_nothing(rng):
-    gaussian, phi = agents(rng, 1)
+@pytest.mark.parametrize("num", [0, 1])
+def test_a_lone_agent_pays_and_feels_nothing(num, rng):
+    gaussian, phi = agents(rng, num)
 
     @jax.jit
     @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def pay(gaussian, phi):
-        features = pairwise.pair_features(gaussian, pairwise.frame_field(phi, irreps.so3((1,))))
-        itself = jnp.zeros((1,), jnp.int32)
-        alone = pairwise.alignment_energy(features, 1.0, alignment_fn=both)
-        attention = pairwise.attention_weights(gaussian, phi, irreps.so3((1,)), 1.0)
-        return alone + pairwise.edge_alignment_energy(
-            features, itself, itself, 1.0, alignment_fn=both
-        ), attention
+        features = pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR))
+        attention = pairwise.attention_weights(gaussian, phi, VECTOR, 1.0)
+        return pairwise.alignment_energy(features, 1.0, alignment_fn=both), attention
 
     for leaf in jax.tree.leaves(pay(gaussian, phi)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+def root(divergence, log_weight, over):
+    """An energy of one's own that grows like a distance: its slope at divergence 0 is infinite."""
+    counted = log_weight > -jnp.inf
+    return jnp.sqrt(over.sum(jnp.where(counted, divergence, 0.0)))
+
+
+def each_root(divergence, log_weight, over):
+    """The same pair by pair, so that the slope is infinite at a pair that does not count."""
+    counted = log_weight > -jnp.inf
+    return over.sum(jnp.where(counted, jnp.sqrt(divergence), 0.0))
+
+
+@pytest.mark.parametrize("alignment_fn", [root, each_root])
+def test_padding_is_invisible_to_an_energy_of_ones_own(alignment_fn, rng):
+    arguments = arguments_of(rng, 5)
+    expected = streamed(arguments, alignment_fn=alignment_fn, block_size=5)
+    chex.assert_tree_all_finite(expected)
+    # Two blocks of three: the last holds one copy of the last agent.
+    padded = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
+    assert_trees_close(padded, expected, 1e-14)
+
+
+@each_energy
+@pytest.mark.parametrize("bad", [jnp.nan, 1e20])
+def test_a_bad_agent_never_lowers_the_energy(alignment_fn, bad, rng):
+    (gaussian, phi), options = agents(rng, 5, dtype=np.float32), {"alignment_fn": alignment_fn}
+    broken = gaussian._replace(mean=gaussian.mean.at[1].set(bad))
+    value = jax.jit(lambda g: pairwise.alignment_energy(features_of(g, phi), 1.0, **options))
+    assert np.isfinite(value(gaussian))
+    assert not value(broken) < jnp.inf
+
+
+def test_agents_that_are_nowhere_cost_no_digits(rng):
+    gaussian, phi = agents(rng, 5, dtype=np.float32)
+    far = gaussian._replace(mean=gaussian.mean.at[4].set(1e4))
+    expected = naive_kl(*oracle.to_double((gaussian, phi)), VECTOR)[:4, :4]
+    rows = pairwise.pair_features(
+        far, pairwise.frame_field(phi, VECTOR), jnp.asarray([1.0, 0.5, 1e-3, 1.0, 0.0], "float32")
+    )
+    actual = (rows.receiver @ rows.sender.T)[:4, :4]
+    assert_trees_close(actual, expected, 100 * eps("float32"))
+
+
+def test_temperature_may_have_any_dtype(rng):
+    features, *_ = arguments_of(rng, 5, np.float32)
+    value = pairwise.alignment_energy(features, jnp.asarray(2.5, jnp.float64))
+    assert value.dtype == jnp.float32
+    chex.assert_trees_all_close(value, pairwise.alignment_energy(features, 2.5))
 
 
 def test_defaults_are_unit_weights_and_the_weighted_energy(rng):
@@ -364,35 +393,6 @@ def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
         np.concatenate([np.ravel(x) for x in y[1][0]]).astype(float) for y in (actual, exact)
     )
     assert np.linalg.norm(gradient - expected) < eps(compute_dtype) * np.linalg.norm(expected)
-
-
-@each_energy
-def test_complete_edge_list_equals_all_pairs(alignment_fn, rng):
-    arguments = arguments_of(rng, 7)
-    receivers, senders = np.nonzero(np.ones((7, 7)))
-    order = rng.permutation(49)
-    actual = on_edges(
-        arguments,
-        jnp.asarray(receivers[order]),
-        jnp.asarray(senders[order]),
-        alignment_fn=alignment_fn,
-    )
-    assert_trees_close(actual, streamed(arguments, alignment_fn=alignment_fn, block_size=3), 1e-13)
-
-
-@each_energy
-def test_sparse_edge_list_equals_the_masked_energy(alignment_fn, rng):
-    arguments = arguments_of(rng, 7)
-    neighbours = rng.uniform(size=(7, 7)) < 0.4
-    neighbours[2] = False
-    neighbours[5] = np.arange(7) == 5
-    neighbours[3, 3] = True
-    receivers, senders = (jnp.asarray(x) for x in np.nonzero(neighbours))
-    value, gradient = on_edges(arguments, receivers, senders, alignment_fn=alignment_fn)
-    expected = dense(arguments, jnp.asarray(neighbours, jnp.float64), alignment_fn=alignment_fn)
-    assert_trees_close((value, gradient), expected, 1e-13)
-    # Agents 2 (no edge) and 5 (an edge to itself alone) pay nothing, whatever their coefficient.
-    np.testing.assert_array_equal(gradient[2][np.array([2, 5])], 0.0)
 
 
 def test_attention_weights(rng, dtype):

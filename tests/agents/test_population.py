@@ -14,7 +14,7 @@ from helpers import agents_oracle as oracle
 from vfejax.agents import population as agents
 from vfejax.agents.metric import natural_direction
 from vfejax.agents.population import Population, PopulationCoordinates
-from vfejax.beliefs.coordinates import fisher_length
+from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.geometry.irreps import so3
 from vfejax.geometry.transport import frames
@@ -129,12 +129,51 @@ def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
         np.testing.assert_array_equal(a, e)
 
 
-def test_no_step_stays_none(rng):
+@pytest.mark.parametrize("radius", [0.0, 0.3])
+def test_no_step_stays_none(radius, rng):
     coordinates = coordinates_of(rng)
     nothing = jax.tree.map(jnp.zeros_like, coordinates)
-    limited = agents.limit_step(nothing, coordinates, gaussian_radius=0.3, frame_radius=0.2)
-    for leaf in jax.tree.leaves(limited):
-        np.testing.assert_array_equal(leaf, 0.0)
+    limited = agents.limit_step(nothing, coordinates, gaussian_radius=radius, frame_radius=radius)
+    chex.assert_trees_all_equal(limited, nothing)
+
+
+def test_radius_zero_lets_nothing_through(rng):
+    coordinates, step = coordinates_of(rng), coordinates_of(rng)
+    limited = agents.limit_step(step, coordinates, gaussian_radius=0.0, frame_radius=0.0)
+    chex.assert_trees_all_equal(limited, jax.tree.map(jnp.zeros_like, step))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_step_without_a_length_is_nan_and_not_none(bad, rng):
+    coordinates = coordinates_of(rng)
+    nothing = jax.tree.map(jnp.zeros_like, coordinates)
+    step = nothing._replace(
+        belief=nothing.belief._replace(mean=nothing.belief.mean.at[0, 0, 0].set(bad))
+    )
+    limited = agents.limit_step(step, coordinates, gaussian_radius=0.3, frame_radius=0.2)
+    assert np.isnan(limited.belief.mean[0, 0, 0])
+    chex.assert_tree_all_finite((limited.prior, limited.phi, limited.belief.mean[1:]))
+
+
+def test_gradient_through_a_frozen_group_is_exact():
+    """Priors do not move: their steps have length 0, where a bare root has no derivative."""
+    zeros = GaussianCoordinates(jnp.zeros((2, 3)), jnp.zeros((2, 3, 3)))
+    coordinates = PopulationCoordinates(zeros, zeros, jnp.zeros((2, 3)))
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(rate):
+        step = PopulationCoordinates(
+            jax.tree.map(lambda x: x + 0.01 * rate, zeros),
+            jax.tree.map(lambda x: 0.0 * rate * x, zeros),
+            coordinates.phi + rate,
+        )
+        limited = agents.limit_step(step, coordinates, gaussian_radius=0.3, frame_radius=0.3)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(limited))
+
+    # Two agents of 12 belief components (3 of the 9 lie above the diagonal, and pass as they are)
+    # and 3 frame components, none of them long enough to be shortened.
+    chex.assert_trees_all_close(total(0.1)[1], jnp.asarray(2 * (12 * 0.01 + 3.0)), rtol=1e-14)
 
 
 def test_retraction_keeps_the_transports(rng):
@@ -150,8 +189,8 @@ def test_retraction_keeps_the_transports(rng):
     )
 
 
-def test_shapes_that_fit_pass(rng):
-    assert agents.check_shapes(population_of(rng), VECTOR) is None
+def test_populations_that_fit_pass(rng):
+    assert agents.check_population(population_of(rng), VECTOR) is None
 
 
 @pytest.mark.parametrize(
@@ -186,10 +225,34 @@ def test_shape_errors_name_the_array(name, shape, message, rng):
         part = getattr(population, gaussian)._replace(**{field: jnp.ones(shape)})
         broken = population._replace(**{gaussian: part})
     with pytest.raises(ValueError, match=message):
-        agents.check_shapes(broken, VECTOR)
+        agents.check_population(broken, VECTOR)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("belief.mean", int, "belief.mean must be real floating numbers, got int64"),
+        ("belief.mean", complex, "belief.mean must be real floating numbers, got complex128"),
+        ("belief.chol", "float32", "belief.chol must have dtype float64 .* got float32"),
+        ("prior.mean", complex, "prior.mean must have dtype float64 .* got complex128"),
+        ("prior.chol", int, "prior.chol must have dtype float64 .* got int64"),
+        ("phi", "float32", "phi must have dtype float64 .* got float32"),
+    ],
+)
+def test_dtype_errors_name_the_array(name, dtype, message, rng):
+    population = population_of(rng)
+    if name == "phi":
+        broken = population._replace(phi=population.phi.astype(dtype))
+    else:
+        gaussian, field = name.split(".")
+        part = getattr(population, gaussian)
+        part = part._replace(**{field: getattr(part, field).astype(dtype)})
+        broken = population._replace(**{gaussian: part})
+    with pytest.raises(ValueError, match=message):
+        agents.check_population(broken, VECTOR)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 3, 3, 3)])
 def test_generators_must_be_a_basis(shape, rng):
     with pytest.raises(ValueError, match=r"generators must have shape \[a, k, k\]"):
-        agents.check_shapes(population_of(rng), np.ones(shape))
+        agents.check_population(population_of(rng), np.ones(shape))

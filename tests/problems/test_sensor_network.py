@@ -1,4 +1,4 @@
-"""The embedded problem and its yardsticks: exact without noise, gauge invariant, and the best fit
+"""The embedded problem and its baselines: exact without noise, gauge invariant, and the best fit
 is the best.
 """
 
@@ -100,3 +100,16 @@ def test_fields_have_one_orientation_and_landmarks_that_vary():
     assert truth.landmarks.shape == (6, 3, 3)
     assert measured.shape == (12, 6, 3, 3)
     assert np.ptp(truth.landmarks, axis=0).max() > 0.1
+
+
+def test_one_sensor_has_no_relative_rotations():
+    _, truth, measured = network(num_agents=1)
+    assert sensor_network.relative_rotation_errors(truth.rotations, truth.rotations).shape == (0,)
+    assert sensor_network.pairwise_registration_errors(measured, truth.rotations).shape == (0,)
+    assert sensor_network.maximum_likelihood(measured).residual < 1e-20
+
+
+@pytest.mark.parametrize("name", ["num_agents", "num_landmarks", "num_observations"])
+def test_an_empty_network_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        network(**{name: 0})

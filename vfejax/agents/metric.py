@@ -17,11 +17,11 @@ from vfejax.geometry.groups import Generators, as_group, body_jacobian
 from vfejax.geometry.transport import frames
 from vfejax.numerics import (
     identity_like,
-    lower_factor,
     matmul,
     matvec,
     transpose,
     triangular_inverse,
+    triangularize,
 )
 from vfejax.types import Array
 
@@ -125,8 +125,8 @@ def natural_direction(
     root = _information_root(coordinates.belief, coordinates.phi, generators)
     jacobian = body_jacobian(coordinates.phi, generators)
     size = jnp.sqrt(jnp.asarray(damping, root.dtype))
-    rows = jnp.concatenate([root, size * identity_like(jacobian)], axis=-1)
-    inverse = triangular_inverse(lower_factor(matmul(transpose(jacobian), rows)))
+    rows = jnp.concatenate([transpose(root), size * identity_like(jacobian)], axis=-2)
+    inverse = triangular_inverse(triangularize(matmul(rows, jacobian)))
     return PopulationCoordinates(
         gaussian_coordinates.natural_direction(coordinates.belief, gradient.belief),
         gaussian_coordinates.natural_direction(coordinates.prior, gradient.prior),

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import (
     log_det_cholesky,
-    lower_factor,
     matmul,
     matvec,
     transpose,
     triangular_inverse,
+    triangularize,
 )
 from vfejax.types import Array
 
@@ -174,13 +174,11 @@ def posterior(prior: Gaussian, observations: Observations) -> Gaussian:
     whitener = triangular_inverse(jnp.tril(prior.chol))
     seen = matmul(triangular_inverse(noise_chol), matrix)
     seen = root[..., None] * jnp.reshape(seen, (1,) * count.ndim + seen.shape)
-    # Columns in reverse, so that the lower factor of B B^T becomes one of the covariance. The last
-    # row carries the residuals; its own 1 keeps the whole array of full rank.
-    rows = transpose(jnp.concatenate([whitener, seen], axis=-2)[..., ::-1])
-    rows = jnp.concatenate([rows, jnp.zeros_like(rows[..., :1])], axis=-1)
-    one = jnp.ones_like(root)
-    residuals = jnp.concatenate([jnp.zeros_like(prior.mean), shift, one], axis=-1)
-    factor = lower_factor(jnp.concatenate([rows, residuals[..., None, :]], axis=-2))
+    # Columns in reverse, so that the factor of B^T B becomes one of the covariance. The last column
+    # carries the residuals; a row of its own with a 1 keeps the whole array of full rank.
+    rows = jnp.concatenate([whitener, seen, jnp.zeros_like(whitener[..., :1, :])], axis=-2)
+    residuals = jnp.concatenate([jnp.zeros_like(prior.mean), shift, jnp.ones_like(root)], axis=-1)
+    factor = triangularize(jnp.concatenate([rows[..., ::-1], residuals[..., None]], axis=-1))
     square_root = transpose(factor[..., :-1, :-1])[..., ::-1, ::-1]
     chol = triangular_inverse(square_root)
     return Gaussian(prior.mean + matvec(chol, factor[..., -1, -2::-1]), chol)

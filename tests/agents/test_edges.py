@@ -1,0 +1,237 @@
+"""Neighbour lists: exact divergences along edges, energies against masked rows, and what is
+refused.
+"""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import agents_oracle as oracle
+
+from vfejax.agents import edges, pairwise
+from vfejax.agents.edges import Edges
+from vfejax.beliefs.gaussian import Gaussian, kl_divergence
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+VECTOR = oracle.ROTATIONS["vector"]
+SUM = oracle.ROTATIONS["sum"]
+NUM = 7
+
+
+def eps(dtype):
+    return float(jnp.finfo(dtype).eps)
+
+
+def neighbours_of(rng):
+    """Who listens to whom: agent 2 has no edge, agent 5 one to itself alone."""
+    neighbours = rng.uniform(size=(NUM, NUM)) < 0.4
+    neighbours[2] = False
+    neighbours[5] = np.arange(NUM) == 5
+    neighbours[3, 3] = True
+    return neighbours
+
+
+def edges_of(neighbours, order=None):
+    ends = np.nonzero(neighbours)
+    order = np.arange(ends[0].size) if order is None else order.permutation(ends[0].size)
+    return Edges(*(jnp.asarray(x[order]) for x in ends))
+
+
+def agents(rng, generators=VECTOR, dtype=np.float64):
+    population = oracle.random_population(rng, NUM, generators, dtype=dtype)
+    return population.belief, population.phi
+
+
+@partial(jax.jit, static_argnames="alignment_fn")
+def energy_and_gradient(gaussian, phi, coefficient, log_weight, pairs, alignment_fn):
+    def energy(gaussian, phi, temperature, coefficient, log_weight):
+        field = pairwise.frame_field(phi, VECTOR)
+        return edges.edge_alignment_energy(
+            gaussian,
+            field,
+            pairs,
+            temperature,
+            coefficient=coefficient,
+            log_weight=log_weight,
+            alignment_fn=alignment_fn,
+        )
+
+    arguments = (gaussian, phi, jnp.asarray(2.5, phi.dtype), coefficient, log_weight)
+    return jax.value_and_grad(energy, argnums=range(5))(*arguments)
+
+
+@jax.jit
+def masked(gaussian, phi, coefficient, log_weight, neighbours):
+    """The same by the oracle's masked rows, for every energy of the table."""
+
+    def energy(gaussian, phi, temperature, coefficient, log_weight, alignment_fn):
+        return oracle.alignment_energy(
+            oracle.pairwise_kl(gaussian, phi, VECTOR),
+            temperature,
+            coefficient=coefficient,
+            weight=jnp.exp(log_weight),
+            neighbours=neighbours,
+            alignment_fn=alignment_fn,
+        )
+
+    arguments = (gaussian, phi, jnp.asarray(2.5, phi.dtype), coefficient, log_weight)
+    return [
+        jax.value_and_grad(energy, argnums=range(5))(*arguments, alignment_fn)
+        for alignment_fn in oracle.ENERGIES
+    ]
+
+
+@pytest.mark.parametrize(
+    ("generators", "dtype"),
+    [(VECTOR, "float32"), (SUM, "float64"), (oracle.GENERAL, "float64")],
+    ids=["vector f32", "sum f64", "general f64"],
+)
+def test_divergences_equal_the_oracle(generators, dtype, rng):
+    gaussian, phi = agents(rng, generators, dtype)
+    pairs = edges_of(np.ones((NUM, NUM), bool), rng)
+    actual = jax.jit(
+        lambda g, p: edges.edge_divergences(g, pairwise.frame_field(p, generators), pairs)
+    )(gaussian, phi)
+    assert actual.dtype == dtype
+    expected = oracle.pairwise_kl(*oracle.to_double((gaussian, phi)), generators)
+    # Sums of squares, whitened by factors of condition number below 10.
+    chex.assert_trees_all_close(
+        np.asarray(actual, float), np.asarray(expected)[pairs], rtol=0, atol=2e3 * eps(dtype)
+    )
+
+
+@jax.jit
+@jax.value_and_grad
+def of_one_edge(mean, chol):
+    field = pairwise.frame_field(jnp.zeros_like(mean), VECTOR)
+    pairs = Edges(jnp.asarray([0]), jnp.asarray([1]))
+    return edges.edge_alignment_energy(Gaussian(mean, chol), field, pairs, 1.0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e5])
+@pytest.mark.parametrize("far", [0.0, 1e3, 1e30, jnp.nan])
+def test_nothing_cancels_and_agents_on_no_edge_play_no_part(offset, far):
+    """Standard deviations of 0.01, means 0.005 apart."""
+    chol = jnp.tile(jnp.asarray(0.01 * np.eye(3), jnp.float32), (3, 1, 1))
+    mean = jnp.asarray([[0, 0, 0], [0.004, 0, 0.003], [far] * 3], jnp.float32).at[:2].add(offset)
+    exact = [Gaussian(mean[i], chol[i]) for i in (0, 1)]
+    expected = kl_divergence(*oracle.to_double(exact))
+    energy, slope = of_one_edge(mean, chol)
+    # What the means, as rounded, say; to rounding.
+    chex.assert_trees_all_close(float(energy), float(expected), rtol=20 * eps("float32"))
+    np.testing.assert_array_equal(slope[2], 0.0)
+    chex.assert_tree_all_finite(slope)
+
+
+@pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+def test_energy_and_gradient_equal_masked_rows(alignment_fn, rng):
+    neighbours = neighbours_of(rng)
+    gaussian, phi = agents(rng)
+    coefficient = jnp.asarray(rng.uniform(0.2, 1.0, NUM))
+    log_weight = jnp.asarray(np.log(rng.uniform(0.2, 1.0, NUM)))
+    actual = energy_and_gradient(
+        gaussian, phi, coefficient, log_weight, edges_of(neighbours, rng), alignment_fn
+    )
+    expected = masked(gaussian, phi, coefficient, log_weight, jnp.asarray(neighbours, float))
+    which = list(oracle.ENERGIES).index(alignment_fn)
+    scale = float(jnp.max(jnp.abs(expected[which][1][0].mean)))
+    chex.assert_trees_all_close(actual, expected[which], rtol=0, atol=1e-12 * scale)
+    # Agents 2 and 5 pay nothing, whatever their coefficient.
+    np.testing.assert_array_equal(actual[1][3][np.array([2, 5])], 0.0)
+
+
+@pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+def test_complete_list_equals_all_pairs_and_absent_senders_do_not_count(alignment_fn, rng):
+    gaussian, phi = agents(rng)
+    log_weight = jnp.zeros(NUM).at[jnp.array([1, 4])].set(-jnp.inf)
+    pairs = edges_of(np.ones((NUM, NUM), bool), rng)
+    actual, _ = energy_and_gradient(gaussian, phi, jnp.ones(NUM), log_weight, pairs, alignment_fn)
+    expected = jax.jit(
+        lambda: pairwise.alignment_energy(
+            pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR)),
+            2.5,
+            log_weight=log_weight,
+            alignment_fn=alignment_fn,
+        )
+    )()
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
+def test_a_bad_agent_never_lowers_the_energy(alignment_fn, rng):
+    gaussian, phi = agents(rng, dtype=np.float32)
+    everyone, ones = edges_of(~np.eye(NUM, dtype=bool)), jnp.ones(NUM, jnp.float32)
+    for bad in (jnp.nan, 1e20, 1e30):
+        broken = gaussian._replace(mean=gaussian.mean.at[1].set(bad))
+        value, _ = energy_and_gradient(broken, phi, ones, 0 * ones, everyone, alignment_fn)
+        assert not value < jnp.inf
+
+
+def test_a_lone_agent_and_no_edges():
+    gaussian = Gaussian(jnp.ones((1, 3)), jnp.eye(3)[None])
+    field = pairwise.frame_field(jnp.zeros((1, 3)), VECTOR)
+    itself, none = jnp.zeros((1,), int), jnp.zeros((0,), int)
+    for ends in (itself, none):
+        value = jax.jit(lambda e: edges.edge_alignment_energy(gaussian, field, Edges(e, e), 1.0))(
+            ends
+        )
+        np.testing.assert_array_equal(value, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("receivers", "senders", "message"),
+    [
+        ([0, 1], [1, 7], r"edges.senders must be in \[0, 3\), got 7 in edge 1"),
+        ([-1, 1], [1, 2], r"edges.receivers must be in \[0, 3\), got -1 in edge 0"),
+        ([0, 1, 0], [1, 2, 1], "edges must not be listed twice, got 2 edges from sender 1 to rec"),
+        ([0.0, 1.0], [1, 2], "edges.receivers must be integers, got float64"),
+        ([0, 1], [1], r"edges must have .* one shape \[e\], got \(2,\) and \(1,\)"),
+        ([[0]], [[1]], r"edges must have .* one shape \[e\], got \(1, 1\) and \(1, 1\)"),
+    ],
+)
+def test_known_edges_are_checked(receivers, senders, message):
+    pairs = Edges(jnp.asarray(receivers), jnp.asarray(senders))
+    with pytest.raises(ValueError, match=message):
+        edges.check_edges(pairs, 3)
+    gaussian = Gaussian(jnp.zeros((3, 3)), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    field = pairwise.frame_field(jnp.zeros((3, 3)), VECTOR)
+    # A constant of a compiled function is known while it is traced.
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda: edges.edge_alignment_energy(gaussian, field, pairs, 1.0))()
+
+
+@pytest.mark.parametrize("pair", [(0, 7), (7, 0), (-1, 0), (0, -1)], ids=str)
+def test_traced_edges_out_of_range_give_nan(pair):
+    gaussian = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    field = pairwise.frame_field(jnp.zeros((3, 3)), VECTOR)
+
+    @jax.jit
+    def value(receivers, senders):
+        return edges.edge_alignment_energy(gaussian, field, Edges(receivers, senders), 1.0)
+
+    assert np.isfinite(value(jnp.asarray([0, 1]), jnp.asarray([1, 2])))
+    receivers, senders = jnp.asarray([pair, (1, 2)]).T
+    assert np.isnan(value(receivers, senders))
+
+
+def test_edges_of_an_energy_of_ones_own(rng):
+    """Pairs that do not count arrive with -inf and divergence 0."""
+    gaussian, phi = agents(rng)
+    seen = {}
+
+    def record(divergence, log_weight, over):
+        seen["pairs"] = divergence, log_weight
+        return over.sum(jnp.where(log_weight > -jnp.inf, divergence, 0.0))
+
+    pairs = edges_of(neighbours_of(rng))
+    field = pairwise.frame_field(phi, VECTOR)
+    edges.edge_alignment_energy(gaussian, field, pairs, 1.0, alignment_fn=record)
+    divergence, log_weight = seen["pairs"]
+    itself = np.asarray(pairs.receivers == pairs.senders)
+    assert np.any(itself)
+    np.testing.assert_array_equal(log_weight, np.where(itself, -np.inf, 0.0))
+    np.testing.assert_array_equal(np.asarray(divergence)[itself], 0.0)
