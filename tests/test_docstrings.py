@@ -33,17 +33,6 @@ MANY = 3  # from so many arguments on, a function has an Args section
 PENDING = {
     # top
     "vfejax.routing",
-    # agents
-    "vfejax.agents.alignment",
-    "vfejax.agents.free_energy",
-    "vfejax.agents.metric",
-    "vfejax.agents.observation",
-    "vfejax.agents.pairwise",
-    "vfejax.agents.population",
-    # problems
-    "vfejax.problems.sensor_network",
-    # cli
-    "vfejax.cli.simulate.problem",
     # models
     "vfejax.models.blocks",
     "vfejax.models.quantum.layers",

@@ -1,6 +1,7 @@
 """The examples run, write their picture, and say what their docstrings claim."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import matplotlib.image
@@ -23,6 +24,13 @@ def _load(name):
 def _is_drawn(path):
     """Whether a picture is there and not blank."""
     return np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5
+
+
+def test_three_agents_agree(capsys):
+    example = _load("three_agents")
+    before, after = map(float, re.findall(r"[\d.]+", capsys.readouterr().out)[:2])
+    assert after < 0.1 * before
+    np.testing.assert_allclose(after, example.energy_fn(example.state.position), atol=0.005)
 
 
 def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):

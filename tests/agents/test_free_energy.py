@@ -29,11 +29,11 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry import grid as grids
 from vfejax.geometry.transport import frames
 
-VECTOR = oracle.VECTORS["vector"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-SUM = oracle.VECTORS["sum"]
+VECTOR = oracle.ROTATIONS["vector"]
+SUM = oracle.ROTATIONS["sum"]
 WEIGHTS = Weights(0.7, 1.3, 0.4, 0.9)
 TAU = 2.5
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def eps(dtype):
@@ -548,8 +548,8 @@ DEADLOCK = """
 import jax, jax.numpy as jnp, numpy as np
 from helpers import agents_oracle as oracle
 from vfejax.agents.free_energy import free_energy
-population = oracle.random_population(np.random.default_rng(0), 1024, oracle.VECTORS["sum"], dtype=np.float32)
-step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.VECTORS["sum"], weights=(1, 1, 1, 0))))
+population = oracle.random_population(np.random.default_rng(0), 1024, oracle.ROTATIONS["sum"], dtype=np.float32)
+step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.ROTATIONS["sum"], weights=(1, 1, 1, 0))))
 for _ in range(5):
     value, gradient = jax.block_until_ready(step(population))
 assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((value, gradient)))

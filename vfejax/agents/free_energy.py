@@ -182,18 +182,19 @@ def free_energy_terms(
     {'self_coupling': 1.5, 'belief_alignment': 3.0, 'total': 4.5}
     """
     check_population(population, generators)
-    population = jax.tree.map(jnp.asarray, population)
+    population, supports = jax.tree.map(jnp.asarray, (population, supports))
+    belief, prior, phi = population
     if edges is not None:
         edges = Edges(*edges)
-        check_edges(edges, population.phi.shape[0])
+        check_edges(edges, phi.shape[0])
     weights = Weights(*weights)
     place = _Place(measure(population, supports, quadrature), supports)
     pairing = _Pairing(
         temperature, alignment_fn, edges, _block_size(population, block_size), compute_dtype
     )
-    dtype, num_grid_axes = population.belief.mean.dtype, population.phi.ndim - 2
+    dtype, num_grid_axes = belief.mean.dtype, phi.ndim - 2
     aligned = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
-    field = pairwise.frame_field(population.phi, generators) if aligned else None
+    field = pairwise.frame_field(phi, generators) if aligned else None
 
     def term(weight: float | Array, energy: Callable[[], Array]) -> Array:
         if _is_zero(weight):
@@ -210,12 +211,12 @@ def free_energy_terms(
     def surprise() -> Array:
         if observations is None:
             return jnp.zeros((), dtype)
-        return integral(expected_negative_log_likelihood(population.belief, observations))
+        return integral(expected_negative_log_likelihood(belief, observations))
 
     terms = (
-        term(weights.self_coupling, lambda: integral(kl_divergence(*population[:2]))),
-        term(weights.belief_alignment, lambda: align(population.belief)),
-        term(weights.prior_alignment, lambda: align(population.prior)),
+        term(weights.self_coupling, lambda: integral(kl_divergence(belief, prior))),
+        term(weights.belief_alignment, lambda: align(belief)),
+        term(weights.prior_alignment, lambda: align(prior)),
         term(weights.observation, surprise),
     )
     return FreeEnergyTerms(*terms, total=terms[0] + terms[1] + terms[2] + terms[3])

@@ -37,7 +37,7 @@ BELIEFS_AND_FRAMES = PopulationCoordinates(belief=1.0, prior=0.0, phi=1.0)
 
 def population_flow(
     energy_fn: Callable[[PopulationCoordinates], Any],
-    generators: Generators,
+    group: Generators,
     step_size: float | Array = 0.02,
     trust_radius: float | Array = 0.3,
     rates: PyTree = BELIEFS_AND_FRAMES,
@@ -55,8 +55,8 @@ def population_flow(
     Args:
         energy_fn: coordinates (:func:`vfejax.agents.population.unconstrain`) to a scalar in nats,
             or to ``(scalar, aux)`` with ``has_aux``.
-        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
-            the general exponential and frames without a chart to return to.
+        group: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means the
+            general exponential and frames without a chart to return to.
         step_size: fraction of the natural gradient that one step takes.
         trust_radius: longest step of one belief or prior (Fisher length) and of one frame
             (radians). It is applied to the scaled step, so it bounds what an agent really moves.
@@ -89,13 +89,13 @@ def population_flow(
     """
 
     def metric(position: PopulationCoordinates, gradient: PopulationCoordinates) -> PyTree:
-        return natural_direction(position, gradient, generators, damping=damping, measure=measure)
+        return natural_direction(position, gradient, group, damping=damping, measure=measure)
 
     def limit(step: PopulationCoordinates, position: PopulationCoordinates) -> PyTree:
         return limit_step(step, position, gaussian_radius=trust_radius, frame_radius=trust_radius)
 
     def move(position: PopulationCoordinates, step: PopulationCoordinates) -> PyTree:
-        return retract(position, step, generators)
+        return retract(position, step, group)
 
     scaled = jax.tree.map(lambda rate: step_size * rate, rates)
     optimizer = optax.chain(natural_gradient(metric), scale_by_tree(scaled), optax.stateless(limit))
