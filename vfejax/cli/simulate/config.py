@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
 from vfejax.cli.options import (
     LARGEST_COUNT,
@@ -133,7 +134,7 @@ class SimulateConfig(RunOptions):
     """Temperature tau of the attention, in nats. Low ones attend to the nearest only; divergences
     start near 1000 nats here.
     """
-    alignment: Literal["weighted", "entropic"] = "weighted"
+    alignment: Literal[*ALIGNMENTS] = "weighted"  # type: ignore[valid-type]
     """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum
     (attraction only).
     """
