@@ -323,3 +323,11 @@ def test_named_broadcasting_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"rho \(3,\), dt \(4,\)"):
         numerics.broadcast_named(rho=(3,), dt=(4,))
     chex.assert_shape(numerics.expand_leading(jnp.ones((5, 2, 2)), 2, core=2), (1, 5, 2, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 0), (0, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "function", [numerics.cholesky, numerics.triangular_inverse, numerics.triangularize]
+)
+def test_nothing_has_factors_and_inverses(function, shape):
+    chex.assert_shape(function(jnp.zeros(shape)), shape)

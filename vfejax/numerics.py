@@ -215,7 +215,8 @@ def triangular_inverse(chol: Array) -> Array:
     >>> triangular_inverse(jnp.array([[2.0, 0.0], [1.0, 1.0]])).tolist()
     [[0.5, 0.0], [-0.5, 1.0]]
     """
-    return _triangular_inverse(_check_square(chol, "chol"))
+    chol = _check_square(chol, "chol")
+    return _triangular_inverse(chol) if chol.size else chol
 
 
 @jax.custom_jvp
@@ -258,7 +259,8 @@ def cholesky(matrix: Array) -> Array:
     >>> cholesky(jnp.array([[4, 2], [2, 2]])).tolist()
     [[2.0, 0.0], [1.0, 1.0]]
     """
-    return _cholesky(_check_square(matrix, "matrix"))
+    matrix = _check_square(matrix, "matrix")
+    return _cholesky(matrix) if matrix.size else matrix
 
 
 @jax.custom_jvp
@@ -314,6 +316,8 @@ def triangularize(rows: Array) -> Array:
     rows = as_floating(rows, "rows")
     if rows.ndim < 2:
         raise ValueError(f"rows must be [..., m, k], got shape {rows.shape}")
+    if rows.shape[-1] == 0:
+        return jnp.zeros((*rows.shape[:-2], 0, 0), rows.dtype)
     short = rows.shape[-1] - rows.shape[-2]
     if short > 0:
         rows = jnp.concatenate(
