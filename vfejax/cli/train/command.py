@@ -241,11 +241,10 @@ def _remarks(task: Task, session: Session) -> None:
             f"uses {used} of {present} devices; with --batch-size a multiple of {present} all of "
             "them"
         )
-    if config.steps <= config.warmup_steps and config.steps:
-        reached = float(task.learning_rate(config.steps - 1))
+    if 0 < config.steps < config.warmup_steps + 2:
         session.note(
-            f"--steps {config.steps} end within --warmup-steps {config.warmup_steps}: the learning "
-            f"rate only reaches {reached:.3g}"
+            f"--steps {config.steps} leave no room for --warmup-steps {config.warmup_steps}: the "
+            f"warm-up is shortened to {max(config.steps - 2, 0)}"
         )
     start = session.start
     if start and start < config.steps:
