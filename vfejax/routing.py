@@ -75,6 +75,9 @@ def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     Raises:
         ValueError: unless ``1 <= k <= e``.
 
+    >>> top_k(jnp.asarray([0.0, 2.0, 1.0]), 2).experts.tolist()
+    [1, 2]
+
     Source: Fedus, Zoph, Shazeer, Switch transformers (2022), for k = 1.
     """
     del key
@@ -92,7 +95,16 @@ def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
     dlogit_j)``, which reaches the logits of experts that were not chosen, too. Without a key there
     is no noise.
 
-    Args and Raises: as in :func:`top_k`.
+    Args:
+        logits: ``[..., e]``.
+        k: number of experts per token.
+        key: of the noise; None for none.
+
+    Raises:
+        ValueError: unless ``1 <= k <= e``.
+
+    >>> gumbel_top_k(jnp.asarray([0.0, 2.0, 1.0]), 2).experts.tolist()
+    [1, 2]
 
     Source: Jang, Gu, Poole, Categorical reparameterization with Gumbel-softmax (2017).
     """
@@ -125,8 +137,8 @@ def _block_size(num_rows: int, num_experts: int) -> int:
     """Rows per block: few enough that at most a third of the blocks is spare (from 2 e rows on),
     and a power of two.
 
-    In blocks of 5 and of 13 rows the last bits of a row were seen to depend on its place, which is
-    others' doing: presumably XLA's CPU products treat the rows that their tiles leave over
+    In blocks of 5 and of 13 rows the last bits of a row were seen to depend on its place, which
+    depends on others: presumably XLA's CPU products treat the rows that their tiles leave over
     differently. In a block of a power of two all rows are in tiles, or all are left over.
     """
     largest = max(1, min(_LARGEST_BLOCK, num_rows // (2 * num_experts)))

@@ -63,8 +63,8 @@ def trainer(
     >>> from vfejax.models import table
     >>> model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
     >>> method = trainer(model, optax.sgd(0.1), jax.random.key(1))
-    >>> state = method.init(jax.random.key(0))
-    >>> state, info = method.step(state, jnp.ones((2, 9), int))
+    >>> state = jax.jit(method.init)(jax.random.key(0))
+    >>> state, info = jax.jit(method.step)(state, jnp.ones((2, 9), int))
     >>> int(state.step), int(info.parts.num_tokens)
     (1, 16)
     """
