@@ -1,20 +1,68 @@
-"""The README's example runs as printed, and what it names exists."""
+"""The README's programs run as printed, one after the other, and its commands exist."""
 
 import re
 from pathlib import Path
 
+import jax
+import pytest
+from helpers.tiny_run import TINY
+
+from vfejax.cli import main as command_line
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_example_runs_as_printed(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    energy = float(re.match(r"free energy (\S+) nats", printed).group(1))
-    assert energy > 0
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory, quick_compilation):
+    """What the programs print, in a folder that holds the run of ``make demo`` in small. They run
+    as a reader would run them, in JAX's default configuration.
+    """
+    folder = tmp_path_factory.mktemp("readme")
+    lines: list[str] = []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        patch.chdir(folder)
+        patch.setattr("builtins.print", lambda *values: lines.append(" ".join(map(str, values))))
+        assert command_line.main(["simulate", "--out", "runs/demo", "--quiet", *TINY]) == 0
+        namespace: dict = {}
+        for number, program in enumerate(PROGRAMS):
+            exec(compile(program, f"README.md, program {number}", "exec"), namespace)
+    return "\n".join(lines)
 
 
-def test_every_path_in_the_readme_exists():
-    for path in re.findall(r"`((?:examples|notebooks|benchmarks|tests|docs)/[\w./]+)`", README):
-        assert (ROOT / path).exists(), path
+def _numbers(printed, line):
+    return [float(number) for number in re.search(line, printed, re.MULTILINE).groups()]
+
+
+def test_three_agents_settle(printed):
+    before, after = _numbers(printed, r"free energy (\S+) -> (\S+) nats")
+    assert 0 < after < 0.2 * before
+    before, after = _numbers(printed, r"farthest apart (\S+) -> (\S+) nats")
+    assert 0 < after < 0.1 * before
+
+
+def test_pendulum_keeps_its_energy(printed):
+    (change,) = _numbers(printed, r"largest change of the energy (\S+) nats")
+    # Second order: dt^2 / 24 of energies of order 1.
+    assert 0 < change < 5e-3
+
+
+def test_run_is_read(printed):
+    steps, total = _numbers(printed, r"^(\d+) ([-+.e\d]+)$")
+    assert steps == 4
+    assert total > 0
+
+
+def test_layer_of_a_users_own_model_has_two_more_features(printed):
+    assert "(2, 5, 10)" in printed
+
+
+def test_commands_are_those_of_the_package():
+    named = re.findall(r"^\| `vfejax (\w+)` \|", README, re.MULTILINE)
+    assert named == list(command_line.COMMANDS)

@@ -1,5 +1,6 @@
 """The skeletons of CONTRIBUTING.md do what their recipes say."""
 
+import doctest
 import importlib.util
 from pathlib import Path
 
@@ -11,11 +12,18 @@ import pytest
 
 from vfejax.agents import alignment, pairwise
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.dynamics.rollout import rollout
 from vfejax.geometry import irreps
 from vfejax.types import Batch
 
 SKELETONS = Path(__file__).parents[1] / "docs" / "skeletons"
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_examples_of_the_skeletons_run():
+    for path in sorted(SKELETONS.glob("*.py")):
+        failed, _ = doctest.testmod(_load(path.stem))
+        assert failed == 0, path.name
 
 
 def _load(name):
@@ -51,6 +59,26 @@ def test_energy_of_an_agent_without_neighbours_is_zero_with_zero_gradient():
     value, gradient = jax.value_and_grad(energy)(jnp.asarray([[1.0, 2.0, 3.0, jnp.inf]]))
     assert value == 0
     chex.assert_trees_all_close(gradient, jnp.zeros_like(gradient), rtol=0)
+
+
+def test_integrator_has_its_order():
+    midpoint = _load("integrator").midpoint
+
+    def error(num_steps):
+        flow = midpoint(lambda x: 0.5 * jnp.sum(x * x), 1.0 / num_steps)
+        state, info = rollout(flow, flow.init(jnp.ones(2)), num_steps)
+        chex.assert_shape(info.energy, (num_steps,))
+        return float(jnp.max(jnp.abs(state.position - jnp.exp(-1.0))))
+
+    # Second order; the third adds dt, about 0.05, to the slope.
+    assert abs(np.log2(error(16) / error(32)) - 2) < 0.1
+
+
+def test_integrator_ignores_the_key():
+    flow = _load("integrator").midpoint(lambda x: 0.5 * x * x, 0.1)
+    start = flow.init(jnp.ones(()))
+    with_key, without = (rollout(flow, start, 3, key) for key in (jax.random.key(0), None))
+    chex.assert_trees_all_equal(with_key, without)
 
 
 VOCAB_SIZE, LENGTH = 11, 6

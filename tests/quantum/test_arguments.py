@@ -28,7 +28,10 @@ EYE = jnp.eye(2)
         (lambda: density.mixture(jnp.ones(1, complex), EYE[None]), "weights must be real"),
         (lambda: channels.dephase(EYE, 1j), "strength must be real"),
         (lambda: channels.mix(EYE, [[1.0]], 0.5), "other must be an array, got list"),
-        (lambda: channels.apply_kraus(EYE[None].astype(complex), EYE), "operators must have the dtype"),
+        (
+            lambda: channels.apply_kraus(EYE[None].astype(complex), EYE),
+            "operators must have the dtype",
+        ),
         (lambda: hamiltonian.symmetric(jnp.ones(3, complex)), "parameters must be real"),
         (lambda: hamiltonian.symmetric(jnp.ones(3, int)), "parameters must be of a real"),
         (lambda: hamiltonian.hermitian([1.0]), "parameters must be an array, got list"),
