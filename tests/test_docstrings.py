@@ -34,10 +34,7 @@ PENDING = {
     # top
     "vfejax.routing",
     # models
-    "vfejax.models.blocks",
-    "vfejax.models.quantum.layers",
     # training
-    "vfejax.training.sharding",
     # data
     # figures
 }

@@ -17,8 +17,15 @@ def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis ``data`` over as many devices as divide the batch; all devices of
     all processes by default.
 
+    Args:
+        batch_size: sequences in a batch, over all processes.
+        devices: those to use.
+
     Raises:
         ValueError: across processes, when not all devices can be used.
+
+    >>> data_mesh(12, jax.devices()[:1]).shape["data"]
+    1
     """
     devices = jax.devices() if devices is None else devices
     count = math.gcd(batch_size, len(devices))
@@ -32,11 +39,20 @@ def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
 def split_batches(mesh: Mesh, windows: np.ndarray) -> Array:
     """Put ``windows [steps, b, n + 1]`` on the mesh, split over b; each process gives its own share
     of b.
+
+    >>> mesh = data_mesh(4, jax.devices()[:1])
+    >>> split_batches(mesh, np.zeros((3, 4, 9), np.int32)).shape
+    (3, 4, 9)
     """
     sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
     return jax.make_array_from_process_local_data(sharding, windows)
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Copy every leaf to all devices of the mesh."""
+    """Copy every leaf to all devices of the mesh.
+
+    >>> mesh = data_mesh(4, jax.devices()[:1])
+    >>> replicate(mesh, {"weight": np.ones(2)})["weight"].sharding.is_fully_replicated
+    True
+    """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

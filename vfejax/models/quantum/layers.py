@@ -82,6 +82,11 @@ def position_scale(positions: Array, period: int, dtype: jnp.dtype) -> Array:
 
     Defined at every position, and a text of any length meets no other factors than training on
     ``period`` tokens did.
+
+    Args:
+        positions: i, integers of any shape.
+        period: number of tokens after which the factors repeat.
+        dtype: of the factors.
     """
     phase = (positions % period).astype(dtype) / period
     return 1.0 + jnp.sin(jnp.pi * phase) ** 2 / GOLDEN_RATIO
