@@ -28,9 +28,12 @@ def _is_drawn(path):
 
 def test_three_agents_agree(capsys):
     example = _load("three_agents")
-    before, after = map(float, re.findall(r"[\d.]+", capsys.readouterr().out)[:2])
+    printed = capsys.readouterr().out
+    before, after = map(float, re.search(r"free energy (\S+) -> (\S+) nats", printed).groups())
     assert after < 0.1 * before
     np.testing.assert_allclose(after, example.energy_fn(example.state.position), atol=0.005)
+    before, after = map(float, re.search(r"farthest apart (\S+) -> (\S+) nats", printed).groups())
+    assert after < 0.01 * before
 
 
 def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):

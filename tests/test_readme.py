@@ -47,6 +47,11 @@ def test_three_agents_settle(printed):
     assert 0 < after < 0.1 * before
 
 
+def test_first_program_is_the_example():
+    example = (ROOT / "examples/three_agents.py").read_text(encoding="utf-8").split('"""', 2)[2]
+    assert PROGRAMS[0].split() == example.split()
+
+
 def test_pendulum_keeps_its_energy(printed):
     (change,) = _numbers(printed, r"largest change of the energy (\S+) nats")
     # Second order: dt^2 / 24 of energies of order 1.
