@@ -17,6 +17,7 @@ from vfejax.cli.options import RunOptions, check_run, parse_run
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop
 from vfejax.runs import directory as run_directory
+from vfejax.runs.metrics import read_metrics
 from vfejax.runs.report import Picture, Report
 
 # --- the whole command ---
@@ -89,7 +90,7 @@ def test_more_steps_are_announced_and_noted(out, capsys):
     assert line in capsys.readouterr().err
     assert "--steps was 3, is 5 now" in (out / "report.html").read_text()
     assert run_directory.read_config(out)["steps"] == 5
-    assert run_directory.read_metrics(out)["x"].tolist() == [64, 32, 16, 8, 4, 2]
+    assert read_metrics(out)["x"].tolist() == [64, 32, 16, 8, 4, 2]
     environment = json.loads((out / "environment.json").read_text())
     assert environment["resumed_from_step"] == 3
 

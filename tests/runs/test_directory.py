@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vfejax.errors import UserError
 from vfejax.runs import directory as run_directory
+from vfejax.runs.metrics import append_metrics, read_metrics
 
 CONFIG = {"seed": 3, "steps": 10, "dynamics": {"step_size": 0.1, "mass": None}, "irreps": (1, 1, 1)}
 COLUMNS = ("step", "total")
@@ -89,7 +89,7 @@ def test_git_revision_is_a_commit_of_the_sources(monkeypatch):
     def git(command, **options):
         return subprocess.CompletedProcess(command, 0, answers[command[3]], "")
 
-    monkeypatch.setattr(run_directory.subprocess, "run", git)
+    monkeypatch.setattr(subprocess, "run", git)
     assert run_directory.environment({})["git_revision"] == "0123456789abcdef-dirty"
 
 
@@ -216,125 +216,15 @@ def test_lock_holds_within_one_process_and_closing_twice_is_harmless(run):
     run_directory.open_existing(run.path).close()
 
 
-def test_metrics_round_trip_is_exact(run, rng):
-    values = [
-        *rng.normal(size=50) * 10.0 ** rng.integers(-300, 300, 50),
-        5e-324,
-        -0.0,
-        np.inf,
-        -np.inf,
-        np.nan,
-        1 / 3,
-    ]
-    run_directory.append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[:20])])
-    run_directory.append_metrics(
-        run, COLUMNS, [(i, value) for i, value in enumerate(values[20:], 20)]
-    )
-    read = run_directory.read_metrics(run)
-    assert read["step"].dtype == np.int64
-    np.testing.assert_array_equal(read["step"], np.arange(len(values)))
-    assert read["total"].tobytes() == np.asarray(values).tobytes()
-    assert (run.path / "metrics.csv").read_text().count("step") == 1
-
-
-def test_metrics_take_numbers_of_every_kind(run):
-    third = np.float32(1) / np.float32(3)
-    row = (jnp.int32(2), third, jnp.asarray(third), np.int64(2**53), True)
-    run_directory.append_metrics(run, ("step", "numpy", "jax", "count", "flag"), [row])
-    assert (run.path / "metrics.csv").read_text().splitlines()[1].split(",")[3:] == [
-        str(2**53),
-        "1",
-    ]
-    read = run_directory.read_metrics(run)
-    assert np.float32(read["numpy"][0]) == np.float32(read["jax"][0]) == third
-
-
-def test_metrics_without_rows(run):
-    run_directory.append_metrics(run, COLUMNS, [])
-    read = run_directory.read_metrics(run)
-    assert {name: column.shape for name, column in read.items()} == {"step": (0,), "total": (0,)}
-
-
-@pytest.mark.parametrize(
-    ("columns", "rows"),
-    [
-        (("total",), [(1.0,)]),
-        (("step", "a,b"), [(1, 2.0)]),
-        (COLUMNS, [(1,)]),
-        (COLUMNS, [(1, np.ones(2))]),
-    ],
-)
-def test_rows_that_do_not_fit_are_a_programming_error(run, columns, rows):
-    with pytest.raises(ValueError, match=r".+"):
-        run_directory.append_metrics(run, columns, rows)
-    assert not (run.path / "metrics.csv").exists()
-
-
-def test_other_columns_are_refused(run):
-    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
-    with pytest.raises(UserError, match=r"metrics.csv has other columns .*step,energy"):
-        run_directory.append_metrics(run, ("step", "energy"), [(2, 2.0)])
-
-
-# A kill can leave any piece of what was being written: a row cut anywhere, even so that it still
-# reads as a row.
-@pytest.mark.parametrize("piece", ["", "3", "30,", "30,1.", "30,1.5", "3,2"])
-def test_truncation_drops_later_rows_and_half_a_line(run, piece):
-    run_directory.append_metrics(run, COLUMNS, [(10, 0.1), (20, 0.2), (30, 0.3)])
-    path = run.path / "metrics.csv"
-    with open(path, "a") as file:
-        file.write(piece)
-    np.testing.assert_array_equal(run_directory.read_metrics(run)["step"], [10, 20, 30])
-    if piece:
-        with pytest.raises(UserError, match=r"ends in half a line.*--resume"):
-            run_directory.append_metrics(run, COLUMNS, [(40, 0.4)])
-    run_directory.truncate_metrics(run, 20)
-    assert path.read_text() == "step,total\n10,0.1\n20,0.2\n"
-    run_directory.append_metrics(run, COLUMNS, [(30, 0.3)])
-    assert path.read_text() == "step,total\n10,0.1\n20,0.2\n30,0.3\n"
-
-
-@pytest.mark.parametrize("text", ["", "st", "step,total"])
-def test_truncation_of_half_a_header_starts_again(run, text):
-    (run.path / "metrics.csv").write_text(text)
-    run_directory.truncate_metrics(run, 0)
-    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
-    assert (run.path / "metrics.csv").read_text() == "step,total\n1,2.0\n"
-
-
-def test_truncation_without_metrics_does_nothing(run):
-    run_directory.truncate_metrics(run, 5)
-    assert not (run.path / "metrics.csv").exists()
-
-
-@pytest.mark.parametrize("line", ["x,1.0", "2", "2,1.0,3.0", ""])
-def test_damaged_line_is_named(run, line):
-    (run.path / "metrics.csv").write_text(f"step,total\n1,2.0\n{line}\n3,2.0\n")
-    with pytest.raises(UserError, match=r"metrics.csv line 3 is damaged"):
-        run_directory.read_metrics(run)
-    with pytest.raises(UserError, match=r"metrics.csv line 3 is damaged"):
-        run_directory.truncate_metrics(run, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [(None, "does not exist"), ("", "is empty"), ("a,b\n1,2\n", "no column step")],
-)
-def test_missing_metrics_are_named(run, text, message):
-    if text is not None:
-        (run.path / "metrics.csv").write_text(text)
-    with pytest.raises(UserError, match=rf"metrics.csv.* {message}"):
-        run_directory.read_metrics(run)
-
-
 FULL_DISK = """
 import resource, sys
 from vfejax.runs import directory as r
+from vfejax.runs.metrics import append_metrics
 with r.create(sys.argv[1], {"seed": 1}) as run:
-    r.append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100)])
+    append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100)])
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     for act in (
-        lambda: r.append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100, 300)]),
+        lambda: append_metrics(run, ("step", "total"), [(i, i / 3) for i in range(100, 300)]),
         lambda: r.atomic_write(run.path / "report.html", "x" * 5000),
     ):
         try:
@@ -353,7 +243,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_written(tmp_path):
         assert line.startswith(
             f"UserError cannot write {tmp_path}/run/{name}: File too large; free some space"
         )
-    assert run_directory.read_metrics(tmp_path / "run")["step"].shape == (100,)
+    assert read_metrics(tmp_path / "run")["step"].shape == (100,)
     assert (tmp_path / "run" / "metrics.csv").read_text().endswith("\n")
     assert not (tmp_path / "run" / "report.html").exists()
 
@@ -394,7 +284,7 @@ def test_a_kill_at_any_moment_of_creation_leaves_what_every_command_accepts(
             with run_directory.create(path, {"seed": 1}) as run:
                 for name in ("figures/a.png", "report.html"):
                     run.file(name).write_text("old")
-                run_directory.append_metrics(run, COLUMNS, [(0, 1.0)])
+                append_metrics(run, COLUMNS, [(0, 1.0)])
             (path / "figures" / "mine.svg").write_text("mine")
         with pytest.MonkeyPatch.context() as patch:
             left = _killed_after(num_calls, patch)
@@ -473,10 +363,10 @@ def test_a_setting_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
 
 
 def test_required_columns_are_named(run):
-    run_directory.append_metrics(run, COLUMNS, [(1, 2.0)])
-    run_directory.read_metrics(run, required=COLUMNS)
+    append_metrics(run, COLUMNS, [(1, 2.0)])
+    read_metrics(run, required=COLUMNS)
     with pytest.raises(UserError, match=r"metrics.csv has no column loss, valid_loss"):
-        run_directory.read_metrics(run, required=("step", "loss", "valid_loss"))
+        read_metrics(run, required=("step", "loss", "valid_loss"))
 
 
 def test_a_renewed_environment_keeps_the_earlier_one_when_it_differs(run):

@@ -15,6 +15,7 @@ from vfejax.cli.main import main
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, directory
 from vfejax.runs.load import BEST, Run, load
+from vfejax.runs.metrics import append_metrics
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
 
@@ -63,7 +64,7 @@ def test_a_training_is_read_whole(trained):
 
 def test_any_other_run_has_settings_metrics_and_summary(tmp_path):
     with directory.create(tmp_path / "run", {"agents": 4, "init": {"scale": 0.5}}) as held:
-        directory.append_metrics(held, ("step", "energy"), [(0, 3.0), (2, 0.1)])
+        append_metrics(held, ("step", "energy"), [(0, 3.0), (2, 0.1)])
     (tmp_path / "run" / "summary.json").write_text('{"steps": 2}')
     run = load(str(tmp_path / "run"))
     assert run.config == {"agents": 4, "init": {"scale": 0.5}}

@@ -15,6 +15,7 @@ from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop
 from vfejax.runs import directory as run_directory
 from vfejax.runs.interrupt import Interrupt
+from vfejax.runs.metrics import read_metrics
 
 
 def _walk(state, inputs):
@@ -53,7 +54,7 @@ def _on(path, program=WALK, cadence=(14, 2, 4), **options):
 
 
 def _steps(path):
-    return run_directory.read_metrics(path)["step"].tolist()
+    return read_metrics(path)["step"].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def _same(path, outcome, unbroken):
 
 def test_rows_and_checkpoints_keep_their_rhythm(unbroken):
     path, outcome = unbroken
-    metrics = run_directory.read_metrics(path)
+    metrics = read_metrics(path)
     assert metrics["step"].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
     assert checkpoint.steps(path) == [8, 12, 14]
     # The inputs of step s are s; the last of a chunk that ends at step s was s - 1.
@@ -227,5 +228,5 @@ def test_arrays_that_the_state_began_with_survive(tmp_path):
 def test_every_row_reaches_the_other_writers(tmp_path):
     rows = []
     _new(tmp_path / "run", writers=[lambda step, row: rows.append((step, row["x"]))])
-    metrics = run_directory.read_metrics(tmp_path / "run")
+    metrics = read_metrics(tmp_path / "run")
     assert rows == list(zip(metrics["step"].tolist(), metrics["x"].tolist(), strict=True))

@@ -1,5 +1,4 @@
-"""A run is a directory: configuration, environment, metrics, and the lock that keeps two processes
-apart.
+"""A run is a directory: configuration, environment, and the lock that keeps two processes apart.
 
 Every run has ``config.toml`` (its settings), ``environment.json``, ``metrics.csv``,
 ``checkpoints/``, ``figures/``, ``report.html`` and ``summary.json``; a command adds its own
@@ -13,37 +12,30 @@ A run is made in an order that a kill or a full disk may cut anywhere: first ``.
 
 import contextlib
 import fcntl
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import re
-import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tomli_w
 
-from vfejax import __version__
 from vfejax.data.files import atomic_write, one_line, read_errors, write_errors
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint
+from vfejax.runs.environment import environment
 
 __all__ = [
     "RunDirectory",
-    "append_metrics",
     "atomic_write",
     "create",
-    "environment",
     "open_existing",
     "read_config",
-    "read_metrics",
     "renew_environment",
-    "truncate_metrics",
     "write_config",
     "write_errors",
 ]
@@ -128,10 +120,11 @@ def create(
         TypeError: for a setting that TOML has no type for.
 
     >>> import tempfile
+    >>> from vfejax.runs import metrics
     >>> place = Path(tempfile.mkdtemp()) / "run"
     >>> with create(place, {"steps": 10}) as run:
-    ...     append_metrics(run, ("step", "energy"), [(0, 2.5)])
-    >>> read_config(place), read_metrics(place)["energy"].tolist()
+    ...     metrics.append_metrics(run, ("step", "energy"), [(0, 2.5)])
+    >>> read_config(place), metrics.read_metrics(place)["energy"].tolist()
     ({'steps': 10}, [2.5])
     """
     path = Path(path)
@@ -215,50 +208,6 @@ def renew_environment(run: RunDirectory, config: Mapping[str, Any], step: int) -
     changed = {k: v for k, v in before.items() if fresh.get(k) != v and k != "resumed_from_step"}
     fresh["earlier"] = [*earlier, before] if changed else earlier
     atomic_write(path, _dump({name: value for name, value in fresh.items() if value != []}))
-
-
-def environment(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run depended on besides its configuration: versions, device, seed, git revision if
-    any.
-    """
-    import jax
-
-    device = jax.devices()[0]
-    found = {
-        "python": platform.python_version(),
-        "vfejax": __version__,
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "numpy": np.__version__,
-        "system": platform.platform(),
-        "device_platform": device.platform,
-        "device_kind": device.device_kind,
-        "num_devices": jax.device_count(),
-        "seed": config.get("seed"),
-        "git_revision": _git_revision(),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _git_revision() -> str | None:
-    """Commit of the vfejax sources, with ``-dirty`` after it when they were changed; None outside a
-    repository.
-    """
-    sources = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(sources), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-
-    try:
-        git(
-            "ls-files", "--error-unmatch", "__init__.py"
-        )  # an installed copy inside somebody else's repository is not ours
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _document(config: Mapping[str, Any]) -> bytes:
@@ -426,137 +375,3 @@ def _acquire(path: Path) -> io.FileIO:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n".encode())
     return lock
-
-
-def append_metrics(
-    run: RunDirectory, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """Add rows to ``metrics.csv``, on the disk when this returns; the header is written with the
-    first of them.
-
-    Args:
-        run: the run, held.
-        columns: names, one of them ``step``; the same in every call.
-        rows: numbers, one per column. Integers stay integers; every float is written so that
-            reading gives it back exactly.
-
-    Raises:
-        UserError: when the file has other columns or ends in half a line, or cannot be written. A
-            failed write leaves no trace.
-        ValueError: for a row that does not fit the columns.
-    """
-    columns = tuple(columns)
-    if "step" not in columns or any(set(name) & set(',"\r\n') for name in columns):
-        raise ValueError(
-            f"columns must include step and hold no comma, quote or line break, got {columns}"
-        )
-    rows = [tuple(row) for row in rows]
-    if any(len(row) != len(columns) for row in rows):
-        raise ValueError(
-            f"every row must have {len(columns)} entries, as many as there are columns {columns}"
-        )
-    header = ",".join(columns) + "\n"
-    text = "".join(",".join(map(_cell, row)) + "\n" for row in rows)
-    path = run.file("metrics.csv")
-    with write_errors(path), open(path, "a+b", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            _check_appendable(path, file, header)
-        data = memoryview((text if size else header + text).encode())
-        try:
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _check_appendable(path: Path, file: io.FileIO, header: str) -> None:
-    file.seek(0)
-    if file.read(len(header.encode())) != header.encode():
-        raise UserError(
-            f"{path} has other columns than this run writes ({header.strip()}); move the file "
-            "elsewhere, then --resume goes on and begins a new one"
-        )
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) != b"\n":
-        raise UserError(
-            f"{path} ends in half a line, left by a process that was killed; continue the run with "
-            "--resume"
-        )
-
-
-def _cell(value: Any) -> str:
-    number = np.asarray(value).item()
-    return str(int(number)) if isinstance(number, int) else repr(float(number))
-
-
-def truncate_metrics(run: RunDirectory, step: int) -> None:
-    """Drop every row whose step is greater than ``step``, and half a line at the end, in one atomic
-    step.
-
-    Raises:
-        UserError: when a line in the middle is damaged.
-    """
-    path = run.path / "metrics.csv"
-    if not path.exists():
-        return
-    lines, rows = _rows(path)
-    if not lines:
-        path.unlink()  # only a piece of the header was written
-        return
-    position = lines[0].split(",").index("step")
-    kept = [line for line, row in zip(lines[1:], rows, strict=True) if row[position] <= step]
-    atomic_write(path, "".join(f"{line}\n" for line in (lines[0], *kept)))
-
-
-def read_metrics(run: str | os.PathLike, required: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The columns of ``metrics.csv``: ``step`` as int64, the others as float64. Half a line at the
-    end is not read.
-
-    Args:
-        run: a run, or the path of one; it may be going.
-        required: columns that must be there.
-
-    Raises:
-        UserError: when there are no metrics, a line is damaged, or a required column is missing.
-    """
-    path = Path(run) / "metrics.csv"
-    lines, rows = _rows(path)
-    if not lines:
-        raise UserError(f"{path} is empty; the run has not come to its first logged step")
-    columns = lines[0].split(",")
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise UserError(
-            f"{path} has no column {', '.join(missing)}, so this run did not write it; move the "
-            "file elsewhere, then --resume goes on and begins a new one"
-        )
-    table = np.asarray(rows, np.float64).reshape(len(rows), len(columns))
-    return {
-        name: table[:, i].astype(np.int64 if name == "step" else np.float64)
-        for i, name in enumerate(columns)
-    }
-
-
-def _rows(path: Path) -> tuple[list[str], list[list[float]]]:
-    """Complete lines of the file, and the numbers of those after the header."""
-    with read_errors(path):
-        text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")[:-1]  # what follows the last line break is empty, or half a line
-    if lines and "step" not in lines[0].split(","):
-        raise UserError(
-            f"{path} line 1 has no column step, so no run wrote it; move the file elsewhere, then "
-            "--resume goes on and begins a new one"
-        )
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            row = [float(cell) for cell in line.split(",")]
-        except ValueError:
-            row = []
-        if len(row) != lines[0].count(",") + 1:
-            raise UserError(f"{path} line {number} is damaged; correct or remove the line")
-        rows.append(row)
-    return lines, rows

@@ -18,6 +18,7 @@ from vfejax.data.files import one_line, read_errors
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, directory, toml_values
+from vfejax.runs.metrics import read_metrics
 from vfejax.types import PyTree, SequenceModel
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def load(path: str | os.PathLike) -> Run:
             while JAX is not in 64-bit mode; the message names file and remedy.
 
     >>> import tempfile
-    >>> from vfejax.runs import directory
+    >>> from vfejax.runs import directory, metrics
     >>> place = Path(tempfile.mkdtemp()) / "run"
     >>> with directory.create(place, {"steps": 10}) as held:
-    ...     directory.append_metrics(held, ("step", "energy"), [(0, 2.5), (10, 1.5)])
+    ...     metrics.append_metrics(held, ("step", "energy"), [(0, 2.5), (10, 1.5)])
     >>> run = load(place)  # vfejax.runs.load(place)
     >>> run.config["steps"], run.metrics["energy"].tolist(), run.summary
     (10, [2.5, 1.5], None)
@@ -90,7 +91,7 @@ def _metrics(path: Path) -> dict[str, np.ndarray]:
     # Before its first line is complete, the header of a run that is going may be half there.
     if not written or b"\n" not in _first_bytes(file):
         return {}
-    return directory.read_metrics(path)
+    return read_metrics(path)
 
 
 def _first_bytes(file: Path) -> bytes:

@@ -17,8 +17,9 @@ import numpy as np
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint
-from vfejax.runs.directory import RunDirectory, append_metrics, truncate_metrics
+from vfejax.runs.directory import RunDirectory
 from vfejax.runs.interrupt import Interrupt
+from vfejax.runs.metrics import append_metrics, truncate_metrics
 from vfejax.runs.progress import progress
 from vfejax.types import PyTree
 
@@ -183,6 +184,7 @@ def run(
 
     >>> import tempfile, jax.numpy as jnp
     >>> from vfejax.runs import directory, loop
+    >>> from vfejax.runs.metrics import read_metrics
     >>> halve = loop.Program(
     ...     init=lambda: jnp.float32(64),
     ...     step=lambda x, _: (x / 2, x / 2),
@@ -192,7 +194,7 @@ def run(
     ...     short = loop.run(run, halve, loop.Cadence(3, 1, 1), quiet=True)
     >>> with directory.open_existing(path) as run:  # later, in another process: more steps
     ...     long = loop.run(run, halve, loop.Cadence(5, 1, 1), resume=True, quiet=True)
-    >>> float(short.state), float(long.state), directory.read_metrics(path)["x"].tolist()
+    >>> float(short.state), float(long.state), read_metrics(path)["x"].tolist()
     (8.0, 2.0, [64.0, 32.0, 16.0, 8.0, 4.0, 2.0])
     """
     began = time.monotonic()

@@ -20,6 +20,7 @@ from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.data import population_arrays
 from vfejax.runs import checkpoint, report
 from vfejax.runs import directory as run_directory
+from vfejax.runs.metrics import read_metrics
 
 TERMS = ("self_coupling", "belief_alignment", "prior_alignment", "observation", "total")
 
@@ -79,7 +80,7 @@ def test_run_directory_holds_what_it_promises(finished):
 
 
 def test_metrics_have_every_term_at_every_logged_step(finished):
-    metrics = run_directory.read_metrics(finished)
+    metrics = read_metrics(finished)
     assert set(metrics) == {"step", *TERMS, "landmark_error_m", "rotation_error_deg"}
     assert metrics["step"].tolist() == [0, 2, 4]
     assert all(np.isfinite(column).all() for column in metrics.values())
@@ -102,7 +103,7 @@ def test_final_state_loads_as_a_population_that_moved(finished):
 
 def test_summary_holds_errors_against_alone_and_best(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    metrics = run_directory.read_metrics(finished)
+    metrics = read_metrics(finished)
     assert summary["agents"] == 4
     assert summary["steps"] == 4
     assert summary["final_energy_nats"] == metrics["total"][-1]
@@ -153,7 +154,7 @@ def test_prints_summary_and_place_of_the_report(tmp_path, capfd):
 
 def test_zero_steps_write_a_whole_run(tmp_path):
     assert _run(tmp_path / "run", "--steps", 0) == 0
-    assert run_directory.read_metrics(tmp_path / "run")["step"].tolist() == [0]
+    assert read_metrics(tmp_path / "run")["step"].tolist() == [0]
     initial, final = (
         population_arrays.load_npz(tmp_path / "run" / f"{name}.npz")
         for name in ("initial", "final")
@@ -194,7 +195,7 @@ def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
     # optax's Adam raises Python floats to integer arrays, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard" if "adam" in flags else "strict"):
         assert _run(out, *flags.split()) == 0
-    metrics = run_directory.read_metrics(out)
+    metrics = read_metrics(out)
     assert metrics["step"].tolist() == [0, 2, 4]
     assert all(np.isfinite(column).all() for column in metrics.values())
     final = population_arrays.load_npz(out / "final.npz")
@@ -218,7 +219,7 @@ def test_hamiltonian_run_keeps_its_energy(tmp_path):
         "float64",
     )
     assert _run(out, *flags) == 0
-    metrics = run_directory.read_metrics(out)
+    metrics = read_metrics(out)
     assert metrics["kinetic"][0] == 0.0
     assert metrics["kinetic"][-1] > 1.0
     np.testing.assert_allclose(
@@ -267,7 +268,7 @@ def test_own_observations_with_edges(tmp_path, rng):
         tmp_path / "e.csv",
     )
     assert _run(out, *arguments) == 0
-    metrics = run_directory.read_metrics(out)
+    metrics = read_metrics(out)
     assert set(metrics) == {"step", *TERMS}
     assert metrics["belief_alignment"][0] != 0
     assert metrics["observation"][0] != 0
@@ -302,7 +303,7 @@ def test_own_population_alone(tmp_path, rng):
     assert _run(out, "--initial", tmp_path / "p.npz", "--precision", "float64") == 0
     initial = population_arrays.load_npz(out / "initial.npz")
     assert all(np.allclose(initial[name], arrays[name], rtol=1e-14, atol=0) for name in arrays)
-    assert np.all(run_directory.read_metrics(out)["observation"] == 0)
+    assert np.all(read_metrics(out)["observation"] == 0)
     # A run's final state is another run's beginning.
     assert population_arrays.from_arrays(
         population_arrays.load_npz(out / "final.npz")
@@ -544,7 +545,7 @@ def test_used_directory_is_kept_without_overwrite_and_replaced_with_it(copied, r
     assert _contents(copied) == before
     (copied / "mine.txt").write_text("notes")
     assert _run(copied, "--overwrite", "--steps", 2, "--seed", 1) == 0
-    assert run_directory.read_metrics(copied)["step"].tolist() == [0, 2]
+    assert read_metrics(copied)["step"].tolist() == [0, 2]
     assert checkpoint.steps(copied) == [0, 2]
     assert (copied / "mine.txt").read_text() == "notes"
 
@@ -593,7 +594,7 @@ def test_divergence_names_step_and_term_and_keeps_the_last_good_checkpoint(refus
     assert set(names.split(", ")) <= set(TERMS[:-1])
     assert checkpoint.latest_step(out) == step - 1
     assert f"checkpoint is step {step - 1} " in line
-    metrics = run_directory.read_metrics(out)
+    metrics = read_metrics(out)
     assert metrics["step"][-1] == step - 1
     assert np.isfinite(metrics["total"]).all()
     # And it says the same again, from the checkpoint that it kept.
@@ -626,7 +627,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_there(copied, start_process):
     assert _contents(copied / "checkpoints") == before
     # With room again it goes on as though nothing had happened.
     assert main(["simulate", "--out", str(copied), "--resume", "--steps", "8", "--quiet"]) == 0
-    assert run_directory.read_metrics(copied)["step"].tolist() == [0, 2, 4, 6, 8]
+    assert read_metrics(copied)["step"].tolist() == [0, 2, 4, 6, 8]
 
 
 def test_settings_survive_the_way_through_the_file():

@@ -14,6 +14,7 @@ from vfejax.cli.main import main
 from vfejax.data import population_arrays
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
+from vfejax.runs.metrics import read_metrics
 
 STEPS = 60
 # Steps between checkpoints are many times what it takes to send a signal, and no multiple of them
@@ -58,7 +59,7 @@ def _same(out, unbroken):
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken") / "run"
     assert main(["simulate", "--out", str(out), *FLAGS]) == 0
-    assert run_directory.read_metrics(out)["step"].tolist() == list(range(0, STEPS + 1, 2))
+    assert read_metrics(out)["step"].tolist() == list(range(0, STEPS + 1, 2))
     return out
 
 
@@ -108,7 +109,7 @@ def test_ctrl_c_keeps_the_state_and_the_run_goes_on_bit_for_bit(unbroken, start_
     assert errors == "vfejax simulate: interrupted\n"
     stopped = _newest(out)
     assert 0 < stopped < STEPS
-    assert run_directory.read_metrics(out)["step"][-1] == stopped
+    assert read_metrics(out)["step"][-1] == stopped
     # What was computed can be looked at before the run goes on.
     assert population_arrays.from_arrays(
         population_arrays.load_npz(out / "final.npz")
@@ -155,12 +156,12 @@ def test_other_settings_are_refused_by_name(flags, name, copied, refused):
 
 
 def test_a_smaller_step_size_may_take_over(copied, capsys):
-    before = run_directory.read_metrics(copied)["total"]
+    before = read_metrics(copied)["total"]
     flags = ["--steps", str(STEPS + 2), "--step-size", "5e-7"]
     assert main(["simulate", "--out", str(copied), "--resume", *flags]) == 0
     assert "--step-size was 1e-06, is 5e-07 now" in capsys.readouterr().err
     assert run_directory.read_config(copied)["step_size"] == 5e-7
-    assert run_directory.read_metrics(copied)["total"][-1] < before[-1]
+    assert read_metrics(copied)["total"][-1] < before[-1]
 
 
 def test_settings_repeated_as_they_were_are_accepted(copied, unbroken):
@@ -198,8 +199,8 @@ def test_a_damaged_checkpoint_is_named_and_the_remedy_works(damage, copied, unbr
         copied, ["--resume", "--quiet"], str(folder), f"delete {folder}", "resume from step 56"
     )
     assert "\n" not in line.strip()
-    metrics = run_directory.read_metrics(copied)
-    np.testing.assert_array_equal(metrics["step"], run_directory.read_metrics(unbroken)["step"])
+    metrics = read_metrics(copied)
+    np.testing.assert_array_equal(metrics["step"], read_metrics(unbroken)["step"])
     if damage == "flipped":  # the remedy is the same for all
         shutil.rmtree(folder)
         assert _resume(copied) == 0

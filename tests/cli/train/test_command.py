@@ -20,6 +20,7 @@ from vfejax.cli.train import command as train_command
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
+from vfejax.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -54,7 +55,7 @@ def test_a_run_leaves_everything_a_reader_needs(finished):
         "diagnostics.png",
     }
     assert checkpoint.steps(finished) == [0, 4, 8]
-    metrics = run_directory.read_metrics(finished)
+    metrics = read_metrics(finished)
     assert metrics["step"].tolist() == [0, 2, 4, 6, 8]
     assert np.isfinite(metrics["valid_loss"]).tolist() == [True, False, True, False, True]
     assert np.isfinite(metrics["loss"]).tolist() == [False, True, True, True, True]
@@ -65,7 +66,7 @@ def test_a_run_leaves_everything_a_reader_needs(finished):
 
 def test_the_summary_is_of_the_best_weights(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    metrics = run_directory.read_metrics(finished)
+    metrics = read_metrics(finished)
     assert summary["best_step"] == metrics["step"][np.nanargmin(metrics["valid_loss"])]
     assert checkpoint.steps(finished / BEST) == [summary["best_step"]]
     assert summary["tokens_trained"] == 8 * 4 * 8
@@ -123,7 +124,7 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
     assert losses["loss_nats_per_token"] < 0.1
     noise = ("--synthetic.kind", "uniform", "--synthetic.tokens", 4000)
     assert _train(tmp_path / "noise", *flags, *noise) == 0
-    losses = run_directory.read_metrics(tmp_path / "noise")["valid_loss"]
+    losses = read_metrics(tmp_path / "noise")["valid_loss"]
     # 48 windows' tokens at most: their own frequencies stray from uniform by a few hundredths of a
     # nat, a leak by ln 5.
     assert np.nanmin(losses) > math.log(5) - 0.1
@@ -161,7 +162,7 @@ def test_texts_vocabularies_and_models(flags, tmp_path):
     valid = summary["valid"]
     assert valid["bits_per_byte"] > 0
     if "resnet-bk" in flags:
-        metrics = run_directory.read_metrics(tmp_path / "run")
+        metrics = read_metrics(tmp_path / "run")
         assert np.all(metrics["load_balance"][1:] > 0)
         assert np.all(metrics["longest_reach_tokens"][1:] > 0)
 
@@ -206,7 +207,7 @@ def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp
     assert process.returncode == 0
     assert "uses 4 of 8 devices; with --batch-size a multiple of 8" in errors
     assert json.loads((out / "environment.json").read_text())["num_devices"] == 8
-    found, wanted = (run_directory.read_metrics(path) for path in (out, finished))
+    found, wanted = (read_metrics(path) for path in (out, finished))
     # float32 sums over a batch in another order, amplified by eight steps of Adam.
     np.testing.assert_allclose(found["valid_loss"], wanted["valid_loss"], rtol=1e-4)
     np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
@@ -228,7 +229,7 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
     )
     assert _train(out, *flags) == 0
     # The first evaluation is the best; two more without a better one are enough.
-    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4]
+    assert read_metrics(out)["step"].tolist() == [0, 2, 4]
     assert checkpoint.latest_step(out) == 4
     assert checkpoint.latest_step(out / BEST) == 0
     assert json.loads((out / "summary.json").read_text())["stopped_early"] is True
@@ -240,7 +241,7 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
     assert "--resume with a larger --patience than 2 goes on" in printed
     assert before == {name: (out / name).read_bytes() for name in before}
     assert _resume(out, "--patience", 3, "--steps", 100) == 0  # the remedy
-    assert run_directory.read_metrics(out)["step"].tolist() == [0, 2, 4, 6]
+    assert read_metrics(out)["step"].tolist() == [0, 2, 4, 6]
 
 
 def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
@@ -400,7 +401,7 @@ def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
     assert "resumed at step 8: --steps was 8, is 13 now" in said
     page = (out / "report.html").read_text()
     assert re.search(jump, page)
-    metrics = run_directory.read_metrics(out)
+    metrics = read_metrics(out)
     assert metrics["step"].tolist() == [0, 2, 4, 6, 8, 10, 12, 13]
     assert np.isfinite(metrics["valid_loss"][-3:]).tolist() == [False, True, True]
     assert checkpoint.steps(out) == [8, 12, 13]

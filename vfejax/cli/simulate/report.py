@@ -23,8 +23,8 @@ from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.problems.sensor_network import Registration, Truth
-from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.metrics import read_metrics
 from vfejax.runs.report import Picture, Report
 from vfejax.types import Array
 
@@ -427,7 +427,7 @@ def build(
     Raises:
         UserError: when the metrics are not those of a simulation.
     """
-    metrics = run_directory.read_metrics(run, required=("step", "total"))
+    metrics = read_metrics(run, required=("step", "total"))
     summary = _summary(config, problem, references, population, metrics)
     rows: list[tuple[Any, ...]] = [
         (name, _fixed(1e3 * row["landmark_error_m"], 1), _fixed(row["rotation_error_deg"], 2))

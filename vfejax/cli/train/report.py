@@ -20,9 +20,9 @@ from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
 from vfejax.runs import checkpoint
-from vfejax.runs import directory as run_directory
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
+from vfejax.runs.metrics import read_metrics
 from vfejax.runs.report import Picture, Report
 from vfejax.runs.seeds import random_key
 from vfejax.training.evaluate import EvaluateFn
@@ -212,7 +212,7 @@ def build(
     Raises:
         UserError: when the best weights or the metrics cannot be read.
     """
-    metrics = run_directory.read_metrics(run, required=_LOSSES)
+    metrics = read_metrics(run, required=_LOSSES)
     best = run.path / BEST
     params, meta = checkpoint.restore(best, jax.eval_shape(model.init, random_key(config.seed)))
     summary = _summary(config, corpus, params, metrics, evaluate_fn)

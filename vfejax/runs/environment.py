@@ -1,0 +1,58 @@
+"""The environment of a run: versions, device, seed and the revision of the sources."""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vfejax import __version__
+
+__all__ = ["environment"]
+
+
+def environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run depended on besides its configuration: versions, device, seed, git revision if
+    any.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    found = {
+        "python": platform.python_version(),
+        "vfejax": __version__,
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "numpy": np.__version__,
+        "system": platform.platform(),
+        "device_platform": device.platform,
+        "device_kind": device.device_kind,
+        "num_devices": jax.device_count(),
+        "seed": config.get("seed"),
+        "git_revision": _git_revision(),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _git_revision() -> str | None:
+    """Commit of the vfejax sources, with ``-dirty`` after it when they were changed; None outside a
+    repository.
+    """
+    sources = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(sources), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # an installed copy inside somebody else's repository is not ours
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
