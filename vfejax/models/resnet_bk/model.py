@@ -8,8 +8,9 @@ a learnable scale:
 
 The mixer is the resolvent as an operator on vectors, its diagonal as features, an operator whose
 off-diagonals the tokens write, or, to compare with, a plain gate
-(:mod:`vfejax.models.resnet_bk.gates`). All are causal. The letters BK point to Birman and Krein,
-whose phase identity of scattering theory the published code names as its background.
+(:mod:`vfejax.models.resnet_bk.gates`). All are causal. The published code that the name comes from
+does not spell out BK; its texts refer to scattering theory, to the Birman-Krein identity and the
+Birman-Schwinger operator.
 """
 
 from collections.abc import Callable
