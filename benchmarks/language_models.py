@@ -23,6 +23,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,25 +46,22 @@ T_QUANTILES = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306
 
 # Rows of the table: the model's name and the options that are not its defaults. Hidden widths make
 # the numbers of parameters equal to about half a percent.
+PLAIN = {"convolution": 1}
+SHORT = {"convolution": 4, "hidden": 126}
+ONE = {"experts": 1, "hidden": 512, **PLAIN}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-modern": ("gpt-modern", {}),
-    "gate": ("resnet-bk", {"mixer": "gate"}),
-    "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", "hidden": 126}),
+    "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", **PLAIN, "hidden": 126}),
+    "gate": ("resnet-bk", {"mixer": "gate", **PLAIN}),
+    "tridiagonal, convolution": ("resnet-bk", {"mixer": "tridiagonal", **SHORT}),
+    "gate, convolution": ("resnet-bk", {"mixer": "gate", **SHORT, "hidden": 128}),
     "transformer": ("transformer", {}),
-    "operator": ("resnet-bk", {"mixer": "operator"}),
-    "features": ("resnet-bk", {"mixer": "features", "heads": 64, "hidden": 160}),
-    "gate, one expert": ("resnet-bk", {"mixer": "gate", "experts": 1, "hidden": 512}),
-    "tridiagonal, one expert": (
-        "resnet-bk",
-        {"mixer": "tridiagonal", "experts": 1, "hidden": 504},
-    ),
-    "operator, one expert": ("resnet-bk", {"mixer": "operator", "experts": 1, "hidden": 512}),
-    "gate, convolution": ("resnet-bk", {"mixer": "gate", "convolution": 4}),
-    "tridiagonal, convolution": (
-        "resnet-bk",
-        {"mixer": "tridiagonal", "convolution": 4, "hidden": 126},
-    ),
-    "rg-lru": ("resnet-bk", {"mixer": "rg-lru", "hidden": 144}),
+    "operator": ("resnet-bk", {"mixer": "operator", **PLAIN}),
+    "features": ("resnet-bk", {"mixer": "features", **PLAIN, "heads": 64, "hidden": 160}),
+    "tridiagonal, one expert": ("resnet-bk", {"mixer": "tridiagonal", **ONE, "hidden": 504}),
+    "gate, one expert": ("resnet-bk", {"mixer": "gate", **ONE}),
+    "operator, one expert": ("resnet-bk", {"mixer": "operator", **ONE}),
+    "rg-lru": ("resnet-bk", {"mixer": "rg-lru", **PLAIN, "hidden": 144}),
     "quantum": ("quantum", {}),
 }
 
@@ -78,7 +76,9 @@ class Text(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One training run: ``stage`` is ``rate`` (on part of the training text) or ``final``."""
+    """One training run: ``options`` are all of the model's, and ``stage`` is ``rate`` (on part of
+    the training text) or ``final``.
+    """
 
     arm: str
     options: dict[str, Any]
@@ -101,12 +101,17 @@ def load(argument: str) -> Text:
     return Text(argument, name, digest.hexdigest()[:16], loaded)
 
 
+def config_of(arm: str) -> Any:
+    """The options of one row."""
+    name, options = ARMS[arm]
+    return table.MODELS[name].config(**options)
+
+
 def model_of(arm: str, text: Text, length: int = LENGTH) -> SequenceModel:
     """The model of one row, for the characters of one text."""
-    name, options = ARMS[arm]
     size = text.corpus.vocabulary.size
     counts = np.bincount(text.corpus.train.tokens, minlength=size)
-    return table.build(name, table.MODELS[name].config(**options), size, length, counts=counts)
+    return table.build(ARMS[arm][0], config_of(arm), size, length, counts=counts)
 
 
 class Programs(NamedTuple):
@@ -216,7 +221,7 @@ class Plan(NamedTuple):
 
     def job(self, arm: str, text: Text, stage: str, rate: float, seed: int) -> Job:
         steps = self.steps if stage == "final" else self.steps // 4
-        return Job(arm, ARMS[arm][1], text.name, text.digest, stage, rate, seed, steps)
+        return Job(arm, asdict(config_of(arm)), text.name, text.digest, stage, rate, seed, steps)
 
     def rate(self, arm: str, text: Text, results: Results) -> float | None:
         """The rate with the smallest loss on the held-out part of the training text, once all are
@@ -254,6 +259,18 @@ def interval(values: ArrayLike, groups: int = 1) -> tuple[float, float]:
 
 def _cell(mean: float, half: float, sign: str = "+") -> str:
     return f"{mean:{sign}.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
+def rate_table(plan: Plan, results: Results) -> Iterator[str]:
+    """Losses on the held-out part of the training text by learning rate, Markdown."""
+    yield "| text, model | " + " | ".join(f"{rate:g}" for rate in plan.rates) + " |"
+    yield "| --- |" + " ---: |" * len(plan.rates)
+    for text in plan.texts:
+        for arm in plan.arms:
+            rows = [results.find(plan.job(arm, text, "rate", rate, 0)) for rate in plan.rates]
+            if any(rows):
+                cells = ["" if row is None else f"{row['loss']:.4f}" for row in rows]
+                yield f"| {text.name}, {arm} | " + " | ".join(cells) + " |"
 
 
 def loss_table(plan: Plan, results: Results) -> Iterator[str]:
@@ -327,7 +344,8 @@ def main() -> None:
                 assert chosen is not None  # the loop above has filled the grid
                 results.run(plan.job(arm, text, "final", chosen, seed), text)
     references = [arm for arm in plan.arms if arm != options.difference]
-    print("\n".join(["", *loss_table(plan, results), ""]))
+    print("\n".join(["", *rate_table(plan, results), ""]))
+    print("\n".join([*loss_table(plan, results), ""]))
     print("\n".join(difference_table(plan, results, options.difference, references)))
 
 
