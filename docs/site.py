@@ -174,7 +174,11 @@ def _absolute(obj: griffe.Object, name: str) -> str:
     places = [obj, obj.module] if obj.is_class else [obj.module]
     if obj.parent is not None and obj.parent.is_class:
         places.insert(0, obj.parent)
+    first, *rest = name.split(".")
     for place in places:
-        if name.split(".")[0] in place.members:
-            return f"{place.path}.{name}"
+        member = place.members.get(first)
+        if member is not None:
+            # What a module imports has its page where it is defined.
+            home = member.target_path if member.is_alias else member.path
+            return ".".join([home, *rest])
     return name

@@ -36,6 +36,7 @@ __all__ = [
 
 # The neighbours of a receiver are the entries of a row.
 Neighbourhood = Reduction
+"""How to reduce over the neighbours of each agent; :func:`rows` and :func:`segments` make one."""
 
 
 class AlignmentFn(Protocol):

@@ -68,15 +68,15 @@ def check_edges(edges: Edges, num_agents: int) -> None:
             raise ValueError(f"edges.{name} must be integers, got {jnp.result_type(ends)}")
     if any(isinstance(ends, jax.core.Tracer) for ends in edges):
         return
-    known = Edges(*map(np.asarray, edges))
-    for name, ends in known._asdict().items():
+    known = {name: np.asarray(ends) for name, ends in edges._asdict().items()}
+    for name, ends in known.items():
         outside = np.flatnonzero((ends < 0) | (ends >= num_agents))
         if outside.size:
             raise ValueError(
                 f"edges.{name} must be in [0, {num_agents}), got {ends[outside[0]]} in edge "
                 f"{outside[0]}"
             )
-    pairs, counts = np.unique(np.stack(known, axis=-1), axis=0, return_counts=True)
+    pairs, counts = np.unique(np.stack(list(known.values()), axis=-1), axis=0, return_counts=True)
     if np.any(counts > 1):
         receiver, sender = pairs[np.argmax(counts)]
         raise ValueError(

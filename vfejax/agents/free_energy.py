@@ -85,7 +85,8 @@ def _alignment(gaussian: Gaussian, field: FrameField, place: _Place, pairing: _P
     coefficient, chi = place
     log_weight = None
     if chi is not None:
-        coefficient = coefficient * neighbours_present(chi, *(pairing.edges or (None, None)))
+        present = neighbours_present(chi, *(pairing.edges or (None, None)))
+        coefficient = present if coefficient is None else coefficient * present
         log_weight = log_support(chi)
     if pairing.edges is not None:
         return edge_alignment_energy(

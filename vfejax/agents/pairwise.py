@@ -33,7 +33,7 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
 from vfejax.numerics import log_det_cholesky, matmul, matvec, transpose, triangular_inverse
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
 __all__ = [
     "FrameField",
@@ -324,7 +324,7 @@ def _streamed_value_and_grad(inputs: _Streamed, setting: _Setting) -> tuple[Arra
     no second pass.
     """
 
-    def block(carry, xs):
+    def block(carry: PyTree, xs: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
         total, sender_grad, weight_grad = carry
         index, receiver, coefficient = xs
         divergence = _product(receiver, inputs.sender.T, setting)
@@ -354,7 +354,9 @@ def _streamed_value_and_grad(inputs: _Streamed, setting: _Setting) -> tuple[Arra
 
 
 @_streamed_energy.defjvp
-def _streamed_energy_jvp(setting, primals, tangents):
+def _streamed_energy_jvp(
+    setting: _Setting, primals: tuple[_Streamed], tangents: tuple[_Streamed]
+) -> tuple[Array, Array]:
     # A jvp rule that is linear in the tangents serves forward mode, reverse mode (by transposition,
     # which only scales the stored O(n k^2) gradient) and their compositions; a vjp rule would serve
     # reverse mode alone.

@@ -275,8 +275,8 @@ def velocity_verlet(
 
     >>> flow = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), 0.1)
     >>> state, info = flow.step(flow.init(jnp.ones(1)))
-    >>> round(float(state.momentum[0]), 4)
-    -0.0998
+    >>> round(float(state.momentum[0]), 3)  # -sin 0.1
+    -0.1
     """
     return symplectic(energy_fn, step_size, (1.0,), mass=mass, friction=friction, has_aux=has_aux)
 

@@ -3,6 +3,7 @@ compiled loop.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,7 @@ def generate(
     text = jnp.pad(tokens, ((0, 0), (0, num_tokens)))
 
     def step(
-        carry: tuple[Array, PyTree], now: tuple[Array, Array, Array]
+        carry: tuple[Array, PyTree], now: tuple[Any, Any, Any]
     ) -> tuple[tuple[Array, PyTree], None]:
         text, state = carry
         position, reset, is_first = now

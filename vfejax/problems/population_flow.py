@@ -17,7 +17,7 @@ density, and three things go wrong silently:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -32,7 +32,7 @@ from vfejax.types import Array, Integrator, PyTree
 __all__ = ["BELIEFS_AND_FRAMES", "population_flow"]
 
 # Rates that let beliefs and frames move and hold the priors, which are what an agent was given.
-BELIEFS_AND_FRAMES = PopulationCoordinates(belief=1.0, prior=0.0, phi=1.0)
+BELIEFS_AND_FRAMES: PyTree = cast(Any, PopulationCoordinates)(belief=1.0, prior=0.0, phi=1.0)
 
 
 def population_flow(

@@ -302,7 +302,11 @@ def test_dephasing_alone_carries_nothing_from_one_token_to_another(tokens, rng):
         ({"dim": 1}, None, "dim must be at least 2, got 1"),
         ({"blocks": 0}, None, "blocks must be at least 1"),
         ({"measure_every": 0}, None, "measure_every must be at least 1"),
-        ({"free_energy_weight": math.nan}, None, "free_energy_weight must be at least 0, got nan"),
+        (
+            {"free_energy_weight": math.nan},
+            None,
+            "free_energy_weight must be at least 0 and finite",
+        ),
         ({}, np.ones(VOCABULARY - 1), r"counts must be \[vocab_size = 9\], got shape \(8,\)"),
     ],
 )

@@ -5,7 +5,7 @@ configuration.
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,9 +94,11 @@ def _supports(
     return shape(grids.distance(grid, centres), config.support_radius).astype(dtype)
 
 
-def _measured(config: SimulateConfig, k: int, shape: tuple[int, ...], dtype: Any) -> Observations:
+def _measured(
+    config: SimulateConfig, path: Path, k: int, shape: tuple[int, ...], dtype: Any
+) -> Observations:
     """Observations from the user's files."""
-    table = population_arrays.load_observations_csv(config.observations)
+    table = population_arrays.load_observations_csv(path)
     values, present = _on_grid(config, table, shape)
     dim = values.shape[-1]
     if config.observation_matrix is None:
@@ -190,9 +192,9 @@ def build(config: SimulateConfig) -> Problem:
     rng = np.random.default_rng(config.seed)
     population = observations = truth = None
     if config.initial is not None:
-        population = _initial(config, k, num_generators, shape, dtype)
+        population = _initial(config, config.initial, k, num_generators, shape, dtype)
     if config.observations is not None:
-        observations = _measured(config, k, shape, dtype)
+        observations = _measured(config, config.observations, k, shape, dtype)
     elif population is None:
         if config.group != "so3" or set(config.irreps) != {1}:
             raise UserError(
@@ -210,7 +212,8 @@ def build(config: SimulateConfig) -> Problem:
             dtype=dtype,
         )
     if population is None:
-        population = _fresh_population(config, observations, k, num_generators, dtype)
+        given = cast(Observations, observations)  # of the files, or of the embedded problem
+        population = _fresh_population(config, given, k, num_generators, dtype)
     num_agents = population.phi.shape[0]
     if num_agents < 2:
         option = "observations" if config.initial is None else "initial"
@@ -248,13 +251,18 @@ def _edges(path: Path, num_agents: int) -> Edges:
 
 
 def _initial(
-    config: SimulateConfig, k: int, num_generators: int, shape: tuple[int, ...], dtype: Any
+    config: SimulateConfig,
+    path: Path,
+    k: int,
+    num_generators: int,
+    shape: tuple[int, ...],
+    dtype: Any,
 ) -> Population:
-    arrays = population_arrays.load_npz(config.initial)
+    arrays = population_arrays.load_npz(path)
     try:
         population = population_arrays.from_arrays(arrays, dtype=dtype)
     except UserError as error:
-        raise UserError(f"--initial {config.initial}: {error}") from None
+        raise UserError(f"--initial {path}: {error}") from None
     given = population.belief.mean.shape
     source = (
         f"--irreps {' '.join(map(str, config.irreps))}"

@@ -82,7 +82,8 @@ class Transformer(nnx.Module):
             param_dtype=weights,
             rngs=rngs,
         )
-        self.config, self.max_length = config, length
+        self.config = config
+        self.max_length: int | None = length
         self.tokens = embed(vocab_size)
         self.positions = embed(length)
         self.blocks = Stack(

@@ -5,6 +5,7 @@ States are complex64 (complex128 in a float64 model) whatever the arithmetic of 
 phi is the golden ratio throughout.
 """
 
+import functools
 import math
 from functools import partial
 from typing import NamedTuple
@@ -156,7 +157,8 @@ def _weighted(states: Array, weights: Array) -> Array:
     n, m = weights.shape
 
     def total(part: Array) -> Array:
-        return sum(part[:, d : d + n] * weights[None, :, d, None, None] for d in range(m))
+        shares = [part[:, d : d + n] * weights[None, :, d, None, None] for d in range(m)]
+        return functools.reduce(jnp.add, shares)
 
     return jax.lax.complex(total(jnp.real(states)), total(jnp.imag(states)))
 
@@ -181,11 +183,15 @@ def causal_mix(states: Array, coupling: Array, positions: Array) -> Array:
     return _weighted(states, mixing_weights(coupling, positions)[:, ::-1])
 
 
-def _causal_mix_forward(states, coupling, positions):
+def _causal_mix_forward(
+    states: Array, coupling: Array, positions: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     return causal_mix(states, coupling, positions), (states, coupling, positions)
 
 
-def _causal_mix_backward(residuals, ct):
+def _causal_mix_backward(
+    residuals: tuple[Array, Array, Array], ct: Array
+) -> tuple[Array, Array, None]:
     states, coupling, positions = residuals
     weights, slope = jax.jvp(
         lambda c: mixing_weights(c, positions), (coupling,), (jnp.ones_like(coupling),)

@@ -62,7 +62,8 @@ class QuantumTransformer(nnx.Module):
             param_dtype=at_least_float32(dtype),
             rngs=rngs,
         )
-        self.config, self.max_length, self.dtype = config, None, dtype
+        self.config, self.dtype = config, dtype
+        self.max_length: int | None = None
         self.tokens = GivensEmbedding(vocab_size, config.dim, counts, dtype=dtype, rngs=rngs)
         self.values = linear(config.dim, config.width)
         self.blocks = Stack(
@@ -91,7 +92,8 @@ class QuantumTransformer(nnx.Module):
         x = self.values(density.populations(rho).astype(self.dtype))
 
         def step(block: QuantumBlock, carry: PyTree, past: Array) -> tuple[PyTree, PyTree]:
-            carry, past, found = block(*carry, past, places, positions, batch.mask)
+            x, rho = carry
+            carry, past, found = block(x, rho, past, places, positions, batch.mask)
             return carry, (past, found)
 
         (x, _), (states, found) = self.blocks.scan(step, (x, rho), memory.states)
