@@ -187,7 +187,10 @@ def test_default_problem_comes_close_to_maximum_likelihood(tmp_path):
         ),
         "--dynamics adam --step-size 1e-3 --alignment entropic",
         pytest.param("--compute-dtype bfloat16 --irreps 1 1", marks=pytest.mark.slow),
-        "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
+        pytest.param(
+            "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
