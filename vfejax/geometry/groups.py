@@ -243,10 +243,12 @@ def structure_constants(generators: Generators) -> Array:
         overlaps = np.einsum("abij,cij->abc", commutators, j)
         constants = overlaps @ np.linalg.pinv(gram, hermitian=True)
         return jnp.asarray(constants, jnp.result_type(float))
-    products = matmul(generators[:, None], generators[None])
-    commutators = products - jnp.swapaxes(products, 0, 1)
+    # One contraction: commutators as a stack of products come out NaN in places when jaxlib 0.12.0
+    # compiles them for a CPU.
+    j = generators
+    products = jnp.einsum("aij,bjk,cik->abc", j, j, j, precision="highest")
+    overlaps = products - jnp.swapaxes(products, 0, 1)
     rows = jnp.reshape(generators, (generators.shape[0], -1))
-    overlaps = matmul(jnp.reshape(commutators, (*commutators.shape[:2], -1)), rows.T)
     gram = matmul(rows, rows.T)
     gram = jnp.where(jnp.trace(gram) == 0, identity_like(gram), gram)
     inverse = triangular_inverse(cholesky(gram))
