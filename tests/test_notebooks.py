@@ -109,7 +109,7 @@ def test_resolvent_notebook_says_what_it_claims():
         "against a dense inverse of 200 sites, complex128: largest relative error",
         "exact adjoint against the dense matrix:",
         "sweep against the systems cut off after each site:",
-        "sweep and back substitution against the dense inverse:",
+        "sweeps from both ends against the dense inverse:",
         "reaches by recursion against the formula: largest relative difference",
         "streaming against batch: g^L",
     ):
