@@ -14,8 +14,8 @@ import jax
 from vfejax.data import batches, corpus
 from vfejax.models import sampling
 from vfejax.models.resnet_bk import model as resnet_bk
-from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.evaluate import evaluate
+from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import trainer
 
 LENGTH, BATCH, CHUNK = 64, 12, 50

@@ -245,9 +245,7 @@ def structure_constants(generators: Generators) -> Array:
         return jnp.asarray(constants, jnp.result_type(float))
     # One contraction: commutators as a stack of products come out NaN in places when jaxlib 0.12.0
     # compiles them for a CPU.
-    traces = jnp.einsum(
-        "aij,bjk,cik->abc", generators, generators, generators, precision="highest"
-    )
+    traces = jnp.einsum("aij,bjk,cik->abc", generators, generators, generators, precision="highest")
     overlaps = traces - jnp.swapaxes(traces, 0, 1)
     rows = jnp.reshape(generators, (generators.shape[0], -1))
     gram = matmul(rows, rows.T)
