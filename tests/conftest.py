@@ -1,8 +1,11 @@
-"""Shared set-up: float64 available, strict promotion, warnings are errors (pyproject.toml)."""
+"""Shared set-up: float64 available, strict promotion, warnings are errors (pyproject.toml), and
+programs compiled quickly.
+"""
 
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("VFEJAX_TEST_PLATFORM", ""))
 
@@ -14,6 +17,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["VFEJAX_TEST_CACHE"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+# Most tests are nearly all compilation, of programs that then run for milliseconds: XLA optimises
+# little, and jaxlib 0.10 leaves out the emitters of fused loops, which take half of its time (later
+# versions have no such flag). VFEJAX_TEST_OPTIMIZED=1 compiles everything as users do.
+if os.environ.get("VFEJAX_TEST_OPTIMIZED", "0") == "0":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if version("jaxlib").startswith("0.10."):
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_cpu_use_fusion_emitters" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +65,12 @@ def library_promotion():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests that are nearly all compilation, of programs that then run for milliseconds:
-    optimise little. Not for claims about the bits of optimised programs.
+@pytest.fixture
+def optimized():
+    """Compile what the test compiles as users do: for claims about the bits or the time of
+    optimised programs. Module-level functions that are compiled already stay as they are.
     """
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

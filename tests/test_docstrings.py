@@ -81,7 +81,6 @@ def test_public_functions_are_explained(name):
     assert problems(MODULES[name].read_text(), bool(CENTRAL.fullmatch(name))) == []
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "name", [name for name, path in MODULES.items() if ">>>" in path.read_text()]
 )

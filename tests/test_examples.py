@@ -11,9 +11,6 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def _load(name):
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -54,7 +51,7 @@ def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def flows(tmp_path_factory, quick_compilation):
+def flows(tmp_path_factory):
     """The table of the example, and where it drew."""
     example = _load("hamiltonian_vs_gradient")
     out = tmp_path_factory.mktemp("flows")
@@ -92,7 +89,7 @@ def test_flows_are_compared_at_equal_cost_and_drawn(flows):
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, quick_compilation):
+def chain(tmp_path_factory):
     """Densities and exponents of the example on short chains, and where it drew."""
     example = _load("disordered_chain")
     out = tmp_path_factory.mktemp("chain")

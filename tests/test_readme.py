@@ -15,7 +15,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory, quick_compilation):
+def printed(tmp_path_factory):
     """What the programs print, in a folder that holds the run of ``make demo`` in small. They run
     as a reader would run them, in JAX's default configuration.
     """

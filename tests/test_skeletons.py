@@ -17,7 +17,6 @@ from vfejax.geometry import irreps
 from vfejax.types import Batch
 
 SKELETONS = Path(__file__).parents[1] / "docs" / "skeletons"
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_examples_of_the_skeletons_run():

@@ -13,8 +13,6 @@ from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS = alignment.rows()
 attention = jax.jit(
     lambda divergence, log_weight: alignment.attention(divergence, log_weight, ROWS)

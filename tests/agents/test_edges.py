@@ -15,8 +15,6 @@ from vfejax.agents import edges, pairwise
 from vfejax.agents.edges import Edges
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VECTOR = oracle.ROTATIONS["vector"]
 SUM = oracle.ROTATIONS["sum"]
 NUM = 7

@@ -33,7 +33,6 @@ VECTOR = oracle.ROTATIONS["vector"]
 SUM = oracle.ROTATIONS["sum"]
 WEIGHTS = Weights(0.7, 1.3, 0.4, 0.9)
 TAU = 2.5
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def eps(dtype):

@@ -16,7 +16,6 @@ from vfejax.geometry import groups, irreps
 from vfejax.geometry.transport import frames
 
 GROUP = irreps.so3((1,))
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def coordinates(rng, shape=(4,)):

@@ -21,7 +21,6 @@ from vfejax.beliefs.gaussian import Gaussian, covariance, kl_divergence
 K = 3
 NOISE = np.array([[0.8, 0.0], [0.3, 0.6]])
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 likelihood = jax.jit(expected_negative_log_likelihood)
 infer = jax.jit(posterior)
 

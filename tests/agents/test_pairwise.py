@@ -23,7 +23,6 @@ VECTOR = oracle.ROTATIONS["vector"]
 SUM = oracle.ROTATIONS["sum"]
 each_energy = pytest.mark.parametrize("alignment_fn", oracle.ENERGIES, ids=lambda f: f.__name__)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 streamed_kl = jax.jit(pairwise.pairwise_kl)
 naive_kl = jax.jit(oracle.pairwise_kl)

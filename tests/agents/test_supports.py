@@ -11,8 +11,6 @@ from vfejax.agents import supports
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def eps(dtype):
     return float(jnp.finfo(dtype).eps)

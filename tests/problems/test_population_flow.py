@@ -16,7 +16,6 @@ from vfejax.beliefs.coordinates import fisher_length
 from vfejax.dynamics.rollout import rollout
 from vfejax.problems.population_flow import population_flow
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VECTOR = oracle.ROTATIONS["vector"]
 
 
