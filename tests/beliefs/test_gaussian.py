@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfejax import numerics
 from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
 
@@ -60,18 +59,18 @@ def tolerance(dtype):
 def test_kl_is_the_textbook_formula(dtype, rng):
     q, p = draw(rng, dtype=dtype), draw(rng, dtype=dtype)
     actual = kl_divergence(q, p)
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     np.testing.assert_allclose(
         actual, textbook_kl(q, p), rtol=tolerance(dtype), atol=tolerance(dtype)
     )
 
 
-def test_kl_in_one_dimension(dtype):
+def test_kl_in_one_dimension():
     mu_q, mu_p, s_q, s_p = np.array([[0.0, 1.0], [0.5, -1.0], [1.0, 0.2], [2.0, 3.0]])
-    q = Gaussian(jnp.asarray(mu_q[:, None], dtype), jnp.asarray(s_q[:, None, None], dtype))
-    p = Gaussian(jnp.asarray(mu_p[:, None], dtype), jnp.asarray(s_p[:, None, None], dtype))
+    q = Gaussian(mu_q[:, None], s_q[:, None, None])
+    p = Gaussian(mu_p[:, None], s_p[:, None, None])
     expected = np.log(s_p / s_q) + (s_q**2 + (mu_q - mu_p) ** 2) / (2 * s_p**2) - 0.5
-    np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=0, atol=tolerance(dtype))
+    np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=0, atol=tolerance(np.float64))
 
 
 def test_kl_vanishes_only_at_equality(dtype, rng):
@@ -125,7 +124,7 @@ def test_kl_is_invariant_under_a_common_transport(seed, dtype):
 def test_kl_of_a_batch_is_that_of_its_members(rng):
     q, p = draw(rng, (2, 3)), draw(rng, (2, 3))
     batched = kl_divergence(q, p)
-    assert batched.shape == (2, 3)
+    chex.assert_shape(batched, (2, 3))
     np.testing.assert_allclose(
         jax.jit(jax.vmap(jax.vmap(gaussian.kl_divergence)))(q, p), batched, rtol=1e-13
     )
@@ -250,8 +249,8 @@ def test_push_forward_is_the_image_under_a_linear_map(dtype, rng):
 def test_sample_has_the_moments_of_the_gaussian(dtype, rng):
     q = draw(rng, (2,), dtype)
     x = sample(jax.random.key(0), q, shape=(64, 64))
-    assert x.shape == (64, 64, 2, K)
-    assert x.dtype == dtype
+    chex.assert_shape(x, (64, 64, 2, K))
+    chex.assert_type(x, dtype)
     mean, cov = moments(q)
     x, num = np.asarray(x, np.float64).reshape(-1, 2, K), 64 * 64
     variance = np.diagonal(cov, axis1=-2, axis2=-1)
@@ -297,7 +296,7 @@ def test_fisher_information_of_a_standard_deviation(dtype):
     s = np.array([0.5, 1.0, 3.0])
     q = Gaussian(jnp.zeros((3, 1), dtype), jnp.asarray(s[:, None, None], dtype))
     fisher = fisher_information(q)
-    assert fisher.cov.shape == (3, 1, 1, 1, 1)
+    chex.assert_shape(fisher.cov, (3, 1, 1, 1, 1))
     np.testing.assert_allclose(fisher.mean[:, 0, 0], s**-2, rtol=tolerance(dtype))
     np.testing.assert_allclose(
         fisher.cov[:, 0, 0, 0, 0] * (2 * s.astype(dtype)) ** 2, 2 / s**2, rtol=tolerance(dtype)
@@ -323,50 +322,50 @@ FUNCTIONS_OF_ONE = {
 }
 
 
-@pytest.mark.parametrize("function", FUNCTIONS_OF_ONE.values(), ids=FUNCTIONS_OF_ONE.keys())
-def test_the_upper_triangle_is_ignored_and_has_no_gradient(function, rng):
+def test_the_upper_triangle_is_ignored_and_has_no_gradient(rng):
     q, p = draw(rng, (2,)), draw(rng, (2,))
 
     @jax.jit
-    def value_and_grad(chol):
-        def total(chol):
-            return sum(
-                jnp.sum(leaf) for leaf in jax.tree.leaves(function(q._replace(chol=chol), p))
-            )
+    def values_and_gradients(chol):
+        def total(chol, function):
+            leaves = jax.tree.leaves(function(q._replace(chol=chol), p))
+            return sum(jnp.sum(leaf) for leaf in leaves)
 
-        return jax.value_and_grad(total)(chol)
+        return {name: jax.value_and_grad(total)(chol, f) for name, f in FUNCTIONS_OF_ONE.items()}
 
     poisoned = np.array(q.chol)
     poisoned[:, *UPPER] = np.nan
-    value, gradient = value_and_grad(q.chol)
-    poisoned_value, poisoned_gradient = value_and_grad(poisoned)
-    assert np.isfinite(value)
-    assert poisoned_value == value
-    np.testing.assert_array_equal(poisoned_gradient, gradient)
-    assert np.all(np.asarray(gradient)[:, *UPPER] == 0)
-    assert np.any(np.asarray(gradient) != 0)
+    clean = values_and_gradients(q.chol)
+    chex.assert_tree_all_finite(clean)
+    chex.assert_trees_all_equal(values_and_gradients(poisoned), clean)
+    for name, (_, gradient) in clean.items():
+        assert np.all(np.asarray(gradient)[:, *UPPER] == 0), name
+        assert np.any(np.asarray(gradient) != 0), name
 
 
 @pytest.mark.parametrize("small", [1e-2, 1e-4, 1e-6])
 def test_push_forward_keeps_the_digits_of_small_variances(small, dtype, rng):
     """A turn leaves the determinant, however thin the belief."""
-    turns = jnp.asarray(np.linalg.qr(rng.normal(size=(10, 3, 3)))[0], dtype)
-    thin = jnp.broadcast_to(jnp.diag(jnp.array([1.0, 1.0, small], dtype)), turns.shape)
-    turned = jax.jit(gaussian.push_forward)(Gaussian(jnp.zeros((10, 3), dtype), thin), turns)
-    log_det = numerics.log_det_cholesky(turned.chol) / 2
+    turns = np.linalg.qr(rng.normal(size=(6, 3, 3)))[0].astype(dtype)
+    thin = np.broadcast_to(np.diag([1.0, 1.0, small]).astype(dtype), turns.shape)
+    turned = push_forward(Gaussian(np.zeros((6, 3), dtype), thin), turns)
+    diagonal = np.diagonal(turned.chol, axis1=-2, axis2=-1).astype(float)
     # The rounding of the operator itself moves the small direction by eps / small.
     tolerance = 20 * float(jnp.finfo(dtype).eps) * max(1.0, 0.05 / small)
     np.testing.assert_allclose(
-        log_det, np.log(small), rtol=0, atol=max(tolerance, 1e-5 * (dtype == jnp.float32))
+        np.log(diagonal).sum(-1),
+        np.log(small),
+        rtol=0,
+        atol=max(tolerance, 1e-5 * (dtype == jnp.float32)),
     )
 
 
-def test_push_forward_to_fewer_dimensions(rng):
-    q = Gaussian(jnp.asarray(rng.normal(size=3)), jnp.asarray(np.tril(rng.normal(size=(3, 3)))))
-    seen = gaussian.push_forward(q, jnp.asarray(rng.normal(size=(2, 3))))
+def test_push_forward_to_fewer_dimensions():
+    q = Gaussian(np.zeros(3), np.eye(3))
+    seen = jax.eval_shape(gaussian.push_forward, q, np.zeros((2, 3)))
     chex.assert_shape([seen.mean, seen.chol], [(2,), (2, 2)])
     with pytest.raises(ValueError, match=r"operator must be \[..., l, 3\]"):
-        gaussian.push_forward(q, jnp.eye(2))
+        gaussian.push_forward(q, np.eye(2))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
@@ -377,64 +376,62 @@ def test_from_natural_is_as_good_as_its_precision(scale, rng):
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     factor = turn @ np.diag([1.0, 1.0, scale])
     matrix = np.asarray(np.linalg.inv(factor @ factor.T), np.float32)
-    q = gaussian.from_natural(jnp.ones(3, jnp.float32), jnp.asarray(matrix))
+    q = from_natural(np.ones(3, np.float32), matrix)
     exact = np.linalg.cholesky(np.linalg.inv(matrix.astype(float)))
     assert np.all(np.diagonal(q.chol) > 0)
     error = np.abs(np.linalg.solve(exact, np.asarray(q.chol, float)) - np.eye(3)).max()
     assert error <= 10 * np.finfo(np.float32).eps / scale**2
 
 
-INTEGERS = Gaussian(jnp.array([1, 2]), jnp.array([[2, 0], [1, 3]]))
+def test_integers_are_numbers():
+    integers = Gaussian(np.array([1, 2]), np.array([[2, 0], [1, 3]]))
+    standard = Gaussian(np.zeros(2), np.eye(2))
 
+    def results(q):
+        return {
+            "both moments": gaussian.from_moments(q.mean, gaussian.covariance(q)),
+            "mean": gaussian.from_moments(q.mean, np.array([[4, 2], [2, 10]])),
+            "covariance": gaussian.covariance(q),
+            "precision": gaussian.precision(q),
+            "natural parameters": gaussian.natural_parameters(q),
+            "entropy": gaussian.entropy(q),
+            "first argument": gaussian.kl_divergence(q, standard),
+            "second argument": gaussian.kl_divergence(standard, q),
+            "push forward": gaussian.push_forward(q, np.array([[1, 0], [1, 1]])),
+            "sample": gaussian.sample(jax.random.key(0), q, (2,)),
+            "fisher information": gaussian.fisher_information(q),
+        }
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda q: gaussian.from_moments(q.mean, gaussian.covariance(q)),
-        lambda q: gaussian.from_moments(q.mean, jnp.array([[4, 2], [2, 10]])),
-        gaussian.covariance,
-        gaussian.precision,
-        gaussian.natural_parameters,
-        gaussian.entropy,
-        lambda q: gaussian.kl_divergence(q, Gaussian(jnp.zeros(2), jnp.eye(2))),
-        lambda q: gaussian.kl_divergence(Gaussian(jnp.zeros(2), jnp.eye(2)), q),
-        lambda q: gaussian.push_forward(q, jnp.array([[1, 0], [1, 1]])),
-        lambda q: gaussian.sample(jax.random.key(0), q, (2,)),
-        gaussian.fisher_information,
-    ],
-)
-def test_integers_are_numbers(function):
-    floating = jax.tree.map(lambda x: x.astype(float), INTEGERS)
-    chex.assert_trees_all_equal(function(INTEGERS), function(floating))
-
-
-def test_kl_of_an_integer_factor():
-    p = Gaussian(jnp.zeros(2), jnp.diag(jnp.array([2, 3])))
-    actual = gaussian.kl_divergence(Gaussian(jnp.zeros(2), jnp.eye(2)), p)
-    expected = 0.5 * (1 / 4 + 1 / 9 - 2) + np.log(6)
-    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+    floating = jax.tree.map(lambda x: x.astype(float), integers)
+    found, expected = jax.jit(lambda *both: [results(q) for q in both])(integers, floating)
+    chex.assert_trees_all_equal_dtypes(found, expected)
+    chex.assert_trees_all_equal(found, expected)
+    # The divergence from the standard normal, by hand.
+    by_hand = 0.5 * (2**2 + 1**2 + 3**2 + 1**2 + 2**2 - 2) - np.log(6)
+    np.testing.assert_allclose(found["first argument"], by_hand, rtol=1e-14)
 
 
 def test_precisions_mix_to_the_wider_one():
-    q = Gaussian(jnp.zeros(2, jnp.float32), jnp.eye(2, dtype=jnp.float32))
-    p = Gaussian(jnp.ones(2), jnp.eye(2))
-    assert gaussian.kl_divergence(q, p).dtype == jnp.float64
-    np.testing.assert_allclose(gaussian.kl_divergence(q, p), 1.0, rtol=1e-15)
+    q = Gaussian(np.zeros(2, np.float32), np.eye(2, dtype=np.float32))
+    p = Gaussian(np.ones(2), np.eye(2))
+    found = kl_divergence(q, p)
+    chex.assert_type(found, jnp.float64)
+    np.testing.assert_allclose(found, 1.0, rtol=1e-15)
 
 
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda: gaussian.from_moments(jnp.zeros(1), jnp.eye(1, dtype=complex)), "cov"),
-        (lambda: gaussian.from_moments(jnp.zeros(1, complex), jnp.eye(1)), "mean"),
+        (lambda: gaussian.from_moments(np.zeros(1), np.eye(1, dtype=complex)), "cov"),
+        (lambda: gaussian.from_moments(np.zeros(1, complex), np.eye(1)), "mean"),
         (
-            lambda: gaussian.from_natural(jnp.zeros(1), jnp.eye(1, dtype=complex)),
+            lambda: gaussian.from_natural(np.zeros(1), np.eye(1, dtype=complex)),
             "precision_matrix",
         ),
         (
             lambda: gaussian.kl_divergence(
-                Gaussian(jnp.zeros(1), jnp.eye(1)),
-                Gaussian(jnp.zeros(1), jnp.eye(1, dtype=complex)),
+                Gaussian(np.zeros(1), np.eye(1)),
+                Gaussian(np.zeros(1), np.eye(1, dtype=complex)),
             ),
             "p.chol",
         ),
@@ -446,9 +443,10 @@ def test_complex_arguments_are_refused_by_name(function, name):
 
 
 def test_nan_stays_with_its_member(rng):
-    mean = jnp.asarray(rng.normal(size=(3, 2)))
-    q = Gaussian(mean, jnp.broadcast_to(jnp.eye(2), (3, 2, 2)))
-    bad = q._replace(mean=mean.at[1].set(jnp.nan), chol=q.chol.at[1].set(jnp.nan))
-    for function in (lambda x: gaussian.kl_divergence(x, q), gaussian.entropy):
-        assert np.isnan(function(bad)[1])
-        chex.assert_trees_all_equal(function(bad)[::2], function(q)[::2])
+    q = Gaussian(rng.normal(size=(3, 2)), np.stack([np.eye(2)] * 3))
+    bad = Gaussian(q.mean.copy(), q.chol.copy())
+    bad.mean[1], bad.chol[1] = np.nan, np.nan
+    both = jax.jit(lambda x: (gaussian.kl_divergence(x, q), gaussian.entropy(x)))
+    for found, expected in zip(both(bad), both(q), strict=True):
+        assert np.isnan(found[1])
+        chex.assert_trees_all_equal(found[::2], expected[::2])
