@@ -413,20 +413,20 @@ def test_inversion_error_of_a_deep_stack(rng, dtype):
 def test_wrong_shapes_are_refused(rho, hamiltonian, dt, message):
     for method in (evolve, *METHODS):
         with pytest.raises(ValueError, match=message):
-            method(jnp.zeros(rho), jnp.zeros(hamiltonian), jnp.zeros(dt))
+            method(np.zeros(rho), np.zeros(hamiltonian), np.zeros(dt))
 
 
 def test_wrong_dtypes_and_stacks_are_refused():
-    rho, hamiltonian = jnp.zeros((4, 4)), jnp.zeros((4, 4))
+    rho, hamiltonian = np.zeros((4, 4)), np.zeros((4, 4))
     with pytest.raises(ValueError, match="one precision"):
-        evolve(rho, hamiltonian.astype(jnp.float32), 0.1)
+        evolve(rho, hamiltonian.astype(np.float32), 0.1)
     with pytest.raises(ValueError, match="floating"):
-        evolve(rho, jnp.zeros((4, 4), int), 0.1)
+        evolve(rho, np.zeros((4, 4), int), 0.1)
     with pytest.raises(ValueError, match="dt must be real"):
         evolve(rho, hamiltonian, 0.1j)
     with pytest.raises(ValueError, match="same dimension"):
-        evolve_state(jnp.zeros(3), hamiltonian, 0.1)
+        evolve_state(np.zeros(3), hamiltonian, 0.1)
     with pytest.raises(ValueError, match=r"\[depth, d, d\]"):
         evolve_stack(rho, hamiltonian, 0.1)
     with pytest.raises(ValueError, match="depth = 3"):
-        evolve_stack(rho, jnp.zeros((3, 4, 4)), jnp.zeros(2))
+        evolve_stack(rho, np.zeros((3, 4, 4)), np.zeros(2))
