@@ -275,7 +275,9 @@ def test_friction_decays_a_free_particle_exactly(scheme, dtype):
     for num in (7, 20):
         decay = np.exp(-rate * dt * num)
         state, info = advance(scheme, num, dt, mass, rate, start, 0.0)
-        expected = jax.tree.map(lambda p, d=decay: (np.asarray(p) * d).astype(dtype), start.momentum)
+        expected = jax.tree.map(
+            lambda p, d=decay: (np.asarray(p) * d).astype(dtype), start.momentum
+        )
         chex.assert_trees_all_close(state.momentum, expected, rtol=rtol)
         np.testing.assert_allclose(info.total, kinetic * decay**2, rtol=rtol)
 

@@ -67,6 +67,11 @@ each_integrator = pytest.mark.parametrize(
 
 
 @cache
+def jitted_init(integrator):
+    return jax.jit(integrator.init)
+
+
+@cache
 def jitted_step(integrator):
     """One compilation for all tests that need a step in float64; it refuses to be traced twice."""
     chex.clear_trace_counter()  # chex counts by name, and every integrator calls it "step"
@@ -76,23 +81,22 @@ def jitted_step(integrator):
 def position(dtype, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "x": jnp.asarray(rng.normal(size=3), dtype),
-        "y": jnp.asarray(rng.normal(size=(2, 2)), dtype),
+        "x": rng.normal(size=3).astype(dtype),
+        "y": rng.normal(size=(2, 2)).astype(dtype),
     }
 
 
 def assert_trees_close(got, expected, *, ulps):
-    """Equal up to so many roundings of numbers of order 1 (one program may fuse what another does
-    not).
+    """Equal up to so many roundings in float64 of numbers of order 1 (one program may fuse what
+    another does not).
     """
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
+    tolerance = ulps * float(jnp.finfo(jnp.float64).eps)
+    chex.assert_trees_all_close(got, expected, rtol=tolerance, atol=tolerance)
 
-    def close(a, b):
-        a, b = np.asarray(a), np.asarray(b)
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        eps = np.finfo(a.dtype).eps if np.issubdtype(a.dtype, np.floating) else 0
-        np.testing.assert_allclose(a, b, rtol=ulps * eps, atol=ulps * eps)
 
-    jax.tree.map(close, got, expected)
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def count(jaxpr, name):
@@ -112,7 +116,7 @@ def count(jaxpr, name):
 @pytest.mark.parametrize(("integrator", "evaluations"), INTEGRATORS)
 def test_gradient_evaluations_per_step(integrator, evaluations):
     start = position(jnp.float64)
-    state = integrator.init(start)
+    state = jax.eval_shape(integrator.init, start)
     for num_steps in (1, 7):
         jaxpr = jax.make_jaxpr(lambda s, num=num_steps: rollout(integrator, s, num, KEY))(
             state
@@ -123,93 +127,92 @@ def test_gradient_evaluations_per_step(integrator, evaluations):
 
 
 @each_integrator
-def test_jitted_step_is_the_step_and_traces_once(integrator):
-    jitted = jitted_step(integrator)
-    init = jax.jit(integrator.init)
-    for seed in range(3):
-        state = init(position(jnp.float64, seed))
-        got = jitted(state, KEY)
-        assert_trees_close(got, integrator.step(state, KEY), ulps=20)
-        jitted(got[0], KEY)  # the state a step returns is as good as one from init
+def test_jitted_step_traces_once(integrator):
+    """The state that a step returns is as good as one from ``init``."""
+    for seed in range(2):
+        state, _ = jitted_step(integrator)(
+            jitted_init(integrator)(position(jnp.float64, seed)), KEY
+        )
+        jitted_step(integrator)(state, KEY)
+
+
+@pytest.mark.parametrize(
+    "integrator",
+    [
+        pytest.param(p.values[0], id=p.id, marks=() if quick else pytest.mark.slow)
+        for p in INTEGRATORS
+        for quick in [p.id == "langevin_underdamped"]
+    ],
+)
+def test_a_step_is_the_same_without_compilation(integrator):
+    state = jitted_init(integrator)(position(jnp.float64))
+    assert_trees_close(jitted_step(integrator)(state, KEY), integrator.step(state, KEY), ulps=20)
 
 
 @each_integrator
 def test_state_keeps_structure_shapes_and_precision(integrator, dtype):
-    state = integrator.init(position(dtype))
+    state = jax.eval_shape(integrator.init, position(dtype))
     after, info = jax.eval_shape(integrator.step, state, KEY)
-    before = jax.eval_shape(lambda s: s, state)
-    assert jax.tree.structure(after) == jax.tree.structure(before)
-    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
-        assert (new.shape, new.dtype, new.weak_type) == (old.shape, old.dtype, old.weak_type)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.position, info))} == {dtype}
-    assert {leaf.shape for leaf in jax.tree.leaves(info)} == {()}
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert new.weak_type == old.weak_type
+    chex.assert_type(jax.tree.leaves((state.position, info)), dtype)
+    chex.assert_shape(jax.tree.leaves(info), ())
 
 
 @each_integrator
-def test_vmap_over_states_is_a_stack_of_steps(integrator):
-    states = [jax.jit(integrator.init)(position(jnp.float64, seed)) for seed in range(3)]
-    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    step = jitted_step(integrator)
-    expected = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *[step(state, KEY) for state in states]
-    )
-    assert_trees_close(
-        jax.jit(jax.vmap(integrator.step, in_axes=(0, None)))(stack, KEY), expected, ulps=20
-    )
+def test_rollouts_of_a_stack_are_python_loops(integrator):
+    """``rollout`` is a loop over steps, and ``vmap`` a loop over states, without steps too."""
+    num_steps, seeds = 5, range(3)
+    starts = [jitted_init(integrator)(position(jnp.float64, seed)) for seed in seeds]
+    trajectories = []
+    for state in starts:
+        infos = []
+        for index in range(num_steps):
+            state, info = jitted_step(integrator)(state, jax.random.fold_in(KEY, index))
+            infos.append(info)
+        trajectories.append((state, stacked(infos)))
 
+    @jax.jit
+    @jax.vmap
+    def roll(state):
+        return rollout(integrator, state, num_steps, KEY), rollout(integrator, state, 0, KEY)
 
-@each_integrator
-def test_rollout_is_a_python_loop(integrator):
-    num_steps = 5
-    start = integrator.init(position(jnp.float64))
-    state, infos = start, []
-    for index in range(num_steps):
-        state, info = jitted_step(integrator)(state, jax.random.fold_in(KEY, index))
-        infos.append(info)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
-    got = jax.jit(lambda s: rollout(integrator, s, num_steps, KEY))(start)
+    got, (still, nothing) = roll(stacked(starts))
     # Five steps of three gradients, and Adam divides by moments that start small.
-    assert_trees_close(got, (state, stacked), ulps=200)
-    assert {leaf.shape for leaf in jax.tree.leaves(got[1])} == {(num_steps,)}
-
-
-@each_integrator
-def test_no_steps_return_the_start_and_empty_infos(integrator):
-    start = integrator.init(position(jnp.float64))
-    state, info = rollout(integrator, start, 0, KEY)
-    jax.tree.map(np.testing.assert_array_equal, state, start)
-    assert {leaf.shape for leaf in jax.tree.leaves(info)} == {(0,)}
+    assert_trees_close(got, stacked(trajectories), ulps=200)
+    chex.assert_shape(jax.tree.leaves(got[1]), (len(seeds), num_steps))
+    chex.assert_trees_all_equal(still, stacked(starts))
+    chex.assert_shape(jax.tree.leaves(nothing), (len(seeds), 0))
 
 
 @pytest.mark.parametrize("name", ["yoshida4", "langevin_overdamped"])
 def test_rollouts_compose(name):
     """``m`` steps and then ``n`` are ``m + n``: a run may be cut into chunks."""
     integrator = next(p.values[0] for p in INTEGRATORS if p.id == name)
-    start = integrator.init(position(jnp.float64))
+    start = jitted_init(integrator)(position(jnp.float64))
 
     @jax.jit
     def run(state, first_step):
         return rollout(integrator, state, 3, KEY, first_step=first_step)
 
-    whole, infos = rollout(integrator, start, 6, KEY)
+    whole, infos = jax.jit(lambda s: rollout(integrator, s, 6, KEY))(start)
     half, first = run(start, 0)
     end, second = run(half, 3)
-    assert_trees_close(end, whole, ulps=20)
-    assert_trees_close(
-        jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos, ulps=20
-    )
+    joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
+    assert_trees_close((end, joined), (whole, infos), ulps=20)
 
 
 def test_a_deterministic_integrator_ignores_the_key():
     integrator = gradient_flow(energy_fn, optax.sgd(0.1))
-    start = integrator.init(position(jnp.float64))
-    with_key, without = (rollout(integrator, start, 3, key) for key in (KEY, None))
-    chex.assert_trees_all_equal(with_key, without)
+    start = jitted_init(integrator)(position(jnp.float64))
+    roll = jax.jit(lambda s: [rollout(integrator, s, 3, key) for key in (KEY, None)])
+    chex.assert_trees_all_equal(*roll(start))
 
 
 def test_a_step_without_a_key_serves_as_an_integrator():
     """A user's own ``step(state)`` may leave the key out."""
     halving = Integrator(lambda x: x, lambda x: (x / 2, x))
-    end, seen = rollout(halving, jnp.ones(()), 3)
+    end, seen = jax.jit(lambda x: rollout(halving, x, 3))(np.ones(()))
     np.testing.assert_array_equal(end, 0.125)
     np.testing.assert_array_equal(seen, [1.0, 0.5, 0.25])

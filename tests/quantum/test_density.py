@@ -157,9 +157,7 @@ def test_givens_state_is_the_product_of_rotations(d, rng):
     np.testing.assert_allclose(np.sum(got**2, -1), 1.0, rtol=1e-14)
     shared = givens_state(np.arange(d), angles[0])
     np.testing.assert_allclose(shared @ shared.T, np.eye(d), atol=1e-14)
-    check_grads(
-        jax.jit(lambda a: density.givens_state(np.arange(d), a)), (angles,), order=1
-    )
+    check_grads(jax.jit(lambda a: density.givens_state(np.arange(d), a)), (angles,), order=1)
 
 
 def test_givens_state_dtype_and_zero_angles(dtype):

@@ -9,7 +9,6 @@ from helpers import quantum_samples as qs
 
 from vfejax.quantum.hamiltonian import hermitian, position_scaled, rabi, rabi_population, symmetric
 
-
 build_symmetric, build_hermitian = jax.jit(symmetric), jax.jit(hermitian)
 
 
