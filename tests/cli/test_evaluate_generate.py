@@ -173,6 +173,11 @@ def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, copy, 
         (copy / "vocabulary.json").write_text(content)
         line = refused(tmp_path / "out", ["--run", copy], "vocabulary.json", command="evaluate")
         assert "--overwrite" not in line
+    (copy / "vocabulary.json").unlink()
+    pieces = ("vocabulary.json is missing", f"--resume --out {copy}")
+    refused(tmp_path / "out", ["--run", copy], *pieces, command="evaluate")
+    assert main(["train", "--resume", "--out", str(copy), "--quiet"]) == 0
+    assert (copy / "vocabulary.json").read_bytes() == (run / "vocabulary.json").read_bytes()
 
 
 # --- the data of a run ------------------------------------------------------------------------
@@ -343,3 +348,11 @@ def test_a_file_that_is_no_tokenizer_is_named(content, pieces, run, refused, tmp
     refused(tmp_path / "run", flags, str(path), *pieces, command="train")
     refused(tmp_path / "run", [*flags, "--vocabulary", "letters"], "letters", command="train")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_a_full_disk_costs_no_result(command, run, capfd):
+    assert main([command, "--run", str(run), "--out", "/dev/full"]) == 2
+    captured = capfd.readouterr()
+    assert "cannot write /dev/full" in captured.err
+    assert ("loss_nats_per_token" if command == "evaluate" else "\n") in captured.out

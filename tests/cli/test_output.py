@@ -58,6 +58,13 @@ def test_a_directory_and_a_name_that_cannot_be_are_refused(tmp_path):
     output.check_replaceable(None, overwrite=False)
 
 
+def test_a_folder_that_does_not_exist_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent" / "a.txt")
+    for name in ("absent/a.txt", "dangling"):
+        with pytest.raises(UserError, match=r"^--out .*: there is no folder .*absent; make it"):
+            output.check_replaceable(tmp_path / name, overwrite=True)
+
+
 def test_devices_and_pipes_stay_what_they_are(tmp_path):
     device = Path(os.devnull)
     output.check_replaceable(device, overwrite=False)

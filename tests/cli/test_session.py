@@ -1,5 +1,7 @@
 """A command of your own: what it takes to make one, and what it then can do."""
 
+import errno
+import io
 import json
 import os
 import sys
@@ -93,6 +95,16 @@ def test_more_steps_are_announced_and_noted(out, capsys):
     assert read_metrics(out)["x"].tolist() == [64, 32, 16, 8, 4, 2]
     environment = json.loads((out / "environment.json").read_text())
     assert environment["resumed_from_step"] == 3
+
+
+def test_a_run_does_not_end_because_nobody_can_read_what_it_says(out, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert _resume(out, "--steps", "5") == 0
+    assert "--steps was 3, is 5 now" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

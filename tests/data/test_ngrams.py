@@ -46,6 +46,24 @@ def test_ngrams_of_known_sources(rng):
     assert 0 < ngram_cross_entropy(cycle[:40_000], cycle[40_000:], 5, 2) < 5.1e-4
 
 
+@pytest.mark.parametrize("size", [7, 100_000], ids=["table", "sparse"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_counting_ends_between_two_blocks_and_gives_no_figure(size, order, rng, monkeypatch):
+    monkeypatch.setattr(ngrams, "_BLOCK", 64)
+    train, valid = rng.integers(0, 7, 300), rng.integers(0, 7, 80)
+    asked = []
+
+    def stop_fn():
+        asked.append(None)
+        return len(asked) == 3
+
+    assert np.isnan(ngram_cross_entropy(train, valid, size, order, stop_fn=stop_fn))
+    assert len(asked) == 3
+    # What fits into one block is there at once.
+    short = ngram_cross_entropy(train[:60], valid[:60], size, order, stop_fn=lambda: True)
+    assert short == ngram_cross_entropy(train[:60], valid[:60], size, order)
+
+
 @pytest.mark.parametrize(
     ("train", "valid", "size", "order", "message"),
     [

@@ -192,8 +192,12 @@ def test_what_is_not_finite_is_no_plausible_number(dtype):
         assert not np.isfinite(values[1:]).any(), name
 
 
-def test_entropy_of_a_population_that_is_not_a_number():
-    assert np.isnan(measures(np.tile(np.diag([0.5, np.nan]), (5, 1, 1)))["entropy"]).all()
+def test_a_population_that_is_not_a_number_is_seen_by_what_reads_the_spectrum():
+    rho = np.diag([0.5, np.nan])
+    assert np.isnan(measures(np.tile(rho, (5, 1, 1)))["entropy"]).all()
+    report = density.validity(jnp.asarray(rho))
+    assert np.isnan(report.min_eigenvalue)
+    assert not report.valid
 
 
 def test_helmholtz_is_least_at_the_gibbs_state(rng):

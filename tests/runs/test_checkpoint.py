@@ -259,6 +259,13 @@ def test_misfit_names_the_leaf_and_both_types(run):
     ) as caught:
         checkpoint.restore(run, make_state())
     assert str(caught.value).endswith("to resume from step 30")
+    checkpoint.discard_after(run, 30)
+    # Where none fits, the settings have changed, and the run is whole.
+    with pytest.raises(
+        UserError,
+        match=r"vfejax changed since it was saved; put back those that it was saved with$",
+    ):
+        checkpoint.restore(run, make_state(size=5))
 
 
 @pytest.mark.parametrize(

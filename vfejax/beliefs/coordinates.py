@@ -11,7 +11,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import matmul, matvec, safe_norm, transpose, triangular_inverse
+from vfejax.numerics import (
+    as_floating,
+    matmul,
+    matvec,
+    safe_norm,
+    transpose,
+    triangular_inverse,
+)
 from vfejax.types import Array
 
 __all__ = ["GaussianCoordinates", "constrain", "fisher_length", "natural_direction", "unconstrain"]
@@ -52,7 +59,8 @@ def unconstrain(q: Gaussian) -> GaussianCoordinates:
     >>> unconstrain(Gaussian(jnp.zeros(1), jnp.eye(1))).factor.tolist()
     [[0.0]]
     """
-    return GaussianCoordinates(q.mean, _with_diagonal(q.chol, jnp.log(_diagonal(q.chol))))
+    mean, chol = as_floating(q.mean, "q.mean"), as_floating(q.chol, "q.chol")
+    return GaussianCoordinates(mean, _with_diagonal(chol, jnp.log(_diagonal(chol))))
 
 
 def natural_direction(

@@ -137,10 +137,12 @@ def main(arguments: Sequence[str]) -> int:
     check(config.windows >= 0, "windows", config.windows, "at least 0")
     output.check_replaceable(config.out, config.overwrite)
     figures = _figures(config, trained.read(config.run))
-    if config.out is not None:
-        output.write(config.out, json.dumps(figures, indent=2) + "\n")
-    if not config.quiet:
-        for name, value in figures.items():
-            shown = f"{value:.6g}" if isinstance(value, float) else value
-            output.show(f"{name:<30} {shown}")
+    try:
+        if config.out is not None:
+            output.write(config.out, json.dumps(figures, indent=2) + "\n")
+    finally:  # a full disk does not cost the figures
+        if not config.quiet:
+            for name, value in figures.items():
+                shown = f"{value:.6g}" if isinstance(value, float) else value
+                output.show(f"{name:<30} {shown}")
     return 0

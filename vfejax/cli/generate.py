@@ -131,8 +131,10 @@ def main(arguments: Sequence[str]) -> int:
         ),
     )
     text = tokenizer.extend(prompt, new)
-    if config.out is not None:
-        output.write(config.out, text + "\n")
-    if not config.quiet:
-        output.show(text)
+    try:
+        if config.out is not None:
+            output.write(config.out, text + "\n")
+    finally:  # a full disk does not cost the text
+        if not config.quiet:
+            output.show(text)
     return 0

@@ -17,14 +17,16 @@ _ESCAPED = re.compile("([\udc80-\udcff]+)")  # bytes of a shell argument that ar
 
 
 def check_replaceable(path: Path | None, overwrite: bool) -> None:
-    """Refuse an output file that would replace something, before anything is computed.
+    """Refuse an output file that would replace something or has no folder, before anything is
+    computed.
 
     Args:
         path: the file, as ``--out`` gives it; None for no file.
         overwrite: whether the user allows it.
 
     Raises:
-        UserError: for a directory, and, without ``overwrite``, for a file that has content.
+        UserError: for a directory, for a file in a folder that does not exist, and, without
+            ``overwrite``, for a file that has content.
     """
     if path is None:
         return
@@ -32,6 +34,11 @@ def check_replaceable(path: Path | None, overwrite: bool) -> None:
         try:
             status = path.stat()
         except FileNotFoundError:
+            folder = (path.resolve() if path.is_symlink() else path).parent
+            if not folder.is_dir():
+                raise UserError(
+                    f"--out {path}: there is no folder {folder}; make it, or choose another place"
+                ) from None
             return
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"--out {path}: is a directory; give the name of a file")

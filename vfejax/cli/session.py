@@ -61,7 +61,9 @@ class Session(NamedTuple):
     def say(self, text: str) -> None:
         """A line on standard error, unless the user asked for quiet."""
         if not self.config.quiet:
-            print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
+            # A run must not end because nobody can read what it says.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
 
     def advance(self, program: loop.Program, **progress: Any) -> loop.Outcome:
         """Run the program as far as the options say.

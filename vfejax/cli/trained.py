@@ -10,7 +10,8 @@ from vfejax.cli import options
 from vfejax.cli.train.config import TrainConfig, check_values
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
-from vfejax.runs import directory
+from vfejax.runs import checkpoint, directory
+from vfejax.runs.load import BEST
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["Trained", "read"]
@@ -42,6 +43,11 @@ def read(path: Path) -> Trained:
         jax.config.update("jax_enable_x64", True)
     run = runs.load(path)
     if run.model is None or run.vocabulary is None or run.step is None:
+        if checkpoint.latest_step(run.path / BEST) is not None:
+            raise UserError(
+                f"{path}/vocabulary.json is missing; put it back, or let vfejax train --resume "
+                f"--out {path} make it again from the run's data"
+            )
         raise UserError(
             f"{path} holds no weights yet; wait for the first evaluation of vfejax train, or go on "
             f"with vfejax train --resume --out {path}"

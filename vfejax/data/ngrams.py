@@ -2,6 +2,7 @@
 tokens go together.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,7 +13,18 @@ _BLOCK = 1 << 20  # n-grams in memory at once
 _MOST_BINS = 1 << 22  # of a table with a place for every possible n-gram: 32 MiB
 
 
-def ngram_cross_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int) -> float:
+class _Stopped(Exception):
+    """The caller wants no more counting."""
+
+
+def ngram_cross_entropy(
+    train: np.ndarray,
+    valid: np.ndarray,
+    vocab_size: int,
+    order: int,
+    *,
+    stop_fn: Callable[[], bool] = lambda: False,
+) -> float:
     """Nats per token of predicting by counts of n-grams.
 
     ``p(x | c) = (N(c, x) + 1) / (N(c) + V)`` with the counts N of the training tokens and c the
@@ -28,9 +40,11 @@ def ngram_cross_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int, o
         valid: integers ``[m]`` in [0, V).
         vocab_size: V.
         order: 1 for single frequencies, 2 for pairs, and so on.
+        stop_fn: asked between two blocks of a million tokens; when it is true the counting ends.
 
     Returns:
-        The mean cross-entropy, in nats per token.
+        The mean cross-entropy, in nats per token; NaN where the counting was ended, since counts of
+        a part of the text are another baseline.
 
     Raises:
         ValueError: for tokens out of range, an order below 1, no integers, fewer tokens than the
@@ -52,12 +66,15 @@ def ngram_cross_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int, o
     train, valid = np.asarray(train), np.asarray(valid)
     _check(train, "train", vocab_size, order)
     _check(valid, "valid", vocab_size, order)
-    together_fn = _counts(train, valid, vocab_size, order)
-    context_fn = _counts(train[:-1], valid[:-1], vocab_size, order - 1)
-    nats = 0.0
-    for asked in _ngrams(valid, vocab_size, order):
-        context = context_fn(asked // vocab_size)
-        nats += float(np.sum(np.log((context + vocab_size) / (together_fn(asked) + 1))))
+    try:
+        together_fn = _counts(train, valid, vocab_size, order, stop_fn)
+        context_fn = _counts(train[:-1], valid[:-1], vocab_size, order - 1, stop_fn)
+        nats = 0.0
+        for asked in _ngrams(valid, vocab_size, order, stop_fn):
+            context = context_fn(asked // vocab_size)
+            nats += float(np.sum(np.log((context + vocab_size) / (together_fn(asked) + 1))))
+    except _Stopped:
+        return math.nan
     return nats / (len(valid) - order + 1)
 
 
@@ -73,28 +90,37 @@ def _check(tokens: np.ndarray, name: str, vocab_size: int, order: int) -> None:
         )
 
 
-def _ngrams(tokens: np.ndarray, vocab_size: int, order: int) -> Iterator[np.ndarray]:
+def _ngrams(
+    tokens: np.ndarray, vocab_size: int, order: int, stop_fn: Callable[[], bool]
+) -> Iterator[np.ndarray]:
     """Blocks of n-grams, each as one number: its last token is the lowest digit in base V."""
     weights = vocab_size ** np.arange(order - 1, -1, -1, dtype=np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(tokens, order)
     for start in range(0, len(windows), _BLOCK):
+        if start > 0 and stop_fn():
+            raise _Stopped
         yield windows[start : start + _BLOCK] @ weights
 
 
 def _counts(
-    train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int
+    train: np.ndarray,
+    valid: np.ndarray,
+    vocab_size: int,
+    order: int,
+    stop_fn: Callable[[], bool],
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function from n-grams of ``valid`` to how often each occurs in ``train``."""
     if order == 0:  # the empty n-gram stands before every token, the last of ``train`` included
         return lambda asked: np.full(len(asked), len(train) + 1)
     if vocab_size**order <= _MOST_BINS:
         table = np.zeros(vocab_size**order, np.int64)
-        for seen in _ngrams(train, vocab_size, order):
+        for seen in _ngrams(train, vocab_size, order, stop_fn):
             table += np.bincount(seen, minlength=len(table))
         return table.__getitem__
-    wanted = np.unique(np.concatenate([np.unique(x) for x in _ngrams(valid, vocab_size, order)]))
+    blocks = _ngrams(valid, vocab_size, order, stop_fn)
+    wanted = np.unique(np.concatenate([np.unique(block) for block in blocks]))
     counts = np.zeros(len(wanted), np.int64)
-    for seen in _ngrams(train, vocab_size, order):
+    for seen in _ngrams(train, vocab_size, order, stop_fn):
         place = np.minimum(np.searchsorted(wanted, seen), len(wanted) - 1)
         counts += np.bincount(place[wanted[place] == seen], minlength=len(wanted))
     return lambda asked: counts[np.searchsorted(wanted, asked)]

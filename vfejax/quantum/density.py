@@ -165,7 +165,8 @@ def validity(rho: Array, tolerance: float | None = None) -> Validity:
         tolerance = 10 * rho.shape[-1] * float(jnp.finfo(rho.dtype).eps)
     hermitian_error = jnp.max(jnp.abs(rho - adjoint(rho)), axis=(-2, -1))
     trace_error = jnp.abs(jnp.trace(rho, axis1=-2, axis2=-1) - 1.0)
-    least = eigvalsh(rho)[..., 0]
+    # Of a state with a NaN some eigenvalues may be numbers, and these come first.
+    least = jnp.min(eigvalsh(rho), axis=-1)
     valid = (hermitian_error <= tolerance) & (trace_error <= tolerance) & (least >= -tolerance)
     return Validity(hermitian_error, trace_error, least, valid)
 

@@ -51,6 +51,10 @@ class _Damaged(Exception):
     """A checkpoint that cannot be used, and why."""
 
 
+class _Misfit(_Damaged):
+    """A sound checkpoint of something else."""
+
+
 def steps(run: str | os.PathLike) -> list[int]:
     """Steps with a complete checkpoint, in increasing order; empty when there is none. ``run`` is
     the directory of the run.
@@ -150,7 +154,7 @@ def restore(
             gone = _identity(path) != before or (step is None and _find(run, None) != path)
             if gone and attempt + 1 < _ATTEMPTS:
                 continue
-            remedy = _remedy(_listing(run), path, template)
+            remedy = _remedy(_listing(run), path, template, reason)
             raise UserError(f"cannot use checkpoint {path}: {reason}; {remedy}") from reason
     raise AssertionError("the loop above returns or raises")
 
@@ -380,9 +384,10 @@ def _check_fit(content: Mapping[str, Any], template: PyTree) -> None:
     wanted = {name: (dtype, tuple(shape)) for name, dtype, shape in _describe(template)}
     for name in (*wanted, *saved):
         if saved.get(name) != wanted.get(name):
-            raise _Damaged(
+            raise _Misfit(
                 f"it does not fit this run (state{name} is {_type(saved.get(name))}, not "
-                f"{_type(wanted.get(name))}), so config.toml or vfejax changed since it was saved"
+                f"{_type(wanted.get(name))}), so config.toml, vocabulary.json "
+                "or vfejax changed since it was saved"
             )
 
 
@@ -415,7 +420,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _remedy(listing: Mapping[int, Path], path: Path, template: PyTree) -> str:
+def _remedy(listing: Mapping[int, Path], path: Path, template: PyTree, reason: _Damaged) -> str:
     match = _NAME.fullmatch(path.name)
     step = int(match[1]) if match else -1
     for older in sorted(filter(lambda other: other < step, listing), reverse=True):
@@ -425,6 +430,8 @@ def _remedy(listing: Mapping[int, Path], path: Path, template: PyTree) -> str:
             continue
         newer = sorted(str(listing[other]) for other in listing if older < other)
         return f"delete {' and '.join(newer)} to resume from step {older}"
+    if isinstance(reason, _Misfit):  # nothing is lost
+        return "put back those that it was saved with"
     return "no older one can be used, so begin a new run with another --out"
 
 

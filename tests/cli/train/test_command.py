@@ -11,16 +11,22 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli.main import main
 from vfejax.cli.train import command as train_command
+from vfejax.data import ngrams
+from vfejax.models.protocol import as_batch
+from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
+from vfejax.training.losses import next_token_loss
+from vfejax.types import Prediction, SequenceModel, Trainer, TrainInfo, TrainState
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -320,6 +326,67 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_pat
     assert left == {".vfejax", "config.toml", "environment.json", "checkpoints"}
 
 
+# --- a method of learning without gradients ---
+
+
+def _counting_model(config, vocab_size, length, dtype):
+    """Bigrams: the weights are how often each token followed each other one."""
+
+    def init(key):
+        return {"counts": jnp.zeros((vocab_size, vocab_size), dtype)}
+
+    def logits(params, tokens):
+        return jnp.log(params["counts"][tokens] + 1)
+
+    def apply(params, batch, key):
+        return Prediction(logits(params, as_batch(batch).tokens), {}, {})
+
+    def decode(params, state, tokens):
+        return logits(params, tokens), state
+
+    return SequenceModel(init, apply, lambda params, batch_size: (), decode, None)
+
+
+def _counting_trainer(model, config, learning_rate_fn, key):
+    def init(key):
+        return TrainState(jnp.int32(0), model.init(key), {"pairs": jnp.int32(0)})
+
+    def step(state, windows):
+        before, following = windows[:, :-1], windows[:, 1:]
+        loss, parts = next_token_loss(model, state.params, windows)
+        rate = learning_rate_fn(state.step)
+        counts = state.params["counts"].at[before, following].add(rate)
+        change = jnp.linalg.norm(counts - state.params["counts"])
+        remembered = {"pairs": state.optimizer_state["pairs"] + before.size}
+        after = TrainState(state.step + 1, {"counts": counts}, remembered)
+        return after, TrainInfo(loss, parts, change)
+
+    return Trainer(init, step)
+
+
+def test_a_model_brings_its_own_method_of_learning(monkeypatch, tmp_path, capsys):
+    entry = MODELS["transformer"]._replace(build=_counting_model, trainer=_counting_trainer)
+    monkeypatch.setitem(MODELS, "transformer", entry)
+    flags = ("--learning-rate", 1, "--warmup-steps", 0, "--final-rate", 1)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert _train(whole, *flags) == 0
+    # A rate of 1 for every pair: the weights are counts, of all pairs that the batches hold.
+    found = load(whole)
+    counts = np.asarray(found.params["counts"])
+    assert counts.sum() == 8 * 4 * 8
+    assert np.all(counts == np.round(counts))
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["valid"]["loss_nats_per_token"] < 0.5  # the pattern is a cycle of three pairs
+    # Stopped half way and resumed, it is the same run; other commands read it.
+    assert _train(out, *flags, "--steps", 4) == 0
+    assert _resume(out, "--steps", 8) == 0
+    assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert np.array_equal(load(out).params["counts"], counts)
+    assert main(["evaluate", "--run", str(out)]) == 0
+    assert f"{summary['valid']['loss_nats_per_token']:.5g}"[:5] in capsys.readouterr().out
+    assert main(["generate", "--run", str(out), "--tokens", "3", "--temperature", "0"]) == 0
+
+
 # --- going on ---
 
 LONG = ["--steps", "60"]
@@ -367,6 +434,27 @@ def test_a_stopped_run_goes_on_bit_for_bit(how, unbroken, start_process, tmp_pat
         assert (out / "report.html").is_file()
     assert _resume(out) == 0
     _same(out, unbroken)
+
+
+def test_an_interrupted_run_is_not_kept_waiting_for_its_baselines(monkeypatch, tmp_path):
+    out, row = tmp_path / "run", train_command._row
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.2)  # a thread heeds the signal
+        return row(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "_row", interrupted)
+        patch.setattr(ngrams, "_BLOCK", 64)  # the text has six of them
+        assert _train(out) == 130
+    assert checkpoint.latest_step(out) == 0
+    losses = json.loads((out / "summary.json").read_text())["baselines_nats_per_token"]
+    assert set(losses) == {"uniform", "entropy rate"}
+    assert "The run was interrupted" in (out / "report.html").read_text()
+    assert _resume(out) == 0
+    losses = json.loads((out / "summary.json").read_text())["baselines_nats_per_token"]
+    assert {"single frequencies", "pair frequencies"} < set(losses)
 
 
 def test_a_best_that_is_later_than_the_checkpoint_is_made_again(unbroken, tmp_path):

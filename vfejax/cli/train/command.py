@@ -6,7 +6,6 @@ with every Python.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -276,10 +275,13 @@ def train(config: TrainConfig) -> int:
             _program(task, session), unit="tokens", units_per_step=window_tokens
         )
         session.say("evaluating the best weights and counting the baselines")
-        # An interrupted run is not kept waiting: its figures are of the first windows.
-        evaluate_fn = partial(task.evaluate_fn, stop_fn=lambda: outcome.interrupted)
         report, summary = train_report.build(
-            config, task.corpus, task.model, session.run, evaluate_fn
+            config,
+            task.corpus,
+            task.model,
+            session.run,
+            task.evaluate_fn,
+            stop_fn=lambda: outcome.interrupted,
         )
         summary["stopped_early"] = bool(outcome.stop)
         return session.finish(outcome, report, summary, train_report.summary_text)

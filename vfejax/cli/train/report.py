@@ -4,7 +4,7 @@ the text, and a sample of what they write.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -36,16 +36,18 @@ _SAMPLE_TEMPERATURE = 0.8
 _PROMPT_TOKENS = 16
 
 
-def baselines(corpus: Corpus) -> dict[str, float]:
-    """Losses in nats per token that need no model: what every curve is read against."""
+def baselines(corpus: Corpus, stop_fn: Callable[[], bool]) -> dict[str, float]:
+    """Losses in nats per token that need no model: what every curve is read against. Counts that
+    ``stop_fn`` ended are left out.
+    """
     size, train, valid = corpus.vocabulary.size, corpus.train.tokens, corpus.valid.tokens
     losses = {"uniform": math.log(np.count_nonzero(np.bincount(train)))}
     for name, order in (("single frequencies", 1), ("pair frequencies", 2)):
         if len(valid) >= order:
-            losses[name] = ngram_cross_entropy(train, valid, size, order)
+            losses[name] = ngram_cross_entropy(train, valid, size, order, stop_fn=stop_fn)
     if corpus.entropy_rate is not None:
         losses["entropy rate"] = corpus.entropy_rate
-    return losses
+    return {name: loss for name, loss in losses.items() if not math.isnan(loss)}
 
 
 def _summary(
@@ -54,6 +56,7 @@ def _summary(
     params: PyTree,
     metrics: dict[str, np.ndarray],
     evaluate_fn: EvaluateFn,
+    stop_fn: Callable[[], bool],
 ) -> dict[str, Any]:
     steps = int(metrics["step"][-1])
     summary: dict[str, Any] = {
@@ -74,13 +77,22 @@ def _summary(
             corpus.vocabulary.padding_id,
             limit=config.final_windows or None,
         )
-        summary[name] = split_scores(evaluate_fn(params, windows), split, corpus.vocabulary)
-    return summary | {"baselines_nats_per_token": baselines(corpus)}
+        summary[name] = split_scores(
+            evaluate_fn(params, windows, stop_fn=stop_fn), split, corpus.vocabulary
+        )
+    return summary | {"baselines_nats_per_token": baselines(corpus, stop_fn)}
 
 
-def _remarks(config: TrainConfig, corpus: Corpus, summary: dict[str, Any]) -> list[str]:
+def _remarks(
+    config: TrainConfig, corpus: Corpus, summary: dict[str, Any], stopped: bool
+) -> list[str]:
     """What a reader of the summary must know about its figures."""
     remarks = []
+    if stopped:
+        remarks.append(
+            "The run was interrupted, so the losses of long texts are of their first windows, and "
+            "baselines that take long to count are left out; --resume goes on."
+        )
     predicted, curve = summary["valid"]["tokens_predicted"], summary["best_valid_loss"]
     if config.eval_windows and config.eval_windows * config.length < predicted:
         remarks.append(
@@ -92,7 +104,7 @@ def _remarks(config: TrainConfig, corpus: Corpus, summary: dict[str, Any]) -> li
         split = getattr(corpus, name)
         if split is None:
             continue
-        if summary[name]["tokens_predicted"] < len(split.tokens) - 1:
+        if not stopped and summary[name]["tokens_predicted"] < len(split.tokens) - 1:
             remarks.append(
                 f"The {word} loss reads {summary[name]['tokens_predicted']:,} of "
                 f"{len(split.tokens):,} tokens, in evenly spaced windows (--final-windows)."
@@ -196,6 +208,7 @@ def build(
     model: SequenceModel,
     run: RunDirectory,
     evaluate_fn: EvaluateFn,
+    stop_fn: Callable[[], bool],
 ) -> tuple[Report, dict[str, Any]]:
     """Evaluate the best weights; what the run shows in the end, and its summary.
 
@@ -205,6 +218,8 @@ def build(
         model: its model.
         run: its directory, held; metrics and best weights are read.
         evaluate_fn: see :func:`vfejax.training.evaluate.evaluator`.
+        stop_fn: whether the reader waits for no more than has been begun: evaluations end after
+            their first windows, and baselines that take long are left out.
 
     Returns:
         The report, and the summary, as JSON can hold it.
@@ -215,9 +230,9 @@ def build(
     metrics = read_metrics(run, required=_LOSSES)
     best = run.path / BEST
     params, meta = checkpoint.restore(best, jax.eval_shape(model.init, random_key(config.seed)))
-    summary = _summary(config, corpus, params, metrics, evaluate_fn)
+    summary = _summary(config, corpus, params, metrics, evaluate_fn, stop_fn)
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
-    summary["remarks"] = _remarks(config, corpus, summary)
+    summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
     report = Report(
         "vfejax train",
         _rows(summary),
