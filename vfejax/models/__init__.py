@@ -1,5 +1,25 @@
 """Sequence models: flax modules that hold weights and call the mathematics of the other folders."""
 
-from vfejax.models import blocks, gpt, gpt_modern, protocol, quantum, resnet_bk, sampling, table
+from vfejax.models import (
+    blocks,
+    cache,
+    gpt,
+    gpt_modern,
+    protocol,
+    quantum,
+    resnet_bk,
+    sampling,
+    table,
+)
 
-__all__ = ["blocks", "gpt", "gpt_modern", "protocol", "quantum", "resnet_bk", "sampling", "table"]
+__all__ = [
+    "blocks",
+    "cache",
+    "gpt",
+    "gpt_modern",
+    "protocol",
+    "quantum",
+    "resnet_bk",
+    "sampling",
+    "table",
+]

@@ -31,13 +31,12 @@ __all__ = [
 
 
 class SequenceModule(Protocol):
-    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`.
+    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`."""
 
-    Attributes:
-        max_length: how many tokens a sequence may have; None for any number.
-    """
-
-    max_length: int | None
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens a sequence may have; None for any number."""
+        ...
 
     def __call__(self, batch: Batch, key: Array | None) -> Prediction:
         """Predictions for a batch whose padding, if it has any, stands behind the real tokens of

@@ -8,29 +8,19 @@ from there.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.models.blocks import Stack, attend, check_dropout, check_options, dropout, normal
+from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt.config import TransformerConfig
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
-__all__ = ["Cache", "TransformerConfig", "build"]
-
-
-class Cache(NamedTuple):
-    """Keys and values read so far, ``[layers, b, max_length, heads, c]``, and how many there
-    are.
-    """
-
-    keys: Array
-    values: Array
-    position: Array
+__all__ = ["TransformerConfig", "build"]
 
 
 class _Block(nnx.Module):
@@ -83,7 +73,7 @@ class Transformer(nnx.Module):
             rngs=rngs,
         )
         self.config = config
-        self.max_length: int | None = length
+        self.max_length = length
         self.tokens = embed(vocab_size)
         self.positions = embed(length)
         self.blocks = Stack(
@@ -108,35 +98,22 @@ class Transformer(nnx.Module):
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
 
     def init_decode(self, batch_size: int) -> Cache:
-        config = self.config
-        shape = (
-            config.layers,
-            batch_size,
-            self.max_length,
-            config.heads,
-            config.dim // config.heads,
-        )
-        empty = jnp.zeros(shape, self.tokens.dtype)
-        return Cache(empty, empty, jnp.zeros((), jnp.int32))
+        heads, channels = self.config.heads, self.config.dim // self.config.heads
+        shape = (self.config.layers, batch_size, self.max_length, heads, channels)
+        return empty(shape, self.tokens.dtype)
 
     def decode(self, state: Cache, tokens: Array) -> tuple[Array, Cache]:
-        position = state.position
-        places = jnp.broadcast_to(position, tokens.shape)
+        places = jnp.broadcast_to(state.position, tokens.shape)
         x = (self.tokens(tokens) + self.positions(places))[:, None]
-        seen = (jnp.arange(self.max_length, dtype=position.dtype) <= position)[None]
 
         def step(
-            block: _Block, x: Array, cache: tuple[Array, Array]
+            block: _Block, x: Array, layer: tuple[Array, Array]
         ) -> tuple[Array, tuple[Array, Array]]:
-            query, *new = block.project(x)
-            keys, values = (
-                jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
-                for old, entry in zip(cache, new, strict=True)
-            )
-            return block.finish(x, attend(query, keys, values, seen), None), (keys, values)
+            attended, layer = read_next(block.project(x), layer, state.position)
+            return block.finish(x, attended, None), layer
 
-        x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
-        return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, position + 1)
+        x, layers = self.blocks.scan(step, x, (state.keys, state.values))
+        return self.tokens.attend(self.norm(x))[:, 0], Cache(*layers, state.position + 1)
 
 
 def build(

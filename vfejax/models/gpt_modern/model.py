@@ -16,7 +16,6 @@ residual stream, is that of the first reference (:mod:`vfejax.models.gpt`).
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,24 +31,15 @@ from vfejax.models.blocks import (
     dropout,
     normal,
 )
+from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
-__all__ = ["Cache", "ModernGPTConfig", "build"]
+__all__ = ["ModernGPTConfig", "build"]
 
 _EPSILON = 1e-6
-
-
-class Cache(NamedTuple):
-    """Turned keys and values read so far, ``[layers, b, max_length, heads, c]``, and how many there
-    are.
-    """
-
-    keys: Array
-    values: Array
-    position: Array
 
 
 class _Block(nnx.Module):
@@ -100,8 +90,7 @@ class ModernGPT(nnx.Module):
     ):
         weights = at_least_float32(dtype)
         self.config = config
-        self.max_length: int | None = length
-        self.length = length
+        self.max_length = length
         self.tokens = nnx.Embed(
             vocab_size,
             config.dim,
@@ -132,35 +121,22 @@ class ModernGPT(nnx.Module):
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
 
     def init_decode(self, batch_size: int) -> Cache:
-        config = self.config
-        shape = (
-            config.layers,
-            batch_size,
-            self.length,
-            config.heads,
-            config.dim // config.heads,
-        )
-        empty = jnp.zeros(shape, self.tokens.dtype)
-        return Cache(empty, empty, jnp.zeros((), jnp.int32))
+        heads, channels = self.config.heads, self.config.dim // self.config.heads
+        shape = (self.config.layers, batch_size, self.max_length, heads, channels)
+        return empty(shape, self.tokens.dtype)
 
     def decode(self, state: Cache, tokens: Array) -> tuple[Array, Cache]:
-        position = state.position
         x = self.tokens(tokens)[:, None]
-        positions = jnp.broadcast_to(position, (tokens.shape[0], 1))
-        seen = (jnp.arange(self.length, dtype=position.dtype) <= position)[None]
+        positions = jnp.broadcast_to(state.position, (tokens.shape[0], 1))
 
         def step(
-            block: _Block, x: Array, cache: tuple[Array, Array]
+            block: _Block, x: Array, layer: tuple[Array, Array]
         ) -> tuple[Array, tuple[Array, Array]]:
-            query, *new = block.project(x, positions)
-            keys, values = (
-                jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
-                for old, entry in zip(cache, new, strict=True)
-            )
-            return block.finish(x, attend(query, keys, values, seen), None), (keys, values)
+            attended, layer = read_next(block.project(x, positions), layer, state.position)
+            return block.finish(x, attended, None), layer
 
-        x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
-        return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, position + 1)
+        x, layers = self.blocks.scan(step, x, (state.keys, state.values))
+        return self.tokens.attend(self.norm(x))[:, 0], Cache(*layers, state.position + 1)
 
 
 def build(
