@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.softmax import softmax
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "check_options",
     "check_positive",
     "dropout",
+    "embedding",
     "normal",
 ]
 
@@ -79,6 +81,25 @@ def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
 def normal(scale: float) -> Callable[..., Array]:
     """Initialiser: independent normal numbers of this standard deviation."""
     return nnx.initializers.normal(scale)
+
+
+def embedding(num: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
+    """Vectors ``[num, dim]`` to be looked up, kept in at least single precision.
+
+    Args:
+        num: number of entries.
+        dim: width of each.
+        dtype: that of what is looked up.
+        rngs: where first weights come from.
+    """
+    return nnx.Embed(
+        num,
+        dim,
+        embedding_init=normal(0.02),
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        rngs=rngs,
+    )
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:

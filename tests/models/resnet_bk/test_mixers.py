@@ -1,116 +1,59 @@
-"""Mixers against dense matrices: what each says of itself, computed by inverting T - z."""
+"""What every causal mixer whose gates the tokens write promises: decoding equals reading, padding
+is left out, and nothing looks ahead.
+"""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.written_mixers import compiled, enlarged
 
-from vfejax.models.resnet_bk.mixers import (
-    LeftFeatures,
-    Potential,
-    ResolventFeatures,
-    ResolventOperator,
-)
-from vfejax.spectral.resolvent import left_resolvent_diagonal
+from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator
+from vfejax.models.resnet_bk.tridiagonal import TridiagonalOperator
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 BATCH, LENGTH, DIM, HEADS = 2, 7, 6, 3
+CAUSAL = (GateOperator, TridiagonalOperator, RealGateOperator)
+ROUNDING = {"rtol": 1e-10, "atol": 1e-12}  # norms of small vectors amplify it
 
 
 @pytest.fixture
 def states(rng):
-    return jnp.asarray(3.0 * rng.standard_normal((BATCH, LENGTH, DIM)))
+    return jnp.asarray(rng.standard_normal((BATCH, LENGTH, DIM)))
 
 
 def _mixer(kind, **options):
-    mixer = kind(DIM, HEADS, **({"z_floor": 0.1} | options), dtype=jnp.float64, rngs=nnx.Rngs(0))
-    # Larger than at first, so that every part of the formula matters.
-    mixer.potential.levels.kernel[...] = 30.0 * mixer.potential.levels.kernel[...]
-    return mixer
+    return enlarged(kind(DIM, HEADS, **options, dtype=jnp.float64, rngs=nnx.Rngs(0)))
 
 
-def _dense(potential, states):
-    """T - z of every head, ``[b, heads, n, n]``, entry by entry."""
-    diagonal = np.asarray(potential.diagonal(states))
-    hopping, z = np.asarray(potential.hopping()), np.asarray(potential.z())
-    found = np.zeros((BATCH, HEADS, LENGTH, LENGTH), complex)
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_decoding_equals_reading_and_padding_anywhere_is_left_out(kind, states):
+    mixer = _mixer(kind, convolution=3)
+    mix, state = compiled(mixer), mixer.init_decode(BATCH)
+    graphdef, params = nnx.split(mixer)
+    decode = jax.jit(lambda state, token: nnx.merge(graphdef, params).decode(state, token))
+    mixed, info = mix(states)
     for i in range(LENGTH):
-        found[..., i, i] = diagonal[:, i] - z
-        if i:
-            found[..., i, i - 1] = found[..., i - 1, i] = hopping
-    return found
+        token, state = decode(state, states[:, i])
+        chex.assert_trees_all_close(token, mixed[:, i], **ROUNDING)
+    mask = jnp.asarray([[False, False, True, True, True, True, True]] * 2).at[1, 3].set(False)
+    padded, info = mix(jnp.where(mask[..., None], states, 7.0), mask)
+    for row, keep in enumerate(np.asarray(mask)):
+        alone, expected = mix(states[row : row + 1, keep])
+        chex.assert_trees_all_close(padded[row, keep], alone[0], **ROUNDING)
+        gates = info.log_gates[row][:, keep]
+        chex.assert_trees_all_close(gates, expected.log_gates[0], **ROUNDING)
 
 
-def test_the_potential_keeps_its_bounds_and_starts_inside_the_band(states):
-    potential = Potential(DIM, 64, z_floor=0.25, dtype=jnp.float64, rngs=nnx.Rngs(0))
-    potential.levels.kernel[...] = 1e4 * potential.levels.kernel[...]
-    diagonal = potential.diagonal(states) - potential.offset[...]
-    assert np.all(np.abs(diagonal.real) <= 3.0 + 1e-14)  # the offset is added and taken off again
-    assert np.abs(diagonal.real).max() > 2.9
-    assert np.all(diagonal.imag <= 0)
-    assert np.all(potential.z().real == 0)
-    assert np.all(potential.z().imag >= 0.25)
-    potential.width[...] = -1e3 * jnp.ones(64)
-    np.testing.assert_allclose(potential.z().imag, 0.25)
-    assert np.all(np.abs(potential.offset[...]) < 2 * potential.hopping())
-
-
-def test_left_features_are_those_of_every_chain_cut_off_after_the_token(states):
-    mixer = _mixer(LeftFeatures)
-    dense = _dense(mixer.potential, states)
-    expected = np.stack(
-        [np.linalg.inv(dense[..., : i + 1, : i + 1])[..., -1, -1] for i in range(LENGTH)], -1
-    )
-    mixed, info = mixer(states)
-    gates = np.asarray(mixer.potential.hopping())[:, None] * np.abs(expected)
-    np.testing.assert_allclose(info.log_gates, np.log(gates), rtol=1e-12, atol=1e-12)
-    features = np.concatenate([expected.real, expected.imag], 1).swapaxes(1, 2)
-    np.testing.assert_allclose(mixed, features @ mixer.out.kernel[...], rtol=1e-11, atol=1e-13)
-
-
-def test_two_sided_features_are_the_diagonal_of_the_inverse_and_see_the_future(states):
-    mixer = _mixer(ResolventFeatures)
-    mixed, _ = mixer(states)
-    inverse = np.linalg.inv(_dense(mixer.potential, states))
-    diagonal = np.diagonal(inverse, axis1=-2, axis2=-1).swapaxes(1, 2)
-    features = np.concatenate([diagonal.real, diagonal.imag], -1)
-    np.testing.assert_allclose(mixed, features @ mixer.out.kernel[...], rtol=1e-11, atol=1e-13)
-    changed, _ = mixer(states.at[:, -1].add(1.0))
-    assert np.all(np.abs(changed - mixed)[:, 0].max(-1) > 0)
-    assert not hasattr(mixer, "decode")
-
-
-def test_features_are_clamped(states):
-    mixer = _mixer(LeftFeatures, clamp=0.2)
-    mixer.out.kernel[...] = jnp.eye(2 * HEADS, DIM)
-    features, _ = mixer(states)
-    left = left_resolvent_diagonal(*mixer.potential.tridiagonal(states))
-    assert np.all(np.abs(features) <= 0.2)
-    expected = np.clip(np.concatenate([left.real, left.imag], 1), -0.2, 0.2).swapaxes(1, 2)
-    np.testing.assert_array_equal(features, expected[..., :DIM])
-
-
-def test_the_operator_solves_every_chain_cut_off_after_the_token(states):
-    mixer = _mixer(ResolventOperator)
-    dense = _dense(mixer.potential, states)
-    u = np.asarray(mixer.values(states)).reshape(BATCH, LENGTH, HEADS, -1).swapaxes(1, 2)
-    y = np.stack(
-        [
-            np.linalg.solve(dense[..., : i + 1, : i + 1], u[..., : i + 1, :])[..., -1, :]
-            for i in range(LENGTH)
-        ],
-        1,
-    )
-    parts = np.concatenate([y.real, y.imag], -1)
-    parts /= np.sqrt(np.mean(parts**2, -1, keepdims=True) + 1e-5)
-    gate = np.asarray(jax.nn.silu(mixer.gate(states))).reshape(BATCH, LENGTH, HEADS, -1)
-    gated = parts * np.asarray(mixer.scale[...]) * np.concatenate([gate, gate], -1)
-    expected = gated.reshape(BATCH, LENGTH, -1) @ np.asarray(mixer.out.kernel[...])
-    np.testing.assert_allclose(mixer(states)[0], expected, rtol=1e-10, atol=1e-14)
-
-
-def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="dim 6 and heads 4"):
-        ResolventOperator(6, 4, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_later_tokens_leave_earlier_outputs_bit_identical(kind, rng):
+    mixer = kind(16, 2, convolution=4, rngs=nnx.Rngs(0))
+    mix = compiled(mixer)
+    states = jnp.asarray(rng.standard_normal((BATCH, 33, 16)), jnp.float32)
+    before, _ = mix(states)
+    after, _ = mix(states.at[:, 20:].add(1.0))
+    np.testing.assert_array_equal(before[:, :20], after[:, :20])
+    assert np.all(np.any(before != after, axis=-1)[:, 20:])

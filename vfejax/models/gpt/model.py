@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models.blocks import Stack, attend, check_dropout, check_options, dropout, normal
+from vfejax.models.blocks import (
+    Stack,
+    attend,
+    check_dropout,
+    check_options,
+    dropout,
+    embedding,
+    normal,
+)
 from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt.config import TransformerConfig
 from vfejax.models.protocol import positions_of, pure
@@ -64,14 +72,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         weights = at_least_float32(dtype)
-        embed = partial(
-            nnx.Embed,
-            features=config.dim,
-            embedding_init=normal(0.02),
-            dtype=dtype,
-            param_dtype=weights,
-            rngs=rngs,
-        )
+        embed = partial(embedding, dim=config.dim, dtype=dtype, rngs=rngs)
         self.config = config
         self.max_length = length
         self.tokens = embed(vocab_size)

@@ -29,6 +29,7 @@ from vfejax.models.blocks import (
     check_options,
     check_positive,
     dropout,
+    embedding,
     normal,
 )
 from vfejax.models.cache import Cache, empty, read_next
@@ -91,14 +92,7 @@ class ModernGPT(nnx.Module):
         weights = at_least_float32(dtype)
         self.config = config
         self.max_length = length
-        self.tokens = nnx.Embed(
-            vocab_size,
-            config.dim,
-            embedding_init=normal(0.02),
-            dtype=dtype,
-            param_dtype=weights,
-            rngs=rngs,
-        )
+        self.tokens = embedding(vocab_size, config.dim, dtype=dtype, rngs=rngs)
         self.blocks = Stack(
             lambda rngs: _Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
         )

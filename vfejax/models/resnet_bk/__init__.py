@@ -1,5 +1,27 @@
 """ResNet-BK: experts and resolvents of tridiagonal operators."""
 
-from vfejax.models.resnet_bk import config, experts, gates, mixers, model, readout
+from vfejax.models.resnet_bk import (
+    config,
+    experts,
+    gates,
+    heads,
+    mixers,
+    model,
+    potential,
+    readout,
+    resolvents,
+    tridiagonal,
+)
 
-__all__ = ["config", "experts", "gates", "mixers", "model", "readout"]
+__all__ = [
+    "config",
+    "experts",
+    "gates",
+    "heads",
+    "mixers",
+    "model",
+    "potential",
+    "readout",
+    "resolvents",
+    "tridiagonal",
+]

@@ -29,13 +29,16 @@ from vfejax.models.blocks import (
     check_options,
     check_positive,
     dropout,
+    embedding,
     normal,
 )
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import MixtureOfExperts
-from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator, TridiagonalOperator
-from vfejax.models.resnet_bk.mixers import LeftFeatures, Mixer, ResolventOperator
+from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator
+from vfejax.models.resnet_bk.mixers import Mixer
+from vfejax.models.resnet_bk.resolvents import LeftFeatures, ResolventOperator
+from vfejax.models.resnet_bk.tridiagonal import TridiagonalOperator
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
@@ -188,14 +191,7 @@ class ResNetBK(nnx.Module):
         rngs: nnx.Rngs,
     ):
         weights = at_least_float32(dtype)
-        embed = partial(
-            nnx.Embed,
-            features=config.dim,
-            embedding_init=normal(0.02),
-            dtype=dtype,
-            param_dtype=weights,
-            rngs=rngs,
-        )
+        embed = partial(embedding, dim=config.dim, dtype=dtype, rngs=rngs)
         self.config, self.max_length = config, length if config.positions else None
         self.tokens = embed(vocab_size)
         if config.positions:

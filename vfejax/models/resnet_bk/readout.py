@@ -47,12 +47,18 @@ class Readout(nnx.Module):
     ):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
-        self.heads, self.real, self.parts = heads, at_least_float32(dtype), 1 + complex_output
+        self.heads, self.channels = heads, dim // heads
+        self.real, self.parts = at_least_float32(dtype), 1 + complex_output
         linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs)
         self.values = linear(dim, dim, kernel_init=normal(0.02))
         self.gate = linear(dim, dim, kernel_init=normal(0.02))
-        self.scale = nnx.Param(jnp.ones((heads, self.parts * dim // heads), self.real))
+        self.scale = nnx.Param(jnp.ones((heads, self.parts * self.channels), self.real))
         self.out = linear(self.parts * dim, dim, kernel_init=normal(out_scale))
+
+    @property
+    def output_dtype(self) -> jnp.dtype:
+        """That of y."""
+        return jnp.result_type(self.real, jnp.complex64) if self.parts == 2 else self.real
 
     def inputs(self, states: Array) -> Array:
         """u, real ``[..., heads, c]``."""
