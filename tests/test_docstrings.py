@@ -23,8 +23,8 @@ MODULES = {
     if path.stem not in ("__init__", "__main__")
 }
 CENTRAL = re.compile(
-    r"vfejax\.((geometry|beliefs|attention|dynamics|agents|problems|spectral|quantum|training)\..*"
-    r"|routing|numerics|models\.sampling)"
+    r"vfejax\.((geometry|beliefs|attention|dynamics|agents|problems|spectral|quantum)\..*"
+    r"|(routing|training)\..*|numerics|models\.sampling)"
 )
 MANY = 3  # from so many arguments on, a function has an Args section
 

@@ -1,5 +1,4 @@
-"""Mixtures of experts: which experts read a token, and how to work through the choices so that
-unused experts cost nothing and nothing leaks.
+"""Work through the choices of a router, so that unused experts cost nothing and nothing leaks.
 
 Routing by a capacity that a batch shares lets a token change what happens to others, even to
 earlier ones. Here no choice is ever dropped: rows are sorted by expert and multiplied group by
@@ -14,106 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.numerics import at_least_float32
+from vfejax.routing.choice import Routing
 from vfejax.types import Array
 
-__all__ = [
-    "RouterLosses",
-    "RouterSums",
-    "Routing",
-    "expert_feed_forward",
-    "expert_usage",
-    "feed_forward_blocks",
-    "feed_forward_ragged",
-    "gumbel_top_k",
-    "load_balance_loss",
-    "router_losses",
-    "router_sums",
-    "router_z_loss",
-    "top_k",
-]
+__all__ = ["expert_feed_forward", "feed_forward_blocks", "feed_forward_ragged"]
 
 _LARGEST_BLOCK = (
     32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
 )
 _LEAST_WIDTH = 16  # numbers in a vector register: narrower products are compiled as loops over rows
-
-
-class Routing(NamedTuple):
-    """Chosen experts ``[..., k]`` (int32), their weights ``[..., k]``, and the router's
-    probabilities of all ``[..., e]``.
-    """
-
-    experts: Array
-    weights: Array
-    probabilities: Array
-
-
-def _check_k(logits: Array, k: int) -> None:
-    if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"k must lie between 1 and the {logits.shape[-1]} experts, got {k}")
-
-
-def _most_probable(logits: Array, k: int) -> Array:
-    """Indices of the k largest logits; those of the probabilities would tie where small ones
-    underflow to 0.
-    """
-    return jax.lax.top_k(logits, k)[1]
-
-
-def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
-    """The k most probable experts, weighed by their probabilities under the softmax over all.
-
-    The weights are not brought to sum 1: with k = 1 the weight would then be constant and the
-    router would never learn; with k = e the output is the dense mixture ``sum_e p_e f_e(x)`` either
-    way.
-
-    Args:
-        logits: ``[..., e]``.
-        k: number of experts per token.
-        key: not used; every router has it.
-
-    Raises:
-        ValueError: unless ``1 <= k <= e``.
-
-    >>> top_k(jnp.asarray([0.0, 2.0, 1.0]), 2).experts.tolist()
-    [1, 2]
-
-    Source: Fedus, Zoph, Shazeer, Switch transformers (2022), for k = 1.
-    """
-    del key
-    _check_k(logits, k)
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    experts = _most_probable(logits, k)
-    return Routing(experts, jnp.take_along_axis(probabilities, experts, axis=-1), probabilities)
-
-
-def gumbel_top_k(logits: Array, k: int, key: Array | None = None) -> Routing:
-    """k experts drawn without replacement by Gumbel noise, each with weight ``1 / k``; the gradient
-    is that of the noisy softmax.
-
-    Straight through: forward a hard choice, backward ``dp_i = p_i (dlogit_i - sum_j p_j
-    dlogit_j)``, which reaches the logits of experts that were not chosen, too. Without a key there
-    is no noise.
-
-    Args:
-        logits: ``[..., e]``.
-        k: number of experts per token.
-        key: of the noise; None for none.
-
-    Raises:
-        ValueError: unless ``1 <= k <= e``.
-
-    >>> gumbel_top_k(jnp.asarray([0.0, 2.0, 1.0]), 2).experts.tolist()
-    [1, 2]
-
-    Source: Jang, Gu, Poole, Categorical reparameterization with Gumbel-softmax (2017).
-    """
-    _check_k(logits, k)
-    noisy = logits if key is None else logits + jax.random.gumbel(key, logits.shape, logits.dtype)
-    experts = _most_probable(noisy, k)
-    soft = jnp.take_along_axis(jax.nn.softmax(noisy, axis=-1), experts, axis=-1)
-    weights = jnp.full_like(soft, 1.0 / k) + (soft - jax.lax.stop_gradient(soft))
-    return Routing(experts, weights, jax.nn.softmax(logits, axis=-1))
 
 
 def _ranks(experts: Array, num_experts: int) -> tuple[Array, Array]:
@@ -349,6 +257,7 @@ def expert_feed_forward(
         ValueError: when shapes do not fit.
 
     >>> kernels = jnp.asarray([[[1.0]], [[2.0]]])
+    >>> from vfejax.routing.choice import top_k
     >>> routing = top_k(jnp.asarray([[2.0, 1.0]]), 1)  # the first expert, which copies
     >>> out = expert_feed_forward(jnp.ones((1, 1)), routing, kernels, kernels, lambda x: x)
     >>> bool(jnp.allclose(out, routing.weights))
@@ -374,126 +283,3 @@ def expert_feed_forward(
     )
     weighted = found.reshape(*x.shape[:-1], k, dim) * routing.weights[..., None].astype(found.dtype)
     return jnp.sum(weighted, axis=-2)
-
-
-class RouterSums(NamedTuple):
-    """Sums over tokens, of which the router's losses are functions: those of a batch are the sums
-    of those of its parts.
-
-    Attributes:
-        choices: how many choices fell on each expert, ``[e]``, without a gradient.
-        probabilities: the router's probabilities of each expert, added up, ``[e]``.
-        squares: ``logsumexp(logits)^2``, added up.
-        tokens: how many tokens there are.
-    """
-
-    choices: Array
-    probabilities: Array
-    squares: Array
-    tokens: Array
-
-
-class RouterLosses(NamedTuple):
-    """Load-balance and router-z losses, not weighted, and the share of choices of each expert
-    ``[e]``.
-    """
-
-    load_balance: Array
-    router_z: Array
-    usage: Array
-
-
-def router_sums(logits: Array, routing: Routing, mask: Array | None = None) -> RouterSums:
-    """What a router's losses are made of.
-
-    Args:
-        logits: the router's, ``[..., e]``.
-        routing: the choices made from them.
-        mask: True at the tokens that count, ``[...]``; None when all do.
-
-    Returns:
-        The sums, of the dtype of the probabilities.
-
-    >>> logits = jnp.asarray([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
-    >>> router_sums(logits, top_k(logits, 1), jnp.asarray([True, True, False])).choices.tolist()
-    [1.0, 1.0]
-    """
-    num_experts, dtype = routing.probabilities.shape[-1], routing.probabilities.dtype
-    experts, probabilities = routing.experts, routing.probabilities
-    squares = jax.nn.logsumexp(logits, axis=-1) ** 2
-    tokens = jnp.asarray(squares.size, dtype)
-    if mask is not None:
-        experts = jnp.where(mask[..., None], experts, num_experts)  # outside: not counted
-        probabilities = jnp.where(mask[..., None], probabilities, jnp.zeros((), dtype))
-        squares = jnp.where(mask, squares, jnp.zeros((), squares.dtype))
-        tokens = jnp.sum(mask, dtype=dtype)
-    return RouterSums(
-        jnp.bincount(experts.reshape(-1), length=num_experts).astype(dtype),
-        jnp.sum(probabilities.reshape(-1, num_experts), axis=0),
-        jnp.sum(squares),
-        tokens,
-    )
-
-
-def router_losses(sums: RouterSums) -> RouterLosses:
-    """The router's losses from its sums, which may be those of several parts of a batch, added up.
-
-    Without tokens all are 0. Leading axes, such as layers, are kept.
-
-    >>> logits = jnp.asarray([[9.0, 0.0], [0.0, 9.0]])
-    >>> losses = router_losses(router_sums(logits, top_k(logits, 1)))
-    >>> round(float(losses.load_balance), 3), losses.usage.tolist()
-    (1.0, [0.5, 0.5])
-    """
-    usage = sums.choices / jnp.maximum(jnp.sum(sums.choices, axis=-1, keepdims=True), 1)
-    tokens = jnp.maximum(sums.tokens, 1)
-    mean = sums.probabilities / tokens[..., None]
-    balance = sums.choices.shape[-1] * jnp.sum(usage * mean, axis=-1)
-    return RouterLosses(balance, sums.squares / tokens, usage)
-
-
-def expert_usage(routing: Routing, mask: Array | None = None) -> Array:
-    """Share of all choices that fell on each expert, ``[e]``, without a gradient.
-
-    Args:
-        routing: the choices.
-        mask: True at the tokens that count, ``[...]``; None when all do.
-
-    >>> routing = top_k(jnp.asarray([[2.0, 0.0], [3.0, 0.0]]), 1)
-    >>> expert_usage(routing).tolist()
-    [1.0, 0.0]
-    """
-    return router_losses(router_sums(routing.probabilities, routing, mask)).usage
-
-
-def load_balance_loss(routing: Routing, mask: Array | None = None) -> Array:
-    """``e sum_e f_e P_e``: shares f of the choices times mean probabilities P; 1 when both are
-    even, up to e when one expert has all.
-
-    Args:
-        routing: the choices.
-        mask: True at the tokens that count, ``[...]``; None when all do.
-
-    Source: Fedus, Zoph, Shazeer (2022), equation 4.
-
-    >>> routing = top_k(jnp.asarray([[9.0, 0.0], [0.0, 9.0]]), 1)
-    >>> round(float(load_balance_loss(routing)), 3)
-    1.0
-    """
-    return router_losses(router_sums(routing.probabilities, routing, mask)).load_balance
-
-
-def router_z_loss(logits: Array, mask: Array | None = None) -> Array:
-    """Mean of ``logsumexp(logits)^2`` over tokens: keeps logits small, where the softmax is
-    accurate.
-
-    Args:
-        logits: ``[..., e]``.
-        mask: True at the tokens that count, ``[...]``; None when all do.
-
-    Source: Zoph et al., ST-MoE (2022), equation 5.
-
-    >>> round(float(router_z_loss(jnp.zeros((3, 8)))), 4)  # (log 8)^2
-    4.3241
-    """
-    return router_losses(router_sums(logits, top_k(logits, 1), mask)).router_z

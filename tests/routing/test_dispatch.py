@@ -1,32 +1,18 @@
-"""Routing against loops over tokens: values, gradients, and that no token feels what becomes of
+"""Dispatch against loops over tokens: values, gradients, and that no token feels what becomes of
 another.
 """
 
 from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.routing import (
-    Routing,
-    expert_feed_forward,
-    expert_usage,
-    feed_forward_blocks,
-    feed_forward_ragged,
-    gumbel_top_k,
-    load_balance_loss,
-    router_losses,
-    router_sums,
-    router_z_loss,
-    top_k,
-)
+from vfejax.routing import expert_feed_forward, feed_forward_blocks, feed_forward_ragged, top_k
 
 EXPERTS, DIM, HIDDEN = 4, 5, 6
 each_form = pytest.mark.parametrize("form", [feed_forward_blocks, feed_forward_ragged])
-each_router = pytest.mark.parametrize("router", [top_k, gumbel_top_k])
 
 # Blocks of 1 row, of 4 with some left over, and of 32.
 CHOICES = {
@@ -218,113 +204,6 @@ def test_one_chosen_expert_teaches_the_router(rng):
     assert np.all(np.abs(gradient) > 1e-4)
 
 
-def test_top_k_orders_by_probability(rng):
-    logits = rng.standard_normal((3, 5, 7))
-    found = top_k(jnp.asarray(logits), 3)
-    order = np.argsort(-logits, axis=-1)[..., :3]
-    np.testing.assert_array_equal(found.experts, order)
-    assert found.experts.dtype == jnp.int32
-    np.testing.assert_allclose(found.probabilities, _softmax(logits), rtol=1e-14)
-    np.testing.assert_array_equal(
-        found.weights, np.take_along_axis(np.asarray(found.probabilities), order, -1)
-    )
-
-
-@pytest.mark.parametrize("key", [None, 3])
-@pytest.mark.parametrize("k", [1, 2])
-def test_gumbel_is_hard_forward_and_the_whole_softmax_backward(k, key, rng, dtype):
-    logits, key = (
-        jnp.asarray(rng.standard_normal(5), dtype),
-        None if key is None else jax.random.key(key),
-    )
-    noisy = logits if key is None else logits + jax.random.gumbel(key, (5,), dtype)
-    found = gumbel_top_k(logits, k, key)
-    np.testing.assert_array_equal(found.experts, np.argsort(-np.asarray(noisy))[:k])
-    np.testing.assert_array_equal(found.weights, np.full(k, 1 / k, dtype), strict=True)
-    np.testing.assert_allclose(
-        found.probabilities, _softmax(np.asarray(logits)), rtol=10 * float(jnp.finfo(dtype).eps)
-    )
-    p = _softmax(np.asarray(noisy, np.float64))
-    jacobian = jax.jit(jax.jacrev(lambda logits: gumbel_top_k(logits, k, key).weights))(logits)
-    expected = (np.diag(p) - np.outer(p, p))[np.asarray(found.experts)]
-    np.testing.assert_allclose(jacobian, expected, rtol=0, atol=10 * float(jnp.finfo(dtype).eps))
-    assert np.all(jacobian != 0)
-
-
-def test_gumbel_draws_without_replacement_by_the_softmax():
-    num, p = 20_000, np.array([0.5, 0.3, 0.15, 0.05])
-    logits = jnp.broadcast_to(jnp.log(jnp.asarray(p)), (num, 4))
-    first, second = np.asarray(gumbel_top_k(logits, 2, jax.random.key(0)).experts).T
-    assert np.all(first != second)
-    after = np.outer(p, p) / (1 - p)[:, None] * (1 - np.eye(4))  # P(first i, second j)
-    share = np.histogram2d(first, second, bins=np.arange(5))[0] / num
-    # Five standard deviations of a share.
-    assert np.all(np.abs(share - after) <= 5 * np.sqrt(after * (1 - after) / num))
-
-
-def _routing(experts, probabilities):
-    experts = jnp.asarray(experts, jnp.int32)
-    return Routing(experts, jnp.ones(experts.shape), jnp.asarray(probabilities))
-
-
-def test_load_balance_is_one_when_even_and_e_when_one_takes_all():
-    even = _routing([[0, 1], [2, 3], [1, 0], [3, 2]], np.full((4, 4), 0.25))
-    assert float(load_balance_loss(even)) == 1.0
-    assert float(load_balance_loss(_routing([[2]] * 5, np.eye(4)[[2] * 5]))) == 4.0
-
-
-def test_load_balance_pushes_down_the_busy(rng):
-    probabilities = rng.dirichlet(np.ones(3), (2, 5))
-    experts = [[[0], [0], [2], [0], [0]], [[0], [2], [0], [0], [0]]]
-    gradient = jax.grad(lambda p: load_balance_loss(_routing(experts, p)))(
-        jnp.asarray(probabilities)
-    )
-    expected = 3 * np.array([0.8, 0.0, 0.2]) / 10
-    np.testing.assert_allclose(gradient, np.broadcast_to(expected, (2, 5, 3)), rtol=1e-14)
-
-
-def test_sums_leave_padding_out_and_add_up_over_parts(rng):
-    logits = jnp.asarray(rng.standard_normal((6, 5, EXPERTS)))
-    mask = jnp.asarray(rng.random((6, 5)) < 0.6)
-    routing = top_k(logits, 2)
-    whole = router_sums(logits, routing, mask)
-    parts = [
-        router_sums(logits[i : i + 2], jax.tree.map(lambda x, i=i: x[i : i + 2], routing), m)
-        for i, m in ((0, mask[:2]), (2, mask[2:4]), (4, mask[4:]))
-    ]
-    # Sums of 30 numbers in another order.
-    chex.assert_trees_all_close(jax.tree.map(lambda *x: sum(x), *parts), whole, rtol=1e-14)
-    real = jax.tree.map(lambda x: x[mask], routing)
-    expected = router_losses(router_sums(logits[mask], real))
-    chex.assert_trees_all_close(router_losses(whole), expected, rtol=1e-14)
-    np.testing.assert_allclose(
-        load_balance_loss(routing, mask), load_balance_loss(real), rtol=1e-14
-    )
-    np.testing.assert_allclose(router_z_loss(logits, mask), router_z_loss(logits[mask]), rtol=1e-14)
-    nothing = router_losses(router_sums(logits, routing, jnp.zeros_like(mask)))
-    chex.assert_trees_all_equal(nothing, jax.tree.map(jnp.zeros_like, nothing))
-
-
-def test_usage_counts_choices(dtype):
-    usage = expert_usage(_routing([[[0, 2], [2, 3]], [[2, 0], [2, 3]]], np.zeros((2, 2, 5), dtype)))
-    np.testing.assert_array_equal(usage, np.array([0.25, 0, 0.5, 0.25, 0], dtype), strict=True)
-
-
-def test_router_z_is_the_mean_square_of_the_log_partition_function(rng):
-    logits = rng.standard_normal((2, 3, 4))
-    expected = np.mean(np.log(np.exp(logits).sum(-1)) ** 2)
-    np.testing.assert_allclose(router_z_loss(jnp.asarray(logits)), expected, rtol=1e-14)
-    np.testing.assert_allclose(router_z_loss(jnp.zeros((3, 8))), np.log(8) ** 2, rtol=1e-14)
-    assert np.isfinite(router_z_loss(jnp.full((3, 8), 1e4)))
-
-
-@each_router
-@pytest.mark.parametrize("k", [0, 4])
-def test_routers_name_a_wrong_k(router, k):
-    with pytest.raises(ValueError, match=f"k must lie between 1 and the 3 experts, got {k}"):
-        router(jnp.zeros((2, 3)), k)
-
-
 @pytest.mark.parametrize(
     ("tokens", "num_experts", "kernel_in", "kernel_out", "message"),
     [
@@ -340,9 +219,3 @@ def test_wrong_shapes_are_named(tokens, num_experts, kernel_in, kernel_out, mess
     routing = top_k(jnp.zeros((*tokens, num_experts)), 1)
     with pytest.raises(ValueError, match=message):
         expert_feed_forward(jnp.zeros((2, 5)), routing, jnp.zeros(kernel_in), jnp.zeros(kernel_out))
-
-
-@pytest.mark.parametrize("router_fn", [top_k, gumbel_top_k])
-def test_experts_whose_probability_underflows_are_still_told_apart(router_fn):
-    chosen = router_fn(jnp.asarray([0.0, -300.0, -200.0], jnp.float32), 2)
-    assert chosen.experts.tolist() == [0, 2]
