@@ -21,7 +21,7 @@ class Cache(NamedTuple):
     position: Array
 
 
-def empty(shape: tuple[int, int, int, int, int], dtype: jnp.dtype) -> Cache:
+def empty(shape: tuple[int, int, int, int, int], dtype: jax.typing.DTypeLike) -> Cache:
     """A cache before the first token.
 
     >>> empty((2, 1, 8, 4, 16), jnp.float32).keys.shape

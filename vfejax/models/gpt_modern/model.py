@@ -129,8 +129,8 @@ class ModernGPT(nnx.Module):
             attended, layer = read_next(block.project(x, positions), layer, state.position)
             return block.finish(x, attended, None), layer
 
-        x, layers = self.blocks.scan(step, x, (state.keys, state.values))
-        return self.tokens.attend(self.norm(x))[:, 0], Cache(*layers, state.position + 1)
+        x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
+        return self.tokens.attend(self.norm(x))[:, 0], Cache(keys, values, state.position + 1)
 
 
 def build(
