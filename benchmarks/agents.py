@@ -256,7 +256,8 @@ def case(num: int, k: int) -> None:
     for name in list(methods)[1:]:
         mine_ms, theirs_ms = 1e3 * times["ours"], 1e3 * times[name]
         print(
-            f"{name:<18} {num:>6} {k:>2} {mine_ms:>10.2f} {theirs_ms:>10.2f} {theirs_ms / mine_ms:>9.2f} {memory / 1e6:>9.1f} "
+            f"{name:<18} {num:>6} {k:>2} {mine_ms:>10.2f} {theirs_ms:>10.2f} "
+            f"{theirs_ms / mine_ms:>9.2f} {memory / 1e6:>9.1f} "
             f"{compile_seconds:>8.1f} {compile_seconds + firsts['ours']:>7.1f}",
             flush=True,
         )
@@ -287,12 +288,16 @@ def main() -> None:
     options = parser.parse_args()
     sizes = (32, 128, 512) if options.quick else (32, 128, 512, 2048, 8192, 16384)
     print(
-        f"{'what':<18} {'n':>6} {'k':>2} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} {'temp MB':>9} {'compile':>8} {'first s':>7}"
+        f"{'what':<18} {'n':>6} {'k':>2} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} "
+        f"{'temp MB':>9} {'compile':>8} {'first s':>7}"
     )
     for num, k in options.cases or [(num, k) for k in SPINS for num in sizes]:
         case(num, k)
         jax.clear_caches()
-    versions = f"jax {jax.__version__}, numpy {np.__version__}, torch {torch.__version__ if torch else 'absent'}"
+    versions = (
+        f"jax {jax.__version__}, numpy {np.__version__}, torch "
+        f"{torch.__version__ if torch else 'absent'}"
+    )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
     print(f"{versions}, python {platform.python_version()}, {device}")
 

@@ -454,8 +454,10 @@ def entropy_case(d: int, num: int) -> None:
     assert max(error) < 1e-4, error
     times = interleaved(calls)
     print(
-        f"{'entropy':<14} {d:>4} {num:>5} {1e3 * times['forward']:>10.3f} {1e3 * times['both']:>10.3f} "
-        f"{1e6 * times['forward'] / num:>8.1f} {1e3 * times['lapack']:>10.3f} {times['lapack'] / times['forward']:>9.2f} "
+        f"{'entropy':<14} {d:>4} {num:>5} {1e3 * times['forward']:>10.3f} "
+        f"{1e3 * times['both']:>10.3f} "
+        f"{1e6 * times['forward'] / num:>8.1f} {1e3 * times['lapack']:>10.3f} "
+        f"{times['lapack'] / times['forward']:>9.2f} "
         f"{error[0]:>7.0e} {error[1]:>7.0e}",
         flush=True,
     )
@@ -494,7 +496,8 @@ def model_case(dim: int) -> None:
     times = interleaved({"forward": forward, "both": both})
     ratio = times["both"] / times["forward"]
     print(
-        f"{'transformer':<14} {dim:>4} {BATCH * LENGTH:>5} {1e3 * times['forward']:>10.3f} {1e3 * times['both']:>10.3f} "
+        f"{'transformer':<14} {dim:>4} {BATCH * LENGTH:>5} {1e3 * times['forward']:>10.3f} "
+        f"{1e3 * times['both']:>10.3f} "
         f"{ratio - 1:>8.2f} {ratio:>9.2f} {error:>7.0e} {memory / 1e6:>8.1f} {seconds:>7.1f}",
         flush=True,
     )
@@ -538,17 +541,22 @@ def main() -> None:
     print(f"\nH = 0\n{size} {'err rho_':>7} {'rho':>6} {'H':>7}")
     degenerate_case()
     print(
-        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'us/state':>8} {'NumPy ms':>10} {'ratio':>9} {'err S':>7} {'slope':>7}"
+        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'us/state':>8} {'NumPy ms':>10} "
+        f"{'ratio':>9} {'err S':>7} {'slope':>7}"
     )
     for d, num in cases:
         entropy_case(d, num)
     print(
-        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'bwd/fwd':>8} {'grad/fwd':>9} {'error':>7} {'temp MB':>8} {'compile':>7}"
+        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'bwd/fwd':>8} {'grad/fwd':>9} {'error':>7} "
+        f"{'temp MB':>8} {'compile':>7}"
     )
     for dim in (16,) if options.quick else (16, 48):
         model_case(dim)
     print(f"\nproducts {speeds[0] / 1e9:.0f} GFLOP/s, copy bandwidth {speeds[1] / 1e9:.1f} GB/s")
-    versions = f"jax {jax.__version__}, numpy {np.__version__}, pennylane {pennylane.__version__ if pennylane else 'absent'}"
+    versions = (
+        f"jax {jax.__version__}, numpy {np.__version__}, pennylane "
+        f"{pennylane.__version__ if pennylane else 'absent'}"
+    )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
     print(f"{versions}, python {platform.python_version()}, {device}")
 

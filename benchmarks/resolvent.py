@@ -63,7 +63,8 @@ typedef lanes complex_lanes[2];
 
 static inline void ratio(const float *a, const float *k, lanes *g, float zr, float zi, lanes *out) {
     for (int l = 0; l < B; l++) {
-        float wr = a[l] - zr - k[l] * g[0][l], wi = -zi - k[l] * g[1][l], s = 1.0f / (wr * wr + wi * wi);
+        float wr = a[l] - zr - k[l] * g[0][l], wi = -zi - k[l] * g[1][l];
+        float s = 1.0f / (wr * wr + wi * wi);
         out[0][l] = wr * s;
         out[1][l] = -wi * s;
     }
@@ -86,7 +87,10 @@ void forward(ptrdiff_t n, const lanes *a, const lanes *b, const lanes *c, float 
         for (int l = 0; l < B; l++) {
             float wr = a[i][l] - zr, wi = -zi;
             if (i) wr -= k[i][l] * left[i - 1][0][l], wi -= k[i][l] * left[i - 1][1][l];
-            if (i < n - 1) wr -= k[i + 1][l] * right[i + 1][0][l], wi -= k[i + 1][l] * right[i + 1][1][l];
+            if (i < n - 1) {
+                wr -= k[i + 1][l] * right[i + 1][0][l];
+                wi -= k[i + 1][l] * right[i + 1][1][l];
+            }
             float s = 1.0f / (wr * wr + wi * wi);
             g[i][0][l] = wr * s;
             g[i][1][l] = -wi * s;
@@ -96,15 +100,17 @@ void forward(ptrdiff_t n, const lanes *a, const lanes *b, const lanes *c, float 
 static inline void adjoint(lanes *w, lanes *g, const float *k, lanes *r, lanes *s) {
     for (int l = 0; l < B; l++) {
         float gr = g[0][l] * g[0][l] - g[1][l] * g[1][l], gi = 2 * g[0][l] * g[1][l];
-        float hr = k[l] * (r[0][l] * r[0][l] - r[1][l] * r[1][l]), hi = k[l] * 2 * r[0][l] * r[1][l];
+        float hr = k[l] * (r[0][l] * r[0][l] - r[1][l] * r[1][l]);
+        float hi = k[l] * 2 * r[0][l] * r[1][l];
         float sr = w[0][l] * gr - w[1][l] * gi + hr * s[0][l] - hi * s[1][l];
         s[1][l] = w[0][l] * gi + w[1][l] * gr + hr * s[1][l] + hi * s[0][l];
         s[0][l] = sr;
     }
 }
 
-void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, complex_lanes *left, complex_lanes *right,
-              complex_lanes *g, complex_lanes *w, complex_lanes *sl, complex_lanes *sr, lanes *da, lanes *db, lanes *dc) {
+void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, complex_lanes *left,
+              complex_lanes *right, complex_lanes *g, complex_lanes *w, complex_lanes *sl,
+              complex_lanes *sr, lanes *da, lanes *db, lanes *dc) {
     complex_lanes u = {{0}}, v = {{0}};
     for (ptrdiff_t i = 0; i < n; i++) {
         ptrdiff_t j = n - 1 - i;
@@ -115,7 +121,8 @@ void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, compl
     }
     for (ptrdiff_t i = 0; i < n; i++)
         for (int l = 0; l < B; l++) {
-            float gr = g[i][0][l] * g[i][0][l] - g[i][1][l] * g[i][1][l], gi = 2 * g[i][0][l] * g[i][1][l];
+            float gr = g[i][0][l] * g[i][0][l] - g[i][1][l] * g[i][1][l];
+            float gi = 2 * g[i][0][l] * g[i][1][l];
             da[i][l] = w[i][0][l] * gr - w[i][1][l] * gi - sl[i][0][l] - sr[i][0][l];
         }
     for (ptrdiff_t i = 0; i < n - 1; i++)
@@ -353,7 +360,8 @@ def case(n: int, gradient: bool, library: ctypes.CDLL | None, bandwidth: float) 
     for name in (*list(methods)[1:], "floor"):
         mine_ms, theirs_ms = 1e3 * times["ours"], 1e3 * times[name]
         print(
-            f"{name:<15} {'G, dG' if gradient else 'G':<6} {n:>7} {mine_ms:>10.3f} {theirs_ms:>10.3f} {theirs_ms / mine_ms:>9.3f} "
+            f"{name:<15} {'G, dG' if gradient else 'G':<6} {n:>7} {mine_ms:>10.3f} "
+            f"{theirs_ms:>10.3f} {theirs_ms / mine_ms:>9.3f} "
             f"{1e6 * mine_ms / n:>8.0f} {memory / 1e6:>8.2f} {compile_seconds:>8.1f}",
             flush=True,
         )
@@ -369,14 +377,18 @@ def main() -> None:
     options = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(
-        f"{'what':<15} {'of':<6} {'n':>7} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} {'ns/site':>8} {'temp MB':>8} {'compile':>8}"
+        f"{'what':<15} {'of':<6} {'n':>7} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} "
+        f"{'ns/site':>8} {'temp MB':>8} {'compile':>8}"
     )
     with tempfile.TemporaryDirectory() as folder:
         library = c_library(folder)
         for gradient in (False, True):
             for n in options.sizes or (SIZES[:3] if options.quick else SIZES):
                 case(n, gradient, library, bandwidth)
-    versions = f"jax {jax.__version__}, numpy {np.__version__}, torch {torch.__version__ if torch else 'absent'}"
+    versions = (
+        f"jax {jax.__version__}, numpy {np.__version__}, torch "
+        f"{torch.__version__ if torch else 'absent'}"
+    )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
     print(f"batch {BATCH}, copy bandwidth {bandwidth / 1e9:.1f} GB/s")
     print(f"{versions}, python {platform.python_version()}, {device}")

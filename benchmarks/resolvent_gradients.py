@@ -65,7 +65,8 @@ def table(n: int, chains: int) -> None:
     rng = np.random.default_rng(0)
     a, readout = rng.standard_normal((chains, n)), rng.standard_normal((2, chains, n))
     print(
-        f"{'z':>8} {'rule':<16} {'cosine':>8} {'worst':>8} {'error':>10} {'worst':>10} {'scaled':>8}"
+        f"{'z':>8} {'rule':<16} {'cosine':>8} {'worst':>8} {'error':>10} {'worst':>10} "
+        f"{'scaled':>8}"
     )
     for z in (1j, 0.3 + 0.5j, 0.1j):
         exact = gradient(resolvent_diagonal, a, z, readout)
@@ -84,7 +85,8 @@ def table(n: int, chains: int) -> None:
         for name, found in rows.items():
             cosine, error, scaled = compare(found, exact)
             print(
-                f"{z:>8.1f} {name:<16} {np.median(cosine):>8.4f} {cosine.min():>8.4f} {np.median(error):>10.2e} {error.max():>10.2e} "
+                f"{z:>8.1f} {name:<16} {np.median(cosine):>8.4f} {cosine.min():>8.4f} "
+                f"{np.median(error):>10.2e} {error.max():>10.2e} "
                 f"{np.median(scaled):>8.4f}"
             )
 

@@ -176,7 +176,8 @@ def main(
     print(f"{'flow':<30}{'F reached (nats)':>18}{'change of H (nats)':>20}{'gradients':>11}")
     for name, (reached, change, gradients) in rows.items():
         print(
-            f"{name:<30}{reached:>18.1f}{'' if change is None else f'{change:.3g}':>20}{gradients:>11}"
+            f"{name:<30}{reached:>18.1f}{'' if change is None else f'{change:.3g}':>20}"
+            f"{gradients:>11}"
         )
 
     every = np.arange(1, num_gradients + 1)

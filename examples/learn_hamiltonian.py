@@ -193,7 +193,8 @@ def main(
         np.max(np.abs(jax.vmap(traceless)(scatter)), axis=(1, 2)), (0.05, 0.5, 0.95)
     )
     print(
-        f"\n{'shots per setting':<18}{'median max error':>18}{'by the bound':>14}{'worst':>10}{'e^T I e':>10}"
+        f"\n{'shots per setting':<18}{'median max error':>18}{'by the bound':>14}{'worst':>10}"
+        f"{'e^T I e':>10}"
     )
     rows = {}
     for n, error in zip(num_shots, errors, strict=True):

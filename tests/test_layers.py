@@ -199,7 +199,8 @@ def test_checker_reports_a_violation(path, source, expected):
         ("beliefs/coordinates.py", "from ..numerics import matvec\nfrom ..geometry import groups"),
         (
             "cli/main.py",
-            "from vfejax import __version__\nfrom vfejax.agents import population\nprint(__version__)",
+            "from vfejax import __version__\nfrom vfejax.agents import population\n"
+            "print(__version__)",
         ),
         ("models/gpt/model.py", "from flax import nnx\nfrom vfejax import routing"),
         ("figures/energies.py", "import time\nimport matplotlib\nopen('x')"),

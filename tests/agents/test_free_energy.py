@@ -547,8 +547,9 @@ DEADLOCK = """
 import jax, jax.numpy as jnp, numpy as np
 from helpers import agents_oracle as oracle
 from vfejax.agents.free_energy import free_energy
-population = oracle.random_population(np.random.default_rng(0), 1024, oracle.ROTATIONS["sum"], dtype=np.float32)
-step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, oracle.ROTATIONS["sum"], weights=(1, 1, 1, 0))))
+group, rng = oracle.ROTATIONS["sum"], np.random.default_rng(0)
+population = oracle.random_population(rng, 1024, group, dtype=np.float32)
+step = jax.jit(jax.value_and_grad(lambda p: free_energy(p, group, weights=(1, 1, 1, 0))))
 for _ in range(5):
     value, gradient = jax.block_until_ready(step(population))
 assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((value, gradient)))

@@ -98,7 +98,10 @@ def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch):
 
 
 def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():
-    code = "import sys\nfrom vfejax.cli.main import main\nstatus = main(['--help'])\nsys.exit(99 if 'jax' in sys.modules else status)"
+    code = (
+        "import sys\nfrom vfejax.cli.main import main\nstatus = main(['--help'])\n"
+        "sys.exit(99 if 'jax' in sys.modules else status)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -189,7 +189,7 @@ def test_indefinite_covariance_is_refused_with_its_smallest_eigenvalue(arrays, d
     arrays["Sigma_q"][1] = np.diag([1.0, 2.0, -0.5])
     with pytest.raises(
         UserError,
-        match=r"Sigma_q of agent 1 is not positive definite: smallest eigenvalue -0\.5, needed more than",
+        match=r"agent 1 is not positive definite: smallest eigenvalue -0\.5, needed more than",
     ):
         population_arrays.from_arrays(arrays, dtype=dtype)
 

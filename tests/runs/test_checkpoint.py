@@ -255,7 +255,7 @@ def test_misfit_names_the_leaf_and_both_types(run):
     checkpoint.save(run, 40, make_state(40, size=5), {})
     with pytest.raises(
         UserError,
-        match=r"does not fit this run \(state.position\['f32'\] is float32\[5,3\], not float32\[4,3\]\)",
+        match=r"\(state.position\['f32'\] is float32\[5,3\], not float32\[4,3\]\)",
     ) as caught:
         checkpoint.restore(run, make_state())
     assert str(caught.value).endswith("to resume from step 30")
@@ -424,7 +424,8 @@ import itertools, sys
 import numpy as np
 from vfejax.runs import checkpoint
 for step in itertools.count(1):
-    checkpoint.save(sys.argv[1], step, {"a": np.full((200, 200), step), "b": np.full(3, step)}, {"value": step})
+    state = {"a": np.full((200, 200), step), "b": np.full(3, step)}
+    checkpoint.save(sys.argv[1], step, state, {"value": step})
 """
 
 

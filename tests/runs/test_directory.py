@@ -188,7 +188,10 @@ time.sleep(100)
 
 
 def test_second_process_is_told_and_a_killed_one_leaves_no_lock(run):
-    code = "import sys; from vfejax.runs import directory as r\ntry: r.open_existing(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)"
+    code = (
+        "import sys; from vfejax.runs import directory as r\n"
+        "try: r.open_existing(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)"
+    )
     answer = python(code, run.path)
     assert answer.stdout.startswith("UserError ")
     assert f"is in use by another process (pid {os.getpid()})" in answer.stdout

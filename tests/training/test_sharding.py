@@ -28,7 +28,8 @@ for count in (1, 8):
     state, infos = run(state, batches)
     sums = jax.jit(lambda p, w: evaluate(model, p, w))(state.params, batches)
     found[count] = jax.tree.map(np.asarray, (state.params, infos.loss, sums))
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found[1], found[8])
+near = {"rtol": 2e-5, "atol": 1e-6}
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), found[1], found[8])
 assert sharding.data_mesh(12).shape == {"data": 4}
 assert sharding.data_mesh(7).shape == {"data": 1}
 print("equal")

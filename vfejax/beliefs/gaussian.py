@@ -68,7 +68,8 @@ def _checked(q: Gaussian, name: str) -> Gaussian:
     mean, chol = as_floating(q.mean, f"{name}.mean"), as_floating(q.chol, f"{name}.chol")
     if mean.ndim == 0 or chol.shape != (*mean.shape, mean.shape[-1]):
         raise ValueError(
-            f"{name}: mean [..., k] and chol [..., k, k] do not fit: got {mean.shape} and {chol.shape}"
+            f"{name}: mean [..., k] and chol [..., k, k] do not fit: got {mean.shape} and "
+            f"{chol.shape}"
         )
     dtype = common_dtype(mean, chol)
     return Gaussian(mean.astype(dtype), chol.astype(dtype))

@@ -245,7 +245,8 @@ def _files(folder: Path) -> dict[str, Path]:
             )
         if not matches and part != "test":
             raise UserError(
-                f"{folder} has no {part} file; add one, such as {part}.txt, or give a single text file"
+                f"{folder} has no {part} file; add one, such as {part}.txt, or give a single text "
+                "file"
             )
     return {part: folder / matches[0] for part, matches in found.items() if matches}
 
@@ -257,12 +258,14 @@ def _read(path: Path) -> str:
         raise UserError(f"{path} is empty; give a file with text")
     if b"\0" in content:
         raise UserError(
-            f"{path} is no UTF-8 text: byte {content.index(0)} is NUL, so it is binary or UTF-16; give text or convert it"
+            f"{path} is no UTF-8 text: byte {content.index(0)} is NUL, so it is binary or UTF-16; "
+            "give text or convert it"
         )
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is no UTF-8 text: byte {error.start} is 0x{content[error.start]:02x} ({error.reason}); "
+            f"{path} is no UTF-8 text: byte {error.start} is 0x{content[error.start]:02x} "
+            f"({error.reason}); "
             "convert it, for instance with iconv -t utf-8"
         ) from error

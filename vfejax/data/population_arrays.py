@@ -96,7 +96,8 @@ def load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise UserError(
-                    f"{os.fspath(path)} is not an .npz file but a single array; save it with numpy.savez"
+                    f"{os.fspath(path)} is not an .npz file but a single array; save it with "
+                    "numpy.savez"
                 )
             with loaded:
                 return {name: loaded[name] for name in loaded.files}
@@ -152,7 +153,8 @@ def load_observations_csv(path: str | os.PathLike) -> dict[str, np.ndarray]:
     missing = next((agent for agent in range(num_agents) if agent not in by_agent), None)
     if missing is not None:
         raise UserError(
-            f"{os.fspath(path)}: agent {missing} has no row; number the agents 0, 1, 2, ... without gaps"
+            f"{os.fspath(path)}: agent {missing} has no row; number the agents 0, 1, 2, ... "
+            "without gaps"
         )
     num_rows = max(map(len, by_agent.values()))
     values = np.zeros((num_agents, num_rows, len(names)))
@@ -196,7 +198,8 @@ def _check_shapes(arrays: Mapping[str, np.ndarray], source: str) -> None:
         if arrays[name].shape != want or not arrays[name].size:
             shown = (*shape[:-1], "a") if name == "phi" else want
             raise UserError(
-                f"{source}: {name} must have shape {_show(shown)} to fit mu_q {_show(shape)}, got {_show(arrays[name].shape)}"
+                f"{source}: {name} must have shape {_show(shown)} to fit mu_q {_show(shape)}, got "
+                f"{_show(arrays[name].shape)}"
             )
 
 
@@ -222,7 +225,8 @@ def _finite(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         cast = np.asarray(array, dtype)
     if not (finite := np.isfinite(cast)).all():
         raise UserError(
-            f"{name} of {_place(agents(finite))} is too large for {dtype}; rescale it or use float64"
+            f"{name} of {_place(agents(finite))} is too large for {dtype}; rescale it or use "
+            "float64"
         )
     return cast
 
@@ -238,7 +242,8 @@ def _check_symmetric(cov: np.ndarray, epsilon: float, name: str) -> None:
     bad = half > 4 * cov.shape[-1] * epsilon * largest
     if bad.any():
         raise UserError(
-            f"{name} of {_place(bad)} is not symmetric: entries mirrored in the diagonal differ by up to {2 * float(half[bad][0]):.3g}; "
+            f"{name} of {_place(bad)} is not symmetric: entries mirrored in the diagonal differ by "
+            f"up to {2 * float(half[bad][0]):.3g}; "
             "give symmetric covariances"
         )
 
@@ -251,7 +256,8 @@ def _check_positive_definite(cov: np.ndarray, name: str) -> None:
     bad = ~(smallest > floor)
     if bad.any():
         raise UserError(
-            f"{name} of {_place(bad)} is not positive definite: smallest eigenvalue {smallest[bad][0]:.6g}, "
+            f"{name} of {_place(bad)} is not positive definite: smallest eigenvalue "
+            f"{smallest[bad][0]:.6g}, "
             f"needed more than {floor[bad][0]:.3g}; give positive definite covariances"
         )
 
@@ -293,7 +299,8 @@ def _observed_names(header: list[str], path: str) -> list[str]:
     for name in ("agent", *names):
         if name not in header:
             raise UserError(
-                f"{path}: column {name} is missing; the header must be agent, optionally point, then o0, o1, ..., got {','.join(header)}"
+                f"{path}: column {name} is missing; the header must be agent, optionally point, "
+                f"then o0, o1, ..., got {','.join(header)}"
             )
     return names
 

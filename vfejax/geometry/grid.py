@@ -46,7 +46,8 @@ class Grid(NamedTuple):
 def _axis(num: int, length: float, periodic: bool) -> tuple[np.ndarray, np.ndarray]:
     if num < 1 or not (math.isfinite(length) and length > 0):
         raise ValueError(
-            f"a grid axis needs at least 1 point and a positive length, got {num} points, length {length}"
+            f"a grid axis needs at least 1 point and a positive length, got {num} points, length "
+            f"{length}"
         )
     if periodic:
         return np.arange(num) * (length / num), np.full(num, length / num)

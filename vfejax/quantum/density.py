@@ -83,7 +83,8 @@ def mixture(weights: Array, states: Array) -> Array:
     weights = real_argument("weights", weights, real_dtype(states))
     if states.ndim < 3 or weights.ndim < 1 or weights.shape[-1] != states.shape[-3]:
         raise ValueError(
-            f"weights [..., m] and states [..., m, d, d] do not fit: got {weights.shape} and {states.shape}"
+            f"weights [..., m] and states [..., m, d, d] do not fit: got {weights.shape} and "
+            f"{states.shape}"
         )
     return jnp.einsum(
         "...m,...mjk->...jk", weights.astype(states.dtype), states, precision="highest"

@@ -270,7 +270,8 @@ def expert_feed_forward(
         )
     if routing.probabilities.shape[-1] != kernel_in.shape[0]:
         raise ValueError(
-            f"routing must be for {kernel_in.shape[0]} experts, got {routing.probabilities.shape[-1]}"
+            f"routing must be for {kernel_in.shape[0]} experts, got "
+            f"{routing.probabilities.shape[-1]}"
         )
     rows = jnp.repeat(x.reshape(-1, dim), k, axis=0)
     found = jax.lax.platform_dependent(
