@@ -444,11 +444,15 @@ def test_mixed_precision_is_refused_by_name(name, dtype, rng):
 
 def test_scalars_may_have_any_dtype(rng):
     population = oracle.random_population(rng, 3, VECTOR, dtype=np.float32)
-    double = partial(jnp.asarray, dtype=jnp.float64)
-    value = free_energy(population, VECTOR, weights=(double(1.0), 2, 0, 0), temperature=double(2.5))
+
+    @jax.jit
+    def energy(one, temperature):
+        weights = (one, 2, 0, 0)
+        return free_energy(population, VECTOR, weights=weights, temperature=temperature)
+
+    value = energy(np.float64(1.0), np.float64(2.5))
     assert value.dtype == jnp.float32
-    expected = free_energy(population, VECTOR, weights=(1.0, 2.0, 0, 0), temperature=2.5)
-    chex.assert_trees_all_close(value, expected)
+    chex.assert_trees_all_close(value, energy(np.float32(1.0), np.float32(2.5)))
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["all pairs", "edges"])
@@ -477,9 +481,8 @@ def test_a_diverged_agent_is_never_a_better_state(alignment_fn, listed, rng):
 @pytest.mark.parametrize("num", [0, 1])
 def test_few_agents(num, rng):
     population = oracle.random_population(rng, num, VECTOR)
-    terms, gradient = jax.value_and_grad(lambda p: free_energy(p, VECTOR, supports=jnp.ones(num)))(
-        population
-    )
+    energy = partial(free_energy, generators=VECTOR, supports=jnp.ones(num))
+    terms, gradient = jax.jit(jax.value_and_grad(energy))(population)
     chex.assert_tree_all_finite((terms, gradient))
     np.testing.assert_array_equal(gradient.phi, 0.0)
     assert (terms > 0) == (num > 0)
@@ -489,9 +492,14 @@ def test_a_single_component(rng):
     """k = 1: a group of dilations, whose frames change the scale and hence the entropy."""
     dilation = jnp.ones((1, 1, 1))
     population = oracle.random_population(rng, 3, dilation)
-    actual = free_energy(population, dilation, weights=(0, 1, 0, 0))
-    divergence = oracle.pairwise_kl(population.belief, population.phi, dilation)
-    chex.assert_trees_all_close(actual, jnp.sum(oracle.alignment_energy(divergence)), rtol=1e-12)
+
+    @jax.jit
+    def actual_and_expected(population):
+        divergence = oracle.pairwise_kl(population.belief, population.phi, dilation)
+        actual = free_energy(population, dilation, weights=(0, 1, 0, 0))
+        return actual, oracle.alignment_energy(divergence)
+
+    chex.assert_trees_all_close(*actual_and_expected(population), rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
@@ -501,10 +509,9 @@ def test_units_do_not_matter_in_single_precision(scale, rng):
         belief=jax.tree.map(lambda x: scale * x, population.belief),
         prior=jax.tree.map(lambda x: scale * x, population.prior),
     )
+    energy = jax.jit(partial(free_energy, generators=VECTOR))
     # Products of feature rows of up to 200 are rounded.
-    chex.assert_trees_all_close(
-        free_energy(scaled, VECTOR), free_energy(population, VECTOR), rtol=200 * eps("float32")
-    )
+    chex.assert_trees_all_close(energy(scaled), energy(population), rtol=200 * eps("float32"))
 
 
 def test_a_group_is_an_argument_like_its_generators(rng):

@@ -91,13 +91,12 @@ def test_missing_observations_contribute_nothing(rng):
 
     actual, expected = value_and_slopes(belief, other), value_and_slopes(belief, observations)
     np.testing.assert_array_equal(actual[0], expected[0])
-    for a, e in zip(actual[1][0], expected[1][0], strict=True):
-        np.testing.assert_array_equal(a, e)
-        np.testing.assert_array_equal(a[0], np.zeros_like(a[0]))
+    chex.assert_trees_all_equal(actual[1][0], expected[1][0])
+    for leaf in actual[1][0]:
+        np.testing.assert_array_equal(leaf[0], np.zeros_like(leaf[0]))
     np.testing.assert_array_equal(np.asarray(actual[1][1].values)[gap[..., 0]], 0.0)
     np.testing.assert_array_equal(likelihood(belief, other)[0], 0.0)
-    for a, e in zip(infer(belief, other), infer(belief, observations), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-14)
+    chex.assert_trees_all_close(infer(belief, other), infer(belief, observations), rtol=1e-14)
 
 
 def test_entries_above_the_diagonal_of_the_noise_factor_are_ignored(rng):
@@ -271,8 +270,8 @@ def test_fields_are_single_points_side_by_side(rng):
             values=observations.values[:, :, c], present=observations.present[:, :, c]
         )
         expected = likelihood(here, seen), infer(here, seen)
-        for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a[:, c], e, rtol=1e-13, atol=1e-15)
+        at_point = jax.tree.map(lambda x, c=c: x[:, c], actual)
+        chex.assert_trees_all_close(at_point, expected, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("fn", [expected_negative_log_likelihood, posterior])

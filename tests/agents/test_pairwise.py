@@ -269,18 +269,23 @@ def test_agents_that_are_nowhere_cost_no_digits(rng):
     gaussian, phi = agents(rng, 5, dtype=np.float32)
     far = gaussian._replace(mean=gaussian.mean.at[4].set(1e4))
     expected = naive_kl(*oracle.to_double((gaussian, phi)), VECTOR)[:4, :4]
-    rows = pairwise.pair_features(
-        far, pairwise.frame_field(phi, VECTOR), jnp.asarray([1.0, 0.5, 1e-3, 1.0, 0.0], "float32")
-    )
+    support = jnp.asarray([1.0, 0.5, 1e-3, 1.0, 0.0], "float32")
+
+    @jax.jit
+    def features(gaussian, phi):
+        return pairwise.pair_features(gaussian, pairwise.frame_field(phi, VECTOR), support)
+
+    rows = jax.tree.map(np.asarray, features(far, phi))
     actual = (rows.receiver @ rows.sender.T)[:4, :4]
     assert_trees_close(actual, expected, 100 * eps("float32"))
 
 
 def test_temperature_may_have_any_dtype(rng):
     features, *_ = arguments_of(rng, 5, np.float32)
-    value = pairwise.alignment_energy(features, jnp.asarray(2.5, jnp.float64))
+    energy_of = jax.jit(pairwise.alignment_energy)
+    value = energy_of(features, jnp.asarray(2.5, jnp.float64))
     assert value.dtype == jnp.float32
-    chex.assert_trees_all_close(value, pairwise.alignment_energy(features, 2.5))
+    chex.assert_trees_all_close(value, energy_of(features, 2.5))
 
 
 def test_defaults_are_unit_weights_and_the_weighted_energy(rng):
@@ -289,9 +294,8 @@ def test_defaults_are_unit_weights_and_the_weighted_energy(rng):
     expected, _ = dense(
         (features, temperature, zeros + 1.0, zeros), alignment_fn=alignment.weighted
     )
-    np.testing.assert_allclose(
-        pairwise.alignment_energy(features, temperature), expected, rtol=1e-13
-    )
+    actual = jax.jit(pairwise.alignment_energy)(features, temperature)
+    np.testing.assert_allclose(actual, expected, rtol=1e-13)
 
 
 @each_energy
