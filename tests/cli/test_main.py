@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
 from vfejax import __version__
@@ -77,11 +78,23 @@ def test_arguments_default_to_the_command_line(monkeypatch, capsys):
     ("error", "status", "line"),
     [
         (UserError("the file is bad"), 2, "vfejax simulate: the file is bad\n"),
+        (
+            MemoryError("Unable to allocate 72 GiB\n"),
+            2,
+            "vfejax simulate: not enough memory (Unable to allocate 72 GiB); choose a smaller "
+            "--agents, --irreps, --grid or --log-every\n",
+        ),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating 4 bytes."),
+            2,
+            "vfejax simulate: not enough memory (INTERNAL: Out of memory allocating 4 bytes.); "
+            "choose a smaller --agents, --irreps, --grid or --log-every\n",
+        ),
         (KeyboardInterrupt(), 130, "vfejax simulate: interrupted\n"),
         (SystemExit(2), 2, ""),
         (SystemExit(0), 0, ""),
     ],
-    ids=["user", "interrupt", "parser", "parser-help"],
+    ids=["user", "memory", "device-memory", "interrupt", "parser", "parser-help"],
 )
 def test_errors_become_one_line_and_a_status(error, status, line, monkeypatch, capsys):
     _command(monkeypatch, _raiser(error))
@@ -91,9 +104,12 @@ def test_errors_become_one_line_and_a_status(error, status, line, monkeypatch, c
     assert captured.out == ""
 
 
-def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch):
-    _command(monkeypatch, _raiser(ZeroDivisionError("a bug")))
-    with pytest.raises(ZeroDivisionError, match="a bug"):
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), jax.errors.JaxRuntimeError("INTERNAL: a bug")]
+)
+def test_an_error_that_is_not_the_users_is_not_hidden(error, monkeypatch):
+    _command(monkeypatch, _raiser(error))
+    with pytest.raises(type(error), match="a bug"):
         main(["simulate"])
 
 

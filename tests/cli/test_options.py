@@ -1,5 +1,7 @@
 """Configuration: flags over TOML over defaults, one parser for both."""
 
+import io
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +156,23 @@ def test_bad_flags_are_named_in_one_line(arguments, piece, capsys):
     assert message.endswith("test --help explains every option")
     assert not set(message) & set("\n│─╭╰")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--stepz 3", "Unrecognized options: --stepz, 3 (did you mean --steps?); "),
+        ("--kind -b", "Missing value for argument '--kind'. Expected 1 values. (a value "),
+    ],
+)
+def test_a_terminal_of_ascii_is_told_the_same(arguments, message, monkeypatch):
+    with pytest.raises(UserError) as caught:
+        _parse(arguments)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(UserError) as plain:
+        _parse(arguments)
+    assert str(plain.value) == str(caught.value)
+    assert str(plain.value).startswith(message)
 
 
 def test_a_mistyped_flag_is_told_the_likely_one():

@@ -267,7 +267,10 @@ def _save_one(path):
 HARMS = {
     "missing": (lambda path: None, "does not exist"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable .npz file"),
-    "text": (lambda path: path.write_text("agent,o0\n0,1\n"), "not a readable .npz file"),
+    "text": (
+        lambda path: path.write_text("agent,o0\n0,1\n"),
+        r"not a readable .npz file \(neither",
+    ),
     "python objects": (_save_object, "not a readable .npz file"),
     "one array": (_save_one, "not an .npz file but a single array"),
     "directory": (lambda path: path.mkdir(), "Is a directory"),

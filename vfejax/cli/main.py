@@ -20,6 +20,13 @@ COMMANDS = {
     "generate": "a trained model continues a text",
 }
 _MODULES = {"simulate": "simulate.command", "train": "train.command"}
+# What decides how much memory a command takes.
+_SIZES = {
+    "simulate": "--agents, --irreps, --grid or --log-every",
+    "train": "--batch-size, --length, --log-every or the size of the model",
+    "evaluate": "--windows",
+    "generate": "--tokens",
+}
 
 INTERRUPTED = 130
 
@@ -52,6 +59,17 @@ def _dispatch(arguments: list[str]) -> int:
         return INTERRUPTED
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        from vfejax.data.files import one_line
+
+        reason = one_line(error, 120)
+        print(
+            f"vfejax {name}: not enough memory ({reason}); choose a smaller {_SIZES[name]}",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -63,6 +81,17 @@ def _run(name: str, arguments: list[str]) -> int:
 
     with Interrupt(f"vfejax {name}: interrupted"):
         return command.main(arguments)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether NumPy or XLA asked for more memory than there is."""
+    if isinstance(error, MemoryError):
+        return True
+    # XLA's error has no class of its own, and this module does not import jax.
+    said = str(error).lower()
+    return type(error).__name__ == "JaxRuntimeError" and (
+        "out of memory" in said or "resource_exhausted" in said
+    )
 
 
 def _printable(error: UserError) -> str:

@@ -191,10 +191,12 @@ def _parse(
 
 
 def _condensed(box: str, program: str) -> str:
-    """The parser's message, which is a box of several lines, as one line."""
-    lines = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
-    rules = [i for i, line in enumerate(lines) if set(line) == {"─"}]
-    said = " ".join(lines[: rules[0] if rules else None]).strip() or " ".join(box.split())
+    """The parser's message, which is a box of several lines, as one line. A terminal without
+    box-drawing characters has a title and rules of dashes instead.
+    """
+    rows = [row.strip("│ ") for row in box.splitlines()]
+    edges = [i for i, row in enumerate(rows) if re.match(r"[╭╰]|(─+|-{4,})$", row)]
+    said = " ".join(rows[edges[0] + 1 : edges[1]] if len(edges) > 1 else rows).strip()
     similar = re.search(r"Perhaps you meant:[\s│]*(--[\w.-]+)", box)
     hint = f" (did you mean {similar[1]}?)" if similar else ""
     if "Missing value" in said:

@@ -93,6 +93,8 @@ def load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     try:
         with read_errors(path), open(path, "rb") as file:
+            if file.peek(1)[:2] not in (b"PK", b"\x93N"):  # np.load would advise to unpickle it
+                raise ValueError("neither an archive nor an array of NumPy")
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise UserError(

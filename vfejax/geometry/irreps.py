@@ -81,7 +81,7 @@ def _spin_generators(spin: int) -> np.ndarray:
         [(raising + raising.T) / 2, (raising - raising.T) / 2j, np.diag(m).astype(complex)]
     )
     basis = _real_harmonics(spin)
-    return np.einsum("mi,amn,nj->aij", basis.conj(), -1j * operators, basis).real
+    return (basis.conj().T @ (-1j * operators) @ basis).real
 
 
 def so3_generators(spins: Sequence[int]) -> np.ndarray:

@@ -277,6 +277,7 @@ def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
             ["--model", "resnet-bk", "--resnet-bk.z-floor", "0"],
             ["--resnet-bk.z-floor 0.0", "positive"],
         ),
+        (["--transformer.dim", "1000000000"], ["--transformer", "weights", "smaller"]),
         (["--transformer.layers", "0"], ["--transformer.layers 0", "at least 1"]),
         (["--transformer.dropout", "1"], ["--transformer.dropout 1.0", "below 1"]),
         (

@@ -235,6 +235,7 @@ def _columns(task: Task, state: TrainState) -> list[str]:
 def _remarks(task: Task, session: Session) -> None:
     """What a user should know about devices and learning rate before it begins."""
     config, used, present = task.config, task.mesh.size, jax.device_count()
+    start = session.start  # refuses a run that is beyond --steps already
     if used < present:
         session.note(
             f"uses {used} of {present} devices; with --batch-size a multiple of {present} all of "
@@ -245,7 +246,6 @@ def _remarks(task: Task, session: Session) -> None:
             f"--steps {config.steps} leave no room for --warmup-steps {config.warmup_steps}: the "
             f"warm-up is shortened to {max(config.steps - 2, 0)}"
         )
-    start = session.start
     if start and start < config.steps:
         _announce_rate(task, session, start)
 

@@ -1,5 +1,9 @@
 """The model that ``vfejax train`` asks for."""
 
+import dataclasses
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +14,9 @@ from vfejax.models.blocks import OptionError
 from vfejax.types import SequenceModel
 
 __all__ = ["build"]
+
+_LARGE = 1 << 16  # an option beyond this may make a model beyond all memory
+_MOST_WEIGHTS = 10**12
 
 
 def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None) -> SequenceModel:
@@ -25,7 +32,7 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
     """
     counts = None if tokens is None else np.bincount(tokens, minlength=vocab_size)
     try:
-        return table.build(
+        model = table.build(
             config.model,
             model_options(config),
             vocab_size,
@@ -38,3 +45,19 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
         raise UserError(f"{flag}: must be {error.requirement}") from error
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error
+    _check_size(config, model)
+    return model
+
+
+def _check_size(config: TrainConfig, model: SequenceModel) -> None:
+    """Refuse a model that no machine can hold: XLA ends the process when a size overflows."""
+    options = dataclasses.asdict(model_options(config)).values()
+    if max((x for x in (config.length, *options) if isinstance(x, int)), default=0) <= _LARGE:
+        return
+    shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+    weights = sum(math.prod(x.shape) for x in shapes)
+    if weights > _MOST_WEIGHTS:
+        raise UserError(
+            f"--{config.model}: these options make a model of {weights:.1g} weights, and at most "
+            f"{_MOST_WEIGHTS:.0e} are possible; choose smaller ones"
+        )
