@@ -13,6 +13,7 @@ import numpy as np
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
+from vfejax.cli.simulate import accuracy
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
@@ -68,7 +69,7 @@ def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
         row = first
         if infos is not None:
             row = {name: float(np.asarray(x)[-1]) for name, x in _energies(infos).items()}
-        row = row | simulate_report.errors(problem, constrain(state.position))
+        row = row | accuracy.errors(problem, constrain(state.position))
         return loop.Observation(row, memory, {"energy": row["total"]})
 
     return loop.Program(
@@ -104,7 +105,7 @@ def simulate(config: SimulateConfig) -> int:
     inputs = {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
-    references = simulate_report.references(problem)
+    references = accuracy.references(problem)
     program = _program(config, problem)
     with sessions.begin(config, "simulate", inputs) as session:
         run = session.run

@@ -4,7 +4,6 @@ configuration.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,14 +13,14 @@ import optax
 
 from vfejax.agents import alignment, free_energy, observation
 from vfejax.agents import population as populations
-from vfejax.agents.edges import Edges, check_edges
+from vfejax.agents.edges import Edges
 from vfejax.agents.observation import Observations
 from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.agents.supports import measure
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.cli.simulate import inputs
 from vfejax.cli.simulate.config import SimulateConfig
-from vfejax.data import population_arrays, tables
 from vfejax.dynamics import gradient_flow, hamiltonian
 from vfejax.errors import UserError
 from vfejax.geometry import grid as grids
@@ -94,75 +93,6 @@ def _supports(
     return shape(grids.distance(grid, centres), config.support_radius).astype(dtype)
 
 
-def _measured(
-    config: SimulateConfig, path: Path, k: int, shape: tuple[int, ...], dtype: Any
-) -> Observations:
-    """Observations from the user's files."""
-    table = population_arrays.load_observations_csv(path)
-    values, present = _on_grid(config, table, shape)
-    dim = values.shape[-1]
-    if config.observation_matrix is None:
-        if dim != k:
-            raise UserError(
-                f"--observations {config.observations}: rows have {dim} numbers, but beliefs "
-                f"have k = {k} components; "
-                "give --observation-matrix, or other --irreps"
-            )
-        matrix = np.eye(k)
-    else:
-        matrix = tables.load_matrix_csv(config.observation_matrix, (dim, k))
-    return Observations(
-        _fitting(values, dtype, f"--observations {config.observations}"),
-        jnp.asarray(present, dtype),
-        _fitting(matrix, dtype, f"--observation-matrix {config.observation_matrix}"),
-        config.noise_std * jnp.eye(dim, dtype=dtype),
-    )
-
-
-def _fitting(values: np.ndarray, dtype: Any, source: str) -> Array:
-    """Numbers of a file in the precision of the state; UserError for one that it cannot hold."""
-    largest = float(np.max(np.abs(values), initial=0.0))
-    if largest > float(jnp.finfo(dtype).max):
-        raise UserError(
-            f"{source}: {largest:g} is too large for --precision {dtype}; scale the data, or give "
-            "--precision float64"
-        )
-    return jnp.asarray(values, dtype)
-
-
-def _on_grid(
-    config: SimulateConfig, table: dict[str, np.ndarray], shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the table at their points: values ``[n, m, *grid, o]`` and presence ``[n, m,
-    *grid]``.
-    """
-    values, present = table["values"], table["present"].astype(bool)
-    num_points = int(np.prod(shape))
-    points = table.get("point")
-    if points is None:
-        if shape:
-            raise UserError(
-                f"--observations {config.observations}: --base {config.base} needs a column 'point'"
-            )
-        return values, present.astype(float)
-    if points[present].max() >= num_points:
-        raise UserError(
-            f"--observations {config.observations}: point {points[present].max()} is outside "
-            f"the grid of {num_points} points"
-        )
-    if not shape:
-        return values, present.astype(float)
-    num_agents, num_rows, dim = values.shape
-    placed = np.zeros((num_agents, num_rows, num_points, dim))
-    there = np.zeros((num_agents, num_rows, num_points))
-    agent, row = np.nonzero(present)
-    placed[agent, row, points[agent, row]] = values[agent, row]
-    there[agent, row, points[agent, row]] = 1.0
-    return placed.reshape(num_agents, num_rows, *shape, dim), there.reshape(
-        num_agents, num_rows, *shape
-    )
-
-
 def _fresh_population(
     config: SimulateConfig, observations: Observations, k: int, num_generators: int, dtype: Any
 ) -> Population:
@@ -178,43 +108,49 @@ def _fresh_population(
     return Population(belief, prior, jnp.zeros((*shape, num_generators), dtype))
 
 
-def build(config: SimulateConfig) -> Problem:
-    """Data and initial population.
+def _embedded(
+    config: SimulateConfig, grid: Grid, rng: np.random.Generator, dtype: Any
+) -> tuple[Observations, Truth]:
+    """The sensor network with a known answer."""
+    if config.group != "so3" or set(config.irreps) != {1}:
+        raise UserError(
+            f"--group {config.group} --irreps {' '.join(map(str, config.irreps))}: the "
+            "embedded problem needs copies of spin 1; "
+            "give --observations or --initial for other representations"
+        )
+    return sensor_network.simulate(
+        rng,
+        config.agents,
+        num_landmarks=len(config.irreps),
+        num_observations=config.measurements,
+        noise_std=config.noise_std,
+        points=np.asarray(grid.points),
+        dtype=dtype,
+    )
 
-    Raises:
-        UserError: for files, shapes and options that do not fit each other, naming them.
-    """
-    dtype = jnp.dtype(config.precision)
-    group = _group(config)
+
+def _data(
+    config: SimulateConfig, group: Group, grid: Grid, rng: np.random.Generator, dtype: Any
+) -> tuple[Population, Observations | None, Truth | None]:
+    """Population, observations and truth: of the user's files, or of the embedded problem."""
     num_generators, k, _ = group.generators.shape
-    grid = _base(config)
     shape = grid.quadrature.shape
-    rng = np.random.default_rng(config.seed)
     population = observations = truth = None
     if config.initial is not None:
-        population = _initial(config, config.initial, k, num_generators, shape, dtype)
+        population = inputs.initial(config, config.initial, k, num_generators, shape, dtype)
     if config.observations is not None:
-        observations = _measured(config, config.observations, k, shape, dtype)
+        observations = inputs.observations(config, config.observations, k, shape, dtype)
     elif population is None:
-        if config.group != "so3" or set(config.irreps) != {1}:
-            raise UserError(
-                f"--group {config.group} --irreps {' '.join(map(str, config.irreps))}: the "
-                "embedded problem needs copies of spin 1; "
-                "give --observations or --initial for other representations"
-            )
-        observations, truth = sensor_network.simulate(
-            rng,
-            config.agents,
-            num_landmarks=len(config.irreps),
-            num_observations=config.measurements,
-            noise_std=config.noise_std,
-            points=np.asarray(grid.points),
-            dtype=dtype,
-        )
+        observations, truth = _embedded(config, grid, rng, dtype)
     if population is None:
         given = cast(Observations, observations)  # of the files, or of the embedded problem
         population = _fresh_population(config, given, k, num_generators, dtype)
-    num_agents = population.phi.shape[0]
+    return population, observations, truth
+
+
+def _check_agents(
+    config: SimulateConfig, num_agents: int, observations: Observations | None
+) -> None:
     if num_agents < 2:
         option = "observations" if config.initial is None else "initial"
         raise UserError(
@@ -226,65 +162,24 @@ def build(config: SimulateConfig) -> Problem:
             f"--observations {config.observations} has {observations.values.shape[0]} agents, "
             f"--initial {config.initial} has {num_agents}"
         )
-    edges = None if config.edges is None else _edges(config.edges, num_agents)
+
+
+def build(config: SimulateConfig) -> Problem:
+    """Data and initial population.
+
+    Raises:
+        UserError: for files, shapes and options that do not fit each other, naming them.
+    """
+    dtype = jnp.dtype(config.precision)
+    group, grid = _group(config), _base(config)
+    rng = np.random.default_rng(config.seed)
+    population, observations, truth = _data(config, group, grid, rng, dtype)
+    num_agents = population.phi.shape[0]
+    _check_agents(config, num_agents, observations)
+    edges = None if config.edges is None else inputs.neighbours(config.edges, num_agents)
     supports = _supports(config, grid, num_agents, rng, dtype)
     grid = jax.tree.map(lambda x: x.astype(dtype), grid)
-    return Problem(
-        population,
-        group,
-        observations,
-        truth,
-        grid,
-        supports,
-        edges,
-    )
-
-
-def _edges(path: Path, num_agents: int) -> Edges:
-    """The neighbour list of a file."""
-    edges = Edges(*map(jnp.asarray, tables.load_edges_csv(path, num_agents)))
-    try:
-        check_edges(edges, num_agents)
-    except ValueError as error:
-        raise UserError(f"--edges {path}: {error}") from error
-    return edges
-
-
-def _initial(
-    config: SimulateConfig,
-    path: Path,
-    k: int,
-    num_generators: int,
-    shape: tuple[int, ...],
-    dtype: Any,
-) -> Population:
-    arrays = population_arrays.load_npz(path)
-    try:
-        population = population_arrays.from_arrays(arrays, dtype=dtype)
-    except UserError as error:
-        raise UserError(f"--initial {path}: {error}") from None
-    given = population.belief.mean.shape
-    source = (
-        f"--irreps {' '.join(map(str, config.irreps))}"
-        if config.group == "so3"
-        else f"--dimension {config.dimension}"
-    )
-    if given[-1] != k:
-        raise UserError(
-            f"--initial {config.initial}: beliefs have k = {given[-1]} components, but "
-            f"{source} gives {k}"
-        )
-    if given[1:-1] != shape:
-        raise UserError(
-            f"--initial {config.initial}: fields live on a grid {given[1:-1]}, but --base "
-            f"{config.base} --grid gives {shape}"
-        )
-    if population.phi.shape[-1] != num_generators:
-        raise UserError(
-            f"--initial {config.initial}: phi has {population.phi.shape[-1]} components, but "
-            f"{source} has {num_generators} generators"
-        )
-    return population
+    return Problem(population, group, observations, truth, grid, supports, edges)
 
 
 def _quadrature(config: SimulateConfig, problem: Problem) -> Array | None:

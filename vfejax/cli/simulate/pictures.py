@@ -1,0 +1,225 @@
+"""The pictures of a simulation: the run beside what is possible, energies, populations, fields."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vfejax.agents import pairwise
+from vfejax.agents.population import Population
+from vfejax.beliefs.gaussian import Gaussian, covariance
+from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
+from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.cli.simulate.problem import Problem
+from vfejax.figures import energies as energy_figures
+from vfejax.figures import fields as field_figures
+from vfejax.figures import populations as population_figures
+from vfejax.geometry.transport import frames
+from vfejax.problems import sensor_network
+from vfejax.runs.report import Picture
+from vfejax.types import Array
+
+__all__ = ["pictures"]
+
+# A larger population's attention matrix is no longer legible (and takes n^2 memory).
+_MOST_ATTENTION = 512
+
+
+class _View(NamedTuple):
+    """A population at one point of the base manifold, in one common frame, for pictures."""
+
+    means: np.ndarray
+    covs: np.ndarray
+    rotations: np.ndarray
+
+
+def _at_point(population: Population, index: int) -> tuple[Gaussian, Array]:
+    def pick(x: Array, tail: int) -> Array:
+        return x.reshape(x.shape[0], -1, *x.shape[x.ndim - tail :])[:, index]
+
+    belief = Gaussian(pick(population.belief.mean, 1), pick(population.belief.chol, 2))
+    return belief, pick(population.phi, 1)
+
+
+def _view(problem: Problem, population: Population, index: int, agents: np.ndarray) -> _View:
+    """Beliefs pulled back to the common frame; turned onto the truth, where there is one, by one
+    global rotation.
+    """
+    belief, phi = _at_point(population, index)
+    inward = np.asarray(frames(-phi, problem.group))[agents]
+    means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
+    covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
+    if phi.shape[-1] != 3:
+        return _View(means, covs, np.broadcast_to(np.eye(3), (len(means), 3, 3)))
+    rotations = np.asarray(rotation_matrices(phi))[agents]
+    if problem.truth is not None:
+        true = problem.truth.rotations[agents]
+        gauge = sensor_network.nearest_rotation(np.einsum("nji,njk->ik", true, rotations))
+        blocks = np.kron(np.eye(means.shape[-1] // 3), gauge)
+        means, covs = means @ blocks.T, blocks @ covs @ blocks.T
+        rotations = np.einsum("nji,njk,lk->nil", true, rotations, gauge)
+    return _View(means, covs, rotations)
+
+
+def _truth_pictures(
+    references: References, reached: tuple[float, np.ndarray], metrics: dict
+) -> Iterator[Picture]:
+    """The run beside what is possible."""
+    rows = {
+        "an agent alone": references.alone,
+        "two agents": references.pairs,
+        "this run": reached,
+        "best possible": references.best,
+    }
+    levels = {name: (place, math.degrees(rms(turns))) for name, (place, turns) in rows.items()}
+    caption = (
+        "Root-mean-square errors against the truth. Alone, an agent measures its landmarks but "
+        "knows nothing of the others' orientation; two agents can register their raw data; the "
+        "best possible is the maximum-likelihood registration of all data."
+    )
+    bars = [(name, *level) for name, level in levels.items()]
+    yield Picture("errors", "What alignment buys", caption, energy_figures.error_bars(bars))
+    for index, (column, what) in enumerate(
+        (("landmark_error_m", "landmarks (m)"), ("rotation_error_deg", "relative rotations (deg)"))
+    ):
+        floors = {name: levels[name][index] for name in ("an agent alone", "best possible")}
+        figure = energy_figures.convergence(
+            metrics["step"],
+            {"this run": metrics[column]},
+            floors=floors,
+            ylabel=f"rms error, {what}",
+        )
+        caption = (
+            "Error against the truth over the run; maximum likelihood reaches the lower line with "
+            "the same data."
+        )
+        yield Picture(
+            f"convergence_{column.split('_')[0]}", f"Convergence: {what}", caption, figure
+        )
+    degrees = {name: np.degrees(turns) for name, (_, turns) in rows.items() if name != "two agents"}
+    caption = "Share of pairs of agents whose relative rotation is wrong by less than x degrees."
+    yield Picture(
+        "rotation_errors", "Relative rotations", caption, energy_figures.rotation_errors(degrees)
+    )
+
+
+def _energy_pictures(metrics: dict) -> Iterator[Picture]:
+    names = ("self_coupling", "belief_alignment", "prior_alignment", "observation")
+    terms = {name: metrics[name] for name in names if np.any(metrics[name] != 0)}
+    figure = energy_figures.energy_terms(metrics["step"], {**terms, "total": metrics["total"]})
+    yield Picture(
+        "energy", "Free energy", "Weighted terms of the free energy and their total.", figure
+    )
+    if "hamiltonian" in metrics:
+        figure = energy_figures.energy_drift(
+            metrics["step"], metrics["total"], metrics["kinetic"], metrics["hamiltonian"]
+        )
+        caption = (
+            "Potential (free) and kinetic energy, and how far their sum strays. Friction, if any, "
+            "takes energy out on purpose."
+        )
+        yield Picture("energy_drift", "Hamiltonian energies", caption, figure)
+
+
+def _population_pictures(
+    config: SimulateConfig, problem: Problem, population: Population
+) -> Iterator[Picture]:
+    """Beliefs, frames and attention before and after, at the point that most agents cover."""
+    index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
+    if problem.supports is not None:
+        chi = np.asarray(problem.supports).reshape(len(agents), -1)
+        index = int(chi.sum(axis=0).argmax())
+        agents = chi[:, index] > 0
+        where = " at the point that most agents cover"
+    before = _view(problem, problem.population, index, agents)
+    after = _view(problem, population, index, agents)
+    if config.group == "so3" and set(config.irreps) == {1}:
+        truth, cross = None, ""
+        if problem.truth is not None:
+            truth = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)[index]
+            cross = " Crosses: the truth, up to the one global rotation that no data can tell."
+        panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
+        caption = (
+            f"Every agent's belief about each landmark{where}, carried to the common frame and "
+            "projected to the x-y plane, with 1 and 2 sigma ellipses. Before, no agent knows how "
+            f"the others are turned; after, they share one frame.{cross}"
+        )
+        figure = population_figures.belief_ellipses(panels, truth=truth)
+        yield Picture("beliefs", "Beliefs in the common frame", caption, figure)
+    if config.group == "so3":
+        relative = " relative to the truth" if problem.truth is not None else ""
+        caption = f"Where each agent's frame{relative} sends the three unit axes{where}."
+        figure = population_figures.frames(
+            [("before", before.rotations), ("after", after.rotations)]
+        )
+        yield Picture("frames", "Frames", caption, figure)
+    if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
+        attention_fn = jax.jit(pairwise.attention_weights)
+        for when, state in (("start", problem.population), ("end", population)):
+            picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], _at_point(state, index))
+            weights = attention_fn(*picked, problem.group, config.temperature)
+            caption = (
+                f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
+                f"{when}."
+            )
+            figure = population_figures.attention_matrix(np.asarray(weights))
+            yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
+
+
+def _field_pictures(
+    config: SimulateConfig, problem: Problem, population: Population
+) -> Iterator[Picture]:
+    lengths = [2 * math.pi if config.base in ("ring", "torus") else 1.0] * len(config.grid)
+    chi = (
+        np.ones(population.phi.shape[:-1])
+        if problem.supports is None
+        else np.asarray(problem.supports)
+    )
+    covered = np.where(chi.sum(axis=0) > 0, chi.sum(axis=0), np.nan)
+
+    def average(field: np.ndarray) -> np.ndarray:
+        return (chi * field).sum(axis=0) / covered
+
+    spread = np.sqrt(np.trace(np.asarray(covariance(population.belief)), axis1=-2, axis2=-1))
+    maps = {
+        "mean frame angle (rad)": average(np.linalg.norm(np.asarray(population.phi), axis=-1)),
+        "mean belief spread (m)": average(spread),
+    }
+    if problem.truth is not None:
+        means = np.asarray(population.belief.mean)
+        means = means.reshape(*means.shape[:-1], -1, 3)
+        maps["mean landmark error (m)"] = average(
+            sensor_network.landmark_errors(means, problem.truth.landmarks)
+        )
+    caption = "Averages over the agents present at each point of the base manifold."
+    yield Picture(
+        "fields",
+        "Fields",
+        caption,
+        field_figures.field_maps(maps, kind=config.base, lengths=lengths),
+    )
+    if problem.supports is not None:
+        figure = field_figures.supports(chi, kind=config.base, lengths=lengths)
+        yield Picture(
+            "supports", "Supports", "Where each agent lives, and how many cover each point.", figure
+        )
+
+
+def pictures(
+    config: SimulateConfig,
+    problem: Problem,
+    references: References | None,
+    population: Population,
+    metrics: dict,
+) -> Iterator[Picture]:
+    """Every picture of the run, in the order of the report."""
+    about_population = list(_population_pictures(config, problem, population))
+    yield from about_population[:1]
+    if references is not None:
+        yield from _truth_pictures(references, achieved(problem, population), metrics)
+    yield from _energy_pictures(metrics)
+    yield from about_population[1:]
+    if config.base != "point":
+        yield from _field_pictures(config, problem, population)
