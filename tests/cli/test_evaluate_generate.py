@@ -16,6 +16,7 @@ from helpers.tiny_run import TINY_TRAINING as TINY
 from vfejax.cli import trained as trained_runs
 from vfejax.cli.main import main
 from vfejax.data.spelling import spelled_nats
+from vfejax.models.table import MODELS
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
 
@@ -356,3 +357,11 @@ def test_a_full_disk_costs_no_result(command, run, capfd):
     captured = capfd.readouterr()
     assert "cannot write /dev/full" in captured.err
     assert ("loss_nats_per_token" if command == "evaluate" else "\n") in captured.out
+
+
+def test_an_ablation_of_the_model_is_evaluated_beside_it(run, tmp_path, monkeypatch):
+    """The weights of two heads fit one head, whose attention is another."""
+    entry = MODELS["transformer"]._replace(ablations={"one_head": {"heads": 1}})
+    monkeypatch.setitem(MODELS, "transformer", entry)
+    found = _evaluate(run, tmp_path / "e.json")
+    assert abs(found["one_head_loss_nats_per_token"] - found["loss_nats_per_token"]) > 1e-6

@@ -2,6 +2,9 @@
 everything again for every token.
 """
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +24,7 @@ def _share(sampler_fn, logits, draws=4000):
     """How often each token is drawn."""
     keys = jax.random.split(jax.random.key(0), draws)
     tokens = jax.jit(jax.vmap(lambda key: sampler_fn(key, logits)))(keys)
-    assert tokens.dtype == jnp.int32
+    chex.assert_type(tokens, jnp.int32)
     return np.bincount(np.asarray(tokens)[:, 0], minlength=logits.shape[-1]) / draws
 
 
@@ -72,9 +75,7 @@ def test_temperature_zero_takes_the_most_probable_and_forbidden_tokens_never_app
     ],
 )
 def test_the_nucleus_is_the_smallest_set_and_of_equal_tokens_the_first(probabilities, top_p, kept):
-    share = _share(
-        sampling.sampler(top_p=top_p), jnp.log(jnp.asarray([probabilities], jnp.float32))
-    )
+    share = _share(sampling.sampler(top_p=top_p), np.log(np.asarray([probabilities], np.float32)))
     assert np.flatnonzero(share).tolist() == kept
 
 
@@ -121,26 +122,48 @@ def gpt():
         transformer.TransformerConfig(1, 8, 2, 16), VOCABULARY, LENGTH, jnp.float64
     )
     # Large weights, so that the most probable token depends on the text.
-    return model, jax.tree.map(lambda x: 30 * x, jax.jit(model.init)(jax.random.key(10)))
+    params = jax.jit(model.init)(jax.random.key(10))
+    return Compiled(model, jax.tree.map(lambda x: 30 * x, params))
 
 
 @pytest.fixture(scope="module")
 def unbounded():
-    config = resnet_bk.ResNetBKConfig(layers=1, dim=8, heads=2, hidden=8, experts=2)
+    config = resnet_bk.ResNetBKConfig(
+        layers=1, dim=8, heads=2, hidden=8, experts=1, top_k=1, mixer="gate"
+    )
     model = resnet_bk.build(config, VOCABULARY, LENGTH, jnp.float64)
-    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(0)))
+    params = jax.jit(model.init)(jax.random.key(0))
+    return Compiled(model, jax.tree.map(lambda x: 3 * x, params))
 
 
-def _read_again(model, params, prompt, num_tokens):
+class Compiled:
+    """A model with what is compiled once for all tests."""
+
+    def __init__(self, model, params):
+        self.model, self.params = model, params
+        self.apply = jax.jit(model.apply)
+
+        @functools.partial(jax.jit, static_argnames=("num_tokens", "temperature"))
+        def generate(prompt, num_tokens, key, temperature=0.0):
+            draw = sampling.sampler(temperature)
+            return sampling.generate(model, params, prompt, num_tokens, key, draw)
+
+        self.generate = generate
+
+
+LONGEST = 16
+
+
+def _read_again(compiled, prompt, num_tokens):
     """The most probable continuation by reading the whole window for every token."""
-    apply = jax.jit(model.apply)
+    model, params, apply = compiled.model, compiled.params, compiled.apply
     text = list(prompt)
     start = 0
     for position in range(len(prompt) + num_tokens - 1):
         if position - start == model.max_length:
             start = position - model.max_length // 2
         if position == len(text) - 1:
-            window = np.zeros((1, model.max_length or len(prompt) + num_tokens), np.int32)
+            window = np.zeros((1, model.max_length or LONGEST), np.int32)
             window[0, : position + 1 - start] = text[
                 start:
             ]  # what follows cannot matter: models are causal
@@ -148,66 +171,46 @@ def _read_again(model, params, prompt, num_tokens):
     return text[len(prompt) :]
 
 
-def _greedy(model, params, prompt, num_tokens):
-    tokens = sampling.generate(
-        model, params, jnp.asarray([prompt]), num_tokens, jax.random.key(0), sampling.sampler(0.0)
-    )
-    return np.asarray(tokens)[0].tolist()
-
-
 @pytest.mark.parametrize("prompt", [[3], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0, 1]])
 def test_a_full_window_starts_again_from_its_last_half(prompt, gpt):
-    model, params = gpt
-    expected = _read_again(model, params, prompt, 11)
-    assert _greedy(model, params, prompt, 11) == expected
+    expected = _read_again(gpt, prompt, 11)
+    assert gpt.generate(np.array([prompt]), 11, jax.random.key(0)).tolist() == [expected]
     assert len(set(expected)) > 1
 
 
 def test_without_a_bound_everything_is_remembered(unbounded):
-    model, params = unbounded
-    assert _greedy(model, params, [5, 1], 12) == _read_again(model, params, [5, 1], 12)
+    expected = _read_again(unbounded, [5, 1], 12)
+    assert unbounded.generate(np.array([[5, 1]]), 12, jax.random.key(0)).tolist() == [expected]
+    assert len(set(expected)) > 1
 
 
 def test_longer_texts_begin_like_shorter_ones_and_rows_are_independent(unbounded):
-    model, params = unbounded
-    prompt = jnp.asarray([[1, 2], [3, 4]])
+    prompt = np.array([[1, 2], [3, 4]])
 
-    def write(prompt, count, seed):
-        return np.asarray(
-            sampling.generate(
-                model, params, prompt, count, jax.random.key(seed), sampling.sampler(2.0)
-            )
-        )
+    def write(count, seed):
+        return np.asarray(unbounded.generate(prompt, count, jax.random.key(seed), 2.0))
 
-    long = write(prompt, 9, 0)
-    assert long.shape == (2, 9)
-    assert np.array_equal(long[:, :4], write(prompt, 4, 0))
-    assert not np.array_equal(long, write(prompt, 9, 1))
+    long = write(9, 0)
+    chex.assert_shape(long, (2, 9))
+    np.testing.assert_array_equal(long[:, :4], write(4, 0))
+    assert not np.array_equal(long, write(9, 1))
 
 
 @pytest.mark.parametrize("which", ["gpt", "unbounded"])
 def test_prompts_of_unequal_length_are_continued_as_each_is_alone(which, request):
     """Left, right and scattered padding; the GPT is full and starts again on the way."""
-    model, params = request.getfixturevalue(which)
+    compiled = request.getfixturevalue(which)
     texts = [[3], [1, 4, 2, 0, 5], [6, 2, 2]]
     masks = np.array([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [1, 0, 1, 1, 0]], bool)
     tokens = np.full(masks.shape, -1)
     tokens[masks] = [token for text in texts for token in text]
-    write = jax.jit(
-        lambda batch: sampling.generate(
-            model, params, batch, 9, jax.random.key(0), sampling.sampler(0.0)
-        )
-    )
-    found = write(Batch(jnp.asarray(tokens), jnp.asarray(masks)))
-    for row, text in zip(found.tolist(), texts, strict=True):
-        assert row == _greedy(model, params, text, 9)
+    found = compiled.generate(Batch(tokens, masks), 9, jax.random.key(0))
+    assert found.tolist() == [_read_again(compiled, text, 9) for text in texts]
 
 
 def test_no_new_tokens_are_refused(unbounded):
     with pytest.raises(ValueError, match="num_tokens must be at least 1, got 0"):
-        sampling.generate(
-            *unbounded, np.ones((1, 2), np.int32), 0, jax.random.key(0), sampling.sampler()
-        )
+        unbounded.generate(np.ones((1, 2), np.int32), 0, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -215,4 +218,4 @@ def test_no_new_tokens_are_refused(unbounded):
 )
 def test_a_bad_prompt_is_named(prompt, unbounded):
     with pytest.raises(ValueError, match="prompt must"):
-        sampling.generate(*unbounded, prompt, 2, jax.random.key(0), sampling.sampler())
+        unbounded.generate(prompt, 2, jax.random.key(0))

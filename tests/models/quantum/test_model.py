@@ -2,9 +2,11 @@
 its ablations, and its run from the command line.
 """
 
+import functools
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ from vfejax.runs import load
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
+from vfejax.types import TrainState
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -37,7 +40,6 @@ VOCABULARY, LENGTH, BATCH, DIM = (
     4,
 )  # longer than the window, more tokens than basis states
 COUNTS = np.array([0, 1, 5, 200, 3, 90, 40, 1, 7])
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def _config(**options):
@@ -50,13 +52,24 @@ def _build(dtype=jnp.float64, counts=COUNTS, **options):
     return quantum_transformer.build(_config(**options), VOCABULARY, LENGTH, dtype, counts)
 
 
-def _params(model, rng):
+@functools.cache
+def _apply(**options):
+    """The model's compiled function, for all tests that share it."""
+    return jax.jit(_build(**options).apply)
+
+
+@functools.cache
+def _first_weights():
+    return jax.jit(_build().init)(jax.random.key(3))
+
+
+def _params(rng):
     """Weights large enough for every part of the formula to matter."""
     params = jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.asarray(rng.normal(size=x.shape)) if "kernel" in str(path[-1]) else x,
-        jax.jit(model.init, compiler_options=QUICK)(jax.random.key(3)),
+        lambda path, x: rng.normal(size=x.shape) if "kernel" in str(path[-1]) else np.array(x),
+        _first_weights(),
     )
-    params["blocks"]["block"]["coupling"] = jnp.array([0.4, 1.1])
+    params["blocks"]["block"]["coupling"] = np.array([0.4, 1.1])
     params["blocks"]["block"]["hamiltonian"] *= 3.0
     return params
 
@@ -134,9 +147,8 @@ def _oracle(params, tokens, config):
     ids=lambda o: "".join(o) or "default",
 )
 def test_the_model_is_its_formula(options, tokens, rng):
-    model = _build(**options)
-    params = _params(model, rng)
-    prediction = jax.jit(model.apply, compiler_options=QUICK)(params, tokens, None)
+    params = _params(rng)
+    prediction = _apply(**options)(params, tokens, None)
     logits, found = zip(*(_oracle(params, row, _config(**options)) for row in tokens), strict=True)
     # Norms of small vectors amplify the rounding of two eigensolvers.
     np.testing.assert_allclose(prediction.logits, np.stack(logits), rtol=1e-9, atol=1e-10)
@@ -152,12 +164,11 @@ def test_the_model_is_its_formula(options, tokens, rng):
 
 
 def test_measuring_fewer_states_takes_every_so_many_from_the_last_back(tokens, rng):
-    whole, part = _build(), _build(measure_every=4)
-    params = _params(whole, rng)
+    params = _params(rng)
     found = np.stack([_oracle(params, row, _config())[1] for row in tokens]).reshape(
         BATCH, 2, LENGTH, 4
     )
-    prediction = jax.jit(part.apply, compiler_options=QUICK)(params, tokens, None)
+    prediction = _apply(measure_every=4)(params, tokens, None)
     np.testing.assert_allclose(
         prediction.diagnostics["purity"], found[:, :, [2, 6, 10], 2].mean(), rtol=1e-12
     )
@@ -168,10 +179,10 @@ def test_measuring_fewer_states_takes_every_so_many_from_the_last_back(tokens, r
 def test_gradient_of_every_leaf_is_that_of_finite_differences(rng):
     """Each leaf on its own, the angles too, with the free energy in the loss."""
     model = _build(free_energy_weight=0.7)
-    params = _params(model, rng)
+    params = _params(rng)
     windows = rng.integers(0, VOCABULARY, (BATCH, LENGTH + 1)).astype(np.int32)
     loss_fn = jax.value_and_grad(lambda p: next_token_loss(model, p, windows, None, None)[0])
-    value_and_grad = jax.jit(loss_fn, compiler_options=QUICK)
+    value_and_grad = jax.jit(loss_fn)
     leaves, tree = jax.tree.flatten(params)
     gradient = jax.tree.leaves(value_and_grad(params)[1])
     step = 1e-5
@@ -196,7 +207,7 @@ def test_gradient_of_every_leaf_is_that_of_finite_differences(rng):
 
 def test_mixing_weights_are_what_sequential_mixing_leaves(rng):
     lam = 0.7
-    weights = mixing_weights(jnp.asarray(lam), jnp.arange(12))
+    weights = jax.jit(mixing_weights)(lam, np.arange(12))
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-14)
     for i in range(12):
         expected = np.eye(WINDOW + 1)[0]
@@ -218,11 +229,15 @@ def test_gradient_of_causal_mixing(rng):
 
 
 def test_position_scale_lies_between_one_and_phi_and_repeats():
-    scale = np.asarray(position_scale(jnp.arange(40), 10, jnp.float32))
+    @jax.jit
+    def scales(places):
+        return position_scale(places, 10, jnp.float32)
+
+    scale = np.asarray(scales(np.arange(40)))
     assert scale.min() == 1.0
     np.testing.assert_allclose(scale.max(), PHI, rtol=1e-6)
     assert np.array_equal(scale[:10], scale[30:])
-    far = position_scale(jnp.asarray([2**31 - 1]), 10, jnp.float32)
+    far = scales(np.full(40, 2**31 - 1))
     np.testing.assert_allclose(far, scale[7], rtol=1e-6)
 
 
@@ -237,36 +252,37 @@ def test_frequent_tokens_lose_coherence_and_rare_ones_keep_it():
     np.testing.assert_allclose(rare_token_dephasing(np.ones(7)), 0.0, atol=1e-15)
 
 
-def test_dephasing_is_kept_with_the_weights_and_never_trained(tokens):
-    model, other = _build(jnp.float32), _build(jnp.float32, counts=np.ones(VOCABULARY))
+def test_dephasing_is_kept_with_the_weights_and_never_trained(tokens, rng):
+    model, start = _build(), _params(rng)
     method = trainer(model, adamw(1e-2, weight_decay=0.5), jax.random.key(1))
-    windows = np.stack([np.pad(tokens, ((0, 0), (0, 1)))] * 3)
-    start = jax.jit(method.init, compiler_options=QUICK)(jax.random.key(0))
-    end = jax.jit(lambda s: jax.lax.scan(method.step, s, windows)[0], compiler_options=QUICK)(start)
-    kept = end.params["tokens"]["dephasing"]
-    assert np.array_equal(kept, rare_token_dephasing(COUNTS).astype(jnp.float32))
-    assert not np.array_equal(end.params["tokens"]["angles"], start.params["tokens"]["angles"])
-    logits = [
-        jax.jit(m.apply, compiler_options=QUICK)(end.params, tokens, None).logits
-        for m in (model, other)
-    ]
-    assert np.array_equal(*logits)
+    step, windows = jax.jit(method.step), np.pad(tokens, ((0, 0), (0, 1)))
+    optimizer_state = jax.jit(adamw(1e-2, weight_decay=0.5).init)(start)
+    state = TrainState(jnp.zeros((), jnp.int32), start, optimizer_state)
+    for _ in range(3):
+        state, _ = step(state, windows)
+    before, after = start["tokens"], state.params["tokens"]
+    np.testing.assert_array_equal(after["dephasing"], before["dephasing"])
+    np.testing.assert_allclose(before["dephasing"], rare_token_dephasing(COUNTS), rtol=1e-14)
+    assert not np.array_equal(after["angles"], before["angles"])
+    # A model built from other counts reads them with the weights.
+    other = jax.jit(_build(counts=np.ones(VOCABULARY)).apply)
+    expected = _apply()(state.params, tokens, None).logits
+    np.testing.assert_array_equal(other(state.params, tokens, None).logits, expected)
 
 
 def test_states_keep_single_precision_in_a_half_precision_model():
     model = _build(jnp.bfloat16)
     params = jax.eval_shape(model.init, jax.random.key(0))
     state = jax.eval_shape(lambda p: model.init_decode(p, BATCH), params)
-    assert state.states.dtype == jnp.complex64
-    assert state.states.shape == (2, BATCH, WINDOW, DIM, DIM)
+    chex.assert_type(state.states, jnp.complex64)
+    chex.assert_shape(state.states, (2, BATCH, WINDOW, DIM, DIM))
 
 
 def test_decoding_with_the_gate_equals_reading_at_once(tokens, rng):
-    model = _build(gate=True)
-    params = _params(model, rng)
-    expected = jax.jit(model.apply, compiler_options=QUICK)(params, tokens, None).logits
+    model, params = _build(gate=True), _params(rng)
+    expected = _apply(gate=True)(params, tokens, None).logits
     state = model.init_decode(params, BATCH)
-    decode = jax.jit(model.decode, compiler_options=QUICK)
+    decode = jax.jit(model.decode)
     for t in range(LENGTH):
         logits, state = decode(params, state, tokens[:, t])
         np.testing.assert_allclose(logits, expected[:, t], rtol=1e-9, atol=1e-11)
@@ -274,11 +290,8 @@ def test_decoding_with_the_gate_equals_reading_at_once(tokens, rng):
 
 def test_decisive_test_tells_a_model_that_uses_coherence_from_one_that_cannot(tokens, rng):
     """Under a diagonal H populations stand still, whatever the off-diagonal entries are."""
-    params = _params(_build(), rng)
-    difference = jax.jit(
-        lambda p: decohered_difference(_config(), LENGTH, p, tokens, jnp.float64),
-        compiler_options=QUICK,
-    )
+    params = _params(rng)
+    difference = jax.jit(lambda p: decohered_difference(_config(), LENGTH, p, tokens, jnp.float64))
     assert np.abs(difference(params)).max() > 0.1
     row, column = np.tril_indices(DIM)
     params["blocks"]["block"]["hamiltonian"] *= row == column
@@ -286,9 +299,7 @@ def test_decisive_test_tells_a_model_that_uses_coherence_from_one_that_cannot(to
 
 
 def test_dephasing_alone_carries_nothing_from_one_token_to_another(tokens, rng):
-    model = _build(mixing="dephasing")
-    params = _params(model, rng)
-    apply = jax.jit(model.apply, compiler_options=QUICK)
+    params, apply = _params(rng), _apply(mixing="dephasing")
     changed = tokens.copy()
     changed[:, :5] = (changed[:, :5] + 1) % VOCABULARY
     before, after = apply(params, tokens, None).logits, apply(params, changed, None).logits
@@ -320,6 +331,7 @@ def test_counts_of_another_shape_are_named():
         rare_token_dephasing(np.ones((2, 3)))
 
 
+@pytest.mark.slow  # its parts have quick tests: dephasing and measures above, ablations in cli
 def test_a_run_trains_evaluates_with_its_ablation_and_generates(tmp_path, capsys):
     text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("the cat sat on the mat\nthe dog sat on the log\n" * 20)
