@@ -372,6 +372,8 @@ def test_values_out_of_range_are_refused_by_flag(name, value, refused, tmp_path)
         ("--observation-matrix c.csv", ("--observation-matrix", "c.csv", "without --observations")),
         ("--seed -1", ("--seed -1", "at least 0")),
         ("--temperature 1e-300", ("--temperature 1e-300", "1.2e-38")),
+        ("--agents 2000000000", ("GiB", "--agents, --irreps or --grid")),
+        ("--base ring --grid 2000000000", ("GiB", "--agents, --irreps or --grid")),
         ("--base line --grid 1", ("--grid 1", "at least 2")),
         ("--support sharp", ("--support sharp", "--base")),
         ("--config none.toml", ("none.toml", "no such file")),

@@ -1,5 +1,7 @@
 """Options of ``vfejax simulate``: their meaning, their defaults, their limits."""
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from vfejax.cli.options import (
     check_numbers,
     check_run,
 )
+from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
 
@@ -182,6 +185,22 @@ def check_values(config: SimulateConfig) -> None:
         shown = " ".join(str(value) if abs(value) < 10**40 else "..." for value in values)
         check(all(value <= limit for value in values), name, shown, f"at most {limit} each")
     check(config.dimension <= 1000, "dimension", config.dimension, "at most 1000")
+    _check_memory(config)
+
+
+def _check_memory(config: SimulateConfig) -> None:
+    """Refuse populations whose covariances alone are larger than the machine's memory."""
+    given = config.observations is not None or config.initial is not None
+    k = config.dimension if config.group == "so" else sum(2 * spin + 1 for spin in config.irreps)
+    numbers = (1 if given else config.agents) * math.prod(config.grid) * k * k
+    # Beliefs and priors, in float64 while they are drawn; no larger than what a float can show.
+    needed = min(2 * 8 * numbers, 10**40)
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise UserError(
+            f"the covariances of this population take {needed / 2**30:.3g} GiB, and this "
+            f"machine has {present / 2**30:.3g} GiB; choose smaller --agents, --irreps or --grid"
+        )
 
 
 def parse(arguments: Sequence[str]) -> SimulateConfig:
