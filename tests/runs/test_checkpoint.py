@@ -1,4 +1,5 @@
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ import optax
 import pytest
 
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint
+from vfejax.runs import checkpoint, checkpoint_record
 
 
 class State(NamedTuple):
@@ -191,7 +192,7 @@ def test_failed_write_leaves_the_earlier_ones(run, monkeypatch):
     def fail(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_write_record", fail)
+    monkeypatch.setattr(checkpoint, "write_record", fail)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(run, 30, make_state(31), {})
     assert sorted(os.listdir(run / "checkpoints")) == ["00000010", "00000020", "00000030"]
@@ -241,9 +242,9 @@ def test_remedy_steps_over_other_damaged_ones(run):
 
 def test_damage_that_only_orbax_notices_is_a_user_error(run, monkeypatch, capfd):
     monkeypatch.setattr(
-        checkpoint,
+        checkpoint_record,
         "_checksums",
-        lambda path: checkpoint.json.loads((path / "record.json").read_text())["content"]["files"],
+        lambda path: json.loads((path / "record.json").read_text())["content"]["files"],
     )
     shutil.rmtree(run / "checkpoints" / "00000030" / "state")
     with pytest.raises(UserError, match=r"orbax cannot read it .*resume from step 20$"):
@@ -449,7 +450,7 @@ def test_killed_while_saving_leaves_a_usable_checkpoint(tmp_path):
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, {"x": np.zeros(3)}, {}, keep=1)
-    read = checkpoint._read_record
+    read = checkpoint_record.read_record
     calls = []
 
     def replaced(path):
@@ -458,10 +459,10 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, 
             checkpoint.save(tmp_path, 2, {"x": np.ones(3)}, {}, keep=1)
         if len(calls) == 2:  # and then the same step anew
             checkpoint.save(tmp_path, 2, {"x": np.full(3, 2.0)}, {}, keep=1)
-            raise checkpoint._Damaged("file a is missing")
+            raise checkpoint_record.Damaged("file a is missing")
         return read(path)
 
-    monkeypatch.setattr(checkpoint, "_read_record", replaced)
+    monkeypatch.setattr(checkpoint, "read_record", replaced)
     state, _ = checkpoint.restore(tmp_path, {"x": np.empty(3)})
     assert state["x"].tolist() == [2.0] * 3
     assert calls == ["00000001", "00000002", "00000002"]

@@ -4,6 +4,8 @@ run back.
 
 from vfejax.runs import (
     checkpoint,
+    checkpoint_arrays,
+    checkpoint_record,
     directory,
     environment,
     inputs,
@@ -21,6 +23,8 @@ from vfejax.runs.load import Run, load
 __all__ = [
     "Run",
     "checkpoint",
+    "checkpoint_arrays",
+    "checkpoint_record",
     "directory",
     "environment",
     "inputs",
