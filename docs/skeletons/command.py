@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.cli import options
+from vfejax.cli import limits, options
 from vfejax.cli import session as sessions
 from vfejax.cli.options import RunOptions
 from vfejax.dynamics.gradient_flow import gradient_flow
@@ -34,8 +34,8 @@ class SlideConfig(RunOptions):
 def main(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit status."""
     config = options.parse_run(SlideConfig, arguments, program="vfejax slide")
-    options.check_run(config)
-    options.check(config.step_size > 0, "step_size", config.step_size, "positive")
+    limits.check_run(config)
+    limits.check(config.step_size > 0, "step_size", config.step_size, "positive")
     flow = gradient_flow(lambda x: 0.25 * (x * x - 1.0) ** 2, optax.sgd(config.step_size))
 
     def observe(step: int, state: Any, infos: Any, memory: Any) -> loop.Observation:

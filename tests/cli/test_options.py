@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from vfejax.cli.options import as_mapping, check, parse, read_toml
+from vfejax.cli.options import as_mapping, parse, read_toml
 from vfejax.errors import UserError
 
 
@@ -212,9 +212,3 @@ def test_a_file_that_cannot_be_used_is_named(content, piece, tmp_path):
 def test_a_folder_is_no_toml_file(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
         read_toml(tmp_path)
-
-
-def test_check_names_flag_value_and_requirement():
-    check(True, "steps", 3, "positive")
-    with pytest.raises(UserError, match=r"^--steps -3: must be positive$"):
-        check(False, "steps", -3, "positive")

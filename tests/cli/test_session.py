@@ -15,7 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from vfejax.cli import session as sessions
-from vfejax.cli.options import RunOptions, check_run, parse_run
+from vfejax.cli.limits import check_run
+from vfejax.cli.options import RunOptions, parse_run
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop
 from vfejax.runs import directory as run_directory

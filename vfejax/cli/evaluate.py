@@ -10,7 +10,7 @@ import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli import output, trained
-from vfejax.cli.options import check
+from vfejax.cli.limits import check
 from vfejax.cli.train.config import with_options
 from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.cli.train.model import build

@@ -10,7 +10,7 @@ import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli import output, trained
-from vfejax.cli.options import check, check_seed
+from vfejax.cli.limits import check, check_seed
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError

@@ -11,14 +11,8 @@ import tyro
 
 from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
-from vfejax.cli.options import (
-    LARGEST_COUNT,
-    RunOptions,
-    check,
-    check_counts,
-    check_numbers,
-    check_run,
-)
+from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers, check_run
+from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vfejax.cli import options as configuration
-from vfejax.cli.options import RunOptions, check, check_counts, check_numbers, check_run
+from vfejax.cli.limits import check, check_counts, check_numbers, check_run
+from vfejax.cli.options import RunOptions
 from vfejax.data.vocabulary import KINDS
 from vfejax.models.table import MODELS, field_name
 
