@@ -17,6 +17,7 @@ from vfejax.runs import (
     seeds,
     tensorboard,
     toml_values,
+    written_files,
 )
 from vfejax.runs.load import Run, load
 
@@ -37,4 +38,5 @@ __all__ = [
     "seeds",
     "tensorboard",
     "toml_values",
+    "written_files",
 ]

@@ -15,9 +15,8 @@ import fcntl
 import io
 import json
 import os
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,17 @@ import tomli_w
 
 from vfejax.data.files import atomic_write, one_line, read_errors, write_errors
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint
 from vfejax.runs.environment import environment
+from vfejax.runs.written_files import (
+    CONFIG,
+    OWN,
+    clear,
+    is_bare,
+    is_first_version,
+    is_own,
+    is_rest,
+    note,
+)
 
 __all__ = [
     "RunDirectory",
@@ -39,19 +47,6 @@ __all__ = [
     "write_config",
     "write_errors",
 ]
-
-_OWN = ".vfejax"  # folder of the lock and of the list of written files
-_CONFIG = "config.toml"
-# The list of written files did not exist in the first version; this is what its runs held. Frozen.
-_FIRST_VERSION = (
-    *("metrics.csv", "checkpoints/", "best/checkpoints/", "vocabulary.json", "report.html"),
-    *("summary.json", "initial.npz", "final.npz", "environment.json", "lock"),
-    *("figures/errors.png", "figures/convergence_landmark.png", "figures/convergence_rotation.png"),
-    *("figures/rotation_errors.png", "figures/energy.png", "figures/energy_drift.png"),
-    *("figures/beliefs.png", "figures/frames.png", "figures/attention_start.png"),
-    *("figures/attention_end.png", "figures/fields.png", "figures/supports.png"),
-    *("figures/loss.png", "figures/diagnostics.png"),
-)
 
 
 class RunDirectory(NamedTuple):
@@ -92,7 +87,7 @@ class RunDirectory(NamedTuple):
         """
         path = self.path / name
         with write_errors(path):
-            _note(self.path, [name])
+            note(self.path, [name])
             (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
         return path
 
@@ -138,8 +133,8 @@ def create(
         _check_free(path, overwrite)  # again, now that no other process can write
         run = RunDirectory(path, lock)
         with write_errors(path):
-            _clear(path)
-        atomic_write(run.file(_CONFIG), document)  # replaces the earlier run's in one step
+            clear(path)
+        atomic_write(run.file(CONFIG), document)  # replaces the earlier run's in one step
         atomic_write(run.file("environment.json"), surroundings)
         run.file("checkpoints/")
     except BaseException:
@@ -166,13 +161,13 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         UserError: when the directory is missing or no run, or the file is not TOML.
     """
     path = Path(path)
-    file = path / _CONFIG
+    file = path / CONFIG
     with read_errors(path):
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory; give the directory of a run")
         names = os.listdir(path)
-    if _CONFIG not in names:
-        raise UserError(f"{path} holds no run (it has no {_CONFIG}); give the directory of a run")
+    if CONFIG not in names:
+        raise UserError(f"{path} holds no run (it has no {CONFIG}); give the directory of a run")
     with read_errors(file):
         text = file.read_text(encoding="utf-8-sig")
     try:
@@ -185,7 +180,7 @@ def write_config(run: RunDirectory, config: Mapping[str, Any]) -> None:
     """Replace ``config.toml``, for a run that is continued with other settings (more steps,
     say).
     """
-    atomic_write(run.file(_CONFIG), _document(config))
+    atomic_write(run.file(CONFIG), _document(config))
 
 
 def renew_environment(run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
@@ -217,7 +212,7 @@ def _document(config: Mapping[str, Any]) -> bytes:
     except UnicodeEncodeError as error:
         line = text[: error.start].rpartition("\n")[2]
         raise UserError(
-            f"setting {line.partition(' ')[0]}: is no UTF-8 text, so {_CONFIG} cannot hold it"
+            f"setting {line.partition(' ')[0]}: is no UTF-8 text, so {CONFIG} cannot hold it"
         ) from None
 
 
@@ -245,21 +240,6 @@ def _dump(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _is_own(path: Path) -> bool:
-    """Whether the folder ``.vfejax`` says that a run was made or begun here."""
-    own = path / _OWN
-    return own.is_dir() and not own.is_symlink() and (own / "lock").is_file()
-
-
-def _is_first_version(path: Path) -> bool:
-    """Whether a run of the first version is here: its lock holds nothing but a process number."""
-    lock = path / "lock"
-    if lock.is_symlink() or not lock.is_file():
-        return False
-    with open(lock, "rb") as file:
-        return re.fullmatch(rb"(\d+\n)?", file.read(32)) is not None
-
-
 def _check_free(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
@@ -267,10 +247,10 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} is not a directory; choose another place with --out")
     with read_errors(path):
         content = set(os.listdir(path))
-        begun = _is_own(path)
-        holds_run = _CONFIG in content and (begun or _is_first_version(path))
-    others = {name for name in content if not (begun and _is_rest(name, _CONFIG))} - {_OWN}
-    if not others and (begun or not content or _is_bare(path)):
+        begun = is_own(path)
+        holds_run = CONFIG in content and (begun or is_first_version(path))
+    others = {name for name in content if not (begun and is_rest(name, CONFIG))} - {OWN}
+    if not others and (begun or not content or is_bare(path)):
         return
     if not holds_run:
         raise UserError(
@@ -284,75 +264,11 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _is_bare(path: Path) -> bool:
-    """Whether a kill came before the lock was made: the folder ``.vfejax`` is there, empty."""
-    own = path / _OWN
-    return own.is_dir() and not own.is_symlink() and not os.listdir(own)
-
-
-def _written(path: Path) -> list[str]:
-    """Names that the run noted before it wrote them; of the first version, all it could write."""
-    try:
-        lines = (path / _OWN / "files").read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return list(_FIRST_VERSION) if _is_first_version(path) else []
-    except UnicodeDecodeError:
-        return []
-    # A name is only followed inside the directory, whatever the list says.
-    return [line for line in lines if line and not Path(line).is_absolute() and ".." not in line]
-
-
-def _note(path: Path, names: Sequence[str]) -> None:
-    """Add names to the list of written files, on the disk before the files are."""
-    listing = path / _OWN / "files"
-    known = set(_written(path))
-    fresh = [name for name in names if name not in known]
-    if fresh:
-        content = "".join(f"{name}\n" for name in [*_written(path), *fresh])
-        listing.parent.mkdir(exist_ok=True)
-        atomic_write(listing, content)
-
-
-def _clear(path: Path) -> None:
-    """Remove what the earlier run wrote. Its configuration stays until the new one replaces it, so
-    that a directory half cleared is still known as a run.
-    """
-    names = [name for name in _written(path) if name != _CONFIG]
-    folders = set()
-    for name in names:
-        entry = path / name
-        if name.endswith("/"):
-            checkpoint.clear(entry)
-        elif entry.is_symlink() or not entry.is_dir():
-            entry.unlink(missing_ok=True)
-        folders |= {path / parent for parent in Path(name).parents if parent != Path()}
-        folders |= {entry} if name.endswith("/") else set()
-    for name in (_CONFIG, *names):
-        _remove_rests(path / name)
-    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-        if folder.is_dir() and not folder.is_symlink() and not os.listdir(folder):
-            folder.rmdir()
-    (path / _OWN).mkdir(exist_ok=True)
-    atomic_write(path / _OWN / "files", f"{_CONFIG}\n")
-
-
-def _is_rest(name: str, of: str) -> bool:
-    """Whether ``name`` is what a kill left of the atomic write of the file ``of``."""
-    return re.fullmatch(rf"\.{re.escape(of)}\.\d+\.tmp", name) is not None
-
-
-def _remove_rests(file: Path) -> None:
-    if file.parent.is_dir():
-        for name in os.listdir(file.parent):
-            if _is_rest(name, file.name):
-                (file.parent / name).unlink(missing_ok=True)
-
-
 def _acquire(path: Path) -> io.FileIO:
     """Lock the directory. The kernel lets go when the process ends, however it ends; the file
     itself stays.
     """
-    file = path / _OWN / "lock"
+    file = path / OWN / "lock"
     with write_errors(file):
         file.parent.mkdir(exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
