@@ -211,6 +211,35 @@ def convergence(
     return figure
 
 
+def _error_distribution(
+    ax: Axes,
+    name: str,
+    x: np.ndarray,
+    edges: tuple[float, float],
+    colour: str,
+    *,
+    dashed: bool,
+) -> None:
+    """Share of the sorted errors x below each error, from edge to edge, and a dot at the median."""
+    left, right = edges
+    finite = x[np.isfinite(x)]
+    keep = np.unique(
+        np.linspace(0, len(finite) - 1, min(len(finite), MAX_CURVE_POINTS)).astype(int)
+    )
+    share = (keep + 1) / len(x)
+    median = float(x[(len(x) - 1) // 2])
+    ax.step(
+        np.concatenate([[left], np.maximum(finite[keep], left), [right]]),
+        np.concatenate([[0.0], share, share[-1:] if len(keep) else [0.0]]),
+        where="post",
+        color=colour,
+        linewidth=2.0,
+        linestyle=(0, (2, 2)) if dashed else "-",
+        label=f"{plain(name)}, median {median:.3g}°",
+    )
+    ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=4 if dashed else 8)
+
+
 def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
     """Distribution of the errors of relative rotations, one curve per method.
 
@@ -247,23 +276,8 @@ def rotation_errors(panels: Mapping[str, ArrayLike]) -> Figure:
         zip(series.items(), method_colours(series), strict=True)
     ):
         # The last one, often the best possible, is dashed: a curve that agrees shows beneath.
-        last = 0 < index == len(series) - 1
-        finite = x[np.isfinite(x)]
-        keep = np.unique(
-            np.linspace(0, len(finite) - 1, min(len(finite), MAX_CURVE_POINTS)).astype(int)
-        )
-        share = (keep + 1) / len(x)
-        median = float(x[(len(x) - 1) // 2])
-        ax.step(
-            np.concatenate([[left], np.maximum(finite[keep], left), [right]]),
-            np.concatenate([[0.0], share, share[-1:] if len(keep) else [0.0]]),
-            where="post",
-            color=colour,
-            linewidth=2.0,
-            linestyle=(0, (2, 2)) if last else "-",
-            label=f"{plain(name)}, median {median:.3g}°",
-        )
-        ax.plot([max(median, left)], [0.5], "o", color=colour, markersize=4 if last else 8)
+        dashed = 0 < index == len(series) - 1
+        _error_distribution(ax, name, x, (left, right), colour, dashed=dashed)
     ax.axhline(0.5, color=GREY, linewidth=0.8, zorder=0)
     ax.set_xlim(left, right)
     ax.set_ylim(0, 1.02)

@@ -245,6 +245,21 @@ def _draw_outlines(ax: Axes, axes: Sequence[_Axis], chi: np.ndarray) -> None:
     )
 
 
+def _draw_supports(above: Axes, below: Axes, axis: _Axis, chi: np.ndarray) -> None:
+    """Curves ``chi [n, points]`` over one grid axis, and their sum below."""
+    x, curves = _close(axis, chi)
+    alpha = float(np.clip(4 * len(chi) ** -0.5, 0.15, 1.0))
+    for index, curve in enumerate(curves):
+        above.plot(x, curve, color=CURVES[index % len(CURVES)], linewidth=1.4, alpha=alpha)
+    above.set_ylim(-0.03, 1.05 * max(np.max(chi), 1.0))
+    total = np.sum(curves, axis=0)
+    below.fill_between(x, total, color=CURVES[0], alpha=0.15, linewidth=0)
+    below.plot(x, total, color=CURVES[0], linewidth=1.8)
+    below.set_ylim(0, 1.08 * max(total.max(), 1.0))
+    below.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
+    _ticks(below, axis, "x")
+
+
 def supports(
     chi: ArrayLike, *, kind: str | None = None, lengths: Sequence[float] | None = None
 ) -> Figure:
@@ -292,17 +307,7 @@ def supports(
         return figure
     figure = new_figure(4.8)
     above, below = figure.subplots(2, 1, sharex=True)
-    x, curves = _close(axes[0], chi)
-    alpha = float(np.clip(4 * len(chi) ** -0.5, 0.15, 1.0))
-    for index, curve in enumerate(curves):
-        above.plot(x, curve, color=CURVES[index % len(CURVES)], linewidth=1.4, alpha=alpha)
-    above.set_ylim(-0.03, 1.05 * max(np.max(chi), 1.0))
-    total = np.sum(curves, axis=0)
-    below.fill_between(x, total, color=CURVES[0], alpha=0.15, linewidth=0)
-    below.plot(x, total, color=CURVES[0], linewidth=1.8)
-    below.set_ylim(0, 1.08 * max(total.max(), 1.0))
-    below.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
-    _ticks(below, axes[0], "x")
+    _draw_supports(above, below, axes[0], chi)
     style_axes(above, ylabel=r"support $\chi_i$", title=f"Supports of {len(chi)} agents")
     style_axes(below, xlabel=axes[0].label, ylabel="agents per point", title=title)
     return figure

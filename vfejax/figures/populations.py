@@ -207,6 +207,21 @@ def _legend(figure: Figure, keys: Sequence[Line2D]) -> None:
         )
 
 
+def _draw_beliefs(ax: Axes, means: np.ndarray, covs: np.ndarray, crosses: np.ndarray) -> None:
+    """All blocks of one panel, and the true points."""
+    for b in range(means.shape[1]):
+        _draw_block(ax, means[:, b], covs[:, b], CURVES[b % len(CURVES)])
+    ax.plot(*crosses.T, "x", color="white", markersize=11, markeredgewidth=4)
+    ax.plot(*crosses.T, "x", color=INK, markersize=9, markeredgewidth=2)
+
+
+def _keys(num_blocks: int, *, with_truth: bool) -> list[Line2D]:
+    """What the legend explains: blocks when there are several, and the truth."""
+    blocks = [_key(f"landmark {b + 1}", CURVES[b % len(CURVES)]) for b in range(num_blocks)]
+    truth = [_key("truth", INK, "x")] if with_truth else []
+    return [*(blocks if num_blocks > 1 else []), *truth]
+
+
 def belief_ellipses(
     panels: Sequence[tuple[str, ArrayLike, ArrayLike]],
     *,
@@ -260,10 +275,7 @@ def belief_ellipses(
         ax = figure.add_subplot(
             rows, columns, index + 1, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1])
         )
-        for b in range(means.shape[1]):
-            _draw_block(ax, means[:, b], covs[:, b], CURVES[b % len(CURVES)])
-        ax.plot(*crosses.T, "x", color="white", markersize=11, markeredgewidth=4)
-        ax.plot(*crosses.T, "x", color=INK, markersize=9, markeredgewidth=2)
+        _draw_beliefs(ax, means, covs, crosses)
         labels = [
             f"{'xyz'[a] if block <= 3 else f'component {a}'}{f' ({unit})' if unit else ''}"
             for a in axes
@@ -276,12 +288,7 @@ def belief_ellipses(
             grid="both",
         )
     num_blocks = max(means.shape[1] for _, means, _ in drawn)
-    keys = (
-        [_key(f"landmark {b + 1}", CURVES[b % len(CURVES)]) for b in range(num_blocks)]
-        if num_blocks > 1
-        else []
-    )
-    _legend(figure, [*keys, *([_key("truth", INK, "x")] if len(crosses) else [])])
+    _legend(figure, _keys(num_blocks, with_truth=len(crosses) > 0))
     return figure
 
 

@@ -229,9 +229,7 @@ def run(
             )
         )
         while step < cadence.num_steps and not stop and not interrupt.requested:
-            # To the next multiple: a run resumed between two keeps its rhythm.
-            num_steps = cadence.log_every - step % cadence.log_every
-            num_steps = min(num_steps, cadence.num_steps - step)
+            num_steps = _chunk_length(step, cadence)
             inputs = None if program.inputs is None else program.inputs(step, num_steps)
             state, infos = chunk(state, inputs, num_steps)
             _check_finite(run, program, step, infos)
@@ -263,6 +261,11 @@ def _start(
     state = program.place(saved.state)
     memory = program.prepare(latest, state, saved.memory)
     return state, memory, latest, float(meta.get("seconds", 0.0))
+
+
+def _chunk_length(step: int, cadence: Cadence) -> int:
+    """Steps to the next multiple: a run that is resumed between two keeps its rhythm."""
+    return min(cadence.log_every - step % cadence.log_every, cadence.num_steps - step)
 
 
 def _compiled(program: Program) -> Callable[[PyTree, PyTree, int], tuple[PyTree, PyTree]]:

@@ -126,10 +126,14 @@ class _BestWeights:
         self._path = run.path / BEST
         self._known = -1  # step of those that the newest checkpoint knows
 
-    def save(self, step: int, params: PyTree, loss: float) -> None:
+    def compared(self, step: int, params: PyTree, loss: float, best: Best) -> Best:
+        """The best after an evaluation; its weights are saved when it is a new one."""
+        if not loss < best.valid_loss:
+            return best._replace(stale=best.stale + 1)
         self._run.file(f"{BEST}/checkpoints/")
         meta = {"step": step, "valid_loss": loss}
         checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
+        return _best(loss, step, 0)
 
     def saved(self, best: Best) -> None:
         """A checkpoint that knows these is complete."""
@@ -147,6 +151,12 @@ class _BestWeights:
         checkpoint.discard_after(self._path, -1)
 
 
+def _first_state(task: Task) -> TrainState:
+    # Runs once, so what counts is how fast it compiles.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(task.trainer.init, compiler_options=options)(random_key(task.config.seed))
+
+
 def _program(task: Task, session: Session) -> loop.Program:
     """Training as the loop runs it: after a chunk, evaluation where it is due."""
     config, weights = task.config, _BestWeights(session.run)
@@ -154,10 +164,7 @@ def _program(task: Task, session: Session) -> loop.Program:
 
     def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
         loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
-        if not loss < best.valid_loss:
-            return loss, best._replace(stale=best.stale + 1)
-        weights.save(step, state.params, loss)
-        return loss, _best(loss, step, 0)
+        return loss, weights.compared(step, state.params, loss, best)
 
     def observe(
         step: int, state: TrainState, infos: TrainInfo | None, best: Best
@@ -177,9 +184,7 @@ def _program(task: Task, session: Session) -> loop.Program:
 
     def init() -> TrainState:
         weights.discard()
-        # Runs once, so what counts is how fast it compiles.
-        options = {"xla_backend_optimization_level": 0}
-        return jax.jit(task.trainer.init, compiler_options=options)(random_key(config.seed))
+        return _first_state(task)
 
     def inputs(step: int, num_steps: int) -> Any:
         return sharding.split_batches(task.mesh, batches.at(step, num_steps))
