@@ -214,7 +214,15 @@ def pictures(
     population: Population,
     metrics: dict,
 ) -> Iterator[Picture]:
-    """Every picture of the run, in the order of the report."""
+    """Every picture of the run, in the order of the report.
+
+    Args:
+        config: the command's options.
+        problem: what was computed.
+        references: errors to compare with; None when the truth is unknown.
+        population: the last state.
+        metrics: the columns of the run's metrics.
+    """
     about_population = list(_population_pictures(config, problem, population))
     yield from about_population[:1]
     if references is not None:

@@ -126,13 +126,16 @@ class _BestWeights:
         self._path = run.path / BEST
         self._known = -1  # step of those that the newest checkpoint knows
 
+    def save(self, step: int, params: PyTree, loss: float) -> None:
+        self._run.file(f"{BEST}/checkpoints/")
+        meta = {"step": step, "valid_loss": loss}
+        checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
+
     def compared(self, step: int, params: PyTree, loss: float, best: Best) -> Best:
         """The best after an evaluation; its weights are saved when it is a new one."""
         if not loss < best.valid_loss:
             return best._replace(stale=best.stale + 1)
-        self._run.file(f"{BEST}/checkpoints/")
-        meta = {"step": step, "valid_loss": loss}
-        checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
+        self.save(step, params, loss)
         return _best(loss, step, 0)
 
     def saved(self, best: Best) -> None:
