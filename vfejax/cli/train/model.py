@@ -58,6 +58,6 @@ def _check_size(config: TrainConfig, model: SequenceModel) -> None:
     weights = sum(math.prod(x.shape) for x in shapes)
     if weights > _MOST_WEIGHTS:
         raise UserError(
-            f"--{config.model}: these options make a model of {weights:.1g} weights, and at most "
+            f"--{config.model}: these options make a model of {weights:.3g} weights, and at most "
             f"{_MOST_WEIGHTS:.0e} are possible; choose smaller ones"
         )
