@@ -277,7 +277,9 @@ def test_the_exponential_of_a_group_is_that_of_its_generators(group, rng):
     phi = coordinates(rng, group)  # one frame at a time: expm must not batch its LU on a CPU
     frame = jax.jit(frames)(phi, group)
     chex.assert_trees_all_close(frame, exponential(phi, group.generators), rtol=0, atol=1e-13)
-    chex.assert_trees_all_equal(jax.jit(lambda p: frames(p, group))(phi), frame)
+    # Constant generators are another program: a few roundings.
+    known = jax.jit(lambda p: frames(p, group))(phi)
+    chex.assert_trees_all_close(known, frame, rtol=0, atol=1e-14)
 
 
 @EACH
