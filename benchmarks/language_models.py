@@ -54,6 +54,10 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", **PLAIN, "hidden": 126}),
     "gate": ("resnet-bk", {"mixer": "gate", **PLAIN}),
     "tridiagonal, convolution": ("resnet-bk", {"mixer": "tridiagonal", **SHORT}),
+    "tridiagonal, convolution, coupling 1": (
+        "resnet-bk",
+        {"mixer": "tridiagonal", **SHORT, "coupling": 1.0},
+    ),
     "gate, convolution": ("resnet-bk", {"mixer": "gate", **SHORT, "hidden": 128}),
     "transformer": ("transformer", {}),
     "operator": ("resnet-bk", {"mixer": "operator", **PLAIN}),
@@ -322,7 +326,7 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--steps", type=int, default=2000, help=f"a multiple of {4 * CHUNK}")
     parser.add_argument("--stage", choices=("rate", "final", "table"), default="final")
-    parser.add_argument("--difference", choices=ARMS, default="tridiagonal")
+    parser.add_argument("--difference", choices=ARMS, default="tridiagonal, convolution")
     options = parser.parse_args()
     if options.steps % (4 * CHUNK) or options.steps <= 0:
         parser.error(f"--steps must be a positive multiple of {4 * CHUNK}, got {options.steps}")

@@ -104,8 +104,9 @@ def test_it_has_as_many_weights_as_the_other_models():
         return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
     modern = count("gpt-modern")
-    for other in ("transformer", "resnet-bk"):
-        np.testing.assert_allclose(count(other), modern, rtol=0.005)
+    # Hidden widths of ResNet-BK are powers of two: to 1.5 percent. The benchmark takes others.
+    for other, tolerance in (("transformer", 0.005), ("resnet-bk", 0.015)):
+        np.testing.assert_allclose(count(other), modern, rtol=tolerance)
 
 
 @pytest.mark.parametrize(

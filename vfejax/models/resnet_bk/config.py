@@ -16,14 +16,16 @@ class ResNetBKConfig:
     """Width of the residual stream."""
     heads: int = 8
     """Operators or gates per block, each with reaches and phases of its own."""
-    mixer: Literal["operator", "features", "tridiagonal", "gate", "rg-lru"] = "operator"
-    """What mixes tokens: a resolvent whose potential they write, acting on vectors; its diagonal as
-    features; an operator whose off-diagonals they write; a plain complex gate; a real gate.
+    mixer: Literal["tridiagonal", "operator", "features", "gate", "rg-lru"] = "tridiagonal"
+    """What mixes tokens: an operator whose off-diagonals they write; a resolvent whose potential
+    they write, acting on vectors; its diagonal as features; a plain complex gate; a real gate.
     """
-    convolution: int = 1
+    convolution: int = 4
     """Tokens that a short convolution before the tridiagonal operator and the gates spans; 1 for
     none.
     """
+    coupling: float = 0.25
+    """Bound of the forward coupling of the tridiagonal operator, from 0 (a plain gate) to 1."""
     experts: int = 4
     """Feed-forward experts per block."""
     top_k: int = 1

@@ -23,6 +23,7 @@ from flax import nnx
 
 from vfejax import routing
 from vfejax.models.blocks import (
+    OptionError,
     Stack,
     check_choice,
     check_dropout,
@@ -69,8 +70,20 @@ def _features(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer
     )
 
 
-def _written(
-    mixer: type[GateOperator | RealGateOperator | TridiagonalOperator],
+def _tridiagonal(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
+    return TridiagonalOperator(
+        config.dim,
+        config.heads,
+        coupling=config.coupling,
+        convolution=config.convolution,
+        out_scale=_out_scale(config),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _gated(
+    mixer: type[GateOperator | RealGateOperator],
 ) -> Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]:
     def make(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
         return mixer(
@@ -86,11 +99,11 @@ def _written(
 
 
 MIXERS: dict[str, Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]] = {
+    "tridiagonal": _tridiagonal,
     "operator": _operator,
     "features": _features,
-    "tridiagonal": _written(TridiagonalOperator),
-    "gate": _written(GateOperator),
-    "rg-lru": _written(RealGateOperator),
+    "gate": _gated(GateOperator),
+    "rg-lru": _gated(RealGateOperator),
 }
 """How each mixer is made; one line here, and its name in the option, for a new one."""
 
@@ -285,6 +298,8 @@ def build(
     check_options(config, balance_weight=0, router_z_weight=0)
     check_dropout(config.dropout)
     check_positive(config, "v_max", "feature_clamp", "z_floor")
+    if not 0.0 <= config.coupling <= 1.0:
+        raise OptionError("coupling", config.coupling, "between 0 and 1")
     check_choice(config, "mixer", MIXERS)
     check_choice(config, "router", _ROUTERS)
     if not 1 <= config.top_k <= config.experts:

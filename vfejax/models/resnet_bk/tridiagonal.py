@@ -1,7 +1,7 @@
 """Layers that mix a sequence by a tridiagonal operator whose off-diagonals the tokens write.
 
 One off-diagonal is the complex gate of :mod:`vfejax.models.resnet_bk.gates`; by the other the
-tokens couple every site forward, by ``|b_i| < 1/4``. :class:`TridiagonalOperator` is causal and
+tokens couple every site forward, by ``|b_i| <= 1/4``. :class:`TridiagonalOperator` is causal and
 contains the gate alone as ``b = 0``; :class:`TwoSidedTridiagonal` is its twin for encoders.
 """
 
@@ -55,20 +55,21 @@ class TwoSidedTridiagonal(Readout):
     write, gated and projected: sees both sides, for encoders and denoising, never for next-token
     models.
 
-    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it
-    ``1 + |k_i|`` with ``k_i = -a_i b_i``. What precedes a token reaches far, by the gates; what
-    follows it reaches few tokens.
+    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| <= coupling``, and on
+    it ``1 + |k_i|`` with ``k_i = -a_i b_i``. What precedes a token reaches it by the gates, what
+    follows it by the couplings; at most 1 in size, neither lets anything grow.
 
     Args:
         dim: width of the states, a multiple of ``heads``.
         heads: number of operators.
+        coupling: bound of the couplings, from 0 to 1.
         out_scale: standard deviation of the first weights that write the output; less in deep
             models.
         dtype: that of the projections; the operator's is at least single precision.
         rngs: where first weights come from.
 
     Raises:
-        ValueError: unless heads divide the width.
+        ValueError: unless heads divide the width and the bound fits.
 
     >>> layer = TwoSidedTridiagonal(dim=4, heads=2, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((1, 3, 4)))[0].shape
@@ -80,11 +81,15 @@ class TwoSidedTridiagonal(Readout):
         dim: int,
         heads: int,
         *,
+        coupling: float = 0.25,
         out_scale: float = 0.02,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         super().__init__(dim, heads, out_scale=out_scale, dtype=dtype, rngs=rngs)
+        if not 0.0 <= coupling <= 1.0:
+            raise ValueError(f"coupling must lie between 0 and 1, got {coupling}")
+        self.coupling = coupling
         self.gates = PolarGates(dim, heads, dtype=dtype, rngs=rngs)
         self.couplings = levels(dim, heads, dtype=dtype, rngs=rngs)
 
@@ -93,7 +98,7 @@ class TwoSidedTridiagonal(Readout):
         decay, phase = self.gates(states)
         gate = polar_gate(decay, phase)
         real, imag = jnp.split(self.couplings(states), 2, axis=-1)
-        coupling = bounded_coupling(real, imag)
+        coupling = bounded_coupling(real, imag, self.coupling)
         u = gate_weight(decay)[..., None] * self.inputs(states)
         return Chain(dominant_diagonal(gate * coupling), coupling, -gate, decay, u)
 
@@ -111,14 +116,15 @@ class TridiagonalOperator(Packed, TwoSidedTridiagonal):
     operator whose off-diagonals the tokens write, gated and projected. Causal; a head remembers gL
     and y.
 
-    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| < 1/4``, and on it
-    ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than it
-    was written, but how much shorter, and how it turns, depends on all that came before. With ``b =
-    0`` it is :class:`GateOperator`.
+    Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| <= coupling``, and on
+    it ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than
+    it was written, but how much shorter, and how it turns, depends on all that came before. With
+    ``b = 0`` it is :class:`GateOperator`.
 
     Args:
         dim: width of the states, a multiple of ``heads``.
         heads: number of operators.
+        coupling: bound of the couplings, from 0 to 1.
         convolution: tokens that a short convolution spans, which gates, couplings and inputs are
             read from.
         out_scale: standard deviation of the first weights that write the output; less in deep
@@ -127,7 +133,7 @@ class TridiagonalOperator(Packed, TwoSidedTridiagonal):
         rngs: where first weights come from.
 
     Raises:
-        ValueError: unless heads divide the width.
+        ValueError: unless heads divide the width and the bound fits.
 
     >>> layer = TridiagonalOperator(dim=4, heads=2, rngs=nnx.Rngs(0))
     >>> token, state = layer.decode(layer.init_decode(1), jnp.ones((1, 4)))
@@ -140,12 +146,13 @@ class TridiagonalOperator(Packed, TwoSidedTridiagonal):
         dim: int,
         heads: int,
         *,
+        coupling: float = 0.25,
         convolution: int = 1,
         out_scale: float = 0.02,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        super().__init__(dim, heads, out_scale=out_scale, dtype=dtype, rngs=rngs)
+        super().__init__(dim, heads, coupling=coupling, out_scale=out_scale, dtype=dtype, rngs=rngs)
         self.convolution = ShortConvolution(dim, convolution, dtype=dtype, rngs=rngs)
 
     def mix(self, states: Array, mask: Array | None) -> tuple[Array, MixerInfo]:
