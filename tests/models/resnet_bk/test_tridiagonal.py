@@ -31,7 +31,7 @@ def _dense(mixer, states):
     gate = np.exp(-decay + 1j * phase)
     w = np.asarray(mixer.couplings(states))
     w = w[..., :HEADS] + 1j * w[..., HEADS:]
-    coupling = w / np.sqrt(1 + np.abs(w) ** 2) / 4
+    coupling = mixer.coupling * w / np.sqrt(1 + np.abs(w) ** 2)
     dense = np.zeros((BATCH, HEADS, LENGTH, LENGTH), complex)
     for i in range(LENGTH):
         dense[..., i, i] = 1 + np.abs(gate * coupling)[:, i]
@@ -50,8 +50,9 @@ def _solutions(mixer, states):
     return np.stack(y, axis=1)
 
 
-def test_the_tridiagonal_operator_solves_every_system_cut_off_after_the_token(states):
-    mixer = _mixer(TridiagonalOperator)
+@pytest.mark.parametrize("coupling", [0.25, 1.0])
+def test_the_tridiagonal_operator_solves_every_system_cut_off_after_the_token(coupling, states):
+    mixer = _mixer(TridiagonalOperator, coupling=coupling)
     mixed, info = compiled(mixer)(states)
     expected = mixer.project(jnp.asarray(_solutions(mixer, states)), states)
     chex.assert_trees_all_close(mixed, expected, **ROUNDING)
@@ -59,7 +60,7 @@ def test_the_tridiagonal_operator_solves_every_system_cut_off_after_the_token(st
 
 
 def test_the_two_sided_operator_solves_the_whole_system_and_sees_the_future(states):
-    mixer = _mixer(TwoSidedTridiagonal)
+    mixer = _mixer(TwoSidedTridiagonal, coupling=1.0)
     dense, u = _dense(mixer, states)
     y = jnp.asarray(np.swapaxes(np.linalg.solve(dense, u), 1, 2))
     mix = compiled(mixer)
@@ -71,9 +72,7 @@ def test_the_two_sided_operator_solves_the_whole_system_and_sees_the_future(stat
 
 
 def test_without_couplings_the_tridiagonal_operator_is_the_gate(states):
-    tridiagonal, gate = _mixer(TridiagonalOperator), _mixer(GateOperator)
-    for layer in (tridiagonal.couplings.kernel, tridiagonal.couplings.bias):
-        layer[...] = jnp.zeros_like(layer[...])
+    tridiagonal, gate = _mixer(TridiagonalOperator, coupling=0.0), _mixer(GateOperator)
     for name in ("gates", "values", "gate", "out"):
         nnx.update(getattr(gate, name), nnx.state(getattr(tridiagonal, name)))
     chex.assert_trees_all_close(compiled(tridiagonal)(states), compiled(gate)(states), **ROUNDING)
@@ -87,6 +86,14 @@ def test_the_two_sided_operator_leaves_padding_out(states):
     chex.assert_trees_all_close(padded[:, keep], mix(states[:, keep])[0], **ROUNDING)
 
 
-def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="dim 6 and heads 4"):
-        TridiagonalOperator(6, 4, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("heads", "coupling", "message"),
+    [
+        (4, 0.25, "dim 6 and heads 4"),
+        (3, 1.1, "coupling must lie between 0 and 1, got 1.1"),
+        (3, float("nan"), "coupling must lie between 0 and 1, got nan"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(heads, coupling, message):
+    with pytest.raises(ValueError, match=message):
+        TridiagonalOperator(6, heads, coupling=coupling, rngs=nnx.Rngs(0))
