@@ -178,7 +178,7 @@ def free_energy_terms(
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))  # three agents, k = 3
     >>> prior = Gaussian(jnp.zeros((3, 3)), belief.chol)
     >>> agents = Population(belief, prior, jnp.zeros((3, 3)))
-    >>> terms = free_energy_terms(agents, irreps.so3((1,)), temperature=10.0)
+    >>> terms = jax.jit(free_energy_terms)(agents, irreps.so3((1,)), temperature=10.0)
     >>> {name: round(float(value), 3) for name, value in terms._asdict().items() if value}
     {'self_coupling': 1.5, 'belief_alignment': 3.0, 'total': 4.5}
     """
@@ -267,7 +267,8 @@ def free_energy(
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
     >>> agents = Population(belief, belief, jnp.zeros((3, 3)))
-    >>> energy, gradient = jax.value_and_grad(free_energy)(agents, irreps.so3((1,)))
+    >>> value_and_gradient = jax.jit(jax.value_and_grad(free_energy))
+    >>> energy, gradient = value_and_gradient(agents, irreps.so3((1,)))
     >>> round(float(energy), 3), gradient.phi.shape
     (3.0, (3, 3))
     """

@@ -65,7 +65,8 @@ def frame_information(belief: GaussianCoordinates, phi: Array, generators: Gener
 
     >>> from vfejax.geometry import irreps
     >>> belief = GaussianCoordinates(jnp.array([0.0, 0.0, 2.0]), jnp.zeros((3, 3)))
-    >>> frame_information(belief, jnp.zeros(3), irreps.so3((1,)))  # none about the mean itself
+    >>> information = jax.jit(frame_information)(belief, jnp.zeros(3), irreps.so3((1,)))
+    >>> information  # none about the mean itself
     Array([[4., 0., 0.],
            [0., 4., 0.],
            [0., 0., 0.]], dtype=float32)
@@ -117,7 +118,7 @@ def natural_direction(
     >>> belief = GaussianCoordinates(jnp.array([[0.0, 0.0, 3.0]]), jnp.zeros((1, 3, 3)))
     >>> here = PopulationCoordinates(belief, belief, jnp.zeros((1, 3)))
     >>> gradient = here._replace(phi=jnp.array([[10.0, 0.0, 10.0]]))
-    >>> natural_direction(here, gradient, irreps.so3((1,))).phi.round(4)
+    >>> jax.jit(natural_direction)(here, gradient, irreps.so3((1,))).phi.round(4)
     Array([[ 1.,  0., 10.]], dtype=float32)
     """
     if measure is not None:

@@ -186,7 +186,8 @@ def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array
     >>> from vfejax.geometry import irreps
     >>> agents = Gaussian(jnp.eye(2, 3), jnp.tile(jnp.eye(3), (2, 1, 1)))
     >>> quarter = jnp.array([[0.0, 0.0, jnp.pi / 2], [0.0, 0.0, 0.0]])
-    >>> pairwise_kl(agents, quarter, irreps.so3((1,))).round(4)  # seen from the common frame
+    >>> divergence = jax.jit(pairwise_kl)(agents, quarter, irreps.so3((1,)))
+    >>> divergence.round(4)  # seen from the common frame
     Array([[0., 2.],
            [2., 0.]], dtype=float32)
     """
@@ -217,7 +218,7 @@ def attention_weights(
 
     >>> from vfejax.geometry import irreps
     >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
-    >>> attention_weights(agents, jnp.zeros((3, 3)), irreps.so3((1,)), 1.0).round(4)
+    >>> jax.jit(attention_weights)(agents, jnp.zeros((3, 3)), irreps.so3((1,)), 1.0).round(4)
     Array([[0. , 0.5, 0.5],
            [0.5, 0. , 0.5],
            [0.5, 0.5, 0. ]], dtype=float32)
