@@ -119,7 +119,7 @@ class TridiagonalOperator(Packed, TwoSidedTridiagonal):
     Below the diagonal stands the gate ``-a_i``, above it a coupling ``|b_i| <= coupling``, and on
     it ``1 + |k_i|`` with ``k_i = -a_i b_i``, so that ``|gL_i| <= 1``: no gate becomes longer than
     it was written, but how much shorter, and how it turns, depends on all that came before. With
-    ``b = 0`` it is :class:`GateOperator`.
+    ``b = 0`` it is :class:`vfejax.models.resnet_bk.gates.GateOperator`.
 
     Args:
         dim: width of the states, a multiple of ``heads``.
