@@ -98,6 +98,8 @@ def test_attention_title_counts_effective_neighbours(spread, heard):
     for i in range(n):
         weights[i, [(i + 1 + j) % n for j in range(spread)]] = 1 / spread
     weights[0] = 0.0  # an agent without neighbours does not count
+    weights[1] = [0.5, 0.5, 0.0, np.nan, 0.0, 0.0]  # nor does one whose weights are not numbers
+    weights[2, 2] = np.nan  # what stands on the diagonal is never looked at
     assert f"hears {heard} of 5" in population_figures.attention_matrix(weights).axes[0].get_title(
         loc="left"
     )

@@ -40,9 +40,8 @@ VIEW = np.array([[-1, 1, 0], [-1, -1, 2], [1, 1, 1]]) / np.sqrt([[2], [6], [3]])
 
 
 def _effective_neighbours(beta: np.ndarray) -> np.ndarray:
-    """``exp(H(beta_i))`` of every row that has any weight; NaN entries count as 0."""
-    beta = np.nan_to_num(beta)
-    beta = beta[np.sum(beta, axis=1) > 0]
+    """``exp(H(beta_i))`` of every row that has any weight, all of it finite."""
+    beta = beta[np.isfinite(beta).all(axis=1) & (np.sum(beta, axis=1) > 0)]
     share = beta / np.sum(beta, axis=1, keepdims=True)
     return np.exp(-np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=1))
 
@@ -67,7 +66,9 @@ def attention_matrix(weights: ArrayLike) -> Figure:
     n = len(beta)
     if n < 2:
         raise ValueError("weights must have shape [n, n] with n of at least 2, got n = 1")
-    beta = np.where(np.eye(n, dtype=bool) | ~np.isfinite(beta), np.nan, beta)
+    itself = np.eye(n, dtype=bool)
+    heard = _effective_neighbours(np.where(itself, 0.0, beta))
+    beta = np.where(itself | ~np.isfinite(beta), np.nan, beta)
     figure = new_figure(6.6)
     ax = figure.add_subplot()
     peak = np.nanmax(beta, initial=0.0)
@@ -76,7 +77,6 @@ def attention_matrix(weights: ArrayLike) -> Figure:
     image = ax.imshow(
         np.ma.masked_invalid(beta), cmap=colours, vmin=0.0, vmax=max(peak, min(1.25 * uniform, 1.0))
     )
-    heard = _effective_neighbours(beta)
     title = (
         f"Attention: an agent hears {np.median(heard):.3g} of {n - 1} others (median)"
         if heard.size

@@ -43,11 +43,13 @@ class References(NamedTuple):
 
 
 def rms(values: np.ndarray) -> float:
+    """Root of the mean square over all entries; NaN where there is none."""
     return float(np.sqrt(np.mean(np.square(values)))) if np.size(values) else math.nan
 
 
 @jax.jit
 def rotation_matrices(phi: Array) -> Array:
+    """Rotations ``[..., 3, 3]`` of frames ``phi [..., 3]``, whatever irreps the beliefs have."""
     return frames(phi, irreps.so3((1,)))
 
 
