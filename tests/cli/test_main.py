@@ -129,9 +129,15 @@ def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():
 
 
 def _shell(redirection, arguments="--version"):
+    """The command as a process of its own, with streams that are buffered, as they are unless
+    somebody says otherwise.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     code = "import sys; from vfejax.cli.main import main; sys.exit(main())"
     command = f'exec "{sys.executable}" -c "{code}" {arguments} {redirection}'
-    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-"])
@@ -150,6 +156,7 @@ def test_output_that_cannot_be_written_is_one_line():
     assert done.returncode == 1
     assert done.stderr == "vfejax: cannot write the output: No space left on device\n"
     assert _shell("> /dev/full 2> /dev/full").returncode == 1
+    assert _shell("2> /dev/full", "stimulate").returncode == 1
 
 
 def test_the_streams_are_as_they_were_afterwards(monkeypatch):

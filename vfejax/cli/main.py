@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from vfejax import __version__
 from vfejax.errors import UserError
@@ -116,14 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that went away can be met
             return status
         except BrokenPipeError:
-            _discard_output()  # the reader (head, less) went away: the exit stays quiet
+            # The reader (head, less) went away: the exit stays quiet.
+            _discard(sys.stdout)
+            _discard(sys.stderr)
             return 1
         except OSError as error:
             if not _is_of_output(error):
                 raise
-            _discard_output()
-            with contextlib.suppress(OSError):
+            _discard(sys.stdout)
+            try:
                 print(f"vfejax: cannot write the output: {error.strerror}", file=sys.stderr)
+            except OSError:
+                _discard(sys.stderr)
             return 1
 
 
@@ -132,10 +137,12 @@ def _is_of_output(error: OSError) -> bool:
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
 
 
-def _discard_output() -> None:
-    """Point standard output elsewhere, so that Python's last flush does not fail again."""
+def _discard(stream: TextIO) -> None:
+    """Point a standard stream elsewhere: Python's last flush would fail again, and make the exit
+    status 120.
+    """
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
