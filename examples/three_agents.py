@@ -24,13 +24,18 @@ prior = Gaussian(belief.mean, jnp.tile(jnp.eye(3), (3, 1, 1)))
 start = unconstrain(Population(belief, prior, jax.random.normal(key_frame, (3, 3))))
 
 
+@jax.jit
 def energy_fn(coordinates):
     return free_energy(constrain(coordinates), group, temperature=100.0)
+
+
+@jax.jit
+def farthest_apart(coordinates):
+    agents = constrain(coordinates)
+    return pairwise_kl(agents.belief, agents.phi, group).max()
 
 
 flow = population_flow(energy_fn, group)  # natural gradient of beliefs and frames
 state, info = jax.jit(lambda x: rollout(flow, flow.init(x), 200))(start)
 print(f"free energy {energy_fn(start):.2f} -> {info.energy[-1]:.2f} nats")
-
-apart = [pairwise_kl(a.belief, a.phi, group).max() for a in map(constrain, (start, state.position))]
-print(f"farthest apart {apart[0]:.1f} -> {apart[1]:.2f} nats")
+print(f"farthest apart {farthest_apart(start):.1f} -> {farthest_apart(state.position):.2f} nats")
