@@ -10,8 +10,8 @@ floor    three feature products (logits and the gradients of both sides) and two
          pair, streamed in JAX
 
 A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians.
-PyTorch is optional: without it (b) and (c) are left out. Before anything is timed, every energy,
-and the gradient norms of (b) and (c), are checked against ours.
+PyTorch is optional: without it (b) and (c) are left out; it runs on a GPU where JAX does. Before
+anything is timed, every energy, and the gradient norms of (b) and (c), are checked against ours.
 """
 
 import argparse
@@ -37,6 +37,9 @@ except ImportError:
     torch = None
 
 TEMPERATURE = 10.0
+# PyTorch runs where JAX runs.
+CUDA = torch is not None and jax.default_backend() == "gpu" and torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
 SPINS = {3: (1,), 9: (1, 1, 1)}
 # The largest n each method is asked for: beyond it takes more than 8 GB or about 20 s.
 LARGEST = {"numpy": {3: 2048, 9: 512}, "batched": {3: 512, 9: 512}, "common": {3: 8192, 9: 8192}}
@@ -131,17 +134,21 @@ def _torch_frames(phi, generators):
 
 
 def _torch_alignment(kl):
-    logits = (-kl / TEMPERATURE).masked_fill(torch.eye(len(kl), dtype=torch.bool), -torch.inf)
+    diagonal = torch.eye(len(kl), dtype=torch.bool, device=DEVICE)
+    logits = (-kl / TEMPERATURE).masked_fill(diagonal, -torch.inf)
     return (torch.softmax(logits, 1) * kl).sum()
 
 
 def _torch_method(kl_fn, arrays: tuple[np.ndarray, ...], k: int) -> Callable[[], tuple]:
-    leaves = [torch.tensor(x, requires_grad=True) for x in arrays]
-    generators = torch.tensor(irreps.so3_generators(SPINS[k]), dtype=torch.float32)
+    leaves = [torch.tensor(x, requires_grad=True, device=DEVICE) for x in arrays]
+    generators = torch.tensor(irreps.so3_generators(SPINS[k]), dtype=torch.float32, device=DEVICE)
 
     def value_and_grad():
         energy = _torch_alignment(kl_fn(*leaves, generators))
-        return energy.item(), torch.autograd.grad(energy, leaves)
+        gradient = torch.autograd.grad(energy, leaves)
+        if CUDA:
+            torch.cuda.synchronize()
+        return energy.item(), gradient
 
     return value_and_grad
 
@@ -172,7 +179,7 @@ def common_kl(mean, chol, phi, generators):
     second = factor @ factor.mT + m[..., :, None] * m[..., None, :]
     information = (precision @ m[..., None])[..., 0]
     log_det = 2 * torch.diagonal(chol, dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-    rows, columns = torch.tril_indices(k, k)
+    rows, columns = torch.tril_indices(k, k, device=DEVICE)
     double = 2.0 - (rows == columns).float()
     one = torch.ones_like(log_det)
     left = torch.cat([second[:, rows, columns] * double, -2 * m, one, -log_det - k], -1)
@@ -221,7 +228,8 @@ def rivals(num: int, k: int, arrays: tuple[np.ndarray, ...]) -> dict[str, Callab
 
 def _norm(gradient) -> float:
     """Norm of the gradient in means, factors (the triangle in use) and frames."""
-    mean, chol, phi = (np.asarray(x, np.float64) for x in gradient)
+    host = (x.cpu() if torch is not None and isinstance(x, torch.Tensor) else x for x in gradient)
+    mean, chol, phi = (np.asarray(x, np.float64) for x in host)
     return float(np.sqrt(np.sum(mean**2) + np.sum(np.tril(chol) ** 2) + np.sum(phi**2)))
 
 

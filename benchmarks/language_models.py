@@ -13,12 +13,15 @@ seed by seed. The loss is over every character of the validation text.
 
 Every training run that ends is a line of --results, and one that is there already is not run again:
 the table can be made in pieces, and a run that is interrupted is repeated from its start. The table
-is printed from all lines whose text, model and steps are those asked for. Speeds are measured by
-``language_model_decoding.py``, which needs a quiet machine; this script may share one.
+is printed from all lines whose text, model and steps are those asked for. On a GPU models of this
+size leave most of the device idle: --lanes 12 trains up to 12 runs of a model side by side, in one
+program. Speeds are measured by ``language_model_decoding.py``, which needs a quiet machine; this
+script may share one.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -29,8 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import t
 
 from vfejax.data import batches, corpus
 from vfejax.models import table
@@ -41,8 +46,7 @@ from vfejax.types import PyTree, SequenceModel, Trainer, TrainState
 
 LENGTH, BATCH, CHUNK = 64, 12, 50
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-T_QUANTILES = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+QUANTILE = 0.975  # of Student's t: two-sided intervals of 95 %
 
 # Rows of the table: the model's name and the options that are not its defaults. Hidden widths make
 # the numbers of parameters equal to about half a percent.
@@ -119,15 +123,29 @@ def model_of(arm: str, text: Text, length: int = LENGTH) -> SequenceModel:
 
 
 class Programs(NamedTuple):
-    """Start, a chunk of updates at a given rate, and evaluation, compiled."""
+    """Start, a chunk of updates at a given rate, and evaluation, compiled. States, batches, rates
+    and keys have an axis of lanes in front: runs that share nothing but the program.
+    """
 
     init: Callable[[jax.Array], TrainState]
-    advance: Callable[[TrainState, np.ndarray, np.float32], tuple[TrainState, jax.Array]]
+    advance: Callable[[TrainState, np.ndarray, np.ndarray], tuple[TrainState, jax.Array]]
     evaluate: Callable[[PyTree, np.ndarray], EvaluationSums]
 
 
+def over_lanes(function: Callable, lanes: int) -> Callable:
+    """``function`` for every lane; a single one costs no batched products."""
+    if lanes > 1:
+        return jax.vmap(function)
+
+    def alone(*arguments: PyTree) -> PyTree:
+        result = function(*jax.tree.map(lambda x: x[0], arguments))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return alone
+
+
 @cache
-def programs(arm: str, argument: str, steps: int) -> Programs:
+def programs(arm: str, argument: str, steps: int, lanes: int) -> Programs:
     """The programs of one model and text, shared by all rates and seeds."""
     text = load(argument)
     model, padding = model_of(arm, text), text.corpus.vocabulary.padding_id
@@ -142,35 +160,53 @@ def programs(arm: str, argument: str, steps: int) -> Programs:
         state, infos = jax.lax.scan(method(rate).step, state, windows)
         return state, infos.parts.cross_entropy.mean()
 
+    def sums(params: PyTree, windows: jax.Array) -> EvaluationSums:
+        one = partial(evaluate, model, windows=windows, padding=padding)
+        return over_lanes(one, lanes)(params)
+
     return Programs(
-        jax.jit(method(1.0).init),
-        jax.jit(advance, donate_argnums=0),
-        jax.jit(partial(evaluate, model, padding=padding)),
+        jax.jit(over_lanes(method(1.0).init, lanes)),
+        jax.jit(over_lanes(advance, lanes), donate_argnums=0),
+        jax.jit(sums),
     )
 
 
-def train(job: Job, text: Text) -> tuple[TrainState, dict[str, Any]]:
-    """The state after the run, and what becomes of it in the results."""
-    run = programs(job.arm, text.argument, job.steps)
+def train(jobs: list[Job], text: Text) -> Iterator[tuple[PyTree, dict[str, Any]]]:
+    """Train runs of one model, text and stage side by side: for each, its weights and what becomes
+    of it in the results.
+    """
+    arm, stage, steps = jobs[0].arm, jobs[0].stage, jobs[0].steps
+    run = programs(arm, text.argument, steps, len(jobs))
     tokens, held_out = text.corpus.train.tokens, text.corpus.valid.tokens
-    if job.stage == "rate":
+    if stage == "rate":
         cut = len(tokens) * 9 // 10
         tokens, held_out = tokens[:cut], tokens[cut:]
-    state, start = run.init(jax.random.key(job.seed)), time.perf_counter()
-    sampler, losses = batches.Batches(tokens, BATCH, LENGTH, seed=job.seed), []
-    for step in range(0, job.steps, CHUNK):
-        state, loss = run.advance(state, sampler.at(step, CHUNK), np.float32(job.rate))
-        losses.append(round(float(loss), 5))
+    start = time.perf_counter()
+    state = run.init(jnp.stack([jax.random.key(job.seed) for job in jobs]))
+    samplers = [batches.Batches(tokens, BATCH, LENGTH, seed=job.seed) for job in jobs]
+    rates, losses = np.asarray([job.rate for job in jobs], np.float32), []
+    for step in range(0, steps, CHUNK):
+        windows = np.stack([sampler.at(step, CHUNK) for sampler in samplers])
+        state, loss = run.advance(state, windows, rates)
+        losses.append(np.asarray(loss))
     padding = text.corpus.vocabulary.padding_id
     windows = batches.evaluation_windows(held_out, LENGTH, 4 * BATCH, padding)
     sums = run.evaluate(state.params, windows)
-    return state, {
-        "loss": float(sums.nats / sums.num_tokens),
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "training": losses,
-        "seconds": round(time.perf_counter() - start),
-        "jax": jax.__version__,
-    }
+    found = np.asarray(sums.nats) / np.asarray(sums.num_tokens)
+    for lane in range(len(jobs)):
+        params = jax.tree.map(lambda x: x[lane], state.params)  # noqa: B023
+        yield (
+            params,
+            {
+                "loss": float(found[lane]),
+                "parameters": sum(x.size for x in jax.tree.leaves(params)),
+                "training": [round(float(loss[lane]), 5) for loss in losses],
+                "seconds": round(time.perf_counter() - start),
+                "lanes": len(jobs),
+                "device": jax.devices()[0].device_kind,
+                "jax": jax.__version__,
+            },
+        )
 
 
 def weights_file(folder: Path, job: Job) -> Path:
@@ -199,13 +235,18 @@ class Results:
     def find(self, job: Job) -> dict[str, Any] | None:
         return self.rows.get(json.dumps(job._asdict(), sort_keys=True))
 
-    def run(self, job: Job, text: Text) -> None:
-        if self.find(job):
-            return
-        state, measured = train(job, text)
+    def run(self, jobs: list[Job], text: Text, lanes: int = 1) -> None:
+        """Run those that are missing: all of one model, text and stage."""
+        missing = [job for job in jobs if not self.find(job)]
+        for first in range(0, len(missing), lanes):
+            together = missing[first : first + lanes]
+            for job, (params, measured) in zip(together, train(together, text), strict=True):
+                self.add(job, params, measured)
+
+    def add(self, job: Job, params: PyTree, measured: dict[str, Any]) -> None:
         row = {"job": job._asdict(), **measured}
         if self.weights and job.stage == "final":
-            save_weights(weights_file(self.weights, job), state.params)
+            save_weights(weights_file(self.weights, job), params)
         self.rows[json.dumps(job._asdict(), sort_keys=True)] = row
         if self.path:
             with self.path.open("a") as file:
@@ -221,6 +262,7 @@ class Plan(NamedTuple):
     texts: list[Text]
     seeds: range
     rates: list[float]
+    rate_seeds: range
     steps: int
 
     def job(self, arm: str, text: Text, stage: str, rate: float, seed: int) -> Job:
@@ -228,16 +270,18 @@ class Plan(NamedTuple):
         return Job(arm, asdict(config_of(arm)), text.name, text.digest, stage, rate, seed, steps)
 
     def rate(self, arm: str, text: Text, results: Results) -> float | None:
-        """The rate with the smallest loss on the held-out part of the training text, once all are
-        there.
+        """The rate with the smallest mean loss on the held-out part of the training text, once all
+        are there.
         """
-        losses = {}
-        for rate in self.rates:
-            row = results.find(self.job(arm, text, "rate", rate, 0))
-            if row is None:
-                return None
-            losses[rate] = math.inf if math.isnan(row["loss"]) else row["loss"]
-        return min(losses, key=losses.__getitem__)
+        losses = {rate: self.rate_loss(arm, text, rate, results) for rate in self.rates}
+        if None in losses.values():
+            return None
+        return min(losses, key=lambda rate: math.inf if math.isnan(losses[rate]) else losses[rate])
+
+    def rate_loss(self, arm: str, text: Text, rate: float, results: Results) -> float | None:
+        """Mean loss at one rate over the seeds that choose it, once all are there."""
+        rows = [results.find(self.job(arm, text, "rate", rate, s)) for s in self.rate_seeds]
+        return float(np.mean([row["loss"] for row in rows if row])) if all(rows) else None
 
     def losses(self, arm: str, text: Text, results: Results) -> dict[int, float]:
         """Validation loss by seed, as far as they are there."""
@@ -255,10 +299,10 @@ def interval(values: ArrayLike, groups: int = 1) -> tuple[float, float]:
     """
     parts = np.reshape(np.asarray(values), (groups, -1))
     freedom = parts.size - groups
-    if not 0 < freedom < len(T_QUANTILES):
+    if freedom < 1:
         return float(np.mean(parts)), math.nan
     variance = np.sum((parts - parts.mean(axis=1, keepdims=True)) ** 2) / freedom
-    return float(np.mean(parts)), T_QUANTILES[freedom] * float(np.sqrt(variance / parts.size))
+    return float(np.mean(parts)), t.ppf(QUANTILE, freedom) * float(np.sqrt(variance / parts.size))
 
 
 def _cell(mean: float, half: float, sign: str = "+") -> str:
@@ -271,9 +315,9 @@ def rate_table(plan: Plan, results: Results) -> Iterator[str]:
     yield "| --- |" + " ---: |" * len(plan.rates)
     for text in plan.texts:
         for arm in plan.arms:
-            rows = [results.find(plan.job(arm, text, "rate", rate, 0)) for rate in plan.rates]
-            if any(rows):
-                cells = ["" if row is None else f"{row['loss']:.4f}" for row in rows]
+            losses = [plan.rate_loss(arm, text, rate, results) for rate in plan.rates]
+            if any(losses):
+                cells = ["" if loss is None else f"{loss:.4f}" for loss in losses]
                 yield f"| {text.name}, {arm} | " + " | ".join(cells) + " |"
 
 
@@ -324,14 +368,17 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--rate-seeds", type=int, default=1, help="seeds per rate tried")
+    parser.add_argument("--lanes", type=int, default=1, help="runs trained side by side")
     parser.add_argument("--steps", type=int, default=2000, help=f"a multiple of {4 * CHUNK}")
     parser.add_argument("--stage", choices=("rate", "final", "table"), default="final")
-    parser.add_argument("--difference", choices=ARMS, default="tridiagonal, convolution")
+    parser.add_argument("--difference", choices=ARMS, default="gate, convolution")
     options = parser.parse_args()
     if options.steps % (4 * CHUNK) or options.steps <= 0:
         parser.error(f"--steps must be a positive multiple of {4 * CHUNK}, got {options.steps}")
     texts = [load(argument) for argument in options.text or ["topics"]]
-    return Plan(options.arms, texts, range(options.seeds), options.rates, options.steps), options
+    seeds, rate_seeds = range(options.seeds), range(options.rate_seeds)
+    return Plan(options.arms, texts, seeds, options.rates, rate_seeds, options.steps), options
 
 
 def main() -> None:
@@ -340,13 +387,14 @@ def main() -> None:
     results = Results(options.results, options.weights)
     for text in plan.texts if options.stage != "table" else ():
         for arm in plan.arms:
-            for rate in plan.rates:
-                results.run(plan.job(arm, text, "rate", rate, 0), text)
-        for seed in plan.seeds if options.stage == "final" else ():
-            for arm in plan.arms:
+            pairs = itertools.product(plan.rates, plan.rate_seeds)
+            jobs = [plan.job(arm, text, "rate", rate, seed) for rate, seed in pairs]
+            results.run(jobs, text, options.lanes)
+            if options.stage == "final":
                 chosen = plan.rate(arm, text, results)
-                assert chosen is not None  # the loop above has filled the grid
-                results.run(plan.job(arm, text, "final", chosen, seed), text)
+                assert chosen is not None  # the lines above have filled the grid
+                jobs = [plan.job(arm, text, "final", chosen, seed) for seed in plan.seeds]
+                results.run(jobs, text, options.lanes)
     references = [arm for arm in plan.arms if arm != options.difference]
     print("\n".join(["", *rate_table(plan, results), ""]))
     print("\n".join([*loss_table(plan, results), ""]))
