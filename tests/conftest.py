@@ -9,6 +9,15 @@ from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("VFEJAX_TEST_PLATFORM", ""))
 
+# On a GPU (VFEJAX_TEST_PLATFORM=cuda) the tests share its memory, products are those of float32,
+# and sums have one order: a run that goes on bit for bit needs the last.
+if os.environ["JAX_PLATFORMS"] == "cuda":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
 # One cache of compiled programs for the whole run. The workers of pytest-xdist and the processes
 # that tests start inherit these variables, so that no program is compiled twice. A cache that the
 # user keeps is used instead.

@@ -162,8 +162,9 @@ def test_trace_spectrum_and_purity_are_kept(method, rng, dtype):
         jnp.asarray([0.1, 1.0, 5.0, 30.0], dtype),
     )
     chex.assert_type(evolved, complex_dtype)
-    # U is unitary to eps times the number of doublings or of reflections in the eigensolver.
-    atol = 60 * float(jnp.finfo(dtype).eps)
+    # U is unitary to eps times the number of doublings or of reflections in the eigensolver; the
+    # products of a GPU round more (123 eps on an H200).
+    atol = (60 if jax.default_backend() == "cpu" else 240) * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.trace(evolved, axis1=-2, axis2=-1), 1.0, atol=atol)
     np.testing.assert_allclose(np.linalg.eigvalsh(evolved), np.linalg.eigvalsh(rho), atol=atol)
     np.testing.assert_allclose(
@@ -389,7 +390,7 @@ def test_stack_memory_does_not_grow_with_depth(rng):
 
 def test_inversion_error_of_a_deep_stack(rng, dtype):
     """There and back through 1000 layers: the docstring's 1e-13 in double and 7e-5 in single
-    precision, with a margin of three.
+    precision, ten times that on a GPU, with a margin of three.
     """
     depth, d = 1000, 5
     complex_dtype = qs.complex_dtype(dtype)
@@ -399,7 +400,8 @@ def test_inversion_error_of_a_deep_stack(rng, dtype):
     end = stack(rho, hamiltonians, 0.5)
     back = stack(end, hamiltonians[::-1], -0.5)
     assert np.abs(end - rho).max() > 0.05
-    assert qs.relative_error(back, rho) < {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
+    bound = {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
+    assert qs.relative_error(back, rho) < bound * (1 if jax.default_backend() == "cpu" else 10)
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,8 @@ def test_memory_is_linear(side):
 
     once = temporary(10000)
     assert once < 24 * 8 * 10000
-    assert temporary(20000) < 2.1 * once
+    # 4 if it were quadratic; 2.6 on a GPU, which pads.
+    assert temporary(20000) < 3 * once
 
 
 @pytest.mark.parametrize(

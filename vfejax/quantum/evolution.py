@@ -374,8 +374,9 @@ def evolve_stack(rho: Array, hamiltonians: Array, dt: ArrayLike) -> Array:
     A unitary step has an inverse, so the backward pass recomputes each state from the last one
     instead of storing it; only the eigendecompositions, as large as the Hamiltonians themselves,
     are kept. Relative error of the reconstructed start, measured at d = 5 to 48: 6e-6 after 10
-    layers and 7e-5 after 1000 in single precision, 1e-14 and 1e-13 in double; it grows like the
-    root of the depth. Channels that lose information have no inverse: they belong between stacks.
+    layers and 7e-5 after 1000 in single precision, 1e-14 and 1e-13 in double, on a CPU; ten times
+    that after 1000 on a GPU. It grows like the root of the depth. Channels that lose information
+    have no inverse: they belong between stacks.
 
     Args:
         rho: ``[..., d, d]``, Hermitian.

@@ -84,6 +84,12 @@ def _eigh_stack(matrix: Array) -> tuple[Array, Array]:
     return levels, basis
 
 
+def _nan_unless_finite(levels: Array, matrix: Array) -> Array:
+    """Eigenvalues, or NaN for a matrix that is not finite: LAPACK gives NaN, cuSOLVER a number."""
+    finite = jnp.all(jnp.isfinite(matrix), axis=(-2, -1))
+    return jnp.where(finite[..., None], levels, jnp.nan)
+
+
 def _decompose(
     one_fn: Callable[[Array], Any], stack_fn: Callable[[Array], Any], matrix: Array
 ) -> Any:
@@ -108,7 +114,8 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     >>> print(levels.round(4))
     [-1.  1.]
     """
-    return _decompose(_eigh_one, _eigh_stack, matrix)
+    levels, basis = _decompose(_eigh_one, _eigh_stack, matrix)
+    return _nan_unless_finite(levels, matrix), basis
 
 
 def eigvalsh(matrix: Array) -> Array:
@@ -118,4 +125,5 @@ def eigvalsh(matrix: Array) -> Array:
     >>> print(eigvalsh(jnp.array([[0.0, 1.0], [1.0, 0.0]])).round(4))
     [-1.  1.]
     """
-    return _decompose(_eigvalsh_one, jnp.linalg.eigvalsh, matrix)
+    levels = _decompose(_eigvalsh_one, jnp.linalg.eigvalsh, matrix)
+    return _nan_unless_finite(levels, matrix)

@@ -207,6 +207,7 @@ def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_repor
 
 def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "run"
     process = start_process("--out", out, *TINY, command="train")
     _, errors = process.communicate(timeout=120)
