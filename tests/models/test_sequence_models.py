@@ -41,7 +41,7 @@ def _variant(**options):
 
 
 # Every mixer, and every option of the block with one of them.
-FURTHER = {"gate": {"convolution": 3}, "rg-lru": {"positions": True, "tied": False}}
+FURTHER = {"tridiagonal": {"convolution": 3}, "rg-lru": {"positions": True, "tied": False}}
 MEMBERS = (
     MODELS
     | {
@@ -252,7 +252,7 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
     direction = jax.tree_util.tree_map_with_path(
         lambda path, x: rng.standard_normal(x.shape) * ("dephasing" not in str(path)), model.params
     )
-    step = 1e-6
+    step = 1e-7  # short, since routing jumps where a token likes two experts equally
 
     def moved(sign):
         params = jax.tree.map(lambda x, d: x + sign * step * d, model.params, direction)
@@ -261,7 +261,7 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
     slope = (moved(1) - moved(-1)) / (2 * step)
     gradient = model.value_and_grad(model.params, windows)[1]
     products = jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)
-    # Central differences: the square of the step against rounding of the loss over the step.
+    # Central differences: rounding of the loss over the step.
     np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=1e-6)
 
 

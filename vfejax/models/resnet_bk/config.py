@@ -16,16 +16,17 @@ class ResNetBKConfig:
     """Width of the residual stream."""
     heads: int = 8
     """Operators or gates per block, each with reaches and phases of its own."""
-    mixer: Literal["tridiagonal", "operator", "features", "gate", "rg-lru"] = "tridiagonal"
-    """What mixes tokens: an operator whose off-diagonals they write; a resolvent whose potential
-    they write, acting on vectors; its diagonal as features; a plain complex gate; a real gate.
+    mixer: Literal["gate", "tridiagonal", "operator", "features", "rg-lru"] = "gate"
+    """What mixes tokens: an operator whose subdiagonal they write, a complex gate; one whose two
+    off-diagonals they write; a resolvent whose potential they write, acting on vectors; its
+    diagonal as features; a real gate.
     """
     convolution: int = 4
-    """Tokens that a short convolution before the tridiagonal operator and the gates spans; 1 for
+    """Tokens that a short convolution before the gates and the tridiagonal operator spans; 1 for
     none.
     """
     coupling: float = 0.25
-    """Bound of the forward coupling of the tridiagonal operator, from 0 (a plain gate) to 1."""
+    """Bound of the forward coupling of the tridiagonal operator, from 0 (the gate) to 1."""
     experts: int = 4
     """Feed-forward experts per block."""
     top_k: int = 1

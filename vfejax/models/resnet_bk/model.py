@@ -6,9 +6,9 @@ a learnable scale:
 
     x <- x + experts(norm(x)),    x <- x + s mixer(norm(x)).
 
-The mixer is the resolvent as an operator on vectors, its diagonal as features, an operator whose
-off-diagonals the tokens write, or, to compare with, a plain gate
-(:mod:`vfejax.models.resnet_bk.gates`). All are causal. The published code that the name comes from
+The mixer inverts a tridiagonal operator that the tokens write: its subdiagonal, a complex gate
+(:mod:`vfejax.models.resnet_bk.gates`); both off-diagonals; or the diagonal of a resolvent, which
+acts on vectors or is read as features. All are causal. The published code that the name comes from
 does not spell out BK; its texts refer to scattering theory, to the Birman-Krein identity and the
 Birman-Schwinger operator.
 """
@@ -99,10 +99,10 @@ def _gated(
 
 
 MIXERS: dict[str, Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]] = {
+    "gate": _gated(GateOperator),
     "tridiagonal": _tridiagonal,
     "operator": _operator,
     "features": _features,
-    "gate": _gated(GateOperator),
     "rg-lru": _gated(RealGateOperator),
 }
 """How each mixer is made; one line here, and its name in the option, for a new one."""
