@@ -94,7 +94,7 @@ def test_divergences_equal_the_oracle(generators, dtype, rng):
     actual = jax.jit(
         lambda g, p: edges.edge_divergences(g, pairwise.frame_field(p, generators), pairs)
     )(gaussian, phi)
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     expected = jax.jit(oracle.pairwise_kl)(*oracle.to_double((gaussian, phi)), generators)
     # Sums of squares, whitened by factors of condition number below 10.
     chex.assert_trees_all_close(
@@ -210,7 +210,7 @@ def test_traced_edges_out_of_range_give_nan():
     def value(receivers, senders):
         return edges.edge_alignment_energy(gaussian, field, Edges(receivers, senders), 1.0)
 
-    assert np.isfinite(value(np.asarray([0, 1]), np.asarray([1, 2])))
+    chex.assert_tree_all_finite(value(np.asarray([0, 1]), np.asarray([1, 2])))
     for pair in ((0, 7), (7, 0), (-1, 0), (0, -1)):
         assert np.isnan(value(*np.asarray([pair, (1, 2)]).T)), pair
 

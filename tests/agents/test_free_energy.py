@@ -154,7 +154,7 @@ def test_terms_and_gradient_in_single_precision(rng):
         alignment.weighted, population, jnp.ones(4), observations, np.ones(())
     )
     *actual, _ = terms_and_gradient(inputs[0], observations=inputs[1])
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    chex.assert_type(jax.tree.leaves(actual), jnp.float32)
     # Products of feature rows of up to 200 are rounded into exponents of temperature 2.5.
     assert_trees_close(actual, expected, 200 * eps(jnp.float32))
 
@@ -188,13 +188,13 @@ def test_fields_equal_a_loop_over_points(field, rng):
     )
     assert_trees_close((terms, gradient), expected[:2], 1e-12)
     # Where an agent is not, it neither pays nor feels.
-    for leaf in jax.tree.leaves(gradient):
-        np.testing.assert_array_equal(leaf[outside], 0.0)
+    felt = jax.tree.map(lambda x: x[outside], gradient)
+    chex.assert_trees_all_equal(felt, jax.tree.map(np.zeros_like, felt))
     # The derivative in a support is right where there is support, and finite where there is none.
     np.testing.assert_allclose(
         slope[~outside], expected[2][~outside], rtol=0, atol=1e-12 * np.max(np.abs(expected[2]))
     )
-    assert np.all(np.isfinite(slope))
+    chex.assert_tree_all_finite(slope)
 
 
 def test_absent_agents_do_not_matter(rng):
@@ -206,12 +206,11 @@ def test_absent_agents_do_not_matter(rng):
     actual = terms_and_gradient(replaced, supports, observations=observations)
     expected = terms_and_gradient(population, supports, observations=observations)
     assert_trees_close(actual[:2], expected[:2], 1e-12)
-    for leaf in jax.tree.leaves(actual[1]):
-        np.testing.assert_array_equal(leaf[absent], 0.0)
-    nobody = terms_and_gradient(population, jnp.zeros(5), observations=observations)
-    for leaf in jax.tree.leaves(nobody[:2]):
-        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
-    assert np.all(np.isfinite(nobody[2]))
+    felt = jax.tree.map(lambda x: x[absent], actual[1])
+    chex.assert_trees_all_equal(felt, jax.tree.map(np.zeros_like, felt))
+    *nothing, slope = terms_and_gradient(population, jnp.zeros(5), observations=observations)
+    chex.assert_trees_all_equal(nothing, jax.tree.map(np.zeros_like, nothing))
+    chex.assert_tree_all_finite(slope)
 
 
 def test_two_agents_pay_their_overlap_times_their_divergences(rng):
@@ -347,7 +346,7 @@ def test_a_term_of_weight_zero_is_not_computed(index, rng):
     )
     assert isinstance(terms, FreeEnergyTerms)
     np.testing.assert_array_equal(np.asarray(terms[:4]) != 0, np.asarray(weights) != 0)
-    assert np.isfinite(terms.total)
+    chex.assert_tree_all_finite(terms.total)
     assert terms.total == terms[index]
 
 
@@ -451,7 +450,7 @@ def test_scalars_may_have_any_dtype(rng):
         return free_energy(population, VECTOR, weights=weights, temperature=temperature)
 
     value = energy(np.float64(1.0), np.float64(2.5))
-    assert value.dtype == jnp.float32
+    chex.assert_type(value, jnp.float32)
     chex.assert_trees_all_close(value, energy(np.float32(1.0), np.float32(2.5)))
 
 

@@ -133,9 +133,9 @@ def test_measure_of_the_smallest_numbers(rng):
     position, gradient = coordinates(rng, (4,)), coordinates(rng, (4,))
     single = jax.tree.map(lambda x: x.astype(jnp.float32), (position, gradient))
     direction = natural(*single, measure=jnp.asarray([1e-45, 1e-39, 0.0, jnp.nan], jnp.float32))
-    for leaf in jax.tree.leaves(direction):
-        np.testing.assert_array_equal(leaf[:3], np.zeros_like(leaf[:3]))
-        assert np.any(np.isnan(leaf[3]))
+    still = jax.tree.map(lambda x: x[:3], direction)
+    chex.assert_trees_all_equal(still, jax.tree.map(np.zeros_like, still))
+    assert all(np.any(np.isnan(x[3])) for x in jax.tree.leaves(direction))
 
 
 def test_fisher_length_is_the_root_of_twice_the_divergence(rng):

@@ -42,7 +42,7 @@ def test_closed_form(rng, dtype):
     belief = oracle.random_gaussian(rng, (4,), K, dtype)
     observations = observations_of(rng, 4, dtype=dtype)
     actual = likelihood(belief, observations)
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     mean, cov = np.asarray(belief.mean, float), np.asarray(covariance(belief), float)
     values, present, matrix, chol = (np.asarray(x, float) for x in observations)
     noise = chol @ chol.T
@@ -92,8 +92,8 @@ def test_missing_observations_contribute_nothing(rng):
     actual, expected = value_and_slopes(belief, other), value_and_slopes(belief, observations)
     np.testing.assert_array_equal(actual[0], expected[0])
     chex.assert_trees_all_equal(actual[1][0], expected[1][0])
-    for leaf in actual[1][0]:
-        np.testing.assert_array_equal(leaf[0], np.zeros_like(leaf[0]))
+    unseen = jax.tree.map(lambda x: x[0], actual[1][0])
+    chex.assert_trees_all_equal(unseen, jax.tree.map(np.zeros_like, unseen))
     np.testing.assert_array_equal(np.asarray(actual[1][1].values)[gap[..., 0]], 0.0)
     np.testing.assert_array_equal(likelihood(belief, other)[0], 0.0)
     chex.assert_trees_all_close(infer(belief, other), infer(belief, observations), rtol=1e-14)
@@ -112,14 +112,14 @@ def test_identity_observations(rng, dtype):
     np.testing.assert_array_equal(observations.present, np.ones((2, 4, 5)))
     np.testing.assert_array_equal(observations.matrix, np.eye(K))
     np.testing.assert_allclose(observations.noise_chol, 0.3 * np.eye(K), rtol=eps(dtype))
-    assert {x.dtype for x in observations} == {dtype}
+    chex.assert_type(observations, dtype)
 
 
 def test_posterior_by_bayes_rule(rng, dtype):
     prior = oracle.random_gaussian(rng, (4,), K, dtype)
     observations = observations_of(rng, 4, dtype=dtype)
     actual = infer(prior, observations)
-    assert {x.dtype for x in actual} == {dtype}
+    chex.assert_type(actual, dtype)
     values, present, matrix, chol = (np.asarray(x, float) for x in observations)
     gain = matrix.T @ np.linalg.inv(chol @ chol.T)
     for i in range(4):
@@ -241,8 +241,7 @@ def test_posterior_minimises_self_coupling_plus_observation(rng):
         return jax.grad(energy, has_aux=True)(belief)
 
     slope, energy = energy_and_slope(infer(prior, observations))
-    for leaf in slope:
-        np.testing.assert_allclose(leaf, 0.0, atol=1e-12)
+    chex.assert_trees_all_close(slope, jax.tree.map(np.zeros_like, slope), atol=1e-12)
     values, present, matrix, chol = map(np.asarray, observations)
     cov = np.asarray(covariance(prior))
     for i in range(4):
@@ -263,7 +262,7 @@ def test_fields_are_single_points_side_by_side(rng):
     belief = oracle.random_gaussian(rng, (3, 2), K)
     observations = observations_of(rng, 3, (2,))
     actual = likelihood(belief, observations), infer(belief, observations)
-    assert actual[0].shape == (3, 2)
+    chex.assert_shape(actual[0], (3, 2))
     for c in range(2):
         here = jax.tree.map(lambda x, c=c: x[:, c], belief)
         seen = observations._replace(

@@ -53,7 +53,7 @@ def test_pairwise_kl_equals_the_oracle(generators, dtype, rng):
     gaussian, phi = agents(rng, 6, generators, dtype)
     expected = naive_kl(*oracle.to_double((gaussian, phi)), generators)
     actual = streamed_kl(gaussian, phi, generators)
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     # Feature products are a few times larger than the divergences.
     np.testing.assert_allclose(
         actual, expected, rtol=0, atol=50 * eps(dtype) * float(jnp.max(expected))
@@ -127,7 +127,7 @@ def test_feature_rows_have_the_stated_length(rng):
     features = jax.eval_shape(
         lambda g, p: pairwise.pair_features(g, pairwise.frame_field(p, SUM)), gaussian, phi
     )
-    assert features.receiver.shape == features.sender.shape == (2, 9 * 10 // 2 + 9 + 2)
+    chex.assert_shape([features.receiver, features.sender], (2, 9 * 10 // 2 + 9 + 2))
 
 
 # From here on the input is a set of feature rows.
@@ -202,7 +202,7 @@ def test_block_size_does_not_matter(block_size, rng):
 def test_streamed_equals_dense_in_single_precision(rng):
     arguments = arguments_of(rng, 7, np.float32)
     actual = streamed(arguments, alignment_fn=both, block_size=3)
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    chex.assert_type(jax.tree.leaves(actual), jnp.float32)
     # Products of rows reach about 200, hence an absolute rounding of 200 eps in the exponent,
     # divided by tau = 2.5.
     assert_trees_close(actual, dense_of_both(oracle.to_double(arguments)), 100 * eps(jnp.float32))
@@ -229,8 +229,8 @@ def test_a_lone_agent_pays_and_feels_nothing(num, rng):
         attention = pairwise.attention_weights(gaussian, phi, VECTOR, 1.0)
         return pairwise.alignment_energy(features, 1.0, alignment_fn=both), attention
 
-    for leaf in jax.tree.leaves(pay(gaussian, phi)):
-        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+    nothing = pay(gaussian, phi)
+    chex.assert_trees_all_equal(nothing, jax.tree.map(np.zeros_like, nothing))
 
 
 def root(divergence, log_weight, over):
@@ -261,7 +261,7 @@ def test_a_bad_agent_never_lowers_the_energy(alignment_fn, bad, rng):
     (gaussian, phi), options = agents(rng, 5, dtype=np.float32), {"alignment_fn": alignment_fn}
     broken = gaussian._replace(mean=gaussian.mean.at[1].set(bad))
     value = jax.jit(lambda g: pairwise.alignment_energy(features_of(g, phi), 1.0, **options))
-    assert np.isfinite(value(gaussian))
+    chex.assert_tree_all_finite(value(gaussian))
     assert not value(broken) < jnp.inf
 
 
@@ -284,7 +284,7 @@ def test_temperature_may_have_any_dtype(rng):
     features, *_ = arguments_of(rng, 5, np.float32)
     energy_of = jax.jit(pairwise.alignment_energy)
     value = energy_of(features, jnp.asarray(2.5, jnp.float64))
-    assert value.dtype == jnp.float32
+    chex.assert_type(value, jnp.float32)
     chex.assert_trees_all_close(value, energy_of(features, 2.5))
 
 
@@ -313,8 +313,8 @@ def test_senders_without_weight_are_absent(alignment_fn, rng):
 def test_nobody_to_listen_to(alignment_fn, rng):
     features, temperature, coefficient, log_weight = arguments_of(rng, 7)
     arguments = (features, temperature, coefficient, jnp.full_like(log_weight, -jnp.inf))
-    for leaf in jax.tree.leaves(streamed(arguments, alignment_fn=alignment_fn, block_size=3)):
-        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+    nothing = streamed(arguments, alignment_fn=alignment_fn, block_size=3)
+    chex.assert_trees_all_equal(nothing, jax.tree.map(np.zeros_like, nothing))
 
 
 @each_energy
@@ -377,7 +377,7 @@ def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
     options = {"alignment_fn": alignment.entropic}
     exact = dense(oracle.to_double(arguments), **options)
     actual = streamed(arguments, compute_dtype=compute_dtype, **options)
-    assert {x.dtype for x in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    chex.assert_type(jax.tree.leaves(actual), jnp.float32)
     # Both operands are rounded by a relative eps / 2, so a divergence errs by at most eps sum_f
     # |a_if b_jf| (and a little at second order), and the entropic energy of i moves by no more than
     # the largest error in row i.

@@ -13,9 +13,9 @@ from helpers import agents_oracle as oracle
 
 from vfejax.agents import population as agents
 from vfejax.agents.metric import natural_direction
-from vfejax.agents.population import Population, PopulationCoordinates
+from vfejax.agents.population import PopulationCoordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
-from vfejax.beliefs.gaussian import Gaussian, kl_divergence
+from vfejax.beliefs.gaussian import kl_divergence
 from vfejax.geometry.irreps import so3
 from vfejax.geometry.transport import frames
 
@@ -44,16 +44,14 @@ def coordinates_of(rng, dtype=np.float64, scale=1.0):
 def test_population_survives_the_round_trip(rng, dtype):
     population = population_of(rng, dtype)
     there_and_back = constrain(unconstrain(population))
-    assert isinstance(there_and_back, Population)
-    np.testing.assert_array_equal(there_and_back.phi, population.phi)
-    for actual, expected in (
-        (there_and_back.belief, population.belief),
-        (there_and_back.prior, population.prior),
-    ):
-        assert isinstance(actual, Gaussian)
-        np.testing.assert_array_equal(actual.mean, expected.mean)
-        # exp(log x) for x near 1: two roundings.
-        np.testing.assert_allclose(actual.chol, np.tril(expected.chol), rtol=4 * eps(dtype))
+    exact = [(p.belief.mean, p.prior.mean, p.phi) for p in (there_and_back, population)]
+    chex.assert_trees_all_equal(*exact)
+    lower = population._replace(
+        belief=population.belief._replace(chol=np.tril(population.belief.chol)),
+        prior=population.prior._replace(chol=np.tril(population.prior.chol)),
+    )
+    # exp(log x) for x near 1: two roundings.
+    chex.assert_trees_all_close(there_and_back, lower, rtol=4 * eps(dtype))
 
 
 def test_coordinates_survive_the_round_trip(rng, dtype):
@@ -64,10 +62,7 @@ def test_coordinates_survive_the_round_trip(rng, dtype):
         belief=coordinates.belief._replace(factor=jnp.tril(coordinates.belief.factor)),
         prior=coordinates.prior._replace(factor=jnp.tril(coordinates.prior.factor)),
     )
-    for actual, expected in zip(
-        jax.tree.leaves(there_and_back), jax.tree.leaves(lower), strict=True
-    ):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * eps(dtype))
+    chex.assert_trees_all_close(there_and_back, lower, rtol=0, atol=10 * eps(dtype))
 
 
 def test_every_coordinate_is_a_population(rng):
@@ -78,7 +73,7 @@ def test_every_coordinate_is_a_population(rng):
     for gaussian in (population.belief, population.prior):
         diagonal = np.diagonal(gaussian.chol, axis1=-2, axis2=-1)
         assert np.all(diagonal > 0)
-        assert np.all(np.isfinite(gaussian.chol))
+        chex.assert_tree_all_finite(gaussian.chol)
 
 
 def test_natural_gradient_does_not_depend_on_units(rng):
@@ -102,8 +97,13 @@ def test_natural_gradient_does_not_depend_on_units(rng):
         prior=jax.tree.map(lambda x: 1e3 * x, population.prior),
     )
     actual, expected = motion(scaled), motion(population)
-    for a, e in zip(jax.tree.leaves(actual.belief), jax.tree.leaves(expected.belief), strict=True):
-        np.testing.assert_allclose(a, 1e3 * np.asarray(e), rtol=0, atol=1e-9 * np.max(np.abs(e)))
+    smallest = min(float(np.max(np.abs(x))) for x in expected.belief)
+    chex.assert_trees_all_close(
+        actual.belief,
+        jax.tree.map(lambda x: 1e3 * np.asarray(x), expected.belief),
+        rtol=0,
+        atol=1e-9 * smallest,
+    )
 
 
 def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
@@ -115,14 +115,13 @@ def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
         length = lengths(getattr(coordinates, name), getattr(limited, name))
         np.testing.assert_allclose(length, 0.3, rtol=1e3 * eps(dtype))
     np.testing.assert_allclose(np.linalg.norm(limited.phi, axis=-1), 0.2, rtol=10 * eps(dtype))
-    for a, e in zip(jax.tree.leaves(limited), jax.tree.leaves(step), strict=True):
-        # Same direction: one factor for each agent and point.
-        ratio = np.asarray(a) / np.asarray(e)
-        ratio = ratio.reshape(NUM, *GRID, -1)
-        np.testing.assert_allclose(
-            ratio, np.broadcast_to(ratio[..., :1], ratio.shape), rtol=10 * eps(dtype)
-        )
-        assert np.all((ratio > 0) & (ratio < 1))
+    # Same direction: one factor for each agent and point.
+    ratio = jax.tree.map(
+        lambda a, e: (np.asarray(a) / np.asarray(e)).reshape(NUM, *GRID, -1), limited, step
+    )
+    first = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], x.shape), ratio)
+    chex.assert_trees_all_close(ratio, first, rtol=10 * eps(dtype))
+    assert all(np.all((x > 0) & (x < 1)) for x in jax.tree.leaves(ratio))
     short = jax.tree.map(lambda x: 1e-4 * x, limited)
     chex.assert_trees_all_equal(limit(short, coordinates), short)
 
