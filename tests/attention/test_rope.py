@@ -34,8 +34,8 @@ def test_products_depend_on_the_distance_alone_and_norms_are_kept(vectors, dtype
     products = [jnp.einsum("nhc,mhc->hnm", *pair) for pair in (near, far)]
     # An angle of 1000 radians is rounded by half a unit of its last digit.
     chex.assert_trees_all_close(*products, rtol=0, atol=1e4 * float(jnp.finfo(dtype).eps))
+    chex.assert_type(near, dtype)
     for x, turned in zip(vectors, near, strict=True):
-        assert turned.dtype == dtype
         norms = [jnp.sum(y * y, axis=-1) for y in (x, turned)]
         chex.assert_trees_all_close(*norms, rtol=10 * float(jnp.finfo(dtype).eps))
         np.testing.assert_array_equal(turned[0], x[0])
@@ -46,7 +46,7 @@ def test_half_precision_takes_its_angles_in_single(rng):
     turned = rotary(x, jnp.asarray([1001]))
     exact = rotary(x.astype(jnp.float32), jnp.asarray([1001])).astype(jnp.bfloat16)
     np.testing.assert_array_equal(turned, exact)
-    assert turned.dtype == jnp.bfloat16
+    chex.assert_type(turned, jnp.bfloat16)
 
 
 @pytest.mark.parametrize(

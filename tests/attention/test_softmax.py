@@ -45,8 +45,8 @@ def test_weights_and_gradient(dtype, rng):
     logits, mask = masked_logits(rng, dtype)
     cotangent = jnp.asarray(rng.normal(size=logits.shape), dtype)
     weights, gradient = weights_and_gradient(logits, mask, cotangent)
-    assert weights.dtype == ("float64" if dtype == "float64" else "float32")
-    assert gradient.dtype == dtype
+    chex.assert_type(weights, "float64" if dtype == "float64" else "float32")
+    chex.assert_type(gradient, dtype)
     expected = dense(logits, mask)
     change = expected * np.asarray(cotangent, float)
     # Sums are kept in float32 at least, so only the gradient returned is rounded to half precision.

@@ -269,7 +269,7 @@ def test_sample_depends_on_the_key_alone(rng):
     draws = sample(jax.random.key(1), q, shape=(64, 64))
     np.testing.assert_array_equal(draws, sample(jax.random.key(1), q, shape=(64, 64)))
     assert np.all(np.asarray(draws) != np.asarray(sample(jax.random.key(2), q, shape=(64, 64))))
-    assert jax.eval_shape(gaussian.sample, jax.random.key(1), q).shape == (2, K)
+    chex.assert_shape(jax.eval_shape(gaussian.sample, jax.random.key(1), q), (2, K))
 
 
 def test_fisher_information_is_the_hessian_of_kl(rng):

@@ -32,9 +32,9 @@ slope = jax.jit(jax.vmap(jax.grad(grid.smooth_support), in_axes=(0, None)))
     ],
 )
 def test_shapes_and_volumes(manifold, shape, volume):
-    assert manifold.quadrature.shape == shape
-    assert manifold.points.shape == (*shape, len(shape))
-    assert manifold.periods.shape == (len(shape),)
+    chex.assert_shape(manifold.quadrature, shape)
+    chex.assert_shape(manifold.points, (*shape, len(shape)))
+    chex.assert_shape(manifold.periods, (len(shape),))
     np.testing.assert_allclose(integrate(manifold, np.ones(shape)), volume, rtol=1e-14)
     np.testing.assert_allclose(np.sum(np.asarray(manifold.quadrature)), volume, rtol=1e-14)
 
@@ -116,7 +116,7 @@ def test_distances_wrap_on_every_axis_of_a_torus_and_on_none_of_a_plane(rng):
             for b in images
         ]
         actual = distance(manifold, centre)
-        assert actual.shape == (5, 4, 6)
+        chex.assert_shape(actual, (5, 4, 6))
         np.testing.assert_allclose(actual, np.min(candidates, axis=0), rtol=0, atol=1e-14)
         step = displacement(manifold, centre)
         np.testing.assert_allclose(np.linalg.norm(step, axis=-1), actual, rtol=1e-14)
@@ -148,7 +148,7 @@ def test_a_point_has_no_extent():
 def test_smooth_support_inside(dtype):
     r = np.array([0.0, 0.5, 1.0, 1.9])
     actual = smooth_support(jnp.asarray(r, dtype), 2.0)
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     np.testing.assert_allclose(
         actual, np.exp(1 - 1 / (1 - (r / 2) ** 2)), rtol=50 * jnp.finfo(dtype).eps
     )

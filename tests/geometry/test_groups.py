@@ -83,7 +83,7 @@ def scaled(rng, norm, num=5):
 def test_matrix_exponential_of_every_norm_in_one_batch(dtype, rng):
     x = jnp.asarray(np.concatenate([scaled(rng, norm) for norm in NORMS]), dtype)
     actual = np.asarray(matrix_exponential(x))
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     expected = np.concatenate([exact_exponential(m) for m in np.split(np.asarray(x), len(NORMS))])
     error = np.abs(actual - expected).max((-1, -2)) / np.abs(expected).max((-1, -2))
     # exp has condition number |x| and every squaring doubles the rounding
@@ -135,7 +135,7 @@ def test_matrix_exponential_derivatives_in_both_modes(rng):
 def test_algebra_is_linear_and_the_exponential_has_an_inverse(generators, dtype, rng):
     phi = jnp.asarray(rng.normal(size=(NUM, len(generators))), dtype)
     element = groups.algebra(phi, jnp.asarray(generators))
-    assert element.dtype == dtype
+    chex.assert_type(element, dtype)
     expected = np.tensordot(np.asarray(phi, np.float64), generators, 1)
     np.testing.assert_allclose(element, expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
 
@@ -231,7 +231,7 @@ def test_natural_direction_is_the_closed_form_on_rotations(dtype, rng):
     phi, gradient = phi.astype(dtype), gradient.astype(dtype)
     expected = irreps.so3_natural_direction(jnp.asarray(phi), jnp.asarray(gradient))
     actual = natural_direction(phi, gradient, GENERATORS["so(3)"])
-    assert actual.dtype == dtype
+    chex.assert_type(actual, dtype)
     # the metric's condition number is 1 / sinc^2(theta / 2), up to 2.3 here
     np.testing.assert_allclose(actual, expected, rtol=0, atol=200 * jnp.finfo(dtype).eps)
 
@@ -308,7 +308,7 @@ def test_a_group_is_a_pytree_of_its_generators():
     assert groups.as_group(group) is group
     half = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), group)
     assert isinstance(half, groups.Group)
-    assert half.generators.dtype == jnp.float32
+    chex.assert_type(half.generators, jnp.float32)
     # Two groups that are equal are one static argument: the second call is not traced again.
     chex.clear_trace_counter()
     jitted = jax.jit(chex.assert_max_traces(lambda phi, group: frames(phi, group), n=1))

@@ -38,8 +38,8 @@ def rotation_vectors(rng, angles, num=4):
 def test_generators_represent_so3(spins):
     j = irreps.so3_generators(spins)
     size = sum(2 * spin + 1 for spin in spins)
-    assert j.shape == (3, size, size)
-    assert j.dtype == np.float64
+    chex.assert_shape(j, (3, size, size))
+    chex.assert_type(j, np.float64)
     np.testing.assert_array_equal(j, -np.swapaxes(j, -1, -2))
     products = np.einsum("aij,bjk->abik", j, j)
     commutators = products - np.swapaxes(products, 0, 1)
@@ -52,7 +52,7 @@ def test_generators_represent_so3(spins):
 
 def test_direct_sum_is_block_diagonal():
     j = irreps.so3_generators((0, 1, 2))
-    assert j.shape == (3, 9, 9)
+    chex.assert_shape(j, (3, 9, 9))
     blocks = [irreps.so3_generators((spin,)) for spin in (0, 1, 2)]
     np.testing.assert_array_equal(j[:, 1:4, 1:4], blocks[1])
     np.testing.assert_array_equal(j[:, 4:, 4:], blocks[2])
@@ -90,7 +90,7 @@ def test_direct_sum_refuses_different_algebras():
 @pytest.mark.parametrize("n", range(2, 6))
 def test_so_n_is_closed_and_turns_axis_i_towards_axis_j(n):
     generators = irreps.so_generators(n)
-    assert generators.shape == (n * (n - 1) // 2, n, n)
+    chex.assert_shape(generators, (n * (n - 1) // 2, n, n))
     np.testing.assert_array_equal(generators, -np.swapaxes(generators, -1, -2))
     for generator, (i, j) in zip(generators, itertools.combinations(range(n), 2), strict=True):
         np.testing.assert_array_equal(generator @ np.eye(n)[i], np.eye(n)[j])
@@ -278,7 +278,7 @@ def test_principal_rotation_leaves_the_ball_alone(dtype, rng):
 def test_principal_rotation_has_a_finite_derivative_everywhere(rng):
     phi = jnp.asarray(rotation_vectors(rng, [0.0, 1.0, math.pi, 2 * math.pi, 7.0], num=1)[:, 0])
     jacobian = jax.jit(jax.vmap(jax.jacfwd(irreps.principal_rotation)))(phi)
-    assert np.isfinite(jacobian).all()
+    chex.assert_tree_all_finite(jacobian)
     np.testing.assert_array_equal(jacobian[0], np.eye(3))
 
 
@@ -328,7 +328,7 @@ def test_natural_direction_inverts_the_pullback_of_the_killing_metric(dtype, rng
     metric = np.einsum("nija,nijb->nab", derivative, derivative) / 2
     expected = np.linalg.solve(metric, np.asarray(gradient, np.float64)[..., None])[..., 0]
     direction = natural_direction(phi, gradient)
-    assert direction.dtype == dtype
+    chex.assert_type(direction, dtype)
     np.testing.assert_allclose(direction, expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
     np.testing.assert_array_equal(direction[0], gradient[0])
 

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +31,8 @@ def tolerance(dtype):
 def test_frames_are_exponentials(generators, dtype, rng):
     phi = coordinates(rng, generators, 1, dtype)
     u = frames(phi, generators)
-    assert u.dtype == dtype
-    assert u.shape == (1, 5, *generators.shape[1:])
+    chex.assert_type(u, dtype)
+    chex.assert_shape(u, (1, 5, *generators.shape[1:]))
     np.testing.assert_array_equal(u, jax.jit(groups.exponential)(phi, generators))
 
 

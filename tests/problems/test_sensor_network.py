@@ -2,6 +2,7 @@
 is the best.
 """
 
+import chex
 import numpy as np
 import pytest
 
@@ -96,16 +97,17 @@ def test_relative_rotation_error_is_the_angle_put_in():
 def test_fields_have_one_orientation_and_landmarks_that_vary():
     ring = grid.ring(6)
     observations, truth, measured = network(points=np.asarray(ring.points), num_observations=2)
-    assert observations.values.shape == (12, 2, 6, 9)
-    assert truth.landmarks.shape == (6, 3, 3)
-    assert measured.shape == (12, 6, 3, 3)
+    chex.assert_shape(observations.values, (12, 2, 6, 9))
+    chex.assert_shape(truth.landmarks, (6, 3, 3))
+    chex.assert_shape(measured, (12, 6, 3, 3))
     assert np.ptp(truth.landmarks, axis=0).max() > 0.1
 
 
 def test_one_sensor_has_no_relative_rotations():
     _, truth, measured = network(num_agents=1)
-    assert sensor_network.relative_rotation_errors(truth.rotations, truth.rotations).shape == (0,)
-    assert sensor_network.pairwise_registration_errors(measured, truth.rotations).shape == (0,)
+    between = sensor_network.relative_rotation_errors(truth.rotations, truth.rotations)
+    pairwise = sensor_network.pairwise_registration_errors(measured, truth.rotations)
+    chex.assert_shape([between, pairwise], (0,))
     assert sensor_network.maximum_likelihood(measured).residual < 1e-20
 
 

@@ -4,6 +4,7 @@ another.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,10 +75,10 @@ def test_value_and_gradients_are_those_of_a_loop_over_rows(form, name, kind, rng
         np.asarray(x, np.float64) for x in (rows, *kernels, cotangent)
     )
     expected = _by_loop(rows, experts, kernel_in, kernel_out, cotangent)
-    for got, wanted in zip(found, expected, strict=True):
-        assert got.dtype == dtype
-        # Sums of up to 266 products of three numbers of order 1.
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=300 * float(jnp.finfo(dtype).eps))
+    chex.assert_type(found, dtype)
+    # Sums of up to 266 products of three numbers of order 1.
+    atol = 300 * float(jnp.finfo(dtype).eps)
+    chex.assert_trees_all_close(found, list(expected), rtol=0, atol=atol)
     for unused in set(range(EXPERTS)) - set(experts):
         assert np.all(found[2][unused] == 0)
         assert np.all(found[3][unused] == 0)

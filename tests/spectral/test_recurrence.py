@@ -2,6 +2,7 @@
 adjoints.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +54,7 @@ def test_linear_equals_the_loop(scans, dtype, reverse, rng):
     initial = draw(rng, dtype, 2, 3)
     run = jax.jit(lambda *arrays: linear_recurrence(*arrays, reverse, axis=0, scans=scans))
     y = run(gates, inputs, initial)
-    assert y.dtype == dtype
+    chex.assert_type(y, dtype)
     np.testing.assert_allclose(
         y, loop(gates, inputs, initial, reverse), rtol=0, atol=tolerance(dtype) * 10
     )
@@ -97,7 +98,7 @@ def test_moebius_equals_the_loop(scans, dtype, rng):
         g = 1.0 / (d[i].astype("complex128") - (k[i - 1] * g if i else 0.0))
         expected.append(g)
     g = jax.jit(lambda d, k: moebius_recurrence(d, k, axis=0, scans=scans))(d, k)
-    assert g.dtype == dtype
+    chex.assert_type(g, dtype)
     np.testing.assert_allclose(g, expected, rtol=tolerance(dtype) * 10)
 
 
@@ -121,7 +122,7 @@ def test_moebius_second_derivatives(rng):
 
 def test_empty_and_single_sequences():
     empty = jnp.zeros((0, 2))
-    assert linear_recurrence(empty, empty, jnp.ones(2), axis=0).shape == (0, 2)
+    chex.assert_shape(linear_recurrence(empty, empty, jnp.ones(2), axis=0), (0, 2))
     np.testing.assert_array_equal(linear_recurrence(jnp.ones(1), jnp.ones(1)), [1])
     np.testing.assert_array_equal(moebius_recurrence(jnp.full(1, 2.0), jnp.zeros(0)), [0.5])
 
@@ -158,7 +159,7 @@ def test_reciprocal_range(dtype, end, rng):
     ]
     w = np.exp(1j * rng.uniform(-np.pi, np.pi, 1000)).astype(dtype) * size
     product = np.asarray(reciprocal(jnp.asarray(w))).astype("clongdouble") * w.astype("clongdouble")
-    assert w.dtype == dtype
+    chex.assert_type(w, dtype)
     assert np.max(np.abs(product - 1)) < 6 * info.eps
 
 

@@ -4,6 +4,7 @@ against the dense adjoint.
 
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def relative(found, expected):
 def test_against_the_dense_inverse(scans, dtype, hermitian, rng):
     chain = dense.chain(rng, 20, batch=(3,), hermitian=hermitian, dtype=dtype)
     found = compiled(resolvent_diagonal, scans)(*chain)
-    assert found.dtype == dtype
+    chex.assert_type(found, dtype)
     assert relative(found, dense.diagonal(dense.resolvent(*chain))) < STATED[dtype]
     assert (
         relative(compiled(left_resolvent_diagonal, scans)(*chain), dense.left(*chain))
@@ -95,7 +96,7 @@ def test_a_million_sites(dtype):
     g = np.asarray(compiled(resolvent_diagonal)(*chain))
     root = np.sqrt(z**2 - 4 * hop**2)
     root = root if root.imag > 0 else -root
-    assert np.isfinite(g).all()
+    chex.assert_tree_all_finite(g)
     assert relative(g[[1000, n // 2, n - 1000]], -1 / root) < STATED[dtype]
     assert relative(g[[0, -1]], (root - z) / (2 * hop**2)) < STATED[dtype]
 
@@ -105,7 +106,7 @@ def test_broadcasting_equals_single_calls(side, rng):
     a, b, c = rng.standard_normal((4, 1, 5)), rng.standard_normal((3, 4)), rng.standard_normal(4)
     z = rng.standard_normal((2, 1, 1)) + 1j
     found = compiled(side)(a, b, c, z)
-    assert found.shape == (2, 4, 3, 5)
+    chex.assert_shape(found, (2, 4, 3, 5))
     expected = [
         [[compiled(side)(a[j, 0], b[i], c, z[h, 0, 0]) for i in range(3)] for j in range(4)]
         for h in range(2)
@@ -162,8 +163,8 @@ def test_gradient_against_the_dense_adjoint(scans, dtype, rng):
     chain = dense.chain(rng, 20, dtype=dtype)
     w = (rng.standard_normal(20) + 1j * rng.standard_normal(20)).astype(dtype)
     found = pulled_back(resolvent_diagonal, scans)(chain, w)
+    chex.assert_type(found, dtype)
     for got, expected in zip(found, dense.adjoint(*chain, w), strict=True):
-        assert got.dtype == dtype
         assert np.linalg.norm(np.asarray(got) - expected) < STATED[dtype] * np.linalg.norm(expected)
 
 
@@ -172,7 +173,7 @@ def test_real_arguments_have_real_gradients(dtype, rng):
     z = np.asarray(0.3 + 0.7j, np.result_type(dtype, "complex64"))
     w = (rng.standard_normal(6) + 1j * rng.standard_normal(6)).astype(z.dtype)
     found = pulled_back(resolvent_diagonal)((a, b, c, z), w)
-    assert [x.dtype for x in found] == [dtype, dtype, dtype, z.dtype]
+    chex.assert_type(found, [dtype, dtype, dtype, z.dtype])
     for got, expected in zip(found[:3], dense.adjoint(a, b, c, z, w)[:3], strict=True):
         np.testing.assert_allclose(
             got, expected.real, rtol=0, atol=STATED[z.dtype.name] * np.abs(expected).max()
@@ -313,7 +314,7 @@ def test_a_python_number_takes_the_precision(dtype):
     g = jax.jit(lambda a, b: resolvent_diagonal(a, b, b, 1j))(
         jnp.zeros(3, dtype), jnp.ones(2, dtype)
     )
-    assert g.dtype == np.result_type(dtype, "complex64")
+    chex.assert_type(g, np.result_type(dtype, "complex64"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ forms; streaming.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ def test_solve_and_sweep_against_dense(scans, dtype, rng):
     chain, x = dense.chain(rng, 20, batch=(2,), dtype=dtype), vectors(rng, dtype, 2, 20, 3)
     solved = solve[scans](*chain, x)
     swept = sweep[scans](pivots(*chain), chain[2], x)
-    assert solved.dtype == swept.dtype == dtype
+    chex.assert_type([solved, swept], dtype)
     expected = dense.resolvent(*chain) @ x
     np.testing.assert_allclose(
         solved, expected, rtol=0, atol=TOLERANCE[dtype] * np.abs(expected).max()
@@ -87,8 +88,8 @@ def test_sweep_broadcasts_and_takes_real_input(dtype, rng):
     x = rng.standard_normal((3, 1, 5, 2)).astype(dtype)
     left = pivots(a, b, c, z)
     found = sweep[PLATFORM](left, c, x)
-    assert found.shape == (3, 2, 5, 2)
-    assert found.dtype == z.dtype
+    chex.assert_shape(found, (3, 2, 5, 2))
+    chex.assert_type(found, z.dtype)
     for i, j in np.ndindex(3, 2):
         expected = sweep[PLATFORM](left[i, j], c[j], x[i, 0])
         np.testing.assert_allclose(found[i, j], expected, rtol=20 * np.finfo(dtype).eps)
@@ -202,7 +203,7 @@ def test_streaming_equals_the_batch(dtype, rng):
         # The first site has no link to a site before it: any finite number will do.
         above, below = (b[:, i - 1], c[:, i - 1]) if i else (np.ones(2, dtype), np.ones(2, dtype))
         state = step(state, a[:, i], above, below, z, x[:, i])
-        assert state.left.dtype == dtype
+        chex.assert_type(state.left, dtype)
         np.testing.assert_allclose(state.left, left[:, i], rtol=20 * np.finfo(dtype).eps)
         np.testing.assert_allclose(state.output, swept[:, i], rtol=0, atol=TOLERANCE[dtype])
 
@@ -225,7 +226,7 @@ def test_streaming_without_channels():
     state = streaming_init((), 0)
     for _ in range(40):
         state = streaming_step(state, 1.0, 1.0, -1.0, 0.0, jnp.zeros(0, "float32"))
-    assert state.output.shape == (0,)
+    chex.assert_shape(state.output, (0,))
     np.testing.assert_allclose(state.left, (np.sqrt(5) - 1) / 2, rtol=1e-6)
 
 

@@ -48,7 +48,7 @@ def test_a_long_evaluation_in_float32_does_not_drift():
     model = _constant(jnp.zeros(3, jnp.float32))
     windows = np.ones((100_000, 8, 5), np.int32)
     sums = jax.jit(functools.partial(evaluate, model, {}))(windows)
-    assert sums.nats.dtype == jnp.float32
+    chex.assert_type(sums.nats, jnp.float32)
     mean = float(sums.nats) / int(sums.num_tokens)
     # The sum of one batch and the result are each right to a few roundings.
     np.testing.assert_allclose(mean, math.log(3), rtol=4 * np.finfo(np.float32).eps)
