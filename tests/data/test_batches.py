@@ -2,6 +2,7 @@
 for every token once.
 """
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,8 +48,8 @@ def test_a_batch_depends_on_seed_and_step_alone(seed, step, skip, num_steps, bat
     whole = Batches(TOKENS, batch_size, 3, seed).at(step, skip + num_steps)
     part = Batches(TOKENS, batch_size, 3, seed).at(step + skip, num_steps)
     np.testing.assert_array_equal(part, whole[skip:])
-    assert part.shape == (num_steps, batch_size, 4)
-    assert part.dtype == np.int32
+    chex.assert_shape(part, (num_steps, batch_size, 4))
+    chex.assert_type(part, np.int32)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 12])
@@ -124,8 +125,8 @@ SIZES = (st.integers(2, 60), st.integers(1, 20), st.integers(1, 7))
 def test_every_token_but_the_first_is_asked_for_once(n, length, batch_size):
     tokens = np.arange(1, n + 1, dtype=np.int32)
     batches = evaluation_windows(tokens, length, batch_size, 0)
-    assert batches.shape[1:] == (batch_size, length + 1)
-    assert batches.dtype == np.int32
+    chex.assert_shape(batches, (None, batch_size, length + 1))
+    chex.assert_type(batches, np.int32)
     inputs, targets = batches[..., :-1].reshape(-1), batches[..., 1:].reshape(-1)
     counts = targets != 0
     np.testing.assert_array_equal(targets[counts], tokens[1:])

@@ -6,6 +6,7 @@ import pydoc_data.topics
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_file_is_cut_between_characters_and_nothing_is_normalised(kind, tmp_pa
     cut = int(0.75 * len(text))
     for split, part in ((corpus.train, text[:cut]), (corpus.valid, text[cut:])):
         np.testing.assert_array_equal(split.tokens, corpus.vocabulary.encode(part))
-        assert split.tokens.dtype == np.int32
+        chex.assert_type(split.tokens, np.int32)
         assert split.num_bytes == len(part.encode())
     assert corpus.name == str(path)
     if kind == "byte":

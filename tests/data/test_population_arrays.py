@@ -2,6 +2,7 @@ import io
 import os
 import zipfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,15 +38,15 @@ def arrays(rng):
 def test_arrays_survive_the_round_trip(rng, dtype, shape):
     arrays = make_arrays(rng, shape, k=4, a=6)
     population = population_arrays.from_arrays(arrays, dtype=dtype)
-    assert all(
-        isinstance(leaf, jax.Array) and leaf.dtype == dtype for leaf in jax.tree.leaves(population)
-    )
+    leaves = jax.tree.leaves(population)
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    chex.assert_type(leaves, dtype)
     back = population_arrays.to_arrays(population)
     assert tuple(back) == KEYS
     for name in ("mu_q", "mu_p", "phi"):
         np.testing.assert_array_equal(back[name], arrays[name].astype(dtype))
     for name in ("Sigma_q", "Sigma_p"):
-        assert back[name].dtype == dtype
+        chex.assert_type(back[name], dtype)
         np.testing.assert_array_equal(back[name], np.swapaxes(back[name], -2, -1))
         # Cholesky's backward error: k + 1 roundings of entries as large as the diagonal's.
         scale = np.abs(arrays[name]).max()
@@ -70,11 +71,11 @@ def test_result_agrees_with_the_library(arrays, dtype):
 
 
 def test_dtype_is_jax_default_or_refused(arrays):
-    assert population_arrays.from_arrays(arrays).phi.dtype == jnp.result_type(float)
+    chex.assert_type(population_arrays.from_arrays(arrays).phi, jnp.result_type(float))
     with pytest.raises(ValueError, match="float32 or float64, got int32"):
         population_arrays.from_arrays(arrays, dtype=np.int32)
     with jax.enable_x64(False):
-        assert population_arrays.from_arrays(arrays).phi.dtype == np.float32
+        chex.assert_type(population_arrays.from_arrays(arrays).phi, np.float32)
         with pytest.raises(UserError, match="JAX_ENABLE_X64"):
             population_arrays.from_arrays(arrays, dtype=np.float64)
 
@@ -180,7 +181,7 @@ def test_asymmetry_within_rounding_is_accepted_and_the_lower_triangle_used(array
 def test_tolerance_comes_from_the_coarser_dtype(arrays):
     arrays["Sigma_q"][0, 0, 1] += 1e-7
     single = {**arrays, "Sigma_q": arrays["Sigma_q"].astype(np.float32)}
-    assert population_arrays.from_arrays(single, dtype=np.float64).phi.dtype == np.float64
+    chex.assert_type(population_arrays.from_arrays(single, dtype=np.float64).phi, np.float64)
     with pytest.raises(UserError, match="not symmetric"):
         population_arrays.from_arrays(arrays, dtype=np.float64)
 
@@ -219,7 +220,7 @@ def test_accepted_means_factorised(rng):
             refused += "not positive definite" in str(error)
         else:
             accepted += 1
-            assert np.isfinite(chol).all()
+            chex.assert_tree_all_finite(chol)
             assert (np.diagonal(chol, axis1=-2, axis2=-1) > 0).all()
     assert accepted + refused == 40
     assert min(accepted, refused) > 5
@@ -237,8 +238,7 @@ def test_fields_name_agent_and_grid_point(rng):
 def test_nothing_is_written_into_the_arrays(arrays):
     copies = {name: array.copy() for name, array in arrays.items()}
     population_arrays.from_arrays(arrays)
-    for name, copy in copies.items():
-        np.testing.assert_array_equal(arrays[name], copy)
+    chex.assert_trees_all_equal(arrays, copies)
 
 
 def test_npz_round_trip_is_exact(tmp_path, arrays, dtype):
@@ -247,9 +247,8 @@ def test_npz_round_trip_is_exact(tmp_path, arrays, dtype):
     population_arrays.save_npz(path, saved)
     loaded = population_arrays.load_npz(path)
     assert list(loaded) == list(saved)
-    for name in saved:
-        assert loaded[name].dtype == dtype
-        assert loaded[name].tobytes() == saved[name].tobytes()
+    chex.assert_type([*loaded.values()], dtype)
+    assert all(loaded[name].tobytes() == saved[name].tobytes() for name in saved)
     population_arrays.save_npz(path, {"phi": jnp.ones(2)})
     assert list(population_arrays.load_npz(path)) == ["phi"]
     assert os.listdir(tmp_path) == ["state.npz"]
@@ -343,7 +342,7 @@ def test_observations_are_padded(table):
     assert set(found) == {"values", "present"}
     np.testing.assert_array_equal(found["values"], [[[0.1, 2], [0, 0]], [[3, -0.4], [5, 6]]])
     np.testing.assert_array_equal(found["present"], [[1, 0], [1, 1]])
-    assert found["values"].dtype == found["present"].dtype == np.float64
+    chex.assert_type([found["values"], found["present"]], np.float64)
 
 
 def test_points_and_any_order_of_columns(table):
@@ -353,7 +352,7 @@ def test_points_and_any_order_of_columns(table):
     np.testing.assert_array_equal(found["point"], [[7, 0], [5, 0]])
     np.testing.assert_array_equal(found["values"], [[[1, 2], [3, 4]], [[5, 6], [0, 0]]])
     np.testing.assert_array_equal(found["present"], [[1, 1], [1, 0]])
-    assert found["point"].dtype == np.int64
+    chex.assert_type(found["point"], np.int64)
 
 
 def test_numbers_are_read_exactly(table, rng):

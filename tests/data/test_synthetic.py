@@ -1,5 +1,6 @@
 """Made-up streams: what repeats, what cannot be predicted, and their entropy rates."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -38,7 +39,7 @@ def test_streams_are_functions_of_their_seed(make):
 def test_splits_and_vocabulary(make):
     corpus = make(valid_fraction=0.2)
     assert (len(corpus.train.tokens), len(corpus.valid.tokens)) == (1600, 400)
-    assert corpus.train.tokens.dtype == corpus.valid.tokens.dtype == np.int32
+    chex.assert_type([corpus.train.tokens, corpus.valid.tokens], np.int32)
     assert (corpus.train.num_bytes, corpus.valid.num_bytes, corpus.test) == (None, None, None)
     assert corpus.vocabulary.size == 10
     stream = _stream(corpus)

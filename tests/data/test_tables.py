@@ -1,5 +1,6 @@
 """Small tables: matrices and neighbour lists from CSV."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -39,7 +40,7 @@ def test_matrix(content, write):
     ("content", "shape"), [("1,2,3\n", (1, 3)), ("1\n2\n3\n", (3, 1)), ("4\n", (1, 1))]
 )
 def test_a_matrix_of_one_row_or_column_keeps_its_shape(content, shape, write):
-    assert load_matrix_csv(write(content), shape).shape == shape
+    chex.assert_shape(load_matrix_csv(write(content), shape), shape)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_edges(write):
     receivers, senders = load_edges_csv(write("receiver,sender\n0,1\n 2 , 0 \n\n1,1\n"), 3)
     np.testing.assert_array_equal(receivers, [0, 2, 1])
     np.testing.assert_array_equal(senders, [1, 0, 1])
-    assert receivers.dtype == senders.dtype == np.int32
+    chex.assert_type([receivers, senders], np.int32)
 
 
 def test_agents_may_be_written_with_leading_zeros(write):

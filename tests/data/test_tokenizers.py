@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import chex
 import numpy as np
 import pytest
 import tokenizers as library
@@ -58,11 +59,11 @@ def tokenizer(request, contents):
 
 def test_ids_are_int32_within_the_size_and_no_text_holds_padding(tokenizer):
     ids = tokenizer.encode(TEXT)
-    assert ids.dtype == np.int32
-    assert ids.ndim == 1
+    nothing = tokenizer.encode("")
+    chex.assert_type([ids, nothing], np.int32)
+    chex.assert_shape([ids, nothing], [(None,), (0,)])
     assert 0 <= ids.min() <= ids.max() < tokenizer.size
     assert tokenizer.padding_id not in ids
-    assert tokenizer.encode("").shape == (0,)
 
 
 def test_a_known_text_comes_back_and_leaves_nothing_to_spell(tokenizer):

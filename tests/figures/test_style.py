@@ -4,6 +4,7 @@ argument.
 
 from itertools import pairwise
 
+import chex
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -58,8 +59,8 @@ def test_logarithmic_ticks_are_plain_numbers(limits, expected):
 def test_arrays_of_every_kind_become_float64():
     for values in ([[1, 2]], np.ones((1, 2), np.float32)):
         array = style.as_array("x", values, 1, "k")
-        assert array.dtype == np.float64
-        assert array.shape == (1, 2)
+        chex.assert_type(array, np.float64)
+        chex.assert_shape(array, (1, 2))
 
 
 @pytest.mark.parametrize(

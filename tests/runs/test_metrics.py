@@ -1,5 +1,6 @@
 """Metrics: exact, appended whole, cut where a run goes on, and damage is named."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_metrics_round_trip_is_exact(run, rng):
     append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[:20])])
     append_metrics(run, COLUMNS, [(i, value) for i, value in enumerate(values[20:], 20)])
     read = read_metrics(run)
-    assert read["step"].dtype == np.int64
+    chex.assert_type(read["step"], np.int64)
     np.testing.assert_array_equal(read["step"], np.arange(len(values)))
     assert read["total"].tobytes() == np.asarray(values).tobytes()
     assert (run.path / "metrics.csv").read_text().count("step") == 1
@@ -51,7 +52,7 @@ def test_metrics_take_numbers_of_every_kind(run):
 def test_metrics_without_rows(run):
     append_metrics(run, COLUMNS, [])
     read = read_metrics(run)
-    assert {name: column.shape for name, column in read.items()} == {"step": (0,), "total": (0,)}
+    chex.assert_trees_all_equal_shapes(read, {"step": np.zeros(0), "total": np.zeros(0)})
 
 
 @pytest.mark.parametrize(

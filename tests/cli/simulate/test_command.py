@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_metrics_have_every_term_at_every_logged_step(finished):
     metrics = read_metrics(finished)
     assert set(metrics) == {"step", *TERMS, "landmark_error_m", "rotation_error_deg"}
     assert metrics["step"].tolist() == [0, 2, 4]
-    assert all(np.isfinite(column).all() for column in metrics.values())
+    chex.assert_tree_all_finite(metrics)
     # Sums of a few float32 numbers.
     parts = sum(metrics[name] for name in TERMS[:-1])
     np.testing.assert_allclose(metrics["total"], parts, rtol=1e-6)
@@ -95,8 +96,8 @@ def test_final_state_loads_as_a_population_that_moved(finished):
         population_arrays.load_npz(finished / f"{name}.npz") for name in ("initial", "final")
     )
     population = population_arrays.from_arrays(final)
-    assert population.belief.mean.shape == population.phi.shape == (4, 3)
-    assert final["mu_q"].dtype == np.float32
+    chex.assert_shape([population.belief.mean, population.phi], (4, 3))
+    chex.assert_type(final["mu_q"], np.float32)
     assert not np.array_equal(initial["mu_q"], final["mu_q"])
     np.testing.assert_array_equal(initial["Sigma_p"], final["Sigma_p"])
 
@@ -139,7 +140,7 @@ def test_configuration_is_complete_and_runs_again_to_the_last_digit(finished, tm
     for name in ("metrics.csv", "config.toml"):
         assert (again / name).read_bytes() == (finished / name).read_bytes()
     final, repeated = (population_arrays.load_npz(run / "final.npz") for run in (finished, again))
-    assert all(np.array_equal(final[name], repeated[name]) for name in final)
+    chex.assert_trees_all_equal(repeated, final)
 
 
 def test_prints_summary_and_place_of_the_report(tmp_path, capfd):
@@ -200,11 +201,11 @@ def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
         assert _run(out, *flags.split()) == 0
     metrics = read_metrics(out)
     assert metrics["step"].tolist() == [0, 2, 4]
-    assert all(np.isfinite(column).all() for column in metrics.values())
+    chex.assert_tree_all_finite(metrics)
     final = population_arrays.load_npz(out / "final.npz")
-    assert final["mu_q"].dtype == (np.float64 if "float64" in flags else np.float32)
+    chex.assert_type(final["mu_q"], np.float64 if "float64" in flags else np.float32)
     grid = {"ring": (5,), "torus": (3, 3)}.get(flags.split()[1], ())
-    assert final["phi"].shape == (4, *grid, 3)
+    chex.assert_shape(final["phi"], (4, *grid, 3))
     before = population_arrays.load_npz(out / "initial.npz")
     assert ("prior-mean" in flags) == (not np.array_equal(before["mu_p"], final["mu_p"]))
 
@@ -275,7 +276,7 @@ def test_own_observations_with_edges(tmp_path, rng):
     assert set(metrics) == {"step", *TERMS}
     assert metrics["belief_alignment"][0] != 0
     assert metrics["observation"][0] != 0
-    assert population_arrays.load_npz(out / "final.npz")["mu_q"].shape == (3, 3)
+    chex.assert_shape(population_arrays.load_npz(out / "final.npz")["mu_q"], (3, 3))
     assert "errors" not in json.loads((out / "summary.json").read_text())
     assert tomllib.loads((out / "config.toml").read_text())["edges"] == str(tmp_path / "e.csv")
 
@@ -284,7 +285,7 @@ def test_own_observations_on_a_grid_reach_the_points_they_name(tmp_path, rng):
     table = _table(tmp_path / "o.csv", rng, 3, 3, points=(1,))
     config = SimulateConfig(observations=table, irreps=(1,), base="line", grid=(3,))
     means = np.asarray(simulate_problem.build(config).population.belief.mean)
-    assert means.shape == (3, 3, 3)
+    chex.assert_shape(means, (3, 3, 3))
     assert np.all(means[:, 1] != 0)
     assert np.all(means[:, [0, 2]] == 0)
 
@@ -295,8 +296,7 @@ def test_own_data_under_another_group(tmp_path, rng):
     table = _table(tmp_path / "o.csv", rng, 3, 4)
     assert _run(out, "--observations", table, "--group", "so", "--dimension", 4) == 0
     final = population_arrays.load_npz(out / "final.npz")
-    assert final["mu_q"].shape == (3, 4)
-    assert final["phi"].shape == (3, 6)
+    chex.assert_shape([final["mu_q"], final["phi"]], [(3, 4), (3, 6)])
 
 
 def test_own_population_alone(tmp_path, rng):
@@ -305,7 +305,7 @@ def test_own_population_alone(tmp_path, rng):
     np.savez(tmp_path / "p.npz", **arrays)
     assert _run(out, "--initial", tmp_path / "p.npz", "--precision", "float64") == 0
     initial = population_arrays.load_npz(out / "initial.npz")
-    assert all(np.allclose(initial[name], arrays[name], rtol=1e-14, atol=0) for name in arrays)
+    chex.assert_trees_all_close(initial, arrays, rtol=1e-14)
     assert np.all(read_metrics(out)["observation"] == 0)
     # A run's final state is another run's beginning.
     assert population_arrays.from_arrays(
@@ -601,7 +601,7 @@ def test_divergence_names_step_and_term_and_keeps_the_last_good_checkpoint(refus
     assert f"checkpoint is step {step - 1} " in line
     metrics = read_metrics(out)
     assert metrics["step"][-1] == step - 1
-    assert np.isfinite(metrics["total"]).all()
+    chex.assert_tree_all_finite(metrics["total"])
     # And it says the same again, from the checkpoint that it kept.
     assert refused(out, ["--resume", "--quiet"], "diverged") == line
 
