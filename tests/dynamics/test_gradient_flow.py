@@ -89,10 +89,9 @@ def test_sgd_is_eulers_method(make, dtype):
     # Each step rounds about four times, and the iteration contracts, but energy doubles relative
     # errors.
     tolerance = {"rtol": 10 * num * float(jnp.finfo(dtype).eps), "atol": 0}
-    np.testing.assert_allclose(state.position, x, **tolerance)
-    np.testing.assert_allclose(info.energy, energies, **tolerance)
-    np.testing.assert_allclose(info.gradient_norm, norms, **tolerance)
-    np.testing.assert_allclose(state.gradient, STIFFNESS @ x, **tolerance)
+    got = state.position, state.gradient, info.energy, info.gradient_norm
+    expected = x, STIFFNESS @ x, np.stack(energies), np.stack(norms)
+    chex.assert_trees_all_close(got, expected, **tolerance)
     assert info.aux is None
 
 

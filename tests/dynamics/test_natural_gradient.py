@@ -172,9 +172,8 @@ def test_velocity_commutes_with_every_affine_change(rng):
 
     images = push(target, matrix, shift), push(start, matrix, shift)
     dmean, dcov = velocity(target, start)
-    got_mean, got_cov = velocity(*images)
-    np.testing.assert_allclose(got_mean, matrix @ dmean, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(got_cov, matrix @ dcov @ matrix.T, rtol=1e-10, atol=1e-12)
+    expected = matrix @ dmean, matrix @ dcov @ matrix.T
+    chex.assert_trees_all_close(velocity(*images), expected, rtol=1e-10, atol=1e-12)
 
     def gap(num_steps):
         n = jnp.asarray(num_steps)
