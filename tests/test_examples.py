@@ -151,6 +151,7 @@ def test_language_model_learns_and_writes(tmp_path, capsys):
     assert sample in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_promotion")
 def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
     shots = (10_000, 10_000_000)

@@ -48,11 +48,8 @@ def test_committed_with_its_pictures(name):
     assert os.path.getsize(NOTEBOOKS / f"{name}.ipynb") < 300_000
 
 
-@pytest.mark.parametrize(
-    "name",
-    # One of them shows that notebooks run; all run among the slow tests.
-    [name if name == "01_agents" else pytest.param(name, marks=pytest.mark.slow) for name in SHORT],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
 def test_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     # Nearly all of this test is compilation, of programs that then run for milliseconds: the kernel
     # optimises little.
