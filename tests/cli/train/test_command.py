@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -400,9 +400,7 @@ def _same(out, unbroken):
     assert (out / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
     assert (out / "config.toml").read_bytes() == (unbroken / "config.toml").read_bytes()
     assert checkpoint.steps(out / BEST) == checkpoint.steps(unbroken / BEST)
-    found, wanted = load(out), load(unbroken)
-    for x, y in zip(jax.tree.leaves(found.params), jax.tree.leaves(wanted.params), strict=True):
-        assert np.array_equal(x, y)
+    chex.assert_trees_all_equal(load(out).params, load(unbroken).params)
     keys = ("valid", "best_step", "steps")
     summaries = [json.loads((path / "summary.json").read_text()) for path in (out, unbroken)]
     assert [summaries[0][key] for key in keys] == [summaries[1][key] for key in keys]
