@@ -134,6 +134,7 @@ def test_the_bands_centre_is_not_the_second_order(chain):
     assert np.all(np.abs(found - theory)[centre] < 3 * error[centre])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_promotion")
 def test_language_model_learns_and_writes(tmp_path, capsys):
     text = tmp_path / "text.txt"

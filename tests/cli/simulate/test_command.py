@@ -181,12 +181,12 @@ def test_default_problem_comes_close_to_maximum_likelihood(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--base ring --grid 5 --support sharp --support-radius 1.5",
+        "--base ring --grid 5 --support sharp --support-radius 1.5 "
+        "--dynamics adam --step-size 1e-3 --alignment entropic",
         pytest.param(
             "--base torus --grid 3 3 --support smooth --support-radius 2.5 --dynamics natural",
             marks=pytest.mark.slow,
         ),
-        "--dynamics adam --step-size 1e-3 --alignment entropic",
         pytest.param("--compute-dtype bfloat16 --irreps 1 1", marks=pytest.mark.slow),
         pytest.param(
             "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
@@ -614,6 +614,7 @@ def test_an_energy_that_is_not_finite_at_the_start_is_refused(refused, tmp_path,
     refused(tmp_path / "run", flags, "not finite at the start", "self_coupling")
 
 
+@pytest.mark.slow  # tests/runs/test_checkpoint.py fills the disk by default
 def test_full_disk_is_one_line_and_keeps_what_was_there(copied, start_process):
     before = _contents(copied / "checkpoints")
     # Without the shared compilation cache: its entries are larger than the limit, and half of one
