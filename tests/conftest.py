@@ -1,6 +1,7 @@
 """Shared set-up: float64 available, strict promotion, warnings are errors (pyproject.toml), and
 programs compiled quickly.
 """
+# ruff: noqa: E402 (JAX reads the environment when it is imported)
 
 import os
 import shutil
@@ -11,12 +12,11 @@ os.environ.setdefault("JAX_PLATFORMS", os.environ.get("VFEJAX_TEST_PLATFORM", ""
 
 # On a GPU (VFEJAX_TEST_PLATFORM=cuda) the tests share its memory, products are those of float32,
 # and sums have one order: a run that goes on bit for bit needs the last.
+FLAGS = set()
 if os.environ["JAX_PLATFORMS"] == "cuda":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_gpu_deterministic_ops" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    FLAGS.add("--xla_gpu_deterministic_ops=true")
 
 # One cache of compiled programs for the whole run. The workers of pytest-xdist and the processes
 # that tests start inherit these variables, so that no program is compiled twice. A cache that the
@@ -28,14 +28,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 # Most tests are nearly all compilation, of programs that then run for milliseconds: XLA optimises
-# little, and jaxlib 0.10 leaves out the emitters of fused loops, which take half of its time (later
-# versions have no such flag). VFEJAX_TEST_OPTIMIZED=1 compiles everything as users do.
+# little and compiles a program in one piece, and jaxlib 0.10 leaves out the emitters of fused
+# loops, which take half of its time (later versions have no such flag). VFEJAX_TEST_OPTIMIZED=1
+# compiles everything as users do.
 if os.environ.get("VFEJAX_TEST_OPTIMIZED", "0") == "0":
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    FLAGS.add("--xla_cpu_parallel_codegen_split_count=1")
     if version("jaxlib").startswith("0.10."):
-        flags = os.environ.get("XLA_FLAGS", "")
-        if "xla_cpu_use_fusion_emitters" not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+        FLAGS.add("--xla_cpu_use_fusion_emitters=false")
+
+# The last one counts: the user's own.
+os.environ["XLA_FLAGS"] = " ".join([*sorted(FLAGS), os.environ.get("XLA_FLAGS", "")])
 
 import jax
 import jax.numpy as jnp

@@ -81,8 +81,17 @@ def test_public_functions_are_explained(name):
     assert problems(MODULES[name].read_text(), bool(CENTRAL.fullmatch(name))) == []
 
 
+# Whole layers compile for seconds: their examples wait for the slow tests.
+LAYERS = re.compile(r"vfejax\.models\.\w+\..*")
+
+
 @pytest.mark.parametrize(
-    "name", [name for name, path in MODULES.items() if ">>>" in path.read_text()]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if LAYERS.fullmatch(name) else name
+        for name, path in MODULES.items()
+        if ">>>" in path.read_text()
+    ],
 )
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ def _is_drawn(path):
     return np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5
 
 
+@pytest.mark.slow  # tests/test_readme.py runs the same program by default
 def test_three_agents_agree(capsys):
     example = _load("three_agents")
     printed = capsys.readouterr().out
@@ -59,6 +60,7 @@ def flows(tmp_path_factory):
     return example, rows, out
 
 
+@pytest.mark.slow
 def test_drift_falls_with_the_order_of_each_scheme(flows):
     example, rows, _ = flows
     for name, order in (("Verlet", 2), ("Yoshida", 4)):
@@ -68,12 +70,14 @@ def test_drift_falls_with_the_order_of_each_scheme(flows):
         assert abs(np.log2(long / short) - order) < 0.5
 
 
+@pytest.mark.slow
 def test_fourth_order_wins_at_short_steps(flows):
     example, rows, _ = flows
     dt = example.STEPS[0]
     assert rows[f"Yoshida, {dt:g} per gradient"][1] < 0.1 * rows[f"Verlet, {dt:g} per gradient"][1]
 
 
+@pytest.mark.slow
 def test_conserved_flows_do_not_settle_and_friction_does(flows):
     example, rows, _ = flows
     friction = rows[f"Verlet, friction {example.FRICTION}"]
@@ -82,6 +86,7 @@ def test_conserved_flows_do_not_settle_and_friction_does(flows):
     assert rows["natural gradient"][0] < friction[0]
 
 
+@pytest.mark.slow
 def test_flows_are_compared_at_equal_cost_and_drawn(flows):
     _, rows, out = flows
     assert {row[2] for row in rows.values()} == {300}

@@ -98,6 +98,7 @@ def test_after_kill_9_before_the_first_checkpoint_it_starts_anew(unbroken, start
     _same(out, unbroken)
 
 
+@pytest.mark.slow  # tests/runs interrupts runs by default, and kill -9 above is the harder case
 def test_ctrl_c_keeps_the_state_and_the_run_goes_on_bit_for_bit(unbroken, start_process, tmp_path):
     out = tmp_path / "run"
     process = start_process("--out", out, *FLAGS)

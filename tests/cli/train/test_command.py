@@ -139,7 +139,9 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--vocabulary", "word", "--max-words", 20, "--length", 4),
+        pytest.param(
+            ("--vocabulary", "word", "--max-words", 20, "--length", 4), marks=pytest.mark.slow
+        ),
         pytest.param(("--vocabulary", "byte", "--compute", "bfloat16"), marks=pytest.mark.slow),
         pytest.param(("--accumulation", 2), marks=pytest.mark.slow),
         (

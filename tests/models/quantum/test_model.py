@@ -176,6 +176,7 @@ def test_measuring_fewer_states_takes_every_so_many_from_the_last_back(tokens, r
     assert silent.losses == {}
 
 
+@pytest.mark.slow  # all leaves in one direction: tests/models/test_sequence_models.py
 def test_gradient_of_every_leaf_is_that_of_finite_differences(rng):
     """Each leaf on its own, the angles too, with the free energy in the loss."""
     model = _build(free_energy_weight=0.7)
