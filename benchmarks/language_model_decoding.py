@@ -5,11 +5,11 @@ memory by length of the context.
 
 The weights are those that ``language_models.py --weights FOLDER`` kept. Every model reads the
 validation text in windows of 16 times the length that it was trained at; a column is the mean loss
-of the characters at those positions, which all models see with the same context. A model with
-learned positions reads no more than it was trained at. Speed is that of decoding one sequence token
-by token after a context of that length (attention over the whole cache, however little of it is
-filled); all models take turns within one run, and the median counts. *State* is what decoding
-remembers. Run it on a quiet machine; without --weights the losses are left out.
+of the characters at those positions over the seeds, which all models see with the same context. A
+model with learned positions reads no more than it was trained at. Speed is that of decoding one
+sequence token by token after a context of that length (attention over the whole cache, however
+little of it is filled); all models take turns within one run, and the median counts. *State* is
+what decoding remembers. Run it on a quiet machine; without --weights the losses are left out.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from language_models import ARMS, LENGTH, Text, load, model_of
+from language_models import ARMS, LENGTH, Text, load, model_of, weights_file
 
 from vfejax.data import batches
 from vfejax.training.losses import token_nats
@@ -69,16 +69,16 @@ def losses_by_position(arm: str, text: Text, params: PyTree) -> np.ndarray:
     )
 
 
-def extrapolation_table(text: Text, arms: list[str], folder: Path, seed: int) -> Iterator[str]:
-    """Loss by position, Markdown."""
+def extrapolation_table(
+    text: Text, arms: list[str], folder: Path, seeds: int, steps: int
+) -> Iterator[str]:
+    """Loss by position, the mean of seeds, Markdown."""
     buckets = [f"{a}-{b - 1}" for a, b in itertools.pairwise(EDGES)]
     yield f"| {text.name}, positions | " + " | ".join(buckets) + " |"
     yield "| --- |" + " ---: |" * len(buckets)
     for arm in arms:
-        name = arm.replace(", ", "-").replace(" ", "-")
-        losses = losses_by_position(
-            arm, text, read_weights(folder / f"{text.name}-{name}-{seed}.npz")
-        )
+        files = [weights_file(folder, text.name, arm, seed, steps) for seed in range(seeds)]
+        losses = np.mean([losses_by_position(arm, text, read_weights(f)) for f in files], axis=0)
         cells = ["" if np.isnan(loss) else f"{loss:.4f}" for loss in losses]
         yield f"| {arm} | " + " | ".join(cells) + " |"
 
@@ -143,14 +143,16 @@ def main() -> None:
         help="NAME=FILE, or a bare name for the help topics of Python",
     )
     parser.add_argument("--weights", type=Path, help="folder that language_models.py filled")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds whose weights are read")
+    parser.add_argument("--steps", type=int, default=2000, help="steps that they were trained for")
     parser.add_argument("--no-speed", action="store_true", help="losses alone")
-    arms = ["gpt-modern", "transformer", "gate", "tridiagonal"]
+    arms = ["gpt-modern", "transformer", "gate, convolution"]
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=arms)
     options = parser.parse_args()
     text = load(options.text)
     if options.weights:
-        rows = extrapolation_table(text, options.arms, options.weights, options.seed)
+        chosen = options.weights, options.seeds, options.steps
+        rows = extrapolation_table(text, options.arms, *chosen)
         print("\n".join([*rows, ""]))
     if not options.no_speed:
         print("\n".join(decoding_table(text, options.arms)))

@@ -2,11 +2,11 @@
 
     python benchmarks/language_model_training.py [--sizes 12x64 32x1024]
 
-One update of AdamW (the optimiser of ``language_models.py``) on a batch of windows of the help
-topics of Python, repeated within one compiled program; every model has the same number of
-parameters to half a percent. All models take turns within one run, and the median counts. *Speed*
-is tokens per second relative to the first row, *memory* the temporary memory of the program, as
-XLA reports it. Run it on a quiet machine.
+Updates by AdamW at a fixed rate on batches of the help topics of Python, ten in one compiled
+program. The models are those of ``language_models.py``, with the same number of parameters to half
+a percent (but for learned positions, which longer windows need more of). All take turns within one
+run, and the median counts. *Speed* is tokens per second relative to the first row, *memory* the
+temporary memory of the program, as XLA reports it. Run it on a quiet machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vfejax.training.step import trainer
 STEPS, ROUNDS = 10, 7
 
 
-def program(
+def updates(
     arm: str, text: Text, batch: int, length: int
 ) -> tuple[Callable[[], object], float, int]:
     """A call that makes ten updates from the same start, its seconds of compilation and bytes of
@@ -49,9 +49,9 @@ def program(
     return lambda: jax.block_until_ready(call(state, windows)), seconds, memory
 
 
-def case(arms: list[str], text: Text, batch: int, length: int) -> None:
+def compare(arms: list[str], text: Text, batch: int, length: int) -> None:
     """Check, time and print one size."""
-    runs = {arm: program(arm, text, batch, length) for arm in arms}
+    runs = {arm: updates(arm, text, batch, length) for arm in arms}
     times: dict[str, list[float]] = {arm: [] for arm in arms}
     for arm, (call, *_) in runs.items():
         assert np.all(np.isfinite(np.asarray(call()))), arm
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     text = load("topics")
     for batch, length in options.sizes:
-        case(options.arms, text, batch, length)
+        compare(options.arms, text, batch, length)
     device = jax.devices()[0].device_kind
     print(f"\njax {jax.__version__}, python {platform.python_version()}, {device}")
 

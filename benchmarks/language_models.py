@@ -15,8 +15,9 @@ Every training run that ends is a line of --results, and one that is there alrea
 the table can be made in pieces, and a run that is interrupted is repeated from its start. The table
 is printed from all lines whose text, model and steps are those asked for. On a GPU models of this
 size leave most of the device idle: --lanes 12 trains up to 12 runs of a model side by side, in one
-program. Speeds are measured by ``language_model_decoding.py``, which needs a quiet machine; this
-script may share one.
+program. Weights are kept when a run ends, not for lines that are there already. Speeds are measured
+by ``language_model_training.py`` and ``language_model_decoding.py``, which need a quiet machine;
+this script may share one.
 """
 
 import argparse
@@ -50,28 +51,28 @@ QUANTILE = 0.975  # of Student's t: two-sided intervals of 95 %
 
 # Rows of the table: the model's name and the options that are not its defaults. Hidden widths make
 # the numbers of parameters equal to about half a percent.
-PLAIN = {"convolution": 1}
-SHORT = {"convolution": 4, "hidden": 126}
-ONE = {"experts": 1, "hidden": 512, **PLAIN}
+ALONE = {"convolution": 1}
+ONE_EXPERT = {"experts": 1, "hidden": 512, **ALONE}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-modern": ("gpt-modern", {}),
-    "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", **PLAIN, "hidden": 126}),
-    "gate": ("resnet-bk", {"mixer": "gate", **PLAIN}),
-    "tridiagonal, convolution": ("resnet-bk", {"mixer": "tridiagonal", **SHORT}),
+    "transformer": ("transformer", {}),
+    "gate": ("resnet-bk", {"mixer": "gate", **ALONE}),
+    "gate, convolution": ("resnet-bk", {}),
+    "tridiagonal": ("resnet-bk", {"mixer": "tridiagonal", **ALONE, "hidden": 126}),
+    "tridiagonal, convolution": ("resnet-bk", {"mixer": "tridiagonal", "hidden": 126}),
     "tridiagonal, convolution, coupling 1": (
         "resnet-bk",
-        {"mixer": "tridiagonal", **SHORT, "coupling": 1.0},
+        {"mixer": "tridiagonal", "hidden": 126, "coupling": 1.0},
     ),
-    "gate, convolution": ("resnet-bk", {"mixer": "gate", **SHORT, "hidden": 128}),
-    "transformer": ("transformer", {}),
-    "operator": ("resnet-bk", {"mixer": "operator", **PLAIN}),
-    "features": ("resnet-bk", {"mixer": "features", **PLAIN, "heads": 64, "hidden": 160}),
-    "tridiagonal, one expert": ("resnet-bk", {"mixer": "tridiagonal", **ONE, "hidden": 504}),
-    "gate, one expert": ("resnet-bk", {"mixer": "gate", **ONE}),
-    "operator, one expert": ("resnet-bk", {"mixer": "operator", **ONE}),
-    "rg-lru": ("resnet-bk", {"mixer": "rg-lru", **PLAIN, "hidden": 144}),
-    "quantum": ("quantum", {}),
+    "operator": ("resnet-bk", {"mixer": "operator", **ALONE}),
+    "features": ("resnet-bk", {"mixer": "features", **ALONE, "heads": 64, "hidden": 160}),
+    "rg-lru": ("resnet-bk", {"mixer": "rg-lru", **ALONE, "hidden": 144}),
+    "gate, one expert": ("resnet-bk", {"mixer": "gate", **ONE_EXPERT}),
+    "tridiagonal, one expert": ("resnet-bk", {"mixer": "tridiagonal", **ONE_EXPERT, "hidden": 504}),
+    "operator, one expert": ("resnet-bk", {"mixer": "operator", **ONE_EXPERT}),
 }
+# Every model that has no row yet, with its defaults.
+ARMS |= {name: (name, {}) for name in table.MODELS.keys() - {name for name, _ in ARMS.values()}}
 
 
 class Text(NamedTuple):
@@ -151,8 +152,11 @@ def programs(arm: str, argument: str, steps: int, lanes: int) -> Programs:
     model, padding = model_of(arm, text), text.corpus.vocabulary.padding_id
 
     def method(rate: Any) -> Trainer:
-        optimizer = adamw(warmup_cosine(rate, 100, steps, 0.1))
-        return trainer(model, optimizer, jax.random.key(1), padding=padding)
+        schedule, key = warmup_cosine(rate, 100, steps, 0.1), jax.random.key(1)
+        own = table.MODELS[ARMS[arm][0]].trainer
+        if own is not None:
+            return own(model, config_of(arm), schedule, key)
+        return trainer(model, adamw(schedule), key, padding=padding)
 
     def advance(
         state: TrainState, windows: jax.Array, rate: jax.Array
@@ -209,9 +213,10 @@ def train(jobs: list[Job], text: Text) -> Iterator[tuple[PyTree, dict[str, Any]]
         )
 
 
-def weights_file(folder: Path, job: Job) -> Path:
+def weights_file(folder: Path, text: str, arm: str, seed: int, steps: int) -> Path:
     """Where the weights of a run are kept."""
-    return folder / f"{job.text}-{job.arm.replace(', ', '-').replace(' ', '-')}-{job.seed}.npz"
+    words = [text, *arm.replace(",", "").split(), str(seed), f"{steps}-steps"]
+    return folder / f"{'-'.join(words)}.npz"
 
 
 def save_weights(path: Path, params: PyTree) -> None:
@@ -246,7 +251,8 @@ class Results:
     def add(self, job: Job, params: PyTree, measured: dict[str, Any]) -> None:
         row = {"job": job._asdict(), **measured}
         if self.weights and job.stage == "final":
-            save_weights(weights_file(self.weights, job), params)
+            place = weights_file(self.weights, job.text, job.arm, job.seed, job.steps)
+            save_weights(place, params)
         self.rows[json.dumps(job._asdict(), sort_keys=True)] = row
         if self.path:
             with self.path.open("a") as file:
@@ -322,8 +328,8 @@ def rate_table(plan: Plan, results: Results) -> Iterator[str]:
 
 
 def loss_table(plan: Plan, results: Results) -> Iterator[str]:
-    """Mean losses of every row, Markdown."""
-    names = [text.name for text in plan.texts]
+    """Mean losses of every row, Markdown; numbers of parameters are those for the first text."""
+    names, first = [text.name for text in plan.texts], plan.texts[0].name
     yield "| model | parameters | " + " | ".join(f"{name} (rate, seeds)" for name in names) + " |"
     yield "| --- | ---: |" + " ---: |" * len(names)
     for arm in plan.arms:
@@ -333,7 +339,12 @@ def loss_table(plan: Plan, results: Results) -> Iterator[str]:
             rate = plan.rate(arm, text, results)
             mean = np.mean(list(losses.values())) if losses else math.nan
             cells.append(f"{mean:.4f} ({rate:g}, {len(losses)})" if losses else "")
-        sizes = [r["parameters"] for r in results.rows.values() if r["job"]["arm"] == arm]
+        options = asdict(config_of(arm))
+        sizes = [
+            row["parameters"]
+            for row in results.rows.values()
+            if row["job"]["options"] == options and row["job"]["text"] == first
+        ]
         yield f"| {arm} | {sizes[0] if sizes else 0:,} | " + " | ".join(cells) + " |"
 
 
@@ -365,7 +376,8 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     )
     parser.add_argument("--results", type=Path, help="file of JSON lines to read and append to")
     parser.add_argument("--weights", type=Path, help="folder for the weights of final runs")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
+    arms = ["gpt-modern", "gate", "gate, convolution"]
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=arms)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--rate-seeds", type=int, default=1, help="seeds per rate tried")
@@ -376,6 +388,8 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     options = parser.parse_args()
     if options.steps % (4 * CHUNK) or options.steps <= 0:
         parser.error(f"--steps must be a positive multiple of {4 * CHUNK}, got {options.steps}")
+    if options.difference not in options.arms:
+        parser.error(f"--difference {options.difference!r} is not among --arms")
     texts = [load(argument) for argument in options.text or ["topics"]]
     seeds, rate_seeds = range(options.seeds), range(options.rate_seeds)
     return Plan(options.arms, texts, seeds, options.rates, rate_seeds, options.steps), options
