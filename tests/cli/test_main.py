@@ -40,7 +40,9 @@ def test_help_lists_every_command_and_succeeds(flag, capsys):
     assert main([flag]) == 0
     printed = capsys.readouterr().out
     assert "usage" in printed
-    assert all(name in printed and text in printed for name, text in entry.COMMANDS.items())
+    assert all(
+        name in printed and command.about in printed for name, command in entry.COMMANDS.items()
+    )
 
 
 def test_without_a_command_the_usage_is_shown_and_the_status_says_bad_input(capsys):

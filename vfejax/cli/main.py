@@ -9,31 +9,47 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from vfejax import __version__
 from vfejax.errors import UserError
 
+
+class Command(NamedTuple):
+    """What is known of a command before it is imported.
+
+    Attributes:
+        about: what it does, for ``vfejax --help``.
+        module: where its ``main(arguments) -> int`` is, below ``vfejax.cli``.
+        sizes: the options that decide how much memory it takes.
+    """
+
+    about: str
+    module: str
+    sizes: str
+
+
 COMMANDS = {
-    "simulate": "a population of Gaussian agents minimises its variational free energy",
-    "train": "a next-token model learns a text",
-    "evaluate": "how well a trained model predicts a text",
-    "generate": "a trained model continues a text",
+    "simulate": Command(
+        "a population of Gaussian agents minimises its variational free energy",
+        "simulate.command",
+        "--agents, --irreps, --grid or --log-every",
+    ),
+    "train": Command(
+        "a next-token model learns a text",
+        "train.command",
+        "--batch-size, --length, --log-every or the size of the model",
+    ),
+    "evaluate": Command("how well a trained model predicts a text", "evaluate", "--windows"),
+    "generate": Command("a trained model continues a text", "generate", "--tokens"),
 }
-_MODULES = {"simulate": "simulate.command", "train": "train.command"}
-# What decides how much memory a command takes.
-_SIZES = {
-    "simulate": "--agents, --irreps, --grid or --log-every",
-    "train": "--batch-size, --length, --log-every or the size of the model",
-    "evaluate": "--windows",
-    "generate": "--tokens",
-}
+"""Every command by its name: one line here for a new one."""
 
 INTERRUPTED = 130
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10} {command.about}" for name, command in COMMANDS.items())
     return (
         f"usage: vfejax COMMAND [options]\n\n{rows}\n\nvfejax COMMAND --help explains every option."
     )
@@ -67,7 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         reason = one_line(error, 120)
         print(
-            f"vfejax {name}: not enough memory ({reason}); choose a smaller {_SIZES[name]}",
+            f"vfejax {name}: not enough memory ({reason}); choose a smaller {COMMANDS[name].sizes}",
             file=sys.stderr,
         )
         return 2
@@ -77,7 +93,7 @@ def _run(name: str, arguments: list[str]) -> int:
     """Import the command and call it, with signals heeded from then on."""
     # Matplotlib tells on standard error when it finds no folder for its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    command = importlib.import_module(f"vfejax.cli.{_MODULES.get(name, name)}")
+    command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
     from vfejax.runs.interrupt import Interrupt
 
     with Interrupt(f"vfejax {name}: interrupted"):
