@@ -335,6 +335,19 @@ def test_a_run_with_a_tokenizer_goes_on(subword_run, tmp_path):
     assert json.loads((out / "summary.json").read_text())["steps"] == 8
 
 
+def test_another_tokenizer_in_the_place_of_the_lost_one_is_refused(subword_run, refused, tmp_path):
+    out = shutil.copytree(subword_run, tmp_path / "copy")
+    path = subword_run.parent / "tokenizer.json"
+    vocabulary = json.loads((out / "vocabulary.json").read_text())
+    (out / "vocabulary.json").unlink()
+    path.write_text(json.dumps(vocabulary)[::-1])  # as long as the first, and another
+    try:
+        refused(out, ["--resume"], f"--vocabulary {path}", "changed", command="train")
+        assert not (out / "vocabulary.json").exists()
+    finally:
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     ("content", "pieces"),
     [(None, ["does not exist"]), ("{}", ["holds no tokenizer"]), ("[" * 10**5, ["too deeply"])],
