@@ -5,6 +5,8 @@ are listed by folder. Links between files of the repository become links between
 """
 
 import ast
+import dataclasses
+import inspect
 import posixpath
 import re
 from pathlib import Path
@@ -13,6 +15,8 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from vfejax.models.table import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -90,6 +94,33 @@ def _index() -> str:
     return "# API\n\nFolders and single modules of `vfejax`.\n\n" + "\n".join(rows) + "\n"
 
 
+def _options(config: type) -> dict[str, str]:
+    """The docstring of every option of a model, in one line."""
+    (described,) = ast.parse(inspect.getsource(config)).body
+    assert isinstance(described, ast.ClassDef)
+    found = {}
+    for field, text in zip(described.body, described.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            found[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def _models() -> str:
+    """The table of models, with the options of each."""
+    text = "# Models\n\nThe sequence models of `vfejax train --model NAME`, and their options.\n"
+    for name, entry in MODELS.items():
+        home = entry.build.__module__.replace(".", "/") + ".py"
+        about = first_sentence(ROOT / home)
+        text += f"\n## {name}\n\n{about} [Module]({page_of(home)}).\n\n"
+        text += "| option | default | |\n| --- | --- | --- |\n"
+        helps = _options(entry.config)
+        for field in dataclasses.fields(entry.config):
+            option = f"--{name}.{field.name.replace('_', '-')}"
+            about = helps[field.name].replace("|", "\\|")
+            text += f"| `{option}` | `{field.default}` | {about} |\n"
+    return text
+
+
 def _navigation(folder: str) -> list:
     """The entries of a folder: its own page, then its modules and folders by name."""
     entries: list = [page_of(folder) if folder != "vfejax" else "api/index.md"]
@@ -111,6 +142,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, "models.md", content=_models()))
     files.append(File.generated(config, "api/index.md", content=_index()))
     for place in modules():
         files.append(File.generated(config, page_of(place), content=_module_page(place)))

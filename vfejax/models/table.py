@@ -1,4 +1,4 @@
-"""The one list of sequence models: what the commands, the tests and the benchmark know of them.
+"""The one list of sequence models, for commands, tests, benchmark and documentation.
 
 A new model is a folder with a configuration and a ``build`` function, and one line here. It then
 trains, resumes, is evaluated and generates, has its options on the command line, and is held to
@@ -60,6 +60,7 @@ class Entry(NamedTuple):
         ablations: by name, the options that switch a part of the trained model off, for
             ``vfejax evaluate``.
         trainer: its own method of learning; None for gradient descent by AdamW.
+        constants: names of arrays that are stored with the weights and never trained.
     """
 
     config: type
@@ -68,6 +69,7 @@ class Entry(NamedTuple):
     needs_counts: bool = False
     ablations: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     trainer: TrainerFn | None = None
+    constants: tuple[str, ...] = ()
 
 
 MODELS: dict[str, Entry] = {
@@ -92,6 +94,7 @@ MODELS: dict[str, Entry] = {
         tiny=QuantumTransformerConfig(dim=6, width=16, hidden=32),
         needs_counts=True,
         ablations={"decohered": {"decohere": True}},
+        constants=("dephasing",),
     ),
 }
 """Every model by the name it has on the command line."""

@@ -1,12 +1,12 @@
-"""ResNet-BK: a residual network whose tokens talk through the resolvent of a tridiagonal operator,
-in O(n), with constant memory per new token.
+"""ResNet-BK: a residual network whose tokens talk through the inverse of a tridiagonal operator
+that they write, in O(n), with constant memory per new token.
 
 A pre-norm block is a mixture of experts, then a mixer (:mod:`vfejax.models.resnet_bk.mixers`) with
 a learnable scale:
 
     x <- x + experts(norm(x)),    x <- x + s mixer(norm(x)).
 
-The mixer inverts a tridiagonal operator that the tokens write: its subdiagonal, a complex gate
+The tokens write the subdiagonal alone, which makes a complex gate and is the default
 (:mod:`vfejax.models.resnet_bk.gates`); both off-diagonals; or the diagonal of a resolvent, which
 acts on vectors or is read as features. All are causal. The published code that the name comes from
 does not spell out BK; its texts refer to scattering theory, to the Birman-Krein identity and the
