@@ -50,10 +50,10 @@ def test_energy_is_the_mean_divergence_over_the_neighbours(rng):
 
 def test_energy_of_an_agent_without_neighbours_is_zero_with_zero_gradient():
     uniform = _load("energy").uniform
-    nobody = jnp.full((1, 4), -jnp.inf)
+    no_neighbour = jnp.full((1, 4), -jnp.inf)
 
     def energy(divergence):
-        return jnp.sum(uniform(divergence, nobody, alignment.rows()))
+        return jnp.sum(uniform(divergence, no_neighbour, alignment.rows()))
 
     value, gradient = jax.value_and_grad(energy)(jnp.asarray([[1.0, 2.0, 3.0, jnp.inf]]))
     assert value == 0

@@ -6,6 +6,4 @@ __all__ = ["UserError"]
 
 
 class UserError(Exception):
-    """Something the user can mend: its message is one line that names the culprit and the
-    remedy.
-    """
+    """Something the user can fix: its message is one line that names what is wrong and a remedy."""

@@ -310,7 +310,7 @@ def test_senders_without_weight_are_absent(alignment_fn, rng):
 
 
 @each_energy
-def test_nobody_to_listen_to(alignment_fn, rng):
+def test_receivers_without_any_sender_pay_nothing(alignment_fn, rng):
     features, temperature, coefficient, log_weight = arguments_of(rng, 7)
     arguments = (features, temperature, coefficient, jnp.full_like(log_weight, -jnp.inf))
     nothing = streamed(arguments, alignment_fn=alignment_fn, block_size=3)

@@ -16,7 +16,7 @@ from vfejax.runs import report
 
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory):
-    """A fresh one, unless whoever runs the tests keeps one."""
+    """A fresh folder, unless the environment names one that is kept between runs."""
     kept = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return Path(kept) if kept else tmp_path_factory.mktemp("xla_cache")
 

@@ -102,7 +102,7 @@ def test_a_notebook_and_a_closed_terminal_are_no_trouble(monkeypatch):
     output.show("caf\udce9")
     assert sys.stdout.getvalue() == "caf\\udce9\n"
     monkeypatch.setattr(sys, "stdout", None)
-    output.show("nobody hears it")
+    output.show("a line that is lost")
 
 
 def test_bytes_of_an_argument_are_written_as_they_came(tmp_path):

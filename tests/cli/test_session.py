@@ -98,7 +98,7 @@ def test_more_steps_are_announced_and_noted(out, capsys):
     assert environment["resumed_from_step"] == 3
 
 
-def test_a_run_does_not_end_because_nobody_can_read_what_it_says(out, monkeypatch):
+def test_a_run_does_not_end_because_standard_error_cannot_be_written(out, monkeypatch):
     class Full(io.StringIO):
         def write(self, text):
             raise OSError(errno.ENOSPC, "no space left")

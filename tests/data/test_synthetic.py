@@ -1,4 +1,4 @@
-"""Made-up streams: what repeats, what cannot be predicted, and their entropy rates."""
+"""Synthetic streams: what repeats, what cannot be predicted, and their entropy rates."""
 
 import chex
 import numpy as np

@@ -21,7 +21,7 @@ CHOICES = {
     "fewer rows than experts": [3, 0, 3],
     "the first takes all": [0] * 50,
     "the last takes all": [3] * 50,
-    "nobody takes the second": [0, 2, 3, 3, 2, 3, 3] * 7 + [0],
+    "no row takes the second": [0, 2, 3, 3, 2, 3, 3] * 7 + [0],
     "one row over in every group": [0, 1, 2, 3] * 9 + [0, 1] * 7,
     "uneven": [3] * 200 + [1] + [0] * 33 + [3, 2] * 33,
 }

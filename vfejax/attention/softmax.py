@@ -215,7 +215,7 @@ def partial_average(
 
     Args:
         logits: ``[..., n, m]``, floating.
-        values: ``[..., m, c]``; finite also where nobody attends.
+        values: ``[..., m, c]``; finite also at keys that no query attends to.
         mask: bool, with as many axes as ``logits``; True where row i may attend to key j.
         precision: of the product with the values (see ``jax.lax.Precision``).
 

@@ -61,7 +61,7 @@ class Session(NamedTuple):
     def say(self, text: str) -> None:
         """A line on standard error, unless the user asked for quiet."""
         if not self.config.quiet:
-            # A run must not end because nobody can read what it says.
+            # A run must not end because standard error cannot be written.
             with contextlib.suppress(OSError, ValueError):
                 print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
 

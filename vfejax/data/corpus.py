@@ -47,8 +47,8 @@ class Corpus(NamedTuple):
         name: where they come from.
         vocabulary: the tokenizer that says what they mean, made from the training split alone.
         train, valid, test: the splits; test is None when there is none.
-        entropy_rate: nats per token below which nobody can predict them in the long run; None when
-            unknown.
+        entropy_rate: the lowest loss that any model can reach in the long run, nats per token; None
+            when unknown.
     """
 
     name: str

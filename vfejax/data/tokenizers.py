@@ -162,7 +162,7 @@ def never_drawn(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def opening(tokenizer: Tokenizer) -> str:
-    r"""What a text may begin with when nobody says how.
+    r"""What a generated text begins with when no prompt is given.
 
     A line break where the tokenizer has one, otherwise the first symbol that reads back as itself;
     UserError when there is none.

@@ -293,9 +293,9 @@ def _check_finite(run: RunDirectory, program: Program, step: int, infos: PyTree)
     first = min((int(places[0]) for places in bad.values() if len(places)), default=None)
     if first is None:
         return
-    culprits = [name for name, places in bad.items() if len(places) and places[0] == first]
-    culprits = [name for name in culprits if name != "total"] or culprits
+    diverged = [name for name, places in bad.items() if len(places) and places[0] == first]
+    diverged = [name for name in diverged if name != "total"] or diverged
     raise UserError(
-        f"diverged: {', '.join(culprits)} not finite at step {step + first + 1}. The last good "
+        f"diverged: {', '.join(diverged)} not finite at step {step + first + 1}. The last good "
         f"checkpoint is step {checkpoint.latest_step(run)} in {run.path}; {program.advice}"
     )

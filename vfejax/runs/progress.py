@@ -112,7 +112,7 @@ class _Lines:
         self._last = (step, self._clock())
         percent = 100 * step // max(self._total, 1)
         line = f"{self._description} {step}/{self._total} ({percent} %) {text}".strip()
-        # A run must not end because nobody can read how far it is.
+        # A run must not end because its progress cannot be shown.
         with contextlib.suppress(OSError, ValueError):
             print(line, file=self._stream, flush=True)
 

@@ -314,7 +314,7 @@ def test_own_population_alone(tmp_path, rng):
     ).phi.shape == (4, 3)
 
 
-# Bad input: one line that names the culprit, status 2, nothing written.
+# Bad input: one line that names the option or the file, status 2, nothing written.
 
 _POSITIVE = (
     "agents",

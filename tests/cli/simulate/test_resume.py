@@ -78,7 +78,7 @@ def test_after_kill_9_the_run_goes_on_bit_for_bit(unbroken, start_process, tmp_p
     assert 0 < _newest(out) < STEPS
     assert not (out / "final.npz").exists()
     # Half a line at the end, as a kill in the middle of a write leaves it, and rows past the
-    # checkpoint are mended too.
+    # checkpoint are removed too.
     with open(out / "metrics.csv", "ab") as file:
         file.write(b"59,1.5")
     assert _resume(out) == 0

@@ -79,7 +79,7 @@ def test_the_summary_is_of_the_best_weights(finished):
     assert metrics["valid_loss"][-1] < metrics["valid_loss"][0] - 0.05  # nats: it learns
     valid = summary["valid"]
     np.testing.assert_allclose(valid["perplexity"], math.exp(valid["loss_nats_per_token"]))
-    assert "bits_per_byte" not in valid  # made-up tokens have no bytes
+    assert "bits_per_byte" not in valid  # synthetic tokens have no bytes
     baselines = summary["baselines_nats_per_token"]
     assert baselines["entropy rate"] == 0
     assert (

@@ -97,9 +97,10 @@ def mixing_weights(coupling: Array, positions: Array) -> Array:
     """Share of each predecessor in a mixed state, ``[n, WINDOW + 1]``; entry 0 is the token itself,
     entry d the one d places before.
 
-    What is left after ``rho <- (1 - lam eps_d) rho + lam eps_d rho_{i-d}``, ``eps_d = exp(-d /
-    phi)``, from the farthest predecessor to the nearest; rows sum to 1, and predecessors before the
-    first token have no share.
+    The predecessors are mixed in one after the other, from the farthest to the nearest, by ``rho <-
+    (1 - lam eps_d) rho + lam eps_d rho_{i-d}`` with ``eps_d = exp(-d / phi)``. The shares are the
+    coefficients of the sum that results. Rows sum to 1, and predecessors before the first token
+    have no share.
 
     Args:
         coupling: lam, a scalar in [0, 1].

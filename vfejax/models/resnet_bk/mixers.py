@@ -57,8 +57,8 @@ class Packed(nnx.Module):
     """A layer that mixes tokens by :meth:`mix`, for which the padding of each row stands behind its
     tokens.
 
-    Padding may then stand anywhere: it is moved behind the tokens, where it reaches nobody in a
-    causal layer, and back.
+    Padding may then stand anywhere: it is moved behind the tokens, where no token of a causal layer
+    reads it, and back.
     """
 
     def __call__(self, states: Array, mask: Array | None = None) -> tuple[Array, MixerInfo]:
