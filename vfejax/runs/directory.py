@@ -259,8 +259,8 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise UserError(
-            f"{path} already holds a run; continue it with --resume, replace it with --overwrite, "
-            "or choose another --out"
+            f"{path} already holds a run; continue it with --resume, or choose another place with "
+            "--out"
         )
 
 

@@ -547,7 +547,7 @@ def test_help_explains_every_option(capsys, monkeypatch):
 
 def test_used_directory_is_kept_without_overwrite_and_replaced_with_it(copied, refused):
     before = _contents(copied)
-    refused(copied, TINY, str(copied), "--resume", "--overwrite")
+    assert "--overwrite" not in refused(copied, TINY, str(copied), "--resume")
     assert _contents(copied) == before
     (copied / "mine.txt").write_text("notes")
     assert _run(copied, "--overwrite", "--steps", 2, "--seed", 1) == 0

@@ -324,7 +324,8 @@ def test_bad_texts_are_named(content, pieces, refused, tmp_path):
 def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_path):
     out = shutil.copytree(finished, tmp_path / "copy")
     before = (out / "metrics.csv").read_bytes()
-    refused(out, TINY, "already holds a run", "--overwrite", command="train")
+    line = refused(out, TINY, "already holds a run", "--resume", command="train")
+    assert "--overwrite" not in line
     assert (out / "metrics.csv").read_bytes() == before
     with run_directory.create(out, {"seed": 1}, overwrite=True):
         left = {path.name for path in out.iterdir()}
