@@ -117,6 +117,8 @@ def test_temperature_zero_and_top_one_agree_whatever_the_seed(run, capsys):
             ["--prompt", "at", "--tokens", "999999"],
             ["--prompt", "2 tokens", "more than the 1 "],
         ),
+        ("evaluate", ["--seed", "-1"], ["--seed -1", "at least 0"]),
+        ("evaluate", ["--seed", str(2**63)], ["--seed 9223372036854775808"]),
         ("generate", ["--seed", "-1"], ["--seed -1"]),
         ("generate", ["--seed", str(2**63)], ["--seed 9223372036854775808"]),
         ("evaluate", ["--text", "a\0b"], ["'a\\x00b'", "NUL"]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from vfejax.cli import options as configuration
 from vfejax.cli import output, trained
-from vfejax.cli.limits import check
+from vfejax.cli.limits import check, check_seed
 from vfejax.cli.train.config import with_options
 from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.cli.train.model import build
@@ -135,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, evaluate, print, and return the exit status."""
     config = configuration.parse(EvaluateConfig, arguments, program="vfejax evaluate")
     check(config.windows >= 0, "windows", config.windows, "at least 0")
+    check_seed(config.seed)
     output.check_replaceable(config.out, config.overwrite)
     figures = _figures(config, trained.read(config.run))
     try:
