@@ -65,10 +65,22 @@ class Session(NamedTuple):
             with contextlib.suppress(OSError, ValueError):
                 print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
 
-    def advance(self, program: loop.Program, **progress: Any) -> loop.Outcome:
+    def advance(
+        self, program: loop.Program, *, unit: str = "steps", units_per_step: int = 1
+    ) -> loop.Outcome:
         """Run the program as far as the options say.
 
-        ``progress`` is ``unit`` and ``units_per_step`` of :func:`vfejax.runs.loop.run`.
+        Args:
+            program: what to run.
+            unit: what the rate beside the progress bar counts, such as tokens.
+            units_per_step: how many of them one step makes.
+
+        Returns:
+            Where it ended; a checkpoint of that step has been saved.
+
+        Raises:
+            UserError: when a watched number is not finite, or the disk is full; the checkpoints
+                until then stay.
         """
         config = self.config
         with contextlib.ExitStack() as stack:
@@ -83,10 +95,11 @@ class Session(NamedTuple):
                 resume=config.resume,
                 quiet=config.quiet,
                 description=self.name,
+                unit=unit,
+                units_per_step=units_per_step,
                 interrupt=self.interrupt,
                 writers=writers,
                 opened=self._opened,
-                **progress,
             )
 
     def _opened(self, start: int | None, stop: str) -> None:
