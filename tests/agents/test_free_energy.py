@@ -123,8 +123,9 @@ def loop_over_points(alignment_fn, population, supports, observations, quadratur
 def assert_trees_close(actual, expected, tolerance):
     """Every leaf within ``tolerance`` times its largest entry."""
     chex.assert_trees_all_equal_shapes(actual, expected)
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * np.max(np.abs(e))),
+    chex.assert_trees_all_equal_comparator(
+        lambda a, e: np.allclose(a, e, rtol=0, atol=tolerance * np.max(np.abs(e))),
+        lambda a, e: f"differ by {np.abs(np.subtract(a, e)).max()}; largest {np.abs(e).max()}",
         actual,
         expected,
     )

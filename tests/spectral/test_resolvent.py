@@ -2,6 +2,7 @@
 against the dense adjoint.
 """
 
+import operator
 from functools import cache
 
 import chex
@@ -383,9 +384,11 @@ def test_vanishing_minors(scans):
             (np.linalg.det(dense.matrix(*chain)), *(np.diag(exact.T, k) for k in (0, 1, -1))),
         )
         atol = 30 * np.finfo(dtype).eps * max(1, np.abs(exact).max()) ** 2
-        for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            want = want if np.iscomplexobj(got) else want.real
-            np.testing.assert_allclose(got[i], want, rtol=atol, atol=atol, err_msg=name)
+        expected = jax.tree.map(
+            lambda got, want: want if np.iscomplexobj(got) else want.real, found, expected
+        )
+        of_chain = jax.tree.map(operator.itemgetter(i), found)
+        chex.assert_trees_all_close(of_chain, expected, rtol=atol, atol=atol, custom_message=name)
 
 
 @each_algorithm
