@@ -9,7 +9,9 @@ import doctest
 import importlib
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import pytest
@@ -26,15 +28,16 @@ CENTRAL = re.compile(
     r"vfejax\.((geometry|beliefs|attention|dynamics|agents|problems|spectral|quantum)\..*"
     r"|(routing|training)\..*|numerics|models\.sampling)"
 )
-MANY = 3  # from so many arguments on, a function has an Args section
+MANY = 3  # from so many arguments on, a function, a method or a constructor has an Args section
+Definition = TypeVar("Definition", ast.FunctionDef, ast.ClassDef)
 
 
-def _public_functions(tree: ast.Module) -> list[ast.FunctionDef]:
-    return [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
+def _functions(node: ast.Module | ast.ClassDef) -> list[ast.FunctionDef]:
+    return [child for child in node.body if isinstance(child, ast.FunctionDef)]
+
+
+def _public(nodes: Iterable[Definition]) -> list[Definition]:
+    return [node for node in nodes if not node.name.startswith("_")]
 
 
 def _arguments(function: ast.FunctionDef) -> list[str]:
@@ -43,30 +46,62 @@ def _arguments(function: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in named]
 
 
+def _method_arguments(method: ast.FunctionDef) -> list[str]:
+    """Those that a caller gives: not the object or the class."""
+    is_static = any(ast.unparse(decorator) == "staticmethod" for decorator in method.decorator_list)
+    return _arguments(method)[0 if is_static else 1 :]
+
+
 def _section(docstring: str, title: str) -> str:
     """The text of one section of a docstring, up to the next title or the end."""
     found = re.search(rf"^{title}:$\n(.*?)(?=^\w[\w ]*:|\Z)", docstring, re.DOTALL | re.MULTILINE)
     return found.group(1) if found else ""
 
 
+def _unexplained(name: str, arguments: list[str], *docstrings: str) -> list[str]:
+    """Arguments that no Args section of the docstrings names, in words; fewer than MANY need
+    none.
+    """
+    if len(arguments) < MANY:
+        return []
+    section = "".join(_section(docstring, "Args") for docstring in docstrings)
+    if not section:
+        return [f"{name} has no Args section"]
+    return [
+        f"Args of {name} do not name {argument}"
+        for argument in arguments
+        if not re.search(rf"\b{argument}\b", section)
+    ]
+
+
+def _problems_of_class(node: ast.ClassDef) -> list[str]:
+    """What the docstrings of a class lack: of its constructor, its call and its public methods.
+
+    The docstring of the class may explain the constructor, or the call where there is no
+    constructor.
+    """
+    own, methods = ast.get_docstring(node) or "", {f.name: f for f in _functions(node)}
+    explained = "__init__" if "__init__" in methods else "__call__"
+    missing = []
+    for name, method in methods.items():
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        docstrings = [ast.get_docstring(method) or "", *([own] if name == explained else [])]
+        title = node.name if name == "__init__" else f"{node.name}.{name}"
+        missing += _unexplained(title, _method_arguments(method), *docstrings)
+    return missing
+
+
 def problems(source: str, central: bool) -> list[str]:
     """What the docstrings of a module lack, in words; empty when it is complete."""
-    missing = []
-    for function in _public_functions(ast.parse(source)):
-        docstring, arguments = ast.get_docstring(function) or "", _arguments(function)
+    tree, missing = ast.parse(source), []
+    for function in _public(_functions(tree)):
+        docstring = ast.get_docstring(function) or ""
         if central and ">>>" not in docstring:
             missing.append(f"{function.name} has no example")
-        if len(arguments) < MANY:
-            continue
-        section = _section(docstring, "Args")
-        if not section:
-            missing.append(f"{function.name} has no Args section")
-        else:
-            missing += [
-                f"Args of {function.name} do not name {argument}"
-                for argument in arguments
-                if not re.search(rf"\b{argument}\b", section)
-            ]
+        missing += _unexplained(function.name, _arguments(function), docstring)
+    for node in _public(child for child in tree.body if isinstance(child, ast.ClassDef)):
+        missing += _problems_of_class(node)
     return missing
 
 
@@ -134,6 +169,31 @@ def _prompts(module: object) -> int:
             "    Returns:\n        The sum c.\n    '''",
             False,
             ["Args of f do not name c"],
+        ),
+        ("class C:\n def f(self, a, b, c): 0", True, ["C.f has no Args section"]),
+        ("class C:\n def f(self, a, b): 0", True, []),
+        ("class C:\n def _f(self, a, b, c): 0", True, []),
+        ("class C:\n def __exit__(self, a, b, c): 0", True, []),
+        ("class _C:\n def f(self, a, b, c): 0", True, []),
+        ("class C:\n @staticmethod\n def f(a, b, c): 0", False, ["C.f has no Args section"]),
+        ("class C:\n def __init__(self, a, *, dtype, rngs): 0", False, ["C has no Args section"]),
+        (
+            "class C:\n '''A sum.\n\n Args:\n  a: Term.\n  dtype: Its dtype.\n '''\n"
+            " def __init__(self, a, *, dtype, rngs): 0\n def __call__(self, a, dtype, key): 0",
+            False,
+            ["Args of C do not name rngs", "C.__call__ has no Args section"],
+        ),
+        (
+            "class C:\n '''A sum.\n\n Args:\n  a, b, c: Terms.\n '''\n"
+            " def __call__(self, a, b, c): 0",
+            False,
+            [],
+        ),
+        (
+            "class C:\n 'A sum.'\n def __init__(self, a, b, c):\n  '''Take terms.\n\n"
+            "  Args:\n   a, b, c: Terms.\n  '''",
+            False,
+            [],
         ),
     ],
 )

@@ -66,7 +66,20 @@ class AlignmentFn(Protocol):
     Array([3., 4., 5.], dtype=float32)
     """
 
-    def __call__(self, divergence: Array, log_weight: Array, over: Neighbourhood, /) -> Array: ...
+    def __call__(self, divergence: Array, log_weight: Array, over: Neighbourhood, /) -> Array:
+        """Energies of the receivers.
+
+        Args:
+            divergence: of each pair in units of tau, ``[receivers, senders]`` or ``[edges]``; 0
+                where the pair does not count.
+            log_weight: log of each pair's weight, of the same shape; -inf where the pair does not
+                count.
+            over: how to reduce over the senders of each receiver.
+
+        Returns:
+            ``[receivers]``, in units of tau.
+        """
+        ...
 
 
 def rows() -> Neighbourhood:

@@ -30,6 +30,11 @@ __all__ = [
 class Stack(nnx.Module):
     """``num_layers`` equal blocks whose parameters are stacked along a leading axis, so that depth
     costs no compile time.
+
+    Args:
+        create: ``rngs -> block``; every block has first weights of its own.
+        num_layers: number of blocks.
+        rngs: where first weights come from.
     """
 
     def __init__(
@@ -41,8 +46,17 @@ class Stack(nnx.Module):
     def scan(
         self, step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, inputs: Any = None
     ) -> tuple[Any, Any]:
-        """``carry, output = step(block, carry, input)`` through the blocks in order; inputs and
-        outputs are stacked by layer.
+        """Run through the blocks in order: ``carry, output = step(block, carry, input)``.
+
+        Args:
+            step: what one block does, pure.
+            carry: what the first block is given, a pytree of arrays; a step returns the same shapes
+                and dtypes.
+            inputs: the blocks' own inputs, a pytree of arrays ``[num_layers, ...]``; None when they
+                have none.
+
+        Returns:
+            The last carry, and the outputs stacked by layer, ``[num_layers, ...]``.
         """
         graphdef, params = nnx.split(self.block)
 
@@ -121,7 +135,13 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 class OptionError(ValueError):
-    """A model's option with a value that does not fit: ``name must be requirement, got value``."""
+    """A model's option with a value that does not fit: ``name must be requirement, got value``.
+
+    Args:
+        name: the option.
+        value: what it was set to.
+        requirement: what it must be, such as ``at least 1``.
+    """
 
     def __init__(self, name: str, value: Any, requirement: str):
         super().__init__(f"{name} must be {requirement}, got {value!r}")

@@ -60,7 +60,15 @@ class _Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """See :func:`build`."""
+    """The weights of a GPT, and what it computes with them; :func:`build` checks the options.
+
+    Args:
+        config: the model's options.
+        vocab_size: number of tokens.
+        length: the most tokens that a sequence may have.
+        dtype: that of the arithmetic: float32, float64 or bfloat16.
+        rngs: where first weights come from.
+    """
 
     def __init__(
         self,

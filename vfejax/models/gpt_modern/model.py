@@ -78,7 +78,16 @@ class _Block(nnx.Module):
 
 
 class ModernGPT(nnx.Module):
-    """See :func:`build`."""
+    """The weights of a modern GPT, and what it computes with them; :func:`build` checks the
+    options.
+
+    Args:
+        config: the model's options.
+        vocab_size: number of tokens.
+        length: the most tokens that its memory holds.
+        dtype: that of the arithmetic: float32, float64 or bfloat16.
+        rngs: where first weights come from.
+    """
 
     def __init__(
         self,

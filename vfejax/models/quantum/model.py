@@ -42,7 +42,18 @@ class Memory(NamedTuple):
 
 
 class QuantumTransformer(nnx.Module):
-    """See :func:`build`."""
+    """The weights of a quantum causal transformer, and what it computes with them; :func:`build`
+    checks the options.
+
+    Args:
+        config: the model's options.
+        vocab_size: number of tokens.
+        length: tokens after which the factors of H repeat.
+        counts: how often each token occurs in the training text, ``[vocab_size]``; None for no
+            dephasing of frequent tokens.
+        dtype: that of the projections: float32, float64 or bfloat16.
+        rngs: where first weights come from.
+    """
 
     def __init__(
         self,

@@ -21,6 +21,26 @@ class MixtureOfExperts(nnx.Module):
 
     The router works in float32 (float64 in a float64 model), whatever ``dtype`` is: a choice must
     not depend on rounding.
+
+    Args:
+        dim: width of the states.
+        hidden: width of each expert's hidden layer.
+        num_experts: number of experts.
+        top_k: how many of them read a token.
+        router_fn: ``(logits [..., num_experts], top_k, key) -> routing.Routing``, which chooses
+            them; one that draws needs the key.
+        out_scale: standard deviation of the first weights that write the output; less in deep
+            models.
+        dtype: that of the experts' arithmetic; weights are kept in at least single precision.
+        rngs: where first weights come from.
+
+    Raises:
+        ValueError: unless ``1 <= top_k <= num_experts``.
+
+    >>> layer = MixtureOfExperts(dim=4, hidden=8, num_experts=3, top_k=2, rngs=nnx.Rngs(0))
+    >>> x, sums = layer(jnp.ones((2, 5, 4)))
+    >>> x.shape, int(sums.choices.sum())  # two choices for each of ten tokens
+    ((2, 5, 4), 20)
     """
 
     def __init__(

@@ -41,6 +41,12 @@ def _first_decays(heads: int, dtype: jnp.dtype) -> Array:
 class PolarGates(nnx.Module):
     """Token states ``[..., dim]`` to decay and phase of every head's gate, real ``[..., heads]``
     and at least single precision.
+
+    Args:
+        dim: width of the states.
+        heads: number of gates.
+        dtype: that of the model.
+        rngs: where first weights come from.
     """
 
     def __init__(self, dim: int, heads: int, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):

@@ -192,7 +192,17 @@ def _gate_sums(log_gates: Array, mask: Array | None) -> tuple[Array, Array]:
 
 
 class ResNetBK(nnx.Module):
-    """See :func:`build`."""
+    """The weights of ResNet-BK, and what it computes with them; :func:`build` checks the options.
+
+    Args:
+        config: the model's options.
+        vocab_size: number of tokens.
+        length: the most tokens that a sequence may have, if ``config.positions``; without effect
+            otherwise.
+        dtype: that of the arithmetic: float32, float64 or bfloat16; resolvents are at least single
+            precision.
+        rngs: where first weights come from.
+    """
 
     def __init__(
         self,

@@ -31,6 +31,14 @@ class Potential(nnx.Module):
 
     Offsets start evenly over the band, and widths evenly on a logarithmic scale, paired so that
     near ones differ. All are at least single precision.
+
+    Args:
+        dim: width of the states.
+        heads: number of operators.
+        v_max: bound of ``|v|``, in units of energy.
+        z_floor: smallest Im z, in units of energy.
+        dtype: that of the model.
+        rngs: where first weights come from.
     """
 
     def __init__(
@@ -85,8 +93,15 @@ class Potential(nnx.Module):
         return heads_first(self.diagonal(states)), hopping, hopping, self.z()[None]
 
     def stream(self, state: StreamingState, states: Array, x: Array) -> StreamingState:
-        """One more token ``states [b, dim]`` at the end of every chain, with the input ``x [b,
-        heads, c]`` of the causal sweep.
+        """The chains with one more token at their ends.
+
+        Args:
+            state: of the chains before, ``[b, heads]`` of them.
+            states: those of the new token, ``[b, dim]``.
+            x: its inputs to the causal sweep, ``[b, heads, c]``.
+
+        Returns:
+            The state of the chains that end with the token.
         """
         hopping = self.hopping()[None]
         return streaming_step(state, self.diagonal(states), hopping, hopping, self.z()[None], x)
