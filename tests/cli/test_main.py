@@ -1,5 +1,6 @@
 """The entry point: dispatch, exit statuses, one line per error."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -68,6 +69,20 @@ def test_arguments_and_status_pass_through(monkeypatch):
     calls = _command(monkeypatch, lambda: 1)
     assert main(["simulate", "--steps", "3"]) == 1
     assert calls == [["--steps", "3"]]
+
+
+def test_matplotlib_is_quiet_during_a_command_unless_it_fails(monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, logger="matplotlib")  # and as it was, afterwards
+
+    def draw():
+        matplotlib = logging.getLogger("matplotlib.font_manager")
+        matplotlib.warning("a temporary folder for the cache")
+        matplotlib.error("no fonts")
+        return 0
+
+    _command(monkeypatch, draw)
+    assert main(["simulate"]) == 0
+    assert caplog.messages == ["no fonts"]
 
 
 def test_arguments_default_to_the_command_line(monkeypatch, capsys):
