@@ -1,8 +1,8 @@
 """Pure-functional JAX library for free-energy agents and energy-based sequence models.
 
-Folders are attributes: after ``import vfejax``, ``vfejax.beliefs.gaussian.kl_divergence(q, p)``
-works. A folder is imported when it is first touched, so flax is loaded with ``models`` and
-matplotlib with ``figures``, not before.
+Every folder but ``cli`` is an attribute: after ``import vfejax``,
+``vfejax.beliefs.gaussian.kl_divergence(q, p)`` works. A folder is imported when it is first
+touched, so flax is loaded with ``models`` and matplotlib with ``figures``, not before.
 """
 
 import importlib
