@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     with contextlib.ExitStack() as stack:
         for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed by whoever started us
+            if getattr(sys, name) is None:  # closed by the process that started this one
                 sink = stack.enter_context(open(os.devnull, "w"))
                 stack.callback(setattr, sys, name, None)
                 setattr(sys, name, sink)

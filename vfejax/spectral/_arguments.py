@@ -1,4 +1,4 @@
-"""What the spectral functions demand of their arguments, with errors that name the culprit."""
+"""What the spectral functions demand of their arguments, with errors that name the argument."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
