@@ -89,7 +89,7 @@ def _split(config: EvaluateConfig, of: Trained) -> Split:
     if config.text is not None:
         return corpus.load_split(config.text, of.vocabulary)
     try:
-        inputs.check(config.run, named_inputs(of.config))
+        inputs.check(config.run, named_inputs(of.config, config.run))
         data = train_corpus(of.config, of.vocabulary)
     except UserError as error:
         problem, _, _ = str(error).rpartition("; ")

@@ -271,7 +271,7 @@ def _announce_rate(task: Task, session: Session, start: int) -> None:
 
 def train(config: TrainConfig) -> int:
     """Train as ``config`` says, write the run's directory, and return the exit status."""
-    inputs = named_inputs(config)
+    inputs = named_inputs(config, config.out)
     sessions.compare(config, inputs)
     task = _task(config)
     with sessions.begin(config, "train", inputs) as session:

@@ -11,14 +11,14 @@ from vfejax.runs import inputs as run_inputs
 __all__ = ["named_inputs", "train_corpus"]
 
 
-def named_inputs(config: TrainConfig) -> dict[str, Path | run_inputs.Content | None]:
-    """What the run is computed from, by option, for :mod:`vfejax.runs.inputs`: the text, or the
-    help topics of this Python, and the file of a tokenizer as long as the run has no copy of it;
-    nothing for a synthetic sequence.
+def named_inputs(config: TrainConfig, run: Path) -> dict[str, Path | run_inputs.Content | None]:
+    """What the run in that directory is computed from, by option, for :mod:`vfejax.runs.inputs`:
+    the text, or the help topics of this Python, and the file of a tokenizer as long as the run has
+    no copy of it; nothing for a synthetic sequence.
     """
     if config.synthetic.kind != "none":
         return {}
-    is_copied = config.resume and (config.out / "vocabulary.json").exists()
+    is_copied = not config.overwrite and (run / "vocabulary.json").exists()
     is_read = config.vocabulary.endswith(".json") and not is_copied
     return {
         "text": run_inputs.help_topics() if config.text is None else config.text,
