@@ -121,6 +121,7 @@ def _counts(
     wanted = np.unique(np.concatenate([np.unique(block) for block in blocks]))
     counts = np.zeros(len(wanted), np.int64)
     for seen in _ngrams(train, vocab_size, order, stop_fn):
-        place = np.minimum(np.searchsorted(wanted, seen), len(wanted) - 1)
-        counts += np.bincount(place[wanted[place] == seen], minlength=len(wanted))
+        # Sorted numbers are searched for in sorted numbers: half the time of any other order.
+        seen = np.sort(seen)
+        counts += np.searchsorted(seen, wanted, "right") - np.searchsorted(seen, wanted, "left")
     return lambda asked: counts[np.searchsorted(wanted, asked)]
