@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import expm
@@ -179,12 +180,14 @@ def test_what_is_no_representation_is_refused(scale):
         irreps.so3_exponential(1)(jnp.ones(6), irreps.so_generators(4))
 
 
-def test_any_basis_of_a_representation_is_accepted(dtype, rng):
-    mixing = rng.normal(size=(5, 5)) + 3 * np.eye(5)
-    generators = np.linalg.inv(mixing) @ irreps.so3_generators((2,)) @ mixing
-    phi = jnp.asarray([0.3, -1.0, 0.7], dtype)
-    for exponential in (irreps.so3_exponential(2), jax.jit(irreps.so3_exponential(2))):
-        actual = exponential(phi, jnp.asarray(generators, dtype))
+class TestBases(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters("float32", "float64")
+    def test_any_basis_of_a_representation_is_accepted(self, dtype):
+        mixing = np.random.default_rng(0).normal(size=(5, 5)) + 3 * np.eye(5)
+        generators = np.linalg.inv(mixing) @ irreps.so3_generators((2,)) @ mixing
+        phi = jnp.asarray([0.3, -1.0, 0.7], dtype)
+        actual = self.variant(irreps.so3_exponential(2))(phi, jnp.asarray(generators, dtype))
         expected = expm(np.tensordot(np.asarray(phi, np.float64), generators, 1))
         # rounding of the generators times the condition number of the basis
         np.testing.assert_allclose(actual, expected, rtol=0, atol=500 * jnp.finfo(dtype).eps)
