@@ -116,17 +116,9 @@ def test_public_functions_are_explained(name):
     assert problems(MODULES[name].read_text(), bool(CENTRAL.fullmatch(name))) == []
 
 
-# Whole layers compile for seconds: their examples wait for the slow tests.
-LAYERS = re.compile(r"vfejax\.models\.\w+\..*")
-
-
+@pytest.mark.slow  # a minute and a half of compilation, of functions that have tests of their own
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if LAYERS.fullmatch(name) else name
-        for name, path in MODULES.items()
-        if ">>>" in path.read_text()
-    ],
+    "name", [name for name, path in MODULES.items() if ">>>" in path.read_text()]
 )
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

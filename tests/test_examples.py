@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # the README's programs run by default
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -23,7 +24,6 @@ def _is_drawn(path):
     return np.ptp(matplotlib.image.imread(path)[..., :3]) > 0.5
 
 
-@pytest.mark.slow  # tests/test_readme.py runs the same program by default
 def test_three_agents_agree(capsys):
     example = _load("three_agents")
     printed = capsys.readouterr().out
@@ -60,7 +60,6 @@ def flows(tmp_path_factory):
     return example, rows, out
 
 
-@pytest.mark.slow
 def test_drift_falls_with_the_order_of_each_scheme(flows):
     example, rows, _ = flows
     for name, order in (("Verlet", 2), ("Yoshida", 4)):
@@ -70,14 +69,12 @@ def test_drift_falls_with_the_order_of_each_scheme(flows):
         assert abs(np.log2(long / short) - order) < 0.5
 
 
-@pytest.mark.slow
 def test_fourth_order_wins_at_short_steps(flows):
     example, rows, _ = flows
     dt = example.STEPS[0]
     assert rows[f"Yoshida, {dt:g} per gradient"][1] < 0.1 * rows[f"Verlet, {dt:g} per gradient"][1]
 
 
-@pytest.mark.slow
 def test_conserved_flows_do_not_settle_and_friction_does(flows):
     example, rows, _ = flows
     friction = rows[f"Verlet, friction {example.FRICTION}"]
@@ -86,7 +83,6 @@ def test_conserved_flows_do_not_settle_and_friction_does(flows):
     assert rows["natural gradient"][0] < friction[0]
 
 
-@pytest.mark.slow
 def test_flows_are_compared_at_equal_cost_and_drawn(flows):
     _, rows, out = flows
     assert {row[2] for row in rows.values()} == {300}
@@ -139,7 +135,6 @@ def test_the_bands_centre_is_not_the_second_order(chain):
     assert np.all(np.abs(found - theory)[centre] < 3 * error[centre])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("library_promotion")
 def test_language_model_learns_and_writes(tmp_path, capsys):
     text = tmp_path / "text.txt"
@@ -157,7 +152,6 @@ def test_language_model_learns_and_writes(tmp_path, capsys):
     assert sample in printed
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("library_promotion")
 def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
     shots = (10_000, 10_000_000)

@@ -165,7 +165,6 @@ def test_zero_steps_write_a_whole_run(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-@pytest.mark.slow  # tests/test_examples.py runs a sensor network by default
 def test_default_problem_comes_close_to_maximum_likelihood(tmp_path):
     out = tmp_path / "run"
     assert main(["simulate", "--out", str(out), "--agents", "16", "--steps", "300", "--quiet"]) == 0
