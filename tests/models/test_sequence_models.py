@@ -315,7 +315,8 @@ def test_what_is_no_batch_is_named(name):
     for bad, message in (
         (np.zeros(LENGTH, np.int32), "tokens must be integers of shape"),
         (np.zeros((1, LENGTH), np.float32), "tokens must be integers of shape"),
-        (np.zeros((1, 0), np.int32), "tokens must hold at least 1"),
+        (np.zeros((1, 0), np.int32), "tokens must hold at least 1 position"),
+        (np.zeros((0, LENGTH), np.int32), "tokens must hold at least 1 sequence"),
         (Batch(row, mask=row), "mask must be booleans of the tokens' shape"),
         (Batch(row, mask=row[:, 1:] == 0), "mask must be booleans of the tokens' shape"),
         (Batch(row, positions=row[0]), "positions must be integers of the tokens' shape"),

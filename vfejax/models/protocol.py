@@ -138,6 +138,8 @@ def check_batch(batch: Batch, max_length: int | None) -> None:
             f"tokens must be integers of shape [b, n], got {jnp.result_type(tokens)} of shape "
             f"{jnp.shape(tokens)}"
         )
+    if tokens.shape[0] < 1:
+        raise ValueError("tokens must hold at least 1 sequence, got 0")
     if tokens.shape[1] < 1:
         raise ValueError("tokens must hold at least 1 position, got 0")
     if max_length is not None and tokens.shape[1] > max_length:
