@@ -215,11 +215,11 @@ def _list(notes: Sequence[str]) -> str:
 def _figure(title: str, caption: str, png: bytes) -> str:
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"figure {title!r} is not a PNG picture")
-    data = base64.b64encode(png).decode()
+    data, title = base64.b64encode(png).decode(), html.escape(title)
     return (
         '<figure><div class="sheet">'
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}"></div>\n'
-        f"<figcaption><strong>{html.escape(title)}</strong>{html.escape(caption)}</figcaption></figure>\n"
+        f'<img alt="{title}" src="data:image/png;base64,{data}"></div>\n'
+        f"<figcaption><strong>{title}</strong>{html.escape(caption)}</figcaption></figure>\n"
     )
 
 
