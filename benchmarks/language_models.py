@@ -388,6 +388,9 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     options = parser.parse_args()
     if options.steps % (4 * CHUNK) or options.steps <= 0:
         parser.error(f"--steps must be a positive multiple of {4 * CHUNK}, got {options.steps}")
+    for name in ("seeds", "rate_seeds", "lanes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if options.difference not in options.arms:
         parser.error(f"--difference {options.difference!r} is not among --arms")
     texts = [load(argument) for argument in options.text or ["topics"]]
