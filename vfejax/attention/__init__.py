@@ -1,7 +1,7 @@
-"""Attention: the softmax over masked rows that agents and sequence models share, and rotary
-positions.
+"""Attention: the softmax over masked rows that agents and sequence models share, rotary positions,
+and attention on a torus.
 """
 
-from vfejax.attention import rope, softmax
+from vfejax.attention import pattern, rope, softmax, toroidal
 
-__all__ = ["rope", "softmax"]
+__all__ = ["pattern", "rope", "softmax", "toroidal"]
