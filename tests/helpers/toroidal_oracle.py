@@ -1,4 +1,4 @@
-"""Attention on a torus in NumPy's float64, one query at a time, from the words of its definition."""
+"""Attention on a torus in NumPy's float64, one query at a time, as its definition reads."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def attention(
     linear=False,
     axial=False,
 ):
-    """``[b, n, h, v]`` from arrays ``[b, n, h, c]`` in the grouped layout; ``slope [h]``, ``mask [b,
-    h, n, n]``.
+    """Answers ``[b, n, h, v]`` from arrays ``[b, n, h, c]``, ``slope [h]`` and ``mask [b, h, n,
+    n]``.
     """
     query, key, value = (np.asarray(x, float) for x in (query, key, value))
     batch, n, heads, channels = query.shape

@@ -23,6 +23,11 @@ def _check_size(name: str, size: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {size}")
 
 
+def _share(steps: Array, size: int) -> Array:
+    """``steps / size`` in the default precision, whatever the integers' width."""
+    return jnp.asarray(steps, float) / size
+
+
 def circular_hops(offset: Array, circumference: int) -> Array:
     """Steps between two places of a ring, the shorter way round: ``min(o mod N, -o mod N)``.
 
@@ -62,7 +67,7 @@ def circular_distance(offset: Array, circumference: int) -> Array:
     >>> circular_distance(jnp.array([0, 1, 4, 7, 9]), 8).tolist()
     [0.0, 0.125, 0.5, 0.125, 0.125]
     """
-    return circular_hops(offset, circumference) / circumference
+    return _share(circular_hops(offset, circumference), circumference)
 
 
 def linear_distance(offset: Array, circumference: int) -> Array:
@@ -82,7 +87,7 @@ def linear_distance(offset: Array, circumference: int) -> Array:
     [0.0, 0.125, 0.5, 0.875]
     """
     _check_size("circumference", circumference)
-    return jnp.abs(offset) / circumference
+    return _share(jnp.abs(offset), circumference)
 
 
 def platter_distance(offset: Array, depth: int) -> Array:
@@ -102,7 +107,7 @@ def platter_distance(offset: Array, depth: int) -> Array:
     [0.0, 0.25, 0.75]
     """
     _check_size("depth", depth)
-    return jnp.abs(offset) / depth
+    return _share(jnp.abs(offset), depth)
 
 
 def diameter(circumference: int, depth: int) -> float:
