@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.precisions import single_by_default
 
 from vfejax.spectral.gates import (
     bounded_coupling,
@@ -20,9 +21,14 @@ from vfejax.spectral.recurrence import ASSOCIATIVE, SEQUENTIAL, linear_recurrenc
 from vfejax.spectral.streaming import StreamingState, streaming_step
 
 N, CHANNELS = 6, 2
-SCANS = {"sequential": SEQUENTIAL, "associative": ASSOCIATIVE}
 SWEEP = jax.jit(tridiagonal_sweep)
-each_algorithm = pytest.mark.parametrize("scans", SCANS.values(), ids=SCANS)
+sequential_by_default = pytest.mark.parametrize(
+    "scans",
+    [
+        pytest.param(SEQUENTIAL, id="sequential"),
+        pytest.param(ASSOCIATIVE, id="associative", marks=pytest.mark.slow),
+    ],
+)
 
 
 def _draw(rng, dtype, *shape):
@@ -128,6 +134,7 @@ def _bounded(w, gates):
 LONG = 4000
 
 
+@single_by_default
 def test_the_fraction_keeps_its_bounds_for_the_worst_couplings(dtype, rng):
     largest = 0.25 * (1 - jnp.finfo(dtype).eps)
     couplings, _ = _bounded(100 * _draw(rng, dtype, 2, LONG), jnp.ones(LONG, _complex(dtype)))
@@ -180,7 +187,7 @@ MASKS = {
 }
 
 
-@each_algorithm
+@sequential_by_default
 def test_a_padded_site_leaves_the_state_untouched_whatever_it_holds(scans, rng):
     system = _system(rng, "float64", batch=(len(MASKS),))
     mask = np.asarray(list(MASKS.values()), bool)
