@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 from helpers import quantum_samples as qs
+from helpers.precisions import single_by_default
 from jax.test_util import check_grads
 
 from vfejax.quantum.evolution import (
@@ -50,13 +51,13 @@ def complex_normal(rng, *shape):
 @each_method
 def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rng):
     """Against ``expm`` and ``expm_frechet``, for a weight that is not Hermitian."""
-    d, dt = 5, 0.7
+    d, dt = 5, np.asarray(0.7)
     rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)
     for name, hamiltonian in qs.hamiltonian_kinds(rng, d, complex_entries).items():
         U = qs.propagator(hamiltonian, dt)
         evolved = U @ rho @ U.conj().T
-        arguments = jnp.asarray(rho), jnp.asarray(hamiltonian), jnp.asarray(dt)
-        ct_rho, ct_hamiltonian, ct_dt = gradients[method](*arguments, jnp.asarray(weight))
+        arguments = rho, hamiltonian, dt
+        ct_rho, ct_hamiltonian, ct_dt = gradients[method](*arguments, weight)
         by_hamiltonian = qs.frechet_gradient(
             hamiltonian,
             dt,
@@ -76,7 +77,7 @@ def test_nearly_degenerate_against_mpmath(rng):
     """Thirty digits: the derivative by quadrature-free central differences of ``expm`` in mpmath,
     at a splitting of 1e-9.
     """
-    d, dt = 3, 0.7
+    d, dt = 5, np.asarray(0.7)
     hamiltonian = qs.hamiltonian_kinds(rng, d, False)["nearly degenerate"]
     rho, weight = qs.random_states(rng, d), complex_normal(rng, d, d)
     direction = qs.random_hermitian(rng, d)
@@ -84,14 +85,14 @@ def test_nearly_degenerate_against_mpmath(rng):
         H, E, R, W = (mpmath.matrix(x.tolist()) for x in (hamiltonian, direction, rho, weight))
 
         def value(h):
-            U = mpmath.expm(mpmath.mpc(0, -dt) * (H + h * E))
+            U = mpmath.expm(mpmath.mpc(0, -float(dt)) * (H + h * E))
             out = U * R * U.H
             return sum(mpmath.re(W[j, k] * out[j, k]) for j in range(d) for k in range(d))
 
         step = mpmath.mpf(10) ** -20
         exact = float((value(step) - value(-step)) / (2 * step))
     for method in METHODS:
-        got = gradients[method](*map(jnp.asarray, (rho, hamiltonian, dt, weight)))[1]
+        got = gradients[method](rho, hamiltonian, dt, weight)[1]
         assert abs(np.sum(np.asarray(got) * direction) - exact) < 1e-13 * np.linalg.norm(
             direction
         ) * np.linalg.norm(weight)
@@ -106,10 +107,10 @@ def test_autodiff_through_eigh_fails_where_ours_holds(rng):
         U = (basis.astype(rho.dtype) * phases[None, :]) @ basis.T.astype(rho.dtype)
         return jnp.sum(jnp.real(weight * (U @ rho @ U.conj().T)))
 
-    rho, weight = jnp.asarray(qs.random_states(rng, 5)), jnp.asarray(complex_normal(rng, 5, 5))
-    hamiltonian = 1.3 * jnp.eye(5)
+    rho, weight = qs.random_states(rng, 5), complex_normal(rng, 5, 5)
+    hamiltonian = 1.3 * np.eye(5)
     assert np.isnan(jax.jit(jax.grad(naive))(hamiltonian, rho, weight)).any()
-    ours = gradients[evolve_spectral](rho, hamiltonian, jnp.asarray(0.7), weight)[1]
+    ours = gradients[evolve_spectral](rho, hamiltonian, np.asarray(0.7), weight)[1]
     chex.assert_tree_all_finite(ours)
     assert np.linalg.norm(ours) > 0.1
 
@@ -152,16 +153,18 @@ def test_finite_differences_with_broadcasting(method, complex_entries, rng):
 
 
 @each_method
+@single_by_default
 def test_trace_spectrum_and_purity_are_kept(method, rng, dtype):
     d = 6
     complex_dtype = qs.complex_dtype(dtype)
-    rho = jnp.asarray(qs.random_states(rng, d, (4,)), complex_dtype)
+    rho = qs.random_states(rng, d, (4,)).astype(complex_dtype)
     evolved = compiled[method](
         rho,
-        jnp.asarray(3.0 * qs.random_hermitian(rng, d), dtype),
-        jnp.asarray([0.1, 1.0, 5.0, 30.0], dtype),
+        (3.0 * qs.random_hermitian(rng, d)).astype(dtype),
+        np.asarray([0.1, 1.0, 5.0, 30.0], dtype),
     )
     chex.assert_type(evolved, complex_dtype)
+    evolved = np.asarray(evolved)
     # U is unitary to eps times the number of doublings or of reflections in the eigensolver; the
     # products of a GPU round more (123 eps on an H200).
     atol = (60 if jax.default_backend() == "cpu" else 240) * float(jnp.finfo(dtype).eps)
@@ -174,8 +177,7 @@ def test_trace_spectrum_and_purity_are_kept(method, rng, dtype):
 
 @each_method
 def test_times_compose_and_have_an_inverse(method, rng):
-    rho = jnp.asarray(qs.random_states(rng, 5))
-    hamiltonian = jnp.asarray(qs.random_hermitian(rng, 5))
+    rho, hamiltonian = qs.random_states(rng, 5), qs.random_hermitian(rng, 5)
     step = compiled[method]
     times = np.array([1.9, 0.7, 1.2])
     once = step(rho, hamiltonian, times[0])
@@ -199,19 +201,20 @@ def test_rabi_oscillation(method):
     assert excited.max() > 0.9
 
 
-@pytest.mark.parametrize(("dtype", "complex_entries"), [(jnp.float32, False), (jnp.float64, True)])
+@pytest.mark.parametrize(
+    ("dtype", "complex_entries"),
+    [(np.float64, True), pytest.param(np.float32, False, marks=pytest.mark.slow)],
+)
 def test_both_forms_agree_at_every_strength(dtype, complex_entries, rng):
     """From no doubling to ten, in value and gradient."""
     d = 5
     complex_dtype = qs.complex_dtype(dtype)
-    rho, weight = (
-        jnp.asarray(x, complex_dtype) for x in (qs.random_states(rng, d), complex_normal(rng, d, d))
-    )
-    hamiltonian = jnp.asarray(
-        qs.random_hermitian(rng, d, complex_entries), complex_dtype if complex_entries else dtype
-    )
+    rho = qs.random_states(rng, d).astype(complex_dtype)
+    weight = complex_normal(rng, d, d).astype(complex_dtype)
+    hamiltonian = qs.random_hermitian(rng, d, complex_entries)
+    hamiltonian = hamiltonian.astype(complex_dtype if complex_entries else dtype)
     for dt in (0.0, 1e-3, 0.3, 3.0, 100.0):
-        time = jnp.asarray(dt, dtype)
+        time = np.asarray(dt, dtype)
         # Both forms lose eps times the angle, and a gradient adds up d terms.
         tolerance = 50 * max(1.0, 5 * dt) * float(jnp.finfo(dtype).eps)
         values = [compiled[m](rho, hamiltonian, time) for m in METHODS]
@@ -235,17 +238,30 @@ def _eigensolver_shapes(executable):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK is called on a CPU only")
-def test_stacks_and_vmap_call_lapack_on_one_matrix_at_a_time(rng):
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(evolve, id="stack"),
+        pytest.param(jax.vmap(evolve), id="vmap"),
+        pytest.param(evolve_spectral, id="spectral", marks=pytest.mark.slow),
+    ],
+)
+def test_stacks_and_vmap_call_lapack_on_one_matrix_at_a_time(function, rng):
     rho = qs.random_states(rng, 5, (3,))
     stack = np.stack([qs.random_hermitian(rng, 5) for _ in range(3)])
     time = np.asarray([0.2, 0.9, -1.4])
     single = np.stack(
         [compiled[evolve_spectral](*each) for each in zip(rho, stack, time, strict=True)]
     )
-    for function in (evolve, jax.vmap(evolve), evolve_spectral):
-        executable = jax.jit(function).lower(rho, stack, time).compile()
-        assert _eigensolver_shapes(executable) == ["5,5"]
-        np.testing.assert_allclose(executable(rho, stack, time), single, atol=1e-14)
+    executable = jax.jit(function).lower(rho, stack, time).compile()
+    assert _eigensolver_shapes(executable) == ["5,5"]
+    np.testing.assert_allclose(executable(rho, stack, time), single, atol=1e-14)
+
+
+def test_gradients_by_a_stack_are_those_by_its_members(rng):
+    rho = qs.random_states(rng, 5, (3,))
+    stack = np.stack([qs.random_hermitian(rng, 5) for _ in range(3)])
+    time = np.asarray([0.2, 0.9, -1.4])
     weight = complex_normal(rng, 3, 5, 5)
     each = [
         gradients[evolve_spectral](*each) for each in zip(rho, stack, time, weight, strict=True)
@@ -273,16 +289,18 @@ def test_position_scaled_hamiltonian_shares_one_decomposition(rng):
     np.testing.assert_allclose(shared, explicit, atol=1e-14)
 
 
-@pytest.mark.parametrize("method", [*METHODS, evolve_state], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "method",
+    [evolve_taylor, evolve_state, pytest.param(evolve_spectral, marks=pytest.mark.slow)],
+    ids=lambda f: f.__name__,
+)
 def test_one_state_under_a_stack_of_hamiltonians_collects_every_gradient(method, rng):
-    start = complex_normal(rng, 3) if method is evolve_state else qs.random_states(rng, 3)
-    hamiltonians = np.stack([qs.random_hermitian(rng, 3) for _ in range(2)])
-    weights = complex_normal(rng, 2, *start.shape)
-    ct_start, ct_hamiltonians, ct_dt = gradients[method](
-        start, hamiltonians, jnp.asarray(0.7), weights
-    )
+    start = complex_normal(rng, 5) if method is evolve_state else qs.random_states(rng, 5)
+    hamiltonians = np.stack([qs.random_hermitian(rng, 5) for _ in range(2)])
+    weights, dt = complex_normal(rng, 2, *start.shape), np.asarray(0.7)
+    ct_start, ct_hamiltonians, ct_dt = gradients[method](start, hamiltonians, dt, weights)
     single = [
-        gradients[method](start, h, jnp.asarray(0.7), w)
+        jax.tree.map(np.asarray, gradients[method](start, h, dt, w))
         for h, w in zip(hamiltonians, weights, strict=True)
     ]
     np.testing.assert_allclose(ct_start, single[0][0] + single[1][0], rtol=1e-12, atol=1e-13)
@@ -294,13 +312,13 @@ def test_one_state_under_a_stack_of_hamiltonians_collects_every_gradient(method,
 
 @each_field
 def test_state_vector_agrees_with_its_density_matrix_and_frechet(complex_entries, rng):
-    d, dt = 5, 0.7
+    d, dt = 5, np.asarray(0.7)
     psi, weight = complex_normal(rng, d), complex_normal(rng, d)
     step = jax.jit(evolve_state)
     for name, hamiltonian in qs.hamiltonian_kinds(rng, d, complex_entries).items():
         U = qs.propagator(hamiltonian, dt)
-        arguments = jnp.asarray(psi), jnp.asarray(hamiltonian), jnp.asarray(dt)
-        ct_psi, ct_hamiltonian, ct_dt = gradients[evolve_state](*arguments, jnp.asarray(weight))
+        arguments = psi, hamiltonian, dt
+        ct_psi, ct_hamiltonian, ct_dt = gradients[evolve_state](*arguments, weight)
         expected = qs.frechet_gradient(hamiltonian, dt, lambda dU: np.sum(weight * (dU @ psi)).real)
         tolerance = 1e-12 if name == "strong" else 1e-13  # eps times the angle, as above
         assert qs.relative_error(step(*arguments), U @ psi) < tolerance, name
@@ -319,7 +337,7 @@ def test_state_vectors_in_a_batch(rng):
     hamiltonians = np.stack([qs.random_hermitian(rng, 4) for _ in range(3)])
     time = np.array([0.1, 0.5, 2.0])
     for hamiltonian in (hamiltonians[0], hamiltonians):
-        got = jax.jit(evolve_state)(*map(jnp.asarray, (psi, hamiltonian, time)))
+        got = jax.jit(evolve_state)(psi, hamiltonian, time)
         each = np.broadcast_to(hamiltonian, (3, 4, 4))
         expected = [
             [qs.propagator(each[j], time[j]) @ psi[i, j] for j in range(3)] for i in range(2)
@@ -345,16 +363,16 @@ def _one_by_one(rho, hamiltonians, dt):
     return jax.lax.scan(lambda r, x: (evolve_spectral(r, *x), None), rho, (hamiltonians, dt))[0]
 
 
-@each_field
+@pytest.mark.parametrize(
+    "complex_entries",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["symmetric", "hermitian"],
+)
 def test_stack_equals_steps_in_value_and_gradient(complex_entries, rng):
     depth, d = 6, 4
-    rho, weight = (
-        jnp.asarray(x) for x in (qs.random_states(rng, d, (3,)), complex_normal(rng, 3, d, d))
-    )
-    hamiltonians = jnp.asarray(
-        np.stack([qs.random_hermitian(rng, d, complex_entries) for _ in range(depth)])
-    )
-    times = jnp.asarray(rng.uniform(0.1, 2.0, size=(depth, 3)))
+    rho, weight = qs.random_states(rng, d, (3,)), complex_normal(rng, 3, d, d)
+    hamiltonians = np.stack([qs.random_hermitian(rng, d, complex_entries) for _ in range(depth)])
+    times = rng.uniform(0.1, 2.0, size=(depth, 3))
     pair = (
         jax.jit(jax.value_and_grad(lambda *a, f=f: weighted(f, *a), (0, 1, 2)))
         for f in (evolve_stack, _one_by_one)
@@ -370,14 +388,14 @@ def test_stack_memory_does_not_grow_with_depth(rng):
     takes a few d^2 8.
     """
     d, num = 6, 64
-    rho = jnp.asarray(qs.random_states(rng, d, (num,)))
+    rho = qs.random_states(rng, d, (num,))
 
     def temporary(function, depth):
-        hamiltonians = jnp.zeros((depth, d, d))
+        hamiltonians = np.zeros((depth, d, d))
         loss = jax.grad(lambda *a: jnp.sum(jnp.abs(function(*a)) ** 4), (0, 1))
         return (
             jax.jit(loss)
-            .lower(rho, hamiltonians, jnp.zeros(depth))
+            .lower(rho, hamiltonians, np.zeros(depth))
             .compile()
             .memory_analysis()
             .temp_size_in_bytes
@@ -397,7 +415,7 @@ def test_inversion_error_of_a_deep_stack(rng, dtype):
     rho = qs.random_states(rng, d).astype(complex_dtype)
     hamiltonians = np.stack([qs.random_hermitian(rng, d) for _ in range(depth)]).astype(dtype)
     stack = jax.jit(evolve_stack)
-    end = stack(rho, hamiltonians, 0.5)
+    end = np.asarray(stack(rho, hamiltonians, 0.5))
     back = stack(end, hamiltonians[::-1], -0.5)
     assert np.abs(end - rho).max() > 0.05
     bound = {"float32": 2.1e-4, "float64": 3e-13}[dtype.name]
