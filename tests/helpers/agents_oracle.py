@@ -29,7 +29,7 @@ def random_gaussian(rng, shape, k, dtype=np.float64):
     chol = 0.25 * rng.normal(size=(*shape, k, k))
     diagonal = np.arange(k)
     chol[..., diagonal, diagonal] = rng.uniform(0.7, 1.4, (*shape, k))
-    return Gaussian(jnp.asarray(rng.normal(size=(*shape, k)), dtype), jnp.asarray(chol, dtype))
+    return Gaussian(*(jnp.asarray(x.astype(dtype)) for x in (rng.normal(size=(*shape, k)), chol)))
 
 
 def random_population(rng, num, generators, grid=(), dtype=np.float64):
@@ -38,12 +38,12 @@ def random_population(rng, num, generators, grid=(), dtype=np.float64):
     return Population(
         random_gaussian(rng, shape, k, dtype),
         random_gaussian(rng, shape, k, dtype),
-        jnp.asarray(rng.normal(size=(*shape, num_generators)), dtype),
+        jnp.asarray(rng.normal(size=(*shape, num_generators)).astype(dtype)),
     )
 
 
 def to_double(tree):
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), tree)
 
 
 def pairwise_kl(gaussian, phi, generators):
@@ -88,6 +88,26 @@ _TWINS = {"weighted": weighted, "entropic": entropic}
 ENERGIES = {fn: _TWINS[name] for name, fn in alignment.ALIGNMENTS.items()}
 
 
+def mixture(divergence, log_weight, over):
+    """Every energy of the table at once, each with a factor of its own, as an alignment energy:
+    tests that compile much hold one program of the mixture against the oracle.
+    """
+    return sum(
+        0.7**place * energy_fn(divergence, log_weight, over)
+        for place, energy_fn in enumerate(ENERGIES)
+    )
+
+
+def _mixture(divergence, temperature, weight, neighbours):
+    return sum(
+        0.7**place * twin(divergence, temperature, weight, neighbours)
+        for place, twin in enumerate(ENERGIES.values())
+    )
+
+
+TWINS = {**ENERGIES, mixture: _mixture}
+
+
 def alignment_energy(
     divergence,
     temperature=1.0,
@@ -106,7 +126,7 @@ def alignment_energy(
     weight = jnp.ones(num) if weight is None else weight
     coefficient = jnp.ones(num) if coefficient is None else coefficient
     return jnp.sum(
-        coefficient * ENERGIES[alignment_fn](divergence, temperature, weight, neighbours)
+        coefficient * TWINS[alignment_fn](divergence, temperature, weight, neighbours)
     )
 
 
