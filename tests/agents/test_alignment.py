@@ -42,7 +42,7 @@ def rows_of(rng, dtype=np.float64):
     weight[np.arange(5), np.arange(5)] = 0.0
     weight[:, 3] = 0.0
     with np.errstate(divide="ignore"):
-        return jnp.asarray(divergence, dtype), jnp.asarray(np.log(weight), dtype)
+        return divergence.astype(dtype), np.log(weight).astype(dtype)
 
 
 def eps(dtype):
@@ -101,18 +101,20 @@ def test_entropic_energy_and_its_slopes(rng, dtype):
 @each_energy
 def test_without_neighbours_an_agent_pays_nothing_and_feels_nothing(energy_fn, rng, dtype):
     divergence, log_weight = rows_of(rng, dtype)
-    results = with_slopes(energy_fn, divergence, log_weight.at[2:4].set(-jnp.inf))
+    log_weight[2:4] = -np.inf
+    results = jax.device_get(with_slopes(energy_fn, divergence, log_weight))
     chex.assert_tree_all_finite(results)
     for array in results:
-        np.testing.assert_array_equal(array[2:4], jnp.zeros_like(array[2:4]))
-        assert jnp.all(jnp.any(array[np.array([0, 1, 4, 5])] != 0, axis=-1))
+        np.testing.assert_array_equal(array[2:4], np.zeros_like(array[2:4]))
+        assert np.all(np.any(array[[0, 1, 4, 5]] != 0, axis=-1))
 
 
 @each_energy
 def test_without_edges_no_one_pays(energy_fn, dtype):
-    nothing = jnp.zeros((0,), dtype)
-    over = alignment.segments(jnp.zeros((0,), jnp.int32), 3)
-    np.testing.assert_array_equal(energy_fn(nothing, nothing, over), jnp.zeros(3, dtype))
+    nothing = np.zeros((0,), dtype)
+    over = alignment.segments(np.zeros((0,), np.int32), 3)
+    energy = jax.jit(lambda d, w: energy_fn(d, w, over))(nothing, nothing)
+    np.testing.assert_array_equal(energy, np.zeros(3, dtype))
 
 
 @each_energy
@@ -136,16 +138,17 @@ def test_weights_below_the_smallest_number_still_cancel(energy_fn, rng):
 
 
 @each_energy
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_divergence_never_lowers_an_energy(energy_fn, bad, rng):
     divergence, log_weight = rows_of(rng)
     expected = on_rows(energy_fn, divergence, log_weight)
     # Row 0 is bad altogether, row 1 in the pairs that do not count, the others not at all.
-    worse = divergence.at[0].set(bad)
-    energy = on_rows(energy_fn, worse, log_weight)
+    worse = divergence.copy()
+    worse[0] = bad
+    energy = np.asarray(on_rows(energy_fn, worse, log_weight))
     assert not energy[0] < jnp.inf
-    chex.assert_trees_all_close(energy[1:], expected[1:], rtol=1e-14)
-    beta = attention(worse, log_weight)
+    chex.assert_trees_all_close(energy[1:], np.asarray(expected)[1:], rtol=1e-14)
+    beta = np.asarray(attention(worse, log_weight))
     assert np.all(np.isnan(beta[0]))
     chex.assert_tree_all_finite(beta[1:])
 
@@ -153,19 +156,20 @@ def test_a_bad_divergence_never_lowers_an_energy(energy_fn, bad, rng):
 @each_energy
 def test_one_infinite_neighbour_is_never_a_gain(energy_fn, rng):
     divergence, log_weight = rows_of(rng)
-    energy = on_rows(energy_fn, divergence.at[0, 1].set(jnp.inf), log_weight)
+    lower = on_rows(alignment.entropic, divergence.copy(), log_weight)[0]
+    divergence[0, 1] = np.inf
     # The soft minimum goes over the others; the weighted mean is 0 times infinity.
-    assert not energy[0] < on_rows(alignment.entropic, divergence, log_weight)[0]
+    assert not on_rows(energy_fn, divergence, log_weight)[0] < lower
 
 
 @each_energy
 def test_temperature_enters_through_the_units(energy_fn, rng):
     divergence, log_weight = rows_of(rng)
     tau = 0.3
-    log_weight = jnp.broadcast_to(log_weight[0], log_weight.shape)
+    log_weight = np.broadcast_to(log_weight[0], log_weight.shape)
     energy = tau * on_rows(energy_fn, divergence / tau, log_weight)
     expected = jax.jit(oracle.ENERGIES[energy_fn])(
-        divergence, tau, jnp.exp(log_weight[0]), jnp.ones((6, 5))
+        divergence, tau, np.exp(log_weight[0]), np.ones((6, 5))
     )
     chex.assert_trees_all_close(energy, expected, rtol=1e-13)
 
@@ -174,13 +178,14 @@ def test_temperature_enters_through_the_units(energy_fn, rng):
 def test_edge_list_equals_rows(energy_fn, rng):
     divergence, log_weight = rows_of(rng)
     order = rng.permutation(30)
-    over = alignment.segments(jnp.asarray(np.repeat(np.arange(6), 5)[order]), 6)
+    over = alignment.segments(np.repeat(np.arange(6), 5)[order], 6)
     on_edges = jax.jit(lambda d, w: energy_fn(d, w, over))
     energy = on_edges(divergence.reshape(-1)[order], log_weight.reshape(-1)[order])
     chex.assert_trees_all_close(
         energy, on_rows(energy_fn, divergence, log_weight), rtol=0, atol=1e-14
     )
-    bad = divergence.at[1, 2].set(jnp.nan).reshape(-1)[order]
+    divergence[1, 2] = np.nan
+    bad = divergence.reshape(-1)[order]
     assert list(np.isnan(on_edges(bad, log_weight.reshape(-1)[order]))) == [
         row == 1 for row in range(6)
     ]

@@ -17,16 +17,21 @@ from vfejax.geometry import groups, irreps
 from vfejax.geometry.transport import frames
 
 GROUP = irreps.so3((1,))
+# Two agents at two points: one shape, so that one program serves most tests.
+SHAPE = (2, 2)
 
 
-def coordinates(rng, shape=(4,)):
+def coordinates(rng, shape=SHAPE):
     def one():
         return GaussianCoordinates(
-            jnp.asarray(rng.standard_normal((*shape, 3))),
-            jnp.asarray(0.3 * rng.standard_normal((*shape, 3, 3))),
+            rng.standard_normal((*shape, 3)), 0.3 * rng.standard_normal((*shape, 3, 3))
         )
 
-    return PopulationCoordinates(one(), one(), jnp.asarray(rng.uniform(-1, 1, (*shape, 3))))
+    return PopulationCoordinates(one(), one(), rng.uniform(-1, 1, (*shape, 3)))
+
+
+def single(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
 
 
 def turned_divergence(xi, belief, phi):
@@ -41,10 +46,10 @@ information_of = jax.jit(lambda belief, phi: metric.frame_information(belief, ph
 
 
 def test_frame_information_is_the_hessian_of_kl(rng):
-    position = coordinates(rng, (1,))
-    belief, phi = jax.tree.map(lambda x: x[0], (position.belief, position.phi))
-    hessian = jax.jit(jax.hessian(turned_divergence))(jnp.zeros(3), belief, phi)
-    information = information_of(belief, phi)
+    position = coordinates(rng)
+    belief, phi = jax.tree.map(lambda x: x[0, 0], (position.belief, position.phi))
+    hessian = jax.jit(jax.hessian(turned_divergence))(np.zeros(3), belief, phi)
+    information = information_of(position.belief, position.phi)[0, 0]
     # Two exact derivatives of sums of a few dozen terms of order one to ten.
     np.testing.assert_allclose(information, hessian, rtol=1e-10, atol=1e-10)
 
@@ -61,7 +66,7 @@ def test_frame_direction_solves_the_metric(rng):
     jacobian = np.asarray(jax.jit(groups.body_jacobian)(position.phi, GROUP))
     tensor = np.swapaxes(jacobian, -1, -2) @ (information + 0.7 * np.eye(3)) @ jacobian
     np.testing.assert_allclose(
-        np.einsum("nab,nb->na", tensor, direction.phi), gradient.phi, rtol=1e-9, atol=1e-9
+        np.einsum("...ab,...b->...a", tensor, direction.phi), gradient.phi, rtol=1e-9, atol=1e-9
     )
 
 
@@ -77,11 +82,11 @@ def test_beliefs_and_priors_move_by_their_own_fisher_metric(rng, name):
 
 
 def test_measure_divides_the_gradient_and_freezes_what_is_nowhere(rng):
-    position, gradient = coordinates(rng, (2, 3)), coordinates(rng, (2, 3))
-    measure = jnp.asarray([[0.5, 0.0, 2.0], [1.0, 0.25, 0.0]])
-    weighted = jax.tree.map(lambda g: g * measure.reshape(2, 3, *(1,) * (g.ndim - 2)), gradient)
+    position, gradient = coordinates(rng), coordinates(rng)
+    measure = np.array([[0.5, 0.0], [2.0, 0.25]])
+    weighted = jax.tree.map(lambda g: g * measure.reshape(2, 2, *(1,) * (g.ndim - 2)), gradient)
     plain, fields = natural(position, gradient), natural(position, weighted, measure=measure)
-    present = np.asarray(measure > 0)
+    present = measure > 0
     expected = jax.tree.map(
         lambda x: np.where(present[(...,) + (None,) * (x.ndim - 2)], x, 0.0), plain
     )
@@ -89,9 +94,9 @@ def test_measure_divides_the_gradient_and_freezes_what_is_nowhere(rng):
 
 
 def test_damping_decides_where_the_belief_says_nothing():
-    round_belief = GaussianCoordinates(jnp.zeros((1, 3)), jnp.zeros((1, 3, 3)))
-    position = PopulationCoordinates(round_belief, round_belief, jnp.zeros((1, 3)))
-    gradient = position._replace(phi=jnp.asarray([[1.0, -2.0, 3.0]]))
+    round_belief = GaussianCoordinates(np.zeros((*SHAPE, 3)), np.zeros((*SHAPE, 3, 3)))
+    position = PopulationCoordinates(round_belief, round_belief, np.zeros((*SHAPE, 3)))
+    gradient = position._replace(phi=np.broadcast_to([1.0, -2.0, 3.0], (*SHAPE, 3)))
     np.testing.assert_allclose(
         natural(position, gradient, damping=2.0).phi, gradient.phi / 2.0, rtol=1e-12
     )
@@ -104,13 +109,12 @@ def test_direction_is_accurate_at_any_signal_to_noise(std, rng):
     """
     mean = rng.normal(size=(200, 3))
     factor = np.broadcast_to(np.log(std) * np.eye(3), (200, 3, 3))
-    belief = GaussianCoordinates(jnp.asarray(mean), jnp.asarray(factor))
-    position = PopulationCoordinates(belief, belief, jnp.asarray(rng.uniform(-1, 1, (200, 3))))
+    belief = GaussianCoordinates(mean, factor)
+    position = PopulationCoordinates(belief, belief, rng.uniform(-1, 1, (200, 3)))
     # A gradient along the mean asks for the undetermined direction.
-    gradient = position._replace(phi=position.belief.mean)
-    single = jax.tree.map(lambda x: x.astype(jnp.float32), (position, gradient))
-    direction = np.asarray(natural(*single).phi, float)
-    expected = np.asarray(natural(*jax.tree.map(lambda x: x.astype(float), single)).phi)
+    rounded = single((position, position._replace(phi=mean)))
+    direction = np.asarray(natural(*rounded).phi, float)
+    expected = np.asarray(natural(*jax.tree.map(lambda x: x.astype(float), rounded)).phi)
     error = np.linalg.norm(direction - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     # Rows of size 1 / std are rounded beside the damping's 1.
     assert np.max(error) < 100 * float(jnp.finfo(jnp.float32).eps) * (10 + 0.1 / std)
@@ -118,11 +122,9 @@ def test_direction_is_accurate_at_any_signal_to_noise(std, rng):
 
 def test_direction_of_a_frame_without_effect_is_finite():
     group = irreps.so3((0,))
-    belief = GaussianCoordinates(jnp.zeros((2, 1)), jnp.zeros((2, 1, 1)))
-    position = PopulationCoordinates(belief, belief, jnp.ones((2, 3)))
-    direction = jax.jit(lambda x: metric.natural_direction(x, x, group))(
-        position._replace(phi=jnp.zeros((2, 3)))
-    )
+    belief = GaussianCoordinates(np.zeros((2, 1)), np.zeros((2, 1, 1)))
+    position = PopulationCoordinates(belief, belief, np.zeros((2, 3)))
+    direction = jax.jit(lambda x: metric.natural_direction(x, x, group))(position)
     np.testing.assert_array_equal(direction.phi, 0.0)
 
 
@@ -130,9 +132,9 @@ def test_measure_of_the_smallest_numbers(rng):
     """At the rim of a smooth support the measure underflows: nothing moves there, and nothing is
     NaN.
     """
-    position, gradient = coordinates(rng, (4,)), coordinates(rng, (4,))
-    single = jax.tree.map(lambda x: x.astype(jnp.float32), (position, gradient))
-    direction = natural(*single, measure=jnp.asarray([1e-45, 1e-39, 0.0, jnp.nan], jnp.float32))
+    position, gradient = single((coordinates(rng, (4,)), coordinates(rng, (4,))))
+    measure = np.array([1e-45, 1e-39, 0.0, np.nan], np.float32)
+    direction = jax.device_get(natural(position, gradient, measure=measure))
     still = jax.tree.map(lambda x: x[:3], direction)
     chex.assert_trees_all_equal(still, jax.tree.map(np.zeros_like, still))
     assert all(np.any(np.isnan(x[3])) for x in jax.tree.leaves(direction))
@@ -141,7 +143,7 @@ def test_measure_of_the_smallest_numbers(rng):
 def test_fisher_length_is_the_root_of_twice_the_divergence(rng):
     position, step = coordinates(rng), coordinates(rng)
     small = jax.tree.map(lambda x: 1e-4 * x, step.belief)
-    moved = jax.tree.map(jnp.add, position.belief, small)
+    moved = jax.tree.map(np.add, position.belief, small)
 
     @jax.jit
     def lengths(before, step, after):

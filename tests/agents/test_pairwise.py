@@ -216,7 +216,7 @@ def test_two_agents_pay_their_two_divergences(alignment_fn, rng):
     np.testing.assert_allclose(value, expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize("num", [0, 1])
+@pytest.mark.parametrize("num", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lone_agent_pays_and_feels_nothing(num, rng):
     gaussian, phi = agents(rng, num)
 

@@ -38,7 +38,9 @@ def population_of(rng, dtype=np.float64):
 
 def coordinates_of(rng, dtype=np.float64, scale=1.0):
     shapes = jax.eval_shape(agents.unconstrain, population_of(rng, dtype))
-    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), dtype), shapes)
+    return jax.tree.map(
+        lambda x: jnp.asarray((scale * rng.normal(size=x.shape)).astype(dtype)), shapes
+    )
 
 
 def test_population_survives_the_round_trip(rng, dtype):
@@ -59,8 +61,8 @@ def test_coordinates_survive_the_round_trip(rng, dtype):
     there_and_back = unconstrain(constrain(coordinates))
     assert isinstance(there_and_back, PopulationCoordinates)
     lower = coordinates._replace(
-        belief=coordinates.belief._replace(factor=jnp.tril(coordinates.belief.factor)),
-        prior=coordinates.prior._replace(factor=jnp.tril(coordinates.prior.factor)),
+        belief=coordinates.belief._replace(factor=np.tril(coordinates.belief.factor)),
+        prior=coordinates.prior._replace(factor=np.tril(coordinates.prior.factor)),
     )
     chex.assert_trees_all_close(there_and_back, lower, rtol=0, atol=10 * eps(dtype))
 
@@ -76,6 +78,7 @@ def test_every_coordinate_is_a_population(rng):
         chex.assert_tree_all_finite(gaussian.chol)
 
 
+@pytest.mark.slow
 def test_natural_gradient_does_not_depend_on_units(rng):
     """Fisher-steepest descent of KL(q || p) is the same motion whether lengths are in metres or
     millimetres.
@@ -93,8 +96,8 @@ def test_natural_gradient_does_not_depend_on_units(rng):
 
     population = population_of(rng)
     scaled = population._replace(
-        belief=jax.tree.map(lambda x: 1e3 * x, population.belief),
-        prior=jax.tree.map(lambda x: 1e3 * x, population.prior),
+        belief=jax.tree.map(lambda x: 1e3 * np.asarray(x), population.belief),
+        prior=jax.tree.map(lambda x: 1e3 * np.asarray(x), population.prior),
     )
     actual, expected = motion(scaled), motion(population)
     smallest = min(float(np.max(np.abs(x))) for x in expected.belief)
@@ -122,14 +125,14 @@ def test_long_steps_are_shortened_and_short_ones_pass(rng, dtype):
     first = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], x.shape), ratio)
     chex.assert_trees_all_close(ratio, first, rtol=10 * eps(dtype))
     assert all(np.all((x > 0) & (x < 1)) for x in jax.tree.leaves(ratio))
-    short = jax.tree.map(lambda x: 1e-4 * x, limited)
+    short = jax.tree.map(lambda x: np.asarray(1e-4 * np.asarray(x), dtype), limited)
     chex.assert_trees_all_equal(limit(short, coordinates), short)
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.3])
 def test_no_step_stays_none(radius, rng):
     coordinates = coordinates_of(rng)
-    nothing = jax.tree.map(jnp.zeros_like, coordinates)
+    nothing = jax.tree.map(np.zeros_like, coordinates)
     limited = limit_step(nothing, coordinates, gaussian_radius=radius, frame_radius=radius)
     chex.assert_trees_all_equal(limited, nothing)
 
@@ -140,22 +143,22 @@ def test_radius_zero_lets_nothing_through(rng):
     chex.assert_trees_all_equal(limited, jax.tree.map(jnp.zeros_like, step))
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_without_a_length_is_nan_and_not_none(bad, rng):
     coordinates = coordinates_of(rng)
-    nothing = jax.tree.map(jnp.zeros_like, coordinates)
-    step = nothing._replace(
-        belief=nothing.belief._replace(mean=nothing.belief.mean.at[0, 0, 0].set(bad))
+    nothing = jax.tree.map(np.zeros_like, coordinates)
+    nothing.belief.mean[0, 0, 0] = bad
+    limited = jax.device_get(
+        limit_step(nothing, coordinates, gaussian_radius=0.3, frame_radius=0.2)
     )
-    limited = limit_step(step, coordinates, gaussian_radius=0.3, frame_radius=0.2)
     assert np.isnan(limited.belief.mean[0, 0, 0])
     chex.assert_tree_all_finite((limited.prior, limited.phi, limited.belief.mean[1:]))
 
 
 def test_gradient_through_a_frozen_group_is_exact():
     """Priors do not move: their steps have length 0, where a bare root has no derivative."""
-    zeros = GaussianCoordinates(jnp.zeros((2, 3)), jnp.zeros((2, 3, 3)))
-    coordinates = PopulationCoordinates(zeros, zeros, jnp.zeros((2, 3)))
+    zeros = GaussianCoordinates(np.zeros((2, 3)), np.zeros((2, 3, 3)))
+    coordinates = PopulationCoordinates(zeros, zeros, np.zeros((2, 3)))
 
     @jax.jit
     @jax.value_and_grad
@@ -175,7 +178,7 @@ def test_gradient_through_a_frozen_group_is_exact():
 
 def test_retraction_keeps_the_transports(rng):
     coordinates = coordinates_of(rng, scale=5.0)
-    still = jax.tree.map(jnp.zeros_like, coordinates)
+    still = jax.tree.map(np.zeros_like, coordinates)
     retracted = jax.jit(agents.retract)(coordinates, still, so3((1,)))
     chex.assert_trees_all_equal(retracted[:2], coordinates[:2])
     assert np.max(np.linalg.norm(coordinates.phi, axis=-1)) > np.pi
@@ -216,10 +219,10 @@ def test_populations_that_fit_pass(rng):
 def test_shape_errors_name_the_array(name, shape, message, rng):
     population = population_of(rng)
     if name == "phi":
-        broken = population._replace(phi=jnp.ones(shape))
+        broken = population._replace(phi=np.ones(shape))
     else:
         gaussian, field = name.split(".")
-        part = getattr(population, gaussian)._replace(**{field: jnp.ones(shape)})
+        part = getattr(population, gaussian)._replace(**{field: np.ones(shape)})
         broken = population._replace(**{gaussian: part})
     with pytest.raises(ValueError, match=message):
         agents.check_population(broken, VECTOR)
@@ -239,11 +242,11 @@ def test_shape_errors_name_the_array(name, shape, message, rng):
 def test_dtype_errors_name_the_array(name, dtype, message, rng):
     population = population_of(rng)
     if name == "phi":
-        broken = population._replace(phi=population.phi.astype(dtype))
+        broken = population._replace(phi=np.asarray(population.phi).astype(dtype))
     else:
         gaussian, field = name.split(".")
         part = getattr(population, gaussian)
-        part = part._replace(**{field: getattr(part, field).astype(dtype)})
+        part = part._replace(**{field: np.asarray(getattr(part, field)).astype(dtype)})
         broken = population._replace(**{gaussian: part})
     with pytest.raises(ValueError, match=message):
         agents.check_population(broken, VECTOR)
