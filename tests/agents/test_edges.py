@@ -71,16 +71,14 @@ def masked(gaussian, phi, temperature, coefficient, log_weight, neighbours, alig
 
 
 def with_gradient(energy_fn):
-    return jax.jit(
-        jax.value_and_grad(energy_fn, argnums=range(5)), static_argnames="alignment_fn"
-    )
+    return jax.jit(jax.value_and_grad(energy_fn, argnums=range(5)), static_argnames="alignment_fn")
 
 
 @pytest.mark.parametrize(
     ("generators", "dtype"),
     [
         pytest.param(VECTOR, "float32", id="vector f32"),
-        pytest.param(SUM, "float64", id="sum f64"),
+        pytest.param(SUM, "float64", id="sum f64", marks=pytest.mark.slow),
         pytest.param(oracle.GENERAL, "float64", id="general f64", marks=pytest.mark.slow),
     ],
 )

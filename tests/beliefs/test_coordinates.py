@@ -19,12 +19,12 @@ unconstrain = jax.jit(gaussian_coordinates.unconstrain)
 natural_direction = jax.jit(gaussian_coordinates.natural_direction)
 
 
-def draw(rng, shape=(5,), dtype=jnp.float64):
+def draw(rng, shape=(5,), dtype=np.float64):
     """Coordinates of standard deviations between about exp(-1) and e, with garbage above the
     diagonal.
     """
     mean, factor = rng.normal(size=(*shape, K)), 0.5 * rng.normal(size=(*shape, K, K))
-    return GaussianCoordinates(jnp.asarray(mean, dtype), jnp.asarray(factor, dtype))
+    return GaussianCoordinates(*(jnp.asarray(x.astype(dtype)) for x in (mean, factor)))
 
 
 def test_constrain_is_the_documented_map(dtype, rng):

@@ -11,6 +11,14 @@ from hypothesis import strategies as st
 from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
 
+single_is_slow = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(np.dtype("float32"), id="float32", marks=pytest.mark.slow),
+        pytest.param(np.dtype("float64"), id="float64"),
+    ],
+)
+
 K = 3
 UPPER = np.triu_indices(K, 1)
 
@@ -25,11 +33,11 @@ from_moments = jax.jit(gaussian.from_moments)
 sample = jax.jit(gaussian.sample, static_argnames="shape")
 
 
-def draw(rng, shape=(6,), dtype=jnp.float64, k=K):
+def draw(rng, shape=(6,), dtype=np.float64, k=K):
     """Gaussians with covariance eigenvalues between 1/2 and about 6: condition number about 10."""
     a = rng.normal(size=(*shape, k, k))
     chol = np.linalg.cholesky(a @ np.swapaxes(a, -1, -2) / k + 0.5 * np.eye(k))
-    return Gaussian(jnp.asarray(rng.normal(size=(*shape, k)), dtype), jnp.asarray(chol, dtype))
+    return Gaussian(*(jnp.asarray(x.astype(dtype)) for x in (rng.normal(size=(*shape, k)), chol)))
 
 
 def moments(q):
@@ -163,6 +171,7 @@ def test_kl_names_the_argument_whose_shape_does_not_fit(q, p, message):
         gaussian.kl_divergence(q, p)
 
 
+@single_is_slow
 def test_moments_and_natural_parameters_round_trip(dtype, rng):
     q = draw(rng, dtype=dtype)
     mean, cov = moments(q)
@@ -205,6 +214,7 @@ def test_from_moments_repairs_nothing():
     np.testing.assert_array_equal(np.isnan(chol).any(axis=(-1, -2)), [False, True, True] * 2)
 
 
+@single_is_slow
 def test_entropy_and_expected_log_density(dtype, rng):
     q, p = draw(rng, dtype=dtype), draw(rng, dtype=dtype)
     (mu_q, cov_q), (mu_p, cov_p) = moments(q), moments(p)
@@ -245,6 +255,7 @@ def test_push_forward_is_the_image_under_a_linear_map(dtype, rng):
     )
 
 
+@single_is_slow
 def test_sample_has_the_moments_of_the_gaussian(dtype, rng):
     q = draw(rng, (2,), dtype)
     x = sample(jax.random.key(0), q, shape=(64, 64))
@@ -291,6 +302,7 @@ def test_fisher_information_is_the_hessian_of_kl(rng):
     np.testing.assert_allclose(hessian[K:, K:], form, rtol=0, atol=1e-12)
 
 
+@single_is_slow
 def test_fisher_information_of_a_standard_deviation(dtype):
     s = np.array([0.5, 1.0, 3.0])
     q = Gaussian(jnp.zeros((3, 1), dtype), jnp.asarray(s[:, None, None], dtype))

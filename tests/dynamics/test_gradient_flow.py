@@ -19,6 +19,14 @@ from vfejax.dynamics.gradient_flow import (
 )
 from vfejax.dynamics.rollout import rollout
 
+single_is_slow = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(np.dtype("float32"), id="float32", marks=pytest.mark.slow),
+        pytest.param(np.dtype("float64"), id="float64"),
+    ],
+)
+
 STIFFNESS = np.diag([1.0, 4.0]) + 0.5
 
 
@@ -95,6 +103,7 @@ def test_sgd_is_eulers_method(make, dtype):
     assert info.aux is None
 
 
+@single_is_slow
 def test_energy_decreases_below_the_stability_limit_and_grows_above(dtype):
     limit = 2.0 / np.linalg.eigvalsh(STIFFNESS)[-1]
 
@@ -110,6 +119,7 @@ def test_energy_decreases_below_the_stability_limit_and_grows_above(dtype):
     assert above[-1] > above[0]
 
 
+@single_is_slow
 def test_gradient_norm_is_over_all_leaves(dtype):
     ((state, info),) = one_step(gradient_flow(coupled, optax.sgd(0.01)))(pair(dtype))
     leaves = jax.tree.leaves(coupled_gradient(state.position))
@@ -119,6 +129,7 @@ def test_gradient_norm_is_over_all_leaves(dtype):
     )
 
 
+@single_is_slow
 def test_learning_rate_per_leaf(dtype):
     """One for all, one per group, one per leaf."""
     cases = [
@@ -208,6 +219,7 @@ def test_optimizer_sees_the_position():
     np.testing.assert_allclose(state.position, [1.9, -3.8], rtol=1e-15)
 
 
+@single_is_slow
 def test_aux_comes_back_and_changes_nothing_else(dtype):
     plain = gradient_flow(quadratic, optax.sgd(0.1))
     with_aux = gradient_flow(lambda x: (quadratic(x), {"x": x}), optax.sgd(0.1), has_aux=True)
@@ -220,6 +232,7 @@ def test_aux_comes_back_and_changes_nothing_else(dtype):
     np.testing.assert_array_equal(info.aux["x"], state.position)
 
 
+@single_is_slow
 def test_a_rate_of_zero_freezes_whatever_the_gradient(dtype):
     rates = {"a": 0.1, "b": np.zeros((), dtype)}
     update, _ = jax.jit(lambda g: scale_by_tree(rates).update(g, optax.EmptyState()))(

@@ -25,39 +25,46 @@ def quadratic(x):
     return 0.5 * jnp.sum(x * jnp.matmul(jnp.asarray(CURVATURE, x.dtype), x, precision="highest"))
 
 
-def stationary_covariance(flow, size, free):
+def stationary_covariance(make, size, free):
     """Covariance of the stationary distribution of a linear step ``y <- A y + noise``, from A and
-    the covariance of the noise by Lyapunov's equation. ``free`` turns numbers into a state whose
-    force is right, and a state into numbers.
+    the covariance of the noise by Lyapunov's equation, as a function of the arguments of ``make``.
+    ``free`` turns numbers into a state whose force is right, and a state into numbers.
     """
     pack, unpack = free
 
-    def step(y, key):
-        return pack(flow.step(unpack(y), key)[0])
-
     @jax.jit
-    def parts(zero):
+    def parts(zero, *options):
+        def step(y, key):
+            return pack(make(*options).step(unpack(y), key)[0])
+
         keys = jax.random.split(KEY, 50_000)
         return jax.jacfwd(step)(zero, KEY), jax.vmap(lambda k: step(zero, k))(keys)
 
-    transition, draws = map(np.asarray, parts(np.zeros(size)))
-    return solve_discrete_lyapunov(transition, draws.T @ draws / len(draws))
+    def covariance(*options):
+        transition, draws = map(np.asarray, parts(np.zeros(size), *options))
+        return solve_discrete_lyapunov(transition, draws.T @ draws / len(draws))
+
+    return covariance
 
 
-OVERDAMPED = (
-    lambda state: state.position,
-    lambda x: LangevinState(x, -jax.grad(quadratic)(x)),
+OVERDAMPED = stationary_covariance(
+    lambda step_size: overdamped(quadratic, step_size, TEMPERATURE, mobility=0.8),
+    2,
+    (lambda state: state.position, lambda x: LangevinState(x, -jax.grad(quadratic)(x))),
 )
-UNDERDAMPED = (
-    lambda state: jnp.concatenate([state.position, state.momentum]),
-    lambda y: HamiltonianState(y[:2], y[2:], -jax.grad(quadratic)(y[:2])),
+UNDERDAMPED = stationary_covariance(
+    lambda step_size, friction: underdamped(quadratic, step_size, TEMPERATURE, MASS, friction),
+    4,
+    (
+        lambda state: jnp.concatenate([state.position, state.momentum]),
+        lambda y: HamiltonianState(y[:2], y[2:], -jax.grad(quadratic)(y[:2])),
+    ),
 )
 
 
 @pytest.mark.parametrize("step_size", [0.05, 0.4])
 def test_overdamped_variance_is_that_of_eulers_method(step_size):
-    flow = overdamped(quadratic, step_size, TEMPERATURE, mobility=0.8)
-    actual = stationary_covariance(flow, 2, OVERDAMPED)
+    actual = OVERDAMPED(step_size)
     # T H^{-1} (1 - u dt H / 2)^{-1}: the target's covariance, and an error of first order in dt
     expected = TEMPERATURE * np.linalg.inv(CURVATURE @ (np.eye(2) - 0.4 * step_size * CURVATURE))
     # the noise covariance is estimated from 50,000 draws: 0.6 % of its largest entry
@@ -67,8 +74,7 @@ def test_overdamped_variance_is_that_of_eulers_method(step_size):
 @pytest.mark.parametrize("step_size", [0.1, 1.0])
 @pytest.mark.parametrize("friction", [0.5, 5.0])
 def test_underdamped_position_has_the_exact_variance_at_every_step(step_size, friction):
-    flow = underdamped(quadratic, step_size, TEMPERATURE, MASS, friction)
-    actual = stationary_covariance(flow, 4, UNDERDAMPED)
+    actual = UNDERDAMPED(step_size, friction)
     expected = TEMPERATURE * np.linalg.inv(CURVATURE)
     np.testing.assert_allclose(actual[:2, :2], expected, rtol=0, atol=0.02 * expected.max())
     # The momentum is off by second order: m T (1 - dt^2 H / 4 m).
@@ -87,7 +93,8 @@ def test_a_long_run_visits_the_stationary_distribution():
     np.testing.assert_allclose(np.cov(end.position.T), expected, rtol=0, atol=0.13 * expected.max())
 
 
-def test_without_noise_it_is_descent_and_verlet(dtype):
+@pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+def test_without_noise_it_is_descent_and_verlet(kind):
     cold = overdamped(quadratic, 0.1, 0.0, mobility=0.5)
     descent = gradient_flow(quadratic, optax.sgd(0.05))
     frictionless = underdamped(quadratic, 0.1, TEMPERATURE, MASS, 0.0)
@@ -95,9 +102,9 @@ def test_without_noise_it_is_descent_and_verlet(dtype):
     flows = ((cold, KEY), (descent, None), (frictionless, KEY), (verlet, None))
     cold, descent, frictionless, verlet = jax.jit(
         lambda x: [rollout(flow, flow.init(x), 5, key) for flow, key in flows]
-    )(np.asarray([1.0, -2.0], dtype))
-    eps = float(jnp.finfo(dtype).eps)
-    chex.assert_type(cold[0].position, dtype)
+    )(np.asarray([1.0, -2.0], kind))
+    eps = float(jnp.finfo(kind).eps)
+    chex.assert_type(cold[0].position, kind)
     chex.assert_trees_all_close(cold[0].position, descent[0].position, rtol=20 * eps)
     chex.assert_trees_all_close(frictionless, verlet, rtol=100 * eps)
 

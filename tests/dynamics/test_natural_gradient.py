@@ -21,10 +21,11 @@ from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.dynamics.rollout import rollout
 
 
-def random_gaussian(rng, dtype=jnp.float64, k=3, scale=1.0):
+def random_gaussian(rng, dtype=np.float64, k=3, scale=1.0):
     chol = np.tril(rng.normal(size=(k, k)), -1) * 0.5 + np.diag(rng.uniform(0.5, 2.0, size=k))
     return Gaussian(
-        jnp.asarray(scale * rng.normal(size=k), dtype), jnp.asarray(scale * chol, dtype)
+        jnp.asarray((scale * rng.normal(size=k)).astype(dtype)),
+        jnp.asarray((scale * chol).astype(dtype)),
     )
 
 
@@ -74,7 +75,10 @@ def test_update_is_the_inverse_metric_applied_to_the_gradient(dtype):
     assert jax.tree.leaves(state) == []
 
 
-@pytest.mark.parametrize(("same_covariance", "kind"), [(False, "float64"), (True, "float32")])
+@pytest.mark.parametrize(
+    ("same_covariance", "kind"),
+    [(False, "float64"), pytest.param(True, "float32", marks=pytest.mark.slow)],
+)
 def test_one_step_of_rate_one_lands_on_the_optimal_mean(same_covariance, kind, rng):
     """``KL(p || q)`` has Hessian ``Sigma_q^{-1}`` in the mean, the Fisher metric itself: one step
     solves it, whatever both covariances.
@@ -184,6 +188,7 @@ def test_velocity_commutes_with_every_affine_change(rng):
     assert 1.8 < gap(50) / gap(100) < 2.2
 
 
+@pytest.mark.slow
 def test_mean_trajectory_commutes_with_every_affine_change(rng):
     """With the covariance held, steps of the mean alone are exactly covariant."""
     matrix, shift = rng.normal(size=(3, 3)) + 2.0 * np.eye(3), rng.normal(size=3)
@@ -201,8 +206,10 @@ def test_mean_trajectory_commutes_with_every_affine_change(rng):
     np.testing.assert_allclose(image.mean, matrix @ np.asarray(last.mean) + shift, rtol=1e-10)
 
 
-def test_covariance_stays_positive_definite_after_a_huge_step(rng, dtype):
+@pytest.mark.parametrize("kind", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_covariance_stays_positive_definite_after_a_huge_step(rng, kind):
     """The same step taken on the covariance itself leaves the cone."""
+    dtype = np.dtype(kind)
     target = random_gaussian(rng, dtype)
     start = Gaussian(target.mean, 1.8 * target.chol)
 
@@ -245,6 +252,7 @@ def steps_to_tolerance(make_flow, start, rates, limit):
     return np.asarray(jax.jit(jax.vmap(count))(jnp.asarray(rates)))
 
 
+@pytest.mark.slow
 def test_faster_than_plain_gradient_on_a_badly_scaled_target():
     """Standard deviations 0.01 and 1: plain descent must step for the smallest and wait for the
     largest.
@@ -263,11 +271,12 @@ def test_faster_than_plain_gradient_on_a_badly_scaled_target():
     assert plain.min() == 2000
 
 
-def test_trust_region_bounds_the_length_in_the_metric(rng, dtype):
+@pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+def test_trust_region_bounds_the_length_in_the_metric(rng, kind):
     """A clipped step has ``sqrt(2 KL(q || q'))`` of about max_norm, and keeps the direction of the
     free one.
     """
-    max_norm = 0.02
+    max_norm, dtype = 0.02, np.dtype(kind)
     start, target = random_gaussian(rng, dtype), random_gaussian(rng, dtype)
 
     @jax.jit

@@ -141,7 +141,7 @@ def test_jitted_step_traces_once(integrator):
     [
         pytest.param(p.values[0], id=p.id, marks=() if quick else pytest.mark.slow)
         for p in INTEGRATORS
-        for quick in [p.id == "langevin_underdamped"]
+        for quick in [p.id == "velocity_verlet_damped"]
     ],
 )
 def test_a_step_is_the_same_without_compilation(integrator):
@@ -160,7 +160,17 @@ def test_state_keeps_structure_shapes_and_precision(integrator, dtype):
     chex.assert_shape(jax.tree.leaves(info), ())
 
 
-@each_integrator
+@pytest.mark.parametrize(
+    "integrator",
+    [
+        # Those with a near relative in the table are slow.
+        pytest.param(p.values[0], id=p.id, marks=pytest.mark.slow if relative else ())
+        for p in INTEGRATORS
+        for relative in [
+            p.id in ("scale_by_tree", "velocity_verlet", "symplectic", "langevin_overdamped")
+        ]
+    ],
+)
 def test_rollouts_of_a_stack_are_python_loops(integrator):
     """``rollout`` is a loop over steps, and ``vmap`` a loop over states, without steps too."""
     num_steps, seeds = 5, range(3)
@@ -186,7 +196,9 @@ def test_rollouts_of_a_stack_are_python_loops(integrator):
     chex.assert_shape(jax.tree.leaves(nothing), (len(seeds), 0))
 
 
-@pytest.mark.parametrize("name", ["yoshida4", "langevin_overdamped"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("yoshida4", marks=pytest.mark.slow), "langevin_overdamped"]
+)
 def test_rollouts_compose(name):
     """``m`` steps and then ``n`` are ``m + n``: a run may be cut into chunks."""
     integrator = next(p.values[0] for p in INTEGRATORS if p.id == name)

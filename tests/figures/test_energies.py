@@ -3,14 +3,17 @@ and never touch pyplot.
 """
 
 import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from vfejax import figures
 from vfejax.figures import energies as energy_figures
 
 STEPS = np.arange(0, 50, 5)
@@ -88,6 +91,13 @@ def test_every_figure_renders_with_its_axes(figure, num_axes):
     render(result)
 
 
+def test_no_figure_names_pyplot():
+    for path in Path(figures.__file__).parent.glob("*.py"):
+        code = path.read_text()
+        assert not re.search(r"^\s*(import|from)\b.*pyplot", code, re.MULTILINE), path.name
+
+
+@pytest.mark.slow
 def test_no_figure_imports_pyplot():
     program = """
 import io, sys

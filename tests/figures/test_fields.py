@@ -4,6 +4,7 @@ grey.
 
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,11 +46,12 @@ def blank(*shape) -> np.ndarray:
             ),
             1,
         ),
-        (
+        pytest.param(
             lambda: field_figures.field_maps(
                 {n: blank(3, 4) for n in "abcde"}, kind="plane", lengths=[1.0, 2.0]
             ),
             5,
+            marks=pytest.mark.slow,
         ),
         (
             lambda: field_figures.field_maps(
@@ -155,7 +157,8 @@ def test_colours_diverge_about_zero_only_for_both_signs():
 
 def test_supports_over_one_axis_are_curves_above_their_coverage():
     points = grid.ring(32)
-    chi = grid.smooth_support(grid.distance(points, jnp.array([[0.5], [2.0], [5.0]])), 1.5)
+    centres = np.array([[0.5], [2.0], [5.0]])
+    chi = jax.jit(lambda at: grid.smooth_support(grid.distance(points, at), 1.5))(centres)
     above, below = field_figures.supports(chi, kind="ring", lengths=[TURN]).axes
     chi = np.asarray(chi)
     for line, curve in zip(above.lines, chi, strict=True):
@@ -172,7 +175,7 @@ def test_supports_over_two_axes_are_outlined_at_one_half():
     # the second crosses the seam
     centres = np.array([[1.0, 1.5], [0.1, 2.9]])
     radius = 0.6
-    chi = grid.smooth_support(grid.distance(points, jnp.asarray(centres)), radius)
+    chi = jax.jit(lambda at: grid.smooth_support(grid.distance(points, at), radius))(centres)
     outlines, image = field_figures.supports(chi, kind="torus", lengths=lengths).axes
     # exp(1 - 1/(1 - u)) = 1/2 at u = 1 - 1/(1 + ln 2)
     half = radius * np.sqrt(1 - 1 / (1 + np.log(2)))

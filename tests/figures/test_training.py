@@ -53,7 +53,7 @@ def test_a_run_without_validation_or_steps_is_drawn():
     _render(figure)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_one_panel_per_quantity(count):
     curves = {f"quantity_{i}": TRAINING + i for i in range(count)}
     figure = training_figures.diagnostics(STEPS, curves)

@@ -125,9 +125,7 @@ def alignment_energy(
     neighbours = everyone if neighbours is None else neighbours * everyone
     weight = jnp.ones(num) if weight is None else weight
     coefficient = jnp.ones(num) if coefficient is None else coefficient
-    return jnp.sum(
-        coefficient * TWINS[alignment_fn](divergence, temperature, weight, neighbours)
-    )
+    return jnp.sum(coefficient * TWINS[alignment_fn](divergence, temperature, weight, neighbours))
 
 
 def observation(belief, observations):

@@ -116,7 +116,9 @@ def free_energy_at(coordinates, temperature):
 
 def spring_energy(coordinates, temperature):
     """An energy of one's own that compiles quickly; it leaves the priors alone."""
-    squares = jax.tree.map(lambda x: jnp.sum(jnp.tanh(x) ** 2), (coordinates.belief, coordinates.phi))
+    squares = jax.tree.map(
+        lambda x: jnp.sum(jnp.tanh(x) ** 2), (coordinates.belief, coordinates.phi)
+    )
     return 0.05 * temperature * jax.tree.reduce(jnp.add, squares)
 
 
