@@ -395,6 +395,7 @@ def test_default_weights_leave_the_priors_apart(rng):
     )
 
 
+@pytest.mark.slow
 def test_vmap_equals_single_calls(rng):
     batch = [oracle.random_population(rng, 4, VECTOR) for _ in range(3)]
     evaluate = jax.jit(lambda p: free_energy(p, VECTOR, weights=(0, 1, 0, 0)))
@@ -511,7 +512,8 @@ def test_a_diverged_agent_is_never_a_better_state(alignment_fn, listed, rng):
         assert not energy(mean) < 1e20
 
 
-@pytest.mark.parametrize("num", [0, 1])
+# One agent pays and feels nothing by default in test_pairwise.py.
+@pytest.mark.parametrize("num", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_few_agents(num, rng):
     population = oracle.random_population(rng, num, VECTOR)
     energy = partial(free_energy, generators=VECTOR, supports=np.ones(num))
@@ -564,6 +566,7 @@ def test_generators_must_be_a_basis(rng):
         free_energy(population, VECTOR.generators[0])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_pairs():
     def temporary_bytes(num):
         def arrays(*shape):

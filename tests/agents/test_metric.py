@@ -17,8 +17,8 @@ from vfejax.geometry import groups, irreps
 from vfejax.geometry.transport import frames
 
 GROUP = irreps.so3((1,))
-# Two agents at two points: one shape, so that one program serves most tests.
-SHAPE = (2, 2)
+# Agents and points of a grid: one shape, so that one program serves most tests.
+SHAPE = (100, 2)
 
 
 def coordinates(rng, shape=SHAPE):
@@ -48,7 +48,7 @@ information_of = jax.jit(lambda belief, phi: metric.frame_information(belief, ph
 def test_frame_information_is_the_hessian_of_kl(rng):
     position = coordinates(rng)
     belief, phi = jax.tree.map(lambda x: x[0, 0], (position.belief, position.phi))
-    hessian = jax.jit(jax.hessian(turned_divergence))(np.zeros(3), belief, phi)
+    hessian = jax.jit(jax.jacfwd(jax.jacfwd(turned_divergence)))(np.zeros(3), belief, phi)
     information = information_of(position.belief, position.phi)[0, 0]
     # Two exact derivatives of sums of a few dozen terms of order one to ten.
     np.testing.assert_allclose(information, hessian, rtol=1e-10, atol=1e-10)
@@ -83,8 +83,8 @@ def test_beliefs_and_priors_move_by_their_own_fisher_metric(rng, name):
 
 def test_measure_divides_the_gradient_and_freezes_what_is_nowhere(rng):
     position, gradient = coordinates(rng), coordinates(rng)
-    measure = np.array([[0.5, 0.0], [2.0, 0.25]])
-    weighted = jax.tree.map(lambda g: g * measure.reshape(2, 2, *(1,) * (g.ndim - 2)), gradient)
+    measure = np.tile([[0.5, 0.0], [2.0, 0.25]], (50, 1))
+    weighted = jax.tree.map(lambda g: g * measure.reshape(*SHAPE, *(1,) * (g.ndim - 2)), gradient)
     plain, fields = natural(position, gradient), natural(position, weighted, measure=measure)
     present = measure > 0
     expected = jax.tree.map(
@@ -107,10 +107,10 @@ def test_direction_is_accurate_at_any_signal_to_noise(std, rng):
     """A spin-1 belief says nothing about the rotation about its mean: the metric's condition number
     is the squared signal-to-noise ratio, up to 10^8, beyond single precision.
     """
-    mean = rng.normal(size=(200, 3))
-    factor = np.broadcast_to(np.log(std) * np.eye(3), (200, 3, 3))
+    mean = rng.normal(size=(*SHAPE, 3))
+    factor = np.broadcast_to(np.log(std) * np.eye(3), (*SHAPE, 3, 3))
     belief = GaussianCoordinates(mean, factor)
-    position = PopulationCoordinates(belief, belief, rng.uniform(-1, 1, (200, 3)))
+    position = PopulationCoordinates(belief, belief, rng.uniform(-1, 1, (*SHAPE, 3)))
     # A gradient along the mean asks for the undetermined direction.
     rounded = single((position, position._replace(phi=mean)))
     direction = np.asarray(natural(*rounded).phi, float)

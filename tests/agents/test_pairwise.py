@@ -187,8 +187,7 @@ def test_streamed_equals_dense(alignment_fn, rng):
 
 
 @pytest.mark.parametrize(
-    "block_size",
-    [None, 4, pytest.param(1, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.slow)],
+    "block_size", [None, *(pytest.param(b, marks=pytest.mark.slow) for b in (1, 4, 100))]
 )
 def test_block_size_does_not_matter(block_size, rng):
     arguments = arguments_of(rng, 7)
@@ -243,7 +242,7 @@ def each_root(divergence, log_weight, over):
     return over.sum(jnp.where(counted, jnp.sqrt(divergence), 0.0))
 
 
-@pytest.mark.parametrize("alignment_fn", [root, each_root])
+@pytest.mark.parametrize("alignment_fn", [pytest.param(root, marks=pytest.mark.slow), each_root])
 def test_padding_is_invisible_to_an_energy_of_ones_own(alignment_fn, rng):
     arguments = arguments_of(rng, 5)
     expected = streamed(arguments, alignment_fn=alignment_fn, block_size=5)
@@ -258,6 +257,8 @@ def energy_of(gaussian, phi, alignment_fn):
     return pairwise.alignment_energy(features_of(gaussian, phi), 1.0, alignment_fn=alignment_fn)
 
 
+# By default test_free_energy.py shows it, for all pairs and for edges.
+@pytest.mark.slow
 @each_energy
 @pytest.mark.parametrize("bad", [np.nan, 1e20])
 def test_a_bad_agent_never_lowers_the_energy(alignment_fn, bad, rng):
@@ -409,7 +410,9 @@ def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
     assert np.linalg.norm(gradient - expected) < eps(compute_dtype) * np.linalg.norm(expected)
 
 
-def test_attention_weights(rng, dtype):
+@pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+def test_attention_weights(rng, kind):
+    dtype = np.dtype(kind)
     gaussian, phi = agents(rng, 6, dtype=dtype)
     weight = np.array([0.3, 1.0, 0.6, 0.0, 0.8, 0.5], dtype)
 
@@ -425,6 +428,20 @@ def test_attention_weights(rng, dtype):
     np.testing.assert_allclose(beta, expected, rtol=0, atol=100 * eps(dtype))
     np.testing.assert_allclose(np.sum(beta, axis=1), 1.0, rtol=10 * eps(dtype))
     np.testing.assert_array_equal(np.diagonal(beta), 0.0)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs():
+    def temporary_bytes(num):
+        rows = jax.ShapeDtypeStruct((num, 11), jnp.float32)
+        step = jax.jit(jax.grad(partial(pairwise.alignment_energy, temperature=1.0)))
+        compiled = step.lower(PairFeatures(rows, rows)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(2048), temporary_bytes(4096)
+    # Pairs alone, as one float32 array, would take 64 MB; arrays of agents double and blocks of
+    # pairs keep their size.
+    assert large < 4096**2 * 4
+    assert large < 2.6 * small
 
 
 def test_block_size_must_be_positive():
