@@ -159,13 +159,14 @@ def free_energy_terms(
         "weight": supports,
         "neighbours": neighbours,
     }
+    # Beliefs and priors are compared with the same transports.
+    both = jax.tree.map(lambda *x: jnp.stack(x), belief, prior)
+    of_beliefs, of_priors = jax.vmap(lambda q: pairwise_kl(q, phi, generators))(both)
     return jnp.stack(
         [
             weights[0] * jnp.sum(supports * kl_divergence(belief, prior)),
-            weights[1]
-            * alignment_energy(pairwise_kl(belief, phi, generators), temperature, **options),
-            weights[2]
-            * alignment_energy(pairwise_kl(prior, phi, generators), temperature, **options),
+            weights[1] * alignment_energy(of_beliefs, temperature, **options),
+            weights[2] * alignment_energy(of_priors, temperature, **options),
             weights[3] * jnp.sum(supports * observation(belief, observations)),
         ]
     )
