@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli import trained as trained_runs
@@ -18,16 +19,36 @@ from vfejax.cli.main import main
 from vfejax.data.spelling import spelled_nats
 from vfejax.models.table import MODELS
 
+COUNTING = MODELS["transformer"]._replace(build=counting_model, trainer=counting_trainer)
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
+
+
+def _train(folder, *more):
+    (folder / "text.txt").write_text(TEXT)
+    flags = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet", *more]
+    assert main(["train", "--out", str(folder / "run"), *TINY, *flags]) == 0
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, library_promotion):
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "text.txt").write_text(TEXT)
-    flags = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet"]
-    assert main(["train", "--out", str(folder / "run"), *TINY, *flags]) == 0
-    return folder / "run"
+    return _train(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def trained_counted(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "transformer", COUNTING)
+        return _train(tmp_path_factory.mktemp("counted"))
+
+
+@pytest.fixture
+def counted(trained_counted, monkeypatch):
+    """A run whose model counts pairs of tokens, which compiles in no time, in place of the
+    transformer: for claims about the commands, whatever the model.
+    """
+    monkeypatch.setitem(MODELS, "transformer", COUNTING)
+    return trained_counted
 
 
 def _evaluate(run, out, *flags):
@@ -68,12 +89,12 @@ def test_the_figures_belong_together_and_are_the_models(run, tmp_path):
     )  # ASCII
 
 
-def test_fewer_windows_are_fewer_tokens(run, tmp_path):
-    assert _evaluate(run, tmp_path / "e.json", "--windows", 3)["tokens_predicted"] == 24
+def test_fewer_windows_are_fewer_tokens(counted, tmp_path):
+    assert _evaluate(counted, tmp_path / "e.json", "--windows", 3)["tokens_predicted"] == 24
 
 
-def test_what_is_printed_is_what_is_meant(run, capsys):
-    assert main(["evaluate", "--run", str(run)]) == 0
+def test_what_is_printed_is_what_is_meant(counted, capsys):
+    assert main(["evaluate", "--run", str(counted)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["of"] == "valid"
     assert float(lines["perplexity"]) > 1
@@ -94,10 +115,10 @@ def test_a_text_is_continued_by_known_symbols_and_the_seed_decides(run, capsys, 
     assert one != _generate(capsys, run, "--prompt", "the ", "--tokens", 30, "--seed", 1)
 
 
-def test_temperature_zero_and_top_one_agree_whatever_the_seed(run, capsys):
-    cold = _generate(capsys, run, "--tokens", 12, "--temperature", 0)
-    assert cold == _generate(capsys, run, "--tokens", 12, "--top-k", 1, "--seed", 3)
-    assert cold == _generate(capsys, run, "--tokens", 12, "--top-p", 1e-6, "--seed", 4)
+def test_temperature_zero_and_top_one_agree_whatever_the_seed(counted, capsys):
+    cold = _generate(capsys, counted, "--tokens", 12, "--temperature", 0)
+    assert cold == _generate(capsys, counted, "--tokens", 12, "--top-k", 1, "--seed", 3)
+    assert cold == _generate(capsys, counted, "--tokens", 12, "--top-p", 1e-6, "--seed", 4)
 
 
 @pytest.mark.parametrize(
@@ -154,22 +175,24 @@ def test_an_edited_configuration_is_checked(before, after, pieces, run, refused,
     assert "--overwrite" not in line
 
 
-def test_options_of_other_models_are_neither_stored_nor_read(run, tmp_path, capsys):
-    content = (run / "config.toml").read_text()
+def test_options_of_other_models_are_neither_stored_nor_read(counted, tmp_path, capsys):
+    content = (counted / "config.toml").read_text()
     assert "[transformer]" in content
     assert "resnet" not in content
     assert "quantum" not in content
-    other = shutil.copytree(run, tmp_path / "copy")  # as runs were written at first
+    other = shutil.copytree(counted, tmp_path / "copy")  # as runs were written at first
     (other / "config.toml").write_text(content + "\n[quantum]\nan_option_of_old = 3\n")
-    assert _generate(capsys, other, "--tokens", 3) == _generate(capsys, run, "--tokens", 3)
+    assert _generate(capsys, other, "--tokens", 3) == _generate(capsys, counted, "--tokens", 3)
 
 
-def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, copy, refused, tmp_path):
+def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(
+    counted, copy, refused, tmp_path
+):
     other = tmp_path / "simulation"
     other.mkdir()
     (other / "config.toml").write_text("agents = 3\n")
     refused(tmp_path / "out", ["--run", other], "holds no trained model", command="generate")
-    (other / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    (other / "config.toml").write_bytes((counted / "config.toml").read_bytes())
     pieces = ("no weights yet", f"--resume --out {other}")
     refused(tmp_path / "out", ["--run", other], *pieces, command="generate")
     for content in ("[]", "[" * 100_000):
@@ -180,19 +203,19 @@ def test_a_run_without_a_model_or_with_a_damaged_vocabulary_is_named(run, copy, 
     pieces = ("vocabulary.json is missing", f"--resume --out {copy}")
     refused(tmp_path / "out", ["--run", copy], *pieces, command="evaluate")
     assert main(["train", "--resume", "--out", str(copy), "--quiet"]) == 0
-    assert (copy / "vocabulary.json").read_bytes() == (run / "vocabulary.json").read_bytes()
+    assert (copy / "vocabulary.json").read_bytes() == (counted / "vocabulary.json").read_bytes()
 
 
 # --- the data of a run ------------------------------------------------------------------------
 
 
 @pytest.fixture
-def copy(run, tmp_path):
-    """The run, and a text file of its own."""
-    out = shutil.copytree(run, tmp_path / "copy")
+def copy(counted, tmp_path):
+    """The run that counts, and a text file of its own."""
+    out = shutil.copytree(counted, tmp_path / "copy")
     text = tmp_path / "moved.txt"
     text.write_text(TEXT)
-    _edit(out, str(run.parent / "text.txt"), str(text))
+    _edit(out, str(counted.parent / "text.txt"), str(text))
     return out
 
 
@@ -202,9 +225,9 @@ def _edit(out, old, new):
     (out / "config.toml").write_text(content.replace(old, new))
 
 
-def test_a_text_that_has_moved_is_the_same_text(run, copy, tmp_path):
+def test_a_text_that_has_moved_is_the_same_text(counted, copy, tmp_path):
     found = _evaluate(copy, tmp_path / "e.json")
-    assert found | {"run": ""} == _evaluate(run, tmp_path / "f.json") | {"run": ""}
+    assert found | {"run": ""} == _evaluate(counted, tmp_path / "f.json") | {"run": ""}
 
 
 @pytest.mark.parametrize(
@@ -225,12 +248,12 @@ def test_changed_data_are_named_and_the_vocabulary_stays(changed, copy, refused,
     assert (copy / "vocabulary.json").read_bytes() == vocabulary
 
 
-def test_any_text_is_read_with_the_vocabulary_of_the_run(run, copy, tmp_path):
+def test_any_text_is_read_with_the_vocabulary_of_the_run(counted, copy, tmp_path):
     # Without a record of the data, as in a run of the first version, there is nothing to compare.
     (copy / "inputs.json").unlink()
     (tmp_path / "moved.txt").write_text("!" + TEXT)
     found = _evaluate(copy, tmp_path / "e.json")
-    before = _evaluate(run, tmp_path / "f.json")
+    before = _evaluate(counted, tmp_path / "f.json")
     # One more character shifts the validation text by one: the same model, nearly the same text.
     np.testing.assert_allclose(
         found["loss_nats_per_token"], before["loss_nats_per_token"], rtol=0.05
@@ -238,11 +261,11 @@ def test_any_text_is_read_with_the_vocabulary_of_the_run(run, copy, tmp_path):
     assert found["unknown_tokens"] == 0
 
 
-def test_unknown_characters_are_counted_and_paid_for(run, tmp_path):
+def test_unknown_characters_are_counted_and_paid_for(counted, tmp_path):
     (tmp_path / "known.txt").write_text(TEXT)
     (tmp_path / "strange.txt").write_text(TEXT.replace("c", "z"))
     known, strange = (
-        _evaluate(run, tmp_path / f"{name}.json", "--text", tmp_path / f"{name}.txt")
+        _evaluate(counted, tmp_path / f"{name}.json", "--text", tmp_path / f"{name}.txt")
         for name in ("known", "strange")
     )
     assert known["unknown_tokens"] == 0
@@ -253,9 +276,9 @@ def test_unknown_characters_are_counted_and_paid_for(run, tmp_path):
     np.testing.assert_allclose(found, spelled / math.log(2) / len(TEXT), rtol=1e-9)
 
 
-def test_a_text_shorter_than_a_window_is_scored(run, tmp_path):
+def test_a_text_shorter_than_a_window_is_scored(counted, tmp_path):
     (tmp_path / "short.txt").write_text("cat")
-    found = _evaluate(run, tmp_path / "e.json", "--text", tmp_path / "short.txt")
+    found = _evaluate(counted, tmp_path / "e.json", "--text", tmp_path / "short.txt")
     assert found["tokens_predicted"] == 2
 
 
@@ -269,15 +292,17 @@ def test_without_a_prompt_a_text_begins_with_what_the_vocabulary_has(copy, capsy
     assert _generate(capsys, copy, "--tokens", 12).startswith("\u0001")
 
 
-def test_a_file_is_replaced_only_when_asked(run, refused, tmp_path):
+def test_a_file_is_replaced_only_when_asked(counted, refused, tmp_path):
     for command in ("evaluate", "generate"):
         out = tmp_path / command
         out.write_text("mine")
         refused(out, ["--run", run], "exists already", "--overwrite", command=command)
         assert out.read_text() == "mine"
-        assert main([command, "--run", str(run), "--out", str(out), "--overwrite", "--quiet"]) == 0
+        assert (
+            main([command, "--run", str(counted), "--out", str(out), "--overwrite", "--quiet"]) == 0
+        )
         assert out.read_text() != "mine"
-        assert main([command, "--run", str(run), "--out", os.devnull, "--quiet"]) == 0
+        assert main([command, "--run", str(counted), "--out", os.devnull, "--quiet"]) == 0
         assert os.path.exists(os.devnull)
         assert not os.path.isfile(os.devnull)
 
@@ -286,7 +311,7 @@ def test_a_file_is_replaced_only_when_asked(run, refused, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def subword_run(tmp_path_factory, library_promotion):
+def trained_subword_run(tmp_path_factory):
     """A run with a byte-level pair encoding, whose file has gone since."""
     folder = tmp_path_factory.mktemp("subwords")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -298,12 +323,18 @@ def subword_run(tmp_path_factory, library_promotion):
     )
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "text.txt").write_text(TEXT)
-    flags = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet"]
-    flags += ["--vocabulary", str(folder / "tokenizer.json"), "--steps", "4"]
-    assert main(["train", "--out", str(folder / "run"), *TINY, *flags]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "transformer", COUNTING)
+        run = _train(folder, "--vocabulary", str(folder / "tokenizer.json"), "--steps", "4")
     (folder / "tokenizer.json").unlink()
-    return folder / "run"
+    return run
+
+
+@pytest.fixture
+def subword_run(trained_subword_run, monkeypatch):
+    """The model of this one counts pairs of tokens too."""
+    monkeypatch.setitem(MODELS, "transformer", COUNTING)
+    return trained_subword_run
 
 
 def test_a_tokenizer_of_the_library_is_kept_in_the_run(subword_run, tmp_path):
@@ -367,8 +398,8 @@ def test_a_file_that_is_no_tokenizer_is_named(content, pieces, run, refused, tmp
 
 
 @pytest.mark.parametrize("command", ["evaluate", "generate"])
-def test_a_full_disk_costs_no_result(command, run, capfd):
-    assert main([command, "--run", str(run), "--out", "/dev/full"]) == 2
+def test_a_full_disk_costs_no_result(command, counted, capfd):
+    assert main([command, "--run", str(counted), "--out", "/dev/full"]) == 2
     captured = capfd.readouterr()
     assert "cannot write /dev/full" in captured.err
     assert ("loss_nats_per_token" if command == "evaluate" else "\n") in captured.out

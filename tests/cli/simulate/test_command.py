@@ -1,7 +1,10 @@
 """``vfejax simulate``: what a run leaves behind, and every bad input as one line."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import io
 import json
 import math
 import re
@@ -21,6 +24,7 @@ from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.data import population_arrays
 from vfejax.runs import checkpoint, report
 from vfejax.runs import directory as run_directory
+from vfejax.runs.load import load
 from vfejax.runs.metrics import read_metrics
 
 TERMS = ("self_coupling", "belief_alignment", "prior_alignment", "observation", "total")
@@ -46,11 +50,21 @@ def _named(rows, piece):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, blank_pictures):
-    """A run with its pictures drawn; tests that change anything work on a copy."""
+def printed():
+    """What the run of ``finished`` says on standard output and standard error."""
+    return io.StringIO(), io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, blank_pictures, printed):
+    """A run with its pictures drawn, coarsely; tests that change anything work on a copy."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "figure_png", blank_pictures)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed[0]),
+        contextlib.redirect_stderr(printed[1]),
+    ):
+        patch.setattr(report, "figure_png", functools.partial(blank_pictures, dpi=20))
         assert _run(out) == 0
     return out
 
@@ -102,6 +116,12 @@ def test_final_state_loads_as_a_population_that_moved(finished):
     np.testing.assert_array_equal(initial["Sigma_p"], final["Sigma_p"])
 
 
+def test_a_run_is_read_in_python(finished):
+    run = load(finished)
+    assert run.config["steps"] == 4
+    assert run.metrics["total"][-1] == run.summary["final_energy_nats"]
+
+
 def test_summary_holds_errors_against_alone_and_best(finished):
     summary = json.loads((finished / "summary.json").read_text())
     metrics = read_metrics(finished)
@@ -143,14 +163,11 @@ def test_configuration_is_complete_and_runs_again_to_the_last_digit(finished, tm
     chex.assert_trees_all_equal(repeated, final)
 
 
-def test_prints_summary_and_place_of_the_report(tmp_path, capfd):
-    assert _run(tmp_path / "run", "--steps", 2) == 0
-    captured = capfd.readouterr()
-    assert str(tmp_path / "run" / "report.html") in captured.out
-    assert all(
-        piece in captured.out for piece in ("free energy", "alone", "this run", "best possible")
-    )
-    assert "2/2" in captured.err
+def test_prints_summary_and_place_of_the_report(finished, printed):
+    output, errors = (text.getvalue() for text in printed)
+    assert str(finished / "report.html") in output
+    assert all(piece in output for piece in ("free energy", "alone", "this run", "best possible"))
+    assert "4/4" in errors
 
 
 def test_zero_steps_write_a_whole_run(tmp_path):
@@ -165,9 +182,17 @@ def test_zero_steps_write_a_whole_run(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_default_problem_comes_close_to_maximum_likelihood(tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--agents 4 --irreps 1 --log-every 300 --checkpoint-every 300",
+        pytest.param("--agents 16", marks=pytest.mark.slow),
+    ],
+)
+def test_default_problem_comes_close_to_maximum_likelihood(flags, tmp_path):
     out = tmp_path / "run"
-    assert main(["simulate", "--out", str(out), "--agents", "16", "--steps", "300", "--quiet"]) == 0
+    arguments = [*flags.split(), "--steps", "300", "--quiet"]
+    assert main(["simulate", "--out", str(out), *arguments]) == 0
     rows = json.loads((out / "summary.json").read_text())["errors"]
     this, best, alone = (_named(rows, piece) for piece in ("this run", "best possible", "alone"))
     for name in ("landmark_error_m", "rotation_error_deg"):
@@ -175,23 +200,19 @@ def test_default_problem_comes_close_to_maximum_likelihood(tmp_path):
         assert this[name] < 0.7 * alone[name]
 
 
-# Every option that takes another path through the program, once.
+# Every option that takes another path through the program, once. By default the tests above and
+# below run natural and Hamiltonian dynamics, and a field over a grid.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
         "--base ring --grid 5 --support sharp --support-radius 1.5 "
         "--dynamics adam --step-size 1e-3 --alignment entropic",
-        pytest.param(
-            "--base torus --grid 3 3 --support smooth --support-radius 2.5 --dynamics natural",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("--compute-dtype bfloat16 --irreps 1 1", marks=pytest.mark.slow),
-        pytest.param(
-            "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
-            marks=pytest.mark.slow,
-        ),
+        "--base torus --grid 3 3 --support smooth --support-radius 2.5 --dynamics natural",
+        "--compute-dtype bfloat16 --irreps 1 1",
+        "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
     ],
 )
 def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
@@ -210,24 +231,23 @@ def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
     assert ("prior-mean" in flags) == (not np.array_equal(before["mu_p"], final["mu_p"]))
 
 
-def test_hamiltonian_run_keeps_its_energy(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "rounding"),
+    [
+        ("--step-size 0.005", 1e-6),
+        pytest.param(
+            "--scheme yoshida4 --step-size 0.02 --precision float64", 1e-12, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_hamiltonian_run_keeps_its_energy(flags, rounding, tmp_path):
     out = tmp_path / "run"
-    flags = (
-        "--dynamics",
-        "hamiltonian",
-        "--scheme",
-        "yoshida4",
-        "--step-size",
-        "0.02",
-        "--precision",
-        "float64",
-    )
-    assert _run(out, *flags) == 0
+    assert _run(out, "--dynamics", "hamiltonian", *flags.split()) == 0
     metrics = read_metrics(out)
     assert metrics["kinetic"][0] == 0.0
     assert metrics["kinetic"][-1] > 1.0
     np.testing.assert_allclose(
-        metrics["hamiltonian"], metrics["total"] + metrics["kinetic"], rtol=1e-12
+        metrics["hamiltonian"], metrics["total"] + metrics["kinetic"], rtol=rounding
     )
     drift = np.abs(metrics["hamiltonian"] - metrics["hamiltonian"][0]).max()
     # Fourth order: far below the energy that has changed hands.
@@ -259,9 +279,9 @@ def _arrays(rng, num_agents=4, k=3, grid=()):
 
 
 def test_own_observations_with_edges(tmp_path, rng):
-    table = _table(tmp_path / "o.csv", rng, 3, 2)
+    table = _table(tmp_path / "o.csv", rng, 4, 2)
     (tmp_path / "c.csv").write_text("1,0,0\n0,1,0\n")
-    (tmp_path / "e.csv").write_text("receiver,sender\n0,1\n1,2\n2,0\n")
+    (tmp_path / "e.csv").write_text("receiver,sender\n0,1\n1,2\n2,3\n3,0\n")
     out = tmp_path / "run"
     arguments = (
         "--observations",
@@ -276,7 +296,7 @@ def test_own_observations_with_edges(tmp_path, rng):
     assert set(metrics) == {"step", *TERMS}
     assert metrics["belief_alignment"][0] != 0
     assert metrics["observation"][0] != 0
-    chex.assert_shape(population_arrays.load_npz(out / "final.npz")["mu_q"], (3, 3))
+    chex.assert_shape(population_arrays.load_npz(out / "final.npz")["mu_q"], (4, 3))
     assert "errors" not in json.loads((out / "summary.json").read_text())
     assert tomllib.loads((out / "config.toml").read_text())["edges"] == str(tmp_path / "e.csv")
 
@@ -299,18 +319,20 @@ def test_own_data_under_another_group(tmp_path, rng):
     chex.assert_shape([final["mu_q"], final["phi"]], [(3, 4), (3, 6)])
 
 
-def test_own_population_alone(tmp_path, rng):
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_own_population_alone(precision, tmp_path, rng):
     out = tmp_path / "run"
-    arrays = _arrays(rng)
+    arrays = {name: x.astype(precision) for name, x in _arrays(rng, grid=(2,)).items()}
     np.savez(tmp_path / "p.npz", **arrays)
-    assert _run(out, "--initial", tmp_path / "p.npz", "--precision", "float64") == 0
+    flags = ("--base", "line", "--grid", 2, "--precision", precision)
+    assert _run(out, "--initial", tmp_path / "p.npz", *flags) == 0
     initial = population_arrays.load_npz(out / "initial.npz")
     chex.assert_trees_all_close(initial, arrays, rtol=1e-14)
     assert np.all(read_metrics(out)["observation"] == 0)
     # A run's final state is another run's beginning.
     assert population_arrays.from_arrays(
         population_arrays.load_npz(out / "final.npz")
-    ).phi.shape == (4, 3)
+    ).phi.shape == (4, 2, 3)
 
 
 # Bad input: one line that names the option or the file, status 2, nothing written.
@@ -549,9 +571,9 @@ def test_used_directory_is_kept_without_overwrite_and_replaced_with_it(copied, r
     assert "--overwrite" not in refused(copied, TINY, str(copied), "--resume")
     assert _contents(copied) == before
     (copied / "mine.txt").write_text("notes")
-    assert _run(copied, "--overwrite", "--steps", 2, "--seed", 1) == 0
-    assert read_metrics(copied)["step"].tolist() == [0, 2]
-    assert checkpoint.steps(copied) == [0, 2]
+    assert _run(copied, "--overwrite", "--steps", 0) == 0
+    assert read_metrics(copied)["step"].tolist() == [0]
+    assert checkpoint.steps(copied) == [0]
     assert (copied / "mine.txt").read_text() == "notes"
 
 
@@ -614,7 +636,7 @@ def test_an_energy_that_is_not_finite_at_the_start_is_refused(refused, tmp_path,
     refused(tmp_path / "run", flags, "not finite at the start", "self_coupling")
 
 
-@pytest.mark.slow  # tests/runs/test_checkpoint.py fills the disk by default
+@pytest.mark.slow  # tests/runs/test_directory.py fills the disk by default
 def test_full_disk_is_one_line_and_keeps_what_was_there(copied, start_process):
     before = _contents(copied / "checkpoints")
     # Without the shared compilation cache: its entries are larger than the limit, and half of one

@@ -68,6 +68,7 @@ def copied(unbroken, tmp_path):
     return shutil.copytree(unbroken, tmp_path / "copy")
 
 
+@pytest.mark.slow  # a run whose newest checkpoint is lost goes on below, and in tests/runs
 def test_after_kill_9_the_run_goes_on_bit_for_bit(unbroken, start_process, tmp_path):
     out = tmp_path / "run"
     process = start_process("--out", out, *FLAGS)
@@ -125,6 +126,7 @@ def test_a_finished_run_resumed_stays_as_it_is(copied, unbroken):
     _same(copied, unbroken)
 
 
+@pytest.mark.slow  # tests/runs/test_loop.py gives more steps by default
 def test_more_steps_give_what_one_long_run_gives(unbroken, tmp_path):
     out = tmp_path / "run"
     assert main(["simulate", "--out", str(out), *FLAGS, "--steps", "20"]) == 0

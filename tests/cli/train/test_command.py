@@ -11,22 +11,19 @@ import signal
 import time
 
 import chex
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli.main import main
 from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
-from vfejax.models.protocol import as_batch
 from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
-from vfejax.training.losses import next_token_loss
-from vfejax.types import Prediction, SequenceModel, Trainer, TrainInfo, TrainState
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -43,6 +40,27 @@ def _resume(out, *flags):
 def finished(tmp_path_factory, library_promotion):
     out = tmp_path_factory.mktemp("finished") / "run"
     assert _train(out) == 0
+    return out
+
+
+COUNTING = MODELS["transformer"]._replace(build=counting_model, trainer=counting_trainer)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Runs train a model that compiles in no time in place of the transformer: for claims about the
+    run, whatever its model.
+    """
+    monkeypatch.setitem(MODELS, "transformer", COUNTING)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Such a run."""
+    out = tmp_path_factory.mktemp("counted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "transformer", COUNTING)
+        assert _train(out) == 0
     return out
 
 
@@ -89,13 +107,13 @@ def test_the_summary_is_of_the_best_weights(finished):
     )
 
 
-def test_the_configuration_can_be_run_again(finished, tmp_path):
+def test_the_configuration_can_be_run_again(counting, counted, tmp_path):
     assert (
         main(
             [
                 "train",
                 "--config",
-                str(finished / "config.toml"),
+                str(counted / "config.toml"),
                 "--out",
                 str(tmp_path / "run"),
                 "--quiet",
@@ -103,12 +121,8 @@ def test_the_configuration_can_be_run_again(finished, tmp_path):
         )
         == 0
     )
-    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (
-        finished / "metrics.csv"
-    ).read_bytes()
-    assert (tmp_path / "run" / "config.toml").read_bytes() == (
-        finished / "config.toml"
-    ).read_bytes()
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (counted / "metrics.csv").read_bytes()
+    assert (tmp_path / "run" / "config.toml").read_bytes() == (counted / "config.toml").read_bytes()
 
 
 @pytest.mark.slow
@@ -136,14 +150,13 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
     assert np.nanmin(losses) > math.log(5) - 0.1
 
 
+@pytest.mark.slow  # the next test trains on a text by default, and tests/models has the models
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(
-            ("--vocabulary", "word", "--max-words", 20, "--length", 4), marks=pytest.mark.slow
-        ),
-        pytest.param(("--vocabulary", "byte", "--compute", "bfloat16"), marks=pytest.mark.slow),
-        pytest.param(("--accumulation", 2), marks=pytest.mark.slow),
+        ("--vocabulary", "word", "--max-words", 20, "--length", 4),
+        ("--vocabulary", "byte", "--compute", "bfloat16"),
+        ("--accumulation", 2),
         (
             *(
                 "--model",
@@ -176,7 +189,7 @@ def test_texts_vocabularies_and_models(flags, tmp_path):
 
 
 def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_report(
-    tmp_path, refused
+    counting, tmp_path, refused
 ):
     text = tmp_path / "text.txt"
     content = "ab" * 90 + "?" + "ab" * 10 + "\n"
@@ -223,7 +236,7 @@ def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp
     np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
 
 
-def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
+def test_training_stops_early_when_it_gets_no_better(counting, tmp_path, capsys):
     out = tmp_path / "run"
     flags = (
         "--learning-rate",
@@ -254,10 +267,10 @@ def test_training_stops_early_when_it_gets_no_better(tmp_path, capsys):
     assert read_metrics(out)["step"].tolist() == [0, 2, 4, 6]
 
 
-def test_divergence_names_the_step_and_the_remedy(tmp_path, refused):
+def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
     refused(
         tmp_path / "run",
-        [*TINY, "--learning-rate", "1e30", "--clip-norm", "1e30", "--warmup-steps", "0"],
+        [*TINY, "--learning-rate", "3e38", "--clip-norm", "1e30", "--warmup-steps", "0"],
         "diverged",
         "--learning-rate",
         "step 0",
@@ -335,44 +348,7 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(finished, refused, tmp_pat
 # --- a method of learning without gradients ---
 
 
-def _counting_model(config, vocab_size, length, dtype):
-    """Bigrams: the weights are how often each token followed each other one."""
-
-    def init(key):
-        return {"counts": jnp.zeros((vocab_size, vocab_size), dtype)}
-
-    def logits(params, tokens):
-        return jnp.log(params["counts"][tokens] + 1)
-
-    def apply(params, batch, key):
-        return Prediction(logits(params, as_batch(batch).tokens), {}, {})
-
-    def decode(params, state, tokens):
-        return logits(params, tokens), state
-
-    return SequenceModel(init, apply, lambda params, batch_size: (), decode, None)
-
-
-def _counting_trainer(model, config, learning_rate_fn, key):
-    def init(key):
-        return TrainState(jnp.int32(0), model.init(key), {"pairs": jnp.int32(0)})
-
-    def step(state, windows):
-        before, following = windows[:, :-1], windows[:, 1:]
-        loss, parts = next_token_loss(model, state.params, windows)
-        rate = learning_rate_fn(state.step)
-        counts = state.params["counts"].at[before, following].add(rate)
-        change = jnp.linalg.norm(counts - state.params["counts"])
-        remembered = {"pairs": state.optimizer_state["pairs"] + before.size}
-        after = TrainState(state.step + 1, {"counts": counts}, remembered)
-        return after, TrainInfo(loss, parts, change)
-
-    return Trainer(init, step)
-
-
-def test_a_model_brings_its_own_method_of_learning(monkeypatch, tmp_path, capsys):
-    entry = MODELS["transformer"]._replace(build=_counting_model, trainer=_counting_trainer)
-    monkeypatch.setitem(MODELS, "transformer", entry)
+def test_a_model_brings_its_own_method_of_learning(counting, tmp_path, capsys):
     flags = ("--learning-rate", 1, "--warmup-steps", 0, "--final-rate", 1)
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert _train(whole, *flags) == 0
@@ -440,7 +416,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(how, unbroken, start_process, tmp_pat
     _same(out, unbroken)
 
 
-def test_an_interrupted_run_is_not_kept_waiting_for_its_baselines(monkeypatch, tmp_path):
+def test_an_interrupted_run_is_not_kept_waiting_for_its_baselines(counting, monkeypatch, tmp_path):
     out, row = tmp_path / "run", train_command._row
 
     def interrupted(*arguments):
@@ -461,30 +437,30 @@ def test_an_interrupted_run_is_not_kept_waiting_for_its_baselines(monkeypatch, t
     assert {"single frequencies", "pair frequencies"} < set(losses)
 
 
-def test_a_best_that_is_later_than_the_checkpoint_is_made_again(unbroken, tmp_path):
-    out = shutil.copytree(unbroken, tmp_path / "copy")
-    # As after a kill between the evaluation at step 60 and the checkpoint of step 60.
-    assert checkpoint.latest_step(out / BEST) == 60
-    shutil.rmtree(out / "checkpoints" / f"{60:08d}")
-    assert _resume(out) == 0
-    _same(out, unbroken)
-
-
-def test_a_run_without_checkpoints_begins_again_without_the_old_best(finished, tmp_path):
+def test_a_best_that_is_later_than_the_checkpoint_is_made_again(finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "copy")
+    # As after a kill between the evaluation at step 8 and the checkpoint of step 8.
+    assert checkpoint.latest_step(out / BEST) == 8
+    shutil.rmtree(out / "checkpoints" / f"{8:08d}")
+    assert _resume(out) == 0
+    _same(out, finished)
+
+
+def test_a_run_without_checkpoints_begins_again_without_the_old_best(counting, counted, tmp_path):
+    out = shutil.copytree(counted, tmp_path / "copy")
     shutil.rmtree(out / "checkpoints")
     # The best of another life, later than any step of this one.
     best = out / BEST / "checkpoints"
     shutil.copytree(next(best.iterdir()), best / f"{50:08d}")
     assert _resume(out) == 0
-    assert (out / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
-    assert checkpoint.steps(out / BEST) == checkpoint.steps(finished / BEST)
+    assert (out / "metrics.csv").read_bytes() == (counted / "metrics.csv").read_bytes()
+    assert checkpoint.steps(out / BEST) == checkpoint.steps(counted / BEST)
 
 
 def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
-    finished, tmp_path, capsys
+    counting, counted, tmp_path, capsys
 ):
-    out = shutil.copytree(finished, tmp_path / "copy")
+    out = shutil.copytree(counted, tmp_path / "copy")
     shutil.rmtree(out / BEST)  # lost: those of the checkpoint take their place
     assert main(["train", "--out", str(out), "--resume", "--steps", "13"]) == 0
     said = capsys.readouterr().err
@@ -521,11 +497,11 @@ def test_the_best_weights_of_the_newest_checkpoint_stay_until_a_newer_one_is_com
         assert not again.restored(2, train_command._best(3.0, 0, 0))
 
 
-def test_other_settings_are_refused_by_name(unbroken, refused):
+def test_other_settings_are_refused_by_name(finished, refused):
     refused(
-        unbroken,
+        finished,
         ["--resume", "--batch-size", "8"],
         "--batch-size was 4",
         command="train",
     )
-    refused(unbroken, ["--resume", "--steps", "10"], "--steps 10", "step 60", command="train")
+    refused(finished, ["--resume", "--steps", "6"], "--steps 6", "step 8", command="train")
