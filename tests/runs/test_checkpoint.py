@@ -44,12 +44,18 @@ def bits(tree):
     return [(str(x.dtype), x.shape, np.asarray(x).tobytes()) for x in leaves]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run with checkpoints at steps 10, 20 and 30."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved")
     for step in (10, 20, 30):
-        checkpoint.save(tmp_path, step, make_state(step), {"step": step})
-    return tmp_path
+        checkpoint.save(path, step, make_state(step), {"step": step})
+    return path
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A run with checkpoints at steps 10, 20 and 30."""
+    return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
 
 def damage(path):
@@ -323,6 +329,7 @@ def test_terminal_stays_quiet_and_logging_as_it_was(run, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_importing_the_module_does_not_import_orbax():
     code = "import sys, vfejax.runs.checkpoint; print('orbax' in sys.modules)"
     assert (
@@ -349,6 +356,7 @@ print(checkpoint.steps(sys.argv[1]), all((restored[name] == state[name]).all() f
 """
 
 
+@pytest.mark.slow  # tests/runs/test_directory.py fills the disk by default
 def test_full_disk_is_one_line_and_keeps_the_earlier_checkpoint(tmp_path):
     command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -430,6 +438,7 @@ for step in itertools.count(1):
 """
 
 
+@pytest.mark.slow  # the test above stops a save at every moment
 def test_killed_while_saving_leaves_a_usable_checkpoint(tmp_path):
     template = {"a": np.zeros((200, 200), int), "b": np.zeros(3, int)}
     with subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]) as process:

@@ -186,6 +186,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow  # the next test holds the lock within one process
 def test_second_process_is_told_and_a_killed_one_leaves_no_lock(run):
     code = (
         "import sys; from vfejax.runs import directory as r\n"

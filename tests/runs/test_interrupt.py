@@ -63,6 +63,7 @@ with Interrupt("stopped") as interrupt, interrupt.graceful():
 """
 
 
+@pytest.mark.slow  # the first test sends both signals within this process
 def test_the_second_signal_ends_a_process_that_is_busy_in_c_with_one_line():
     with subprocess.Popen(
         [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -8,12 +8,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from helpers.blank_png import BLANK
 from helpers.tiny_run import TINY_TRAINING
 
 import vfejax
 from vfejax.cli.main import main
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, directory
+from vfejax.runs import checkpoint, directory, report
 from vfejax.runs.load import BEST, Run, load
 from vfejax.runs.metrics import append_metrics
 
@@ -25,7 +26,9 @@ def trained(tmp_path_factory, library_promotion):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text(TEXT)
     flags = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet"]
-    assert main(["train", "--out", str(folder / "run"), *TINY_TRAINING, *flags]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "figure_png", lambda figure: BLANK)
+        assert main(["train", "--out", str(folder / "run"), *TINY_TRAINING, *flags]) == 0
     return folder / "run"
 
 
@@ -58,7 +61,7 @@ def test_a_training_is_read_whole(trained):
     chex.assert_tree_all_finite(run.params)
     # Weights and vocabulary belong together: what was learned is there.
     tokens = run.vocabulary.encode("the cat ")[None]
-    logits = run.model.apply(run.params, tokens, None).logits
+    logits = jax.jit(run.model.apply)(run.params, tokens, None).logits
     chex.assert_shape(logits, (1, 8, run.vocabulary.size))
 
 
