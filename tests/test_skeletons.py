@@ -39,7 +39,8 @@ def test_energy_is_the_mean_divergence_over_the_neighbours(rng):
     gaussian = Gaussian(mean, jnp.tile(jnp.eye(3), (num_agents, 1, 1)))
     phi = jnp.asarray(rng.normal(size=(num_agents, 3)))
     group = irreps.so3((1,))
-    divergences = np.asarray(pairwise.pairwise_kl(gaussian, phi, group))
+    pairwise_kl = jax.jit(lambda gaussian, phi: pairwise.pairwise_kl(gaussian, phi, group))
+    divergences = np.asarray(pairwise_kl(gaussian, phi))
     others = ~np.eye(num_agents, dtype=bool)
     log_weight = jnp.where(others, 0.0, -jnp.inf)
     energy = uniform(jnp.asarray(divergences), log_weight, alignment.rows())
@@ -88,7 +89,7 @@ def model(library_promotion):
     """The skeleton of a model through its entry, as the commands and the tests see it."""
     entry = _load("model").ENTRY
     model = entry.build(entry.tiny, VOCAB_SIZE, LENGTH, jnp.float32)
-    return model, model.init(jax.random.key(0))
+    return model, jax.jit(model.init)(jax.random.key(0))
 
 
 @pytest.fixture
@@ -99,7 +100,8 @@ def tokens():
 def test_model_reads_no_future_token(model, tokens):
     model, params = model
     changed = tokens.at[:, 4].set((tokens[:, 4] + 1) % VOCAB_SIZE)
-    before, after = (model.apply(params, Batch(x), None).logits for x in (tokens, changed))
+    apply = jax.jit(model.apply)
+    before, after = (apply(params, Batch(x), None).logits for x in (tokens, changed))
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.any(before[:, 4] != after[:, 4])
 
@@ -107,9 +109,10 @@ def test_model_reads_no_future_token(model, tokens):
 def test_model_decodes_what_it_applies(model, tokens):
     model, params = model
     state = model.init_decode(params, 2)
+    decode = jax.jit(model.decode)
     for i in range(LENGTH):
-        logits, state = model.decode(params, state, tokens[:, i])
-    whole = model.apply(params, Batch(tokens), None).logits[:, -1]
+        logits, state = decode(params, state, tokens[:, i])
+    whole = jax.jit(model.apply)(params, Batch(tokens), None).logits[:, -1]
     # Sums of 8 products, float32.
     chex.assert_trees_all_close(logits, whole, rtol=1e-5, atol=1e-5)
 
