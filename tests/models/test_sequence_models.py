@@ -4,6 +4,7 @@ decoding equals reading, every weight learns, a batch in parts is the batch, no 
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -21,12 +22,13 @@ from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
-from vfejax.types import Batch, TrainInfo, TrainState
+from vfejax.types import Batch, LossInfo, Prediction, TrainInfo, TrainState
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
-VOCABULARY, LENGTH, BATCH = 11, 12, 3
-DTYPES = jnp.float32, jnp.bfloat16
+# Batches are read bare, [BATCH, LENGTH], or padded to [BATCH, WIDTH].
+VOCABULARY, LENGTH, WIDTH, BATCH = 11, 12, 17, 8
+ROUNDING = {"rtol": 1e-9, "atol": 1e-11}  # sums in another order, amplified by norms of small ones
 # Terms that are small by default would hide a fault in their part of a gradient.
 HEAVY = {
     "resnet-bk": {"balance_weight": 1.0, "router_z_weight": 1.0},
@@ -54,28 +56,58 @@ MEMBERS = (
 assert MIXERS.keys() > FURTHER.keys()
 
 
-def _build(entry, dtype=jnp.float32, length=LENGTH):
+def _build(entry, dtype=jnp.float32, length=WIDTH):
     counts = {"counts": np.ones(VOCABULARY)} if entry.needs_counts else {}
     return entry.build(entry.tiny, VOCABULARY, length, dtype, **counts)
 
 
 class Compiled:
-    """A model in float64 with its functions compiled once for all tests that share it. The token
-    0 is padding in the loss.
+    """A model in float64 with its three programs. They take nearly all the time of this file, so
+    each is for one shape and for all tests: a test that calls another function, or calls these
+    with another shape, costs every model a compilation.
+
+    Attributes:
+        apply: ``(params, tokens [BATCH, LENGTH], None)`` to a prediction.
+        learn: ``(params, batch)`` to loss, its parts, the prediction and the gradient, for
+            :func:`_batch`. The token 0 is padding in the loss.
+        decode: ``(params, state, tokens [BATCH])`` to logits and state.
     """
 
     def __init__(self, name):
         entry = MEMBERS[name]
         entry = entry._replace(tiny=dataclasses.replace(entry.tiny, **HEAVY.get(name, {})))
-        self.model = _build(entry, jnp.float64)
-        self.params = jax.jit(self.model.init)(jax.random.key(0))
-        self.apply = jax.jit(self.model.apply)
-        self.decode = jax.jit(self.model.decode)
-        self.value_and_grad = jax.jit(
-            jax.value_and_grad(
-                lambda p, w: next_token_loss(self.model, p, w, None, 0), has_aux=True
-            )
-        )
+        self.model = model = _build(entry, jnp.float64)
+        self.params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+        self.apply, self.decode = jax.jit(model.apply), jax.jit(model.decode)
+
+        def loss(params, batch):
+            seen = []
+
+            def apply(*inputs):
+                seen.append(model.apply(*inputs))
+                return seen[-1]
+
+            watched = model._replace(apply=apply)
+            total, parts = next_token_loss(watched, params, batch, None, padding=0)
+            return total, (parts, seen[0])
+
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+        def learn(params, batch):
+            (total, (parts, prediction)), slopes = jax.device_get(gradient(params, batch))
+            return Learned(total, parts, prediction, slopes)
+
+        self.learn = learn
+
+    def logits(self, tokens):
+        return np.asarray(self.apply(self.params, tokens, None).logits)
+
+
+class Learned(NamedTuple):
+    loss: np.ndarray
+    parts: LossInfo
+    prediction: Prediction
+    gradient: Any
 
 
 @pytest.fixture(scope="module")
@@ -83,52 +115,57 @@ def compiled():
     return functools.cache(Compiled)
 
 
+@functools.cache
+def _abstract(name, dtype=jnp.float32, length=WIDTH):
+    """A model and the shapes of its weights, for what is known without computing anything."""
+    model = _build(MEMBERS[name], dtype, length)
+    return model, jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _batch(rng, mask=None):
+    """Random tokens to learn from, where the mask is True."""
+    windows = rng.integers(1, VOCABULARY, (BATCH, WIDTH + 1)).astype(np.int32)
+    mask = np.ones((BATCH, WIDTH), bool) if mask is None else mask
+    return Batch(windows[:, :-1], mask, targets=windows[:, 1:])
+
+
 @pytest.fixture
 def tokens(rng):
     return rng.integers(0, VOCABULARY, (BATCH, LENGTH)).astype(np.int32)
 
 
-each_member = pytest.mark.parametrize("name", MEMBERS)
 each_model = pytest.mark.parametrize("name", MODELS)
-# For claims that take a program of their own for every member: variants of a model wait for the
-# slow tests, so that a new mixer costs the quick ones little.
-each_model_then_member = pytest.mark.parametrize(
+# Mixers have quick tests of their own: test_mixers.py and test_resolvents.py in resnet_bk.
+each_member = pytest.mark.parametrize(
     "name",
     [name if name in MODELS else pytest.param(name, marks=pytest.mark.slow) for name in MEMBERS],
 )
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @each_member
-def test_logits_have_the_precision_that_was_asked_for(name, tokens):
-    """A variant of a model only in the precision that mixes two; double precision with the values
-    below.
-    """
-    for dtype in DTYPES if name in MODELS else [jnp.bfloat16]:
-        model = _build(MEMBERS[name], dtype)
-        params = jax.eval_shape(model.init, jax.random.key(0))
-        logits = jax.eval_shape(model.apply, params, tokens, jax.random.key(0)).logits
-        chex.assert_shape(logits, (BATCH, LENGTH, VOCABULARY))
-        chex.assert_type(logits, dtype)
-        chex.assert_type(jax.tree.leaves(params), jnp.float32)
+def test_logits_have_the_precision_that_was_asked_for(name, dtype, tokens):
+    """Double precision with the values below."""
+    model, params = _abstract(name, dtype)
+    logits = jax.eval_shape(model.apply, params, tokens, jax.random.key(0)).logits
+    chex.assert_shape(logits, (BATCH, LENGTH, VOCABULARY))
+    chex.assert_type(logits, dtype)
+    chex.assert_type(jax.tree.leaves(params), jnp.float32)
 
 
 @each_member
 def test_no_prediction_knows_a_later_token_or_another_sequence(name, compiled, tokens):
     model = compiled(name)
-    assert_reads_only_the_past(
-        lambda t: model.apply(model.params, t, None).logits, tokens, VOCABULARY
-    )
+    assert_reads_only_the_past(model.logits, tokens, VOCABULARY)
 
 
-@each_model_then_member
-def test_no_prediction_knows_the_answers_that_training_hands_to_the_model(name, compiled, tokens):
-    model = compiled(name)
-
-    @jax.jit
-    def logits(targets):
-        return model.model.apply(model.params, Batch(tokens, targets=targets), None).logits
-
-    np.testing.assert_array_equal(logits(_next_token(tokens)), logits(tokens))
+@each_member
+def test_no_prediction_knows_the_answers_that_training_hands_to_the_model(name, compiled, rng):
+    model, batch = compiled(name), _batch(rng)
+    other = batch._replace(targets=batch.tokens)
+    first, second = (model.learn(model.params, b) for b in (batch, other))
+    assert first.loss != second.loss
+    np.testing.assert_array_equal(first.prediction.logits, second.prediction.logits)
 
 
 @pytest.mark.slow
@@ -160,35 +197,24 @@ def _another_sequence(tokens):
 def test_a_model_that_cheats_is_found_out(read, compiled, tokens):
     honest = compiled("transformer")
     with pytest.raises(AssertionError):
-        assert_reads_only_the_past(
-            lambda t: honest.apply(honest.params, read(t), None).logits, tokens, VOCABULARY
-        )
+        assert_reads_only_the_past(lambda t: honest.logits(read(t)), tokens, VOCABULARY)
 
 
-@each_model_then_member
+@each_member
 def test_every_token_reaches_all_later_outputs(name, compiled, tokens):
     model = compiled(name)
     changed = tokens.copy()
     changed[:, 0] = (changed[:, 0] + 1) % VOCABULARY
-    difference = (
-        model.apply(model.params, tokens, None).logits
-        - model.apply(model.params, changed, None).logits
-    )
+    difference = model.logits(tokens) - model.logits(changed)
     assert np.all(np.abs(difference).max(axis=(0, 2)) > 0)
 
 
-def _padded(tokens, masks, rng):
-    """Tokens where the masks are True, and arbitrary numbers elsewhere."""
-    batch = rng.integers(-5, 1000, masks.shape).astype(np.int32)
-    batch[masks] = tokens.reshape(-1)
-    return Batch(batch, masks)
-
-
-def _masks(rng, real, width):
-    left = np.arange(width) >= width - real
-    scattered = np.zeros((BATCH, width), bool)
+def _masks(rng):
+    """Where LENGTH tokens stand among WIDTH."""
+    left = np.arange(WIDTH) >= WIDTH - LENGTH
+    scattered = np.zeros((BATCH, WIDTH), bool)
     for row in scattered:
-        row[np.sort(rng.permutation(width)[:real])] = True
+        row[np.sort(rng.permutation(WIDTH)[:LENGTH])] = True
     return {
         "left": np.tile(left, (BATCH, 1)),
         "right": np.tile(left[::-1], (BATCH, 1)),
@@ -196,52 +222,53 @@ def _masks(rng, real, width):
     }
 
 
-@each_model_then_member
+def _padded(tokens, mask, rng):
+    """Tokens where the mask is True, and arbitrary numbers elsewhere."""
+    batch = rng.integers(-5, 1000, mask.shape).astype(np.int32)
+    batch[mask] = tokens.reshape(-1)
+    return Batch(batch, mask, targets=np.ones_like(batch))
+
+
+@each_member
 def test_padding_anywhere_changes_nothing(name, compiled, tokens, rng):
     """Left, right and scattered padding agree to the last bit whatever stands there, and with the
     sequence alone to rounding, losses and diagnostics included.
     """
-    model, real = compiled(name), 7
-    masks = _masks(rng, real, LENGTH)
-    found = {}
-    for place, mask in masks.items():
-        prediction = model.apply(model.params, _padded(tokens[:, :real], mask, rng), None)
+    model, found = compiled(name), {}
+    for place, mask in _masks(rng).items():
+        prediction = model.learn(model.params, _padded(tokens, mask, rng)).prediction
         chex.assert_tree_all_finite(prediction)
-        logits = np.asarray(prediction.logits)[mask].reshape(BATCH, real, VOCABULARY)
+        logits = prediction.logits[mask].reshape(BATCH, LENGTH, VOCABULARY)
         found[place] = logits, prediction.losses, prediction.diagnostics
     chex.assert_trees_all_equal(found["left"], found["right"])
     chex.assert_trees_all_equal(found["left"], found["scattered"])
-    alone = model.apply(model.params, tokens[:, :real], None)
+    alone = jax.device_get(model.apply(model.params, tokens, None))
     expected = alone.logits, alone.losses, alone.diagnostics
-    # Programs of another length: sums in another order, amplified by norms of small numbers.
-    chex.assert_trees_all_close(found["left"], expected, rtol=1e-9, atol=1e-11)
+    chex.assert_trees_all_close(found["left"], expected, **ROUNDING)
 
 
 @each_model
-def test_rows_of_unequal_length_are_what_each_is_alone(name, compiled, tokens):
-    model = compiled(name)
-    lengths = np.array([3, LENGTH, 8])
-    mask = np.arange(LENGTH) >= LENGTH - lengths[:, None]
-    padded = np.where(mask, tokens, -1)
-    together = model.apply(model.params, Batch(padded, mask), None).logits
+def test_rows_of_unequal_length_are_what_each_is_alone(name, compiled, tokens, rng):
+    """Alone without padding: what follows a text cannot matter."""
+    model, lengths = compiled(name), [3, LENGTH, 8, 1, 7, 11, 2, 5]
+    mask = np.arange(WIDTH) >= WIDTH - np.array(lengths)[:, None]
+    texts = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+    batch = _padded(np.concatenate(texts), mask, rng)
+    together = model.learn(model.params, batch).prediction.logits
     for row, length in enumerate(lengths):
-        alone = np.zeros((BATCH, LENGTH), np.int32)
-        alone[:, :length] = tokens[row, -length:]
-        expected = model.apply(model.params, alone, None).logits[0, :length]
-        np.testing.assert_allclose(together[row, -length:], expected, rtol=1e-9, atol=1e-11)
+        expected = model.logits(np.roll(tokens, -row, axis=0))[0, :length]
+        np.testing.assert_allclose(together[row, -length:], expected, **ROUNDING)
 
 
 @each_member
 def test_decoding_token_by_token_equals_reading_at_once(name, compiled, tokens):
     model = compiled(name)
-    expected = model.apply(model.params, tokens, None).logits
-    state = model.model.init_decode(model.params, BATCH)
+    expected = model.logits(tokens)
     chex.assert_type([expected, *jax.tree.leaves(model.params)], jnp.float64)
-    start = state
+    start = state = jax.jit(model.model.init_decode, static_argnums=1)(model.params, BATCH)
     for t in range(LENGTH):
         logits, state = model.decode(model.params, state, tokens[:, t])
-        # Sums in another order, amplified by norms of small numbers.
-        np.testing.assert_allclose(logits, expected[:, t], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(logits, expected[:, t], **ROUNDING)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, start)
 
 
@@ -250,11 +277,10 @@ def _is_constant(name, path):
     return any(word in jax.tree_util.keystr(path) for word in MEMBERS[name].constants)
 
 
-@each_model_then_member
+@each_member
 def test_every_weight_has_a_finite_gradient_that_is_not_zero(name, compiled, rng):
     model = compiled(name)
-    windows = rng.integers(1, VOCABULARY, (8, LENGTH + 1)).astype(np.int32)
-    gradient = model.value_and_grad(model.params, windows)[1]
+    gradient = model.learn(model.params, _batch(rng)).gradient
     chex.assert_tree_all_finite(gradient)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.any(leaf != 0) != _is_constant(name, path), path
@@ -262,8 +288,7 @@ def test_every_weight_has_a_finite_gradient_that_is_not_zero(name, compiled, rng
 
 @each_model
 def test_gradient_is_that_of_finite_differences(name, compiled, rng):
-    model = compiled(name)
-    windows = rng.integers(1, VOCABULARY, (8, LENGTH + 1)).astype(np.int32)
+    model, batch = compiled(name), _batch(rng)
     direction = jax.tree_util.tree_map_with_path(
         lambda path, x: rng.standard_normal(x.shape) * (not _is_constant(name, path)), model.params
     )
@@ -271,50 +296,55 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
 
     def moved(sign):
         params = jax.tree.map(lambda x, d: x + sign * step * d, model.params, direction)
-        return model.value_and_grad(params, windows)[0][0]
+        return model.learn(params, batch).loss
 
     slope = (moved(1) - moved(-1)) / (2 * step)
-    gradient = model.value_and_grad(model.params, windows)[1]
+    gradient = model.learn(model.params, batch).gradient
     products = jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)
     # Central differences: rounding of the loss over the step.
     np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=1e-6)
 
 
+@pytest.mark.slow  # a model of one table, in parts: tests/training/test_step.py
 @each_model
 def test_a_batch_in_parts_is_the_batch_padding_and_further_terms_included(name, compiled, rng):
-    model = compiled(name)
-    windows = rng.integers(1, VOCABULARY, (8, LENGTH + 1)).astype(np.int32)
-    windows[0, 4:] = windows[1, 2:] = windows[2, :6] = windows[5, 8:] = 0  # unevenly over parts
-    (loss, info), gradient = model.value_and_grad(model.params, windows)
-    method = trainer(model.model, optax.sgd(1.0), jax.random.key(1), padding=0, accumulation=4)
-    state = TrainState(jnp.zeros((), jnp.int32), model.params, optax.sgd(1.0).init(model.params))
-    after, found = jax.jit(method.step)(state, windows)
+    model, mask = compiled(name), np.ones((BATCH, WIDTH), bool)
+    mask[0, 4:] = mask[1, 2:] = mask[2, :6] = mask[5, 8:] = False  # unevenly over parts
+    batch = _batch(rng, mask)
+    loss, parts, _, gradient = model.learn(model.params, batch)
+    optimizer = optax.sgd(1.0)
+    method = trainer(model.model, optimizer, jax.random.key(1), padding=0, accumulation=4)
+    state = TrainState(np.zeros((), np.int32), model.params, optimizer.init(model.params))
+    after, found = jax.device_get(jax.jit(method.step)(state, batch))
     # Sums in another order.
     close = {"rtol": 1e-9, "atol": 1e-12}
     expected = jax.tree.map(np.subtract, model.params, gradient)
     chex.assert_trees_all_close(after.params, expected, **close)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    chex.assert_trees_all_close(found, TrainInfo(loss, info, norm), **close)
+    chex.assert_trees_all_close(found, TrainInfo(loss, parts, norm), **close)
 
 
-@pytest.mark.parametrize("name", ["transformer", "resnet-bk-gumbel"])
+@pytest.mark.parametrize(
+    "name", ["transformer", pytest.param("resnet-bk-gumbel", marks=pytest.mark.slow)]
+)
 def test_a_key_makes_training_random_and_none_makes_it_not(name, compiled, tokens):
     entry, params = MEMBERS[name], compiled(name).params
     model = _build(entry._replace(tiny=dataclasses.replace(entry.tiny, dropout=0.2)), jnp.float64)
     apply = jax.jit(model.apply)
-    one, two, again = (apply(params, tokens, jax.random.key(seed)).logits for seed in (1, 2, 1))
+    one, two, again = (
+        np.asarray(apply(params, tokens, jax.random.key(seed)).logits) for seed in (1, 2, 1)
+    )
     chex.assert_trees_all_equal(one, again)
     assert not np.allclose(one, two)
 
 
 @each_model
 def test_what_is_no_batch_is_named(name):
-    model = _build(MODELS[name])
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    row = np.zeros((1, LENGTH), np.int32)
+    model, params = _abstract(name)
+    row = np.zeros((1, WIDTH), np.int32)
     for bad, message in (
-        (np.zeros(LENGTH, np.int32), "tokens must be integers of shape"),
-        (np.zeros((1, LENGTH), np.float32), "tokens must be integers of shape"),
+        (np.zeros(WIDTH, np.int32), "tokens must be integers of shape"),
+        (np.zeros((1, WIDTH), np.float32), "tokens must be integers of shape"),
         (np.zeros((1, 0), np.int32), "tokens must hold at least 1 position"),
         (np.zeros((0, LENGTH), np.int32), "tokens must hold at least 1 sequence"),
         (Batch(row, mask=row), "mask must be booleans of the tokens' shape"),
@@ -324,28 +354,26 @@ def test_what_is_no_batch_is_named(name):
     ):
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(model.apply, params, bad, None)
-    longer = np.zeros((1, LENGTH + 1), np.int32)
+    longer = np.zeros((1, WIDTH + 1), np.int32)
     if model.max_length is None:
-        assert jax.eval_shape(model.apply, params, longer, None).logits.shape[1] == LENGTH + 1
+        assert jax.eval_shape(model.apply, params, longer, None).logits.shape[1] == WIDTH + 1
     else:
-        with pytest.raises(ValueError, match=f"1 to {LENGTH} positions, got {LENGTH + 1}"):
+        with pytest.raises(ValueError, match=f"1 to {WIDTH} positions, got {WIDTH + 1}"):
             jax.eval_shape(model.apply, params, longer, None)
 
 
 @each_model
 def test_given_positions_are_those_that_count(name, compiled, tokens):
     model = compiled(name)
-    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
-    plain = model.apply(model.params, tokens, None).logits
-    given = model.apply(model.params, Batch(tokens, None, places), None).logits
-    np.testing.assert_allclose(given, plain, rtol=1e-9, atol=1e-11)
+    places = np.tile(np.arange(LENGTH, dtype=np.int32), (BATCH, 1))
+    given = model.apply(model.params, Batch(tokens, positions=places), None).logits
+    np.testing.assert_allclose(given, model.logits(tokens), **ROUNDING)
 
 
 @each_model
 def test_a_length_of_one_is_read_trained_and_decoded(name):
     """A table of one position must not trip over its shape."""
-    model = _build(MODELS[name], length=1)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    model, params = _abstract(name, length=1)
     windows = np.array([[3, 4], [5, 6]], np.int32)
     loss, _ = jax.eval_shape(lambda p: next_token_loss(model, p, windows), params)
     chex.assert_shape(loss, ())
