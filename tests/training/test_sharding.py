@@ -6,6 +6,12 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import pytest
+
+from vfejax.training import sharding
+
 CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from vfejax.models.gpt import model as transformer
@@ -36,6 +42,16 @@ print("equal")
 """
 
 
+def test_on_one_device_nothing_is_split():
+    mesh = sharding.data_mesh(7, jax.devices()[:1])
+    assert mesh.shape == {"data": 1}
+    windows = np.arange(42).reshape(2, 7, 3)
+    for found in (sharding.replicate(mesh, windows), sharding.split_batches(mesh, windows)):
+        assert found.sharding.shard_shape(found.shape) == (2, 7, 3)
+        np.testing.assert_array_equal(found, windows)
+
+
+@pytest.mark.slow
 def test_eight_devices_train_and_evaluate_as_one_does():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -1,15 +1,19 @@
 """Steps of training: against hand-made updates, in parts, resumed, and counted exactly."""
 
+import bisect
+
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from vfejax.models.protocol import as_batch
 from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
 from vfejax.training.step import trainer
-from vfejax.types import Batch
+from vfejax.types import Batch, Prediction
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -24,26 +28,58 @@ def test_a_step_is_one_update_along_the_gradient(bigram, windows):
     method = trainer(model, optax.sgd(0.5), jax.random.key(1), padding=0)
     state = method.init(jax.random.key(0))
     loss_fn = jax.value_and_grad(lambda p: next_token_loss(model, p, windows[0], None, 0)[0])
-    loss, slope = jax.jit(loss_fn)(state.params)
-    after, info = jax.jit(method.step)(state, windows[0])
+
+    @jax.jit
+    def both(state):
+        return loss_fn(state.params), method.step(state, windows[0])
+
+    (loss, slope), (after, info) = jax.device_get(both(state))
     chex.assert_trees_all_close(
         after.params, jax.tree.map(lambda p, g: p - 0.5 * g, state.params, slope), rtol=1e-14
     )
     np.testing.assert_allclose(info.loss, loss, rtol=1e-15)
-    np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-14)
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in slope.values()))
+    np.testing.assert_allclose(info.gradient_norm, norm, rtol=1e-14)
     assert int(after.step) == 1
     assert int(info.parts.num_tokens) == 24
 
 
-@pytest.mark.parametrize("accumulation", [2, 8])
-def test_a_batch_in_parts_is_the_same_batch(bigram, windows, accumulation):
-    model = bigram(5, extra=0.1)
-    whole = trainer(model, optax.sgd(0.5), jax.random.key(1), padding=0)
-    parts = trainer(model, optax.sgd(0.5), jax.random.key(1), padding=0, accumulation=accumulation)
-    state = whole.init(jax.random.key(0))
-    expected, found = (jax.jit(m.step)(state, windows[0]) for m in (whole, parts))
-    chex.assert_trees_all_close(found, expected, rtol=1e-12)
-    chex.assert_trees_all_equal_dtypes(found, expected)
+def _squared_mean(model):
+    """The model with the square of the mean of a logit over real tokens as a further term: no sum
+    over parts, but a function of such sums.
+    """
+
+    def summarize(sums):
+        mean = sums["logits"] / sums["tokens"]
+        return {"square": mean**2}, {"mean": mean}
+
+    def apply(params, batch, key):
+        batch, logits = as_batch(batch), model.apply(params, batch, key).logits
+        weight = batch.mask.astype(logits.dtype)
+        sums = {"logits": jnp.sum(logits[..., 1] * weight), "tokens": jnp.sum(weight)}
+        return Prediction(logits, *summarize(sums), sums)
+
+    return model._replace(apply=apply, summarize=summarize)
+
+
+@pytest.mark.parametrize(
+    ("further", "counts"),
+    [(lambda model: model, (1, 2, 8)), (_squared_mean, (1, 4))],
+    ids=["means", "functions of sums"],
+)
+def test_a_batch_in_parts_is_the_same_batch(bigram, windows, further, counts):
+    model = further(bigram(5, extra=0.1))
+    windows = windows[0] * (np.arange(4) < [[4], [2], [3], [4], [1], [4], [2], [3]])
+    methods = {
+        count: trainer(model, optax.sgd(0.5), jax.random.key(1), padding=0, accumulation=count)
+        for count in counts
+    }
+    state = methods[1].init(jax.random.key(0))
+    together = jax.jit(lambda state: {n: m.step(state, windows) for n, m in methods.items()})
+    found = jax.device_get(together(state))
+    for count in counts[1:]:
+        chex.assert_trees_all_close(found[count], found[1], rtol=1e-12)
+        chex.assert_trees_all_equal_dtypes(found[count], found[1])
 
 
 def test_parts_count_by_their_tokens(bigram):
@@ -52,13 +88,13 @@ def test_parts_count_by_their_tokens(bigram):
     """
     model = bigram(5)
     windows = np.asarray([[1, 2, 3, 4], [1, 3, 0, 0], [2, 4, 0, 0], [4, 1, 0, 0]])
-    for accumulation in (1, 2, 4):
-        method = trainer(
-            model, optax.sgd(1.0), jax.random.key(0), padding=0, accumulation=accumulation
-        )
-        state = method.init(jax.random.key(1))
-        zeros = {"kernel": np.zeros((5, 5)), "scale": np.ones(())}
-        after, info = jax.jit(method.step)(state._replace(params=zeros), windows)
+    methods = [
+        trainer(model, optax.sgd(1.0), jax.random.key(0), padding=0, accumulation=accumulation)
+        for accumulation in (1, 2, 4)
+    ]
+    zeros = {"kernel": np.zeros((5, 5)), "scale": np.ones(())}
+    start = methods[0].init(jax.random.key(1))._replace(params=zeros)
+    for after, info in jax.jit(lambda state: [m.step(state, windows) for m in methods])(start):
         row = np.array([-0.4, -0.4, 0.6, 0.6, -0.4]) / 6
         np.testing.assert_allclose(after.params["kernel"][1], row, rtol=1e-14)
         np.testing.assert_allclose(info.loss, np.log(5), rtol=1e-14)
@@ -106,19 +142,22 @@ def test_step_is_traced_once_over_changing_values(bigram, windows):
 
 def test_training_minimises_to_the_entropy_of_the_source(bigram, rng):
     table = rng.dirichlet(np.ones(4), 4)
-    tokens = [0]
-    for _ in range(20000):
-        tokens.append(rng.choice(4, p=table[tokens[-1]]))
+    bounds, tokens = np.cumsum(table, axis=1)[:, :-1].tolist(), [0]
+    for draw in rng.random(20000).tolist():
+        tokens.append(bisect.bisect(bounds[tokens[-1]], draw))
     text = np.asarray(tokens)
     model = bigram(4)
     method = trainer(model, optax.adam(0.05), jax.random.key(1))
     starts = rng.integers(0, len(text) - 9, (300, 32))
-    state, _ = jax.jit(lambda s, w: jax.lax.scan(method.step, s, w))(
-        method.init(jax.random.key(0)), text[starts[..., None] + np.arange(9)]
-    )
     frequency = np.bincount(text[:-1], minlength=4) / (len(text) - 1)
     entropy = -np.sum(frequency[:, None] * table * np.log(table))
     read = text[: 8 * 2500].reshape(1, 2500, 8)
-    sums = jax.jit(lambda p: evaluate(model, p, read))(state.params)
+
+    @jax.jit
+    def learned(state, windows):
+        state, _ = jax.lax.scan(method.step, state, windows)
+        return evaluate(model, state.params, read)
+
+    sums = learned(method.init(jax.random.key(0)), text[starts[..., None] + np.arange(9)])
     # Sampling: 17500 tokens, standard deviation of a token's nats about 1.
     np.testing.assert_allclose(sums.nats / sums.num_tokens, entropy, atol=4 / np.sqrt(17500))
