@@ -1,6 +1,8 @@
 """Mixers whose gates the tokens write, prepared for tests."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
@@ -10,7 +12,7 @@ def enlarged(mixer):
         layer = getattr(mixer, name, None)
         if layer is not None:
             kernel = getattr(layer, "levels", layer).kernel
-            kernel[...] = 40.0 * kernel[...]
+            kernel[...] = jnp.asarray(40.0 * np.asarray(kernel[...]))
     return mixer
 
 

@@ -305,7 +305,7 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
     np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=1e-6)
 
 
-@pytest.mark.slow  # a model of one table, in parts: tests/training/test_step.py
+@pytest.mark.slow  # of a table of logits: tests/training/test_step.py
 @each_model
 def test_a_batch_in_parts_is_the_batch_padding_and_further_terms_included(name, compiled, rng):
     model, mask = compiled(name), np.ones((BATCH, WIDTH), bool)

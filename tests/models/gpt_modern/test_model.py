@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.weights import random_weights
 
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.gpt_modern.model import build
@@ -26,9 +27,7 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
     # Larger than at first, and no norm of scale 1, so that every part of the formula matters.
-    leaves, tree = jax.tree.flatten(jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    return tree.unflatten([6 * x * rng.uniform(0.5, 1.5, x.shape) for x in leaves])
+    return random_weights(model, 0, 0.5)
 
 
 @pytest.fixture(scope="module")

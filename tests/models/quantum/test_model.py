@@ -58,19 +58,12 @@ def _apply(**options):
     return jax.jit(_build(**options).apply)
 
 
-@functools.cache
-def _first_weights():
-    return jax.jit(_build().init)(jax.random.key(3))
-
-
 def _params(rng):
     """Weights large enough for every part of the formula to matter."""
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: rng.normal(size=x.shape) if "kernel" in str(path[-1]) else np.array(x),
-        _first_weights(),
-    )
+    abstract = jax.eval_shape(_build().init, jax.random.key(0))
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), abstract)
+    params["tokens"]["dephasing"] = np.array(rare_token_dephasing(COUNTS))
     params["blocks"]["block"]["coupling"] = np.array([0.4, 1.1])
-    params["blocks"]["block"]["hamiltonian"] *= 3.0
     return params
 
 
@@ -143,7 +136,12 @@ def _oracle(params, tokens, config):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gate": True}, {"decohere": True}, {"mixing": "dephasing"}],
+    [
+        {},
+        {"gate": True},
+        pytest.param({"decohere": True}, marks=pytest.mark.slow),
+        {"mixing": "dephasing"},
+    ],
     ids=lambda o: "".join(o) or "default",
 )
 def test_the_model_is_its_formula(options, tokens, rng):
@@ -253,7 +251,18 @@ def test_frequent_tokens_lose_coherence_and_rare_ones_keep_it():
     np.testing.assert_allclose(rare_token_dephasing(np.ones(7)), 0.0, atol=1e-15)
 
 
-def test_dephasing_is_kept_with_the_weights_and_never_trained(tokens, rng):
+def test_dephasing_is_kept_with_the_weights(tokens, rng):
+    """A model built from other counts reads it with them."""
+    init = jax.jit(lambda key: _build().init(key)["tokens"]["dephasing"])
+    found, params = init(jax.random.key(0)), _params(rng)
+    np.testing.assert_allclose(found, rare_token_dephasing(COUNTS), rtol=1e-14)
+    other = jax.jit(_build(counts=np.ones(VOCABULARY)).apply)
+    expected = _apply()(params, tokens, None).logits
+    np.testing.assert_array_equal(other(params, tokens, None).logits, expected)
+
+
+@pytest.mark.slow  # its gradient is zero: tests/models/test_sequence_models.py
+def test_dephasing_is_never_trained(tokens, rng):
     model, start = _build(), _params(rng)
     method = trainer(model, adamw(1e-2, weight_decay=0.5), jax.random.key(1))
     step, windows = jax.jit(method.step), np.pad(tokens, ((0, 0), (0, 1)))
@@ -263,12 +272,7 @@ def test_dephasing_is_kept_with_the_weights_and_never_trained(tokens, rng):
         state, _ = step(state, windows)
     before, after = start["tokens"], state.params["tokens"]
     np.testing.assert_array_equal(after["dephasing"], before["dephasing"])
-    np.testing.assert_allclose(before["dephasing"], rare_token_dephasing(COUNTS), rtol=1e-14)
     assert not np.array_equal(after["angles"], before["angles"])
-    # A model built from other counts reads them with the weights.
-    other = jax.jit(_build(counts=np.ones(VOCABULARY)).apply)
-    expected = _apply()(state.params, tokens, None).logits
-    np.testing.assert_array_equal(other(state.params, tokens, None).logits, expected)
 
 
 def test_states_keep_single_precision_in_a_half_precision_model():
@@ -279,6 +283,7 @@ def test_states_keep_single_precision_in_a_half_precision_model():
     chex.assert_shape(state.states, (2, BATCH, WINDOW, DIM, DIM))
 
 
+@pytest.mark.slow  # without the gate: tests/models/test_sequence_models.py
 def test_decoding_with_the_gate_equals_reading_at_once(tokens, rng):
     model, params = _build(gate=True), _params(rng)
     expected = _apply(gate=True)(params, tokens, None).logits

@@ -1,10 +1,13 @@
 """Resolvents against dense matrices: what each says of itself, computed by inverting T - z."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.written_mixers import compiled
 
 from vfejax.models.resnet_bk.resolvents import LeftFeatures, ResolventFeatures, ResolventOperator
 from vfejax.spectral.resolvent import left_resolvent_diagonal
@@ -19,11 +22,18 @@ def states(rng):
     return jnp.asarray(3.0 * rng.standard_normal((BATCH, LENGTH, DIM)))
 
 
-def _mixer(kind, **options):
-    mixer = kind(DIM, HEADS, **({"z_floor": 0.1} | options), dtype=jnp.float64, rngs=nnx.Rngs(0))
+@functools.cache
+def _mixer(kind):
+    mixer = kind(DIM, HEADS, z_floor=0.1, dtype=jnp.float64, rngs=nnx.Rngs(0))
     # Larger than at first, so that every part of the formula matters.
-    mixer.potential.levels.kernel[...] = 30.0 * mixer.potential.levels.kernel[...]
+    kernel = mixer.potential.levels.kernel
+    kernel[...] = jnp.asarray(30.0 * np.asarray(kernel[...]))
     return mixer
+
+
+@functools.cache
+def _mix(kind):
+    return compiled(_mixer(kind))
 
 
 def _dense(potential, states):
@@ -44,7 +54,7 @@ def test_left_features_are_those_of_every_chain_cut_off_after_the_token(states):
     expected = np.stack(
         [np.linalg.inv(dense[..., : i + 1, : i + 1])[..., -1, -1] for i in range(LENGTH)], -1
     )
-    mixed, info = mixer(states)
+    mixed, info = _mix(LeftFeatures)(states)
     gates = np.asarray(mixer.potential.hopping())[:, None] * np.abs(expected)
     np.testing.assert_allclose(info.log_gates, np.log(gates), rtol=1e-12, atol=1e-12)
     features = np.concatenate([expected.real, expected.imag], 1).swapaxes(1, 2)
@@ -53,21 +63,31 @@ def test_left_features_are_those_of_every_chain_cut_off_after_the_token(states):
 
 def test_two_sided_features_are_the_diagonal_of_the_inverse_and_see_the_future(states):
     mixer = _mixer(ResolventFeatures)
-    mixed, _ = mixer(states)
+    mix = _mix(ResolventFeatures)
+    mixed, _ = mix(states)
     inverse = np.linalg.inv(_dense(mixer.potential, states))
     diagonal = np.diagonal(inverse, axis1=-2, axis2=-1).swapaxes(1, 2)
     features = np.concatenate([diagonal.real, diagonal.imag], -1)
     np.testing.assert_allclose(mixed, features @ mixer.out.kernel[...], rtol=1e-11, atol=1e-13)
-    changed, _ = mixer(states.at[:, -1].add(1.0))
-    assert np.all(np.abs(changed - mixed)[:, 0].max(-1) > 0)
+    moved = np.asarray(states).copy()
+    moved[:, -1] += 1.0
+    changed, _ = mix(moved)
+    assert np.all(np.abs(np.asarray(changed) - mixed)[:, 0].max(-1) > 0)
     assert not hasattr(mixer, "decode")
 
 
 def test_features_are_clamped(states):
-    mixer = _mixer(LeftFeatures, clamp=0.2)
+    mixer = LeftFeatures(DIM, HEADS, clamp=0.2, dtype=jnp.float64, rngs=nnx.Rngs(0))
     mixer.out.kernel[...] = jnp.eye(2 * HEADS, DIM)
-    features, _ = mixer(states)
-    left = left_resolvent_diagonal(*mixer.potential.tridiagonal(states))
+    graphdef, params = nnx.split(mixer)
+
+    @jax.jit
+    def both(states):
+        mixer = nnx.merge(graphdef, params)
+        diagonal = left_resolvent_diagonal(*mixer.potential.tridiagonal(states))
+        return mixer(states)[0], diagonal
+
+    features, left = jax.device_get(both(states))
     assert np.all(np.abs(features) <= 0.2)
     expected = np.clip(np.concatenate([left.real, left.imag], 1), -0.2, 0.2).swapaxes(1, 2)
     np.testing.assert_array_equal(features, expected[..., :DIM])
@@ -89,7 +109,17 @@ def test_the_operator_solves_every_chain_cut_off_after_the_token(states):
     gate = np.asarray(jax.nn.silu(mixer.gate(states))).reshape(BATCH, LENGTH, HEADS, -1)
     gated = parts * np.asarray(mixer.scale[...]) * np.concatenate([gate, gate], -1)
     expected = gated.reshape(BATCH, LENGTH, -1) @ np.asarray(mixer.out.kernel[...])
-    np.testing.assert_allclose(mixer(states)[0], expected, rtol=1e-10, atol=1e-14)
+    mixed = _mix(ResolventOperator)(states)[0]
+    np.testing.assert_allclose(mixed, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [LeftFeatures, ResolventOperator])
+def test_later_tokens_leave_earlier_outputs_bit_identical(kind, states):
+    changed = np.asarray(states).copy()
+    changed[:, 4:] += 1.0
+    before, after = (np.asarray(_mix(kind)(x)[0]) for x in (states, changed))
+    np.testing.assert_array_equal(before[:, :4], after[:, :4])
+    assert np.all(np.any(before != after, axis=-1)[:, 4:])
 
 
 def test_heads_must_divide_the_width():
