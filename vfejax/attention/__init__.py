@@ -2,6 +2,26 @@
 and attention on a torus.
 """
 
-from vfejax.attention import pattern, rope, softmax, toroidal
+from vfejax.attention import (
+    circulant,
+    depth_fusion,
+    encodings,
+    frequencies,
+    orthogonality,
+    pattern,
+    rope,
+    softmax,
+    toroidal,
+)
 
-__all__ = ["pattern", "rope", "softmax", "toroidal"]
+__all__ = [
+    "circulant",
+    "depth_fusion",
+    "encodings",
+    "frequencies",
+    "orthogonality",
+    "pattern",
+    "rope",
+    "softmax",
+    "toroidal",
+]
