@@ -29,7 +29,7 @@ __all__ = ["Pattern", "Tile", "columns", "rows", "tile"]
 class Pattern:
     """Who may attend to whom on a torus, and at what bias.
 
-    Attributes:
+    Args:
         query_places: place of each query in the sequence, integer ``[b | 1, n]``.
         key_places: place of each key, integer ``[b | 1, m]``.
         slope: logits lost per unit of distance, of each head and query platter, floating ``[g, D]``
@@ -80,6 +80,12 @@ def rows(pattern: Pattern, start: Array | int, size: int) -> Pattern:
         pattern: of all queries.
         start: first query, may be traced.
         size: number of queries.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, None, True)
+    >>> tile(rows(ring, 2, 2)).allowed.shape
+    (1, 1, 2, 6)
     """
     return replace(
         pattern,
@@ -97,6 +103,12 @@ def columns(pattern: Pattern, start: Array | int, size: int) -> Pattern:
         pattern: of all keys.
         start: first key, may be traced.
         size: number of keys.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, None, True)
+    >>> tile(columns(ring, 2, 2)).allowed.shape
+    (1, 1, 6, 2)
     """
     return replace(
         pattern,

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from vfejax.attention._arguments import check_depth
 from vfejax.attention.pattern import Pattern, tile
 from vfejax.attention.softmax import softmax
 from vfejax.geometry.torus import circular_distance, platter_distance
@@ -279,10 +280,7 @@ def _check_heads(query: Array, key: Array, value: Array, depth: int) -> None:
             )
     if key.shape != query.shape:
         raise ValueError(f"key must have the query's shape {query.shape}, got {key.shape}")
-    heads = query.shape[2]
-    if depth < 1 or heads % depth:
-        valid = ", ".join(str(d) for d in range(1, heads + 1) if heads % d == 0)
-        raise ValueError(f"depth must divide the {heads} heads (one of {valid}), got {depth}")
+    check_depth(depth, query.shape[2])
 
 
 def _slopes(slope: Array | float | None, query: Array, depth: int) -> Array | None:
