@@ -22,14 +22,21 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from vfejax.attention._arguments import check_depth
-from vfejax.attention.pattern import Pattern, tile
+from vfejax.attention._arguments import check_projections, head_slopes
+from vfejax.attention.pattern import Pattern
 from vfejax.attention.softmax import softmax
+from vfejax.attention.tiles import logits
 from vfejax.geometry.torus import circular_distance, platter_distance
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = ["Method", "axial_attention", "dense", "toroidal_attention", "toroidal_distance"]
+__all__ = [
+    "Method",
+    "axial_attention",
+    "dense",
+    "toroidal_attention",
+    "toroidal_distance",
+]
 
 
 class Method(Protocol):
@@ -95,11 +102,7 @@ def dense(query: Array, key: Array, value: Array, pattern: Pattern) -> Array:
     [2.0, 3.0, 5.0]
     """
     real = at_least_float32(query.dtype)
-    scores = jnp.einsum("bgnc,bgmc->bgnm", query, key, preferred_element_type=real)
-    scores = scores / jnp.asarray(query.shape[-1] ** 0.5, real)
-    bias, allowed = tile(pattern)
-    if bias is not None:
-        scores = scores - bias.astype(real)
+    scores, allowed = logits(query, key, pattern)
     weights = softmax(scores, allowed).astype(value.dtype)
     answer = jnp.einsum("bgnm,bgmv->bgnv", weights, value, preferred_element_type=real)
     return answer.astype(value.dtype)
@@ -164,10 +167,10 @@ def toroidal_attention(
     >>> bool(jnp.allclose(rolled, jnp.roll(straight, 1, axis=1)))
     True
     """
-    _check_heads(query, key, value, depth)
+    check_projections(query, key, value, depth)
     batch, n, heads, _ = query.shape
     group = heads // depth
-    slopes = _slopes(slope, query, depth)
+    slopes = head_slopes(slope, query, depth)
     allowed = _four_axes(mask, query)
     if allowed is not None:
         # Heads are numbered platter by platter: [b, D g, n, m] to [b, g, D, n, m].
@@ -247,14 +250,14 @@ def axial_attention(
     >>> answer[0, 0, :, 0].tolist()  # the mean over the ring, of each platter
     [3.0, 4.0]
     """
-    _check_heads(query, key, value, depth)
+    check_projections(query, key, value, depth)
     # Heads of one platter that never meet those of another: one platter of all heads.
     return toroidal_attention(
         query,
         key,
         value,
         depth=1,
-        slope=_slopes(slope, query, depth),
+        slope=head_slopes(slope, query, depth),
         circumference=circumference,
         causal=causal,
         window=window,
@@ -263,41 +266,6 @@ def axial_attention(
         distance_fn=distance_fn,
         method=method,
     )
-
-
-def _check_heads(query: Array, key: Array, value: Array, depth: int) -> None:
-    arrays = {"query": query, "key": key, "value": value}
-    for name, array in arrays.items():
-        if array.ndim != 4 or array.shape[:3] != query.shape[:3]:
-            raise ValueError(
-                f"{name} must be [b, n, h, c], of the query's b, n and h, got {array.shape} beside "
-                f"a query {query.shape}"
-            )
-        if array.dtype != query.dtype or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
-                f"query, key and value must have one floating dtype, got a {name} of {array.dtype} "
-                f"beside a query of {query.dtype}"
-            )
-    if key.shape != query.shape:
-        raise ValueError(f"key must have the query's shape {query.shape}, got {key.shape}")
-    check_depth(depth, query.shape[2])
-
-
-def _slopes(slope: Array | float | None, query: Array, depth: int) -> Array | None:
-    """One slope per head, ``[h]``, in the dtype of the scores."""
-    if slope is None:
-        return None
-    heads = query.shape[2]
-    slopes = jnp.asarray(slope)
-    if slopes.shape not in ((), (heads // depth,), (heads,)):
-        raise ValueError(
-            f"slope must be a number, [{heads // depth}] for the heads of a platter or [{heads}] "
-            f"for all heads, got {slopes.shape}"
-        )
-    slopes = slopes.astype(at_least_float32(query.dtype))
-    if slopes.shape == (heads // depth,):
-        return jnp.tile(slopes, depth)
-    return jnp.broadcast_to(slopes, (heads,))
 
 
 def _four_axes(mask: Array | None, query: Array) -> Array | None:
