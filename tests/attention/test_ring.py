@@ -1,0 +1,245 @@
+"""Attention over a ring of devices is attention on one, in values and gradients. The devices are
+host devices of a process of their own: XLA makes them at start.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.attention import ring
+from vfejax.attention.pattern import Pattern
+from vfejax.attention.toroidal import toroidal_attention
+from vfejax.geometry.torus import circular_distance
+
+SETUP = """
+import sys
+from functools import partial
+import chex, jax, jax.numpy as jnp, numpy as np
+from vfejax.attention.ring import ring, stripe, unstripe
+from vfejax.attention.toroidal import axial_attention, dense, toroidal_attention
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+AUTO = jax.sharding.AxisType.Auto
+FORMS = {"joint": toroidal_attention, "axial": axial_attention}
+rng = np.random.default_rng(0)
+
+def mesh(*sizes):
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return jax.make_mesh(sizes, ("sequence", "data")[: len(sizes)], (AUTO,) * len(sizes),
+                         devices=devices)
+
+def arrays(n, dtype):
+    shapes = [(2, n, 4, 3), (2, n, 4, 3), (2, n, 4, 5)]
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+
+def both(form, method, **options):
+    def attend(query, key, value, slope):
+        call = partial(FORMS[form], depth=2, circumference=20, method=method, **options)
+        answer = call(query, key, value, slope=slope)
+        return jnp.sum(jnp.sin(answer.astype(jnp.float64))), answer
+    return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2, 3), has_aux=True))
+
+def compare(form, method, n=16, dtype="float64", tolerance=1e-14, slope=(0.5, 2.0), **options):
+    inputs = (*arrays(n, dtype), slope and jnp.asarray(slope))
+    found, expected = (both(form, m, **options)(*inputs) for m in (method, dense))
+    # The loss is a sum of 640 numbers.
+    chex.assert_trees_all_close(found[0][0], expected[0][0], rtol=0, atol=1000 * tolerance)
+    chex.assert_trees_all_close((found[0][1], found[1]), (expected[0][1], expected[1]),
+                                rtol=tolerance, atol=tolerance)
+    return found
+"""
+
+QUICK = """
+places = stripe(jnp.arange(8), 2, axis=0)
+compare("joint", ring(mesh(2), "sequence", tile=2), n=8, causal=True, positions=places)
+print("equal")
+"""
+
+TABLE = """
+eight = mesh(8)
+for form, tile in (("joint", None), ("axial", 1)):
+    for options in ({}, {"causal": True}, {"window": 2}, {"causal": True, "window": 3},
+                    {"causal": True, "window": 1}, {"window": 9}):
+        compare(form, ring(eight, "sequence", tile=tile), **options)
+places = stripe(jnp.arange(16), 8, axis=0)
+compare("joint", ring(eight, "sequence", tile=1), positions=places, causal=True, window=5)
+
+# Masks of every shape, with a query that reads nothing, and places of each sequence.
+mask = rng.uniform(size=(2, 4, 16, 16)) < 0.5
+mask[0, :, 3] = False
+for part in (mask, mask[:1], mask[:, :1], mask[:, :, :1], mask[:, :1, :, :1], mask[:, :1, :1]):
+    found = compare("joint", ring(eight, "sequence"), mask=jnp.asarray(part), causal=True)
+    if part is mask:
+        assert np.all(np.asarray(found[0][1][0, 3]) == 0)
+        assert np.all(np.asarray(found[1][0][0, 3]) == 0)
+places = jnp.asarray(np.stack([rng.permutation(16), rng.permutation(16)]))
+compare("axial", ring(eight, "sequence"), positions=places, causal=True, window=4)
+compare("joint", ring(mesh(4, 2), "sequence", batch_axis="data", tile=2), positions=places,
+        mask=jnp.asarray(mask), causal=True)
+compare("axial", ring(mesh(4, 2), "sequence", batch_axis="data"), window=3)
+compare("joint", ring(mesh(4, 2), "sequence"), slope=None)
+
+# Striped tokens answer what tokens in order answer.
+inputs = (*arrays(16, "float64"), jnp.asarray([0.5, 2.0]))
+dealt = (*(stripe(x, 8) for x in inputs[:3]), inputs[3])
+method = ring(eight, "sequence", tile=1)
+found = both("joint", method, causal=True, positions=stripe(jnp.arange(16), 8, axis=0))(*dealt)
+expected = both("joint", dense, causal=True)(*inputs)
+back = lambda x: unstripe(x, 8)
+chex.assert_trees_all_close((back(found[0][1]), *map(back, found[1][:3]), found[1][3]),
+                            (expected[0][1], *expected[1]), rtol=0, atol=1e-14)
+
+# Single precision, and half precision summed in single.
+compare("joint", ring(eight, "sequence"), dtype="float32", tolerance=1e-5, causal=True)
+compare("joint", ring(eight, "sequence"), dtype="bfloat16", tolerance=0.06, causal=True)
+
+# A NaN stays in its sequence.
+query, key, value, slope = inputs
+answer = both("joint", method)(query.at[0, 3].set(jnp.nan), key, value, slope)[0][1]
+assert not np.any(np.isnan(answer[1])) and np.all(np.isnan(answer[0, 3]))
+print("equal")
+"""
+
+MEMORY = """
+# One device holds 16 places; the sequence grows with the devices.
+temporary = {}
+for devices in (2, 4, 8):
+    shape = jax.ShapeDtypeStruct((1, 16 * devices, 4, 64), "float32")
+    method = ring(mesh(devices), "sequence")
+    loss = lambda q, k, v: jnp.sum(jnp.sin(axial_attention(
+        q, k, v, depth=1, slope=None, circumference=256, method=method)))
+    sharding = jax.sharding.NamedSharding(mesh(devices), jax.P(None, "sequence"))
+    arguments = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)] * 3
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*arguments).compile()
+    temporary[devices] = compiled.memory_analysis().temp_size_in_bytes
+    block = 16 * 4 * 64 * 4
+print(temporary, block, file=sys.stderr)
+assert temporary[8] < 1.1 * temporary[4]
+print("equal")
+"""
+
+
+def run(code):
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, "-W", "error", "-c", SETUP + code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "equal\n"
+    return done.stderr
+
+
+def test_two_devices_with_striped_tokens_give_what_one_gives():
+    run(QUICK)
+
+
+def pattern(n, **options):
+    places = jnp.arange(n)[None]
+    fields = {"causal": False, "window": None, "is_counted": True} | options
+    return Pattern(places, places, None, None, 1, 64, circular_distance, **fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "hops"),
+    [
+        ({}, (0, 8)),
+        ({"causal": True}, (0, 8)),
+        ({"causal": True, "window": 1}, (0, 1)),
+        ({"causal": True, "window": 2}, (0, 2)),
+        ({"causal": True, "window": 5}, (0, 2)),
+        ({"causal": True, "window": 6}, (0, 3)),
+        ({"causal": True, "window": 60}, (0, 8)),
+        ({"window": 0}, (0, 1)),
+        ({"window": 1}, (-1, 3)),
+        ({"window": 4}, (-1, 3)),
+        ({"window": 5}, (-2, 5)),
+        ({"window": 13}, (0, 8)),
+        ({"causal": True, "window": 2, "is_counted": False}, (0, 8)),
+    ],
+)
+def test_windows_visit_only_the_devices_they_reach(options, hops):
+    assert ring._hops(pattern(32, **options), 4, 8) == hops
+
+
+@pytest.mark.parametrize("n", [8, pytest.param(24, marks=pytest.mark.slow)])
+def test_striped_tokens_come_back_and_are_dealt_round(n, rng):
+    x = rng.normal(size=(2, n, 3))
+    dealt = ring.stripe(jnp.asarray(x), 4)
+    np.testing.assert_array_equal(dealt.reshape(2, 4, n // 4, 3)[:, 1], x[:, 1::4])
+    np.testing.assert_array_equal(ring.unstripe(dealt, 4), x)
+    np.testing.assert_array_equal(
+        ring.unstripe(ring.stripe(jnp.asarray(x).T, 4, axis=-2), 4, axis=-2), x.T
+    )
+
+
+def test_striped_tokens_give_every_device_the_same_work():
+    devices, tiles, size = 4, 4, 4
+    in_order = np.arange(devices * tiles * size)
+    is_read = jax.jit(
+        jax.vmap(
+            jax.vmap(
+                lambda queries, keys: ring._is_read(
+                    Pattern(
+                        queries[None], keys[None], None, None, 1, 64, circular_distance,
+                        True, None, False,
+                    )
+                ),
+                (None, 0),
+            ),
+            (0, None),
+        )
+    )  # fmt: skip
+
+    def tiles_read(places):
+        blocks = places.reshape(-1, size)
+        return is_read(blocks, blocks).reshape(devices, -1).sum(axis=1).tolist()
+
+    # Tiles of 4 places that each of 4 devices reads, of 16 blocks.
+    assert tiles_read(in_order) == [10, 26, 42, 58]
+    assert tiles_read(np.asarray(ring.stripe(jnp.asarray(in_order), devices, axis=0))) == [40] * 4
+
+
+def one_device():
+    return jax.make_mesh(
+        (1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
+    )
+
+
+def test_errors_name_the_argument():
+    mesh, x = one_device(), jnp.ones((1, 6, 2, 2))
+    with pytest.raises(ValueError, match=r"axis must be one of the mesh's \('sequence',\), got 'd"):
+        ring.ring(mesh, "data")
+    with pytest.raises(ValueError, match=r"batch_axis must be one of the mesh's .* got 'data'"):
+        ring.ring(mesh, "sequence", batch_axis="data")
+    with pytest.raises(ValueError, match="tile must divide the 6 places of a device, got 4"):
+        toroidal_attention(
+            *(x, x, x),
+            depth=1,
+            slope=None,
+            circumference=6,
+            method=ring.ring(mesh, "sequence", tile=4),
+        )
+    with pytest.raises(ValueError, match="num_devices must divide the 6 tokens, got 4"):
+        ring.stripe(x, 4)
+    with pytest.raises(ValueError, match="num_devices must divide the 6 tokens, got 0"):
+        ring.unstripe(x, 0)
+
+
+@pytest.mark.slow  # some 50 compilations for eight devices
+def test_eight_devices_give_what_one_gives():
+    run(TABLE)
+
+
+@pytest.mark.slow  # three compilations of a gradient
+def test_memory_of_the_backward_pass_is_that_of_a_block():
+    run(MEMORY)
