@@ -1,0 +1,349 @@
+"""Attention block by block, in memory of the size of its inputs: the softmax is summed as keys are
+read, and the bias of a block is made where it is needed.
+
+Per block of queries the keys are read in blocks, and their averages joined
+(:func:`vfejax.attention.softmax.combine`), so that no more than one block of scores exists at a
+time. The forward pass keeps its answer o and the logarithm L of each row's total; from them the
+backward pass makes the weights again,
+
+    p = exp(s - L),    dv = p^T do,    ds = p (do v^T - <do, o>),
+    dq = ds k / c^(1/2),    dk = ds^T q / c^(1/2),    dslope = - sum ds distance.
+
+Where tokens stand at 0, 1, 2, ..., distance and window depend on the offset of two blocks alone:
+they are rows of one strip of ``(n + m) D`` tokens by one block of keys, which is made once; and
+blocks of keys that causality or the window hides from all queries of a block are not read.
+
+Cost: two products of ``[n D, c]`` by ``[c, m D]`` per head forward and five backward, over the
+blocks that are read; memory ``O((n + m) D (c + block_size))`` per head. There is a first
+derivative in reverse mode, and no other: a Hessian or a forward derivative needs
+:func:`vfejax.attention.toroidal.dense`.
+
+Source: Rabe and Staats, Self-attention does not need O(n^2) memory (2021); Dao et al.,
+FlashAttention (2022) for the backward pass. The strip of the bias is ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, reduce
+from operator import and_
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.attention.pattern import Pattern, Tile, columns, rows, tile
+from vfejax.attention.softmax import Average, combine, finish, partial_average
+from vfejax.attention.toroidal import Method
+from vfejax.numerics import at_least_float32
+from vfejax.types import Array
+
+__all__ = ["blockwise"]
+
+
+class _Sizes(NamedTuple):
+    """Tokens of a block: the most queries, and the most keys."""
+
+    queries: int
+    keys: int
+
+
+class _Blocks(NamedTuple):
+    """Where blocks begin and which of them meet.
+
+    Attributes:
+        queries: places of a block of queries.
+        keys: places of a block of keys.
+        num_queries: number of blocks of queries.
+        num_keys: number of blocks of keys.
+        order: blocks of keys of each block of queries, those that it reads first, ``[num_queries,
+            num_keys]``.
+        counts: how many of them it reads, ``[num_queries]``.
+    """
+
+    queries: int
+    keys: int
+    num_queries: int
+    num_keys: int
+    order: np.ndarray
+    counts: np.ndarray
+
+
+def blockwise(block_size: int = 64, query_block_size: int = 512) -> Method:
+    """Attention that reads the keys block by block and never holds all scores.
+
+    Values and first derivatives are those of :func:`vfejax.attention.toroidal.dense`, up to
+    rounding. No block has to divide the length. The defaults are the fastest on a CPU; the scores
+    that exist at a time number batch x heads x the two sizes.
+
+    Args:
+        block_size: tokens in a block of keys, over all platters; at least one place is read.
+        query_block_size: tokens in a block of queries.
+
+    Returns:
+        A method for :func:`vfejax.attention.toroidal.toroidal_attention`.
+
+    Raises:
+        ValueError: for sizes below 1.
+
+    >>> from vfejax.attention.toroidal import dense, toroidal_attention
+    >>> query, key, value = jax.random.normal(jax.random.key(0), (3, 1, 10, 4, 2))
+    >>> options = dict(depth=2, slope=4.0, circumference=12, window=3)
+    >>> ours = toroidal_attention(query, key, value, **options, method=blockwise(block_size=4))
+    >>> expected = toroidal_attention(query, key, value, **options, method=dense)
+    >>> bool(jnp.allclose(ours, expected, atol=1e-5))
+    True
+    """
+    for name, size in {"block_size": block_size, "query_block_size": query_block_size}.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    sizes = _Sizes(query_block_size, block_size)
+
+    def method(query: Array, key: Array, value: Array, pattern: Pattern) -> Array:
+        return _attend(sizes, query, key, value, pattern.slope, replace(pattern, slope=None))
+
+    return method
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    sizes: _Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
+) -> Array:
+    return _forward(sizes, query, key, value, slope, pattern)[0]
+
+
+def _forward(
+    sizes: _Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
+) -> tuple[Array, tuple]:
+    """The answer, and with it what the backward pass reads."""
+    blocks, real = _blocks(pattern, sizes), at_least_float32(query.dtype)
+    score_fn = _scores(blocks, slope, pattern)
+    keys, values = (_split(x, blocks.keys * pattern.depth, blocks.num_keys) for x in (key, value))
+
+    def read(block: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        i, order, count, query = block
+        shape = query.shape[:-1]
+
+        def step(turn: Array, average: Average) -> Average:
+            j = _at(order, turn)
+            logits, (_, allowed) = score_fn(i, j, query, _at(keys, j))
+            return combine(average, partial_average(logits, _at(values, j), allowed))
+
+        nothing = Average(
+            jnp.full(shape, -jnp.inf, real),
+            jnp.zeros(shape, real),
+            jnp.zeros((*shape, value.shape[-1]), real),
+        )
+        average = jax.lax.fori_loop(jnp.zeros_like(count), count, step, nothing)
+        empty = average.top == -jnp.inf
+        log_sum = jnp.where(empty, 0.0, average.top + jnp.log(average.total))
+        return finish(average).astype(value.dtype), log_sum[..., None]
+
+    queries = _split(query, blocks.queries * pattern.depth, blocks.num_queries)
+    found = jax.lax.map(read, (*_schedule(blocks), queries))
+    answer, log_sum = (_join(x, query.shape[2]) for x in found)
+    return answer, (query, key, value, slope, pattern, answer, log_sum)
+
+
+def _backward(sizes: _Sizes, kept: tuple, cotangent: Array) -> tuple:
+    """Cotangents of query, key, value and slope; None for the pattern, which has none."""
+    query, key, value, slope, pattern, answer, log_sum = kept
+    blocks, real = _blocks(pattern, sizes), at_least_float32(query.dtype)
+    score_fn = _scores(blocks, slope, pattern)
+    product = partial(jnp.einsum, preferred_element_type=real)
+    keys, values = (_split(x, blocks.keys * pattern.depth, blocks.num_keys) for x in (key, value))
+    along = jnp.sum(cotangent.astype(real) * answer.astype(real), axis=-1, keepdims=True)
+
+    def read(sums: tuple[Array, Array], block: tuple) -> tuple[tuple[Array, Array], tuple]:
+        i, order, count, query, cotangent, log_sum, along = block
+
+        def step(turn: Array, carry: tuple) -> tuple:
+            to_query, to_slope, to_keys, to_values = carry
+            j = _at(order, turn)
+            logits, (distance, allowed) = score_fn(i, j, query, _at(keys, j))
+            logits = logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+            weights = jnp.exp(logits - log_sum)
+            change = weights * (product("bgnv,bgmv->bgnm", cotangent, _at(values, j)) - along)
+            if distance is not None:
+                to_slope = to_slope - jnp.sum(change * distance, axis=-1)
+            weights, change = weights.astype(value.dtype), change.astype(query.dtype)
+            return (
+                to_query + product("bgnm,bgmc->bgnc", change, _at(keys, j)),
+                to_slope,
+                _add(to_keys, j, product("bgnm,bgnc->bgmc", change, query)),
+                _add(to_values, j, product("bgnm,bgnv->bgmv", weights, cotangent)),
+            )
+
+        start = jnp.zeros(query.shape, real), jnp.zeros(query.shape[:-1], real), *sums
+        done = jax.lax.fori_loop(jnp.zeros_like(count), count, step, start)
+        return done[2:], done[:2]
+
+    rows = (query, cotangent, log_sum, along)
+    rows = (_split(x, blocks.queries * pattern.depth, blocks.num_queries) for x in rows)
+    start = tuple(jnp.zeros(x.shape, real) for x in (keys, values))
+    sums, (to_query, to_slope) = jax.lax.scan(read, start, (*_schedule(blocks), *rows))
+    scale = jnp.asarray(query.shape[-1] ** -0.5, real)
+    return (
+        (_join(to_query, query.shape[2]) * scale).astype(query.dtype),
+        (_join(sums[0], key.shape[2]) * scale).astype(key.dtype),
+        _join(sums[1], key.shape[2]).astype(value.dtype),
+        None if slope is None else _by_platter(to_slope, slope),
+        None,
+    )
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _by_platter(rows: Array, like: Array) -> Array:
+    """One number per token ``[blocks, b, g, tokens]``, summed to one per head and platter."""
+    depth = like.shape[1]
+    tokens = rows.reshape(*rows.shape[:-1], rows.shape[-1] // depth, depth)
+    return jnp.sum(tokens, axis=(0, 1, 3)).astype(like.dtype)
+
+
+def _at(blocks: Array, index: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(blocks, index, 0, keepdims=False)
+
+
+def _add(blocks: Array, index: Array, change: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(blocks, _at(blocks, index) + change, index, 0)
+
+
+def _split(x: Array, size: int, num: int) -> Array:
+    """``[b, g, tokens, c]`` as blocks ``[num, b, g, size, c]``, zeros behind the last token."""
+    x = _padded(x, 2, size * num)
+    return jnp.moveaxis(x.reshape(*x.shape[:2], num, size, x.shape[-1]), 2, 0)
+
+
+def _join(blocks: Array, tokens: int) -> Array:
+    """Blocks ``[num, b, g, size, c]`` as ``[b, g, tokens, c]``."""
+    x = jnp.moveaxis(blocks, 0, 2)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :tokens]
+
+
+def _padded(x: Array, axis: int, size: int) -> Array:
+    """Zeros, or False, up to ``size`` entries of one axis."""
+    if x.shape[axis] == size:
+        return x
+    widths = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+    return jnp.pad(x, widths)
+
+
+def _even(length: int, most: int) -> tuple[int, int]:
+    """Size and number of blocks that cover a length: of one size, as even as they can be."""
+    num = max(1, -(-length // most))
+    return max(1, -(-length // num)), num
+
+
+def _blocks(pattern: Pattern, sizes: _Sizes) -> _Blocks:
+    """Blocks of whole places, and which of them meet."""
+    n, m = pattern.query_places.shape[1], pattern.key_places.shape[1]
+    queries, num_queries = _even(n, max(1, sizes.queries // pattern.depth))
+    keys, num_keys = _even(m, max(1, sizes.keys // pattern.depth))
+    meets = np.ones((num_queries, num_keys), bool)
+    if pattern.is_counted:
+        # The offsets of a block of queries and one of keys, from the least to the greatest.
+        start = np.arange(num_queries)[:, None] * queries - np.arange(num_keys) * keys
+        least, greatest = start - keys + 1, start + queries - 1
+        if pattern.causal:
+            meets &= greatest >= 0
+            if pattern.window is not None:
+                meets &= least < pattern.window
+        elif pattern.window is not None:
+            ring, reach = pattern.circumference, pattern.window
+            turns = [
+                (greatest >= t * ring - reach) & (least <= t * ring + reach) for t in (-1, 0, 1)
+            ]
+            meets &= np.any(turns, axis=0)
+    order = np.argsort(~meets, axis=1, kind="stable")
+    return _Blocks(queries, keys, num_queries, num_keys, order, np.sum(meets, axis=1))
+
+
+def _schedule(blocks: _Blocks) -> tuple[Array, Array, Array]:
+    """Number of every block of queries, the blocks of keys it reads, and how many they are."""
+    parts = np.arange(blocks.num_queries), blocks.order, blocks.counts
+    index, order, counts = (jnp.asarray(x, jnp.int32) for x in parts)
+    return index, order, counts
+
+
+def _scores(
+    blocks: _Blocks, slope: Array | None, pattern: Pattern
+) -> Callable[[Array, Array, Array, Array], tuple[Array, Tile]]:
+    """``(i, j, queries, keys) -> (logits, tile)`` of two blocks; the tile has distances in place of
+    biases, and the logits of what is not allowed are still to be masked.
+    """
+    tile_fn = _tiles(blocks, pattern, None if slope is None else slope.dtype)
+    steep = None if slope is None else jnp.tile(slope, (1, blocks.queries))[None, :, :, None]
+
+    def score(i: Array, j: Array, query: Array, key: Array) -> tuple[Array, Tile]:
+        real = at_least_float32(query.dtype)
+        logits = jnp.einsum("bgnc,bgmc->bgnm", query, key, preferred_element_type=real)
+        logits = logits * jnp.asarray(query.shape[-1] ** -0.5, real)
+        found = tile_fn(i, j)
+        return logits if steep is None else logits - (steep * found.bias).astype(real), found
+
+    return score
+
+
+def _tiles(
+    blocks: _Blocks, pattern: Pattern, real: jnp.dtype | None
+) -> Callable[[Array, Array], Tile]:
+    """``(i, j) -> tile`` of two blocks, with the distance itself as bias: slope 1 for all heads."""
+    depth, m = pattern.depth, pattern.key_places.shape[1]
+    unit = None if real is None else jnp.ones((1, depth), real)
+    mask = pattern.mask
+    if mask is not None:
+        for axis, size in (
+            (3, blocks.queries * blocks.num_queries),
+            (4, blocks.keys * blocks.num_keys),
+        ):
+            mask = mask if mask.shape[axis] == 1 else _padded(mask, axis, size)
+    places = [
+        _padded(x, 1, size * num)
+        for x, size, num in (
+            (pattern.query_places, blocks.queries, blocks.num_queries),
+            (pattern.key_places, blocks.keys, blocks.num_keys),
+        )
+    ]
+    whole = replace(pattern, query_places=places[0], key_places=places[1], slope=unit, mask=mask)
+    strip_fn = _strip(blocks, whole) if pattern.is_counted else None
+    if strip_fn is not None:
+        whole = replace(whole, slope=None, causal=False, window=None)
+
+    def find(i: Array, j: Array) -> Tile:
+        part = columns(
+            rows(whole, i * blocks.queries, blocks.queries), j * blocks.keys, blocks.keys
+        )
+        found = tile(part)
+        conditions = [found.allowed]
+        if strip_fn is not None:
+            of_strip = strip_fn(i, j)
+            found, conditions = of_strip, [found.allowed, of_strip.allowed]
+        if blocks.keys * blocks.num_keys > m:
+            inside = j * blocks.keys + jnp.arange(blocks.keys, dtype=j.dtype) < m
+            conditions.append(jnp.repeat(inside, depth)[None, None, None, :])
+        met = [condition for condition in conditions if condition is not None]
+        # Without the barrier XLA makes the tile again for every head.
+        return jax.lax.optimization_barrier(Tile(found.bias, reduce(and_, met) if met else None))
+
+    return find
+
+
+def _strip(blocks: _Blocks, pattern: Pattern) -> Callable[[Array, Array], Tile]:
+    """Tiles of tokens that stand at 0, 1, 2, ...: cuts of one strip, whose row is the offset of a
+    query to the first key of its block.
+    """
+    before = (blocks.num_keys - 1) * blocks.keys
+    offsets = jnp.arange(-before, blocks.num_queries * blocks.queries, dtype=jnp.int32)
+    first = jnp.arange(blocks.keys, dtype=jnp.int32)
+    strip = tile(replace(pattern, query_places=offsets[None], key_places=first[None], mask=None))
+    size = blocks.queries * pattern.depth
+
+    def cut(i: Array, j: Array) -> Tile:
+        start = (before + i * blocks.queries - j * blocks.keys) * pattern.depth
+        return Tile(
+            *(x if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 2) for x in strip)
+        )
+
+    return cut
