@@ -24,15 +24,14 @@ FlashAttention (2022) for the backward pass. The strip of the bias is ours.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, reduce
-from operator import and_
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vfejax.attention.pattern import Pattern, Tile, columns, rows, tile
+from vfejax.attention._blocks import Plan, padded, plan, schedule, tiles
+from vfejax.attention.pattern import Pattern, Tile
 from vfejax.attention.softmax import Average, combine, finish, partial_average
 from vfejax.attention.toroidal import Method
 from vfejax.numerics import at_least_float32
@@ -46,27 +45,6 @@ class _Sizes(NamedTuple):
 
     queries: int
     keys: int
-
-
-class _Blocks(NamedTuple):
-    """Where blocks begin and which of them meet.
-
-    Attributes:
-        queries: places of a block of queries.
-        keys: places of a block of keys.
-        num_queries: number of blocks of queries.
-        num_keys: number of blocks of keys.
-        order: blocks of keys of each block of queries, those that it reads first, ``[num_queries,
-            num_keys]``.
-        counts: how many of them it reads, ``[num_queries]``.
-    """
-
-    queries: int
-    keys: int
-    num_queries: int
-    num_keys: int
-    order: np.ndarray
-    counts: np.ndarray
 
 
 def blockwise(block_size: int = 64, query_block_size: int = 512) -> Method:
@@ -116,7 +94,7 @@ def _forward(
     sizes: _Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
 ) -> tuple[Array, tuple]:
     """The answer, and with it what the backward pass reads."""
-    blocks, real = _blocks(pattern, sizes), at_least_float32(query.dtype)
+    blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)
     score_fn = _scores(blocks, slope, pattern)
     keys, values = (_split(x, blocks.keys * pattern.depth, blocks.num_keys) for x in (key, value))
 
@@ -140,7 +118,7 @@ def _forward(
         return finish(average).astype(value.dtype), log_sum[..., None]
 
     queries = _split(query, blocks.queries * pattern.depth, blocks.num_queries)
-    found = jax.lax.map(read, (*_schedule(blocks), queries))
+    found = jax.lax.map(read, (*schedule(blocks.meets), queries))
     answer, log_sum = (_join(x, query.shape[2]) for x in found)
     return answer, (query, key, value, slope, pattern, answer, log_sum)
 
@@ -148,7 +126,7 @@ def _forward(
 def _backward(sizes: _Sizes, kept: tuple, cotangent: Array) -> tuple:
     """Cotangents of query, key, value and slope; None for the pattern, which has none."""
     query, key, value, slope, pattern, answer, log_sum = kept
-    blocks, real = _blocks(pattern, sizes), at_least_float32(query.dtype)
+    blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)
     score_fn = _scores(blocks, slope, pattern)
     product = partial(jnp.einsum, preferred_element_type=real)
     keys, values = (_split(x, blocks.keys * pattern.depth, blocks.num_keys) for x in (key, value))
@@ -183,7 +161,7 @@ def _backward(sizes: _Sizes, kept: tuple, cotangent: Array) -> tuple:
     rows = (query, cotangent, log_sum, along)
     rows = (_split(x, blocks.queries * pattern.depth, blocks.num_queries) for x in rows)
     start = tuple(jnp.zeros_like(jnp.swapaxes(x, 3, 4), real) for x in (keys, values))
-    sums, (to_query, to_slope) = jax.lax.scan(read, start, (*_schedule(blocks), *rows))
+    sums, (to_query, to_slope) = jax.lax.scan(read, start, (*schedule(blocks.meets), *rows))
     scale = jnp.asarray(query.shape[-1] ** -0.5, real)
     return (
         (_join(to_query, query.shape[2]) * scale).astype(query.dtype),
@@ -214,7 +192,7 @@ def _add(blocks: Array, index: Array, change: Array) -> Array:
 
 def _split(x: Array, size: int, num: int) -> Array:
     """``[b, g, tokens, c]`` as blocks ``[num, b, g, size, c]``, zeros behind the last token."""
-    x = _padded(x, 2, size * num)
+    x = padded(x, 2, size * num)
     return jnp.moveaxis(x.reshape(*x.shape[:2], num, size, x.shape[-1]), 2, 0)
 
 
@@ -224,58 +202,13 @@ def _join(blocks: Array, tokens: int) -> Array:
     return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :tokens]
 
 
-def _padded(x: Array, axis: int, size: int) -> Array:
-    """Zeros, or False, up to ``size`` entries of one axis."""
-    if x.shape[axis] == size:
-        return x
-    widths = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
-    return jnp.pad(x, widths)
-
-
-def _even(length: int, most: int) -> tuple[int, int]:
-    """Size and number of blocks that cover a length: of one size, as even as they can be."""
-    num = max(1, -(-length // most))
-    return max(1, -(-length // num)), num
-
-
-def _blocks(pattern: Pattern, sizes: _Sizes) -> _Blocks:
-    """Blocks of whole places, and which of them meet."""
-    n, m = pattern.query_places.shape[1], pattern.key_places.shape[1]
-    queries, num_queries = _even(n, max(1, sizes.queries // pattern.depth))
-    keys, num_keys = _even(m, max(1, sizes.keys // pattern.depth))
-    meets = np.ones((num_queries, num_keys), bool)
-    if pattern.is_counted:
-        # The offsets of a block of queries and one of keys, from the least to the greatest.
-        start = np.arange(num_queries)[:, None] * queries - np.arange(num_keys) * keys
-        least, greatest = start - keys + 1, start + queries - 1
-        if pattern.causal:
-            meets &= greatest >= 0
-            if pattern.window is not None:
-                meets &= least < pattern.window
-        elif pattern.window is not None:
-            ring, reach = pattern.circumference, pattern.window
-            turns = [
-                (greatest >= t * ring - reach) & (least <= t * ring + reach) for t in (-1, 0, 1)
-            ]
-            meets &= np.any(turns, axis=0)
-    order = np.argsort(~meets, axis=1, kind="stable")
-    return _Blocks(queries, keys, num_queries, num_keys, order, np.sum(meets, axis=1))
-
-
-def _schedule(blocks: _Blocks) -> tuple[Array, Array, Array]:
-    """Number of every block of queries, the blocks of keys it reads, and how many they are."""
-    parts = np.arange(blocks.num_queries), blocks.order, blocks.counts
-    index, order, counts = (jnp.asarray(x, jnp.int32) for x in parts)
-    return index, order, counts
-
-
 def _scores(
-    blocks: _Blocks, slope: Array | None, pattern: Pattern
+    blocks: Plan, slope: Array | None, pattern: Pattern
 ) -> Callable[[Array, Array, Array, Array], tuple[Array, Tile]]:
     """``(i, j, queries, keys) -> (logits, tile)`` of two blocks; the tile has distances in place of
     biases, and the logits of what is not allowed are still to be masked.
     """
-    tile_fn = _tiles(blocks, pattern, None if slope is None else slope.dtype)
+    tile_fn = tiles(blocks, pattern, None if slope is None else slope.dtype)
     steep = None if slope is None else jnp.tile(slope, (1, blocks.queries))[None, :, :, None]
 
     def score(i: Array, j: Array, query: Array, key: Array) -> tuple[Array, Tile]:
@@ -286,66 +219,3 @@ def _scores(
         return logits if steep is None else logits - (steep * found.bias).astype(real), found
 
     return score
-
-
-def _tiles(
-    blocks: _Blocks, pattern: Pattern, real: jnp.dtype | None
-) -> Callable[[Array, Array], Tile]:
-    """``(i, j) -> tile`` of two blocks, with the distance itself as bias: slope 1 for all heads."""
-    depth, m = pattern.depth, pattern.key_places.shape[1]
-    unit = None if real is None else jnp.ones((1, depth), real)
-    mask = pattern.mask
-    if mask is not None:
-        for axis, size in (
-            (3, blocks.queries * blocks.num_queries),
-            (4, blocks.keys * blocks.num_keys),
-        ):
-            mask = mask if mask.shape[axis] == 1 else _padded(mask, axis, size)
-    places = [
-        _padded(x, 1, size * num)
-        for x, size, num in (
-            (pattern.query_places, blocks.queries, blocks.num_queries),
-            (pattern.key_places, blocks.keys, blocks.num_keys),
-        )
-    ]
-    whole = replace(pattern, query_places=places[0], key_places=places[1], slope=unit, mask=mask)
-    strip_fn = _strip(blocks, whole) if pattern.is_counted else None
-    if strip_fn is not None:
-        whole = replace(whole, slope=None, causal=False, window=None)
-
-    def find(i: Array, j: Array) -> Tile:
-        part = columns(
-            rows(whole, i * blocks.queries, blocks.queries), j * blocks.keys, blocks.keys
-        )
-        found = tile(part)
-        conditions = [found.allowed]
-        if strip_fn is not None:
-            of_strip = strip_fn(i, j)
-            found, conditions = of_strip, [found.allowed, of_strip.allowed]
-        if blocks.keys * blocks.num_keys > m:
-            inside = j * blocks.keys + jnp.arange(blocks.keys, dtype=j.dtype) < m
-            conditions.append(jnp.repeat(inside, depth)[None, None, None, :])
-        met = [condition for condition in conditions if condition is not None]
-        # Without the barrier XLA makes the tile again for every head.
-        return jax.lax.optimization_barrier(Tile(found.bias, reduce(and_, met) if met else None))
-
-    return find
-
-
-def _strip(blocks: _Blocks, pattern: Pattern) -> Callable[[Array, Array], Tile]:
-    """Tiles of tokens that stand at 0, 1, 2, ...: cuts of one strip, whose row is the offset of a
-    query to the first key of its block.
-    """
-    before = (blocks.num_keys - 1) * blocks.keys
-    offsets = jnp.arange(-before, blocks.num_queries * blocks.queries, dtype=jnp.int32)
-    first = jnp.arange(blocks.keys, dtype=jnp.int32)
-    strip = tile(replace(pattern, query_places=offsets[None], key_places=first[None], mask=None))
-    size = blocks.queries * pattern.depth
-
-    def cut(i: Array, j: Array) -> Tile:
-        start = (before + i * blocks.queries - j * blocks.keys) * pattern.depth
-        return Tile(
-            *(x if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 2) for x in strip)
-        )
-
-    return cut

@@ -8,7 +8,8 @@ bias of all pairs is made of one number per offset in the sequence and one per o
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from operator import and_
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from vfejax.geometry.torus import circular_hops, platter_distance
 from vfejax.types import Array
 
-__all__ = ["Pattern", "Tile", "columns", "rows", "tile"]
+__all__ = ["Pattern", "Tile", "columns", "rows", "tile", "within"]
 
 
 @partial(
@@ -157,7 +158,16 @@ def _bias(pattern: Pattern, offset: Array) -> Array | None:
     return bias.reshape(batch, heads, n * depth, m * depth)
 
 
-def _allowed(pattern: Pattern, offset: Array) -> Array | None:
+def within(pattern: Pattern, offset: Array) -> Array | None:
+    """Whether causality and the window let a query read a key at an offset.
+
+    Args:
+        pattern: only its options are read.
+        offset: place of the query less that of the key, integer, any shape.
+
+    Returns:
+        bool, the shape of ``offset``; None where every offset may be read.
+    """
     conditions = []
     if pattern.causal:
         conditions.append(offset >= 0)
@@ -165,15 +175,17 @@ def _allowed(pattern: Pattern, offset: Array) -> Array | None:
         hops = offset if pattern.causal else circular_hops(offset, pattern.circumference)
         limit = pattern.window - 1 if pattern.causal else pattern.window
         conditions.append(hops <= limit)
-    depth = pattern.depth
-    allowed = [condition[:, None, None] for condition in conditions]
+    return reduce(and_, conditions) if conditions else None
+
+
+def _allowed(pattern: Pattern, offset: Array) -> Array | None:
+    depth, near = pattern.depth, within(pattern, offset)
+    conditions = [] if near is None else [near[:, None, None]]
     if pattern.mask is not None:
-        allowed.append(pattern.mask)
-    if not allowed:
+        conditions.append(pattern.mask)
+    if not conditions:
         return None
-    joined = allowed[0]
-    for condition in allowed[1:]:
-        joined = joined & condition
+    joined = reduce(and_, conditions)
     n, m = offset.shape[1:]
     batch, heads = joined.shape[:2]
     # [b, g, D, n, m] to [b, g, n, D, m, D].
