@@ -37,14 +37,37 @@ from vfejax.attention.toroidal import Method
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = ["blockwise"]
+__all__ = ["Kept", "Sizes", "blockwise", "pull_back"]
 
 
-class _Sizes(NamedTuple):
+class Sizes(NamedTuple):
     """Tokens of a block: the most queries, and the most keys."""
 
     queries: int
     keys: int
+
+
+class Kept(NamedTuple):
+    """What a forward pass keeps for :func:`pull_back`.
+
+    Attributes:
+        query: ``[b, g, n, c]``.
+        key: ``[b, g, m, c]``.
+        value: ``[b, g, m, v]``.
+        slope: ``[g, D]``, or None.
+        pattern: who may attend to whom, without the slope.
+        answer: ``[b, g, n, v]``.
+        log_sum: logarithm of the sum of exponentials of each row ``[b, g, n, 1]``; any finite
+            number for a row without keys.
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    slope: Array | None
+    pattern: Pattern
+    answer: Array
+    log_sum: Array
 
 
 def blockwise(block_size: int = 64, query_block_size: int = 512) -> Method:
@@ -75,7 +98,7 @@ def blockwise(block_size: int = 64, query_block_size: int = 512) -> Method:
     for name, size in {"block_size": block_size, "query_block_size": query_block_size}.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    sizes = _Sizes(query_block_size, block_size)
+    sizes = Sizes(query_block_size, block_size)
 
     def method(query: Array, key: Array, value: Array, pattern: Pattern) -> Array:
         return _attend(sizes, query, key, value, pattern.slope, replace(pattern, slope=None))
@@ -85,14 +108,14 @@ def blockwise(block_size: int = 64, query_block_size: int = 512) -> Method:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    sizes: _Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
+    sizes: Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
 ) -> Array:
     return _forward(sizes, query, key, value, slope, pattern)[0]
 
 
 def _forward(
-    sizes: _Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
-) -> tuple[Array, tuple]:
+    sizes: Sizes, query: Array, key: Array, value: Array, slope: Array | None, pattern: Pattern
+) -> tuple[Array, Kept]:
     """The answer, and with it what the backward pass reads."""
     blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)
     score_fn = _scores(blocks, slope, pattern)
@@ -120,11 +143,20 @@ def _forward(
     queries = _split(query, blocks.queries * pattern.depth, blocks.num_queries)
     found = jax.lax.map(read, (*schedule(blocks.meets), queries))
     answer, log_sum = (_join(x, query.shape[2]) for x in found)
-    return answer, (query, key, value, slope, pattern, answer, log_sum)
+    return answer, Kept(query, key, value, slope, pattern, answer, log_sum)
 
 
-def _backward(sizes: _Sizes, kept: tuple, cotangent: Array) -> tuple:
-    """Cotangents of query, key, value and slope; None for the pattern, which has none."""
+def pull_back(
+    sizes: Sizes, kept: Kept, cotangent: Array
+) -> tuple[Array, Array, Array, Array | None, None]:
+    """Cotangents of query, key, value and slope, from that of the answer, block by block; None for
+    the pattern, which has none.
+
+    Args:
+        sizes: tokens of a block.
+        kept: by the forward pass of :func:`blockwise`, or of another method.
+        cotangent: ``[b, g, n, v]``.
+    """
     query, key, value, slope, pattern, answer, log_sum = kept
     blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)
     score_fn = _scores(blocks, slope, pattern)
@@ -172,7 +204,7 @@ def _backward(sizes: _Sizes, kept: tuple, cotangent: Array) -> tuple:
     )
 
 
-_attend.defvjp(_forward, _backward)
+_attend.defvjp(_forward, pull_back)
 
 
 def _by_platter(rows: Array, like: Array) -> Array:
