@@ -65,13 +65,15 @@ def meets(
         bool ``[q, k]``.
     """
     least, greatest = queries[0][:, None] - keys[1], queries[1][:, None] - keys[0]
-    if not pattern.is_counted or not (pattern.causal or pattern.window is not None):
+    window = pattern.window
+    if not pattern.is_counted or (window is None and not pattern.causal):
         return np.ones(least.shape, bool)
+    if window is None:
+        return greatest >= 0
     if pattern.causal:
-        return (greatest >= 0) & (True if pattern.window is None else least < pattern.window)
+        return (greatest >= 0) & (least < window)
     turns = [turn * pattern.circumference for turn in (-1, 0, 1)]
-    near = [(greatest >= o - pattern.window) & (least <= o + pattern.window) for o in turns]
-    return np.any(near, axis=0)
+    return np.any([(greatest >= o - window) & (least <= o + window) for o in turns], axis=0)
 
 
 def schedule(met: np.ndarray) -> tuple[Array, Array, Array]:
@@ -79,9 +81,11 @@ def schedule(met: np.ndarray) -> tuple[Array, Array, Array]:
     ``[q, k]``, and how many it reads ``[q]``.
     """
     order = np.argsort(~met, axis=1, kind="stable")
-    parts = np.arange(len(met)), order, np.sum(met, axis=1)
-    index, order, counts = (jnp.asarray(part, jnp.int32) for part in parts)
-    return index, order, counts
+    return (
+        jnp.arange(len(met), dtype=jnp.int32),
+        jnp.asarray(order, jnp.int32),
+        jnp.asarray(np.sum(met, axis=1), jnp.int32),
+    )
 
 
 def padded(x: Array, axis: int, size: int) -> Array:

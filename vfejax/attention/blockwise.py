@@ -39,6 +39,8 @@ from vfejax.types import Array
 
 __all__ = ["Kept", "Sizes", "blockwise", "pull_back"]
 
+_Pair = tuple[Array, Array]
+
 
 class Sizes(NamedTuple):
     """Tokens of a block: the most queries, and the most keys."""
@@ -160,48 +162,72 @@ def pull_back(
     query, key, value, slope, pattern, answer, log_sum = kept
     blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)
     score_fn = _scores(blocks, slope, pattern)
-    product = partial(jnp.einsum, preferred_element_type=real)
     keys, values = (_split(x, blocks.keys * pattern.depth, blocks.num_keys) for x in (key, value))
     along = jnp.sum(cotangent.astype(real) * answer.astype(real), axis=-1, keepdims=True)
 
-    def read(sums: tuple[Array, Array], block: tuple) -> tuple[tuple[Array, Array], tuple]:
-        i, order, count, query, cotangent, log_sum, along = block
-        # Products with the short sides in front: the others XLA's CPU multiplies slowly.
-        query_t, cotangent_t = jnp.swapaxes(query, 2, 3), jnp.swapaxes(cotangent, 2, 3)
+    def read(sums: _Pair, block: tuple) -> tuple[_Pair, _Pair]:
+        i, order, count, *row = block
+        step = _step_back(partial(score_fn, i), order, keys, values, *row)
+        start = jnp.zeros(row[0].shape, real), jnp.zeros(row[0].shape[:-1], real), *sums
+        to_query, to_slope, *sums_then = jax.lax.fori_loop(
+            jnp.zeros_like(count), count, step, start
+        )
+        return (sums_then[0], sums_then[1]), (to_query, to_slope)
 
-        def step(turn: Array, carry: tuple) -> tuple:
-            to_query, to_slope, to_keys, to_values = carry
-            j = _at(order, turn)
-            logits, (distance, allowed) = score_fn(i, j, query, _at(keys, j))
-            logits = logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
-            weights = jnp.exp(logits - log_sum)
-            change = weights * (product("bgnv,bgmv->bgnm", cotangent, _at(values, j)) - along)
-            if distance is not None:
-                to_slope = to_slope - jnp.sum(change * distance, axis=-1)
-            weights, change = weights.astype(value.dtype), change.astype(query.dtype)
-            return (
-                to_query + product("bgnm,bgmc->bgnc", change, _at(keys, j)),
-                to_slope,
-                _add(to_keys, j, product("bgcn,bgnm->bgcm", query_t, change)),
-                _add(to_values, j, product("bgvn,bgnm->bgvm", cotangent_t, weights)),
-            )
-
-        start = jnp.zeros(query.shape, real), jnp.zeros(query.shape[:-1], real), *sums
-        done = jax.lax.fori_loop(jnp.zeros_like(count), count, step, start)
-        return done[2:], done[:2]
-
-    rows = (query, cotangent, log_sum, along)
-    rows = (_split(x, blocks.queries * pattern.depth, blocks.num_queries) for x in rows)
-    start = tuple(jnp.zeros_like(jnp.swapaxes(x, 3, 4), real) for x in (keys, values))
-    sums, (to_query, to_slope) = jax.lax.scan(read, start, (*schedule(blocks.meets), *rows))
+    by_row = [
+        _split(x, blocks.queries * pattern.depth, blocks.num_queries)
+        for x in (query, cotangent, log_sum, along)
+    ]
+    nothing = [jnp.zeros_like(jnp.swapaxes(x, 3, 4), real) for x in (keys, values)]
+    (to_key, to_value), (to_query, to_slope) = jax.lax.scan(
+        read, (nothing[0], nothing[1]), (*schedule(blocks.meets), *by_row)
+    )
     scale = jnp.asarray(query.shape[-1] ** -0.5, real)
     return (
         (_join(to_query, query.shape[2]) * scale).astype(query.dtype),
-        (_join(jnp.swapaxes(sums[0], 3, 4), key.shape[2]) * scale).astype(key.dtype),
-        _join(jnp.swapaxes(sums[1], 3, 4), key.shape[2]).astype(value.dtype),
+        (_join(jnp.swapaxes(to_key, 3, 4), key.shape[2]) * scale).astype(key.dtype),
+        _join(jnp.swapaxes(to_value, 3, 4), key.shape[2]).astype(value.dtype),
         None if slope is None else _by_platter(to_slope, slope),
         None,
     )
+
+
+def _step_back(
+    score_fn: Callable[[Array, Array, Array], tuple[Array, Tile]],
+    order: Array,
+    keys: Array,
+    values: Array,
+    query: Array,
+    cotangent: Array,
+    log_sum: Array,
+    along: Array,
+) -> Callable[[Array, tuple], tuple]:
+    """What one block of keys adds to the cotangents: of the queries, of each row's slope, and of
+    all keys and values, channels first.
+    """
+    product = partial(jnp.einsum, preferred_element_type=log_sum.dtype)
+    # Products with the short sides in front: the others XLA's CPU multiplies slowly.
+    query_t, cotangent_t = jnp.swapaxes(query, 2, 3), jnp.swapaxes(cotangent, 2, 3)
+
+    def step(turn: Array, carry: tuple) -> tuple:
+        to_query, to_slope, to_keys, to_values = carry
+        j = _at(order, turn)
+        key, value = _at(keys, j), _at(values, j)
+        logits, (distance, allowed) = score_fn(j, query, key)
+        logits = logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+        weights = jnp.exp(logits - log_sum)
+        change = weights * (product("bgnv,bgmv->bgnm", cotangent, value) - along)
+        if distance is not None:
+            to_slope = to_slope - jnp.sum(change * distance, axis=-1)
+        weights, change = weights.astype(value.dtype), change.astype(query.dtype)
+        return (
+            to_query + product("bgnm,bgmc->bgnc", change, key),
+            to_slope,
+            _add(to_keys, j, product("bgcn,bgnm->bgcm", query_t, change)),
+            _add(to_values, j, product("bgvn,bgnm->bgvm", cotangent_t, weights)),
+        )
+
+    return step
 
 
 _attend.defvjp(_forward, pull_back)
@@ -248,6 +274,8 @@ def _scores(
         logits = jnp.einsum("bgnc,bgmc->bgnm", query, key, preferred_element_type=real)
         logits = logits * jnp.asarray(query.shape[-1] ** -0.5, real)
         found = tile_fn(i, j)
-        return logits if steep is None else logits - (steep * found.bias).astype(real), found
+        if steep is not None and found.bias is not None:
+            logits = logits - (steep * found.bias).astype(real)
+        return logits, found
 
     return score
