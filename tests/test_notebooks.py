@@ -13,6 +13,7 @@ SHORT = {
     "01_agents": {"num_agents": 6, "num_steps": 16},
     "02_resolvent": {"num_sites": 300, "num_tokens": 512},
     "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
+    "04_toroidal_attention": {"num_places": 24, "lengths": (32, 64), "num_steps": 40},
 }
 
 
@@ -160,3 +161,25 @@ def test_density_matrix_notebook_says_what_it_claims():
     assert number("least of the random states above it by#") > 0
     assert "F = energy - T S: True" in printed
     assert "gradient at the pure state is finite: True" in printed
+
+
+def test_toroidal_notebook_says_what_it_claims():
+    printed = _printed(_read("04_toroidal_attention"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed, re.MULTILINE).groups()]
+
+    number = r"\s*([-+.e\d]+?)"
+    largest, bound = numbers(rf"largest distance{number}, bound{number}$")
+    assert largest == bound
+    for name in ("geometric", "snapped", "mixed"):
+        # Answers of order 1 in float64.
+        assert numbers(rf"^{name} +largest error of a roll{number},")[0] < 1e-12
+    assert numbers(rf"^standard +largest error of a roll{number},")[0] > 0.1
+    assert numbers(rf"by the Fourier transform:{number}$")[0] < 1e-12
+    assert numbers(rf"block-wise against dense:{number}$")[0] < 1e-12
+    assert numbers(rf"round the ring: largest difference{number}$")[0] < 1e-12
+    dense, blocks = (numbers(rf"^{name}.*N = 1024:{number} MB$")[0] for name in ("dense", "block"))
+    assert dense > 30 * blocks
+    assert printed.count("kept everywhere: True") == 3
+    assert "triangle inequality holds: True" in printed
