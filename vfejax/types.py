@@ -99,6 +99,11 @@ class SequenceModel(NamedTuple):
         max_length: how many tokens a sequence may have; None for any number.
         summarize: ``summarize(statistics) -> (losses, diagnostics)`` of a prediction. None for a
             model without statistics, whose losses then count as means over the real tokens.
+        read: ``read(params, state, tokens [b, n]) -> (logits [b, vocabulary], state)``: decodes n
+            tokens at once, and predicts what follows the last. None for a model that reads them one
+            by one.
+        config: what the model was built from, for functions that build a variant of it; None where
+            there is no such function.
     """
 
     init: Callable[[Array], PyTree]
@@ -107,6 +112,8 @@ class SequenceModel(NamedTuple):
     decode: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]
     max_length: int | None
     summarize: Callable[[PyTree], tuple[dict[str, Array], dict[str, Array]]] | None = None
+    read: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]] | None = None
+    config: Any = None
 
 
 class LossInfo(NamedTuple):

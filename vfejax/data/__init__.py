@@ -10,6 +10,7 @@ from vfejax.data import (
     subwords,
     synthetic,
     tables,
+    tensors,
     tokenizers,
     vocabulary,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "subwords",
     "synthetic",
     "tables",
+    "tensors",
     "tokenizers",
     "vocabulary",
 ]

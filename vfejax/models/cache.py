@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vfejax.models.blocks import attend
 from vfejax.types import Array
 
-__all__ = ["Cache", "empty", "read_next"]
+__all__ = ["Cache", "append", "empty", "read_next"]
 
 
 class Cache(NamedTuple):
@@ -31,6 +31,30 @@ def empty(shape: tuple[int, int, int, int, int], dtype: jax.typing.DTypeLike) ->
     return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
 
 
+def append(
+    layer: tuple[Array, Array], entries: tuple[Array, Array], position: Array
+) -> tuple[Array, Array]:
+    """Keys and values of a layer with those of further tokens.
+
+    Args:
+        layer: keys and values so far, ``[b, max_length, heads, c]``.
+        entries: keys and values of n tokens, ``[b, n, heads, c]``.
+        position: how many tokens came before, an integer ``[]``; at most ``max_length - n``.
+
+    Returns:
+        Keys and values, ``[b, max_length, heads, c]``.
+
+    >>> layer, token = (jnp.zeros((1, 3, 1, 1)),) * 2, jnp.ones((1, 1, 1, 1))
+    >>> append(layer, (token, 2 * token), jnp.asarray(1))[1].ravel().tolist()
+    [0.0, 2.0, 0.0]
+    """
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
+        for old, entry in zip(layer, entries, strict=True)
+    )
+    return keys, values
+
+
 def read_next(
     projected: tuple[Array, Array, Array], layer: tuple[Array, Array], position: Array
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -49,10 +73,7 @@ def read_next(
     >>> answer.tolist()
     [[[[1.0, 1.0]]]]
     """
-    query, *entries = projected
-    keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(old, entry.astype(old.dtype), position, axis=1)
-        for old, entry in zip(layer, entries, strict=True)
-    )
+    query, key, value = projected
+    keys, values = append(layer, (key, value), position)
     seen = (jnp.arange(keys.shape[1], dtype=position.dtype) <= position)[None]
     return attend(query, keys, values, seen), (keys, values)

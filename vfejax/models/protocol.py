@@ -31,7 +31,11 @@ __all__ = [
 
 
 class SequenceModule(Protocol):
-    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`."""
+    """What a flax module offers to become a :class:`vfejax.types.SequenceModel`.
+
+    A module may also have ``read(state, tokens [b, n]) -> (logits [b, v], state)``, which decodes
+    several tokens at once.
+    """
 
     @property
     def max_length(self) -> int | None:
@@ -231,4 +235,8 @@ def pure(
     def init_decode(params: PyTree, batch_size: int) -> PyTree:
         return nnx.merge(graphdef, params).init_decode(batch_size)
 
-    return SequenceModel(init, apply, init_decode, decode, max_length, summarize)
+    def read(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
+        return nnx.merge(graphdef, params).read(state, tokens)
+
+    several = read if hasattr(abstract, "read") else None
+    return SequenceModel(init, apply, init_decode, decode, max_length, summarize, several)

@@ -3,7 +3,6 @@ compiled loop.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,8 @@ from vfejax.types import Array, Batch, PyTree, SequenceModel
 __all__ = ["SamplerFn", "generate", "sampler"]
 
 SamplerFn = Callable[[Array, Array], Array]
+
+_CHUNK = 128  # tokens of a prompt that are read at once, by a model that can
 
 
 def sampler(
@@ -125,10 +126,11 @@ def generate(
 ) -> Array:
     """Continue every prompt by ``num_tokens`` tokens.
 
-    One scan over positions, one token of every sequence per step. Rows of unequal length are moved
+    One loop over positions, one token of every sequence per step. Rows of unequal length are moved
     to begin together, so that decoding meets no padding: a row is continued as it would be without
-    it. A model that holds at most ``max_length`` tokens starts again from the last ``max_length //
-    2`` of them whenever it is full, which reads each token twice.
+    it. Prompts are read in chunks by a model with ``read``, as far as the shortest of them reaches.
+    A model that holds at most ``max_length`` tokens starts again from the last ``max_length // 2``
+    of them whenever it is full, which reads each token twice.
 
     Args:
         model: what predicts.
@@ -161,11 +163,11 @@ def generate(
     schedule = _schedule(longest + num_tokens - 1, model.max_length)
     text = jnp.pad(tokens, ((0, 0), (0, num_tokens)))
 
-    def step(
-        carry: tuple[Array, PyTree], now: tuple[Any, Any, Any]
-    ) -> tuple[tuple[Array, PyTree], None]:
+    state, start = _read_prompts(model, params, tokens, lengths)
+
+    def step(index: Array, carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
         text, state = carry
-        position, reset, is_first = now
+        position, reset, is_first = (jnp.asarray(column)[index] for column in schedule)
         state = jax.lax.cond(
             reset, lambda _: model.init_decode(params, batch), lambda old: old, state
         )
@@ -174,11 +176,33 @@ def generate(
         drawn = sampler_fn(jax.random.fold_in(key, position), logits)
         known = jax.lax.dynamic_index_in_dim(text, position + 1, 1, keepdims=False)
         new = jnp.where(is_first & (position + 1 >= lengths), drawn, known)
-        return (jax.lax.dynamic_update_index_in_dim(text, new, position + 1, 1), state), None
+        return jax.lax.dynamic_update_index_in_dim(text, new, position + 1, 1), state
 
-    (text, _), _ = jax.lax.scan(step, (text, model.init_decode(params, batch)), schedule)
+    text, _ = jax.lax.fori_loop(start, len(schedule[0]), step, (text, state))
     places = lengths[:, None] + jnp.arange(num_tokens, dtype=jnp.int32)[None]
     return jnp.take_along_axis(text, places, axis=1)
+
+
+def _read_prompts(
+    model: SequenceModel, params: PyTree, tokens: Array, lengths: Array
+) -> tuple[PyTree, Array | int]:
+    """The state of decoding after the chunks that can be read at once, and how many tokens they
+    are. The last token of a prompt is not among them: what it predicts is drawn.
+    """
+    batch, longest = tokens.shape
+    state = model.init_decode(params, batch)
+    read, room = model.read, longest if model.max_length is None else model.max_length
+    chunk = min(_CHUNK, longest - 1, room)
+    if read is None or chunk < 1:
+        return state, 0
+    # Up to there the schedule has one step per position, in order.
+    count = jnp.minimum(jnp.min(lengths) - 1, room) // chunk
+
+    def step(index: Array, state: PyTree) -> PyTree:
+        part = jax.lax.dynamic_slice_in_dim(tokens, index * chunk, chunk, axis=1)
+        return read(params, state, part)[1]
+
+    return jax.lax.fori_loop(0, count, step, state), count * chunk
 
 
 def _prompts(prompt: Array | Batch) -> tuple[Array, Array]:

@@ -1,0 +1,212 @@
+"""Directories of Phi models: what is written is read back, and what does not fit is named."""
+
+import itertools
+import json
+import shutil
+import struct
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.data.tensors import read_tensors, write_tensors
+from vfejax.errors import UserError
+from vfejax.models import phi
+from vfejax.models.phi.config import from_json
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+
+@pytest.fixture
+def copied(checkpoint, tmp_path):
+    """A copy of a checkpoint that a test may spoil."""
+
+    def copy(name="plain"):
+        return shutil.copytree(checkpoint(name).directory, tmp_path / name)
+
+    return copy
+
+
+def rewritten(directory, change):
+    """The directory, with its tensors as ``change`` leaves them."""
+    tensors = read_tensors(directory)
+    change(tensors)
+    write_tensors(directory / "model.safetensors", tensors)
+    return directory
+
+
+def reconfigured(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return directory
+
+
+def test_what_is_saved_holds_the_very_bytes_that_were_read(each, tmp_path):
+    phi.save(tmp_path / "new", each.model, each.params)
+    before, after = read_tensors(each.directory), read_tensors(tmp_path / "new")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert (after[name].dtype, after[name].shape) == (array.dtype, array.shape)
+        assert after[name].tobytes() == array.tobytes()
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config == json.loads((each.directory / "config.json").read_text())
+    _, params = phi.load(tmp_path / "new")
+    chex.assert_trees_all_equal(params, each.params)
+
+
+def test_a_saved_file_has_the_header_that_every_reader_of_safetensors_knows(checkpoint, tmp_path):
+    held = checkpoint("grouped")
+    phi.save(tmp_path, held.model, held.params)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    assert header.pop("__metadata__") == {"format": "pt"}  # transformers refuses a file without it
+    assert header["lm_head.weight"]["dtype"] == "BF16"
+    assert header["model.layers.1.self_attn.k_proj.weight"]["shape"] == [8, 16]
+    ends = sorted(entry["data_offsets"] for entry in header.values())
+    assert (ends[0][0], ends[-1][1]) == (0, len(content) - 8 - size)
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(ends))
+    start, stop = header["lm_head.bias"]["data_offsets"]
+    bias = np.frombuffer(content[8 + size + start : 8 + size + stop], jnp.bfloat16)
+    np.testing.assert_array_equal(bias, held.params["head"]["bias"])
+
+
+def test_weights_of_another_model_are_not_saved(checkpoint, tmp_path):
+    held = checkpoint("plain")
+    for params, message in (
+        ({**held.params, "head": {}}, "params lack what makes lm_head.bias"),
+        (
+            jax.tree.map(lambda x: x[..., :4], held.params),
+            r"embed_tokens.weight of shape \[19, 16\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            phi.save(tmp_path / "new", held.model, params)
+    assert not (tmp_path / "new").exists()
+
+
+def test_flat_and_nested_options_are_the_same_options(checkpoint):
+    nested = json.loads((checkpoint("plain").directory / "config.json").read_text())
+    flat = {key: value for key, value in nested.items() if key != "rope_parameters"}
+    flat |= {"rope_theta": 10_000.0, "partial_rotary_factor": 0.5, "rope_scaling": None}
+    assert from_json(nested) == from_json(flat)
+
+
+def _drop(tensors):
+    del tensors["model.layers.1.mlp.fc1.bias"], tensors["lm_head.weight"]
+
+
+def _add(tensors):
+    tensors["model.layers.2.mlp.fc1.bias"] = tensors["model.layers.1.mlp.fc1.bias"]
+
+
+def _reshape(tensors):
+    tensors["model.layers.0.self_attn.q_proj.weight"] = np.zeros((16, 8), np.float32)
+
+
+def _integers(tensors):
+    tensors["lm_head.bias"] = np.zeros(19, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "pieces"),
+    [
+        (_drop, ["the checkpoint lacks", "model.layers.1.mlp.fc1.bias", "lm_head.weight"]),
+        (_add, ["no place for: model.layers.2.mlp.fc1.bias;"]),
+        (_reshape, ["0.self_attn.q_proj.weight [16, 8] in place of [16, 16]"]),
+        (_integers, ["no floating numbers: lm_head.bias"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
+    directory = rewritten(copied(), change)
+    with pytest.raises(UserError) as refused:
+        phi.load(directory)
+    for piece in (str(directory), *pieces):
+        assert piece in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "model_type must be 'phi', got 'llama'"),
+        ({"hidden_size": "16"}, "hidden_size must be an integer of at least 1, got '16'"),
+        ({"hidden_size": 18}, "hidden_size must be a multiple of num_attention_heads 4, got 18"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads must be a divisor of"),
+        ({"hidden_act": "relu"}, "hidden_act must be gelu_new or gelu_pytorch_tanh, got 'relu'"),
+        ({"head_dim": 8}, "head_dim must be hidden_size / num_attention_heads = 4, got 8"),
+        ({"qk_layernorm": "no"}, "qk_layernorm must be true or false, got 'no'"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps must be a positive number, got 0"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            "rope_type must be 'default', the positions as they are, got 'linear'",
+        ),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.75}},
+            "partial_rotary_factor must be a share of the 4 channels",
+        ),
+        ({"num_hidden_layers": 3}, "lacks model.layers.2"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(copied, changes, message):
+    directory = reconfigured(copied(), **changes)
+    with pytest.raises(UserError, match=message) as refused:
+        phi.load(directory)
+    assert str(directory) in str(refused.value)
+
+
+def test_damaged_and_missing_files_are_named(copied):
+    directory = copied("grouped")
+    shard = directory / "model-00002-of-00004.safetensors"
+    whole = shard.read_bytes()
+    for content in (whole[:-7], whole[:6], b"", b"\xff" * 64, whole.replace(b'"BF16"', b'"XF16"')):
+        shard.write_bytes(content)
+        with pytest.raises(UserError, match=f"{shard.name} is damaged, incomplete or no safetens"):
+            phi.load(directory)
+    shard.unlink()
+    with pytest.raises(UserError, match=f"{shard.name} does not exist"):
+        phi.load(directory)
+    index = directory / "model.safetensors.index.json"
+    for content, message in (
+        ("{", "is no JSON"),
+        ("[]", "holds no JSON object"),
+        ("{}", "'weight_map' must say"),
+        ('{"weight_map": {"lm_head.bias": "../x.safetensors"}}', "'weight_map' must say"),
+        ('{"weight_map": {"x": "model-00001-of-00004.safetensors"}}', "names x, which"),
+    ):
+        index.write_text(content)
+        with pytest.raises(UserError, match=message):
+            phi.load(directory)
+    index.unlink()
+    with pytest.raises(
+        UserError, match=r"has no model\.safetensors and no model\.safetensors\.index"
+    ):
+        phi.load(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        phi.load(directory)
+
+
+def test_a_length_beyond_the_options_is_refused(checkpoint):
+    directory = checkpoint("plain").directory
+    assert phi.load(directory, length=8)[0].max_length == 8
+    assert phi.load(directory)[0].max_length == 32
+    for length in (0, 33):
+        with pytest.raises(UserError, match=f"the model reads 1 to 32 tokens, not {length}"):
+            phi.load(directory, length=length)
+
+
+def test_without_the_library_the_extra_is_named(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match=r"pip install 'vfejax\[phi\]'"):
+        phi.load(checkpoint("plain").directory)
+
+
+def test_rates_that_older_files_hold_are_left_out(copied, checkpoint):
+    def add(tensors):
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(1, np.float32)
+
+    _, params = phi.load(rewritten(copied(), add))
+    chex.assert_trees_all_equal(params, checkpoint("plain").params)

@@ -1,0 +1,144 @@
+"""Named arrays on disk: safetensors files, one or several with an index.
+
+The library ``safetensors`` is an optional part of an installation; it is imported when a file is
+read or written. It checks the header and the length of a file before any array is read.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 (NumPy has bfloat16 once this is imported)
+import numpy as np
+
+from vfejax.data.files import atomic_file, one_line, read_errors
+from vfejax.errors import UserError
+
+__all__ = ["read_json", "read_tensors", "write_tensors"]
+
+_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: naming the file, when it is missing or holds no JSON object.
+    """
+    with read_errors(path):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{os.fspath(path)} is no JSON: {one_line(error)}; check that it is the right file"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{os.fspath(path)} holds no JSON object; check that it is the right file")
+    return content
+
+
+def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by name: those of ``model.safetensors``, or of the files that
+    ``model.safetensors.index.json`` names.
+
+    Args:
+        directory: where the files are.
+
+    Returns:
+        The arrays in the precision of the file: bfloat16 stays bfloat16.
+
+    Raises:
+        UserError: naming the file, when one is missing, damaged or incomplete, and when the library
+            is not installed.
+
+    >>> import tempfile
+    >>> place = tempfile.mkdtemp()
+    >>> write_tensors(Path(place) / "model.safetensors", {"weight": np.arange(3.0)})
+    >>> read_tensors(place)
+    {'weight': array([0., 1., 2.])}
+    """
+    directory = Path(directory)
+    single, index = directory / _FILE, directory / _INDEX
+    if single.exists():
+        return dict(_entries(single))
+    if not index.exists():
+        with read_errors(directory):
+            os.listdir(directory)
+        raise UserError(f"{directory} has no {_FILE} and no {_INDEX}; give a directory that has")
+    return _sharded(index)
+
+
+def _sharded(index: Path) -> dict[str, np.ndarray]:
+    """The arrays that an index names, each from the file it says."""
+    places = read_json(index).get("weight_map")
+    plain = isinstance(places, dict) and all(
+        isinstance(name, str) and name == os.path.basename(name) for name in places.values()
+    )
+    if not isinstance(places, dict) or not plain:
+        raise UserError(
+            f"{index}: 'weight_map' must say for every tensor which file beside it holds it; put "
+            "the original file back"
+        )
+    found: dict[str, np.ndarray] = {}
+    for name in sorted(set(places.values())):
+        found |= _entries(index.with_name(name))
+    lost = sorted(name for name in places if name not in found)
+    if lost:
+        raise UserError(
+            f"{index} names {', '.join(lost)}, which {places[lost[0]]} does not hold; put the "
+            "original files back"
+        )
+    return found
+
+
+def _entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of one file."""
+    library = _library()
+    with read_errors(path):
+        path.stat()
+        try:
+            with library.safe_open(path, framework="np") as opened:
+                names = opened.keys()
+                yield from ((name, opened.get_tensor(name)) for name in names)
+        except (library.SafetensorError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged, incomplete or no safetensors file ({one_line(error)}); "
+                "fetch it again"
+            ) from error
+
+
+def write_tensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays as one safetensors file, which appears complete or not at all.
+
+    Args:
+        path: the file; one that exists is replaced.
+        tensors: NumPy arrays by name.
+        metadata: strings for the header of the file.
+
+    Raises:
+        UserError: when it cannot be written, or the library is not installed.
+    """
+    _library()
+    from safetensors.numpy import save
+
+    plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    with atomic_file(path) as file:
+        file.write(save(plain, None if metadata is None else dict(metadata)))
+
+
+def _library() -> Any:
+    try:
+        import safetensors
+    except ImportError as error:
+        raise UserError(
+            "a checkpoint of safetensors files needs the library safetensors; "
+            "install it with pip install 'vfejax[phi]'"
+        ) from error
+    return safetensors

@@ -1,0 +1,170 @@
+"""Weights of a Phi model under the names of a checkpoint, and under those of the module here.
+
+A checkpoint has one array for every matrix of every layer, with the outputs first. Here equal
+neighbouring layers are stacked along a leading axis, and matrices have the inputs first. Nothing in
+this module touches a file.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.models.phi.config import PhiConfig, segments
+from vfejax.types import PyTree
+
+__all__ = ["Slot", "slots", "to_params", "to_tensors"]
+
+_MATRICES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.dense",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+}
+_HEAD_NORMS = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
+# What older files hold besides the weights: rates that follow from the options.
+_DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_MOST_NAMED = 8  # tensors in a message
+
+Path = tuple[str | int, ...]
+
+
+class Slot(NamedTuple):
+    """One array of the parameters.
+
+    Attributes:
+        path: keys to it in the nested dict of parameters.
+        names: the tensors of a checkpoint that it is made of: one per layer of a stack, or one.
+        shape: of each of those tensors.
+        is_stacked: whether it has a leading axis of layers.
+        is_matrix: whether it is made of their transposes.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    is_stacked: bool = False
+    is_matrix: bool = False
+
+
+def slots(config: PhiConfig) -> list[Slot]:
+    """Every array of the parameters of a model with these options."""
+    dim, vocab = config.dim, config.vocab_size
+    found = [Slot(("embedding", "embedding"), ("model.embed_tokens.weight",), (vocab, dim))]
+    found += [
+        Slot(("norm", leaf), (f"model.final_layernorm.{ending}",), (dim,))
+        for leaf, ending in (("scale", "weight"), ("bias", "bias"))
+    ]
+    found.append(Slot(("head", "bias"), ("lm_head.bias",), (vocab,)))
+    if not config.tied:
+        found.append(Slot(("head", "kernel"), ("lm_head.weight",), (vocab, dim), is_matrix=True))
+    for number, segment in enumerate(segments(config)):
+        found += _block(config, segment.layers, ("segments", number, "block"))
+    return found
+
+
+def _block(config: PhiConfig, layers: Sequence[int], path: Path) -> Iterator[Slot]:
+    """The arrays of a stack of these layers."""
+    dim, kv_dim, hidden = config.dim, config.kv_heads * config.head_dim, config.hidden
+    outputs = {"key": kv_dim, "value": kv_dim, "mlp_in": hidden}
+
+    def stacked(keys: Path, ending: str, *shape: int, is_matrix: bool = False) -> Slot:
+        names = tuple(f"model.layers.{layer}.{ending}" for layer in layers)
+        return Slot((*path, *keys), names, shape, True, is_matrix)
+
+    for key, name in _MATRICES.items():
+        size, inputs = outputs.get(key, dim), hidden if key == "mlp_out" else dim
+        yield stacked((key, "kernel"), f"{name}.weight", size, inputs, is_matrix=True)
+        yield stacked((key, "bias"), f"{name}.bias", size)
+    norms = {"norm": ("input_layernorm", dim)}
+    if config.qk_norm:
+        norms |= {key: (name, config.head_dim) for key, name in _HEAD_NORMS.items()}
+    for key, (name, width) in norms.items():
+        yield stacked((key, "scale"), f"{name}.weight", width)
+        yield stacked((key, "bias"), f"{name}.bias", width)
+
+
+def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
+    """The parameters that tensors of a checkpoint make, in the precision that they have.
+
+    Args:
+        config: the options of the model.
+        tensors: by the names of the checkpoint; all that it holds.
+
+    Raises:
+        ValueError: naming the tensors that are missing, that the architecture does not have, or
+            that have another shape or no floating type.
+    """
+    table = slots(config)
+    wanted = {name: slot.shape for slot in table for name in slot.names}
+    _refuse("lacks", [name for name in wanted if name not in tensors])
+    extra = [name for name in tensors if name not in wanted and not _DERIVED.fullmatch(name)]
+    if config.tied:  # some files repeat the embedding
+        extra = [name for name in extra if name != "lm_head.weight"]
+    _refuse("has what these options have no place for:", extra)
+    misshapen = [
+        f"{name} {list(tensors[name].shape)} in place of {list(shape)}"
+        for name, shape in wanted.items()
+        if tensors[name].shape != shape
+    ]
+    _refuse("has other shapes than its options say:", misshapen)
+    _refuse(
+        "has tensors that are no floating numbers:",
+        [n for n in wanted if not jnp.issubdtype(tensors[n].dtype, jnp.floating)],
+    )
+    params: dict[Any, Any] = {}
+    for slot in table:
+        place = params
+        for key in slot.path[:-1]:
+            place = place.setdefault(key, {})
+        place[slot.path[-1]] = jnp.asarray(_joined(slot, tensors))
+    return params
+
+
+def _refuse(what: str, names: Sequence[str]) -> None:
+    if names:
+        more = len(names) - _MOST_NAMED
+        listed = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        raise ValueError(f"the checkpoint {what} {listed}")
+
+
+def _joined(slot: Slot, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The array of a slot: its tensors turned over, and stacked in the widest of their types."""
+    parts = [tensors[name].T if slot.is_matrix else tensors[name] for name in slot.names]
+    if not slot.is_stacked:
+        return np.ascontiguousarray(parts[0])
+    dtype = jnp.result_type(*(part.dtype for part in parts))
+    return np.stack([part.astype(dtype) for part in parts])
+
+
+def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint that parameters make; the inverse of :func:`to_params`.
+
+    Args:
+        config: the options of the model.
+        params: its parameters.
+
+    Raises:
+        ValueError: naming the tensor, for parameters that are not those of such a model.
+    """
+    tensors = {}
+    for slot in slots(config):
+        array = params
+        try:
+            for key in slot.path:
+                array = array[key]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"params lack what makes {', '.join(slot.names)}") from error
+        layers = np.asarray(array) if slot.is_stacked else np.asarray(array)[None]
+        for name, part in zip(slot.names, layers, strict=True):
+            tensors[name] = part.T if slot.is_matrix else part
+            if tensors[name].shape != slot.shape:
+                raise ValueError(
+                    f"params must have {name} of shape {list(slot.shape)}, got "
+                    f"{list(tensors[name].shape)}"
+                )
+    return tensors
