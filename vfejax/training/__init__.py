@@ -1,5 +1,5 @@
 """Training as pure functions: losses, optimisers, steps, evaluation, scores, sharding."""
 
-from vfejax.training import evaluate, losses, optimizer, scores, sharding, step
+from vfejax.training import evaluate, losses, optimizer, partial, scores, sharding, step
 
-__all__ = ["evaluate", "losses", "optimizer", "scores", "sharding", "step"]
+__all__ = ["evaluate", "losses", "optimizer", "partial", "scores", "sharding", "step"]

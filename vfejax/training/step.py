@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vfejax.training import partial
 from vfejax.training.losses import (
     counted_targets,
     next_token_loss,
@@ -38,6 +39,7 @@ def trainer(
     *,
     padding: int | None = None,
     accumulation: int = 1,
+    trained: PyTree | None = None,
 ) -> Trainer:
     """Minimise the next-token loss.
 
@@ -52,6 +54,9 @@ def trainer(
             balance of experts included (dropout and routing noise are drawn for each part). A model
             whose further loss terms are made from statistics reads every part twice, once for the
             statistics of the whole batch.
+        trained: True for the weights that learn, a tree like the parameters; all by default. The
+            others have no gradient and no place in the optimiser's state, and keep their bits; see
+            :mod:`vfejax.training.partial`.
 
     Returns:
         The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n +
@@ -73,18 +78,21 @@ def trainer(
 
     def init(key: Array) -> TrainState:
         params = model.init(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        learning, _ = partial.split(params, trained)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(learning))
 
     def step(state: TrainState, windows: Array | Batch) -> tuple[TrainState, TrainInfo]:
         batch = windows if isinstance(windows, Batch) else training_batch(windows, padding)
         step_key = jax.random.fold_in(key, state.step)
+        learning, fixed = partial.split(state.params, trained)
+        learner = partial.fix(model, fixed)
         if accumulation == 1:
-            gradient, (loss, info) = _gradient(model, state.params, batch, step_key, padding)
+            gradient, (loss, info) = _gradient(learner, learning, batch, step_key, padding)
         else:
             parts, keys = _parts(batch, accumulation), jax.random.split(step_key, accumulation)
-            gradient, (loss, info) = _accumulated(model, state.params, parts, keys, padding)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+            gradient, (loss, info) = _accumulated(learner, learning, parts, keys, padding)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, learning)
+        params = partial.merge(optax.apply_updates(learning, updates), fixed)
         return TrainState(state.step + 1, params, optimizer_state), TrainInfo(
             loss, info, optax.tree.norm(gradient)
         )

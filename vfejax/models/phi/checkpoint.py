@@ -9,11 +9,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.models.phi.config import PhiConfig, segments
-from vfejax.types import PyTree
+from vfejax.models.phi.attention import first_fusion
+from vfejax.models.phi.config import PhiConfig, Segment, segments
+from vfejax.numerics import common_dtype
+from vfejax.types import Array, PyTree
 
 __all__ = ["Slot", "slots", "to_params", "to_tensors"]
 
@@ -31,6 +34,7 @@ _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 _MOST_NAMED = 8  # tensors in a message
 
 Path = tuple[str | int, ...]
+Tensors = Mapping[str, Array | np.ndarray]
 
 
 class Slot(NamedTuple):
@@ -63,17 +67,17 @@ def slots(config: PhiConfig) -> list[Slot]:
     if not config.tied:
         found.append(Slot(("head", "kernel"), ("lm_head.weight",), (vocab, dim), is_matrix=True))
     for number, segment in enumerate(segments(config)):
-        found += _block(config, segment.layers, ("segments", number, "block"))
+        found += _block(config, segment, ("segments", number, "block"))
     return found
 
 
-def _block(config: PhiConfig, layers: Sequence[int], path: Path) -> Iterator[Slot]:
-    """The arrays of a stack of these layers."""
+def _block(config: PhiConfig, segment: Segment, path: Path) -> Iterator[Slot]:
+    """The arrays of a stack of layers."""
     dim, kv_dim, hidden = config.dim, config.kv_heads * config.head_dim, config.hidden
     outputs = {"key": kv_dim, "value": kv_dim, "mlp_in": hidden}
 
     def stacked(keys: Path, ending: str, *shape: int, is_matrix: bool = False) -> Slot:
-        names = tuple(f"model.layers.{layer}.{ending}" for layer in layers)
+        names = tuple(f"model.layers.{layer}.{ending}" for layer in segment.layers)
         return Slot((*path, *keys), names, shape, True, is_matrix)
 
     for key, name in _MATRICES.items():
@@ -86,9 +90,13 @@ def _block(config: PhiConfig, layers: Sequence[int], path: Path) -> Iterator[Slo
     for key, (name, width) in norms.items():
         yield stacked((key, "scale"), f"{name}.weight", width)
         yield stacked((key, "bias"), f"{name}.bias", width)
+    key = jax.eval_shape(jax.random.key, 0)
+    fusion = jax.eval_shape(lambda k: first_fusion(config, segment.toroidal, k), key)
+    for number, weights in enumerate(fusion):
+        yield stacked(("fusion", number), f"self_attn.fusion.{number}", *weights.shape)
 
 
-def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
+def to_params(config: PhiConfig, tensors: Tensors) -> PyTree:
     """The parameters that tensors of a checkpoint make, in the precision that they have.
 
     Args:
@@ -121,7 +129,7 @@ def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
         place = params
         for key in slot.path[:-1]:
             place = place.setdefault(key, {})
-        place[slot.path[-1]] = jnp.asarray(_joined(slot, tensors))
+        place[slot.path[-1]] = _joined(slot, tensors)
     return params
 
 
@@ -132,16 +140,17 @@ def _refuse(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"the checkpoint {what} {listed}")
 
 
-def _joined(slot: Slot, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+def _joined(slot: Slot, tensors: Tensors) -> Array:
     """The array of a slot: its tensors turned over, and stacked in the widest of their types."""
     parts = [tensors[name].T if slot.is_matrix else tensors[name] for name in slot.names]
     if not slot.is_stacked:
-        return np.ascontiguousarray(parts[0])
-    dtype = jnp.result_type(*(part.dtype for part in parts))
-    return np.stack([part.astype(dtype) for part in parts])
+        return jnp.asarray(parts[0])
+    arrays = [jnp.asarray(part) for part in parts]
+    dtype = common_dtype(*arrays)
+    return jnp.stack([array.astype(dtype) for array in arrays])
 
 
-def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, np.ndarray]:
+def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, Any]:
     """The tensors of a checkpoint that parameters make; the inverse of :func:`to_params`.
 
     Args:
@@ -159,8 +168,8 @@ def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, np.ndarray]:
                 array = array[key]
         except (KeyError, TypeError) as error:
             raise ValueError(f"params lack what makes {', '.join(slot.names)}") from error
-        layers = np.asarray(array) if slot.is_stacked else np.asarray(array)[None]
-        for name, part in zip(slot.names, layers, strict=True):
+        parts = list(array) if slot.is_stacked else [array]
+        for name, part in zip(slot.names, parts, strict=True):
             tensors[name] = part.T if slot.is_matrix else part
             if tensors[name].shape != slot.shape:
                 raise ValueError(

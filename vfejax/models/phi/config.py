@@ -8,11 +8,19 @@ out.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-__all__ = ["PhiConfig", "Segment", "Toroidal", "from_json", "segments", "to_json"]
+__all__ = [
+    "PhiConfig",
+    "Segment",
+    "Toroidal",
+    "from_json",
+    "segments",
+    "to_json",
+    "with_swapped",
+]
 
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 51200,
@@ -28,6 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 _COUNTS = tuple(key for key, value in _DEFAULTS.items() if type(value) is int)
+_SWAPPED = "vfejax_swapped_attention"
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of one function
 
 
@@ -35,29 +44,30 @@ _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of one function
 class Toroidal:
     """Attention on a torus in place of a layer's own; see :mod:`vfejax.attention.toroidal`.
 
-    The defaults leave the layer as it was.
+    The defaults leave the logits as they were, and so does any depth of axial attention until the
+    fusion of its platters is trained.
     """
 
     depth: int = 1
     """Number of platters that the heads are dealt out to, a divisor of their number."""
     attention: Literal["axial", "joint"] = "axial"
     """What a query reads: its own platter, or all platters at depth times the cost."""
-    encoding: str = "standard"
-    """Rates of the rotary positions, by their name in the table of encodings; standard ones are
-    those of the weights.
+    encoding: Literal["standard", "snapped", "geometric", "mixed"] = "standard"
+    """Rates of the rotary positions: those of the weights, the nearest that close on the ring,
+    integer turns in geometric steps, or these mixed with turns per platter.
     """
-    fusion: str = "none"
-    """How the platters mix after the attention, by its name in the table of fusions."""
+    fusion: Literal["none", "low-rank", "attention", "mean"] = "none"
+    """How the platters of a token mix after the attention."""
+    rank: int = 4
+    """Rank of the low-rank fusion, which is the identity at first."""
     distance: Literal["circular", "linear"] = "circular"
     """Distance along the sequence in the bias: the short way round the ring, or the age."""
     slope: float = 0.0
-    """Logits lost per unit of distance, at least 0; no bias at 0."""
-    circumference: int = 0
-    """Places of the ring; 0 for as many as the model reads tokens."""
-    window: int = 0
-    """A query reads this many last keys, its own among them; 0 for all."""
-    rank: int = 4
-    """Rank of the low-rank fusion."""
+    """Logits lost per unit of distance, at least 0; without any bias at 0."""
+    circumference: int | None = None
+    """Places of the ring; as many as the model reads tokens by default."""
+    window: int | None = None
+    """A query reads this many last keys, its own among them; all by default."""
 
 
 class Segment(NamedTuple):
@@ -86,6 +96,7 @@ class PhiConfig:
         tied: whether the output shares the token embedding.
         swapped: for every layer its attention on a torus, or None for the ordinary one; empty when
             all are ordinary.
+        dtype: of the arithmetic: float32, float64 or bfloat16; no file says it.
         source: the JSON that these options were read from; it has keys that no computation needs.
     """
 
@@ -102,6 +113,7 @@ class PhiConfig:
     qk_norm: bool
     tied: bool
     swapped: tuple[Toroidal | None, ...] = ()
+    dtype: str = "float32"
     source: str = dataclasses.field(default="{}", compare=False, repr=False)
 
     @property
@@ -140,7 +152,7 @@ def from_json(mapping: Mapping[str, Any]) -> PhiConfig:
         *("head_dim", f"hidden_size / num_attention_heads = {head_dim}", mapping.get("head_dim")),
     )
     base, rotary = _rotary(mapping, head_dim)
-    return PhiConfig(
+    config = PhiConfig(
         vocab_size=values["vocab_size"],
         dim=values["hidden_size"],
         hidden=values["intermediate_size"],
@@ -153,8 +165,9 @@ def from_json(mapping: Mapping[str, Any]) -> PhiConfig:
         rotary=rotary,
         qk_norm=values["qk_layernorm"],
         tied=values["tie_word_embeddings"],
-        source=json.dumps(dict(mapping)),
+        source=json.dumps({k: v for k, v in mapping.items() if k != _SWAPPED}),
     )
+    return with_swapped(config, _swapped(config, mapping.get(_SWAPPED, {})))
 
 
 def segments(config: PhiConfig) -> list[Segment]:
@@ -176,9 +189,85 @@ def segments(config: PhiConfig) -> list[Segment]:
 
 def to_json(config: PhiConfig) -> dict[str, Any]:
     """What a ``config.json`` says of these options: all that the file said that they were read
-    from.
+    from, and the swapped attention of each layer under a key of its own.
     """
-    return json.loads(config.source)
+    swapped = {
+        str(layer): dataclasses.asdict(toroidal)
+        for layer, toroidal in enumerate(config.swapped)
+        if toroidal is not None
+    }
+    return json.loads(config.source) | ({_SWAPPED: swapped} if swapped else {})
+
+
+def _swapped(config: PhiConfig, said: Any) -> tuple[Toroidal | None, ...]:
+    """The swapped attention of every layer, as :func:`to_json` wrote it."""
+    _require(isinstance(said, Mapping), _SWAPPED, "an object", said)
+    kinds: list[Toroidal | None] = [None] * config.layers
+    for layer, options in said.items():
+        known = layer in map(str, range(config.layers)) and isinstance(options, Mapping)
+        _require(known, _SWAPPED, f"options by a layer from 0 to {config.layers - 1}", said)
+        try:
+            kinds[int(layer)] = Toroidal(**options)
+        except TypeError as error:
+            raise ValueError(
+                f"{_SWAPPED} of layer {layer} must be known options: {error}"
+            ) from error
+    return tuple(kinds)
+
+
+def with_swapped(config: PhiConfig, kinds: Sequence[Toroidal | None]) -> PhiConfig:
+    """The options with this attention in every layer.
+
+    A ring has room for as many tokens as it has places, so the model reads no more. One that is not
+    said has as many places as the model reads tokens now.
+
+    Args:
+        config: the options of the model.
+        kinds: for every layer the options of its attention on a torus, or None.
+
+    Raises:
+        ValueError: naming the option, its value and what it must be.
+    """
+    full = [
+        None if kind is None else dataclasses.replace(kind, circumference=_ring(config, kind))
+        for kind in kinds
+    ]
+    for kind in filter(None, full):
+        _check_toroidal(config, kind)
+    rings = [kind.circumference for kind in full if kind is not None and kind.circumference]
+    length = min([config.length, *rings])
+    return dataclasses.replace(config, swapped=tuple(full) if rings else (), length=length)
+
+
+def _ring(config: PhiConfig, toroidal: Toroidal) -> int:
+    return config.length if toroidal.circumference is None else toroidal.circumference
+
+
+def _check_toroidal(config: PhiConfig, toroidal: Toroidal) -> None:
+    for field in dataclasses.fields(toroidal):
+        value, choices = getattr(toroidal, field.name), get_args(field.type)
+        if get_origin(field.type) is Literal:
+            _require(value in choices, field.name, f"one of {', '.join(choices)}", value)
+    heads = config.kv_heads if toroidal.attention == "joint" else config.heads
+    valid = [depth for depth in range(1, heads + 1) if heads % depth == 0]
+    noun = "heads of keys" if toroidal.attention == "joint" else "heads"
+    _require(
+        toroidal.depth in valid,
+        *("depth", f"a divisor of the {heads} {noun}: {', '.join(map(str, valid))}"),
+        toroidal.depth,
+    )
+    ring, window = toroidal.circumference, toroidal.window
+    fits = type(ring) is int and ring >= 1
+    _require(fits, "circumference", "an integer of at least 1", ring)
+    _require(
+        window is None or (type(window) is int and 1 <= window <= int(ring or 1)),
+        *("window", f"1 to the circumference {ring}", window),
+    )
+    slope = toroidal.slope
+    finite = _is_number(slope) and 0 <= slope < float("inf")
+    _require(finite, "slope", "at least 0 and finite", slope)
+    rank = toroidal.rank
+    _require(type(rank) is int and rank >= 1, "rank", "an integer of at least 1", rank)
 
 
 def _require(fits: bool, key: str, requirement: str, value: Any) -> None:

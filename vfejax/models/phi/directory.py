@@ -41,7 +41,7 @@ def read_config(directory: str | os.PathLike, length: int | None = None) -> PhiC
         raise UserError(f"{path}: {one_line(error)}; give a directory of a Phi model") from error
     if length is None:
         return config
-    if not 1 <= length <= config.length:
+    if length < 1 or length > config.length:
         raise UserError(
             f"{path}: the model reads 1 to {config.length} tokens, not {length}; choose another "
             "length"
@@ -52,7 +52,7 @@ def read_config(directory: str | os.PathLike, length: int | None = None) -> PhiC
 def load(
     directory: str | os.PathLike,
     length: int | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> tuple[SequenceModel, PyTree]:
     """The model in a directory, and its weights.
 
@@ -79,7 +79,7 @@ def load(
             f"{os.fspath(directory)}: {error}; give a directory whose config.json and tensors "
             "belong together"
         ) from error
-    return build(config, dtype), params
+    return build(dataclasses.replace(config, dtype=jnp.dtype(dtype).name)), params
 
 
 def save(directory: str | os.PathLike, model: SequenceModel, params: PyTree) -> None:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.attention.depth_fusion import FUSIONS
 from vfejax.models.blocks import Stack, embedding, normal
 from vfejax.models.cache import append
-from vfejax.models.phi.attention import Mixer, causal
+from vfejax.models.phi.attention import Mixer, first_fusion, mixer
 from vfejax.models.phi.config import PhiConfig, Segment, Toroidal, segments
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
@@ -72,11 +73,20 @@ class _Block(nnx.Module):
         if config.qk_norm:
             self.query_norm, self.key_norm = norm(config.head_dim), norm(config.head_dim)
         self.mlp_in, self.mlp_out = linear(dim, config.hidden), linear(config.hidden, dim)
+        fusion = first_fusion(config, toroidal, rngs.params())
+        self.fusion = nnx.List([nnx.Param(weight) for weight in fusion])
 
     @property
     def mixer(self) -> Mixer:
         """The attention of the layer."""
-        return causal(self.config)
+        return mixer(self.config, self.toroidal)
+
+    def fused(self, answer: Array) -> Array:
+        """The heads' answers, with the platters of each token mixed."""
+        if self.toroidal is None:
+            return answer
+        weights = tuple(weight[...] for weight in self.fusion)
+        return FUSIONS[self.toroidal.fusion].apply(weights, answer, self.toroidal.depth)
 
     def project(self, y: Array, positions: Array) -> tuple[Array, Array, Array]:
         """Turned queries ``[b, n, heads, c]``, turned keys and values ``[b, n, kv_heads, c]`` of
@@ -95,7 +105,7 @@ class _Block(nnx.Module):
 
     def finish(self, x: Array, y: Array, answer: Array) -> Array:
         """The rest of the block, once every head has its answer ``[b, n, heads, c]``."""
-        attended = self.out(answer.reshape(*x.shape[:-1], -1))
+        attended = self.out(self.fused(answer).reshape(*x.shape[:-1], -1))
         return x + attended + self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True))
 
 
@@ -193,12 +203,16 @@ class _Head(nnx.Module):
         return x @ kernel.astype(self.dtype) + self.bias[...].astype(self.dtype)
 
 
-def build(config: PhiConfig, dtype: jnp.dtype = jnp.float32) -> SequenceModel:
-    """The model with these options; ``model.config`` holds them.
+def build(config: PhiConfig) -> SequenceModel:
+    """The model with these options, which ``model.config`` holds. Weights may have another
+    precision than its arithmetic.
 
-    Args:
-        config: see :class:`vfejax.models.phi.config.PhiConfig`.
-        dtype: float32, float64 or bfloat16, that of the arithmetic. Weights may have another.
+    >>> from vfejax.models.phi.config import from_json
+    >>> small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    >>> model = build(from_json({"model_type": "phi", "vocab_size": 11} | small))
+    >>> params = model.init(jax.random.key(0))
+    >>> model.apply(params, jnp.ones((1, 3), int)).logits.shape
+    (1, 3, 11)
     """
-    model = pure(lambda rngs: Phi(config, dtype=dtype, rngs=rngs))
+    model = pure(lambda rngs: Phi(config, dtype=jnp.dtype(config.dtype), rngs=rngs))
     return model._replace(config=config)
