@@ -108,9 +108,10 @@ def _split(config: EvaluateConfig, of: Trained) -> Split:
 
 def _ablated(of: Trained) -> dict[str, SequenceModel]:
     """The model's ablations by name; none for most models."""
+    ablations = MODELS[of.config.model].ablations if of.config.model in MODELS else {}
     return {
         name: build(with_options(of.config, **changes), of.vocabulary.size)
-        for name, changes in MODELS[of.config.model].ablations.items()
+        for name, changes in ablations.items()
     }
 
 

@@ -1,6 +1,6 @@
 """``vfejax generate``: a trained model continues a text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.models import sampling
+from vfejax.models.phi import directory
 from vfejax.runs.seeds import random_key
 from vfejax.types import PyTree, SequenceModel
 
@@ -29,6 +30,10 @@ class GenerateConfig:
 
     run: Path = Path("runs/train")
     """Directory that vfejax train wrote; its best weights are used."""
+    phi: Path | None = None
+    """Directory of a pretrained Phi model (config.json and safetensors), in place of --run."""
+    tokenizer: Path | None = None
+    """The tokenizer.json that belongs to --phi; bytes by default."""
     prompt: str | None = None
     """Text to continue; a line break by default, or the vocabulary's first symbol where it has no
     line break. A text that begins with a dash is given as --prompt=-text.
@@ -63,6 +68,8 @@ def _check(config: GenerateConfig) -> None:
     check(0 <= temperature < float("inf"), "temperature", temperature, "at least 0 and finite")
     check(config.top_k >= 0, "top-k", config.top_k, "at least 0")
     check(0 < config.top_p <= 1, "top-p", config.top_p, "above 0 and at most 1")
+    given = config.tokenizer is None or config.phi is not None
+    check(given, "tokenizer", config.tokenizer, "left out without --phi")
     check_seed(config.seed)
 
 
@@ -81,6 +88,19 @@ def _encode(prompt: str, tokenizer: Tokenizer, num_tokens: int) -> np.ndarray:
     if (symbol := tokenizer.unencodable(prompt)) is not None:
         raise UserError(f"--prompt: the model's vocabulary has no {symbol!r}; leave it out")
     return tokens
+
+
+def _source(
+    config: GenerateConfig,
+) -> tuple[Tokenizer, Callable[[int], tuple[SequenceModel, PyTree]]]:
+    """The tokenizer, and the model and its weights for a number of tokens."""
+    if config.phi is None:
+        run = trained.read(config.run)
+        return run.vocabulary, lambda num_tokens: (run.model, run.params)
+    source, options = config.phi, directory.read_config(config.phi)
+    tokenizer = tokenizers.read_pretrained(config.tokenizer, options.vocab_size)
+    # Decoding keeps room for as many tokens as there will be, not for all that it could read.
+    return tokenizer, lambda num_tokens: directory.load(source, min(num_tokens, options.length))
 
 
 def continuation(
@@ -114,13 +134,14 @@ def main(arguments: Sequence[str]) -> int:
     config = configuration.parse(GenerateConfig, arguments, program="vfejax generate")
     _check(config)
     output.check_replaceable(config.out, config.overwrite)
-    run = trained.read(config.run)
-    tokenizer = run.vocabulary
+    tokenizer, model_fn = _source(config)
     prompt = tokenizers.opening(tokenizer) if config.prompt is None else config.prompt
+    tokens = _encode(prompt, tokenizer, config.tokens)
+    model, params = model_fn(len(tokens) + config.tokens)
     new = continuation(
-        run.model,
-        run.params,
-        _encode(prompt, tokenizer, config.tokens),
+        model,
+        params,
+        tokens,
         num_tokens=config.tokens,
         seed=config.seed,
         sampler_fn=sampling.sampler(

@@ -67,6 +67,11 @@ class SubwordTokenizer:
         """Number of ids: one more than the largest, gaps in the numbering included."""
         return 1 + _SHIFT + max(self._tokenizer.get_vocab().values())
 
+    @property
+    def num_known(self) -> int:
+        """Number of ids that stand for something: all, but for gaps in the numbering."""
+        return self.size
+
     @cached_property
     def unknown_id(self) -> int | None:
         """The id of what the tokenizer cannot say; None for one that spells everything."""
@@ -160,7 +165,7 @@ def _library() -> Any:
         import tokenizers
     except ImportError as error:
         raise UserError(
-            "--vocabulary: a tokenizer file needs the library tokenizers; "
+            "a tokenizer file needs the library tokenizers; "
             "install it with pip install 'vfejax[tokenizers]'"
         ) from error
     return tokenizers

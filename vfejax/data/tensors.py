@@ -16,7 +16,7 @@ import numpy as np
 from vfejax.data.files import atomic_file, one_line, read_errors
 from vfejax.errors import UserError
 
-__all__ = ["read_json", "read_tensors", "write_tensors"]
+__all__ = ["checkpoint_files", "read_json", "read_tensors", "write_tensors"]
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -71,17 +71,22 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
     return _sharded(index)
 
 
+def checkpoint_files(directory: str | os.PathLike) -> list[str]:
+    """Names of the files of a checkpoint in a directory, its ``config.json`` among them.
+
+    Raises:
+        UserError: as :func:`read_tensors`, as far as names can tell.
+    """
+    directory = Path(directory)
+    index = directory / _INDEX
+    if (directory / _FILE).exists() or not index.exists():
+        return ["config.json", _FILE]
+    return ["config.json", _INDEX, *sorted(set(_places(index).values()))]
+
+
 def _sharded(index: Path) -> dict[str, np.ndarray]:
     """The arrays that an index names, each from the file it says."""
-    places = read_json(index).get("weight_map")
-    plain = isinstance(places, dict) and all(
-        isinstance(name, str) and name == os.path.basename(name) for name in places.values()
-    )
-    if not isinstance(places, dict) or not plain:
-        raise UserError(
-            f"{index}: 'weight_map' must say for every tensor which file beside it holds it; put "
-            "the original file back"
-        )
+    places = _places(index)
     found: dict[str, np.ndarray] = {}
     for name in sorted(set(places.values())):
         found |= _entries(index.with_name(name))
@@ -92,6 +97,20 @@ def _sharded(index: Path) -> dict[str, np.ndarray]:
             "original files back"
         )
     return found
+
+
+def _places(index: Path) -> dict[str, str]:
+    """The file of every tensor, by name, as an index says."""
+    places = read_json(index).get("weight_map")
+    plain = isinstance(places, dict) and all(
+        isinstance(name, str) and name == os.path.basename(name) for name in places.values()
+    )
+    if not isinstance(places, dict) or not plain:
+        raise UserError(
+            f"{index}: 'weight_map' must say for every tensor which file beside it holds it; put "
+            "the original file back"
+        )
+    return places
 
 
 def _entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:

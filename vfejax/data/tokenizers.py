@@ -12,17 +12,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vfejax.data import subwords, vocabulary
+from vfejax.data import pretrained, subwords, vocabulary
 from vfejax.data.files import atomic_write, one_line, read_errors
+from vfejax.data.pretrained import PretrainedTokenizer
 from vfejax.data.subwords import SubwordTokenizer
 from vfejax.data.vocabulary import Vocabulary
 from vfejax.errors import UserError
 
-__all__ = ["Tokenizer", "build", "from_json", "load", "never_drawn", "opening", "read", "save"]
+__all__ = [
+    "Tokenizer",
+    "build",
+    "from_json",
+    "load",
+    "never_drawn",
+    "opening",
+    "read",
+    "read_pretrained",
+    "save",
+]
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], "Tokenizer"]] = {
     **dict.fromkeys(vocabulary.KINDS, Vocabulary.from_json),
     subwords.KIND: SubwordTokenizer.from_json,
+    pretrained.KIND: PretrainedTokenizer.from_json,
 }
 
 
@@ -33,6 +45,7 @@ class Tokenizer(Protocol):
         size: number of ids; all of them lie in ``[0, size)``.
         padding_id: the id that fills windows; no text encodes to it.
         unknown_id: the id of what the tokenizer cannot say; None when it can say everything.
+        num_known: the ids from there on stand for nothing.
     """
 
     @property
@@ -43,6 +56,9 @@ class Tokenizer(Protocol):
 
     @property
     def unknown_id(self) -> int | None: ...
+
+    @property
+    def num_known(self) -> int: ...
 
     def encode(self, text: str) -> np.ndarray:
         """Ids ``[n]`` (int32) of a text."""
@@ -141,6 +157,27 @@ def read(path: str | os.PathLike) -> SubwordTokenizer:
         ) from error
 
 
+def read_pretrained(path: str | os.PathLike | None, size: int) -> PretrainedTokenizer:
+    """The tokenizer of a pretrained model.
+
+    Args:
+        path: a ``tokenizer.json`` of the library ``tokenizers``; bytes for None.
+        size: rows that the model has for tokens.
+
+    Raises:
+        UserError: as :func:`read`, and when the model has not enough rows.
+    """
+    try:
+        if path is None:
+            return pretrained.of_bytes(size)
+        return PretrainedTokenizer(SubwordTokenizer(_parsed(path)), size)
+    except ValueError as error:
+        named = "--tokenizer" + ("" if path is None else f" {os.fspath(path)}")
+        raise UserError(
+            f"{named}: {one_line(error)}; give the tokenizer.json that belongs to the model"
+        ) from error
+
+
 def _parsed(path: str | os.PathLike) -> Any:
     """What the JSON of a file says; ValueError when it says nothing."""
     with read_errors(path):
@@ -152,13 +189,16 @@ def _parsed(path: str | os.PathLike) -> Any:
 
 
 def never_drawn(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that a model must not write: padding, and the unknown symbol if there is one.
+    """The ids that a model must not write: padding, the unknown symbol if there is one, and those
+    that stand for nothing.
 
     >>> never_drawn(build("character", "ab"))
     (0, 1)
     """
-    special = (tokenizer.padding_id, tokenizer.unknown_id)
-    return tuple(index for index in special if index is not None)
+    special = {tokenizer.padding_id, *range(tokenizer.num_known, tokenizer.size)}
+    if tokenizer.unknown_id is not None:
+        special.add(tokenizer.unknown_id)
+    return tuple(sorted(special))
 
 
 def opening(tokenizer: Tokenizer) -> str:

@@ -72,6 +72,11 @@ class Vocabulary:
         """Number of ids, padding and the unknown symbol among them."""
         return _FIRST + len(self.symbols)
 
+    @property
+    def num_known(self) -> int:
+        """Number of ids that stand for something: all."""
+        return self.size
+
     def encode(self, text: str) -> np.ndarray:
         """Ids ``[n]`` (int32) of a text; a symbol that the vocabulary lacks becomes the unknown
         one.

@@ -14,7 +14,16 @@ from vfejax.data.files import atomic_write, read_errors
 from vfejax.errors import UserError
 from vfejax.runs.directory import RunDirectory
 
-__all__ = ["Content", "Inputs", "check", "check_readable", "help_topics", "is_recorded", "record"]
+__all__ = [
+    "Content",
+    "Files",
+    "Inputs",
+    "check",
+    "check_readable",
+    "help_topics",
+    "is_recorded",
+    "record",
+]
 
 _FILE = "inputs.json"
 
@@ -26,7 +35,15 @@ class Content(NamedTuple):
     text: str
 
 
-Inputs: TypeAlias = Mapping[str, str | os.PathLike | Content | None]
+class Files(NamedTuple):
+    """An input that is these files of a directory."""
+
+    directory: Path
+    names: tuple[str, ...]
+
+
+Input: TypeAlias = str | os.PathLike | Content | Files
+Inputs: TypeAlias = Mapping[str, Input | None]
 
 
 def record(run: RunDirectory, inputs: Inputs) -> None:
@@ -34,8 +51,8 @@ def record(run: RunDirectory, inputs: Inputs) -> None:
 
     Args:
         run: the run, held.
-        inputs: by option (``"text"``, ``"observation-matrix"``), a file, a directory of files, or a
-            :class:`Content`; None for an option that was not given.
+        inputs: by option (``"text"``, ``"observation-matrix"``), a file, a directory of files, some
+            :class:`Files`, or a :class:`Content`; None for an option that was not given.
 
     Raises:
         UserError: naming option and file, when one cannot be read.
@@ -93,7 +110,7 @@ def check_readable(inputs: Inputs) -> None:
     for option, value in _given(inputs).items():
         if isinstance(value, Content):
             continue
-        path = Path(value)
+        path = value.directory if isinstance(value, Files) else Path(value)
         with read_errors(f"--{option} {path}:"):
             mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -112,20 +129,22 @@ def help_topics() -> Content:
     return Content("help topics of Python", corpus.help_topics())
 
 
-def _given(inputs: Inputs) -> dict[str, str | os.PathLike | Content]:
+def _given(inputs: Inputs) -> dict[str, Input]:
     return {option: value for option, value in inputs.items() if value is not None}
 
 
-def _describe(option: str, value: str | os.PathLike | Content) -> dict[str, Any]:
+def _describe(option: str, value: Input) -> dict[str, Any]:
     """Path, and size and SHA-256 by file name."""
     if isinstance(value, Content):
         data = value.text.encode()
         entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         return {"path": value.name, "files": {"": entry}}
-    path = Path(os.path.abspath(value))
-    check_readable({option: path})
+    check_readable({option: value})
+    path = Path(os.path.abspath(value.directory if isinstance(value, Files) else value))
     with read_errors(f"--{option} {path}:"):
-        if path.is_dir():
+        if isinstance(value, Files):
+            files = {name: _digest(path / name) for name in value.names}
+        elif path.is_dir():
             names = sorted(name for name in os.listdir(path) if _is_part(path / name))
             files = {name: _digest(path / name) for name in names}
         else:

@@ -15,9 +15,10 @@ import numpy as np
 
 from vfejax.data import tokenizers
 from vfejax.data.files import one_line, read_errors
+from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, directory, toml_values
+from vfejax.runs import checkpoint, directory, inputs, toml_values
 from vfejax.runs.metrics import read_metrics
 from vfejax.types import PyTree, SequenceModel
 
@@ -122,6 +123,8 @@ def _with_model(run: Run) -> Run:
 
     place, config = run.path / "config.toml", run.config
     name = config["model"]
+    if name == "phi":
+        return _with_phi(run)
     if not isinstance(name, str) or name not in table.MODELS:
         known = ", ".join(table.MODELS)
         raise UserError(f"{place}: model {name!r} is not known to this vfejax, which has {known}")
@@ -144,6 +147,41 @@ def _with_model(run: Run) -> Run:
         model=model,
         params=params,
         vocabulary=vocabulary,
+        step=int(meta["step"]),
+        valid_loss=float(meta["valid_loss"]),
+    )
+
+
+def _with_phi(run: Run) -> Run:
+    """The run with the pretrained model that it trained a part of: the weights that learned are
+    those of the run, the others are read from the model's own directory.
+    """
+    from vfejax.models.phi import trainable
+    from vfejax.models.phi.config import Swap
+    from vfejax.models.phi.directory import load_swapped
+    from vfejax.training import partial
+
+    place, config = run.path / "config.toml", run.config
+    vocabulary_file, source = run.path / "vocabulary.json", config.get("phi")
+    if checkpoint.latest_step(run.path / BEST) is None or not vocabulary_file.exists():
+        return run
+    if not isinstance(source, str):
+        raise UserError(f"{place}: 'phi' must be the directory of a model, got {source!r}")
+    inputs.check(run.path, {"phi": inputs.Files(Path(source), tuple(checkpoint_files(source)))})
+    swap = toml_values.build(Swap, config.get("swap", {}), f"{place} [swap]")
+    try:
+        model, params = load_swapped(source, swap, _length(config, place), _dtype(config, place))
+    except ValueError as error:
+        raise UserError(
+            f"{place}: these options do not fit {source} ({one_line(error)}); put back the values "
+            "that the run was made with"
+        ) from error
+    learning, fixed = partial.split(params, trainable(model, params))
+    learned, meta = checkpoint.restore(run.path / BEST, learning)
+    return run._replace(
+        model=model,
+        params=partial.merge(learned, fixed),
+        vocabulary=tokenizers.load(vocabulary_file),
         step=int(meta["step"]),
         valid_loss=float(meta["valid_loss"]),
     )

@@ -72,6 +72,8 @@ class Program(NamedTuple):
             can be traced.
         place: ``state -> state`` on the devices that it should be on, for fresh and restored ones;
             a copy by default, so that arrays that ``init`` did not make itself survive the loop.
+        stored: ``state -> state`` as checkpoints hold it: all of it by default. What it leaves out
+            ``place`` adds again, to what ``init`` makes too.
     """
 
     init: Callable[[], PyTree]
@@ -86,6 +88,7 @@ class Program(NamedTuple):
     ended: Callable[[int, PyTree], str] = lambda step, memory: ""
     template: Callable[[], PyTree] | None = None
     place: Callable[[PyTree], PyTree] = _copied
+    stored: Callable[[PyTree], PyTree] = lambda state: state
 
 
 class Cadence(NamedTuple):
@@ -204,7 +207,7 @@ def run(
 
     def save(step: int) -> None:
         meta = {"seconds": before + time.monotonic() - began}
-        checkpoint.save(run.path, step, Saved(state, memory), meta)
+        checkpoint.save(run.path, step, Saved(program.stored(state), memory), meta)
         program.saved(step, memory)
 
     stop = "" if step is None else program.ended(step, memory)

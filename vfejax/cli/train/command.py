@@ -13,10 +13,10 @@ import numpy as np
 
 from vfejax.cli import session as sessions
 from vfejax.cli.session import Session
+from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import TrainConfig, check_values, model_options, parse
 from vfejax.cli.train.corpora import named_inputs, train_corpus
-from vfejax.cli.train.model import build as build_model
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -30,7 +30,7 @@ from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
-from vfejax.types import PyTree, SequenceModel
+from vfejax.types import PyTree
 
 __all__ = ["main", "train"]
 
@@ -63,7 +63,7 @@ class Task(NamedTuple):
 
     config: TrainConfig
     corpus: Corpus
-    model: SequenceModel
+    start: train_model.Start
     trainer: Trainer
     learning_rate: Callable[[Any], Any]
     mesh: jax.sharding.Mesh
@@ -82,29 +82,31 @@ def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
 
 
 def _trainer(
-    config: TrainConfig, model: SequenceModel, rate: Callable[[Any], Any], key: jax.Array
+    config: TrainConfig, start: train_model.Start, rate: Callable[[Any], Any], key: jax.Array
 ) -> Trainer:
     """The model's own method of learning, or else gradient descent by AdamW.
 
     The windows of training are cut from the text and hold no padding.
     """
-    own = MODELS[config.model].trainer
+    own = MODELS[config.model].trainer if config.model in MODELS else None
     if own is not None:
-        return own(model, model_options(config), rate, key)
+        return own(start.model, model_options(config), rate, key)
     optimizer = adamw(
         rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2
     )
-    return trainer(model, optimizer, key, accumulation=config.accumulation)
+    return trainer(
+        start.model, optimizer, key, accumulation=config.accumulation, trained=start.trained
+    )
 
 
 def _task(config: TrainConfig) -> Task:
     data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
-    model = build_model(config, data.vocabulary.size, data.train.tokens)
+    start = train_model.start(config, data.vocabulary.size, data.train.tokens)
     rate = _learning_rate(config)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(random_key(config.seed), 1)
-    method = _trainer(config, model, rate, key)
+    method = _trainer(config, start, rate, key)
     mesh = sharding.data_mesh(config.batch_size)
     windows = evaluation_windows(
         data.valid.tokens,
@@ -113,7 +115,8 @@ def _task(config: TrainConfig) -> Task:
         padding,
         limit=config.eval_windows or None,
     )
-    return Task(config, data, model, method, rate, mesh, evaluator(model, mesh, padding), windows)
+    evaluate_fn = evaluator(start.model, mesh, padding)
+    return Task(config, data, start, method, rate, mesh, evaluate_fn, windows)
 
 
 class _BestWeights:
@@ -155,6 +158,8 @@ class _BestWeights:
 
 
 def _first_state(task: Task) -> TrainState:
+    if task.start.trained is not None:  # weights that were read: nothing to compute
+        return task.trainer.init(random_key(task.config.seed))
     # Runs once, so what counts is how fast it compiles.
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(task.trainer.init, compiler_options=options)(random_key(task.config.seed))
@@ -167,7 +172,7 @@ def _program(task: Task, session: Session) -> loop.Program:
 
     def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
         loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
-        return loss, weights.compared(step, state.params, loss, best)
+        return loss, weights.compared(step, task.start.learning(state.params), loss, best)
 
     def observe(
         step: int, state: TrainState, infos: TrainInfo | None, best: Best
@@ -187,15 +192,23 @@ def _program(task: Task, session: Session) -> loop.Program:
 
     def init() -> TrainState:
         weights.discard()
-        return _first_state(task)
+        return stored(_first_state(task))
+
+    def stored(state: TrainState) -> TrainState:
+        return state._replace(params=task.start.learning(state.params))
+
+    def place(state: TrainState) -> TrainState:
+        whole = state._replace(params=task.start.whole(state.params))
+        return sharding.replicate(task.mesh, whole)
 
     def inputs(step: int, num_steps: int) -> Any:
         return sharding.split_batches(task.mesh, batches.at(step, num_steps))
 
     return loop.Program(
         init=init,
-        template=lambda: task.trainer.init(random_key(config.seed)),
-        place=lambda state: sharding.replicate(task.mesh, state),
+        template=lambda: stored(task.trainer.init(random_key(config.seed))),
+        place=place,
+        stored=stored,
         step=task.trainer.step,
         observe=observe,
         memory=_best(math.inf, 0, 0),
@@ -286,7 +299,7 @@ def train(config: TrainConfig) -> int:
         report, summary = train_report.build(
             config,
             task.corpus,
-            task.model,
+            task.start,
             session.run,
             task.evaluate_fn,
             stop_fn=lambda: outcome.interrupted,

@@ -10,9 +10,11 @@ from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
 from vfejax.data.vocabulary import KINDS
+from vfejax.models.phi.config import Swap
 from vfejax.models.table import MODELS, field_name
 
 __all__ = [
+    "PRETRAINED",
     "Synthetic",
     "TrainConfig",
     "check_values",
@@ -23,10 +25,13 @@ __all__ = [
 
 _Settings = TypeVar("_Settings")
 
+PRETRAINED = "phi"
+"""The model that is read from a directory, and whose options are those of ``--swap``."""
+
 if TYPE_CHECKING:
     _ModelName = str
 else:
-    _ModelName = Literal[tuple(MODELS)]
+    _ModelName = Literal[(*MODELS, PRETRAINED)]
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,9 @@ class TrainConfig(RunOptions):
         *("steps", "checkpoint_every", "learning_rate", "patience"),
         *("final_windows", "sample_tokens"),
     )
-    INPUTS: ClassVar[tuple[str, ...]] = ("text",)
+    INPUTS: ClassVar[tuple[str, ...]] = ("text", "phi", "tokenizer")
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
-        "model": {name: field_name(name) for name in MODELS}
+        "model": {**{name: field_name(name) for name in MODELS}, PRETRAINED: "swap"}
     }
 
     out: Path = Path("runs/train")
@@ -86,7 +91,19 @@ class TrainConfig(RunOptions):
     """Seed of weights, batches and dropout."""
 
     model: _ModelName = "resnet-bk"
-    """Which model; its own options begin with its name, and those of others are ignored."""
+    """Which model; its own options begin with its name, and those of others are ignored. --phi
+    chooses phi.
+    """
+    phi: Path | None = None
+    """Directory of a pretrained Phi model (config.json and safetensors). Some of its layers get
+    attention on a torus and learn; all other weights stay as they are.
+    """
+    swap: Swap = field(default_factory=Swap)
+    """The attention that layers of --phi get."""
+    tokenizer: Path | None = None
+    """The tokenizer.json that belongs to --phi; bytes by default. --vocabulary does not count
+    then.
+    """
 
     text: Path | None = None
     """UTF-8 text file, or a directory with train, valid and (optional) test files. The help topics
@@ -171,6 +188,7 @@ def check_values(config: TrainConfig) -> None:
         config.accumulation,
         f"a divisor of --batch-size {config.batch_size}",
     )
+    _check_pretrained(config)
     synthetic = config.synthetic
     check(
         synthetic.kind == "none" or config.text is None,
@@ -183,19 +201,36 @@ def check_values(config: TrainConfig) -> None:
     check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
 
 
+def _check_pretrained(config: TrainConfig) -> None:
+    """The options of a pretrained model, which need one another."""
+    if config.phi is None:
+        given = config.model != PRETRAINED
+        check(given, "model", config.model, "another one, or --phi must name a directory")
+        check(config.tokenizer is None, "tokenizer", config.tokenizer, "left out without --phi")
+        return
+    kind = config.synthetic.kind
+    check(kind == "none", "synthetic.kind", kind, "none when --phi is given")
+    check(min(config.swap.layers, default=0) >= 0, "swap.layers", config.swap.layers, "at least 0")
+
+
+def _options_field(config: TrainConfig) -> str:
+    return type(config).CHOICES["model"][config.model]
+
+
 def model_options(config: TrainConfig) -> Any:
     """The options of the chosen model."""
-    return getattr(config, field_name(config.model))
+    return getattr(config, _options_field(config))
 
 
 def with_options(config: TrainConfig, **changes: Any) -> TrainConfig:
     """The configuration with other options of the chosen model."""
     options = dataclasses.replace(model_options(config), **changes)
-    return dataclasses.replace(config, **{field_name(config.model): options})
+    return dataclasses.replace(config, **{_options_field(config): options})
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """Flags over the configuration file (or, with --resume, over the run's own configuration) over
     the defaults.
     """
-    return configuration.parse_run(TrainConfig, arguments, program="vfejax train")
+    config = configuration.parse_run(TrainConfig, arguments, program="vfejax train")
+    return config if config.phi is None else dataclasses.replace(config, model=PRETRAINED)

@@ -3,27 +3,35 @@
 from pathlib import Path
 
 from vfejax.cli.train.config import TrainConfig
-from vfejax.data import corpus, synthetic
+from vfejax.data import corpus, synthetic, tokenizers
 from vfejax.data.corpus import Corpus
+from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
+from vfejax.models.phi import directory
 from vfejax.runs import inputs as run_inputs
 
 __all__ = ["named_inputs", "train_corpus"]
 
 
-def named_inputs(config: TrainConfig, run: Path) -> dict[str, Path | run_inputs.Content | None]:
+def named_inputs(config: TrainConfig, run: Path) -> run_inputs.Inputs:
     """What the run in that directory is computed from, by option, for :mod:`vfejax.runs.inputs`:
-    the text, or the help topics of this Python, and the file of a tokenizer as long as the run has
-    no copy of it; nothing for a synthetic sequence.
+    the text, or the help topics of this Python, the files of a pretrained model, and the file of a
+    tokenizer as long as the run has no copy of it; nothing for a synthetic sequence.
     """
     if config.synthetic.kind != "none":
         return {}
     is_copied = not config.overwrite and (run / "vocabulary.json").exists()
+    text = run_inputs.help_topics() if config.text is None else config.text
+    if config.phi is not None:
+        names = tuple(checkpoint_files(config.phi))
+        tokenizer = None if is_copied else config.tokenizer
+        return {
+            "text": text,
+            "phi": run_inputs.Files(config.phi, names),
+            "tokenizer": tokenizer,
+        }
     is_read = config.vocabulary.endswith(".json") and not is_copied
-    return {
-        "text": run_inputs.help_topics() if config.text is None else config.text,
-        "vocabulary": Path(config.vocabulary) if is_read else None,
-    }
+    return {"text": text, "vocabulary": Path(config.vocabulary) if is_read else None}
 
 
 def train_corpus(config: TrainConfig, tokenizer: Tokenizer | None = None) -> Corpus:
@@ -36,6 +44,9 @@ def train_corpus(config: TrainConfig, tokenizer: Tokenizer | None = None) -> Cor
     Raises:
         UserError: for whatever is wrong with it, naming file or option.
     """
+    if config.phi is not None and tokenizer is None:
+        rows = directory.read_config(config.phi).vocab_size
+        tokenizer = tokenizers.read_pretrained(config.tokenizer, rows)
     options = config.synthetic
     if options.kind == "none":
         return corpus.load_text(

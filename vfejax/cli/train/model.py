@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,60 @@ from vfejax.cli.train.config import TrainConfig, model_options
 from vfejax.errors import UserError
 from vfejax.models import table
 from vfejax.models.blocks import OptionError
-from vfejax.types import SequenceModel
+from vfejax.models.phi import trainable
+from vfejax.models.phi.directory import load_swapped
+from vfejax.training import partial
+from vfejax.types import PyTree, SequenceModel
 
-__all__ = ["build"]
+__all__ = ["Start", "build", "start"]
 
 _LARGE = 1 << 16  # an option beyond this may make a model beyond all memory
 _MOST_WEIGHTS = 10**12
+
+
+class Start(NamedTuple):
+    """What a training begins with.
+
+    Attributes:
+        model: the model; its ``init`` draws the first weights, or gives those that were read.
+        trained: True for the weights that learn, a tree like the parameters; None when all do.
+        fixed: the weights that stay, with None in the places of the others, as NumPy arrays; None
+            when all learn.
+    """
+
+    model: SequenceModel
+    trained: PyTree | None = None
+    fixed: PyTree | None = None
+
+    def learning(self, params: PyTree) -> PyTree:
+        """The weights that learn: what checkpoints hold."""
+        return partial.split(params, self.trained)[0]
+
+    def whole(self, learning: PyTree) -> PyTree:
+        """All weights, from those that learn."""
+        return partial.merge(learning, self.fixed)
+
+
+def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
+    """The model that a configuration describes, drawn or read.
+
+    Args:
+        config: the options.
+        vocab_size: number of tokens.
+        tokens: the training text, ``[n]``.
+
+    Raises:
+        UserError: for what does not fit, naming the option or the file.
+    """
+    if config.phi is None:
+        return Start(build(config, vocab_size, tokens))
+    try:
+        model, params = load_swapped(config.phi, config.swap, config.length, config.compute)
+    except ValueError as error:
+        raise UserError(f"--swap: {error}") from error
+    trained = trainable(model, params)
+    fixed = jax.device_get(partial.split(params, trained)[1])
+    return Start(model._replace(init=lambda key: params), trained, fixed)
 
 
 def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None) -> SequenceModel:

@@ -13,6 +13,7 @@ import numpy as np
 from vfejax.cli import generate
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.train.config import TrainConfig
+from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -205,7 +206,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
 def build(
     config: TrainConfig,
     corpus: Corpus,
-    model: SequenceModel,
+    start: Start,
     run: RunDirectory,
     evaluate_fn: EvaluateFn,
     stop_fn: Callable[[], bool],
@@ -215,7 +216,7 @@ def build(
     Args:
         config: the options of the run.
         corpus: its data.
-        model: its model.
+        start: its model, and the weights that stay.
         run: its directory, held; metrics and best weights are read.
         evaluate_fn: see :func:`vfejax.training.evaluate.evaluator`.
         stop_fn: whether the reader waits for no more than has been begun: evaluations end after
@@ -229,7 +230,9 @@ def build(
     """
     metrics = read_metrics(run, required=_LOSSES)
     best = run.path / BEST
-    params, meta = checkpoint.restore(best, jax.eval_shape(model.init, random_key(config.seed)))
+    template = start.learning(jax.eval_shape(start.model.init, random_key(config.seed)))
+    learning, meta = checkpoint.restore(best, template)
+    params = start.whole(learning)
     summary = _summary(config, corpus, params, metrics, evaluate_fn, stop_fn)
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
     summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
@@ -237,7 +240,7 @@ def build(
         "vfejax train",
         _rows(summary),
         _pictures(metrics, summary["baselines_nats_per_token"]),
-        [_sample(config, corpus, model, params)] if config.sample_tokens else [],
+        [_sample(config, corpus, start.model, params)] if config.sample_tokens else [],
         notes=summary["remarks"],
     )
     return report, summary

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 __all__ = [
     "PhiConfig",
     "Segment",
+    "Swap",
     "Toroidal",
     "from_json",
     "segments",
@@ -68,6 +69,14 @@ class Toroidal:
     """Places of the ring; as many as the model reads tokens by default."""
     window: int | None = None
     """A query reads this many last keys, its own among them; all by default."""
+
+
+@dataclass(frozen=True)
+class Swap(Toroidal):
+    """Attention on a torus, and the layers that it is swapped into; these learn."""
+
+    layers: tuple[int, ...] = ()
+    """Numbers of the layers, from 0; the last one by default."""
 
 
 class Segment(NamedTuple):

@@ -16,11 +16,12 @@ from vfejax.data.files import atomic_write, one_line
 from vfejax.data.tensors import read_json, read_tensors, write_tensors
 from vfejax.errors import UserError
 from vfejax.models.phi.checkpoint import to_params, to_tensors
-from vfejax.models.phi.config import PhiConfig, from_json, to_json
+from vfejax.models.phi.config import PhiConfig, Swap, from_json, to_json
 from vfejax.models.phi.model import build
+from vfejax.models.phi.swap import swap_attention
 from vfejax.types import PyTree, SequenceModel
 
-__all__ = ["load", "read_config", "save"]
+__all__ = ["load", "load_swapped", "read_config", "save"]
 
 
 def read_config(directory: str | os.PathLike, length: int | None = None) -> PhiConfig:
@@ -80,6 +81,33 @@ def load(
             "belong together"
         ) from error
     return build(dataclasses.replace(config, dtype=jnp.dtype(dtype).name)), params
+
+
+def load_swapped(
+    directory: str | os.PathLike,
+    swap: Swap,
+    length: int | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> tuple[SequenceModel, PyTree]:
+    """The model in a directory with attention on a torus in some layers, and its weights.
+
+    Args:
+        directory: as in :func:`load`.
+        swap: which layers, and the options of their attention.
+        length: as in :func:`load`.
+        dtype: as in :func:`load`.
+
+    Returns:
+        The model and its parameters.
+
+    Raises:
+        UserError: as :func:`load`.
+        ValueError: as :func:`vfejax.models.phi.swap.swap_attention`.
+    """
+    model, params = load(directory, length, dtype)
+    options = dataclasses.asdict(swap)
+    layers = options.pop("layers") or (model.config.layers - 1,)
+    return swap_attention(model, params, layers, **options)
 
 
 def save(directory: str | os.PathLike, model: SequenceModel, params: PyTree) -> None:
