@@ -31,7 +31,7 @@ SMALL = {
 TINY = [
     *("--length", "8", "--batch-size", "4", "--eval-windows", "6", "--warmup-steps", "2"),
     *("--steps", "4", "--log-every", "2", "--eval-every", "4", "--checkpoint-every", "2"),
-    *("--learning-rate", "0.02", "--sample-tokens", "3", "--final-windows", "6"),
+    *("--learning-rate", "0.02", "--sample-tokens", "0", "--final-windows", "6"),
     *("--swap.depth", "2", "--swap.fusion", "low-rank", "--swap.rank", "2"),
 ]
 
@@ -41,7 +41,8 @@ def pretrained(tmp_path_factory):
     """A directory with a model, and a text."""
     folder = tmp_path_factory.mktemp("pretrained")
     model = build(from_json(SMALL))
-    params = jax.jit(model.init)(jax.random.key(0))
+    rng, first = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(x.dtype), first)
     config = SMALL | {"architectures": ["PhiForCausalLM"]}
     phi.save(folder / "phi", model._replace(config=from_json(config)), params)
     (folder / "text.txt").write_text("The quick brown fox.\n" * 30)
@@ -79,10 +80,12 @@ def test_only_the_swapped_layer_learns_and_only_it_is_stored(finished, pretraine
     assert checkpoint.steps(finished / BEST)
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["model"] == "phi"
-    assert summary["valid"]["loss_nats_per_token"] < np.log(260)
+    losses = run.metrics["valid_loss"]
+    assert losses[-1] < losses[0]
     assert "bits_per_byte" in summary["valid"]
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_bit_for_bit_with_the_model_elsewhere(finished, pretrained, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(out / "checkpoints" / "00000004")
@@ -95,6 +98,7 @@ def test_a_run_is_resumed_bit_for_bit_with_the_model_elsewhere(finished, pretrai
     assert parts.config["phi"] == str(moved)
 
 
+@pytest.mark.slow
 def test_a_run_generates_and_is_evaluated(finished, capfd):
     arguments = ["--run", str(finished), "--seed", "1"]
     assert main(["generate", *arguments, "--prompt", "The", "--tokens", "5"]) == 0
@@ -103,21 +107,27 @@ def test_a_run_generates_and_is_evaluated(finished, capfd):
     assert "loss_nats_per_token" in capfd.readouterr().out
 
 
-def test_a_pretrained_model_writes_bytes_or_the_tokens_of_its_file(pretrained, tmp_path, capfd):
+def generate(pretrained, *flags):
+    arguments = ["--phi", str(pretrained / "phi"), "--tokens", "12", "--prompt", "fox"]
+    return main(["generate", *arguments, *map(str, flags)])
+
+
+def test_a_pretrained_model_writes_bytes(pretrained, capfd):
+    assert generate(pretrained) == 0
+    text = capfd.readouterr().out
+    assert text.startswith("fox")
+    assert len(text) > len("fox\n")
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_writes_the_tokens_of_its_file(pretrained, tmp_path, capfd):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    arguments = ["generate", "--phi", str(pretrained / "phi"), "--tokens", "12", "--prompt", "fox"]
-    texts = []
-    for _ in range(2):
-        assert main(arguments) == 0
-        texts.append(capfd.readouterr().out)
-    assert texts[0] == texts[1]
-    assert texts[0].startswith("fox")
     words = {"fox": 0, "quick": 1, "brown": 2, "[UNK]": 3}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert main([*arguments, "--tokenizer", str(tmp_path / "tokenizer.json")]) == 0
+    assert generate(pretrained, "--tokenizer", tmp_path / "tokenizer.json") == 0
     written = capfd.readouterr().out.split()
     assert len(written) == 13  # only the words: rows without a token are never drawn
     assert set(written) <= {"fox", "quick", "brown"}

@@ -1,5 +1,6 @@
 """Phi models against what PyTorch transformers computes with the same checkpoints."""
 
+import dataclasses
 from functools import partial
 
 import chex
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.models import phi
+from vfejax.models.phi.model import build
 from vfejax.models.sampling import generate, sampler
 from vfejax.types import Batch
 
@@ -97,9 +98,10 @@ def test_new_weights_have_the_structure_of_those_that_are_read(each):
 
 
 def test_precision_of_the_arithmetic_is_not_that_of_the_weights(checkpoint):
-    directory = checkpoint("grouped").directory
-    for dtype in (jnp.bfloat16, jnp.float64):
-        model, params = phi.load(directory, dtype=dtype)
+    held = checkpoint("grouped")
+    params = held.params
+    for dtype in ("bfloat16", "float64"):
+        model = build(dataclasses.replace(held.model.config, dtype=dtype))
         chex.assert_type(jax.tree.leaves(params), jnp.bfloat16)
         logits = jax.eval_shape(model.apply, params, jnp.ones((1, 4), int)).logits
         chex.assert_type(logits, dtype)

@@ -34,7 +34,6 @@ _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 _MOST_NAMED = 8  # tensors in a message
 
 Path = tuple[str | int, ...]
-Tensors = Mapping[str, Array | np.ndarray]
 
 
 class Slot(NamedTuple):
@@ -96,7 +95,7 @@ def _block(config: PhiConfig, segment: Segment, path: Path) -> Iterator[Slot]:
         yield stacked(("fusion", number), f"self_attn.fusion.{number}", *weights.shape)
 
 
-def to_params(config: PhiConfig, tensors: Tensors) -> PyTree:
+def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
     """The parameters that tensors of a checkpoint make, in the precision that they have.
 
     Args:
@@ -140,17 +139,18 @@ def _refuse(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"the checkpoint {what} {listed}")
 
 
-def _joined(slot: Slot, tensors: Tensors) -> Array:
-    """The array of a slot: its tensors turned over, and stacked in the widest of their types."""
+def _joined(slot: Slot, tensors: Mapping[str, np.ndarray]) -> Array:
+    """The array of a slot: its tensors turned over, and stacked in the widest of their types. NumPy
+    does it, so that nothing is compiled for it.
+    """
     parts = [tensors[name].T if slot.is_matrix else tensors[name] for name in slot.names]
     if not slot.is_stacked:
         return jnp.asarray(parts[0])
-    arrays = [jnp.asarray(part) for part in parts]
-    dtype = common_dtype(*arrays)
-    return jnp.stack([array.astype(dtype) for array in arrays])
+    dtype = common_dtype(*parts)
+    return jnp.asarray(np.stack([part.astype(dtype) for part in parts]))
 
 
-def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, Any]:
+def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint that parameters make; the inverse of :func:`to_params`.
 
     Args:
@@ -168,7 +168,7 @@ def to_tensors(config: PhiConfig, params: PyTree) -> dict[str, Any]:
                 array = array[key]
         except (KeyError, TypeError) as error:
             raise ValueError(f"params lack what makes {', '.join(slot.names)}") from error
-        parts = list(array) if slot.is_stacked else [array]
+        parts = np.asarray(array) if slot.is_stacked else np.asarray(array)[None]
         for name, part in zip(slot.names, parts, strict=True):
             tensors[name] = part.T if slot.is_matrix else part
             if tensors[name].shape != slot.shape:

@@ -126,7 +126,7 @@ def save(directory: str | os.PathLike, model: SequenceModel, params: PyTree) -> 
         ValueError: naming the tensor, for parameters of another model.
     """
     directory = Path(directory)
-    tensors = to_tensors(model.config, jax.device_get(params))
+    tensors = to_tensors(model.config, params)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(to_json(model.config), indent=2)

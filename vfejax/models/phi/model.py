@@ -207,6 +207,7 @@ def build(config: PhiConfig) -> SequenceModel:
     """The model with these options, which ``model.config`` holds. Weights may have another
     precision than its arithmetic.
 
+    >>> import jax
     >>> from vfejax.models.phi.config import from_json
     >>> small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     >>> model = build(from_json({"model_type": "phi", "vocab_size": 11} | small))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
 from vfejax.models.phi.attention import first_fusion, toroidal
 from vfejax.models.phi.checkpoint import slots, to_params, to_tensors
@@ -84,7 +85,7 @@ def swap_attention(
     key = jax.random.key(0) if key is None else key
     for layer, prefix in prefixes.items():
         weights = first_fusion(swapped, options, jax.random.fold_in(key, layer))
-        learning |= {f"{prefix}self_attn.fusion.{i}": x for i, x in enumerate(weights)}
+        learning |= {f"{prefix}self_attn.fusion.{i}": np.asarray(x) for i, x in enumerate(weights)}
     return build(swapped), to_params(swapped, kept | learning)
 
 
