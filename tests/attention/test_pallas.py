@@ -45,7 +45,10 @@ def test_the_kernel_is_lowered_for_cuda(masked):
             query, key, value, slope=slope, mask=mask, method=pallas(), depth=2, circumference=200
         )
 
-    with warnings.catch_warnings():
+    # From jax 0.11 on the lowering asks which GPU it is for.
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("gpus",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The Pallas Triton backend is deprecated")
         program = export.export(
             jax.jit(fixed),

@@ -28,7 +28,8 @@ def dot_product(
     """Softmax attention by JAX's own function, for patterns without bias, window and mask.
 
     Args:
-        query: ``[b, g, m, c]``, float32, bfloat16 or float16.
+        query: ``[b, g, m, c]``, float32, bfloat16 or float16. Compiled programs of JAX's function
+            have no float16 on a CPU.
         key: ``[b, g, m, c]``.
         value: ``[b, g, m, c]``.
         pattern: who may attend to whom.
