@@ -1,5 +1,5 @@
 """The second reference: a causal transformer as they are built today."""
 
-from vfejax.models.gpt_modern import config, model
+from vfejax.models.gpt_modern import block, config, model
 
-__all__ = ["config", "model"]
+__all__ = ["block", "config", "model"]

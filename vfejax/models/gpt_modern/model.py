@@ -15,8 +15,6 @@ transformer (2020). The scale 0.02 of the first weights, less by ``(2 layers)^(1
 residual stream, is that of the first reference (:mod:`vfejax.models.gpt`).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,51 +28,15 @@ from vfejax.models.blocks import (
     check_positive,
     dropout,
     embedding,
-    normal,
 )
 from vfejax.models.cache import Cache, empty, read_next
+from vfejax.models.gpt_modern.block import EPSILON, Block
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.protocol import positions_of, pure
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
 __all__ = ["ModernGPTConfig", "build"]
-
-_EPSILON = 1e-6
-
-
-class _Block(nnx.Module):
-    def __init__(self, config: ModernGPTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
-        weights = at_least_float32(dtype)
-        norm = partial(nnx.RMSNorm, epsilon=_EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs)
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
-        self.config = config
-        self.attention_norm = norm(dim)
-        self.qkv = linear(dim, 3 * dim, kernel_init=normal(0.02))
-        self.query_norm = norm(dim // config.heads)
-        self.key_norm = norm(dim // config.heads)
-        self.attention_out = linear(dim, dim, kernel_init=normal(out_scale))
-        self.mlp_norm = norm(dim)
-        self.mlp_in = linear(dim, 2 * config.hidden, kernel_init=normal(0.02))
-        self.mlp_out = linear(config.hidden, dim, kernel_init=normal(out_scale))
-
-    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-        """Turned query, turned key and value ``[b, n, heads, c]`` of tokens at ``positions [b,
-        n]``.
-        """
-        heads = self.qkv(self.attention_norm(x)).reshape(*x.shape[:-1], 3, self.config.heads, -1)
-        query, key = self.query_norm(heads[..., 0, :, :]), self.key_norm(heads[..., 1, :, :])
-        query, key = (rotary(part, positions, base=self.config.base) for part in (query, key))
-        return query, key, heads[..., 2, :, :]
-
-    def finish(self, x: Array, attended: Array, key: Array | None) -> Array:
-        """The rest of the block, once every head has its answer ``[b, n, heads, c]``."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        rate = self.config.dropout
-        x = x + dropout(self.attention_out(attended.reshape(x.shape)), rate, keys[0])
-        gate, value = jnp.split(self.mlp_in(self.mlp_norm(x)), 2, axis=-1)
-        return x + dropout(self.mlp_out(nnx.silu(gate) * value), rate, keys[1])
 
 
 class ModernGPT(nnx.Module):
@@ -103,11 +65,19 @@ class ModernGPT(nnx.Module):
         self.max_length = length
         self.tokens = embedding(vocab_size, config.dim, dtype=dtype, rngs=rngs)
         self.blocks = Stack(
-            lambda rngs: _Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
+            lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.layers, rngs=rngs
         )
         self.norm = nnx.RMSNorm(
-            config.dim, epsilon=_EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs
+            config.dim, epsilon=EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs
         )
+
+    def _turned(self, block: Block, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+        """Turned query, turned key and value ``[b, n, heads, c]`` of tokens at ``positions [b,
+        n]``.
+        """
+        query, key, value = block.project(x)
+        base = self.config.base
+        return rotary(query, positions, base=base), rotary(key, positions, base=base), value
 
     def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
@@ -117,8 +87,8 @@ class ModernGPT(nnx.Module):
         num_tokens = batch.tokens.shape[1]
         causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
-        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, attend(*block.project(x, positions), causal), key), None
+        def step(block: Block, x: Array, key: Array | None) -> tuple[Array, None]:
+            return block.finish(x, attend(*self._turned(block, x, positions), causal), key), None
 
         x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
         return Prediction(self.tokens.attend(self.norm(x)), {}, {})
@@ -133,9 +103,10 @@ class ModernGPT(nnx.Module):
         positions = jnp.broadcast_to(state.position, (tokens.shape[0], 1))
 
         def step(
-            block: _Block, x: Array, layer: tuple[Array, Array]
+            block: Block, x: Array, layer: tuple[Array, Array]
         ) -> tuple[Array, tuple[Array, Array]]:
-            attended, layer = read_next(block.project(x, positions), layer, state.position)
+            projected = self._turned(block, x, positions)
+            attended, layer = read_next(projected, layer, state.position)
             return block.finish(x, attended, None), layer
 
         x, (keys, values) = self.blocks.scan(step, x, (state.keys, state.values))
