@@ -116,6 +116,31 @@ class SequenceModel(NamedTuple):
     config: Any = None
 
 
+class Maps(NamedTuple):
+    """Images of what a model does with a text, for a report to draw.
+
+    Attributes:
+        values: ``values(params, tokens [b, n]) -> {panel: [rows, columns]}``, pure: not negative,
+            with 0 where there is nothing.
+        name: file name of the picture, without suffix.
+        title: its heading.
+        caption: what a reader should know.
+        xlabel: what the columns are, numbered from 0.
+        ylabel: what the rows are, numbered from 0.
+        label: what the values are, with their unit.
+        columns: panels side by side.
+    """
+
+    values: Callable[[PyTree, Array], dict[str, Array]]
+    name: str
+    title: str
+    caption: str
+    xlabel: str
+    ylabel: str
+    label: str
+    columns: int = 1
+
+
 class LossInfo(NamedTuple):
     """Cross-entropy in nats per token, number of tokens that counted, the model's further loss
     terms and its diagnostics.

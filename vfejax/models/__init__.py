@@ -11,6 +11,7 @@ from vfejax.models import (
     resnet_bk,
     sampling,
     table,
+    toroidal,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "resnet_bk",
     "sampling",
     "table",
+    "toroidal",
 ]

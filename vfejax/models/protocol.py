@@ -8,7 +8,7 @@ tokens. All that a module does about padding is to leave it out of its statistic
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ __all__ = [
     "SequenceModule",
     "as_batch",
     "check_batch",
+    "merging",
     "pack",
     "packing",
     "permute",
@@ -193,6 +194,23 @@ def positions_of(batch: Batch) -> Array:
     if batch.positions is not None:
         return batch.positions
     return jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)[None]
+
+
+_Module = TypeVar("_Module", bound=nnx.Module)
+
+
+def merging(create: Callable[[nnx.Rngs], _Module]) -> Callable[[PyTree], _Module]:
+    """A function from parameters, a nested dict of arrays, to the module that has them.
+
+    Args:
+        create: makes such a module; called once, without computing anything.
+
+    >>> layer = merging(lambda rngs: nnx.Linear(2, 1, use_bias=False, rngs=rngs))
+    >>> layer({"kernel": jnp.ones((2, 1))})(jnp.ones(2)).tolist()
+    [2.0]
+    """
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
+    return lambda params: nnx.merge(graphdef, params)
 
 
 def pure(

@@ -20,7 +20,9 @@ from vfejax.models.quantum import model as quantum
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.models.resnet_bk.config import ResNetBKConfig
-from vfejax.types import Array, SequenceModel, Trainer
+from vfejax.models.toroidal import model as toroidal
+from vfejax.models.toroidal.config import ToroidalConfig
+from vfejax.types import Array, Maps, SequenceModel, Trainer
 
 __all__ = ["MODELS", "Entry", "TrainerFn", "build", "field_name"]
 
@@ -61,6 +63,8 @@ class Entry(NamedTuple):
             ``vfejax evaluate``.
         trainer: its own method of learning; None for gradient descent by AdamW.
         constants: names of arrays that are stored with the weights and never trained.
+        maps: ``maps(config, vocab_size, length, dtype)``: images of what a trained model does with
+            a text, for the report of ``vfejax train``; None for none.
     """
 
     config: type
@@ -70,6 +74,7 @@ class Entry(NamedTuple):
     ablations: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     trainer: TrainerFn | None = None
     constants: tuple[str, ...] = ()
+    maps: Callable[[Any, int, int, jnp.dtype], Maps] | None = None
 
 
 MODELS: dict[str, Entry] = {
@@ -95,6 +100,12 @@ MODELS: dict[str, Entry] = {
         needs_counts=True,
         ablations={"decohered": {"decohere": True}},
         constants=("dephasing",),
+    ),
+    "toroidal": Entry(
+        ToroidalConfig,
+        toroidal.build,
+        tiny=ToroidalConfig(layers=2, dim=16, heads=4, hidden=24, fusion="attention"),
+        maps=toroidal.maps,
     ),
 }
 """Every model by the name it has on the command line."""
