@@ -2,24 +2,28 @@
 the text, and a sample of what they write.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli import generate
 from vfejax.cli.evaluate import split_scores
-from vfejax.cli.train.config import TrainConfig
+from vfejax.cli.train.config import TrainConfig, model_options
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.ngrams import ngram_cross_entropy
+from vfejax.figures import maps as map_figures
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
+from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
@@ -27,7 +31,7 @@ from vfejax.runs.metrics import read_metrics
 from vfejax.runs.report import Picture, Report
 from vfejax.runs.seeds import random_key
 from vfejax.training.evaluate import EvaluateFn
-from vfejax.types import PyTree, SequenceModel
+from vfejax.types import Maps, PyTree, SequenceModel
 
 __all__ = ["build", "summary_text"]
 
@@ -35,6 +39,7 @@ _LOSSES = ("step", "loss", "valid_loss")  # columns that are no diagnostics
 _SPLITS = {"valid": "validation", "test": "test"}
 _SAMPLE_TEMPERATURE = 0.8
 _PROMPT_TOKENS = 16
+_MAP_WINDOWS = 32
 
 
 def baselines(corpus: Corpus, stop_fn: Callable[[], bool]) -> dict[str, float]:
@@ -164,6 +169,29 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
     )
 
 
+def _maps(
+    config: TrainConfig, corpus: Corpus, params: PyTree, maps_fn: Callable[..., Maps]
+) -> Iterator[Picture]:
+    """What the model shows of itself on whole windows of the validation text, if it has one."""
+    tokens, length = corpus.valid.tokens, config.length
+    if len(tokens) < length:
+        return
+    shown = maps_fn(
+        model_options(config), corpus.vocabulary.size, length, jnp.dtype(config.compute)
+    )
+    count = min(_MAP_WINDOWS, len(tokens) // length)
+    starts = np.arange(count) * (len(tokens) - length) // max(count - 1, 1)
+    windows = np.stack([tokens[start : start + length] for start in starts])
+    figure = map_figures.heat_maps(
+        jax.jit(shown.values)(params, windows),
+        xlabel=shown.xlabel,
+        ylabel=shown.ylabel,
+        label=shown.label,
+        columns=shown.columns,
+    )
+    yield Picture(shown.name, shown.title, shown.caption, figure)
+
+
 def _sample(
     config: TrainConfig, corpus: Corpus, model: SequenceModel, params: PyTree
 ) -> tuple[str, str]:
@@ -236,10 +264,14 @@ def build(
     summary = _summary(config, corpus, params, metrics, evaluate_fn, stop_fn)
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
     summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
+    pictures = [_pictures(metrics, summary["baselines_nats_per_token"])]
+    maps_fn = MODELS[config.model].maps if config.model in MODELS else None
+    if maps_fn is not None:
+        pictures.append(_maps(config, corpus, params, maps_fn))
     report = Report(
         "vfejax train",
         _rows(summary),
-        _pictures(metrics, summary["baselines_nats_per_token"]),
+        itertools.chain(*pictures),
         [_sample(config, corpus, start.model, params)] if config.sample_tokens else [],
         notes=summary["remarks"],
     )
