@@ -50,6 +50,11 @@ def test_three_agents_settle(printed):
     assert 0 < after < 0.1 * before
 
 
+def test_a_torus_follows_every_roll(printed):
+    (change,) = _numbers(printed, r"answered and rolled: (\S+) apart")
+    assert change < 1e-5  # rounding of float32
+
+
 def test_first_program_is_the_example():
     example = (ROOT / "examples/three_agents.py").read_text(encoding="utf-8").split('"""', 2)[2]
     assert PROGRAMS[0].split() == example.split()

@@ -24,6 +24,7 @@ from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
+from vfejax.types import Maps
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -148,6 +149,51 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
     # 48 windows' tokens at most: their own frequencies stray from uniform by a few hundredths of a
     # nat, a leak by ln 5.
     assert np.nanmin(losses) > math.log(5) - 0.1
+
+
+def _counted_pairs(seen):
+    """Maps of a model: how often each token followed each other one."""
+
+    def maps(config, vocab_size, length, dtype):
+        assert (vocab_size, length, dtype) == (7, 8, np.float32)  # five symbols and two more
+
+        def values(params, tokens):
+            seen.append(tokens.shape)
+            return {"all": params["counts"], "none": 0 * params["counts"]}
+
+        words = {"xlabel": "next", "ylabel": "token", "label": "count", "columns": 2}
+        return Maps(values, "pairs", "Pairs of tokens", "What followed what.", **words)
+
+    return maps
+
+
+def test_the_report_shows_what_a_model_offers_of_itself(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setitem(MODELS, "transformer", COUNTING._replace(maps=_counted_pairs(seen)))
+    assert _train(tmp_path / "run") == 0
+    assert seen == [(5, 8)]  # all whole windows of the 40 tokens of validation
+    picture = (tmp_path / "run" / "figures" / "pairs.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert "What followed what." in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow  # tests/models has the model
+def test_a_toroidal_model_trains_resumes_and_writes_beyond_its_ring(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ("model", "toroidal"), ("toroidal.dim", 16), ("toroidal.layers", 1)
+    flags += ("toroidal.window", 6), ("toroidal.rank", 2), ("toroidal.hidden", 8)
+    named = [part for name, value in flags for part in (f"--{name}", value)]
+    slopes = ("--toroidal.slopes", 4, 1)
+    assert _train(out, *named, *slopes, "--steps", 4) == 0
+    assert _resume(out, "--steps", 8) == 0
+    assert load(out).config["toroidal"]["slopes"] == [4.0, 1.0]
+    assert (out / "figures" / "attention.png").exists()
+    assert main(["generate", "--run", str(out), "--tokens", "30", "--prompt", "a"]) == 0
+    bad = ("--toroidal.depth", 3)
+    capsys.readouterr()
+    assert _train(tmp_path / "bad", *named, *bad) == 2
+    message = "--toroidal.depth 3: must be a divisor of the heads 4 (one of 1, 2, 4)"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow  # the next test trains on a text by default, and tests/models has the models

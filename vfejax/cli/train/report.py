@@ -172,10 +172,8 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
 def _maps(
     config: TrainConfig, corpus: Corpus, params: PyTree, maps_fn: Callable[..., Maps]
 ) -> Iterator[Picture]:
-    """What the model shows of itself on whole windows of the validation text, if it has one."""
+    """What the model shows of itself on windows of the validation text, spread over all of it."""
     tokens, length = corpus.valid.tokens, config.length
-    if len(tokens) < length:
-        return
     shown = maps_fn(
         model_options(config), corpus.vocabulary.size, length, jnp.dtype(config.compute)
     )
