@@ -65,7 +65,13 @@ class Block(nnx.Module):
         return query, key, heads[..., 2, :, :]
 
     def finish(self, x: Array, attended: Array, key: Array | None) -> Array:
-        """The rest of the block, once every head has its answer ``[b, n, heads, c]``."""
+        """The rest of the block, once every head has its answer.
+
+        Args:
+            x: what the block was given, ``[b, n, dim]``.
+            attended: the answers, ``[b, n, heads, c]``.
+            key: source of dropout; None outside training.
+        """
         keys = (None, None) if key is None else jax.random.split(key)
         rate = self.config.dropout
         x = x + dropout(self.attention_out(attended.reshape(x.shape)), rate, keys[0])

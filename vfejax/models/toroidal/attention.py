@@ -50,7 +50,6 @@ def attention_fn(
         queries are shared in groups, as flax does. Dropout of the weights needs the method
         :func:`vfejax.attention.toroidal.dense`. ``precision`` is not read, as in flax's own.
 
-    >>> from vfejax.attention.toroidal import toroidal_distance
     >>> module = nnx.MultiHeadAttention(
     ...     num_heads=4,
     ...     in_features=16,

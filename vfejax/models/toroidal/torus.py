@@ -5,7 +5,7 @@ A :class:`Torus` holds no arrays and can be compared and hashed, so that a flax 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -29,12 +29,10 @@ __all__ = [
 ]
 
 
-class EncodingFn(Protocol):
-    """``(channels, circumference, depth) -> Encoding``; see
-    :data:`vfejax.attention.encodings.ENCODINGS`.
-    """
-
-    def __call__(self, channels: int, circumference: int, depth: int, /) -> Encoding: ...
+EncodingFn = Callable[[int, int, int], Encoding]
+"""``(channels, circumference, depth) -> Encoding``; see
+:data:`vfejax.attention.encodings.ENCODINGS`.
+"""
 
 
 class DepthMode(NamedTuple):
