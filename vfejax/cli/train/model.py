@@ -15,7 +15,7 @@ from vfejax.models.blocks import OptionError
 from vfejax.models.phi import trainable
 from vfejax.models.phi.directory import load_swapped
 from vfejax.training import partial
-from vfejax.types import PyTree, SequenceModel
+from vfejax.types import Maps, PyTree, SequenceModel
 
 __all__ = ["Start", "build", "start"]
 
@@ -31,11 +31,13 @@ class Start(NamedTuple):
         trained: True for the weights that learn, a tree like the parameters; None when all do.
         fixed: the weights that stay, with None in the places of the others, as NumPy arrays; None
             when all learn.
+        maps: images of what the model does with a text; None for none.
     """
 
     model: SequenceModel
     trained: PyTree | None = None
     fixed: PyTree | None = None
+    maps: Maps | None = None
 
     def learning(self, params: PyTree) -> PyTree:
         """The weights that learn: what checkpoints hold."""
@@ -58,7 +60,7 @@ def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
         UserError: for what does not fit, naming the option or the file.
     """
     if config.phi is None:
-        return Start(build(config, vocab_size, tokens))
+        return Start(build(config, vocab_size, tokens), maps=_maps(config, vocab_size))
     try:
         model, params = load_swapped(config.phi, config.swap, config.length, config.compute)
     except ValueError as error:
@@ -66,6 +68,13 @@ def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
     trained = trainable(model, params)
     fixed = jax.device_get(partial.split(params, trained)[1])
     return Start(model._replace(init=lambda key: params), trained, fixed)
+
+
+def _maps(config: TrainConfig, vocab_size: int) -> Maps | None:
+    maps = table.MODELS[config.model].maps
+    if maps is None:
+        return None
+    return maps(model_options(config), vocab_size, config.length, jnp.dtype(config.compute))
 
 
 def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None) -> SequenceModel:

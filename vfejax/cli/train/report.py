@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli import generate
 from vfejax.cli.evaluate import split_scores
-from vfejax.cli.train.config import TrainConfig, model_options
+from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
 from vfejax.data.batches import evaluation_windows
@@ -23,7 +22,6 @@ from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.figures import maps as map_figures
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
-from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
@@ -169,14 +167,9 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
     )
 
 
-def _maps(
-    config: TrainConfig, corpus: Corpus, params: PyTree, maps_fn: Callable[..., Maps]
-) -> Iterator[Picture]:
+def _maps(config: TrainConfig, corpus: Corpus, params: PyTree, shown: Maps) -> Iterator[Picture]:
     """What the model shows of itself on windows of the validation text, spread over all of it."""
     tokens, length = corpus.valid.tokens, config.length
-    shown = maps_fn(
-        model_options(config), corpus.vocabulary.size, length, jnp.dtype(config.compute)
-    )
     count = min(_MAP_WINDOWS, len(tokens) // length)
     starts = np.arange(count) * (len(tokens) - length) // max(count - 1, 1)
     windows = np.stack([tokens[start : start + length] for start in starts])
@@ -263,9 +256,8 @@ def build(
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
     summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
     pictures = [_pictures(metrics, summary["baselines_nats_per_token"])]
-    maps_fn = MODELS[config.model].maps if config.model in MODELS else None
-    if maps_fn is not None:
-        pictures.append(_maps(config, corpus, params, maps_fn))
+    if start.maps is not None:
+        pictures.append(_maps(config, corpus, params, start.maps))
     report = Report(
         "vfejax train",
         _rows(summary),
