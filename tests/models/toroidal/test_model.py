@@ -171,8 +171,8 @@ def test_maps_are_shares_of_the_attention_that_has_been_paid(mode, rng):
     shown = maps(config, VOCABULARY, LENGTH, jnp.float64)
     params = _drawn(build(config, VOCABULARY, LENGTH, jnp.float64))
     panels = _jit(shown.values)(params, _tokens(rng, 3, LENGTH))
-    assert len(panels) == shown.columns * TINY.layers
     readers = 1 if mode == "joint" else 2  # a panel of one platter that reads, or of both
+    assert len(panels) == TINY.layers * TINY.depth / readers
     for panel in panels.values():
         chex.assert_shape(panel, (2, LENGTH))
         np.testing.assert_allclose(np.sum(panel), readers, rtol=1e-12)

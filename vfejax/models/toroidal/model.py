@@ -232,7 +232,7 @@ def maps(
             "windows and over the heads of a platter. Grey: not read."
         ),
         xlabel="tokens back",
-        ylabel="platter",
+        ylabel="platter read",
         label="mean attention weight",
-        columns=config.depth if joint else 1,
+        columns=min(config.depth, 2) if joint else 1,
     )
