@@ -16,7 +16,8 @@ from vfejax.attention import depth_fusion
 from vfejax.attention.depth_fusion import FUSIONS
 from vfejax.attention.toroidal import dense
 from vfejax.geometry.torus import linear_distance
-from vfejax.models.toroidal.attention import ToroidalAttention, attention_fn
+from vfejax.models.toroidal.attention import ToroidalAttention
+from vfejax.models.toroidal.function import attention_fn
 from vfejax.models.toroidal.torus import AXIAL, JOINT, Torus
 
 pytestmark = pytest.mark.usefixtures("library_promotion")

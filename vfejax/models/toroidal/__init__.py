@@ -1,5 +1,5 @@
 """A modern GPT whose heads attend on a torus, and the same attention for flax models of others."""
 
-from vfejax.models.toroidal import attention, config, model, options, torus, weights
+from vfejax.models.toroidal import attention, config, function, model, options, torus, weights
 
-__all__ = ["attention", "config", "model", "options", "torus", "weights"]
+__all__ = ["attention", "config", "function", "model", "options", "torus", "weights"]
