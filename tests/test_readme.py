@@ -5,10 +5,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.tiny_run import TINY
 
 from vfejax.cli import main as command_line
-from vfejax.runs import directory
-from vfejax.runs.metrics import append_metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,9 +16,8 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What the programs print, in a folder that holds what they read of the run of ``make demo``
-    (tests/cli/simulate reads a whole one). They run as a reader would run them, in JAX's default
-    configuration.
+    """What the programs print, in a folder that holds the run of ``make demo`` in small. They run
+    as a reader would run them, in JAX's default configuration.
     """
     folder = tmp_path_factory.mktemp("readme")
     lines: list[str] = []
@@ -31,8 +29,7 @@ def printed(tmp_path_factory):
     ):
         patch.chdir(folder)
         patch.setattr("builtins.print", lambda *values: lines.append(" ".join(map(str, values))))
-        with directory.create("runs/demo", {"steps": 4}) as run:
-            append_metrics(run, ("step", "total"), [(0, 7.5), (4, 2.5)])
+        assert command_line.main(["simulate", "--out", "runs/demo", "--quiet", *TINY]) == 0
         namespace: dict = {}
         for number, program in enumerate(PROGRAMS):
             exec(compile(program, f"README.md, program {number}", "exec"), namespace)
@@ -43,6 +40,7 @@ def _numbers(printed, line):
     return [float(number) for number in re.search(line, printed, re.MULTILINE).groups()]
 
 
+@pytest.mark.slow
 def test_three_agents_settle(printed):
     before, after = _numbers(printed, r"free energy (\S+) -> (\S+) nats")
     assert 0 < after < 0.2 * before
@@ -50,6 +48,7 @@ def test_three_agents_settle(printed):
     assert 0 < after < 0.1 * before
 
 
+@pytest.mark.slow
 def test_a_torus_follows_every_roll(printed):
     (change,) = _numbers(printed, r"answered and rolled: (\S+) apart")
     assert change < 1e-5  # rounding of float32
@@ -60,18 +59,21 @@ def test_first_program_is_the_example():
     assert PROGRAMS[0].split() == example.split()
 
 
+@pytest.mark.slow
 def test_pendulum_keeps_its_energy(printed):
     (change,) = _numbers(printed, r"largest change of the energy (\S+) nats")
     # Second order: dt^2 / 24 of energies of order 1.
     assert 0 < change < 5e-3
 
 
+@pytest.mark.slow
 def test_run_is_read(printed):
     steps, total = _numbers(printed, r"^(\d+) ([-+.e\d]+)$")
     assert steps == 4
-    assert total == 2.5
+    assert total > 0
 
 
+@pytest.mark.slow
 def test_layer_of_a_users_own_model_has_two_more_features(printed):
     assert "(2, 5, 10)" in printed
 

@@ -36,7 +36,19 @@ class Plan(NamedTuple):
 
 
 def plan(pattern: Pattern, query_tokens: int, key_tokens: int) -> Plan:
-    """Blocks of at most so many tokens, but at least one place, as even as they can be."""
+    """Blocks of at most so many tokens, but at least one place, as even as they can be.
+
+    Args:
+        pattern: of all queries and keys.
+        query_tokens: the most tokens in a block of queries, over all platters.
+        key_tokens: the most tokens in a block of keys.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, None, True)
+    >>> plan(ring, 3, 2).meets.astype(int).tolist()
+    [[1, 1, 0], [1, 1, 1]]
+    """
     queries, num_queries = _even(pattern.query_places.shape[1], query_tokens // pattern.depth)
     keys, num_keys = _even(pattern.key_places.shape[1], key_tokens // pattern.depth)
     first, first_key = np.arange(num_queries) * queries, np.arange(num_keys) * keys
@@ -63,6 +75,13 @@ def meets(
 
     Returns:
         bool ``[q, k]``.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, None, True)
+    >>> halves = np.array([0, 3]), np.array([2, 5])
+    >>> meets(ring, halves, halves).tolist()
+    [[True, False], [True, True]]
     """
     least, greatest = queries[0][:, None] - keys[1], queries[1][:, None] - keys[0]
     window = pattern.window
@@ -79,6 +98,10 @@ def meets(
 def schedule(met: np.ndarray) -> tuple[Array, Array, Array]:
     """Number of every block of queries ``[q]``, the blocks of keys with those that it reads first
     ``[q, k]``, and how many it reads ``[q]``.
+
+    >>> _, order, counts = schedule(np.array([[False, True], [True, True]]))
+    >>> order.tolist(), counts.tolist()
+    ([[1, 0], [0, 1]], [1, 2])
     """
     order = np.argsort(~met, axis=1, kind="stable")
     return (
@@ -89,7 +112,16 @@ def schedule(met: np.ndarray) -> tuple[Array, Array, Array]:
 
 
 def padded(x: Array, axis: int, size: int) -> Array:
-    """Zeros, or False, up to ``size`` entries of one axis."""
+    """Zeros, or False, up to ``size`` entries of one axis.
+
+    Args:
+        x: any array.
+        axis: the one that grows.
+        size: entries that it then has.
+
+    >>> padded(jnp.ones(2), 0, 3).tolist()
+    [1.0, 1.0, 0.0]
+    """
     if x.shape[axis] == size:
         return x
     widths = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
@@ -101,6 +133,18 @@ def tiles(blocks: Plan, pattern: Pattern, real: jnp.dtype | None) -> Callable[[A
     itself, in dtype ``real``, in place of a bias; no distance for None.
 
     Keys behind the last one are not allowed.
+
+    Args:
+        blocks: of :func:`plan`.
+        pattern: of all queries and keys.
+        real: dtype of the distance.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, None, True)
+    >>> tile_fn = tiles(plan(ring, 3, 2), ring, None)
+    >>> tile_fn(jnp.asarray(0), jnp.asarray(0)).allowed[0, 0].astype(int).tolist()
+    [[1, 0], [1, 1], [1, 1]]
     """
     num_keys = pattern.key_places.shape[1]
     unit = None if real is None else jnp.ones((1, pattern.depth), real)

@@ -158,6 +158,15 @@ def pull_back(
         sizes: tokens of a block.
         kept: by the forward pass of :func:`blockwise`, or of another method.
         cotangent: ``[b, g, n, v]``.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(1)[None]
+    >>> alone = Pattern(places, places, None, None, 1, 3, circular_distance, True, None, True)
+    >>> one = jnp.ones((1, 1, 1, 1))
+    >>> kept = Kept(one, one, one, None, alone, answer=one, log_sum=one)
+    >>> to_query, _, to_value, _, _ = pull_back(Sizes(1, 1), kept, 2 * one)
+    >>> to_query.item(), to_value.item()
+    (0.0, 2.0)
     """
     query, key, value, slope, pattern, answer, log_sum = kept
     blocks, real = plan(pattern, *sizes), at_least_float32(query.dtype)

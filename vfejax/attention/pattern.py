@@ -167,6 +167,12 @@ def within(pattern: Pattern, offset: Array) -> Array | None:
 
     Returns:
         bool, the shape of ``offset``; None where every offset may be read.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> places = jnp.arange(6)[None]
+    >>> ring = Pattern(places, places, None, None, 1, 6, circular_distance, True, 2, True)
+    >>> within(ring, jnp.array([-1, 0, 1, 2])).tolist()
+    [False, True, True, False]
     """
     conditions = []
     if pattern.causal:

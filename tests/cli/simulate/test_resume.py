@@ -158,6 +158,7 @@ def test_other_settings_are_refused_by_name(flags, name, copied, refused):
     assert (copied / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_smaller_step_size_may_take_over(copied, capsys):
     before = read_metrics(copied)["total"]
     flags = ["--steps", str(STEPS + 2), "--step-size", "5e-7"]
