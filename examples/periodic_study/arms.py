@@ -169,7 +169,7 @@ def apply(params: dict, arm: Arm, tokens: jax.Array) -> jax.Array:
     """
     x = params["embed"][tokens]
     if arm.is_absolute:
-        x = x + jnp.asarray(sinusoids(*x.shape[1:]), x.dtype)
+        x = x + jnp.asarray(sinusoids(*x.shape[1:]), x.dtype)[None]
 
     def layer(x: jax.Array, block: dict) -> tuple[jax.Array, None]:
         x = x + _attend(block, arm, _norm(x))

@@ -83,13 +83,13 @@ def _loss(params: dict, arm: Arm, tokens: jax.Array, hidden: jax.Array) -> jax.A
 
 def _rolled(tokens: jax.Array, shifts: jax.Array) -> jax.Array:
     """Every sequence ``[b, n]`` rolled forward by its own number of places ``[b]``."""
-    places = jnp.arange(tokens.shape[1])[None] - shifts[:, None]
+    places = jnp.arange(tokens.shape[1], dtype=shifts.dtype)[None] - shifts[:, None]
     return jnp.take_along_axis(tokens, places % tokens.shape[1], axis=1)
 
 
 def _excess(params: dict, arm: Arm, world: World) -> jax.Array:
     """``sum KL(optimal | predicted)`` over the hidden symbols of each place, ``[n]``, in nats."""
-    num, length = world.test.shape
+    num = world.test.shape[0]
     chunk = min(256, num)
 
     def one(chunked: tuple) -> jax.Array:
@@ -137,11 +137,14 @@ def _train_one(
     return losses, _excess(params, arm, world)
 
 
-def make_lanes(arm: Arm, settings: Settings) -> Callable[[dict, World, jax.Array], tuple]:
+def make_lanes(
+    arm: Arm, settings: Settings, compiler_options: dict | None = None
+) -> Callable[[dict, World, jax.Array], tuple]:
     """A compiled ``(params [L, ...], worlds [L, ...], rates [L]) -> (losses [L, steps], excess [L,
-    n])``.
+    n])``, all L lanes side by side.
     """
-    return jax.jit(jax.vmap(lambda *lane: _train_one(*lane, arm, settings)))
+    lanes = jax.vmap(lambda *lane: _train_one(*lane, arm, settings))
+    return jax.jit(lanes, compiler_options=compiler_options)
 
 
 def first_params(arm: Arm, seeds: Sequence[int], num_symbols: int) -> dict:
