@@ -25,7 +25,15 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
 }
 SOURCES = {page: source for source, page in PAGES.items()}
-COPIED = ("LICENSE", "CITATION.cff", "examples/*.py", "benchmarks/*.py", "notebooks/*.ipynb")
+COPIED = (
+    "LICENSE",
+    "CITATION.cff",
+    "examples/*.py",
+    "examples/*/*.py",
+    "examples/*/*.md",
+    "benchmarks/*.py",
+    "notebooks/*.ipynb",
+)
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
 ROLE = re.compile(r":(?:func|class|mod|meth|data|attr|obj|exc):`(~?)([\w.]+)`")
 

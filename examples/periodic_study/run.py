@@ -1,9 +1,9 @@
 """Is attention on a torus better on periodic data? The study that README.md describes.
 
-    python examples/periodic_study/run.py [--quick] [--seeds 8] [--out runs/periodic_study]
+    python examples/periodic_study/run.py [--quick] [--report] [--seeds 8] [--out FOLDER]
 
 Every finished cell, one arm on one task, is a line of ``cells.jsonl`` in the folder; a run that was
-stopped goes on after the last one. The table and the picture are made of what is there.
+stopped goes on after the last one. Tables and picture are made of what is there.
 """
 
 import argparse
@@ -68,7 +68,6 @@ def read_cells(path: Path, settings: Settings) -> list[dict]:
             break
     if any(cell["settings"] != settings._asdict() for cell in cells):
         raise ValueError(f"{path} holds cells of other settings; choose another folder with --out")
-    path.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     return cells
 
 
@@ -95,6 +94,7 @@ def study(
     out.mkdir(parents=True, exist_ok=True)
     path = out / "cells.jsonl"
     cells = read_cells(path, settings)
+    path.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     programs = {arm: make_lanes(ARMS[arm], settings, compiler_options) for arm in ARMS}
 
     def cell(arm: str, task: str, lanes: list[list]) -> dict:
@@ -120,12 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
     """Run the study from the command line; returns its cells."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--report", action="store_true", help="show what is there, train nothing")
     parser.add_argument("--seeds", type=int, default=None, help="evaluated seeds (8; quick: 4)")
     parser.add_argument("--out", type=Path, default=Path("runs/periodic_study"))
     options = parser.parse_args(arguments)
     settings = QUICK if options.quick else Settings()
     num_seeds = options.seeds or (len(RATES) if options.quick else 8)
-    cells = study(options.out, settings, num_seeds, QUICK_COMPILER if options.quick else None)
+    if options.report:
+        cells = read_cells(options.out / "cells.jsonl", settings)
+    else:
+        cells = study(options.out, settings, num_seeds, QUICK_COMPILER if options.quick else None)
     text = report(cells)
     (options.out / "table.md").write_text(text)
     draw(cells).savefig(options.out / "periodic_study.png")

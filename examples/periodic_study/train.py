@@ -124,7 +124,7 @@ def _train_one(
             tokens = _rolled(tokens, shifts.astype(jnp.int32))
         loss, slope = jax.value_and_grad(_loss)(params, arm, tokens, hidden)
         updates, state = optimizer.update(slope, state)
-        size = -rate * schedule(number + 1)
+        size = (-rate * schedule(number + 1)).astype(loss.dtype)
         params = jax.tree.map(lambda x, u: x + size * u, params, updates)
         return (params, state), loss
 
