@@ -1,4 +1,4 @@
-"""Attention through :func:`jax.nn.dot_product_attention`, where that computes the same numbers.
+"""Attention through ``jax.nn.dot_product_attention``, where that computes the same numbers.
 
 It does for attention without a distance bias that leaves no query without keys, in float32 and half
 precision. Everything else is refused with the reason: its softmax is taken in float32 for float64

@@ -31,7 +31,7 @@ __all__ = [
 
 EncodingFn = Callable[[int, int, int], Encoding]
 """``(channels, circumference, depth) -> Encoding``; see
-:data:`vfejax.attention.encodings.ENCODINGS`.
+``ENCODINGS`` of :mod:`vfejax.attention.encodings`.
 """
 
 

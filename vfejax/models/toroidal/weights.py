@@ -31,7 +31,7 @@ class TorusWeights(nnx.Module):
         slopes: first slopes, of each head of a platter or of each head; empty for no distance bias.
         learn_slopes: whether they are weights, positive as ``softplus`` of what is stored, or
             constants.
-        fusion: one of :data:`vfejax.attention.depth_fusion.FUSIONS`.
+        fusion: one of ``FUSIONS`` of :mod:`vfejax.attention.depth_fusion`.
         depth: number of platters.
         dim: channels of all heads.
         rank: of a fusion that has one.
