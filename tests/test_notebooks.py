@@ -13,7 +13,7 @@ SHORT = {
     "01_agents": {"num_agents": 6, "num_steps": 16},
     "02_resolvent": {"num_sites": 300, "num_tokens": 512},
     "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
-    "04_toroidal_attention": {"num_places": 24, "lengths": (32, 64), "num_steps": 40},
+    "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
 }
 
 
