@@ -24,6 +24,14 @@ class ExponentialFn(Protocol):
     def __call__(self, phi: Array, generators: Array | np.ndarray, /) -> Array: ...
 
 
+class LogarithmFn(Protocol):
+    """A group logarithm: operators ``[..., k, k]`` and generators ``[a, k, k]`` to coordinates
+    ``[..., a]``.
+    """
+
+    def __call__(self, frame: Array, generators: Array | np.ndarray, /) -> Array: ...
+
+
 class StepFn(Protocol):
     """One step of a dynamics: ``(state, key) -> (state, info)``."""
 

@@ -1,5 +1,5 @@
 """Geometry: groups and their irreps, transport between frames, base manifolds."""
 
-from vfejax.geometry import grid, groups, irreps, torus, transport
+from vfejax.geometry import grid, groups, irreps, means, quaternions, torus, transport
 
-__all__ = ["grid", "groups", "irreps", "torus", "transport"]
+__all__ = ["grid", "groups", "irreps", "means", "quaternions", "torus", "transport"]

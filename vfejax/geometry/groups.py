@@ -25,7 +25,7 @@ from vfejax.numerics import (
     triangular_inverse,
     triangularize,
 )
-from vfejax.types import Array, ExponentialFn
+from vfejax.types import Array, ExponentialFn, LogarithmFn
 
 __all__ = [
     "Generators",
@@ -58,6 +58,11 @@ class Group(NamedTuple):
             to equivalent ones where the chart ends.
         natural_direction: ``(phi [..., a], covector [..., a]) -> direction [..., a]``: steepest
             ascent in the left-invariant metric that makes the generators orthonormal.
+        logarithm: ``(frames [..., k, k], generators) -> phi [..., a]``, inverse of the exponential
+            near 0. None for :func:`vfejax.geometry.means.orthogonal_logarithm`.
+        compose: the group law in coordinates, ``(phi [..., a], step [..., a]) -> phi [..., a]`` of
+            the frame ``exp(phi . J) exp(step . J)``. None to go through the frames
+            (:func:`vfejax.geometry.means.compose`).
 
     >>> from vfejax.geometry import irreps
     >>> group = irreps.so3((1,))
@@ -70,6 +75,8 @@ class Group(NamedTuple):
     exponential: ExponentialFn
     retract: Callable[[Array, Array], Array]
     natural_direction: Callable[[Array, Array], Array]
+    logarithm: LogarithmFn | None = None
+    compose: Callable[[Array, Array], Array] | None = None
 
 
 def _flatten_group(group: Group) -> tuple[tuple, tuple]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.geometry import quaternions
 from vfejax.geometry.groups import Group, algebra, general, matrix_exponential
 from vfejax.numerics import as_floating, identity_like, matmul, safe_norm, sinc_sqrt, transpose
 from vfejax.types import Array, ExponentialFn
@@ -24,8 +25,10 @@ __all__ = [
     "rotation_angle",
     "so",
     "so3",
+    "so3_compose",
     "so3_exponential",
     "so3_generators",
+    "so3_logarithm",
     "so3_natural_direction",
     "so_generators",
 ]
@@ -257,6 +260,62 @@ def so3_exponential(max_spin: int) -> ExponentialFn:
     return _so3_exponential(int(max_spin))
 
 
+def so3_logarithm(frame: Array, generators: Array | np.ndarray) -> Array:
+    """Rotation vector of frames in any direct sum of irreps, right at every angle up to pi.
+
+    The frame acts on its own generators, ``U J_a U^T = sum_b R_ba J_b``, and R is the rotation
+    matrix itself. So the representation does not matter: at spin 2 the eigenvalues of a frame turn
+    twice as fast as the rotation, and its matrix logarithm ends at ``pi / 2``.
+
+    Args:
+        frame: ``[..., k, k]``, orthogonal.
+        generators: basis ``[3, k, k]`` of so(3) with ``[J_1, J_2] = J_3`` and cyclic.
+
+    Returns:
+        ``[..., 3]`` in radians, with norm at most pi; one of two opposite vectors at exactly pi,
+        and 0 for generators that are all 0 (spin 0), whose frames do not depend on a rotation.
+
+    >>> group = so3((0, 2))
+    >>> frame = group.exponential(jnp.array([0.0, 3.0, 0.0]), group.generators)
+    >>> so3_logarithm(frame, group.generators).round(4).tolist()
+    [0.0, 3.0, 0.0]
+    """
+    frame = as_floating(frame, "frame")
+    j = jnp.asarray(generators).astype(frame.dtype)
+    turned = jnp.einsum("...ij,ajk,...lk->...ail", frame, j, frame, precision="highest")
+    size = jnp.sum(j * j) / 3
+    rotation = jnp.einsum("...ail,bil->...ba", turned, j, precision="highest")
+    rotation = jnp.where(
+        size == 0, identity_like(rotation), rotation / jnp.where(size == 0, 1.0, size)
+    )
+    return quaternions.to_rotation_vector(quaternions.from_matrix(rotation))
+
+
+def so3_compose(phi: Array, step: Array) -> Array:
+    """Rotation vector of ``exp(phi . J) exp(step . J)``, in the principal ball, by quaternions.
+
+    Args:
+        phi: rotation vectors ``[..., 3]`` in radians.
+        step: likewise; the leading axes broadcast.
+
+    Returns:
+        ``[..., 3]`` with norm at most pi.
+
+    >>> quarter = jnp.pi / 2 * jnp.eye(3)
+    >>> so3_compose(quarter[0], quarter[1]).round(4).tolist()  # about (1, 1, 1) by 2 pi / 3
+    [1.2092, 1.2092, 1.2092]
+    """
+    factors = (quaternions.from_rotation_vector(x) for x in (phi, step))
+    return quaternions.to_rotation_vector(quaternions.product(*factors))
+
+
+def _plane_angle(frame: Array, generators: Array | np.ndarray) -> Array:
+    """The angle of rotations of the plane ``[..., 2, 2]``, as ``[..., 1]``."""
+    turn = jnp.asarray(generators)[0].astype(frame.dtype)
+    sine = 0.5 * jnp.einsum("...ij,ij->...", frame, turn, precision="highest")
+    return jnp.arctan2(sine, 0.5 * jnp.trace(frame, axis1=-2, axis2=-1))[..., None]
+
+
 def _turn(phi: Array, step: Array) -> Array:
     return principal_rotation(phi + step)
 
@@ -270,8 +329,8 @@ def so3(spins: Sequence[int]) -> Group:
 
     Returns:
         A :class:`vfejax.geometry.groups.Group` with :func:`so3_generators`,
-        :func:`so3_exponential`, a retraction into the principal ball and
-        :func:`so3_natural_direction`.
+        :func:`so3_exponential`, a retraction into the principal ball,
+        :func:`so3_natural_direction`, :func:`so3_logarithm` and :func:`so3_compose`.
 
     Raises:
         ValueError: for an empty list, a negative or a non-integer spin.
@@ -280,8 +339,18 @@ def so3(spins: Sequence[int]) -> Group:
     >>> group.exponential(jnp.zeros((4, 3)), group.generators).shape
     (4, 9, 9)
     """
-    generators = so3_generators(spins)
-    return Group(generators, so3_exponential(max(spins)), _turn, so3_natural_direction)
+    return _so3_group(so3_generators(spins), max(spins))
+
+
+def _so3_group(generators: np.ndarray, max_spin: int) -> Group:
+    return Group(
+        generators,
+        so3_exponential(max_spin),
+        _turn,
+        so3_natural_direction,
+        so3_logarithm,
+        so3_compose,
+    )
 
 
 def so(n: int) -> Group:
@@ -303,9 +372,11 @@ def so(n: int) -> Group:
     """
     generators = so_generators(n)
     if n == 3:
-        return Group(generators, so3_exponential(1), _turn, so3_natural_direction)
+        return _so3_group(generators, 1)
     group = general(generators)
-    return group._replace(retract=_turn) if n == 2 else group
+    if n == 2:
+        group = group._replace(retract=_turn, logarithm=_plane_angle, compose=_turn)
+    return group
 
 
 def principal_rotation(phi: Array) -> Array:
