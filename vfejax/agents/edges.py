@@ -23,7 +23,15 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import log_det_cholesky, matmul, matvec, triangular_inverse
 from vfejax.types import Array
 
-__all__ = ["Edges", "check_edges", "edge_alignment_energy", "edge_divergences"]
+__all__ = [
+    "CommonFrame",
+    "Edges",
+    "check_edges",
+    "common_frame",
+    "divergence_between",
+    "edge_alignment_energy",
+    "edge_divergences",
+]
 
 
 class Edges(NamedTuple):
@@ -35,6 +43,59 @@ class Edges(NamedTuple):
 
     receivers: Array
     senders: Array
+
+
+class CommonFrame(NamedTuple):
+    """Gaussians pushed into the common frame, as the divergence along an edge needs them.
+
+    ``factor`` is ``A = U^{-1} L [..., k, k]`` (not triangular), ``whitener`` its inverse ``V =
+    L^{-1} U``, ``mean`` is ``U^{-1} mu [..., k]``, and ``log_det`` is ``log|A A^T| [...]``.
+    """
+
+    factor: Array
+    whitener: Array
+    mean: Array
+    log_det: Array
+
+
+def common_frame(gaussian: Gaussian, field: FrameField) -> CommonFrame:
+    """Push Gaussians into the common frame.
+
+    Args:
+        gaussian: mean ``[..., k]``, chol ``[..., k, k]``.
+        field: their frames, ``[..., k, k]``, from :func:`vfejax.agents.pairwise.frame_field`.
+
+    Returns:
+        What :func:`divergence_between` compares.
+
+    >>> from vfejax.agents.pairwise import frame_field
+    >>> from vfejax.geometry import irreps
+    >>> q = Gaussian(jnp.array([0.0, 1.0, 0.0]), jnp.eye(3))
+    >>> quarter = frame_field(jnp.array([0.0, 0.0, jnp.pi / 2]), irreps.so3((1,)))
+    >>> common_frame(q, quarter).mean.round(4) + 0.0
+    Array([1., 0., 0.], dtype=float32)
+    """
+    chol = jnp.tril(gaussian.chol)
+    return CommonFrame(
+        matmul(field.inward, chol),
+        matmul(triangular_inverse(chol), field.outward),
+        matvec(field.inward, gaussian.mean),
+        log_det_cholesky(chol) - 2.0 * field.log_det,
+    )
+
+
+def divergence_between(receiver: CommonFrame, sender: CommonFrame) -> Array:
+    """``KL(q_i || Omega_ij q_j)`` of receivers i and senders j in the common frame, in nats,
+    ``[...]``.
+
+    >>> unit = CommonFrame(jnp.eye(2), jnp.eye(2), jnp.zeros(2), jnp.zeros(()))
+    >>> float(divergence_between(unit._replace(mean=jnp.ones(2)), unit))
+    1.0
+    """
+    columns = [receiver.factor, (receiver.mean - sender.mean)[..., None]]
+    whitened = matmul(sender.whitener, jnp.concatenate(columns, axis=-1))
+    squares = jnp.sum(whitened * whitened, axis=(-2, -1))
+    return 0.5 * (squares - receiver.mean.shape[-1] + sender.log_det - receiver.log_det)
 
 
 def check_edges(edges: Edges, num_agents: int) -> None:
@@ -113,18 +174,11 @@ def edge_divergences(gaussian: Gaussian, field: FrameField, edges: Edges) -> Arr
     >>> edge_divergences(agents, field, Edges(jnp.array([0, 0]), jnp.array([1, 2])))
     Array([13.5, 54. ], dtype=float32)
     """
-    num, k = gaussian.mean.shape
+    num = gaussian.mean.shape[0]
     check_edges(edges, num)
     receivers, senders = edges
-    chol = jnp.tril(gaussian.chol)
-    factor, mean = matmul(field.inward, chol), matvec(field.inward, gaussian.mean)
-    whitener = matmul(triangular_inverse(chol), field.outward)
-    log_det = log_det_cholesky(chol) - 2.0 * field.log_det
-
-    columns = [factor[receivers], (mean[receivers] - mean[senders])[..., None]]
-    whitened = matmul(whitener[senders], jnp.concatenate(columns, axis=-1))
-    squares = jnp.sum(whitened * whitened, axis=(-2, -1))
-    divergence = 0.5 * (squares - k + log_det[senders] - log_det[receivers])
+    rows = common_frame(gaussian, field)
+    divergence = divergence_between(*(jax.tree.map(lambda x, i=i: x[i], rows) for i in edges))
     divergence = jnp.where(receivers == senders, 0.0, divergence)
     return jnp.where(_inside(edges, num), divergence, jnp.nan)
 
