@@ -291,8 +291,10 @@ def _aligned(
                 block_size=block_size,
             )
         else:
+            q, frame = jax.tree.map(lambda x, rows=rows: x[rows], (gaussian, field))
             energy = edge_alignment_energy(
-                *jax.tree.map(lambda x, rows=rows: x[rows], (gaussian, field)),
+                q,
+                frame,
                 listening,
                 temperature,
                 coefficient=coefficient,
