@@ -2,7 +2,9 @@
 
 from vfejax.agents import (
     alignment,
+    clusters,
     edges,
+    emergence,
     free_energy,
     hierarchy,
     hierarchy_energy,
@@ -15,7 +17,9 @@ from vfejax.agents import (
 
 __all__ = [
     "alignment",
+    "clusters",
     "edges",
+    "emergence",
     "free_energy",
     "hierarchy",
     "hierarchy_energy",

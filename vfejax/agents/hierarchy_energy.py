@@ -56,7 +56,7 @@ from vfejax.beliefs.gaussian import Gaussian, entropy, kl_divergence
 from vfejax.geometry.groups import Generators
 from vfejax.types import Array, PyTree
 
-__all__ = ["CrossScale", "CrossScaleTerms", "HierarchyTerms", "cross_scale_terms", "energy_terms"]
+__all__ = ["CrossScale", "CrossScaleTerms", "HierarchyTerms", "energy_terms"]
 
 
 class CrossScale(NamedTuple):
@@ -161,20 +161,20 @@ def _shares(chi: Array, parent: Array) -> Array:
     return jnp.where(nowhere, 0.0, present / jnp.where(nowhere, 1.0, total))
 
 
-class _Above(NamedTuple):
-    """Beliefs as those below see them: in the common frame, and their entropy ``[N, *grid]``."""
+class _Seen(NamedTuple):
+    """Beliefs as other scales see them: in the common frame, and their entropy ``[N, *grid]``."""
 
     frame: CommonFrame
     entropy: Array
 
 
-def _above(belief: Gaussian, field: FrameField) -> _Above:
-    return _Above(common_frame(belief, field), entropy(belief))
+def _seen(belief: Gaussian, field: FrameField) -> _Seen:
+    return _Seen(common_frame(belief, field), entropy(belief))
 
 
 def _between(
     rows: CommonFrame,
-    above: _Above,
+    above: _Seen,
     parent: Array,
     place: _Place,
     scales: Scales,
@@ -209,61 +209,6 @@ def _between(
         coupling * jnp.asarray(blend, dtype) * found[0],
         coupling * functools.reduce(jnp.add, towers, zero),
         observation,
-    )
-
-
-def cross_scale_terms(
-    hierarchy: Hierarchy,
-    scales: Scales,
-    generators: Generators,
-    *,
-    above: Population | None = None,
-    lambda_self: float | Array = 1.0,
-    cross_scale: CrossScale = CrossScale(),  # noqa: B008 (an immutable tuple)
-    quadrature: Array | None = None,
-) -> CrossScaleTerms:
-    """Terms of the energy between scales, O(N k^3).
-
-    Args:
-        hierarchy: agents and meta-agents, N rows.
-        scales: how the rows are divided.
-        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
-        above: the N rows as their members see them; those of the hierarchy by default. With the
-            rows before a step here and those after it in the hierarchy, only members have moved.
-        lambda_self: weight of the self-coupling.
-        cross_scale: how scales act on one another.
-        quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
-
-    Returns:
-        Weighted terms in nats, each ``[S + 1]``.
-
-    Raises:
-        ValueError: when shapes or dtypes do not fit, naming the array.
-
-    >>> from vfejax.agents.hierarchy import ground
-    >>> from vfejax.geometry import irreps
-    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> start, scales = ground(Population(unit, unit, jnp.zeros((2, 3))), (1,))
-    >>> joined = start._replace(parent=jnp.full(3, 2, jnp.int32), active=jnp.ones(3, bool))
-    >>> cross_scale_terms(joined, scales, irreps.so3((1,))).observation.round(2)  # 3/2 log 2 pi e
-    Array([0.  , 4.26], dtype=float32)
-    """
-    check_hierarchy(hierarchy, scales, generators)
-    place = _place(hierarchy, quadrature)
-
-    def seen(population: Population) -> _Above:
-        belief, _, phi = quiet(population, hierarchy.active)
-        return _above(belief, pairwise.frame_field(phi, generators))
-
-    rows = seen(hierarchy.population)
-    return _between(
-        rows.frame,
-        rows if above is None else seen(above),
-        hierarchy.parent,
-        place,
-        scales,
-        lambda_self,
-        cross_scale,
     )
 
 
@@ -355,6 +300,7 @@ def energy_terms(
     scales: Scales,
     generators: Generators,
     *,
+    above: Population | None = None,
     weights: Weights | tuple = Weights(),  # noqa: B008 (an immutable tuple)
     temperature: float | Array = 1.0,
     alignment_fn: AlignmentFn = alignment.weighted,
@@ -371,6 +317,9 @@ def energy_terms(
         scales: how the rows are divided.
         generators: a :class:`vfejax.geometry.groups.Group` such as ``irreps.so3((1,))``, or a basis
             of the Lie algebra ``[a, k, k]``, which means the general exponential.
+        above: the N rows as those below them see them; those of the hierarchy by default. With the
+            rows before a step here, and those after it in the hierarchy, ``between`` is what it
+            would be had only the members moved.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
@@ -407,10 +356,11 @@ def energy_terms(
     population = quiet(hierarchy.population, hierarchy.active)
     parent, place = hierarchy.parent, _place(hierarchy, quadrature)
     field = pairwise.frame_field(population.phi, generators)
-    above = _above(population.belief, field)
-    between = _between(
-        above.frame, above, parent, place, scales, weights.self_coupling, cross_scale
-    )
+    rows = seen = _seen(population.belief, field)
+    if above is not None:
+        above = quiet(above, hierarchy.active)
+        seen = _seen(above.belief, pairwise.frame_field(above.phi, generators))
+    between = _between(rows.frame, seen, parent, place, scales, weights.self_coupling, cross_scale)
     block_size = _block_size(population, scales, block_size)
     pairing = _Pairing(temperature, alignment_fn, edges, block_size)
 
@@ -428,12 +378,12 @@ def energy_terms(
         return _over_grid(at_point, arrays, population.phi.ndim - 2)
 
     own = term(weights.self_coupling, _own_prior, population, parent, place, scales, cross_scale)
-    seen = term(weights.observation, _surprise, population.belief, place, scales, observations)
+    observed = term(weights.observation, _surprise, population.belief, place, scales, observations)
     terms = (
         own + between.self_coupling,
         between.hyperprior,
         term(weights.belief_alignment, align, population.belief),
         term(weights.prior_alignment, align, population.prior),
-        seen + between.observation,
+        observed + between.observation,
     )
     return HierarchyTerms(*terms, total=jnp.sum(jnp.stack(terms)), between=between)

@@ -1,5 +1,5 @@
-"""Problems with a known answer, and the flow that joins agents and dynamics."""
+"""Problems with a known answer, and the flows that join agents and dynamics."""
 
-from vfejax.problems import population_flow, sensor_network
+from vfejax.problems import emergent_flow, population_flow, sensor_network
 
-__all__ = ["population_flow", "sensor_network"]
+__all__ = ["emergent_flow", "population_flow", "sensor_network"]

@@ -29,10 +29,57 @@ from vfejax.dynamics.natural_gradient import natural_gradient
 from vfejax.geometry.groups import Generators
 from vfejax.types import Array, Integrator, PyTree
 
-__all__ = ["BELIEFS_AND_FRAMES", "population_flow"]
+__all__ = ["BELIEFS_AND_FRAMES", "natural_step", "population_flow"]
 
 # Rates that let beliefs and frames move and hold the priors, which are what an agent was given.
 BELIEFS_AND_FRAMES: PyTree = cast(Any, PopulationCoordinates)(belief=1.0, prior=0.0, phi=1.0)
+
+
+def natural_step(
+    group: Generators,
+    step_size: float | Array = 0.02,
+    trust_radius: float | Array = 0.3,
+    rates: PyTree = BELIEFS_AND_FRAMES,
+    *,
+    damping: float | Array = 1.0,
+    measure: Array | None = None,
+) -> optax.GradientTransformation:
+    """From a gradient to the step of :func:`population_flow`, as an optax transformation.
+
+    Args:
+        group: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
+        step_size: fraction of the natural gradient that one step takes.
+        trust_radius: longest step of one belief or prior (Fisher length) and of one frame
+            (radians).
+        rates: multiples of the step size, a tree prefix of the coordinates; 0 freezes its leaves.
+        damping: nats per radian squared added to the frames' metric.
+        measure: weight of each agent at each point of the base manifold ``[n, *grid]``; 1 by
+            default.
+
+    Returns:
+        A stateless transformation; its ``update`` needs the position as ``params``. Frames move by
+        :func:`vfejax.agents.population.retract`.
+
+    >>> import jax.numpy as jnp
+    >>> from vfejax.beliefs.coordinates import GaussianCoordinates
+    >>> from vfejax.geometry import irreps
+    >>> belief = GaussianCoordinates(jnp.zeros((1, 3)), jnp.zeros((1, 3, 3)))
+    >>> here = PopulationCoordinates(belief, belief, jnp.zeros((1, 3)))
+    >>> slope = here._replace(phi=jnp.array([[4.0, 0.0, 0.0]]))
+    >>> optimizer = natural_step(irreps.so3((1,)), 0.5)
+    >>> step, _ = optimizer.update(slope, optimizer.init(here), here)
+    >>> step.phi.round(4)  # half of it is shortened to the trust radius
+    Array([[-0.3,  0. ,  0. ]], dtype=float32)
+    """
+
+    def metric(position: PopulationCoordinates, gradient: PopulationCoordinates) -> PyTree:
+        return natural_direction(position, gradient, group, damping=damping, measure=measure)
+
+    def limit(step: PopulationCoordinates, position: PopulationCoordinates) -> PyTree:
+        return limit_step(step, position, gaussian_radius=trust_radius, frame_radius=trust_radius)
+
+    scaled = jax.tree.map(lambda rate: step_size * rate, rates)
+    return optax.chain(natural_gradient(metric), scale_by_tree(scaled), optax.stateless(limit))
 
 
 def population_flow(
@@ -88,15 +135,11 @@ def population_flow(
     True
     """
 
-    def metric(position: PopulationCoordinates, gradient: PopulationCoordinates) -> PyTree:
-        return natural_direction(position, gradient, group, damping=damping, measure=measure)
-
-    def limit(step: PopulationCoordinates, position: PopulationCoordinates) -> PyTree:
-        return limit_step(step, position, gaussian_radius=trust_radius, frame_radius=trust_radius)
+    optimizer = natural_step(
+        group, step_size, trust_radius, rates, damping=damping, measure=measure
+    )
 
     def move(position: PopulationCoordinates, step: PopulationCoordinates) -> PyTree:
         return retract(position, step, group)
 
-    scaled = jax.tree.map(lambda rate: step_size * rate, rates)
-    optimizer = optax.chain(natural_gradient(metric), scale_by_tree(scaled), optax.stateless(limit))
     return gradient_flow(energy_fn, optimizer, has_aux=has_aux, retract=move)

@@ -1,0 +1,419 @@
+"""Meta-agents: how groups of agents condense into one agent a scale up, and dissolve again.
+
+A meta-agent is the coherence-weighted moment match of its members, in a frame that is the Frechet
+mean of theirs. Its belief is the Gaussian that minimises ``sum_i w_i KL(q_i || Omega_iM q_M)``:
+
+    mean_M = sum_i w_i Omega_Mi mu_i,
+    cov_M  = sum_i w_i [Omega_Mi Sigma_i Omega_Mi^T + d_i d_i^T],   d_i = Omega_Mi mu_i - mean_M,
+
+so it is as wide as its members and their disagreement together. A member that comes to disagree
+leaves, at a larger divergence than the one at which it joined; a meta-agent that has lost its
+members dissolves.
+
+All decisions are made on divergences, which no gauge transformation changes. Meta-agents appear in
+free slots of a hierarchy (:mod:`vfejax.agents.hierarchy`), so no shape changes.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.agents.clusters import Clusters, compact_clusters, mean_divergences, two_way
+from vfejax.agents.edges import common_frame, divergence_between
+from vfejax.agents.hierarchy import (
+    Hierarchy,
+    Scales,
+    check_hierarchy,
+    is_member,
+    presence,
+    quiet,
+    row_mask,
+)
+from vfejax.agents.pairwise import FrameField, frame_field
+from vfejax.agents.population import Population
+from vfejax.beliefs.gaussian import Gaussian
+from vfejax.geometry.groups import Generators
+from vfejax.geometry.means import frechet_means
+from vfejax.numerics import cholesky, matmul, matvec, transpose, triangularize
+from vfejax.types import Array, PyTree
+
+__all__ = [
+    "Condensed",
+    "Criteria",
+    "Dissolved",
+    "coherence",
+    "condense",
+    "dissolve",
+    "moment_match",
+]
+
+
+class Criteria(NamedTuple):
+    """When agents join and when they part.
+
+    Attributes:
+        threshold: longest link between two agents that join, in nats, the larger of the divergences
+            both ways.
+        diameter: largest divergence between two members of a group, in nats.
+        prior_threshold: the same for priors, in nats; infinite means that priors do not count.
+        release: a member leaves when its divergence from its meta-agent exceeds this multiple of
+            the threshold, above 1.
+        min_members: members that a meta-agent needs, at least 2.
+        max_members: the most it may have when it forms; None for any number.
+        levels: how often the threshold is tried, halved each time, a static number.
+    """
+
+    threshold: float | Array = 0.5
+    diameter: float | Array = 1.0
+    prior_threshold: float | Array = math.inf
+    release: float | Array = 3.0
+    min_members: int | Array = 2
+    max_members: int | Array | None = None
+    levels: int = 4
+
+
+class Condensed(NamedTuple):
+    """What condensed: slots in which a meta-agent formed, bool ``[N]``, and how many groups found
+    no free slot.
+    """
+
+    formed: Array
+    refused: Array
+
+
+class Dissolved(NamedTuple):
+    """What dissolved: members that left, and meta-agents that went, bool ``[N]``."""
+
+    left: Array
+    dissolved: Array
+
+
+def _at_points(fn: PyTree, arrays: PyTree, num_grid_axes: int) -> PyTree:
+    """``fn`` at every point of the grid, whose axes are behind that of the rows."""
+    if num_grid_axes == 0:
+        return fn(*arrays)
+    grid = jax.tree.leaves(arrays)[0].shape[1 : 1 + num_grid_axes]
+    flat = jax.tree.map(
+        lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :])), arrays
+    )
+    found = jax.vmap(fn, in_axes=1, out_axes=1)(*flat)
+    return jax.tree.map(lambda x: jnp.reshape(x, (x.shape[0], *grid, *x.shape[2:])), found)
+
+
+def coherence(divergence: Array, clusters: Clusters) -> Array:
+    """How far an agent agrees with the others of its group.
+
+    ``c_i = exp(-mean_j (KL_ij + KL_ji) / 2)`` over the other members j.
+
+    Args:
+        divergence: ``KL(q_i || Omega_ij q_j)``, ``[n, n]``, in nats.
+        clusters: groups of the n agents.
+
+    Returns:
+        ``[n]`` in (0, 1]; 1 for an agent outside any group.
+
+    >>> pair = Clusters(jnp.array([0, 0, 2]), jnp.array([True, True, False]))
+    >>> coherence(jnp.array([[0.0, 1.0, 9.0], [3.0, 0.0, 9.0], [9.0, 9.0, 0.0]]), pair).round(4)
+    Array([0.1353, 0.1353, 1.    ], dtype=float32)
+    """
+    label, joined = clusters
+    others = (label[:, None] == label[None, :]) & joined[:, None]
+    others = others & ~jnp.eye(label.shape[0], dtype=bool)
+    total = jnp.sum(jnp.where(others, divergence + divergence.T, 0.0), axis=1)
+    count = jnp.sum(others, axis=1).astype(divergence.dtype)
+    return jnp.exp(-0.5 * total / jnp.maximum(count, 1.0))
+
+
+def moment_match(
+    gaussian: Gaussian, field: FrameField, weights: Array, labels: Array, frame: FrameField
+) -> Gaussian:
+    """The Gaussian closest to each group: it minimises ``sum_i w_i KL(q_i || Omega_iM q_M)``.
+
+    Moments are taken relative to the first member of the group, in its own units. So covariances
+    keep their digits however far from the origin and however elongated they are.
+
+    Args:
+        gaussian: mean ``[m, k]``, chol ``[m, k, k]``.
+        field: their frames ``[m, k, k]``.
+        weights: ``[m]``, not negative; those of a group are divided by their sum. A member of
+            weight 0 plays no part.
+        labels: int ``[m]``, the group of each; outside [0, c) for none.
+        frame: frames of the c groups, ``[c, k, k]``, in which the results are given.
+
+    Returns:
+        c Gaussians; a unit Gaussian for a group without weight.
+
+    >>> from vfejax.geometry import irreps
+    >>> group = irreps.so3((1,))
+    >>> pair = Gaussian(jnp.array([[1.0, 0, 0], [-1.0, 0, 0]]), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> field, frame = (frame_field(jnp.zeros((c, 3)), group) for c in (2, 1))
+    >>> matched = moment_match(pair, field, jnp.ones(2), jnp.zeros(2, int), frame)
+    >>> matched.chol[0].diagonal().round(4)  # variances 2, 1, 1
+    Array([1.4142, 1.    , 1.    ], dtype=float32)
+    """
+    num, (m, k) = frame.outward.shape[0], gaussian.mean.shape
+    rows = common_frame(gaussian, field)
+    index = jnp.where((labels < 0) | (labels >= num) | (weights == 0), num, labels)
+
+    def total(x: Array) -> Array:
+        return jax.ops.segment_sum(x, index, num + 1)
+
+    empty = total(jnp.ones_like(index))[:num] == 0
+    mass = total(weights)
+    share = weights / jnp.where(mass == 0, 1.0, mass)[index]
+    first = jnp.minimum(jax.ops.segment_min(jnp.arange(m), index, num + 1), m - 1)
+    base = jax.tree.map(lambda x: x[first], rows)
+    columns = [rows.factor, (rows.mean - base.mean[index])[..., None]]
+    units = matmul(base.whitener[index], jnp.concatenate(columns, axis=-1))
+    shift = total(share[:, None] * units[..., k])
+    units = jnp.concatenate([units[..., :k], (units[..., k] - shift[index])[..., None]], axis=-1)
+    cov = total(share[:, None, None] * matmul(units, transpose(units)))[:num]
+    eye = jnp.broadcast_to(jnp.eye(k, dtype=cov.dtype), cov.shape)
+    factor = matmul(base.factor[:num], cholesky(jnp.where(empty[:, None, None], eye, cov)))
+    mean = base.mean[:num] + matvec(base.factor[:num], shift[:num])
+    factor = jnp.where(empty[:, None, None], eye, matmul(frame.outward, factor))
+    mean = jnp.where(empty[:, None], 0.0, matvec(frame.outward, mean))
+    return Gaussian(mean, triangularize(transpose(factor)))
+
+
+def _distances(
+    population: Population, field: FrameField, chi: Array, quadrature: Array | None, at: Criteria
+) -> tuple[Array, Array]:
+    """Divergences of beliefs, and distances of all pairs: the larger of both ways, and of beliefs
+    and priors relative to their thresholds.
+    """
+    divergence = mean_divergences(population.belief, field, chi, quadrature)
+    distance = two_way(divergence)
+    if not (isinstance(at.prior_threshold, float) and math.isinf(at.prior_threshold)):
+        of_priors = two_way(mean_divergences(population.prior, field, chi, quadrature))
+        distance = jnp.maximum(distance, of_priors * (at.threshold / at.prior_threshold))
+    return divergence, distance
+
+
+def _slots(clusters: Clusters, taken: Array) -> tuple[Array, Array]:
+    """The slot of each joined agent, the number of slots for others; and how many groups got none.
+
+    Groups are served in the order of their lowest members, slots from the lowest.
+    """
+    label, joined = clusters
+    capacity = taken.shape[0]
+    root = joined & (label == jnp.arange(label.shape[0], dtype=label.dtype))
+    rank = jnp.cumsum(root.astype(jnp.int32)) - 1
+    served = root & (rank < jnp.sum(~taken))
+    order = jnp.argsort(taken, stable=True).astype(jnp.int32)
+    slot = jnp.where(served, order[jnp.clip(rank, 0, capacity - 1)], capacity)
+    return jnp.where(joined, slot[label], capacity), jnp.sum(root & ~served).astype(jnp.int32)
+
+
+def _joint_support(chi: Array, slot: Array, capacity: int) -> Array:
+    """``1 - prod_i (1 - chi_i)`` over the members of each slot, ``[capacity, *grid]``."""
+    full = chi >= 1
+    logs = jnp.where(full, 0.0, jnp.log1p(-jnp.where(full, 0.0, chi)))
+    spread = jax.ops.segment_sum(logs, slot, capacity + 1)[:capacity]
+    certain = jax.ops.segment_sum(full.astype(jnp.int32), slot, capacity + 1)[:capacity] > 0
+    return jnp.where(certain, 1.0, -jnp.expm1(spread))
+
+
+def _meta_agents(
+    population: Population,
+    field: FrameField,
+    weights: Array,
+    slot: Array,
+    capacity: int,
+    group: Generators,
+) -> Population:
+    """The meta-agent of every slot that has members, as points or as fields."""
+
+    def at_point(population: Population, field: FrameField, weights: Array) -> Population:
+        phi = frechet_means(population.phi, weights, slot, capacity, group)
+        frame = frame_field(phi, group)
+        belief, prior = (
+            moment_match(q, field, weights, slot, frame)
+            for q in (population.belief, population.prior)
+        )
+        return Population(belief, prior, phi)
+
+    return _at_points(at_point, (population, field, weights), weights.ndim - 1)
+
+
+def _condense_scale(
+    hierarchy: Hierarchy,
+    scales: Scales,
+    scale: int,
+    group: Generators,
+    at: Criteria,
+    quadrature: Array | None,
+) -> tuple[Hierarchy, Array, Array]:
+    """Condensation of one scale: the hierarchy, the slots that were filled, groups refused."""
+    here, up = scales.slices[scale], scales.slices[scale + 1]
+    capacity = scales.capacities[scale]
+    members = jax.tree.map(lambda x: x[here], hierarchy.population)
+    chi = presence(hierarchy)[here]
+    field = frame_field(members.phi, group)
+    divergence, distance = _distances(members, field, chi, quadrature, at)
+    clusters = compact_clusters(
+        distance,
+        hierarchy.active[here] & ~is_member(hierarchy.parent)[here],
+        threshold=at.threshold,
+        diameter=at.diameter,
+        min_members=at.min_members,
+        max_members=at.max_members,
+        levels=at.levels,
+    )
+    slot, refused = _slots(clusters, hierarchy.active[up])
+    accepted = slot < capacity
+    filled = jnp.zeros((capacity + 1,), bool).at[slot].set(True)[:capacity]
+
+    def form(hierarchy: Hierarchy) -> Hierarchy:
+        weights = row_mask(coherence(divergence, clusters), chi) * chi
+        new = _meta_agents(members, field, weights, slot, capacity, group)
+
+        def write(old: Array, value: Array) -> Array:
+            return old.at[up].set(jnp.where(row_mask(filled, value), value, old[up]))
+
+        population, parent, active, supports = hierarchy
+        parents = jnp.where(accepted, slot + up.start, parent[here])
+        if supports is not None:
+            supports = write(supports, _joint_support(chi, slot, capacity))
+        return Hierarchy(
+            jax.tree.map(write, population, new),
+            parent.at[here].set(parents),
+            active.at[up].set(active[up] | filled),
+            supports,
+        )
+
+    hierarchy = jax.lax.cond(jnp.any(accepted), form, lambda hierarchy: hierarchy, hierarchy)
+    return hierarchy, filled, refused
+
+
+def condense(
+    hierarchy: Hierarchy,
+    scales: Scales,
+    generators: Generators,
+    criteria: Criteria = Criteria(),  # noqa: B008 (an immutable tuple)
+    *,
+    quadrature: Array | None = None,
+) -> tuple[Hierarchy, Condensed]:
+    """Let groups of agents without a parent form meta-agents, scale by scale from below.
+
+    A new meta-agent takes the lowest free slot of the next scale. Its frame is the Frechet mean of
+    its members' frames, its belief and prior their moment match, all weighted by
+    :func:`coherence`; on a base manifold point by point, with members weighing what their supports
+    are there. Its support is ``1 - prod_i (1 - chi_i)``. It can itself be a member at once.
+
+    Args:
+        hierarchy: agents and meta-agents.
+        scales: how the rows are divided.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, of an
+            orthogonal representation.
+        criteria: when agents join.
+        quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
+
+    Returns:
+        The hierarchy, and what condensed. Where a scale has no free slot left a group is refused,
+        and its agents stay as they are.
+
+    Raises:
+        ValueError: when shapes or dtypes do not fit, naming the array.
+
+    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.geometry import irreps
+    >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
+    >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
+    >>> start, scales = ground(Population(belief, belief, jnp.zeros((4, 3))), (3,))
+    >>> found, event = jax.jit(condense)(start, scales, irreps.so3((1,)))
+    >>> found.parent.tolist(), event.formed.tolist()
+    ([4, 4, 5, 5, 4, 5, 6], [False, False, False, False, True, True, False])
+    """
+    check_hierarchy(hierarchy, scales, generators)
+    population = quiet(hierarchy.population, hierarchy.active)
+    hierarchy = hierarchy._replace(population=population)
+    formed, refused = [jnp.zeros((scales.num_agents,), bool)], jnp.zeros((), jnp.int32)
+    for scale in range(scales.num_scales - 1):
+        hierarchy, filled, more = _condense_scale(
+            hierarchy, scales, scale, generators, criteria, quadrature
+        )
+        formed.append(filled)
+        refused = refused + more
+    return hierarchy, Condensed(jnp.concatenate(formed), refused)
+
+
+def _departures(
+    hierarchy: Hierarchy, group: Generators, at: Criteria, quadrature: Array | None
+) -> Array:
+    """Members whose divergence from their meta-agent, averaged over where both are, is too
+    large, bool ``[N]``.
+    """
+    belief, _, phi = quiet(hierarchy.population, hierarchy.active)
+    parent, chi = hierarchy.parent, presence(hierarchy)
+    rows = common_frame(belief, frame_field(phi, group))
+    divergence = divergence_between(rows, jax.tree.map(lambda x: x[parent], rows))
+    overlap = chi * chi[parent]
+    if quadrature is not None:
+        overlap = overlap * quadrature[None]
+    axes = tuple(range(1, chi.ndim))
+    together = jnp.sum(overlap, axis=axes)
+    total = jnp.sum(jnp.where(overlap <= 0, 0.0, overlap * divergence), axis=axes)
+    limit = jnp.asarray(at.release * at.threshold, chi.dtype)
+    return is_member(parent) & (total > limit * together)
+
+
+def dissolve(
+    hierarchy: Hierarchy,
+    scales: Scales,
+    generators: Generators,
+    criteria: Criteria = Criteria(),  # noqa: B008 (an immutable tuple)
+    *,
+    quadrature: Array | None = None,
+) -> tuple[Hierarchy, Dissolved]:
+    """Let members leave that have come to disagree, and meta-agents go that have too few left.
+
+    A member leaves when ``KL(q_i || Omega_iM q_M)`` exceeds ``release`` times the threshold. When a
+    meta-agent goes, its members have no parent any more, its slot is free, and it is no longer a
+    member itself, which may end its own meta-agent too.
+
+    Args:
+        hierarchy: agents and meta-agents.
+        scales: how the rows are divided.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
+        criteria: when members leave.
+        quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
+
+    Returns:
+        The hierarchy, with unit Gaussians in the slots that were freed, and what dissolved.
+
+    Raises:
+        ValueError: when shapes or dtypes do not fit, naming the array.
+
+    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.geometry import irreps
+    >>> belief = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
+    >>> moved = start.population.belief._replace(mean=jnp.eye(3).at[0, 0].set(9.0))
+    >>> apart = Hierarchy(
+    ...     start.population._replace(belief=moved),
+    ...     parent=jnp.full(3, 2, jnp.int32),
+    ...     active=jnp.ones(3, bool),
+    ... )
+    >>> found, event = jax.jit(dissolve)(apart, scales, irreps.so3((1,)))
+    >>> found.parent.tolist(), event.left.tolist(), event.dissolved.tolist()
+    ([0, 1, 2], [True, False, False], [False, False, True])
+    """
+    check_hierarchy(hierarchy, scales, generators)
+    population, parent, active, supports = hierarchy
+    own = jnp.arange(scales.num_rows, dtype=parent.dtype)
+    left = _departures(hierarchy, generators, criteria, quadrature)
+    parent = jnp.where(left, own, parent)
+    gone = jnp.zeros_like(active)
+    for up in scales.slices[1:]:
+        count = jax.ops.segment_sum(is_member(parent).astype(jnp.int32), parent, own.size)
+        in_scale = (own >= up.start) & (own < up.stop)
+        gone = gone | (in_scale & active & (count < criteria.min_members))
+        parent = jnp.where(gone | gone[parent], own, parent)
+    active = active & ~gone
+    if supports is not None:
+        supports = jnp.where(row_mask(gone, supports), 0.0, supports)
+    hierarchy = Hierarchy(quiet(population, active), parent, active, supports)
+    return hierarchy, Dissolved(left, gone)
