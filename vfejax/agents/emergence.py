@@ -14,11 +14,13 @@ All decisions are made on divergences, which no gauge transformation changes. Me
 free slots of a hierarchy (:mod:`vfejax.agents.hierarchy`), so no shape changes.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.agents.clusters import Clusters, compact_clusters, mean_divergences, two_way
 from vfejax.agents.edges import common_frame, divergence_between
@@ -192,28 +194,37 @@ def _distances(
     return divergence, distance
 
 
-def _slots(clusters: Clusters, taken: Array) -> tuple[Array, Array]:
-    """The slot of each joined agent, the number of slots for others; and how many groups got none.
+def _slots(clusters: Clusters, active: Array, scales: Scales) -> tuple[Array, Array]:
+    """The row in which each joined agent's meta-agent forms, the number of rows for others; and how
+    many groups found none.
 
     Groups are served in the order of their lowest members, slots from the lowest.
     """
     label, joined = clusters
-    capacity = taken.shape[0]
-    root = joined & (label == jnp.arange(label.shape[0], dtype=label.dtype))
-    rank = jnp.cumsum(root.astype(jnp.int32)) - 1
-    served = root & (rank < jnp.sum(~taken))
-    order = jnp.argsort(taken, stable=True).astype(jnp.int32)
-    slot = jnp.where(served, order[jnp.clip(rank, 0, capacity - 1)], capacity)
-    return jnp.where(joined, slot[label], capacity), jnp.sum(root & ~served).astype(jnp.int32)
+    none = scales.num_rows
+    root = joined & (label == jnp.arange(none, dtype=label.dtype))
+    slots = []
+    for here, up in itertools.pairwise(scales.slices):
+        taken, first = active[up], root[here]
+        rank = jnp.cumsum(first.astype(jnp.int32)) - 1
+        order = jnp.argsort(taken, stable=True).astype(jnp.int32) + up.start
+        served = first & (rank < jnp.sum(~taken))
+        slots.append(jnp.where(served, order[jnp.clip(rank, 0, taken.shape[0] - 1)], none))
+    # Nothing is above the last scale.
+    slot = jnp.concatenate([*slots, jnp.full((scales.capacities[-1],), none, jnp.int32)])
+    refused = jnp.sum(root & (slot == none)).astype(jnp.int32)
+    return jnp.where(joined, slot[label], none), refused
 
 
-def _joint_support(chi: Array, slot: Array, capacity: int) -> Array:
-    """``1 - prod_i (1 - chi_i)`` over the members of each slot, ``[capacity, *grid]``."""
+def _joint_support(chi: Array, slot: Array, scales: Scales) -> Array:
+    """``1 - prod_i (1 - chi_i)`` over the members of every slot, ``[C, *grid]``."""
     full = chi >= 1
     logs = jnp.where(full, 0.0, jnp.log1p(-jnp.where(full, 0.0, chi)))
-    spread = jax.ops.segment_sum(logs, slot, capacity + 1)[:capacity]
-    certain = jax.ops.segment_sum(full.astype(jnp.int32), slot, capacity + 1)[:capacity] > 0
-    return jnp.where(certain, 1.0, -jnp.expm1(spread))
+
+    def total(x: Array) -> Array:
+        return jax.ops.segment_sum(x, slot, scales.num_rows + 1)[scales.num_agents : -1]
+
+    return jnp.where(total(full.astype(jnp.int32)) > 0, 1.0, -jnp.expm1(total(logs)))
 
 
 def _meta_agents(
@@ -221,16 +232,18 @@ def _meta_agents(
     field: FrameField,
     weights: Array,
     slot: Array,
-    capacity: int,
     group: Generators,
+    scales: Scales,
 ) -> Population:
-    """The meta-agent of every slot that has members, as points or as fields."""
+    """The meta-agent of every slot that has new members, as points or as fields, ``[C, ...]``."""
+    labels = slot - scales.num_agents
+    num = scales.num_rows - scales.num_agents
 
     def at_point(population: Population, field: FrameField, weights: Array) -> Population:
-        phi = frechet_means(population.phi, weights, slot, capacity, group)
+        phi = frechet_means(population.phi, weights, labels, num, group)
         frame = frame_field(phi, group)
         belief, prior = (
-            moment_match(q, field, weights, slot, frame)
+            moment_match(q, field, weights, labels, frame)
             for q in (population.belief, population.prior)
         )
         return Population(belief, prior, phi)
@@ -238,54 +251,15 @@ def _meta_agents(
     return _at_points(at_point, (population, field, weights), weights.ndim - 1)
 
 
-def _condense_scale(
-    hierarchy: Hierarchy,
-    scales: Scales,
-    scale: int,
-    group: Generators,
-    at: Criteria,
-    quadrature: Array | None,
-) -> tuple[Hierarchy, Array, Array]:
-    """Condensation of one scale: the hierarchy, the slots that were filled, groups refused."""
-    here, up = scales.slices[scale], scales.slices[scale + 1]
-    capacity = scales.capacities[scale]
-    members = jax.tree.map(lambda x: x[here], hierarchy.population)
-    chi = presence(hierarchy)[here]
-    field = frame_field(members.phi, group)
-    divergence, distance = _distances(members, field, chi, quadrature, at)
-    clusters = compact_clusters(
-        distance,
-        hierarchy.active[here] & ~is_member(hierarchy.parent)[here],
-        threshold=at.threshold,
-        diameter=at.diameter,
-        min_members=at.min_members,
-        max_members=at.max_members,
-        levels=at.levels,
-    )
-    slot, refused = _slots(clusters, hierarchy.active[up])
-    accepted = slot < capacity
-    filled = jnp.zeros((capacity + 1,), bool).at[slot].set(True)[:capacity]
+def _same_scale(scales: Scales) -> np.ndarray:
+    return scales.of_rows[:, None] == scales.of_rows[None, :]
 
-    def form(hierarchy: Hierarchy) -> Hierarchy:
-        weights = row_mask(coherence(divergence, clusters), chi) * chi
-        new = _meta_agents(members, field, weights, slot, capacity, group)
 
-        def write(old: Array, value: Array) -> Array:
-            return old.at[up].set(jnp.where(row_mask(filled, value), value, old[up]))
-
-        population, parent, active, supports = hierarchy
-        parents = jnp.where(accepted, slot + up.start, parent[here])
-        if supports is not None:
-            supports = write(supports, _joint_support(chi, slot, capacity))
-        return Hierarchy(
-            jax.tree.map(write, population, new),
-            parent.at[here].set(parents),
-            active.at[up].set(active[up] | filled),
-            supports,
-        )
-
-    hierarchy = jax.lax.cond(jnp.any(accepted), form, lambda hierarchy: hierarchy, hierarchy)
-    return hierarchy, filled, refused
+def _write(rows: Array, slots: Array, formed: Array) -> Array:
+    """The rows, with the slots that formed written over."""
+    start = rows.shape[0] - slots.shape[0]
+    new = jnp.where(row_mask(formed[start:], slots), slots, rows[start:])
+    return jnp.concatenate([rows[:start], new])
 
 
 def condense(
@@ -296,12 +270,12 @@ def condense(
     *,
     quadrature: Array | None = None,
 ) -> tuple[Hierarchy, Condensed]:
-    """Let groups of agents without a parent form meta-agents, scale by scale from below.
+    """Let groups of agents without a parent form meta-agents, at all scales at once.
 
     A new meta-agent takes the lowest free slot of the next scale. Its frame is the Frechet mean of
     its members' frames, its belief and prior their moment match, all weighted by
     :func:`coherence`; on a base manifold point by point, with members weighing what their supports
-    are there. Its support is ``1 - prod_i (1 - chi_i)``. It can itself be a member at once.
+    are there. Its support is ``1 - prod_i (1 - chi_i)``. It can join a group itself the next time.
 
     Args:
         hierarchy: agents and meta-agents.
@@ -328,16 +302,38 @@ def condense(
     ([4, 4, 5, 5, 4, 5, 6], [False, False, False, False, True, True, False])
     """
     check_hierarchy(hierarchy, scales, generators)
-    population = quiet(hierarchy.population, hierarchy.active)
-    hierarchy = hierarchy._replace(population=population)
-    formed, refused = [jnp.zeros((scales.num_agents,), bool)], jnp.zeros((), jnp.int32)
-    for scale in range(scales.num_scales - 1):
-        hierarchy, filled, more = _condense_scale(
-            hierarchy, scales, scale, generators, criteria, quadrature
-        )
-        formed.append(filled)
-        refused = refused + more
-    return hierarchy, Condensed(jnp.concatenate(formed), refused)
+    _, parent, active, supports = hierarchy
+    none = jnp.zeros_like(active)
+    if not scales.capacities:
+        return hierarchy, Condensed(none, jnp.zeros((), jnp.int32))
+    population, chi = quiet(hierarchy.population, active), presence(hierarchy)
+    field = frame_field(population.phi, generators)
+    divergence, distance = _distances(population, field, chi, quadrature, criteria)
+    clusters = compact_clusters(
+        jnp.where(_same_scale(scales), distance, jnp.inf),
+        active & ~is_member(parent) & (scales.of_rows < scales.num_scales - 1),
+        threshold=criteria.threshold,
+        diameter=criteria.diameter,
+        min_members=criteria.min_members,
+        max_members=criteria.max_members,
+        levels=criteria.levels,
+    )
+    slot, refused = _slots(clusters, active, scales)
+    accepted = slot < scales.num_rows
+    formed = jnp.append(none, False).at[slot].set(True)[:-1]
+
+    def form(population: Population, supports: Array | None) -> tuple[Population, Array | None]:
+        weights = row_mask(coherence(divergence, clusters), chi) * chi
+        new = _meta_agents(population, field, weights, slot, generators, scales)
+        if supports is not None:
+            supports = _write(supports, _joint_support(chi, slot, scales), formed)
+        return jax.tree.map(lambda x, y: _write(x, y, formed), population, new), supports
+
+    population, supports = jax.lax.cond(
+        jnp.any(accepted), form, lambda *unchanged: unchanged, population, supports
+    )
+    parent = jnp.where(accepted, slot, parent)
+    return Hierarchy(population, parent, active | formed, supports), Condensed(formed, refused)
 
 
 def _departures(

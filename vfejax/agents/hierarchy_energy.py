@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.alignment import AlignmentFn
@@ -54,6 +55,7 @@ from vfejax.agents.population import Population, check_array
 from vfejax.agents.supports import log_support, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, entropy, kl_divergence
 from vfejax.geometry.groups import Generators
+from vfejax.numerics import matmul
 from vfejax.types import Array, PyTree
 
 __all__ = ["CrossScale", "CrossScaleTerms", "HierarchyTerms", "energy_terms"]
@@ -173,43 +175,98 @@ def _seen(belief: Gaussian, field: FrameField) -> _Seen:
 
 
 def _between(
-    rows: CommonFrame,
-    above: _Seen,
+    rows: _Seen,
+    slots: _Seen,
     parent: Array,
     place: _Place,
     scales: Scales,
     lambda_self: float | Array,
     cross_scale: CrossScale,
 ) -> CrossScaleTerms:
-    """Terms between all rows, as members, and the rows above them."""
+    """Terms between all rows, as members, and what is above them: always slots."""
     blend, bottom_up, decay, depth = cross_scale
     dtype = place.chi.dtype
+    zero = jnp.zeros((scales.num_scales,), dtype)
+    if not scales.capacities:
+        return CrossScaleTerms(zero, zero, zero)
     own = jnp.arange(scales.num_rows, dtype=parent.dtype)
     generations = ancestors(parent, 1 + max(0, min(depth, scales.num_scales - 2)))
+    seen = [
+        jax.tree.map(lambda x, i=i: x[jnp.maximum(i - scales.num_agents, 0)], slots)
+        for i in generations
+    ]
 
     def paid(weight: Array, density: Array, ancestor: Array) -> Array:
         there = row_mask(ancestor != own, density)
         return _by_scale(jnp.where(there, weight * density, 0.0), scales)
 
     coupling, decay = jnp.asarray(lambda_self, dtype), jnp.asarray(decay, dtype)
-    found = []
-    for ancestor in generations:
-        frame = jax.tree.map(lambda x, ancestor=ancestor: x[ancestor], above.frame)
-        found.append(paid(place.weight, divergence_between(rows, frame), ancestor))
-    zero = jnp.zeros((scales.num_scales,), dtype)
-    towers = [decay ** (d + 1) * energy for d, energy in enumerate(found[1:])]
+    above, *towers = [
+        paid(place.weight, divergence_between(rows.frame, x.frame), ancestor)
+        for x, ancestor in zip(seen, generations, strict=True)
+    ]
+    towers = [decay ** (d + 1) * energy for d, energy in enumerate(towers)]
     observation = zero
     if not _is_zero(bottom_up):
-        seen = jax.tree.map(lambda x: x[parent], above)
-        read = divergence_between(seen.frame, rows) + seen.entropy
+        read = divergence_between(seen[0].frame, rows.frame) + seen[0].entropy
         share = _shares(place.chi, parent) * place.weight[parent]
         members = jnp.asarray(bottom_up, dtype) * paid(share, read, parent)
         observation = jnp.concatenate([zero[:1], members[:-1]])
     return CrossScaleTerms(
-        coupling * jnp.asarray(blend, dtype) * found[0],
+        coupling * jnp.asarray(blend, dtype) * above,
         coupling * functools.reduce(jnp.add, towers, zero),
         observation,
     )
+
+
+def _agents_aligned(
+    gaussian: Gaussian, field: FrameField, pairs: PairFeatures, place: _Place, pairing: _Pairing
+) -> Array:
+    """Alignment energy of scale 0 at one point: streamed, or along a neighbour list."""
+    chi, coefficient, everywhere = place
+    temperature, alignment_fn, edges, block_size = pairing
+    log_weight = None
+    if not everywhere:
+        coefficient = coefficient * neighbours_present(chi, *(edges or (None, None)))
+        log_weight = log_support(chi)
+    if edges is not None:
+        return edge_alignment_energy(
+            gaussian,
+            field,
+            edges,
+            temperature,
+            coefficient=coefficient,
+            log_weight=log_weight,
+            alignment_fn=alignment_fn,
+        )
+    return pairwise.alignment_energy(
+        pairs,
+        temperature,
+        coefficient=coefficient,
+        log_weight=log_weight,
+        alignment_fn=alignment_fn,
+        block_size=block_size,
+    )
+
+
+def _slots_aligned(pairs: PairFeatures, place: _Place, scales: Scales, pairing: _Pairing) -> Array:
+    """Alignment energies of all slots at one point, ``[C]``, all scales in one array of pairs."""
+    chi, coefficient, everywhere = place
+    of_slots = scales.of_rows[scales.num_agents :]
+    neighbours = (of_slots[:, None] == of_slots[None, :]) & ~np.eye(of_slots.size, dtype=bool)
+    if everywhere:
+        count = jnp.sum(jnp.where(neighbours, chi[None, :], 0.0), axis=1)
+        present = jnp.where(count > 0, 1.0, count)
+    else:
+        ends = [rows.stop - scales.num_agents for rows in scales.slices[:-1]]
+        present = jnp.concatenate([neighbours_present(x) for x in jnp.split(chi, ends)[1:]])
+    temperature = jnp.asarray(pairing.temperature, chi.dtype)
+    log_weight = jnp.where(neighbours, log_support(chi)[None, :], -jnp.inf)
+    divergence = matmul(pairs.receiver, pairs.sender.T) / temperature
+    # A pair that does not count has divergence 0, whatever it would be: see AlignmentFn.
+    divergence = jnp.where(log_weight == -jnp.inf, 0.0, divergence)
+    energies = pairing.alignment_fn(divergence, log_weight, alignment.rows())
+    return temperature * coefficient * present * energies
 
 
 def _aligned(
@@ -217,37 +274,20 @@ def _aligned(
 ) -> Array:
     """Alignment energy of every scale at one point, ``[S + 1]``."""
     chi, weight, everywhere = place
-    temperature, alignment_fn, edges, block_size = pairing
     features = pairwise.pair_features(gaussian, field, chi)
-    energies = []
-    for scale, rows in enumerate(scales.slices):
-        listening = edges if scale == 0 else None
-        coefficient, log_weight = weight[rows], None
-        if scale > 0 or not everywhere:
-            coefficient = coefficient * neighbours_present(chi[rows], *(listening or (None, None)))
-            log_weight = log_support(chi[rows])
-        if listening is None:
-            energy = pairwise.alignment_energy(
-                PairFeatures(features.receiver[rows], features.sender[rows]),
-                temperature,
-                coefficient=coefficient,
-                log_weight=log_weight,
-                alignment_fn=alignment_fn,
-                block_size=block_size,
-            )
-        else:
-            q, frame = jax.tree.map(lambda x, rows=rows: x[rows], (gaussian, field))
-            energy = edge_alignment_energy(
-                q,
-                frame,
-                listening,
-                temperature,
-                coefficient=coefficient,
-                log_weight=log_weight,
-                alignment_fn=alignment_fn,
-            )
-        energies.append(energy)
-    return jnp.stack(energies)
+
+    def part(start: int, stop: int | None) -> tuple[Gaussian, FrameField, PairFeatures, _Place]:
+        arrays = (gaussian, field, features, (chi, weight))
+        *cut, (here, there) = jax.tree.map(lambda x: x[start:stop], arrays)
+        return *cut, _Place(here, there, everywhere)
+
+    agents = _agents_aligned(*part(0, scales.num_agents), pairing)[None]
+    if not scales.capacities:
+        return agents
+    _, _, pairs, there = part(scales.num_agents, None)
+    energies = _slots_aligned(pairs, there, scales, pairing)
+    ends = np.cumsum(scales.capacities)[:-1]
+    return jnp.concatenate([agents, jnp.stack([jnp.sum(x) for x in jnp.split(energies, ends)])])
 
 
 def _over_grid(fn: Callable[..., Array], arrays: PyTree, num_grid_axes: int) -> Array:
@@ -356,11 +396,13 @@ def energy_terms(
     population = quiet(hierarchy.population, hierarchy.active)
     parent, place = hierarchy.parent, _place(hierarchy, quadrature)
     field = pairwise.frame_field(population.phi, generators)
-    rows = seen = _seen(population.belief, field)
+    rows = _seen(population.belief, field)
+    slots = jax.tree.map(lambda x: x[scales.num_agents :], rows)
     if above is not None:
-        above = quiet(above, hierarchy.active)
-        seen = _seen(above.belief, pairwise.frame_field(above.phi, generators))
-    between = _between(rows.frame, seen, parent, place, scales, weights.self_coupling, cross_scale)
+        above, active = jax.tree.map(lambda x: x[scales.num_agents :], (above, hierarchy.active))
+        above = quiet(above, active)
+        slots = _seen(above.belief, pairwise.frame_field(above.phi, generators))
+    between = _between(rows, slots, parent, place, scales, weights.self_coupling, cross_scale)
     block_size = _block_size(population, scales, block_size)
     pairing = _Pairing(temperature, alignment_fn, edges, block_size)
 

@@ -188,11 +188,18 @@ def _received(
     return jnp.stack([jnp.zeros_like(gains[0]), *gains[:-1]])
 
 
-def _reorganise(
-    state: EmergentState, setting: _Setting
-) -> tuple[EmergentState, Dissolved, Condensed]:
+class _Events(NamedTuple):
+    """What came apart and what came together, and ``between`` of the time before that."""
+
+    dissolved: Dissolved
+    condensed: Condensed
+    between: Array
+
+
+def _reorganise(state: EmergentState, setting: _Setting) -> tuple[EmergentState, _Events]:
     """Let members leave and agents condense. Rows that no event touches keep their bits."""
-    _, scales, group, criteria, _, quadrature = setting
+    energy_fn, scales, group, criteria, _, quadrature = setting
+    between = energy_fn(state.hierarchy, above=None).between.by_children
     hierarchy, dissolved = dissolve(state.hierarchy, scales, group, criteria, quadrature=quadrature)
     hierarchy, condensed = condense(hierarchy, scales, group, criteria, quadrature=quadrature)
     position = _select(
@@ -200,12 +207,17 @@ def _reorganise(
     )
     _, parent, active, supports = hierarchy
     state = state._replace(position=position, parent=parent, active=active, supports=supports)
-    return state, dissolved, condensed
+    return state, _Events(dissolved, condensed, between)
 
 
-def _unchanged(state: EmergentState) -> tuple[EmergentState, Dissolved, Condensed]:
+def _unchanged(state: EmergentState) -> tuple[EmergentState, _Events]:
     none = jnp.zeros_like(state.active)
-    return state, Dissolved(none, none), Condensed(none, jnp.zeros((), jnp.int32))
+    events = _Events(
+        Dissolved(none, none),
+        Condensed(none, jnp.zeros((), jnp.int32)),
+        jnp.zeros_like(state.between),
+    )
+    return state, events
 
 
 def _evaluated(state: EmergentState, setting: _Setting) -> tuple[EmergentState, HierarchyTerms]:
@@ -217,14 +229,6 @@ def _evaluated(state: EmergentState, setting: _Setting) -> tuple[EmergentState, 
 
     (_, terms), gradient = jax.value_and_grad(energy, has_aux=True)(state.position)
     return state._replace(gradient=gradient, between=terms.between.by_children), terms
-
-
-def _flows(before: EmergentState, after: EmergentState, setting: _Setting) -> tuple[Array, Array]:
-    """Drop of the energy between scales by the members' move, and by that of those above."""
-    hierarchy = after.hierarchy
-    mixed = setting.energy_fn(hierarchy, above=before.hierarchy.population).between.by_children
-    last = setting.energy_fn(hierarchy, above=None).between.by_children
-    return before.between - mixed, mixed - last
 
 
 def emergent_flow(
@@ -323,22 +327,24 @@ def emergent_flow(
     def step(state: EmergentState, key: Array | None = None) -> tuple[EmergentState, EmergentInfo]:
         del key
         after, moved = descend(state)
-        down, up = _flows(state, after, setting)
-        after, dissolved, condensed = jax.lax.cond(
-            after.step % detect_every == 0, lambda s: _reorganise(s, setting), _unchanged, after
-        )
+        # Members after the step and what is above them before it, with the parents of both times.
+        mixed = energy_fn(after.hierarchy, above=state.hierarchy.population)
+        half_way = mixed.between.by_children
+        look = after.step % detect_every == 0
+        after, events = jax.lax.cond(look, lambda s: _reorganise(s, setting), _unchanged, after)
         after, terms = _evaluated(after, setting)
-        return after, EmergentInfo(
+        info = EmergentInfo(
             terms.total,
             terms,
             tree_norm(after.gradient),
             after.parent,
             after.active,
-            condensed,
-            dissolved,
+            events.condensed,
+            events.dissolved,
             moved,
-            down,
-            up,
+            down=state.between - half_way,
+            up=half_way - jnp.where(look, events.between, after.between),
         )
+        return after, info
 
     return Integrator(init, step)
