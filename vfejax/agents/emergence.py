@@ -208,11 +208,11 @@ def _slots(clusters: Clusters, active: Array, scales: Scales) -> tuple[Array, Ar
         taken, first = active[up], root[here]
         rank = jnp.cumsum(first.astype(jnp.int32)) - 1
         order = jnp.argsort(taken, stable=True).astype(jnp.int32) + up.start
-        served = first & (rank < jnp.sum(~taken))
+        served = first & (rank < jnp.sum(~taken, dtype=jnp.int32))
         slots.append(jnp.where(served, order[jnp.clip(rank, 0, taken.shape[0] - 1)], none))
     # Nothing is above the last scale.
     slot = jnp.concatenate([*slots, jnp.full((scales.capacities[-1],), none, jnp.int32)])
-    refused = jnp.sum(root & (slot == none)).astype(jnp.int32)
+    refused = jnp.sum(root & (slot == none), dtype=jnp.int32)
     return jnp.where(joined, slot[label], none), refused
 
 

@@ -1,0 +1,280 @@
+"""Condensation and dissolution of meta-agents: who joins whom, in every gauge."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import agents_oracle
+from helpers import hierarchy_oracle as oracle
+
+from vfejax.agents import emergence
+from vfejax.agents.clusters import Clusters
+from vfejax.agents.emergence import Criteria
+from vfejax.agents.hierarchy import Scales
+from vfejax.agents.pairwise import frame_field
+from vfejax.beliefs.gaussian import Gaussian
+
+GROUP = oracle.VECTOR
+NUM, CAPACITIES = 8, (3, 2)
+SCALES = Scales(NUM, CAPACITIES)
+CRITERIA = Criteria(threshold=0.5, diameter=1.0, release=3.0)
+
+
+@jax.jit
+def condense(hierarchy, criteria):
+    return emergence.condense(hierarchy, SCALES, GROUP, criteria._replace(levels=4))
+
+
+@jax.jit
+def dissolve(hierarchy, criteria):
+    return emergence.dissolve(hierarchy, SCALES, GROUP, criteria._replace(levels=4))
+
+
+def line(*places):
+    """Places on the first axis; agents that are not named are far away and far apart."""
+    found = np.zeros((NUM, 3))
+    found[:, 1] = 50.0 * np.arange(NUM)
+    found[: len(places), 0], found[: len(places), 1] = places, 0.0
+    return found
+
+
+def start(places, rng=None):
+    return oracle.places_hierarchy(places, CAPACITIES, rng)[0]
+
+
+def moved(hierarchy, row, shift):
+    """The hierarchy with one belief moved along the first axis of the common frame."""
+    population = hierarchy.population
+    turned = oracle.frame(population.phi[row]) @ [shift, 0.0, 0.0]
+    mean = population.belief.mean.at[row].add(jnp.asarray(turned))
+    return hierarchy._replace(
+        population=population._replace(belief=population.belief._replace(mean=mean))
+    )
+
+
+TWO = line(0.0, 5.0, 0.1, 5.1, 0.2, 5.2)
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_two_groups_condense_into_two_whatever_the_frames(seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    found, event = condense(start(TWO, rng), CRITERIA)
+    np.testing.assert_array_equal(found.parent, [8, 9, 8, 9, 8, 9, 6, 7, 8, 9, 10, 11, 12])
+    np.testing.assert_array_equal(np.flatnonzero(event.formed), [8, 9])
+    assert event.refused == 0
+    common = [
+        np.linalg.inv(oracle.frame(found.population.phi[row])) @ found.population.belief.mean[row]
+        for row in (8, 9)
+    ]
+    # The middle of each group: members agree alike but for the one in the middle.
+    expected = np.array([[0.1, 0.0, 0.0], [5.1, 0.0, 0.0]])
+    chex.assert_trees_all_close(np.array(common), expected, atol=1e-12)
+
+
+def test_an_evenly_spaced_chain_does_not_condense(rng):
+    found, event = condense(start(line(*(0.8 * np.arange(NUM))), rng), CRITERIA)
+    assert not np.any(event.formed)
+    np.testing.assert_array_equal(found.active, np.arange(13) < NUM)
+
+
+def test_a_bridge_between_two_groups_stays_outside(rng):
+    found, _ = condense(start(line(0.0, 0.1, 0.2, 1.1, 2.0, 2.1, 2.2), rng), CRITERIA)
+    np.testing.assert_array_equal(found.parent[:NUM], [8, 8, 8, 3, 9, 9, 9, 7])
+
+
+def test_priors_count_when_they_have_a_threshold(rng):
+    hierarchy = start(TWO, rng)
+    population = hierarchy.population
+    prior = population.prior
+    prior = prior._replace(mean=prior.mean.at[2].add(30.0))
+    hierarchy = hierarchy._replace(population=population._replace(prior=prior))
+    assert condense(hierarchy, CRITERIA)[0].parent[2] == 8
+    found, _ = condense(hierarchy, CRITERIA._replace(prior_threshold=0.5))
+    np.testing.assert_array_equal(found.parent[:6], [8, 9, 2, 9, 8, 9])
+
+
+def test_scales_stack_to_three(rng):
+    places = line(0.0, 0.05, 0.6, 0.65, 20.0, 20.1, 20.6, 20.7)
+    first, event = condense(start(places, rng), CRITERIA._replace(threshold=0.1, diameter=0.2))
+    # Four pairs and three slots: one is refused, and waits.
+    assert event.refused == 1
+    np.testing.assert_array_equal(first.parent[:8], [8, 8, 9, 9, 10, 10, 6, 7])
+    second, event = condense(first, CRITERIA)
+    np.testing.assert_array_equal(np.flatnonzero(event.formed), [11])
+    np.testing.assert_array_equal(second.parent[8:], [11, 11, 10, 11, 12])
+    # The middle slot of scale 1 is still taken.
+    assert event.refused == 1
+
+
+def test_a_member_that_is_pulled_away_leaves_and_another_does_not(rng):
+    joined, _ = condense(start(TWO, rng), CRITERIA)
+    # KL(q_i || q_M) is about d^2 / 2 = 1.5 at the border.
+    stays, event = dissolve(moved(joined, 4, 1.2), CRITERIA)
+    assert not np.any(event.left)
+    chex.assert_trees_all_equal(stays.parent, joined.parent)
+    found, event = dissolve(moved(joined, 4, 2.5), CRITERIA)
+    np.testing.assert_array_equal(np.flatnonzero(event.left), [4])
+    np.testing.assert_array_equal(found.parent[:6], [8, 9, 8, 9, 4, 9])
+    assert not np.any(event.dissolved)
+    # Between the two borders an agent neither leaves nor, outside, joins.
+    apart, _ = condense(start(line(0.0, 5.0, 0.1, 5.1, 1.4, 5.2), rng), CRITERIA)
+    assert apart.parent[4] == 4
+
+
+def test_a_meta_agent_without_members_goes_and_takes_its_membership_with_it(rng):
+    places = line(0.0, 0.05, 0.6, 0.65, 20.0, 20.1)
+    first, _ = condense(start(places, rng), CRITERIA._replace(threshold=0.1, diameter=0.2))
+    both, _ = condense(first, CRITERIA)
+    np.testing.assert_array_equal(both.parent[8:12], [11, 11, 10, 11])
+    found, event = dissolve(moved(both, 0, 9.0), CRITERIA)
+    np.testing.assert_array_equal(np.flatnonzero(event.left), [0])
+    np.testing.assert_array_equal(np.flatnonzero(event.dissolved), [8, 11])
+    np.testing.assert_array_equal(found.parent, [0, 1, 9, 9, 10, 10, *range(6, 13)])
+    np.testing.assert_array_equal(np.flatnonzero(found.active[8:]), [1, 2])
+    chex.assert_trees_all_equal(found.population.belief.chol[8], np.eye(3))
+
+
+def test_nothing_between_scales_leaves_a_gauge_dependent_trace(rng):
+    """Weights and moments of the meta-agents, seen from the common frame, are the same."""
+    plain, turned = (condense(start(TWO, x), CRITERIA)[0].population for x in (None, rng))
+    for row in (8, 9):
+        seen = [
+            oracle.transported(x.belief, np.asarray(x.phi), row, np.zeros(3))
+            for x in (plain, turned)
+        ]
+        chex.assert_trees_all_close(*seen, atol=1e-12)
+
+
+def test_a_common_rotation_turns_the_frame_of_a_meta_agent_with_its_members(rng):
+    population = agents_oracle.random_population(rng, 13, GROUP)
+    hierarchy = start(TWO)
+    phi = jnp.where(np.arange(13)[:, None] < NUM, 0.3 * population.phi, 0.0)
+    hierarchy = hierarchy._replace(population=hierarchy.population._replace(phi=phi))
+    turn = np.tile([0.4, -0.2, 0.3], (13, 1))
+    turned = hierarchy._replace(population=oracle.turned(hierarchy.population, turn))
+    wide = CRITERIA._replace(threshold=50.0, diameter=90.0)
+    before, after = condense(hierarchy, wide)[0], condense(turned, wide)[0]
+    chex.assert_trees_all_equal(before.parent, after.parent)
+    rows = np.flatnonzero(before.active[NUM:]) + NUM
+    assert rows.size
+    for row in rows:
+        expected = oracle.frame(turn[0]) @ oracle.frame(before.population.phi[row])
+        chex.assert_trees_all_close(oracle.frame(after.population.phi[row]), expected, atol=1e-12)
+
+
+def test_coherence_is_the_mean_agreement_with_the_others(rng):
+    divergence = rng.uniform(size=(5, 5))
+    clusters = Clusters(jnp.asarray([0, 1, 0, 0, 1]), jnp.asarray([True, False, True, True, False]))
+    expected = np.ones(5)
+    for i in (0, 2, 3):
+        others = [j for j in (0, 2, 3) if j != i]
+        expected[i] = np.exp(-np.mean([(divergence[i, j] + divergence[j, i]) / 2 for j in others]))
+    chex.assert_trees_all_close(emergence.coherence(jnp.asarray(divergence), clusters), expected)
+
+
+@jax.jit
+def matched(gaussian, phi, weights, labels, frame):
+    return emergence.moment_match(
+        gaussian, frame_field(phi, GROUP), weights, labels, frame_field(frame, GROUP)
+    )
+
+
+LABELS = np.array([1, 0, 3, 1, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def members():
+    rng = np.random.default_rng(5)
+    population = agents_oracle.random_population(rng, 6, GROUP)
+    weights = np.array([0.5, 0.3, 1.0, 0.0, 0.2, 1.5])
+    return population.belief, population.phi, weights, 0.5 * rng.normal(size=(3, 3))
+
+
+def test_moments_are_those_of_the_mixture(members):
+    gaussian, phi, weights, frame = members
+    broken = gaussian._replace(mean=gaussian.mean.at[3].set(jnp.nan))
+    found = matched(broken, phi, weights, LABELS, frame)
+    for label in (0, 1):
+        rows = [i for i in range(6) if LABELS[i] == label and weights[i] > 0]
+        share = weights[rows] / np.sum(weights[rows])
+        seen = [oracle.transported(gaussian, phi, i, frame[label]) for i in rows]
+        mean = sum(w * m for w, (m, _) in zip(share, seen, strict=True))
+        cov = sum(
+            w * (c + np.outer(m - mean, m - mean)) for w, (m, c) in zip(share, seen, strict=True)
+        )
+        # Members of condition number below 100, by way of one of them.
+        chex.assert_trees_all_close(oracle.moments(found, label), (mean, cov), rtol=1e-12)
+    chex.assert_trees_all_equal((found.mean[2], found.chol[2]), (np.zeros(3), np.eye(3)))
+
+
+def test_the_moment_match_minimises_the_weighted_divergence(members, rng):
+    gaussian, phi, weights, frame = members
+    found = matched(gaussian, phi, weights, LABELS, frame)
+
+    def cost(mean, chol):
+        q = Gaussian(mean[None], chol[None])
+        return sum(
+            weights[i]
+            * oracle.kl(oracle.transported(gaussian, phi, i, frame[1]), oracle.moments(q, 0))
+            for i in (0, 5)
+        )
+
+    least = cost(found.mean[1], found.chol[1])
+    for _ in range(10):
+        step = 1e-3 * rng.normal(size=3), 1e-3 * np.tril(rng.normal(size=(3, 3)))
+        up, down = (
+            cost(found.mean[1] + sign * step[0], found.chol[1] + sign * step[1]) for sign in (1, -1)
+        )
+        assert min(up, down) > least
+        # Stationary: the slope is a rounding error, not of first order in the step.
+        assert abs(up - down) < 1e-2 * (up + down - 2 * least)
+
+
+def test_digits_survive_far_away_and_elongated():
+    scales = jnp.asarray(np.diag([1e-4, 1.0, 1e3]), jnp.float32)
+    mean = jnp.full((2, 3), 1e3, jnp.float32)
+    pair = Gaussian(mean.at[1, 0].add(2e-4), jnp.stack([scales] * 2))
+    zero = jnp.zeros((2, 3), jnp.float32)
+    found = jax.jit(
+        lambda q: emergence.moment_match(
+            q,
+            frame_field(zero, GROUP),
+            jnp.ones(2, jnp.float32),
+            jnp.zeros(2, jnp.int32),
+            frame_field(zero[:1], GROUP),
+        )
+    )(pair)
+    # The means differ by what float32 makes of 2e-4 at 1e3.
+    shift = float(pair.mean[1, 0] - pair.mean[0, 0])
+    expected = [np.sqrt(1e-8 + shift**2 / 4), 1.0, 1e3]
+    chex.assert_trees_all_close(np.diag(found.chol[0]), np.float32(expected), rtol=1e-6)
+
+
+def test_on_a_field_agents_that_never_meet_do_not_join():
+    """Four agents with the same belief on four points; two halves of the line."""
+    chi = np.array([[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0.5], [0, 0, 0.5, 1]], float)
+    places = np.zeros((4, 4, 3))
+    places[:, :, 1] = np.arange(4)
+    hierarchy, scales = oracle.places_hierarchy(
+        places, (2,), np.random.default_rng(0), supports=jnp.asarray(chi)
+    )
+
+    @jax.jit
+    def look(hierarchy):
+        found = emergence.condense(hierarchy, scales, GROUP, CRITERIA)
+        return found, emergence.dissolve(found[0], scales, GROUP, CRITERIA)
+
+    (found, event), (after, _) = look(hierarchy)
+    np.testing.assert_array_equal(found.parent, [4, 4, 5, 5, 4, 5])
+    assert event.refused == 0
+    expected = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    chex.assert_trees_all_close(found.supports[4:], expected, atol=1e-15)
+    for point in (0, 1):
+        belief = jax.tree.map(lambda x, c=point: x[:, c], found.population.belief)
+        seen = oracle.transported(
+            belief, np.asarray(found.population.phi[:, point]), 4, np.zeros(3)
+        )
+        chex.assert_trees_all_close(seen, (np.array([0.0, point, 0.0]), np.eye(3)), atol=1e-12)
+    chex.assert_trees_all_equal(after.parent, found.parent)
+    chex.assert_tree_all_finite(found)
