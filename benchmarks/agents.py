@@ -1,6 +1,7 @@
-"""Value and gradient of the belief-alignment energy of n agents, side by side in one run.
+"""Value and gradient of the belief-alignment energy of n agents, side by side in one run; then a
+step of a population with meta-agents and one without.
 
-    python benchmarks/agents.py [--quick] [--cases 512x9 2048x3]
+    python benchmarks/agents.py [--quick] [--cases 512x9 2048x3] [--steps 64 512]
 
 ours     common frame, streamed blocks, jit (float32, closed-form rotations)
 (a)      the energy alone in vectorised NumPy, n x n x k x k
@@ -8,6 +9,9 @@ ours     common frame, streamed blocks, jit (float32, closed-form rotations)
 (c)      the common-frame algorithm in eager PyTorch autograd, n x n logits
 floor    three feature products (logits and the gradients of both sides) and two exponentials per
          pair, streamed in JAX
+step     a step of population_flow (theirs) and one of emergent_flow on the same agents (ours), with
+         slots for n / 8 and n / 64 meta-agents, groups of eight that have condensed, and a look for
+         groups every 10 steps, which is part of the time
 
 A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians.
 PyTorch is optional: without it (b) and (c) are left out; it runs on a GPU where JAX does. Before
@@ -26,10 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.agents import free_energy, pairwise
-from vfejax.agents.population import Population
+from vfejax.agents import free_energy, hierarchy, hierarchy_energy, pairwise
+from vfejax.agents.observation import identity_observations
+from vfejax.agents.population import Population, constrain, unconstrain
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.dynamics.rollout import rollout
 from vfejax.geometry import irreps
+from vfejax.problems.emergent_flow import emergent_flow
+from vfejax.problems.population_flow import population_flow
 
 try:
     import torch
@@ -271,6 +279,55 @@ def case(num: int, k: int) -> None:
         )
 
 
+def groups(num: int) -> Population:
+    """Groups of eight agents that agree, in frames of their own, float32."""
+    rng = np.random.default_rng(num)
+    centre = 3.0 * rng.standard_normal((-(-num // 8), 3))
+    mean = np.repeat(centre, 8, axis=0)[:num] + 0.05 * rng.standard_normal((num, 3))
+    phi = rng.uniform(-1.0, 1.0, (num, 3))
+    frames = irreps.so3((1,)).exponential(jnp.asarray(phi), irreps.so3_generators((1,)))
+    mean, chol = np.einsum("nkl,nl->nk", frames, mean), np.tile(0.5 * np.eye(3), (num, 1, 1))
+    mean, chol, phi = (jnp.asarray(x, jnp.float32) for x in (mean, chol, phi))
+    return Population(Gaussian(mean, chol), Gaussian(mean, chol), phi)
+
+
+def steps(num: int) -> None:
+    """Time and print a step with and without meta-agents, K = 3."""
+    group, agents = irreps.so3((1,)), groups(num)
+    observations = identity_observations(agents.belief.mean[:, None], 0.5)
+    shared = {"temperature": TEMPERATURE, "observations": observations}
+    start, scales = hierarchy.ground(agents, (num // 8, max(1, num // 64)))
+
+    def energy(x):
+        return free_energy.free_energy(constrain(x), group, **shared)
+
+    energy_fn = partial(hierarchy_energy.energy_terms, scales=scales, generators=group, **shared)
+    flows = {
+        "ours": (emergent_flow(energy_fn, scales, group), start),
+        "theirs": (population_flow(energy, group), unconstrain(agents)),
+    }
+    methods, firsts, compiling = {}, {}, {}
+    for name, (flow, position) in flows.items():
+        state = jax.jit(flow.init)(position)
+        began = time.perf_counter()
+        ten = jax.jit(lambda state, flow=flow: rollout(flow, state, 10)[0]).lower(state).compile()
+        compiling[name] = time.perf_counter() - began
+        memory = ten.memory_analysis().temp_size_in_bytes
+        state, firsts[name] = _timed(partial(lambda f, x: jax.block_until_ready(f(x)), ten, state))
+        if name == "ours":
+            assert int(jnp.sum(state.active)) > num, "no meta-agent has formed"
+            ours_memory = memory
+        methods[name] = partial(lambda f, x: jax.block_until_ready(f(x)), ten, state)
+    times = interleaved(methods, firsts)
+    ours_ms, theirs_ms = 100 * times["ours"], 100 * times["theirs"]
+    print(
+        f"{'step, emergence':<18} {num:>6} {3:>2} {ours_ms:>10.2f} {theirs_ms:>10.2f} "
+        f"{theirs_ms / ours_ms:>9.2f} {ours_memory / 1e6:>9.1f} {compiling['ours']:>8.1f} "
+        f"{compiling['ours'] + firsts['ours']:>7.1f}",
+        flush=True,
+    )
+
+
 def _size(text: str) -> tuple[int, int]:
     num, _, k = text.partition("x")
     if not (num.isdigit() and k.isdigit() and int(k) in SPINS):
@@ -293,15 +350,25 @@ def main() -> None:
         metavar="NxK",
         help="these sizes only, such as 512x9 2048x3",
     )
+    parser.add_argument(
+        "--steps", nargs="*", type=int, metavar="N", help="these steps only, such as 64 512"
+    )
     options = parser.parse_args()
     sizes = (32, 128, 512) if options.quick else (32, 128, 512, 2048, 8192, 16384)
     print(
         f"{'what':<18} {'n':>6} {'k':>2} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} "
         f"{'temp MB':>9} {'compile':>8} {'first s':>7}"
     )
-    for num, k in options.cases or [(num, k) for k in SPINS for num in sizes]:
+    cases, nums = [(num, k) for k in SPINS for num in sizes], (64, 512, 4096)
+    if options.cases is not None or options.steps is not None:
+        cases, nums = options.cases or [], options.steps or ()
+    for num, k in cases:
         case(num, k)
         jax.clear_caches()
+    for num in nums:
+        if num <= sizes[-1]:
+            steps(num)
+            jax.clear_caches()
     versions = (
         f"jax {jax.__version__}, numpy {np.__version__}, torch "
         f"{torch.__version__ if torch else 'absent'}"
