@@ -68,8 +68,8 @@ def natural_step(
     >>> slope = here._replace(phi=jnp.array([[4.0, 0.0, 0.0]]))
     >>> optimizer = natural_step(irreps.so3((1,)), 0.5)
     >>> step, _ = optimizer.update(slope, optimizer.init(here), here)
-    >>> step.phi.round(4)  # half of it is shortened to the trust radius
-    Array([[-0.3,  0. ,  0. ]], dtype=float32)
+    >>> round(float(step.phi[0, 0]), 4)  # half of it is shortened to the trust radius
+    -0.3
     """
 
     def metric(position: PopulationCoordinates, gradient: PopulationCoordinates) -> PyTree:
