@@ -72,6 +72,24 @@ def test_two_groups_condense_into_two_whatever_the_frames(seed):
     chex.assert_trees_all_close(np.array(common), expected, atol=1e-12)
 
 
+def test_an_agent_that_comes_to_agree_joins_the_meta_agent_that_is_there(rng):
+    found, _ = condense(start(TWO, rng), CRITERIA)
+    population = found.population
+    # Agent 6 takes the place of agent 0, seen from its own frame; agent 7 stays far away.
+    there = oracle.frame(population.phi[6]) @ np.linalg.inv(oracle.frame(population.phi[0]))
+    belief = population.belief
+    chol = np.linalg.cholesky(there @ belief.chol[0] @ belief.chol[0].T @ there.T)
+    belief = Gaussian(
+        belief.mean.at[6].set(there @ belief.mean[0]), belief.chol.at[6].set(jnp.asarray(chol))
+    )
+    again, event = condense(found._replace(population=population._replace(belief=belief)), CRITERIA)
+    np.testing.assert_array_equal(np.flatnonzero(event.adopted), [6])
+    assert not np.any(event.formed)
+    np.testing.assert_array_equal(again.parent[:8], [8, 9, 8, 9, 8, 9, 8, 7])
+    # What the meta-agent believes is its own affair: it hears of its new member from now on.
+    chex.assert_trees_all_equal(again.population.belief.mean[8], found.population.belief.mean[8])
+
+
 def test_an_evenly_spaced_chain_does_not_condense(rng):
     found, event = condense(start(line(*(0.8 * np.arange(NUM))), rng), CRITERIA)
     assert not np.any(event.formed)
@@ -103,8 +121,9 @@ def test_scales_stack_to_three(rng):
     second, event = condense(first, CRITERIA)
     np.testing.assert_array_equal(np.flatnonzero(event.formed), [11])
     np.testing.assert_array_equal(second.parent[8:], [11, 11, 10, 11, 12])
-    # The middle slot of scale 1 is still taken.
-    assert event.refused == 1
+    # The pair without a slot is near enough, at this threshold, to join the one beside it.
+    np.testing.assert_array_equal(np.flatnonzero(event.adopted), [6, 7])
+    assert event.refused == 0
 
 
 def test_a_member_that_is_pulled_away_leaves_and_another_does_not(rng):

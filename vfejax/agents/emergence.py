@@ -77,12 +77,13 @@ class Criteria(NamedTuple):
 
 
 class Condensed(NamedTuple):
-    """What condensed: slots in which a meta-agent formed, bool ``[N]``, and how many groups found
-    no free slot.
+    """What condensed: slots in which a meta-agent formed, bool ``[N]``; how many groups found no
+    free slot; and agents that joined a meta-agent which was there already, bool ``[N]``.
     """
 
     formed: Array
     refused: Array
+    adopted: Array
 
 
 class Dissolved(NamedTuple):
@@ -194,6 +195,27 @@ def _distances(
     return divergence, distance
 
 
+def _adoptions(
+    distance: Array, candidate: Array, hierarchy: Hierarchy, scales: Scales, at: Criteria
+) -> tuple[Array, Array]:
+    """Which candidates agree with a meta-agent a scale above them, bool ``[N]``, and the closest
+    such row. It must be wherever the candidate is, and have room.
+    """
+    _, parent, active, _ = hierarchy
+    chi = jnp.reshape(presence(hierarchy), (scales.num_rows, -1))
+    outside = matmul(chi, (chi <= 0).astype(chi.dtype).T)
+    above = scales.of_rows[None, :] == scales.of_rows[:, None] + 1
+    reach = jnp.where(above & active[None, :] & (outside <= 0), distance, jnp.inf)
+    nearest = jnp.argmin(reach, axis=1).astype(parent.dtype)
+    adopted = candidate & (jnp.min(reach, axis=1) <= at.threshold)
+    if at.max_members is not None:
+        count = jax.ops.segment_sum(is_member(parent).astype(jnp.int32), parent, scales.num_rows)
+        same = adopted[None, :] & (nearest[None, :] == nearest[:, None])
+        ahead = jnp.sum(jnp.tril(same, -1), axis=1, dtype=jnp.int32)
+        adopted = adopted & (count[nearest] + ahead < at.max_members)
+    return adopted, nearest
+
+
 def _slots(clusters: Clusters, active: Array, scales: Scales) -> tuple[Array, Array]:
     """The row in which each joined agent's meta-agent forms, the number of rows for others; and how
     many groups found none.
@@ -270,9 +292,11 @@ def condense(
     *,
     quadrature: Array | None = None,
 ) -> tuple[Hierarchy, Condensed]:
-    """Let groups of agents without a parent form meta-agents, at all scales at once.
+    """Let agents without a parent join meta-agents, or form them in groups, at all scales at once.
 
-    A new meta-agent takes the lowest free slot of the next scale. Its frame is the Frechet mean of
+    An agent joins the meta-agent above it that it agrees with best, where the two are within the
+    threshold of each other and the meta-agent is wherever the agent is. The others form groups. A
+    new meta-agent takes the lowest free slot of the next scale. Its frame is the Frechet mean of
     its members' frames, its belief and prior their moment match, all weighted by
     :func:`coherence`; on a base manifold point by point, with members weighing what their supports
     are there. Its support is ``1 - prod_i (1 - chi_i)``. It can join a group itself the next time.
@@ -305,13 +329,15 @@ def condense(
     _, parent, active, supports = hierarchy
     none = jnp.zeros_like(active)
     if not scales.capacities:
-        return hierarchy, Condensed(none, jnp.zeros((), jnp.int32))
+        return hierarchy, Condensed(none, jnp.zeros((), jnp.int32), none)
     population, chi = quiet(hierarchy.population, active), presence(hierarchy)
     field = frame_field(population.phi, generators)
     divergence, distance = _distances(population, field, chi, quadrature, criteria)
+    candidate = active & ~is_member(parent) & (scales.of_rows < scales.num_scales - 1)
+    adopted, nearest = _adoptions(distance, candidate, hierarchy, scales, criteria)
     clusters = compact_clusters(
         jnp.where(_same_scale(scales), distance, jnp.inf),
-        active & ~is_member(parent) & (scales.of_rows < scales.num_scales - 1),
+        candidate & ~adopted,
         threshold=criteria.threshold,
         diameter=criteria.diameter,
         min_members=criteria.min_members,
@@ -332,8 +358,9 @@ def condense(
     population, supports = jax.lax.cond(
         jnp.any(accepted), form, lambda *unchanged: unchanged, population, supports
     )
-    parent = jnp.where(accepted, slot, parent)
-    return Hierarchy(population, parent, active | formed, supports), Condensed(formed, refused)
+    parent = jnp.where(accepted, slot, jnp.where(adopted, nearest, parent))
+    found = Hierarchy(population, parent, active | formed, supports)
+    return found, Condensed(formed, refused, adopted)
 
 
 def _departures(

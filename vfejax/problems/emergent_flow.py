@@ -102,7 +102,8 @@ class EmergentInfo(NamedTuple):
         gradient_norm: Euclidean norm of the gradient there.
         parent: int32 ``[N]``, who is whose member after the step.
         active: bool ``[N]``.
-        condensed: slots that were filled at the end of the step, and groups that were refused.
+        condensed: slots that were filled at the end of the step, groups that were refused, and
+            agents that joined a meta-agent which was there.
         dissolved: members that left, and meta-agents that went.
         moved: bool ``[S + 1]``, which scales' clocks let them move.
         down: drop of the energy between scale s and what is above it by the move of scale s,
@@ -214,7 +215,7 @@ def _unchanged(state: EmergentState) -> tuple[EmergentState, _Events]:
     none = jnp.zeros_like(state.active)
     events = _Events(
         Dissolved(none, none),
-        Condensed(none, jnp.zeros((), jnp.int32)),
+        Condensed(none, jnp.zeros((), jnp.int32), none),
         jnp.zeros_like(state.between),
     )
     return state, events
