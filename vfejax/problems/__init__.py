@@ -1,5 +1,15 @@
 """Problems with a known answer, and the flows that join agents and dynamics."""
 
-from vfejax.problems import emergent_flow, population_flow, sensor_network
+from vfejax.problems import (
+    emergent_flow,
+    population_flow,
+    scenes,
+    sensor_network,
+)
 
-__all__ = ["emergent_flow", "population_flow", "sensor_network"]
+__all__ = [
+    "emergent_flow",
+    "population_flow",
+    "scenes",
+    "sensor_network",
+]
