@@ -1,5 +1,23 @@
 """Figures: arrays in, a matplotlib Figure out."""
 
-from vfejax.figures import energies, fields, maps, populations, style, training
+from vfejax.figures import (
+    ellipses,
+    energies,
+    fields,
+    hierarchies,
+    maps,
+    populations,
+    style,
+    training,
+)
 
-__all__ = ["energies", "fields", "maps", "populations", "style", "training"]
+__all__ = [
+    "ellipses",
+    "energies",
+    "fields",
+    "hierarchies",
+    "maps",
+    "populations",
+    "style",
+    "training",
+]

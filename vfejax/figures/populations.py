@@ -16,6 +16,14 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from vfejax.figures.ellipses import (
+    axis_labels,
+    check_axes,
+    ellipses,
+    limits,
+    project,
+    project_truth,
+)
 from vfejax.figures.style import (
     CURVES,
     FAINT,
@@ -32,8 +40,6 @@ from vfejax.figures.style import (
 
 __all__ = ["attention_matrix", "belief_ellipses", "frames"]
 
-TURN = np.linspace(0.0, 2 * np.pi, 49)
-CIRCLE = np.stack([np.cos(TURN), np.sin(TURN)])[:, :-1]
 # Orthographic view from (1, 1, 1): z upwards, x to the left front, y to the right front; the last
 # row points at the reader.
 VIEW = np.array([[-1, 1, 0], [-1, -1, 2], [1, 1, 1]]) / np.sqrt([[2], [6], [3]])
@@ -102,17 +108,6 @@ def attention_matrix(weights: ArrayLike) -> Figure:
     return figure
 
 
-def _ellipses(centres: np.ndarray, covs: np.ndarray, radius: float) -> np.ndarray:
-    """Outlines ``(x - mu)^T Sigma^-1 (x - mu) = radius^2``, ``[n, 48, 2]``, from centres ``[n, 2]``
-    and covariances ``[n, 2, 2]``.
-    """
-    # Rounding may turn a vanishing variance negative; it is drawn as the line it is.
-    variances, axes = np.linalg.eigh(covs)
-    return centres[:, None] + radius * np.einsum(
-        "nij,nj,jt->nti", axes, np.sqrt(np.maximum(variances, 0.0)), CIRCLE
-    )
-
-
 def _draw_block(ax: Axes, centres: np.ndarray, covs: np.ndarray, colour: str) -> None:
     """One landmark as all agents believe it: 2 sigma outlined, 1 sigma filled, the mean as a point;
     fainter the more agents there are.
@@ -122,7 +117,7 @@ def _draw_block(ax: Axes, centres: np.ndarray, covs: np.ndarray, colour: str) ->
     for radius, face in ((2.0, 0.0), (1.0, fill)):
         ax.add_collection(
             PolyCollection(
-                list(_ellipses(centres, covs, radius)),
+                list(ellipses(centres, covs, radius)),
                 facecolors=[to_rgba(colour, face)],
                 edgecolors=[to_rgba(colour, edge if radius == 1.0 else 0.5 * edge)],
                 linewidths=0.8,
@@ -136,53 +131,6 @@ def _draw_block(ax: Axes, centres: np.ndarray, covs: np.ndarray, colour: str) ->
         markeredgewidth=0,
         alpha=0.8,
     )
-
-
-def _limits(
-    centres: np.ndarray, covs: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of a square that holds every mean, every true point and the typical 2 sigma ellipse
-    around them.
-    """
-    points = np.concatenate([centres, truth])
-    points = points[np.all(np.isfinite(points), axis=1)]
-    if not len(points):
-        return -np.ones(2), np.ones(2)
-    variances = covs[..., (0, 1), (0, 1)]
-    variances = variances[np.isfinite(variances) & (variances >= 0)]
-    reach = 2.0 * np.sqrt(np.median(variances)) if variances.size else 0.0
-    middle = (points.max(axis=0) + points.min(axis=0)) / 2
-    half = np.max(points.max(axis=0) - points.min(axis=0)) / 2 + reach
-    half = 1.05 * half if half > 0 else 1.0
-    return middle - half, middle + half
-
-
-def _project(
-    name: str, means: ArrayLike, covs: ArrayLike, axes: tuple[int, int], block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Marginals in the plane, of the agents whose belief is finite: means ``[n, blocks, 2]`` and
-    covariances ``[n, blocks, 2, 2]``.
-    """
-    mean = as_array(f"{name} means", means, "n", "k")
-    n, k = mean.shape
-    if k % block:
-        raise ValueError(f"{name} means must have k a multiple of block = {block}, got k = {k}")
-    cov = as_array(f"{name} covariances", covs, n, k, k)
-    known = np.all(np.isfinite(mean), axis=1) & np.all(np.isfinite(cov), axis=(1, 2))
-    which = np.arange(0, k, block)[:, None] + np.array(axes)
-    return mean[known][:, which], cov[known][:, which[:, :, None], which[:, None, :]]
-
-
-def _project_truth(truth: ArrayLike | None, axes: tuple[int, int], block: int) -> np.ndarray:
-    """True points in the plane, ``[m, 2]``; m = 0 without truth."""
-    if truth is None:
-        return np.empty((0, 2))
-    points = as_array("truth", truth, "m", "coordinates")
-    if points.shape[1] == block:
-        return points[:, list(axes)]
-    if points.shape[1] != 2:
-        raise ValueError(f"truth must have shape [m, {block}] or [m, 2], got {points.shape}")
-    return points
 
 
 def _key(label: str, colour: str, marker: str = "o") -> Line2D:
@@ -254,16 +202,13 @@ def belief_ellipses(
     """
     if not panels:
         raise ValueError("panels must hold at least one panel")
-    if len(set(axes)) != 2 or not all(0 <= axis < block for axis in axes):
-        raise ValueError(
-            f"axes must be two different coordinates below block = {block}, got {tuple(axes)}"
-        )
-    crosses = _project_truth(truth, axes, block)
+    check_axes(axes, block)
+    crosses = project_truth(truth, axes, block)
     drawn = [
-        (title, *_project(f"panels[{index}]", means, covs, axes, block))
+        (title, *project(f"panels[{index}]", means, covs, axes, block))
         for index, (title, means, covs) in enumerate(panels)
     ]
-    low, high = _limits(
+    low, high = limits(
         np.concatenate([m.reshape(-1, 2) for _, m, _ in drawn]),
         np.concatenate([c.reshape(-1, 2, 2) for _, _, c in drawn]),
         crosses,
@@ -276,10 +221,7 @@ def belief_ellipses(
             rows, columns, index + 1, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1])
         )
         _draw_beliefs(ax, means, covs, crosses)
-        labels = [
-            f"{'xyz'[a] if block <= 3 else f'component {a}'}{f' ({unit})' if unit else ''}"
-            for a in axes
-        ]
+        labels = axis_labels(axes, block, unit)
         style_axes(
             ax,
             xlabel=labels[0],
