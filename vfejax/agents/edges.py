@@ -8,6 +8,12 @@ and the mean ``m_i``, and agent j whitens by ``V_j = L_j^{-1} U_j``. Along an ed
 The difference of the means is taken before anything is squared, so nothing cancels, and an agent
 that is on no edge plays no part. It costs O(e k^3), where the feature rows of all pairs, which
 cancel, would take O(e k^2).
+
+A transport need not be a quotient of frames. With an element ``V_e`` of the group on each edge it
+is ``Omega_e = U_i V_e U_j^{-1}``. The product around a loop of edges is then no longer the identity,
+so the connection has curvature (:mod:`vfejax.agents.links`). In the common frame the link carries
+the receiver to the sender: ``V_e^{-1} A_i`` and ``V_e^{-1} m_i`` take the place of ``A_i`` and
+``m_i``.
 """
 
 from typing import NamedTuple
@@ -98,6 +104,16 @@ def divergence_between(receiver: CommonFrame, sender: CommonFrame) -> Array:
     return 0.5 * (squares - receiver.mean.shape[-1] + sender.log_det - receiver.log_det)
 
 
+def _through(links: FrameField, rows: CommonFrame) -> CommonFrame:
+    """Gaussians pushed through the inverse of a link, one for each edge."""
+    return CommonFrame(
+        matmul(links.inward, rows.factor),
+        matmul(rows.whitener, links.outward),
+        matvec(links.inward, rows.mean),
+        rows.log_det - 2.0 * links.log_det,
+    )
+
+
 def check_edges(edges: Edges, num_agents: int) -> None:
     """Refuse a neighbour list that does not fit a population.
 
@@ -152,13 +168,17 @@ def _inside(edges: Edges, num_agents: int) -> Array:
     return (least >= 0) & (jnp.maximum(edges.receivers, edges.senders) < num_agents)
 
 
-def edge_divergences(gaussian: Gaussian, field: FrameField, edges: Edges) -> Array:
-    """Divergences ``KL(q_i || Omega_ij q_j)`` along the edges, in nats.
+def edge_divergences(
+    gaussian: Gaussian, field: FrameField, edges: Edges, *, links: FrameField | None = None
+) -> Array:
+    """Divergences ``KL(q_i || Omega_e q_j)`` along the edges, in nats.
 
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
         field: the agents' frames, ``[n, k, k]``, from :func:`vfejax.agents.pairwise.frame_field`.
         edges: the neighbour list.
+        links: the group element V_e of each edge ``[e, k, k]``, ``frame_field`` of link
+            coordinates. By default the transport is ``U_i U_j^{-1}``.
 
     Returns:
         ``[e]``; 0 for an edge from an agent to itself, NaN for an agent out of range. Differences
@@ -178,7 +198,8 @@ def edge_divergences(gaussian: Gaussian, field: FrameField, edges: Edges) -> Arr
     check_edges(edges, num)
     receivers, senders = edges
     rows = common_frame(gaussian, field)
-    divergence = divergence_between(*(jax.tree.map(lambda x, i=i: x[i], rows) for i in edges))
+    near, far = (jax.tree.map(lambda x, i=i: x[i], rows) for i in edges)
+    divergence = divergence_between(near if links is None else _through(links, near), far)
     divergence = jnp.where(receivers == senders, 0.0, divergence)
     return jnp.where(_inside(edges, num), divergence, jnp.nan)
 
@@ -192,6 +213,7 @@ def edge_alignment_energy(
     coefficient: Array | None = None,
     log_weight: Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
+    links: FrameField | None = None,
 ) -> Array:
     """Alignment energy over a neighbour list, ``sum_i coefficient_i E_i``, in nats.
 
@@ -205,6 +227,7 @@ def edge_alignment_energy(
         log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
             default.
         alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, or your own.
+        links: the group element V_e of each edge ``[e, k, k]``; none by default.
 
     Returns:
         A scalar. Time O(e k^3), memory O((e + n) k^2).
@@ -222,7 +245,7 @@ def edge_alignment_energy(
     receivers, senders = edges
     num, dtype = gaussian.mean.shape[0], gaussian.mean.dtype
     temperature = jnp.asarray(temperature, dtype)
-    divergence = edge_divergences(gaussian, field, edges)
+    divergence = edge_divergences(gaussian, field, edges, links=links)
     bias = jnp.zeros_like(divergence) if log_weight is None else log_weight[senders]
     bias = jnp.where(receivers == senders, -jnp.inf, bias)
     # A pair that does not count has divergence 0, whatever it would be: see AlignmentFn.

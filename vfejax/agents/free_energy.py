@@ -5,7 +5,9 @@
       + lambda_prior  sum_ij gamma_ij KL(p_i || Omega_ij p_j)
       + lambda_obs    sum_i E_{q_i}[-log p(o_i | x)]
 
-with attention beta, gamma = softmax_j(-KL / tau) over j != i. On a base manifold every term is
+with attention beta, gamma = softmax_j(-KL / tau) over j != i. Priors may have a temperature of their
+own. (Papers of the field that call the two temperatures kappa_beta and kappa_gamma divide the
+divergences by them.) On a base manifold every term is
 integrated with the quadrature weights and the support chi_i of the agent. The supports of its
 neighbours weigh its softmax, ``beta_ij ~ chi_j exp(-KL_ij / tau)``. Its alignment counts as far as
 neighbours are present, ``c_i = 1 - prod_{j != i} (1 - chi_j)``. So every force on an agent vanishes
@@ -26,6 +28,7 @@ import jax.numpy as jnp
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.edges import Edges, check_edges, edge_alignment_energy
+from vfejax.agents.links import check_links
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField
 from vfejax.agents.population import Population, check_population
@@ -59,7 +62,6 @@ class FreeEnergyTerms(NamedTuple):
 class _Pairing(NamedTuple):
     """How pairs of agents are compared, the same at every point."""
 
-    temperature: float | Array
     alignment_fn: AlignmentFn
     edges: Edges | None
     block_size: int | None
@@ -80,7 +82,15 @@ def _is_zero(weight: float | Array) -> bool:
     return isinstance(weight, int | float) and weight == 0
 
 
-def _alignment(gaussian: Gaussian, field: FrameField, place: _Place, pairing: _Pairing) -> Array:
+def _alignment(
+    gaussian: Gaussian,
+    field: FrameField,
+    place: _Place,
+    links: FrameField | None,
+    *,
+    temperature: float | Array,
+    pairing: _Pairing,
+) -> Array:
     """Alignment energy at one point: n agents, one Gaussian each."""
     coefficient, chi = place
     log_weight = None
@@ -93,14 +103,15 @@ def _alignment(gaussian: Gaussian, field: FrameField, place: _Place, pairing: _P
             gaussian,
             field,
             pairing.edges,
-            pairing.temperature,
+            temperature,
             coefficient=coefficient,
             log_weight=log_weight,
             alignment_fn=pairing.alignment_fn,
+            links=links,
         )
     return pairwise.alignment_energy(
         pairwise.pair_features(gaussian, field, chi),
-        pairing.temperature,
+        temperature,
         coefficient=coefficient,
         log_weight=log_weight,
         alignment_fn=pairing.alignment_fn,
@@ -138,11 +149,13 @@ def free_energy_terms(
     *,
     weights: Weights | tuple = Weights(),  # noqa: B008 (an immutable tuple)
     temperature: float | Array = 1.0,
+    prior_temperature: float | Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
     observations: Observations | None = None,
     supports: Array | None = None,
     quadrature: Array | None = None,
     edges: Edges | None = None,
+    links: Array | None = None,
     block_size: int | None = None,
     compute_dtype: jax.typing.DTypeLike | None = None,
 ) -> FreeEnergyTerms:
@@ -155,6 +168,8 @@ def free_energy_terms(
             of the Lie algebra ``[a, k, k]``, which means the general exponential.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
+        prior_temperature: tau of the attention between priors, in nats, positive; that of the
+            beliefs by default.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
             ``entropic`` or your own.
         observations: what the agents measured; without it the observation term is 0.
@@ -162,6 +177,8 @@ def free_energy_terms(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
+        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport along
+            edge e is then ``U_i V_e U_j^{-1}``. By default it is ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
@@ -172,7 +189,7 @@ def free_energy_terms(
 
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
-            naming the array.
+            naming the array; for links without edges.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))  # three agents, k = 3
@@ -188,14 +205,16 @@ def free_energy_terms(
     if edges is not None:
         edges = Edges(*edges)
         check_edges(edges, phi.shape[0])
+    check_links(links, edges, phi)
     weights = Weights(*weights)
     place = _Place(measure(population, supports, quadrature), supports)
-    pairing = _Pairing(
-        temperature, alignment_fn, edges, _block_size(population, block_size), compute_dtype
-    )
+    pairing = _Pairing(alignment_fn, edges, _block_size(population, block_size), compute_dtype)
     dtype, num_grid_axes = belief.mean.dtype, phi.ndim - 2
     aligned = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
     field = pairwise.frame_field(phi, generators) if aligned else None
+    linked = pairwise.frame_field(links, generators) if aligned and links is not None else None
+
+    prior_tau = temperature if prior_temperature is None else prior_temperature
 
     def term(weight: float | Array, energy: Callable[[], Array]) -> Array:
         if _is_zero(weight):
@@ -205,9 +224,9 @@ def free_energy_terms(
     def integral(density: Array) -> Array:
         return jnp.sum(density if place.weight is None else place.weight * density)
 
-    def align(gaussian: Gaussian) -> Array:
-        at_point = functools.partial(_alignment, pairing=pairing)
-        return _over_grid(at_point, (gaussian, field, place), num_grid_axes)
+    def align(gaussian: Gaussian, tau: float | Array) -> Array:
+        at_point = functools.partial(_alignment, temperature=tau, pairing=pairing)
+        return _over_grid(at_point, (gaussian, field, place, linked), num_grid_axes)
 
     def surprise() -> Array:
         if observations is None:
@@ -216,8 +235,8 @@ def free_energy_terms(
 
     terms = (
         term(weights.self_coupling, lambda: integral(kl_divergence(belief, prior))),
-        term(weights.belief_alignment, lambda: align(belief)),
-        term(weights.prior_alignment, lambda: align(prior)),
+        term(weights.belief_alignment, lambda: align(belief, temperature)),
+        term(weights.prior_alignment, lambda: align(prior, prior_tau)),
         term(weights.observation, surprise),
     )
     return FreeEnergyTerms(*terms, total=terms[0] + terms[1] + terms[2] + terms[3])
@@ -229,11 +248,13 @@ def free_energy(
     *,
     weights: Weights | tuple = Weights(),  # noqa: B008 (an immutable tuple)
     temperature: float | Array = 1.0,
+    prior_temperature: float | Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
     observations: Observations | None = None,
     supports: Array | None = None,
     quadrature: Array | None = None,
     edges: Edges | None = None,
+    links: Array | None = None,
     block_size: int | None = None,
     compute_dtype: jax.typing.DTypeLike | None = None,
 ) -> Array:
@@ -246,6 +267,8 @@ def free_energy(
             of the Lie algebra ``[a, k, k]``, which means the general exponential.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
+        prior_temperature: tau of the attention between priors, in nats, positive; that of the
+            beliefs by default.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
             ``entropic`` or your own.
         observations: what the agents measured; without it the observation term is 0.
@@ -253,6 +276,8 @@ def free_energy(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
+        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport along
+            edge e is then ``U_i V_e U_j^{-1}``. By default it is ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
@@ -262,7 +287,7 @@ def free_energy(
 
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
-            naming the array.
+            naming the array; for links without edges.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
@@ -277,11 +302,13 @@ def free_energy(
         generators,
         weights=weights,
         temperature=temperature,
+        prior_temperature=prior_temperature,
         alignment_fn=alignment_fn,
         observations=observations,
         supports=supports,
         quadrature=quadrature,
         edges=edges,
+        links=links,
         block_size=block_size,
         compute_dtype=compute_dtype,
     )

@@ -1,5 +1,23 @@
 """Geometry: groups and their irreps, transport between frames, base manifolds."""
 
-from vfejax.geometry import grid, groups, irreps, means, quaternions, torus, transport
+from vfejax.geometry import (
+    connection,
+    grid,
+    groups,
+    irreps,
+    means,
+    quaternions,
+    torus,
+    transport,
+)
 
-__all__ = ["grid", "groups", "irreps", "means", "quaternions", "torus", "transport"]
+__all__ = [
+    "connection",
+    "grid",
+    "groups",
+    "irreps",
+    "means",
+    "quaternions",
+    "torus",
+    "transport",
+]

@@ -131,6 +131,10 @@ class SimulateConfig(RunOptions):
     """Temperature tau of the attention, in nats. Low ones attend to the nearest only; divergences
     start near 1000 nats here.
     """
+    prior_temperature: float | None = None
+    """Temperature of the attention between priors, in nats; that of the beliefs by default. It
+    matters where --weights.prior-alignment is not 0.
+    """
     alignment: Literal[*ALIGNMENTS] = "weighted"  # type: ignore[valid-type]
     """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum
     (attraction only).
@@ -164,7 +168,8 @@ def check_values(config: SimulateConfig) -> None:
     check(2 <= config.agents <= LARGEST_COUNT, "agents", config.agents, requirement)
     check_counts(config, ["measurements"], 1)
     positive = ("noise_std", "prior_std", "support_radius", "temperature", "step_size")
-    check_numbers(config, [*positive, "trust_radius"], positive=True)
+    given = () if config.prior_temperature is None else ("prior_temperature",)
+    check_numbers(config, [*positive, *given, "trust_radius"], positive=True)
     check_numbers(config, ["friction"], positive=False)
     for table in ("weights", "rates"):
         values = getattr(config, table)

@@ -198,6 +198,7 @@ def energy_function(
             problem.group,
             weights=free_energy.Weights(**vars(config.weights)),
             temperature=config.temperature,
+            prior_temperature=config.prior_temperature,
             alignment_fn=alignment.ALIGNMENTS[config.alignment],
             observations=problem.observations,
             supports=problem.supports,
