@@ -14,6 +14,8 @@ from vfejax.agents import (
     order,
     pairwise,
     population,
+    pullback,
+    sectors,
     supports,
 )
 
@@ -31,5 +33,7 @@ __all__ = [
     "order",
     "pairwise",
     "population",
+    "pullback",
+    "sectors",
     "supports",
 ]

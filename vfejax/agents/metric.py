@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vfejax.agents.population import PopulationCoordinates
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
+from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group, body_jacobian
 from vfejax.geometry.transport import frames
 from vfejax.numerics import (
@@ -25,22 +26,36 @@ from vfejax.numerics import (
 )
 from vfejax.types import Array
 
-__all__ = ["frame_information", "natural_direction"]
+__all__ = ["frame_information", "gauge_directions", "natural_direction"]
 
 
-def _information_root(belief: GaussianCoordinates, phi: Array, generators: Generators) -> Array:
-    """Rows whose Gram matrix is the frames' Fisher information, ``[..., a, k + k^2]``.
+def gauge_directions(gaussian: Gaussian, phi: Array, generators: Generators) -> Array:
+    """How each agent's belief changes when its frame turns, as whitened directions of belief space.
 
     With the common-frame belief ``m = U^{-1} mu``, ``A = U^{-1} L``: row a holds ``A^{-1} J_a m``
-    and ``(C_a + C_a^T) / sqrt 2`` with ``C_a = A^{-1} J_a A``.
+    and ``(C_a + C_a^T) / sqrt 2`` with ``C_a = A^{-1} J_a A``. Lengths and angles of rows are those
+    of the Fisher metric; their Gram matrix is the frames' information.
+
+    Args:
+        gaussian: mean ``[..., k]``, chol ``[..., k, k]``.
+        phi: frame coordinates ``[..., a]``.
+        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
+            the general exponential.
+
+    Returns:
+        ``[..., a, k + k^2]``, per unit of the body coordinates ``U^{-1} dU = sum_a xi^a J_a``.
+
+    >>> from vfejax.geometry import irreps
+    >>> belief = Gaussian(jnp.array([0.0, 0.0, 2.0]), jnp.eye(3))
+    >>> gauge_directions(belief, jnp.zeros(3), irreps.so3((1,)))[0, :3]  # about x: z goes to -y
+    Array([ 0., -2.,  0.], dtype=float32)
     """
     group = as_group(generators)
-    basis = jnp.asarray(group.generators, phi.dtype)
-    gaussian = gaussian_coordinates.constrain(belief)
+    basis, chol = jnp.asarray(group.generators, phi.dtype), jnp.tril(gaussian.chol)
     inward, outward = frames(-phi, group), frames(phi, group)
-    inverse = matmul(triangular_inverse(gaussian.chol), outward)
+    inverse = matmul(triangular_inverse(chol), outward)
     turned = jnp.einsum("...ij,ajk->...aik", inverse, basis, precision="highest")
-    mean, factor = matvec(inward, gaussian.mean), matmul(inward, gaussian.chol)
+    mean, factor = matvec(inward, gaussian.mean), matmul(inward, chol)
     shift = jnp.einsum("...aik,...k->...ai", turned, mean, precision="highest")
     change = jnp.einsum("...aik,...kl->...ail", turned, factor, precision="highest")
     change = (change + transpose(change)) / jnp.sqrt(jnp.asarray(2.0, phi.dtype))
@@ -71,7 +86,7 @@ def frame_information(belief: GaussianCoordinates, phi: Array, generators: Gener
            [0., 4., 0.],
            [0., 0., 0.]], dtype=float32)
     """
-    root = _information_root(belief, phi, generators)
+    root = gauge_directions(gaussian_coordinates.constrain(belief), phi, generators)
     return matmul(root, transpose(root))
 
 
@@ -123,7 +138,8 @@ def natural_direction(
     """
     if measure is not None:
         gradient = _per_measure(gradient, measure)
-    root = _information_root(coordinates.belief, coordinates.phi, generators)
+    belief = gaussian_coordinates.constrain(coordinates.belief)
+    root = gauge_directions(belief, coordinates.phi, generators)
     jacobian = body_jacobian(coordinates.phi, generators)
     size = jnp.sqrt(jnp.asarray(damping, root.dtype))
     rows = jnp.concatenate([transpose(root), size * identity_like(jacobian)], axis=-2)

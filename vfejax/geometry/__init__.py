@@ -2,8 +2,10 @@
 
 from vfejax.geometry import (
     connection,
+    derivatives,
     grid,
     groups,
+    haar,
     irreps,
     means,
     quaternions,
@@ -13,8 +15,10 @@ from vfejax.geometry import (
 
 __all__ = [
     "connection",
+    "derivatives",
     "grid",
     "groups",
+    "haar",
     "irreps",
     "means",
     "quaternions",

@@ -33,6 +33,7 @@ __all__ = [
     "Links",
     "check_links",
     "curvature",
+    "existing_links",
     "exponential_links",
     "frobenius_defect",
     "gauge_transform",
@@ -97,12 +98,24 @@ def exponential_links(phi: Array, generators: Generators) -> Links:
     return Links(*frames(jnp.stack([phi, -phi]), generators))
 
 
-def _existing(links: Links, grid: Grid) -> Links:
-    """The links, with identities in place of those that cross the end of an open axis: whatever
-    stands there has no effect, on gradients neither.
+def existing_links(links: Links, grid: Grid) -> Links:
+    """The links, with identities in place of those that cross the end of an open axis: what stands
+    there has no effect, also not on gradients.
+
+    Args:
+        links: ``[d, *grid, k, k]``.
+        grid: the base manifold.
+
+    Returns:
+        Links of the same shape.
 
     Raises:
         ValueError: as :func:`check_links` does.
+
+    >>> from vfejax.geometry.grid import line
+    >>> broken = jnp.ones((1, 3, 1, 1)).at[0, 2].set(jnp.nan)
+    >>> existing_links(Links(broken, broken), line(3)).forward.ravel()
+    Array([1., 1., 1.], dtype=float32)
     """
     check_links(links, grid)
     axes = range(grid.points.shape[-1])
@@ -201,7 +214,7 @@ def path_transport(links: Links, moves: Sequence[tuple[int, int]], grid: Grid) -
     >>> bool(jnp.allclose(around[0], -jnp.eye(2), atol=1e-6))
     True
     """
-    links = _existing(links, grid)
+    links = existing_links(links, grid)
     shape, num_axes = grid.quadrature.shape, grid.points.shape[-1]
     total = identity_like(links.forward[0])
     offset, inside = [0] * num_axes, jnp.ones(shape, bool)
@@ -250,7 +263,7 @@ def plaquettes(links: Links, grid: Grid) -> Array:
     >>> round(float(plaquettes(links, torus((3, 3)))[0, 0, 0, 1, 0]), 4)  # sin(0.3 - 0)
     0.2955
     """
-    forward, backward = _existing(links, grid)
+    forward, backward = existing_links(links, grid)
     k, num_axes, shape = forward.shape[-1], grid.points.shape[-1], grid.quadrature.shape
     squares = []
     for mu, nu in combinations(range(num_axes), 2):
