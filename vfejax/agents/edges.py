@@ -10,10 +10,9 @@ that is on no edge plays no part. It costs O(e k^3), where the feature rows of a
 cancel, would take O(e k^2).
 
 A transport need not be a quotient of frames. With an element ``V_e`` of the group on each edge it
-is ``Omega_e = U_i V_e U_j^{-1}``. The product around a loop of edges is then no longer the identity,
-so the connection has curvature (:mod:`vfejax.agents.links`). In the common frame the link carries
-the receiver to the sender: ``V_e^{-1} A_i`` and ``V_e^{-1} m_i`` take the place of ``A_i`` and
-``m_i``.
+is ``Omega_e = U_i V_e U_j^{-1}``. The product around a loop of edges can then differ from the
+identity, so the connection has curvature (:mod:`vfejax.agents.links`). In the common frame
+``V_e^{-1} A_i`` and ``V_e^{-1} m_i`` take the place of ``A_i`` and ``m_i``.
 """
 
 from typing import NamedTuple

@@ -5,16 +5,15 @@
       + lambda_prior  sum_ij gamma_ij KL(p_i || Omega_ij p_j)
       + lambda_obs    sum_i E_{q_i}[-log p(o_i | x)]
 
-with attention beta, gamma = softmax_j(-KL / tau) over j != i. Priors may have a temperature of their
-own. (Papers of the field that call the two temperatures kappa_beta and kappa_gamma divide the
-divergences by them.) On a base manifold every term is
-integrated with the quadrature weights and the support chi_i of the agent. The supports of its
-neighbours weigh its softmax, ``beta_ij ~ chi_j exp(-KL_ij / tau)``. Its alignment counts as far as
-neighbours are present, ``c_i = 1 - prod_{j != i} (1 - chi_j)``. So every force on an agent vanishes
-with its own support, as it must. Two agents pay exactly ``chi_i chi_j KL_ij``, and for sharp
-supports this is the plain softmax over the agents present at the point. (A hard mask with the
-weight chi_i chi_j outside would let a neighbour of vanishing support take attention away from the
-others.)
+with attention beta, gamma = softmax_j(-KL / tau) over j != i. The attention between priors may have
+a temperature of its own. (Where papers of the field write kappa_beta and kappa_gamma, both are such
+temperatures.) On a base manifold every term is integrated with the quadrature weights and the
+support chi_i of the agent. The supports of its neighbours weigh its softmax, ``beta_ij ~ chi_j
+exp(-KL_ij / tau)``. Its alignment counts as far as neighbours are present, ``c_i = 1 - prod_{j !=
+i} (1 - chi_j)``. So every force on an agent vanishes with its own support, as it must. Two agents
+pay exactly ``chi_i chi_j KL_ij``, and for sharp supports this is the plain softmax over the agents
+present at the point. (A hard mask with the weight chi_i chi_j outside would let a neighbour of
+vanishing support take attention away from the others.)
 """
 
 import functools
@@ -177,8 +176,8 @@ def free_energy_terms(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport along
-            edge e is then ``U_i V_e U_j^{-1}``. By default it is ``U_i U_j^{-1}``. Links need edges.
+        links: coordinates of a group element V_e of each edge, ``[e, *grid, a]``: transport along an
+            edge is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
@@ -276,8 +275,8 @@ def free_energy(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport along
-            edge e is then ``U_i V_e U_j^{-1}``. By default it is ``U_i U_j^{-1}``. Links need edges.
+        links: coordinates of a group element V_e of each edge, ``[e, *grid, a]``: transport along an
+            edge is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.

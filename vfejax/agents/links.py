@@ -1,10 +1,10 @@
 """Group elements on the edges of a neighbour list: transports with curvature between agents.
 
-Along edge e from sender j to receiver i the transport is ``Omega_e = U_i V_e U_j^{-1}`` with ``V_e =
-exp(links_e . J)``. ``links = 0`` is the quotient of frames. Two changes of gauge leave every
-divergence as it is: that of the agents, ``(q_i, U_i) -> (G_i q_i, G_i U_i)``, and that of the common
-frame, ``U_i -> U_i H_i^{-1}`` with ``V_e -> H_i V_e H_j^{-1}``. So links without curvature say no more
-than frames.
+Along edge e from sender j to receiver i the transport is ``Omega_e = U_i V_e U_j^{-1}`` with ``V_e
+= exp(links_e . J)``. At ``links = 0`` it is the quotient of frames. Two changes of gauge leave every
+divergence as it is: that of the agents, ``(q_i, U_i) -> (G_i q_i, G_i U_i)``, and that of the
+common frame, ``U_i -> U_i H_i^{-1}`` with ``V_e -> H_i V_e H_j^{-1}``. So links without curvature
+say no more than frames.
 
 The curvature is the product of links around a loop of edges. :func:`loop_energy` weighs it; add it
 to the free energy with a weight of your own.
@@ -66,9 +66,9 @@ def check_links(links: Array | None, edges: Edges | None, phi: Array) -> None:
 def short_loops(edges: Edges, num_agents: int) -> Loops:
     """Loops of two and three edges: agents that listen to each other, and triangles.
 
-    A triangle of agents counts once, and takes for each of its sides the edge that is listed, either
-    way. Where both ways are listed it takes the edge whose receiver has the lower number, and the
-    loop of two ties the other edge to it.
+    A triangle of agents counts once, and takes for each of its sides the edge that is listed,
+    either way. Where both ways are listed it takes the edge whose receiver has the lower number,
+    and the loop of two ties the other edge to it.
 
     Args:
         edges: the neighbour list; its numbers must be known, not traced.

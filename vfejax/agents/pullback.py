@@ -7,11 +7,11 @@ belief by ``dx^T g dx / 2`` nats of KL,
     g_{mu nu} = D_mu m^T S^{-1} D_nu m + tr(S^{-1} D_mu S  S^{-1} D_nu S) / 2.
 
 Beliefs at two points stand in two frames, so the derivative is that of the belief in the common
-frame, ``m = U^{-1} mu`` and ``S = U^{-1} Sigma U^{-T}``. This is the covariant derivative ``U d(U^{-1}
-mu)`` of the pure gauge that the frames define. A local change of gauge of the field, ``(q, U) -> (G q,
-G U)``, alters nothing. With links of their own, pass
-:func:`vfejax.geometry.derivatives.covariant_differences`: then also ``U -> U H^{-1}`` with ``V -> H V
-H^{-1}`` alters nothing.
+frame, ``m = U^{-1} mu`` and ``S = U^{-1} Sigma U^{-T}``. This is the covariant derivative ``U
+d(U^{-1} mu)`` of the pure gauge that the frames define. A local change of gauge of the field,
+``(q, U) -> (G q, G U)``, alters nothing. With links of their own, pass
+:func:`vfejax.geometry.derivatives.covariant_differences`: then ``U -> U H^{-1}`` with
+``V_mu(c) -> H(c) V_mu(c) H(c + mu)^{-1}`` alters nothing either.
 
 The metric is kept as its root. A derivative becomes a whitened tangent ``(A^{-1} dm, A^{-1} dS
 A^{-T} / sqrt 2)`` with ``A = U^{-1} L``, whose Euclidean products are those of the Fisher metric:

@@ -3,18 +3,18 @@
 At a point a belief can change in ``k + k (k + 1) / 2`` directions. The Fisher metric says which are
 orthogonal, so a tangent of the field (:mod:`vfejax.agents.pullback`) splits without remainder into
 
-- *internal*: its projection onto the gauge directions ``(J_a m, J_a S + S J_a^T)``, the orbit of the
-  belief under changes of its frame. A turn of the frame could undo it;
+- *internal*: its projection onto the gauge directions ``(J_a m, J_a S + S J_a^T)``, the orbit of
+  the belief under changes of its frame. A turn of the frame could undo it;
 - *observable*: what is left of it, projected onto the directions that the observation ``o = C x +
   noise`` sees, less their gauge part;
 - *dark*: the rest. It is neither a turn of the frame nor seen.
 
-The instrument does not see a change with ``C dmu = 0`` and ``C dSigma C^T = 0``: the belief about C x
-stays the same. Orthogonal to all of those are ``(Q v, Q X Q)`` in whitened coordinates, with the
-orthogonal projector Q onto the row space of ``C L``. Before its gauge part is taken away, the
-observable metric is therefore exactly the Fisher metric of the marginal ``N(C mu, C Sigma C^T)``.
-The noise decides how well a direction is seen, not which directions are: any invertible factor
-before C, such as the inverse root of the noise covariance, leaves the row space as it is.
+The instrument does not see a change with ``C dmu = 0`` and ``C dSigma C^T = 0``: the belief about
+``C x`` stays the same. Orthogonal to all of those are ``(Q v, Q X Q)`` in whitened coordinates,
+with the orthogonal projector Q onto the row space of ``C L``. Before its gauge part is taken away,
+the observable metric is therefore exactly the Fisher metric of the marginal ``N(C mu, C Sigma
+C^T)``. The noise decides how well a direction is seen, not which directions are: any invertible
+factor before C, such as the inverse root of the noise covariance, leaves the row space as it is.
 
 The three parts are mutually orthogonal, so their metrics add up to the whole, ``g = g_internal +
 g_observable + g_dark``. With overlapping gauge and observable directions the order matters, and
@@ -74,9 +74,7 @@ def _orthonormal(directions: Array, tolerance: float) -> Array:
     return jax.lax.scan(add, jnp.zeros_like(directions), (jnp.arange(rows), each))[0]
 
 
-def split(
-    tangents: Array, *directions: Array, tolerance: float | None = None
-) -> tuple[Array, ...]:
+def split(tangents: Array, *directions: Array, tolerance: float | None = None) -> tuple[Array, ...]:
     """Successive orthogonal projections of tangents, and what remains.
 
     The first part is the projection onto the first directions. Each further part is that of the
@@ -159,9 +157,7 @@ def observable_directions(
     outer = basis[..., first, :, None] * basis[..., second, None, :]
     outer = outer + jnp.swapaxes(outer, -1, -2)
     scale = np.where(first == second, 0.5, np.sqrt(0.5))[:, None, None]
-    outer = outer * jnp.asarray(scale, chol.dtype).reshape(
-        (1,) * (outer.ndim - 3) + scale.shape
-    )
+    outer = outer * jnp.asarray(scale, chol.dtype).reshape((1,) * (outer.ndim - 3) + scale.shape)
     of_mean = jnp.pad(basis, [(0, 0)] * (basis.ndim - 1) + [(0, k * k)])
     flat = outer.reshape(*outer.shape[:-2], k * k)
     of_cov = jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(k, 0)])

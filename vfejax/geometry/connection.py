@@ -174,7 +174,8 @@ def gauge_transform(links: Links, phi: Array, generators: Generators, grid: Grid
     >>> from vfejax.geometry.grid import ring
     >>> group, phi = irreps.so3((1,)), jnp.ones((3, 3))
     >>> flat = exponential_links(jnp.zeros((1, 3, 3)), group)
-    >>> turned, expected = gauge_transform(flat, phi, group, ring(3)), pure_gauge(phi, group, ring(3))
+    >>> expected = pure_gauge(phi, group, ring(3))
+    >>> turned = gauge_transform(flat, phi, group, ring(3))
     >>> bool(jnp.allclose(turned.forward, expected.forward, atol=1e-6))
     True
     """

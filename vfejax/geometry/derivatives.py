@@ -20,7 +20,7 @@ from vfejax.types import Array, PyTree
 __all__ = ["DerivativeFn", "central_differences", "covariant_differences", "spectral_derivatives"]
 
 DerivativeFn = Callable[[Any, Grid], Any]
-"""``(fields [*grid, ...], grid) -> derivatives [d, *grid, ...]``, a tree of fields to one like it."""
+"""``(fields [*grid, ...], grid) -> derivatives [d, *grid, ...]``, of a tree of fields."""
 
 
 def _axes(grid: Grid) -> range:
@@ -155,8 +155,8 @@ def covariant_differences(links: Links) -> DerivativeFn:
     they are subtracted.
 
     The mean at ``c + mu`` counts as ``V m`` and the covariance as ``V S V^T``, with ``V =
-    V_mu(c)``. For the links of a smooth connection this approaches ``d_mu m + A_mu m`` and ``d_mu S +
-    A_mu S + S A_mu^T``. A change of gauge of the links and of the moments turns the result along,
+    V_mu(c)``. For the links of a smooth connection this approaches ``d_mu m + A_mu m`` and ``d_mu S
+    + A_mu S + S A_mu^T``. A change of gauge of the links and of the moments turns the result along,
     exactly.
 
     Args:

@@ -110,8 +110,8 @@ def sample_so(
 
 
 def _towards(point: Array) -> Array:
-    """A rotation that takes the last axis to unit vectors ``point [..., m]``: the mirror between the
-    two, behind a flip of the first axis.
+    """A rotation that takes the last axis to unit vectors ``point [..., m]``: the mirror between
+    the two, behind a flip of the first axis.
     """
     m = point.shape[-1]
     head, last = point[..., :-1], point[..., -1:]
@@ -176,7 +176,9 @@ def so3_quadrature(max_spin: int) -> Quadrature:
     return Quadrature(phi.reshape(-1, 3), weights.reshape(-1))
 
 
-def average(function: Callable[[Array], PyTree], points: Array, weights: Array | None = None) -> PyTree:
+def average(
+    function: Callable[[Array], PyTree], points: Array, weights: Array | None = None
+) -> PyTree:
     """Average of a function over points of a group.
 
     Args:

@@ -2,6 +2,7 @@
 
 from vfejax.problems import (
     emergent_flow,
+    phase_sweep,
     population_flow,
     scenes,
     sensor_network,
@@ -9,6 +10,7 @@ from vfejax.problems import (
 
 __all__ = [
     "emergent_flow",
+    "phase_sweep",
     "population_flow",
     "scenes",
     "sensor_network",
