@@ -6,8 +6,8 @@ means are d apart diverge by K = d^2 / 2, and each agent pays
 
     F / n = (d - D)^2 / 8 - lambda tau log((m - 1 + m exp(-K / tau)) / (n - 1)).
 
-This is stationary where ``d (1 + 4 lambda beta) = D``, with beta the attention that an agent pays to
-the other camp. The equation has one solution at high and at low temperatures, and three in
+This is stationary where ``d (1 + 4 lambda beta) = D``, with beta the attention that an agent pays
+to the other camp. The equation has one solution at high and at low temperatures, and three in
 between. Sweeps from the two ends jump at different temperatures: a transition of first order, with
 hysteresis.
 
@@ -27,12 +27,13 @@ from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.figures.phases import phase_diagram
-from vfejax.geometry import irreps
+from vfejax.geometry import groups
 from vfejax.problems.phase_sweep import phase_sweep
 
 DISTANCE = 4.0  # D, between the priors of the camps, in standard deviations
 WEIGHT = 2.0  # lambda, of the alignment
 TEMPERATURES = np.geomspace(0.3, 10.0, 49)  # tau, in nats
+NO_FRAMES = groups.general(np.zeros((1, 1, 1)))  # one component, which no frame turns
 # Rates: covariances, priors and frames stay.
 ONLY_MEANS = PopulationCoordinates(GaussianCoordinates(1.0, 0.0), 0.0, 0.0)
 
@@ -42,7 +43,7 @@ def camps(num_agents, spread):
     side = np.where(np.arange(num_agents) < num_agents // 2, -0.5, 0.5)[:, None]
     chol = jnp.ones((num_agents, 1, 1))
     belief, prior = (Gaussian(jnp.asarray(x * side, float), chol) for x in (spread, DISTANCE))
-    return Population(belief, prior, jnp.zeros((num_agents, 3)))
+    return Population(belief, prior, jnp.zeros((num_agents, 1)))
 
 
 def theory(num_agents, temperature):
@@ -63,7 +64,7 @@ def main(num_agents=16, num_steps=300, out=Path("runs/examples")):
     sweep = jax.jit(
         lambda agents: phase_sweep(
             agents,
-            irreps.so3((0,)),
+            NO_FRAMES,
             TEMPERATURES,
             num_steps=num_steps,
             threshold=1.0,

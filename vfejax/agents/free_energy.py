@@ -176,8 +176,8 @@ def free_energy_terms(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        links: coordinates of a group element V_e of each edge, ``[e, *grid, a]``: transport along an
-            edge is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
+        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport
+            along it is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
@@ -275,8 +275,8 @@ def free_energy(
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
         quadrature: weight of each point of the base manifold ``[*grid]``; 1 by default.
         edges: neighbour list; by default every agent listens to all others.
-        links: coordinates of a group element V_e of each edge, ``[e, *grid, a]``: transport along an
-            edge is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
+        links: coordinates of a group element V_e on each edge, ``[e, *grid, a]``. The transport
+            along it is then ``U_i V_e U_j^{-1}``, by default ``U_i U_j^{-1}``. Links need edges.
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.

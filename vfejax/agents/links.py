@@ -1,8 +1,8 @@
 """Group elements on the edges of a neighbour list: transports with curvature between agents.
 
 Along edge e from sender j to receiver i the transport is ``Omega_e = U_i V_e U_j^{-1}`` with ``V_e
-= exp(links_e . J)``. At ``links = 0`` it is the quotient of frames. Two changes of gauge leave every
-divergence as it is: that of the agents, ``(q_i, U_i) -> (G_i q_i, G_i U_i)``, and that of the
+= exp(links_e . J)``. At ``links = 0`` it is the quotient of frames. Two changes of gauge leave
+every divergence as it is: that of the agents, ``(q_i, U_i) -> (G_i q_i, G_i U_i)``, and that of the
 common frame, ``U_i -> U_i H_i^{-1}`` with ``V_e -> H_i V_e H_j^{-1}``. So links without curvature
 say no more than frames.
 

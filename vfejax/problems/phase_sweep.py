@@ -60,7 +60,7 @@ class PhaseCurves(NamedTuple):
         temperature: as given, in nats.
         energy: free energy in the end, in nats.
         last_change: change of the energy in the last step, in nats: near 0 where the flow has
-            settled.
+            settled, NaN for fewer than two steps.
         order: order parameters in the end.
         population: the population in the end.
     """
@@ -188,15 +188,14 @@ def phase_sweep(
         def energy(coordinates: PyTree) -> Array:
             return energy_fn(constrain(coordinates), generators, temperature=temperature)
 
-        flow = population_flow(energy, generators, step_size, trust_radius, rates)
-        before = energy(start)
         if num_steps == 0:
-            position, energies = start, before[None]
+            position, energies = start, energy(start)[None]
         else:
+            flow = population_flow(energy, generators, step_size, trust_radius, rates)
             state, info = rollout(flow, flow.init(start), num_steps)
-            position, energies = state.position, jnp.append(before, info.energy)
+            position, energies = state.position, info.energy
         last = constrain(position)
-        change = energies[-1] - energies[max(num_steps - 1, 0)]
+        change = energies[-1] - energies[-2] if num_steps > 1 else jnp.nan * energies[-1]
         return energies[-1], change, order_of(last, generators, temperature, threshold), last
 
     energy, change, order, last = jax.vmap(settle)(temperatures)
