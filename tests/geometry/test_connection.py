@@ -119,7 +119,7 @@ def curvature_and_loop(h):
     middles = jnp.stack([corners.at[..., axis].add(h / 2) for axis in (0, 1)])
     phi = h * jnp.stack([potential(middles[axis])[..., axis, :] for axis in (0, 1)])
     square = connection.plaquettes(connection.exponential_links(phi, VECTOR), base)[0, 0, 0]
-    return connection.curvature(potential, point, VECTOR), (square - jnp.eye(3)) / h**2  # at the corner
+    return connection.curvature(potential, point, VECTOR), (square - jnp.eye(3)) / h**2
 
 
 def test_small_loops_have_the_curvature_of_the_smooth_connection():

@@ -27,6 +27,7 @@ Source: worked out here; projections of a Fisher metric onto an orbit and its co
 principal bundles with an invariant metric.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -98,7 +99,7 @@ def split(tangents: Array, *directions: Array, tolerance: float | None = None) -
     if not directions:
         return (tangents,)
     if tolerance is None:
-        tolerance = float(jnp.sqrt(jnp.finfo(tangents.dtype).eps))
+        tolerance = math.sqrt(jnp.finfo(tangents.dtype).eps)
     # Each kind at its own scale: a weakly seen direction does not drown beside a strong gauge.
     scaled = [x / _longest(x) for x in directions]
     basis = _orthonormal(jnp.concatenate(scaled, axis=-2), tolerance)
@@ -150,7 +151,7 @@ def observable_directions(
             f"{matrix.shape}"
         )
     if tolerance is None:
-        tolerance = float(jnp.sqrt(jnp.finfo(chol.dtype).eps))
+        tolerance = math.sqrt(jnp.finfo(chol.dtype).eps)
     seen = matmul(expand_leading(matrix, chol.ndim - 2, core=2), chol)
     basis = _orthonormal(seen, tolerance)
     first, second = np.tril_indices(basis.shape[-2])
