@@ -34,6 +34,21 @@ def test_three_agents_agree(capsys):
     assert after < 0.01 * before
 
 
+def test_camps_jump_where_theory_loses_a_stable_state(tmp_path, capsys):
+    example = _load("phase_transition")
+    curves, stationary = example.main(num_agents=8, out=tmp_path)
+    for name, end in (("from two camps", -1), ("from consensus", 0)):
+        found = np.ptp(curves[name].population.belief.mean[..., 0], axis=1)
+        expected = np.array([distances[end] for distances in stationary])
+        # Grid of the theory 2e-5, float32, and slow convergence beside a jump.
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        clusters = curves[name].order.num_clusters
+        np.testing.assert_array_equal(clusters, np.where(found > np.sqrt(2), 2, 1))
+    assert {len(distances) for distances in stationary} == {1, 3}
+    assert capsys.readouterr().out.count("one cluster from temperature") == 2
+    assert _is_drawn(tmp_path / "phase_transition.png")
+
+
 def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
     rows = _load("sensor_network").main(num_agents=12, num_steps=400, out=tmp_path)
     alone, run, best = (rows[name] for name in ("a sensor alone", "this run", "maximum likelihood"))

@@ -60,7 +60,7 @@ def _orthonormal(directions: Array, tolerance: float) -> Array:
     shortest = tolerance * jnp.max(safe_norm(directions), axis=-1, keepdims=True, initial=0.0)
     rows = directions.shape[-2]
 
-    def add(basis: Array, row: Array) -> tuple[Array, None]:
+    def add(basis: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
         index, direction = row
         # Twice is enough: one sweep leaves rounding over the length of what is new.
         for _ in range(2):

@@ -31,8 +31,9 @@ def base_metric(metric: ArrayLike, *, kind: str, lengths: Sequence[float]) -> Fi
 
     Returns:
         One axis: the length element as a curve. Two: the volume element as an image, with unit
-        circles of the metric at some points, all drawn at one scale. Along its short axis the
-        beliefs change fast. Points whose metric is singular have no ellipse.
+        circles of the metric at some points, drawn at one scale; an axis that would reach far
+        beyond the next circle is cut short. Along the short axis of a circle the beliefs change
+        fast. Points whose metric is singular have no circle.
 
     Raises:
         ValueError: when the metric does not fit the kind, or lengths do not.

@@ -348,6 +348,7 @@ _POSITIVE = (
     "prior-std",
     "support-radius",
     "temperature",
+    "prior-temperature",
     "step-size",
 )
 _BAD_VALUES = [
