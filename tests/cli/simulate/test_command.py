@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 from helpers.tiny_run import TINY
 
+from vfejax.agents.population import Population, unconstrain
+from vfejax.beliefs.gaussian import Gaussian
 from vfejax.cli import options as configuration
 from vfejax.cli.main import main
 from vfejax.cli.simulate import problem as simulate_problem
@@ -667,3 +670,21 @@ def test_settings_survive_the_way_through_the_file():
     config = SimulateConfig(irreps=(0, 2), grid=(3, 4), step_size=1e-30)
     stored = configuration.as_mapping(config)
     assert configuration.parse(SimulateConfig, [], program="test", base=stored) == config
+
+
+@pytest.mark.parametrize("own", [None, 3.0])
+def test_priors_have_the_temperature_of_their_option(own, monkeypatch):
+    """None is that of the beliefs, which the library decides."""
+    asked = {}
+
+    def record(*_, **options):
+        asked.update(options)
+        return SimpleNamespace(total=0.0)
+
+    monkeypatch.setattr(simulate_problem.free_energy, "free_energy_terms", record)
+    config = SimulateConfig(temperature=7.0, prior_temperature=own)
+    gaussian = Gaussian(np.zeros((2, 3)), np.tile(np.eye(3), (2, 1, 1)))
+    population = Population(gaussian, gaussian, np.zeros((2, 3)))
+    problem = simulate_problem.Problem(population, *[None] * 6)
+    simulate_problem.energy_function(config, problem)(unconstrain(population))
+    assert (asked["temperature"], asked["prior_temperature"]) == (7.0, own)
