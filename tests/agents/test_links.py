@@ -20,16 +20,21 @@ EDGES = Edges(np.array([0, 1, 2, 0, 3]), np.array([1, 2, 0, 2, 1]))
 WEIGHTS = (0.0, 1.3, 0.7, 0.0)
 
 
+def transported(gaussian, phi, links, generators):
+    """Divergences by transports that are written out."""
+    receivers, senders = EDGES
+    outward, inward = frames(phi, generators), frames(-phi, generators)
+    omega = outward[receivers] @ frames(links, generators) @ inward[senders]
+    at = [jax.tree.map(lambda x, i=i: x[i], gaussian) for i in EDGES]
+    return kl_divergence(at[0], push_forward(at[1], omega))
+
+
 @jax.jit
 def divergences(gaussian, phi, links, generators):
     """Of the library, and by transports written out."""
     field, linked = frame_field(phi, generators), frame_field(links, generators)
     found = edge_divergences(gaussian, field, EDGES, links=linked)
-    receivers, senders = EDGES
-    outward, inward = frames(phi, generators), frames(-phi, generators)
-    omega = outward[receivers] @ frames(links, generators) @ inward[senders]
-    at = [jax.tree.map(lambda x, i=i: x[i], gaussian) for i in EDGES]
-    return found, kl_divergence(at[0], push_forward(at[1], omega))
+    return found, transported(gaussian, phi, links, generators)
 
 
 @pytest.mark.parametrize(
@@ -70,17 +75,17 @@ def total_on_points(population, links):
 @jax.jit
 def expected_energies(population, links):
     """Belief and prior alignment by attention over the edges, one point after another."""
-    energies = []
-    for gaussian, tau in ((population.belief, 2.5), (population.prior, 1.5)):
-        total = 0.0
-        for point in range(2):
-            here = jax.tree.map(lambda x, c=point: x[:, c], (gaussian, population.phi, links))
-            divergence = divergences(*here, VECTOR)[1]
-            factors = jnp.exp(-divergence / tau)
-            sums = jax.ops.segment_sum(factors, EDGES.receivers, 4)
-            total += jnp.sum(factors / sums[EDGES.receivers] * divergence)
-        energies.append(total)
-    return energies
+
+    def energy(gaussian, phi, links, tau):
+        divergence = transported(gaussian, phi, links, VECTOR)
+        factors = jnp.exp(-divergence / tau)
+        sums = jax.ops.segment_sum(factors, EDGES.receivers, 4)
+        return jnp.sum(factors / sums[EDGES.receivers] * divergence)
+
+    both = jax.tree.map(lambda *x: jnp.stack(x), population.belief, population.prior)
+    over_points = jax.vmap(energy, in_axes=(1, 1, 1, None))
+    of_both = jax.vmap(over_points, in_axes=(0, None, None, 0))
+    return of_both(both, population.phi, links, jnp.asarray([2.5, 1.5])).sum(axis=1)
 
 
 def test_energies_of_a_field_have_links_and_two_temperatures(rng):

@@ -25,11 +25,11 @@ def metric_of(belief, phi, group, base, spectral=False):
     return tangents, pullback.induced_metric(tangents)
 
 
-def of_moments(mean, std, base, spectral=True):
+def of_moments(mean, std, base):
     """Isotropic beliefs ``N(mean, std^2)`` whose frames stand still."""
     *shape, k = mean.shape
     belief = Gaussian(mean, std[..., None, None] * np.eye(k))
-    return metric_of(belief, np.zeros((*shape, 1)), np.zeros((1, k, k)), base, spectral)[1]
+    return metric_of(belief, np.zeros((*shape, 1)), np.zeros((1, k, k)), base, True)[1]
 
 
 def test_means_on_a_circle_have_the_circumference_over_the_spread():
@@ -37,14 +37,10 @@ def test_means_on_a_circle_have_the_circumference_over_the_spread():
     x = np.asarray(base.points[:, 0])
     mean = radius * np.stack([np.cos(x), np.sin(x)], axis=-1)[None]
     exact = of_moments(mean, np.full((1, 12), std), base)
-    differences = of_moments(mean, np.full((1, 12), std), base, spectral=False)
     np.testing.assert_allclose(exact.metric, (radius / std) ** 2, rtol=1e-12)
     np.testing.assert_allclose(exact.length, radius / std, rtol=1e-12)
     around = np.sum(exact.volume[0] * base.quadrature)
     np.testing.assert_allclose(around, 2 * np.pi * radius / std, rtol=1e-12)
-    step = 2 * np.pi / 12
-    expected = (radius / std * np.sin(step) / step) ** 2
-    np.testing.assert_allclose(differences.metric, expected, rtol=1e-12)
 
 
 def test_a_mean_and_its_spread_live_on_the_hyperbolic_half_plane():
@@ -96,7 +92,11 @@ def turned_field(rng, belief, phi):
     return Gaussian(mean, chol), turned, g
 
 
-@pytest.mark.parametrize("base", [grid.ring(5), grid.plane((4, 3))], ids=["ring", "plane"])
+@pytest.mark.parametrize(
+    "base",
+    [grid.ring(5), pytest.param(grid.plane((4, 3)), marks=pytest.mark.slow)],
+    ids=["ring", "plane"],
+)
 def test_a_local_gauge_change_of_the_field_alters_no_metric(base, rng):
     belief, phi = field(rng, base)
     turned = turned_field(rng, belief, phi)
@@ -132,24 +132,24 @@ consensus = jax.jit(pullback.consensus_metric)
 
 
 def test_the_consensus_is_the_mean_over_the_agents_who_are_there(rng):
-    base = grid.plane((4, 3))
-    tangents, single = metric_of(*field(rng, base), VECTOR, base)
-    chi = rng.uniform(0.1, 1.0, (2, 4, 3))
-    chi[0, 1], chi[:, 2, 2] = 0.0, 0.0
-    broken = np.array(tangents)
+    tangents = rng.normal(size=(3, 4, 2, 5))
+    single = tangents @ np.swapaxes(tangents, -1, -2)
+    chi = rng.uniform(0.1, 1.0, (3, 4))
+    chi[0, 1], chi[:, 2] = 0.0, 0.0
+    broken = tangents.copy()
     broken[0, 1] = np.nan
-    found = consensus(jnp.asarray(broken), jnp.asarray(chi))
+    found = consensus(broken, chi)
     total = np.where(chi.sum(0) == 0, 1.0, chi.sum(0))
-    expected = np.sum((chi / total)[..., None, None] * np.asarray(single.metric), axis=0)
+    expected = np.sum((chi / total)[..., None, None] * single, axis=0)
     chex.assert_trees_all_close(found.metric, expected, rtol=1e-12)
-    np.testing.assert_array_equal(found.metric[2, 2], 0.0)
-    np.testing.assert_allclose(
-        found.volume, np.sqrt(np.maximum(np.linalg.det(expected), 0)), rtol=1e-10, atol=1e-12
-    )
-    everywhere = consensus(tangents)
-    chex.assert_trees_all_close(everywhere.metric, np.mean(single.metric, axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(found.metric[2], 0.0)
+    np.testing.assert_allclose(found.volume**2, np.linalg.det(expected), rtol=1e-10)
+    np.testing.assert_allclose(found.length**2, np.einsum("cii->ci", expected), rtol=1e-12)
+    # Everywhere, by default.
+    np.testing.assert_allclose(consensus(tangents).metric, np.mean(single, axis=0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_small_spreads_keep_their_digits_in_single_precision():
     base = grid.ring(8)
     x = np.asarray(base.points[:, 0], np.float32)
