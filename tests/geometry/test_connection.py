@@ -131,11 +131,11 @@ def test_small_loops_have_the_curvature_of_the_smooth_connection():
     # P = 1 + h^2 F + O(h^3): the error halves with h.
     assert errors[1] < 0.03 * np.linalg.norm(expected)
     assert abs(np.log2(errors[0] / errors[1]) - 1) < 0.1
-    chex.assert_trees_all_close(exact, -np.swapaxes(exact, 0, 1))
+    chex.assert_trees_all_close(exact, -np.swapaxes(exact, 0, 1), atol=1e-14)
     # By hand: d_0 A_1 - d_1 A_0 + A_0 x A_1, as [J_x, J_y] = J_z.
     (u, v), a = (0.3, -0.2), np.asarray(potential(np.array([0.3, -0.2])))
     change = [0.3 * v - np.cos(v), -np.sin(u + v), 0.0]
-    chex.assert_trees_all_close(exact[0, 1], change + np.cross(*a), rtol=1e-12)
+    chex.assert_trees_all_close(exact[0, 1], change + np.cross(*a), rtol=1e-12, atol=1e-14)
 
 
 def test_links_that_do_not_fit_are_refused():

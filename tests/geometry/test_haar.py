@@ -9,6 +9,8 @@ import pytest
 from vfejax.geometry import haar, irreps
 from vfejax.geometry.transport import frames
 
+invariant_projector = jax.jit(haar.invariant_projector)
+
 
 def number_of_invariants(spins):
     """How often spin 0 occurs in a tensor product, by the addition of spins."""
@@ -32,7 +34,7 @@ def number_of_invariants(spins):
 )
 def test_the_average_projects_onto_as_many_invariants_as_characters_say(spins):
     groups = tuple(irreps.so3((spin,)) for spin in spins)
-    projector = haar.invariant_projector(groups, haar.so3_quadrature(sum(spins)))
+    projector = invariant_projector(groups, haar.so3_quadrature(sum(spins)))
     chex.assert_trees_all_close(projector, projector.T, atol=1e-13)
     chex.assert_trees_all_close(projector @ projector, projector, atol=1e-13)
     chex.assert_trees_all_close(
@@ -42,7 +44,7 @@ def test_the_average_projects_onto_as_many_invariants_as_characters_say(spins):
 
 def test_the_invariant_of_two_vectors_is_their_scalar_product():
     vector = irreps.so3((1,))
-    projector = haar.invariant_projector((vector, vector), haar.so3_quadrature(2))
+    projector = invariant_projector((vector, vector), haar.so3_quadrature(2))
     product = np.eye(3).ravel() / np.sqrt(3)
     chex.assert_trees_all_close(projector, np.outer(product, product), atol=1e-14)
 
