@@ -1,5 +1,21 @@
 """Dynamics on any energy function: gradient, natural-gradient, Hamiltonian and Langevin flows."""
 
-from vfejax.dynamics import gradient_flow, hamiltonian, langevin, natural_gradient, rollout
+from vfejax.dynamics import (
+    fixed_points,
+    gradient_flow,
+    hamiltonian,
+    implicit,
+    langevin,
+    natural_gradient,
+    rollout,
+)
 
-__all__ = ["gradient_flow", "hamiltonian", "langevin", "natural_gradient", "rollout"]
+__all__ = [
+    "fixed_points",
+    "gradient_flow",
+    "hamiltonian",
+    "implicit",
+    "langevin",
+    "natural_gradient",
+    "rollout",
+]
