@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from vfejax.dynamics import hamiltonian
 from vfejax.dynamics.fixed_points import fixed_point, newton_krylov
@@ -21,29 +20,29 @@ from vfejax.dynamics.rollout import rollout
 SCHEMES = {"leapfrog": generalized_leapfrog, "midpoint": implicit_midpoint}
 SOLVERS = {"iteration": fixed_point(), "newton": newton_krylov()}
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+each_scheme_once = pytest.mark.parametrize(
+    "scheme",
+    [generalized_leapfrog, pytest.param(implicit_midpoint, marks=pytest.mark.slow)],
+    ids=SCHEMES,
+)
 each_kind = pytest.mark.parametrize(
     "kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"]
 )
 
 
-def coupled(position):
-    """Couples the leaves of a dictionary anharmonically."""
-    x, y = position["x"], position["y"]
-    return 1.0 - jnp.cos(x[0] - y) + 0.5 * x[1] ** 2 * (1.0 + 0.3 * jnp.sin(y)) + 0.1 * y**2
+def coupled(x):
+    """Anharmonic, and no sum over coordinates."""
+    return 1.0 - jnp.cos(x[0] - x[1]) + 0.5 * x[1] ** 2
 
 
-def moving_mass(position, momentum):
+def moving_mass(x, p):
     """A metric that no change of the coordinates makes constant or diagonal."""
-    x, y = position["x"], position["y"]
-    p, q = momentum["x"], momentum["y"]
-    own = p[0] ** 2 / (1.3 + jnp.sin(y) ** 2) + p[1] ** 2 * (1.0 + 0.4 * x[0] ** 2) + q**2 / 0.6
-    return 0.5 * own + 0.3 * p[0] * q * jnp.cos(x[1])
+    own = p[0] ** 2 * (1.0 + 0.4 * x[1] ** 2) + 2.0 * p[1] ** 2
+    return 0.5 * own + 0.3 * p[0] * p[1] * jnp.cos(x[0])
 
 
 def start_of(dtype):
-    position = {"x": np.array([0.4, -0.7], dtype), "y": np.array(0.9, dtype)}
-    momentum = {"x": np.array([0.3, 0.5], dtype), "y": np.array(-0.2, dtype)}
-    return position, momentum
+    return np.array([0.9, -0.7], dtype), np.array([0.3, 0.5], dtype)
 
 
 @jax.jit
@@ -145,24 +144,26 @@ def test_jacobian_scales_the_symplectic_form(scheme):
     smallness.
     """
     dt = 0.4
-    start, unravel = ravel_pytree(start_of(np.float64))
+    start = np.stack(start_of(np.float64))
 
     @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0))
     @jax.jacfwd
     def jacobian_of_step(z, friction):
         flow = scheme(coupled, moving_mass, dt, friction)
-        state, _ = flow.step(flow.init(*unravel(z)))
-        return ravel_pytree((state.position, state.momentum))[0]
+        state, _ = flow.step(flow.init(z[0], z[1]))
+        return jnp.stack([state.position, state.momentum])
 
-    omega = np.kron(np.array([[0.0, 1.0], [-1.0, 0.0]]), np.eye(3))
-    for friction in (0.0, 0.4):
-        jacobian = np.asarray(jacobian_of_step(start, friction))
+    frictions = np.array([0.0, 0.4])
+    omega = np.kron(np.array([[0.0, 1.0], [-1.0, 0.0]]), np.eye(2))
+    jacobians = np.asarray(jacobian_of_step(start, frictions)).reshape(2, 4, 4)
+    for friction, jacobian in zip(frictions, jacobians, strict=True):
         # The derivative is exact at what the solver found, which is within 2e-12 of the solution;
         # second derivatives and a product of two Jacobians multiply that by tens.
         np.testing.assert_allclose(
-            jacobian.T @ omega @ jacobian, np.exp(-friction * dt) * omega, rtol=0, atol=1e-9
+            jacobian.T @ omega @ jacobian, np.exp(-friction * dt) * omega, rtol=0, atol=1e-10
         )
-        assert np.abs(jacobian - np.eye(6)).max() > 0.1
+        assert np.abs(jacobian - np.eye(4)).max() > 0.1
 
 
 def test_an_explicit_scheme_with_a_moving_mass_is_not_symplectic():
@@ -183,7 +184,7 @@ def test_an_explicit_scheme_with_a_moving_mass_is_not_symplectic():
 
 
 def test_leapfrog_of_a_constant_mass_is_velocity_verlet_to_rounding():
-    mass = {"x": 1.3, "y": 0.6}
+    mass = np.array([1.3, 0.6])
     position, momentum = start_of(np.float64)
 
     @jax.jit
@@ -222,7 +223,7 @@ def test_one_hamiltonian_function_is_the_sum_of_its_parts(scheme):
     np.testing.assert_allclose(split.total, split.potential + split.kinetic, rtol=1e-15)
 
 
-@each_scheme
+@each_scheme_once
 def test_newton_finds_what_the_iteration_finds(scheme):
     start = begin(*start_of(np.float64))
     found, newton = (advance(scheme, SOLVERS[name], 5, 0.2, 0.1, start) for name in SOLVERS)
@@ -259,16 +260,16 @@ def test_midpoint_keeps_the_energy_of_an_oscillator_or_says_that_it_did_not_conv
 @each_scheme
 def test_a_nan_stays_and_stops_the_solver(scheme):
     start = begin(*start_of(np.float64))
-    bad = start._replace(momentum={**start.momentum, "y": np.array(np.nan)})
+    bad = start._replace(momentum=np.array([0.3, np.nan]))
     state, info = advance(scheme, SOLVERS["iteration"], 1, 0.2, 0.0, bad)
-    assert np.isnan(state.position["y"])
+    assert np.isnan(state.position[1])
     assert not info.converged
     assert np.isnan(info.residual)
     # One iteration of each equation, and none after the NaN was seen.
     assert info.iterations <= 2
 
 
-@each_scheme
+@each_scheme_once
 def test_derivatives_go_through_a_step(scheme):
     """By the implicit function theorem, forwards and backwards, also of what the energies close
     over.
@@ -291,23 +292,26 @@ def test_derivatives_go_through_a_step(scheme):
     np.testing.assert_allclose(backwards, forwards, rtol=1e-10)
 
 
-@each_scheme
+@each_scheme_once
 def test_a_batch_is_a_stack_of_single_steps(scheme):
     """Each member stops on its own, so its result does not depend on its neighbours."""
-    position, momentum = start_of(np.float64)
     scale = np.array([0.0, 0.5, 1.5])
-    starts = begin(position, momentum)
-    many = jax.vmap(lambda s: jax.tree.map(lambda leaf: s * leaf, (position, momentum)))(scale)
-    states = jax.vmap(lambda x, p: begin(x, p))(*many)
-    step = jax.jit(scheme(coupled, moving_mass, 0.2, 0.0).step)
-    together, infos = jax.jit(jax.vmap(step))(states)
-    for i in range(3):
-        alone, info = step(jax.tree.map(lambda leaf, i=i: leaf[i], states))
-        single = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        # The same operations in programs of other shapes.
-        chex.assert_trees_all_close(single, alone, rtol=0, atol=1e-13)
-        assert infos.iterations[i] == info.iterations
-    chex.assert_trees_all_equal_shapes(starts, alone)
+    many = [scale[:, None] * x for x in start_of(np.float64)]
+
+    @jax.jit
+    def both(many):
+        flow = scheme(coupled, moving_mass, 0.2)
+
+        def step(start):
+            return flow.step(flow.init(*start))
+
+        return jax.vmap(step)(many), jax.lax.map(step, many)
+
+    (together, infos), (alone, single) = both(many)
+    # The same operations in loops of other shapes.
+    chex.assert_trees_all_close(together, alone, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(infos.iterations, single.iterations)
+    assert len(set(np.asarray(infos.iterations))) > 1
 
 
 @each_scheme
@@ -315,10 +319,10 @@ def test_what_the_energy_returns_besides_and_leaves_without_mass(scheme):
     """``aux`` is that of the end, and a leaf whose momentum has no energy stays."""
 
     def energy_fn(x):
-        value = jnp.sum(x["a"] ** 2) + jnp.sum(x["a"] * x["b"])
+        value = jnp.sum(x["a"] ** 2) + jnp.sum(x["b"] ** 2).astype(x["a"].dtype)
         return value, {"position": x}
 
-    flow = scheme(energy_fn, lambda x, p: 0.5 * jnp.sum(p["a"] ** 2), 0.1, has_aux=True)
+    flow = scheme(energy_fn, lambda x, p: 0.5 * p["a"] ** 2, 0.1, has_aux=True)
     start = {"a": 1, "b": np.ones(2, np.float32)}
     state, info = jax.jit(lambda x: flow.step(flow.init(x)))(start)
     chex.assert_trees_all_equal(info.aux["position"], state.position)
@@ -331,7 +335,7 @@ def test_what_the_energy_returns_besides_and_leaves_without_mass(scheme):
 def test_a_complex_position_is_refused(scheme):
     flow = scheme(no_potential, moving_mass, 0.1)
     with pytest.raises(ValueError, match="position"):
-        jax.eval_shape(flow.init, {"x": np.ones(2, complex), "y": np.ones(())})
+        jax.eval_shape(flow.init, np.ones(2, complex))
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ error: the caller decides. :func:`implicit_solution` gives what a solver finds t
 exact solution, in forward and reverse mode, without differentiating the iterations.
 
 The inner linear systems of Newton's method are solved by the stabilised biconjugate gradient method
-(BiCGSTAB): it needs products with the Jacobian alone, keeps six vectors, and, unlike the GMRES of
-``jax.scipy.sparse.linalg``, calls no LAPACK routine, which must not be batched on a CPU
-(:mod:`vfejax.numerics`).
+(BiCGSTAB). It needs products with the Jacobian alone and keeps six vectors. Unlike the GMRES of
+``jax.scipy.sparse.linalg`` it calls no LAPACK routine, which must not be batched on a CPU
+(:mod:`vfejax.numerics`). It is written out here, on one flat vector: JAX's own wants all leaves in
+one dtype, cannot be transposed, and takes longer to trace than everything else in a step.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import bicgstab
+from jax.flatten_util import ravel_pytree
 
-from vfejax.numerics import common_dtype
+from vfejax.numerics import common_dtype, safe_norm
 from vfejax.types import Array, PyTree
 
 __all__ = ["Solution", "SolverFn", "fixed_point", "implicit_solution", "newton_krylov", "residual"]
@@ -104,6 +105,56 @@ def _iterate(
     return jax.lax.while_loop(unfinished, improved, start)
 
 
+def _ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """All numbers in one vector of the widest dtype, and the way back."""
+    leaves = jax.tree.leaves(tree)
+    dtype = common_dtype(*leaves) if leaves else jnp.result_type(float)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda x: x.astype(dtype), tree))
+    return flat.astype(dtype), lambda z: jax.tree.map(
+        lambda x, like: x.astype(like.dtype), unravel(z), tree
+    )
+
+
+class _Krylov(NamedTuple):
+    """State of the stabilised biconjugate gradient method, in van der Vorst's letters."""
+
+    x: Array
+    r: Array
+    p: Array
+    rho: Array
+    count: Array
+
+
+def _bicgstab(
+    linear: Callable[[Array], Array], right: Array, tolerance: float, max_iterations: int
+) -> Array:
+    """``x [n]`` with ``|linear(x) - right| <= tolerance |right|``, or the last iterate."""
+    size = safe_norm(right)
+
+    def unfinished(state: _Krylov) -> Array:
+        # False for a NaN, which a breakdown leaves, and for a right side of 0.
+        return (safe_norm(state.r) > tolerance * size) & (state.count < max_iterations)
+
+    def iterate(state: _Krylov) -> _Krylov:
+        v = linear(state.p)
+        alpha = state.rho / jnp.sum(right * v)
+        s = state.r - alpha * v
+        t = linear(s)
+        square = jnp.sum(t * t)
+        # Where s is 0 the answer is exact already.
+        omega = jnp.sum(t * s) / jnp.where(square == 0, 1.0, square)
+        r = s - omega * t
+        rho = jnp.sum(right * r)
+        beta = rho / state.rho * alpha / jnp.where(omega == 0, 1.0, omega)
+        p = r + beta * (state.p - omega * v)
+        return _Krylov(state.x + alpha * state.p + omega * s, r, p, rho, state.count + 1)
+
+    start = _Krylov(
+        jnp.zeros_like(right), right, right, jnp.sum(right * right), jnp.zeros((), jnp.int32)
+    )
+    return jax.lax.while_loop(unfinished, iterate, start).x
+
+
 def fixed_point(tolerance: float | None = None, max_iterations: int = 50) -> SolverFn:
     """Plain iteration ``z <- G(z)``: one evaluation each, the error shrinks by ``|dG/dz|``.
 
@@ -165,13 +216,12 @@ def newton_krylov(
     def solve(update_fn: UpdateFn, guess: PyTree) -> Solution:
         def improve(value: PyTree) -> tuple[PyTree, Array]:
             updated, push_forward = jax.linearize(update_fn, value)
-            defect = jax.tree.map(jnp.subtract, updated, value)
-            step, _ = bicgstab(
-                lambda z: jax.tree.map(jnp.subtract, z, push_forward(z)),
-                defect,
-                tol=linear_tolerance,
-                maxiter=linear_iterations,
-            )
+            defect, unravel = _ravel(jax.tree.map(jnp.subtract, updated, value))
+
+            def linear(change: Array) -> Array:
+                return change - _ravel(push_forward(unravel(change)))[0]
+
+            step = unravel(_bicgstab(linear, defect, linear_tolerance, linear_iterations))
             return jax.tree.map(jnp.add, value, step), residual(value, updated)
 
         return _iterate(improve, guess, _tolerance(tolerance, guess), max_iterations)
@@ -198,27 +248,27 @@ def implicit_solution(solver: SolverFn, update_fn: UpdateFn, guess: PyTree) -> S
     >>> round(float(jax.grad(root)(2.0)), 4)  # d sqrt(a) / da = 1 / (2 sqrt 2)
     0.3536
     """
-    guess = jax.lax.stop_gradient(guess)
+    flat, unravel = _ravel(jax.lax.stop_gradient(guess))
 
-    def equation(z: PyTree) -> PyTree:
-        return jax.tree.map(jnp.subtract, z, update_fn(z))
+    def equation(z: Array) -> Array:
+        return z - _ravel(update_fn(unravel(z)))[0]
 
-    def solve(_: UpdateFn, start: PyTree) -> tuple[PyTree, tuple[Array, Array, Array]]:
+    def solve(_: UpdateFn, start: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         # The update itself, not z minus the equation, whose rounding would be that of z.
-        value, iterations, size, converged = solver(update_fn, start)
+        value, iterations, size, converged = solver(update_fn, unravel(start))
         # As floating numbers: custom_root wants a tangent of everything.
-        return value, (iterations.astype(size.dtype), size, converged.astype(size.dtype))
+        outcome = iterations.astype(size.dtype), size, converged.astype(size.dtype)
+        return _ravel(value)[0], outcome
 
-    def linear_solve(linear: UpdateFn, right: PyTree) -> PyTree:
-        return bicgstab(linear, right, tol=_tolerance(None, right), maxiter=200)[0]
+    def linear_solve(linear: Callable[[Array], Array], right: Array) -> Array:
+        return _bicgstab(linear, right, _tolerance(None, right), 200)
 
-    def tangent_solve(linear: UpdateFn, right: PyTree) -> PyTree:
-        # bicgstab alone cannot be transposed: its first guess counts as linear in the right side.
+    def tangent_solve(linear: Callable[[Array], Array], right: Array) -> Array:
         return jax.lax.custom_linear_solve(
             linear, right, linear_solve, transpose_solve=linear_solve
         )
 
     value, (iterations, size, converged) = jax.lax.custom_root(
-        equation, guess, solve, tangent_solve, has_aux=True
+        equation, flat, solve, tangent_solve, has_aux=True
     )
-    return Solution(value, iterations.astype(jnp.int32), size, converged > 0)
+    return Solution(unravel(value), iterations.astype(jnp.int32), size, converged > 0)
