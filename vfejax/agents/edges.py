@@ -35,6 +35,7 @@ __all__ = [
     "common_frame",
     "divergence_between",
     "edge_alignment_energy",
+    "edge_attention_sums",
     "edge_divergences",
 ]
 
@@ -241,15 +242,78 @@ def edge_alignment_energy(
     >>> edge_alignment_energy(agents, field, Edges(jnp.array([0]), jnp.array([1])), 1.0)
     Array(1., dtype=float32)
     """
-    receivers, senders = edges
+    receivers, _ = edges
     num, dtype = gaussian.mean.shape[0], gaussian.mean.dtype
     temperature = jnp.asarray(temperature, dtype)
-    divergence = edge_divergences(gaussian, field, edges, links=links)
-    bias = jnp.zeros_like(divergence) if log_weight is None else log_weight[senders]
-    bias = jnp.where(receivers == senders, -jnp.inf, bias)
-    # A pair that does not count has divergence 0, whatever it would be: see AlignmentFn.
-    divergence = jnp.where(bias == -jnp.inf, 0.0, divergence)
-    energies = alignment_fn(divergence / temperature, bias, alignment.segments(receivers, num))
+    divergence, bias = _counted(gaussian, field, edges, temperature, log_weight, links)
+    energies = alignment_fn(divergence, bias, alignment.segments(receivers, num))
     total = temperature * jnp.sum(energies if coefficient is None else coefficient * energies)
     # A receiver out of range has no energy of its own that could be NaN.
     return jnp.where(jnp.all(_inside(edges, num)), total, jnp.nan)
+
+
+def _counted(
+    gaussian: Gaussian,
+    field: FrameField,
+    edges: Edges,
+    temperature: Array,
+    log_weight: Array | None,
+    links: FrameField | None = None,
+) -> tuple[Array, Array]:
+    """Divergences in units of the temperature and log weights, as
+    :class:`vfejax.agents.alignment.AlignmentFn` wants them: 0 and ``-inf`` for edges that do not
+    count.
+    """
+    receivers, senders = edges
+    divergence = edge_divergences(gaussian, field, edges, links=links)
+    bias = jnp.zeros_like(divergence) if log_weight is None else log_weight[senders]
+    bias = jnp.where(receivers == senders, -jnp.inf, bias)
+    # A pair that does not count has divergence 0, whatever it would be.
+    return jnp.where(bias == -jnp.inf, 0.0, divergence) / temperature, bias
+
+
+def edge_attention_sums(
+    gaussian: Gaussian,
+    field: FrameField,
+    edges: Edges,
+    temperature: float | Array,
+    values: Array,
+    *,
+    coefficient: Array | None = None,
+    log_weight: Array | None = None,
+) -> tuple[Array, Array]:
+    """What every agent receives and gives along the edges: ``c_i sum_j beta_ij v_j`` and ``sum_i
+    c_i beta_ij``.
+
+    Args:
+        gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
+        field: the agents' frames, ``[n, k, k]``, from :func:`vfejax.agents.pairwise.frame_field`.
+        edges: the neighbour list; an edge from an agent to itself is ignored.
+        temperature: tau in nats, positive.
+        values: v ``[n, f]`` of the senders.
+        coefficient: c ``[n]`` of each receiver, 1 by default.
+        log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
+            default.
+
+    Returns:
+        ``[n, f]`` by receiver and ``[n]`` by sender.
+
+    Raises:
+        ValueError: as :func:`check_edges` does.
+
+    >>> from vfejax.agents.pairwise import frame_field
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    >>> field, chain = frame_field(jnp.zeros((3, 3)), irreps.so3((1,))), Edges(
+    ...     jnp.array([0, 1, 1, 2]), jnp.array([1, 0, 2, 1]))
+    >>> received, given = edge_attention_sums(agents, field, chain, 1.0, jnp.ones((3, 1)))
+    >>> received[:, 0].tolist(), given.tolist()
+    ([1.0, 1.0, 1.0], [0.5, 2.0, 0.5])
+    """
+    receivers, senders = edges
+    num, dtype = gaussian.mean.shape[0], gaussian.mean.dtype
+    counted = _counted(gaussian, field, edges, jnp.asarray(temperature, dtype), log_weight)
+    beta = alignment.attention(*counted, alignment.segments(receivers, num))
+    beta = beta if coefficient is None else coefficient[receivers] * beta
+    received = jax.ops.segment_sum(beta[:, None] * values[senders], receivers, num)
+    return received, jax.ops.segment_sum(beta, senders, num)

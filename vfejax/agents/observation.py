@@ -16,7 +16,13 @@ from vfejax.numerics import (
 )
 from vfejax.types import Array
 
-__all__ = ["Observations", "expected_negative_log_likelihood", "identity_observations", "posterior"]
+__all__ = [
+    "Observations",
+    "expected_negative_log_likelihood",
+    "identity_observations",
+    "posterior",
+    "precision_of_observations",
+]
 
 
 class Observations(NamedTuple):
@@ -132,6 +138,31 @@ def expected_negative_log_likelihood(belief: Gaussian, observations: Observation
         + log_det_cholesky(noise_chol)
     )
     return 0.5 * jnp.sum(present * (residual + constant[:, None]), axis=1)
+
+
+def precision_of_observations(mean: Array, observations: Observations) -> Array:
+    """``sum C^T R^{-1} C`` over the observations present: what they add to a precision.
+
+    Args:
+        mean: of the agents ``[n, *grid, k]``, whose shape and dtype the observations must fit.
+        observations: values ``[n, m, *grid, o]`` and their model.
+
+    Returns:
+        ``[n, *grid, k, k]``.
+
+    Raises:
+        ValueError: when observations and means do not fit.
+
+    >>> seen = identity_observations(jnp.zeros((1, 4, 2)), noise_std=0.5)  # four of each component
+    >>> precision_of_observations(jnp.zeros((1, 2)), seen)[0]
+    Array([[16.,  0.],
+           [ 0., 16.]], dtype=float32)
+    """
+    _, present, matrix, noise_chol = _checked(mean, observations)
+    whitened = matmul(triangular_inverse(noise_chol), matrix)
+    one = matmul(transpose(whitened), whitened)
+    count = jnp.sum(present, axis=1)
+    return count[..., None, None] * jnp.reshape(one, (1,) * count.ndim + one.shape)
 
 
 def posterior(prior: Gaussian, observations: Observations) -> Gaussian:

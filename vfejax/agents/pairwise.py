@@ -39,10 +39,13 @@ __all__ = [
     "FrameField",
     "PairFeatures",
     "alignment_energy",
+    "attention_sums",
     "attention_weights",
     "frame_field",
+    "pack",
     "pair_features",
     "pairwise_kl",
+    "unpack",
 ]
 
 # Entries of one block of pairs: 4 MB in float32, so a block stays in a core's cache on CPU.
@@ -70,17 +73,37 @@ def _gram(factor: Array) -> Array:
     return matmul(factor, transpose(factor))
 
 
-def _pack(matrix: Array) -> Array:
+def _selection(k: int) -> np.ndarray:
+    """Constant 0-1 matrix ``[k^2, k (k + 1) / 2]`` that picks the lower triangle, row by row."""
+    rows, columns = np.tril_indices(k)
+    selection = np.zeros((k * k, rows.size))
+    selection[rows * k + columns, np.arange(rows.size)] = 1.0
+    return selection
+
+
+def pack(matrix: Array) -> Array:
     """Lower triangle of a symmetric matrix, row by row: ``[..., k, k] -> [..., k (k + 1) / 2]``.
 
     By a constant 0-1 matrix: its transpose, which the gradient needs, is a product too, not a
     scatter.
+
+    >>> pack(jnp.array([[1.0, 2.0], [2.0, 3.0]])).tolist()
+    [1.0, 2.0, 3.0]
     """
     k = matrix.shape[-1]
-    rows, columns = np.tril_indices(k)
-    selection = np.zeros((k * k, rows.size))
-    selection[rows * k + columns, np.arange(rows.size)] = 1.0
-    return matmul(matrix.reshape(*matrix.shape[:-2], k * k), jnp.asarray(selection, matrix.dtype))
+    flat = matrix.reshape(*matrix.shape[:-2], k * k)
+    return matmul(flat, jnp.asarray(_selection(k), matrix.dtype))
+
+
+def unpack(packed: Array, k: int) -> Array:
+    """Symmetric matrices ``[..., k, k]`` from their lower triangles, inverse of :func:`pack`.
+
+    >>> unpack(jnp.array([1.0, 2.0, 3.0]), 2).tolist()
+    [[1.0, 2.0], [2.0, 3.0]]
+    """
+    lower = _selection(k)
+    both = np.maximum(lower, lower.reshape(k, k, -1).swapaxes(0, 1).reshape(lower.shape))
+    return matmul(packed, jnp.asarray(both.T, packed.dtype)).reshape(*packed.shape[:-1], k, k)
 
 
 def frame_field(phi: Array, generators: Generators) -> FrameField:
@@ -164,9 +187,9 @@ def pair_features(
 
     off_diagonal = 2.0 - jnp.eye(k, dtype=chol.dtype)[None]
     one = jnp.ones_like(log_det)[:, None]
-    receiver = [_pack(second_moment * off_diagonal), -2.0 * mean, one, (-log_det - k)[:, None]]
+    receiver = [pack(second_moment * off_diagonal), -2.0 * mean, one, (-log_det - k)[:, None]]
     quadratic = jnp.sum(mean * information, axis=-1) + log_det
-    sender = [_pack(precision), information, quadratic[:, None], one]
+    sender = [pack(precision), information, quadratic[:, None], one]
     return PairFeatures(0.5 * jnp.concatenate(receiver, axis=-1), jnp.concatenate(sender, axis=-1))
 
 
@@ -419,3 +442,54 @@ def alignment_energy(
     )
     setting = _Setting(alignment_fn, _block_size(num, block_size), compute_dtype)
     return temperature * _streamed_energy(inputs, setting)
+
+
+def attention_sums(
+    features: PairFeatures,
+    temperature: float | Array,
+    values: Array,
+    *,
+    coefficient: Array | None = None,
+    log_weight: Array | None = None,
+    block_size: int | None = None,
+) -> tuple[Array, Array]:
+    """What every agent receives and gives: ``c_i sum_j beta_ij v_j`` and ``sum_i c_i beta_ij``.
+
+    Args:
+        features: rows from :func:`pair_features`.
+        temperature: tau in nats, positive.
+        values: v ``[n, f]`` of the senders.
+        coefficient: c ``[n]`` of each receiver, 1 by default.
+        log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
+            default.
+        block_size: receivers per block, as in :func:`alignment_energy`.
+
+    Returns:
+        ``[n, f]`` by receiver and ``[n]`` by sender. Time O(n^2 (k^2 + f)), memory O(n (k^2 + f) +
+        block_size n), for gradients too: they compute each block once more.
+
+    >>> from vfejax.geometry import irreps
+    >>> agents = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
+    >>> features = pair_features(agents, frame_field(jnp.zeros((3, 3)), irreps.so3((1,))))
+    >>> received, given = attention_sums(features, 1.0, jnp.array([[0.0], [2.0], [4.0]]))
+    >>> received[:, 0].round(4), given.round(4)
+    (Array([3., 2., 1.], dtype=float32), Array([1., 1., 1.], dtype=float32))
+    """
+    num, dtype = features.receiver.shape[0], features.receiver.dtype
+    if num == 0:
+        return values, jnp.zeros((0,), dtype)
+    scaled = features.receiver / jnp.asarray(temperature, dtype)
+    weight = jnp.ones((num,), dtype) if coefficient is None else coefficient
+
+    @jax.checkpoint
+    def block(given: Array, xs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        index, receiver, weight = xs
+        divergence = matmul(receiver, features.sender.T)
+        counted = _counted(divergence, log_weight, index)
+        beta = weight[:, None] * alignment.attention(*counted, alignment.rows())
+        return given + jnp.sum(beta, axis=0), matmul(beta, values)
+
+    inputs = _Streamed(scaled, features.sender, weight, log_weight)
+    blocks = _blocks(inputs, _block_size(num, block_size))
+    given, received = jax.lax.scan(block, jnp.zeros((num,), dtype), blocks)
+    return received.reshape(-1, values.shape[-1])[:num], given

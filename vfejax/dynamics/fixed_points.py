@@ -122,7 +122,7 @@ class _Krylov(NamedTuple):
     r: Array
     p: Array
     rho: Array
-    count: Array
+    num_iterations: Array
 
 
 def _bicgstab(
@@ -133,7 +133,7 @@ def _bicgstab(
 
     def unfinished(state: _Krylov) -> Array:
         # False for a NaN, which a breakdown leaves, and for a right side of 0.
-        return (safe_norm(state.r) > tolerance * size) & (state.count < max_iterations)
+        return (safe_norm(state.r) > tolerance * size) & (state.num_iterations < max_iterations)
 
     def iterate(state: _Krylov) -> _Krylov:
         v = linear(state.p)
@@ -147,7 +147,7 @@ def _bicgstab(
         rho = jnp.sum(right * r)
         beta = rho / state.rho * alpha / jnp.where(omega == 0, 1.0, omega)
         p = r + beta * (state.p - omega * v)
-        return _Krylov(state.x + alpha * state.p + omega * s, r, p, rho, state.count + 1)
+        return _Krylov(state.x + alpha * state.p + omega * s, r, p, rho, state.num_iterations + 1)
 
     start = _Krylov(
         jnp.zeros_like(right), right, right, jnp.sum(right * right), jnp.zeros((), jnp.int32)

@@ -437,7 +437,20 @@ def so3_natural_direction(phi: Array, covector: Array) -> Array:
     """
     phi, covector = as_floating(phi, "phi"), as_floating(covector, "covector")
     square = jnp.sum(phi * phi, axis=-1, keepdims=True)
-    stretch = 1.0 / sinc_sqrt(square / 4) ** 2
     products = jnp.sum(phi * covector, axis=-1, keepdims=True)
-    along = phi * products / jnp.where(square == 0, 1.0, square)
-    return stretch * covector + (1.0 - stretch) * along
+    return covector + _excess(square) * (square * covector - products * phi)
+
+
+def _excess(square: Array) -> Array:
+    """``(1 / sinc^2(theta / 2) - 1) / theta^2`` of ``square = theta^2``: analytic at 0, so that all
+    derivatives of a metric made of it are right at the identity.
+    """
+    small = square < 0.1
+    x = jnp.where(small, square, 0.0) / 4
+    series = jnp.zeros_like(square)
+    for coefficient in (
+        *(4 / 1403325, 1382 / 58046625, 2 / 10395, 1 / 675, 2 / 189, 1 / 15, 1 / 3),
+    ):
+        series = coefficient + x * series
+    s = jnp.where(small, 1.0, square)
+    return jnp.where(small, 0.25 * series, (1.0 / sinc_sqrt(s / 4) ** 2 - 1.0) / s)
