@@ -248,27 +248,41 @@ def implicit_solution(solver: SolverFn, update_fn: UpdateFn, guess: PyTree) -> S
     >>> round(float(jax.grad(root)(2.0)), 4)  # d sqrt(a) / da = 1 / (2 sqrt 2)
     0.3536
     """
-    flat, unravel = _ravel(jax.lax.stop_gradient(guess))
+    converted, closed_over = jax.closure_convert(update_fn, guess)
 
-    def equation(z: Array) -> Array:
-        return z - _ravel(update_fn(unravel(z)))[0]
-
-    def solve(_: UpdateFn, start: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        # The update itself, not z minus the equation, whose rounding would be that of z.
-        value, iterations, size, converged = solver(update_fn, unravel(start))
-        # As floating numbers: custom_root wants a tangent of everything.
-        outcome = iterations.astype(size.dtype), size, converged.astype(size.dtype)
-        return _ravel(value)[0], outcome
-
-    def linear_solve(linear: Callable[[Array], Array], right: Array) -> Array:
-        return _bicgstab(linear, right, _tolerance(None, right), 200)
-
-    def tangent_solve(linear: Callable[[Array], Array], right: Array) -> Array:
-        return jax.lax.custom_linear_solve(
-            linear, right, linear_solve, transpose_solve=linear_solve
+    @jax.custom_jvp
+    def root(start: PyTree, closed_over: list) -> tuple[PyTree, Array, Array, Array]:
+        found = solver(lambda z: converted(z, *closed_over), start)
+        # As floating numbers, which have tangents.
+        dtype = found.residual.dtype
+        return (
+            found.value,
+            found.iterations.astype(dtype),
+            found.residual,
+            found.converged.astype(dtype),
         )
 
-    value, (iterations, size, converged) = jax.lax.custom_root(
-        equation, flat, solve, tangent_solve, has_aux=True
-    )
-    return Solution(unravel(value), iterations.astype(jnp.int32), size, converged > 0)
+    @root.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+        found = root(*primals)
+        value, *outcome = found
+        _, source = jax.jvp(lambda *c: converted(value, *c), tuple(primals[1]), tuple(tangents[1]))
+        change = _tangent(lambda z: converted(z, *primals[1]), value, source)
+        return found, (change, *map(jnp.zeros_like, outcome))
+
+    value, iterations, size, converged = root(guess, closed_over)
+    return Solution(value, iterations.astype(jnp.int32), size, converged > 0)
+
+
+def _tangent(update_fn: UpdateFn, value: PyTree, source: PyTree) -> PyTree:
+    """``(1 - dG/dz)^{-1}`` times a change of G, at a solution."""
+    _, push_forward = jax.linearize(update_fn, value)
+    right, unravel = _ravel(source)
+
+    def linear(change: Array) -> Array:
+        return change - _ravel(push_forward(unravel(change)))[0]
+
+    def solve(linear: Callable[[Array], Array], right: Array) -> Array:
+        return _bicgstab(linear, right, _tolerance(None, right), 200)
+
+    return unravel(jax.lax.custom_linear_solve(linear, right, solve, transpose_solve=solve))

@@ -2,6 +2,7 @@
 
 from vfejax.problems import (
     emergent_flow,
+    inertial_flow,
     phase_sweep,
     population_flow,
     scenes,
@@ -10,6 +11,7 @@ from vfejax.problems import (
 
 __all__ = [
     "emergent_flow",
+    "inertial_flow",
     "phase_sweep",
     "population_flow",
     "scenes",
