@@ -35,8 +35,8 @@ class SchemeFn(Protocol):
     ) -> Integrator: ...
 
 
-def rechart(phi: Array, covector: Array, group: Group) -> tuple[Array, Array]:
-    """Frames in the chart of the group, and the same covector in the new coordinates.
+def rechart(phi: Array, covectors: Array, group: Group) -> tuple[Array, Array]:
+    """Frames in the chart of the group, and the same covectors in the new coordinates.
 
     The body momentum ``pi = J(phi)^{-T} p`` does not depend on the chart, so ``p_new =
     J(phi_new)^T pi``. The change of coordinates is canonical: no energy changes, and no symplectic
@@ -44,23 +44,24 @@ def rechart(phi: Array, covector: Array, group: Group) -> tuple[Array, Array]:
 
     Args:
         phi: frame coordinates ``[..., a]``.
-        covector: momentum or force at ``phi``, ``[..., a]``.
+        covectors: momenta or forces at ``phi``, ``[c, ..., a]``.
         group: whose retraction names the chart.
 
     Returns:
-        New coordinates and covector; those of frames that are inside the chart are unchanged.
+        New coordinates and covectors; those of frames that are inside the chart are unchanged.
 
     >>> from vfejax.geometry import irreps
     >>> over = jnp.array([0.0, 0.0, 4.0])
-    >>> phi, momentum = rechart(over, jnp.array([1.0, 0.0, 2.0]), irreps.so3((1,)))
+    >>> phi, momentum = rechart(over, jnp.array([[1.0, 0.0, 2.0]]), irreps.so3((1,)))
     >>> round(float(phi[2]), 3), momentum.round(3)  # 4 - 2 pi about the same axis
-    (-2.283, Array([-1.752,  0.   ,  2.   ], dtype=float32))
+    (-2.283, Array([[-1.752,  0.   ,  2.   ]], dtype=float32))
     """
     moved = group.retract(phi, jnp.zeros_like(phi))
-    body = matvec(body_jacobian(phi, group), group.natural_direction(phi, covector))
-    turned = matvec(transpose(body_jacobian(moved, group)), body)
+    before, after = body_jacobian(jnp.stack([phi, moved]), group)
+    direction = group.natural_direction(jnp.broadcast_to(phi, covectors.shape), covectors)
+    body = matvec(before[None], direction)
     inside = jnp.all(moved == phi, axis=-1, keepdims=True)
-    return moved, jnp.where(inside, covector, turned)
+    return moved, jnp.where(inside[None], covectors, matvec(transpose(after)[None], body))
 
 
 def inertial_flow(
@@ -119,8 +120,8 @@ def inertial_flow(
         state: HamiltonianState, key: Array | None = None
     ) -> tuple[HamiltonianState, ImplicitInfo]:
         (position, momentum, force), info = flow.step(state)
-        phi, p = rechart(position.phi, momentum.phi, group)
-        _, f = rechart(position.phi, force.phi, group)
+        both = jnp.stack([momentum.phi, force.phi])
+        phi, (p, f) = rechart(position.phi, both, group)
         state = HamiltonianState(
             position._replace(phi=phi), momentum._replace(phi=p), force._replace(phi=f)
         )
