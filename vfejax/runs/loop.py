@@ -63,6 +63,7 @@ class Program(NamedTuple):
         inputs: ``(step, num_steps) -> arrays [num_steps, ...]`` that the steps from ``step`` on
             read, such as batches; None when they read nothing.
         watched: ``infos -> {name: [num_steps]}``, numbers that must stay finite.
+        failed: ``infos -> {what went wrong: [num_steps]}``, True in a step that must not count.
         advice: what a user can do when they do not.
         prepare: ``(step, state, memory) -> memory``, called with what a resumed run goes on from.
         saved: ``(step, memory)``, called when a checkpoint is complete.
@@ -82,6 +83,7 @@ class Program(NamedTuple):
     memory: PyTree = ()
     inputs: Callable[[int, int], PyTree] | None = None
     watched: Callable[[PyTree], Mapping[str, Any]] = lambda infos: {}
+    failed: Callable[[PyTree], Mapping[str, Any]] = lambda infos: {}
     advice: str = "try a smaller step"
     prepare: Callable[[int, PyTree, PyTree], PyTree] = lambda step, state, memory: memory
     saved: Callable[[int, PyTree], None] = lambda step, memory: None
@@ -235,7 +237,7 @@ def run(
             num_steps = _chunk_length(step, cadence)
             inputs = None if program.inputs is None else program.inputs(step, num_steps)
             state, infos = chunk(state, inputs, num_steps)
-            _check_finite(run, program, step, infos)
+            _check(run, program, step, infos)
             step += num_steps
             observation = program.observe(step, state, infos, memory)
             memory, stop = observation.memory, observation.stop
@@ -290,15 +292,22 @@ def _write(writers: Iterable[Callable[[int, Row], None]], step: int, row: Row) -
         write(step, row)
 
 
-def _check_finite(run: RunDirectory, program: Program, step: int, infos: PyTree) -> None:
-    values = {name: np.asarray(value) for name, value in program.watched(infos).items()}
-    bad = {name: np.flatnonzero(~np.isfinite(value)) for name, value in values.items()}
-    first = min((int(places[0]) for places in bad.values() if len(places)), default=None)
+def _check(run: RunDirectory, program: Program, step: int, infos: PyTree) -> None:
+    """Raise a UserError for the first step whose numbers are not finite, or that failed."""
+    watched = {name: ~np.isfinite(np.asarray(x)) for name, x in program.watched(infos).items()}
+    failed = {name: np.asarray(x) for name, x in program.failed(infos).items()}
+    first = min(
+        (int(np.argmax(x)) for x in [*watched.values(), *failed.values()] if np.any(x)),
+        default=None,
+    )
     if first is None:
         return
-    diverged = [name for name, places in bad.items() if len(places) and places[0] == first]
+    what = ", ".join(name for name, bad in failed.items() if bad[first])
+    diverged = [name for name, bad in watched.items() if bad[first]]
     diverged = [name for name in diverged if name != "total"] or diverged
+    # A step that failed explains what is not finite in it.
+    what = what or f"diverged: {', '.join(diverged)} not finite"
     raise UserError(
-        f"diverged: {', '.join(diverged)} not finite at step {step + first + 1}. The last good "
+        f"{what} at step {step + first + 1}. The last good "
         f"checkpoint is step {checkpoint.latest_step(run)} in {run.path}; {program.advice}"
     )

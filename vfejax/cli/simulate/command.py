@@ -40,7 +40,16 @@ def _energies(infos: Any) -> dict[str, Array]:
     columns = dict(infos.aux._asdict())
     if hasattr(infos, "kinetic"):
         columns |= {"kinetic": infos.kinetic, "hamiltonian": infos.total}
+    if hasattr(infos, "residual"):
+        columns |= {"solver_residual": infos.residual}
     return columns
+
+
+def _unsolved(infos: Any) -> dict[str, Array]:
+    """Steps whose implicit equations were not solved."""
+    if not hasattr(infos, "converged"):
+        return {}
+    return {"the implicit equations did not converge": ~np.asarray(infos.converged)}
 
 
 def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
@@ -64,6 +73,8 @@ def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
         _check_start(config, first)
         if config.dynamics == "hamiltonian":
             first |= {"kinetic": 0.0, "hamiltonian": first["total"]}
+        if config.mass == "belief":
+            first |= {"solver_residual": 0.0}
 
     def observe(step: int, state: PyTree, infos: Any, memory: PyTree) -> loop.Observation:
         row = first
@@ -78,6 +89,7 @@ def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
         step=lambda state, _: integrator.step(state),
         observe=observe,
         watched=_energies,
+        failed=_unsolved,
         advice="go on with --resume and a smaller --step-size",
     )
 

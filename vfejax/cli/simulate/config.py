@@ -52,8 +52,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Masses:
-    """Mass of each group, in nats time^2 / coordinate^2; inf freezes it. For hamiltonian
-    dynamics.
+    """Mass of each group, in nats time^2 / coordinate^2; inf freezes it. For hamiltonian dynamics;
+    with --mass belief only that of the frames, their moment of inertia.
     """
 
     belief_mean: float = 100.0
@@ -142,8 +142,15 @@ class SimulateConfig(RunOptions):
 
     dynamics: Literal["natural", "gradient", "adam", "hamiltonian"] = "natural"
     """Natural-gradient, plain gradient or Adam descent, or Hamiltonian flow."""
-    scheme: Literal["verlet", "yoshida4"] = "verlet"
-    """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet) or fourth (Yoshida)."""
+    mass: Literal["constant", "belief"] = "constant"
+    """Mass in hamiltonian dynamics: constant numbers (--masses), or the precision that each belief
+    has at the moment (means are as heavy as the free energy is steep).
+    """
+    scheme: Literal["verlet", "yoshida4", "midpoint"] = "verlet"
+    """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet; with --mass belief its
+    implicit generalisation), fourth (Yoshida, constant mass), or the implicit midpoint rule (mass
+    of the beliefs).
+    """
     step_size: float = 0.02
     """Step size: learning rate of the descents, time step of hamiltonian dynamics."""
     rates: Rates = field(default_factory=Rates)
@@ -176,6 +183,7 @@ def check_values(config: SimulateConfig) -> None:
         check_numbers(values, list(vars(values)), positive=False, prefix=f"{table}.")
     for name, value in vars(config.masses).items():
         check(value >= 1.2e-38, f"masses.{name}", value, "positive (inf freezes the group)")
+    _check_inertia(config)
     needs = config.observation_matrix is None or config.observations is not None
     value = config.observation_matrix
     check(needs, "observation-matrix", value, "left out without --observations")
@@ -185,6 +193,26 @@ def check_values(config: SimulateConfig) -> None:
         check(all(value <= limit for value in values), name, shown, f"at most {limit} each")
     check(config.dimension <= 1000, "dimension", config.dimension, "at most 1000")
     _check_memory(config)
+
+
+def _check_inertia(config: SimulateConfig) -> None:
+    """Refuse masses and schemes that do not go with the kind of mass."""
+    if config.mass == "constant":
+        fits = config.scheme != "midpoint"
+        check(fits, "scheme", config.scheme, "verlet or yoshida4 without --mass belief")
+        return
+    fits = config.dynamics == "hamiltonian"
+    check(fits, "mass", config.mass, "constant without --dynamics hamiltonian")
+    check(
+        config.scheme != "yoshida4",
+        "scheme",
+        config.scheme,
+        "verlet or midpoint with --mass belief",
+    )
+    for name, value in vars(config.masses).items():
+        fits = name == "frames" or value == getattr(Masses, name)
+        requirement = "left out with --mass belief, whose masses are those of the beliefs"
+        check(fits, f"masses.{name}", value, requirement)
 
 
 def _check_memory(config: SimulateConfig) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.agents import alignment, free_energy, observation
+from vfejax.agents import alignment, free_energy, inertia, observation
 from vfejax.agents import population as populations
 from vfejax.agents.edges import Edges
 from vfejax.agents.observation import Observations
@@ -21,13 +21,14 @@ from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.cli.simulate import inputs
 from vfejax.cli.simulate.config import SimulateConfig
-from vfejax.dynamics import gradient_flow, hamiltonian
+from vfejax.dynamics import gradient_flow, hamiltonian, implicit
 from vfejax.errors import UserError
 from vfejax.geometry import grid as grids
 from vfejax.geometry import irreps
 from vfejax.geometry.grid import Grid
 from vfejax.geometry.groups import Group
 from vfejax.problems import sensor_network
+from vfejax.problems.inertial_flow import inertial_flow
 from vfejax.problems.population_flow import population_flow
 from vfejax.problems.sensor_network import Truth
 from vfejax.types import Array, Integrator, PyTree
@@ -220,6 +221,34 @@ def _grouped(groups: Any, scale: float = 1.0) -> PopulationCoordinates:
     )
 
 
+def _inertial(
+    config: SimulateConfig, energy_fn: Callable[[PyTree], Any], problem: Problem
+) -> Integrator:
+    """Hamiltonian flow with the masses of the beliefs."""
+    kinetic_fn = inertia.kinetic_energy(
+        problem.group,
+        moment_of_inertia=config.masses.frames,
+        weights=free_energy.Weights(**vars(config.weights)),
+        temperature=config.temperature,
+        observations=problem.observations,
+        supports=problem.supports,
+        quadrature=_quadrature(config, problem),
+        edges=problem.edges,
+    )
+    scheme = {"verlet": implicit.generalized_leapfrog, "midpoint": implicit.implicit_midpoint}[
+        config.scheme
+    ]
+    return inertial_flow(
+        energy_fn,
+        kinetic_fn,
+        problem.group,
+        config.step_size,
+        config.friction,
+        scheme=scheme,
+        has_aux=True,
+    )
+
+
 def integrator(
     config: SimulateConfig, energy_fn: Callable[[PyTree], Any], problem: Problem
 ) -> Integrator:
@@ -230,6 +259,8 @@ def integrator(
         energy_fn: coordinates to ``(energy, terms)``, from :func:`energy_function`.
         problem: gives the group and where agents are.
     """
+    if config.mass == "belief":
+        return _inertial(config, energy_fn, problem)
     if config.dynamics == "hamiltonian":
         scheme = {"verlet": hamiltonian.velocity_verlet, "yoshida4": hamiltonian.yoshida4}[
             config.scheme

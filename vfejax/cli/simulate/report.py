@@ -35,6 +35,8 @@ def _summary(
     if config.dynamics == "hamiltonian":
         drift = np.abs(metrics["hamiltonian"] - metrics["hamiltonian"][0]).max()
         summary["largest_energy_drift_nats"] = float(drift)
+    if "solver_residual" in metrics:
+        summary["largest_solver_residual"] = float(metrics["solver_residual"].max())
     if references is not None:
         rows = {
             "an agent alone": references.alone,
