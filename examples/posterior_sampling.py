@@ -101,7 +101,7 @@ def energy_function(given: Problem, alignment: float) -> Callable[[GaussianCoord
 
 
 def log_density(given: Problem, alignment: float) -> Callable[[jax.Array], jax.Array]:
-    """``-F`` and the log Jacobian of ``W -> L``: a log density of the coordinates, up to a constant."""
+    """``-F`` plus the log Jacobian ``W -> L``: a log density of coordinates, up to a constant."""
     energy_fn = energy_function(given, alignment)
 
     def log_density_fn(position: jax.Array) -> jax.Array:

@@ -29,8 +29,8 @@ def lower_of(rows):
 
 
 def log_normalised(position, mean, cov):
-    """The normalised density of the coordinates of one agent without alignment, by hand: a normal
-    density of mu, and of ``B = C L`` normal numbers below chi variables with two degrees of freedom.
+    """The normalised density of one agent's coordinates without alignment, by hand: mu is normal,
+    and ``B = C L`` has normal numbers below a diagonal of chi variables, two degrees of freedom.
     """
     mu, chol = position[:3], lower_of(position[None])[0]
     away = np.linalg.solve(np.linalg.cholesky(cov), mu - mean)

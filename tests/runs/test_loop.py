@@ -198,6 +198,28 @@ def test_divergence_names_step_and_quantity_and_keeps_the_last_good_checkpoint(t
     assert _steps(path) == [0, 2, 4, 6]
 
 
+def test_a_step_that_failed_ends_the_run_though_its_numbers_are_finite(tmp_path):
+    """And it explains what is not finite in the same step, but not what was before it."""
+    path = tmp_path / "run"
+
+    def step(state, _):
+        x = jnp.where(state >= 6, jnp.inf, state + 1)
+        return x, {"energy": x, "lost": state >= 5}
+
+    program = loop.Program(
+        init=lambda: jnp.float32(0),
+        step=step,
+        observe=lambda step, state, infos, _: loop.Observation({"x": float(state)}),
+        watched=lambda infos: {"energy": infos["energy"]},
+        failed=lambda infos: {"the way was lost": infos["lost"]},
+        advice="do something",
+    )
+    message = r"^the way was lost at step 6\. .* is step 4 in .*run; do something$"
+    with pytest.raises(UserError, match=message):
+        _new(path, program)
+    assert checkpoint.steps(path) == [0, 4]
+
+
 def test_metrics_of_other_columns_are_refused_without_harm(unbroken, tmp_path):
     path = shutil.copytree(unbroken[0], tmp_path / "run")
     (path / "metrics.csv").write_text("step,y\n0,1.0\n")

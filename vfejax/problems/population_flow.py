@@ -5,12 +5,14 @@ they meet. Any other integrator of :mod:`vfejax.dynamics` takes the same energy 
 as ``velocity_verlet(energy_fn, 0.01, mass)``.
 
 Sampling instead of descending. A sampler of another library takes ``-energy_fn`` as its log
-density, and three things go wrong silently:
+density, and four things go wrong silently (``examples/posterior_sampling.py`` does it right):
 
 - Priors are leaves of the coordinates, too. Close over them (vary ``x.belief`` alone), or the
   sampler moves the priors towards the beliefs.
 - A density of beliefs becomes one of coordinates by the Jacobian of ``population.constrain``: add
   the sum of the diagonal of ``factor`` for a density of Cholesky factors.
+- The triangle of ``factor`` above the diagonal has no effect, so ``exp(-F)`` cannot be normalised
+  along it. Sample the lower triangle.
 - The free energy is no log density of frames: turning all of them together changes nothing, so
   ``phi`` has directions along which ``exp(-F)`` cannot be normalised. Sample frames relative to one
   that is held fixed, or leave them out.

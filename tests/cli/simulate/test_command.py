@@ -261,6 +261,48 @@ def test_hamiltonian_run_keeps_its_energy(flags, rounding, tmp_path):
     ] == pytest.approx(drift)
 
 
+def test_the_mass_of_the_beliefs_keeps_the_energy_or_ends_in_one_error(refused, tmp_path):
+    """A step that is too long is not solved, and a shorter one from the checkpoint is."""
+    out = tmp_path / "run"
+    flags = ["--dynamics", "hamiltonian", "--mass", "belief", "--quiet"]
+    advice = ("did not converge at step", "--resume", "smaller --step-size", str(out))
+    refused(out, [*TINY, *flags, "--step-size", "0.5"], *advice)
+    assert main(["simulate", "--out", str(out), "--resume", "--quiet", "--step-size", "0.002"]) == 0
+    metrics = read_metrics(out)
+    assert metrics["step"].tolist() == [0, 2, 4]
+    assert metrics["kinetic"][-1] > 1.0
+    drift = np.abs(metrics["hamiltonian"] - metrics["hamiltonian"][0]).max()
+    assert drift < 1e-2 * metrics["kinetic"][-1]
+    # The tolerance of float32, eps^(3/4).
+    assert 0 < metrics["solver_residual"].max() < 7e-6
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["largest_solver_residual"] == metrics["solver_residual"].max()
+    initial, final = (
+        population_arrays.load_npz(out / f"{name}.npz") for name in ("initial", "final")
+    )
+    np.testing.assert_array_equal(initial["mu_p"], final["mu_p"])
+    assert not np.array_equal(initial["phi"], final["phi"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--scheme midpoint --friction 1 --precision float64",
+        "--base ring --grid 3 --support smooth --support-radius 2.5 --masses.frames 300",
+    ],
+)
+def test_other_schemes_and_fields_move_with_the_mass_of_the_beliefs(flags, tmp_path):
+    out = tmp_path / "run"
+    inertia = ("--dynamics", "hamiltonian", "--mass", "belief", "--step-size", "0.001")
+    assert _run(out, *inertia, *flags.split()) == 0
+    metrics = read_metrics(out)
+    chex.assert_tree_all_finite(metrics)
+    change = metrics["hamiltonian"] - metrics["hamiltonian"][0]
+    friction = "--friction" in flags
+    assert (change[-1] < 0) if friction else np.abs(change).max() < 1e-2 * metrics["kinetic"][-1]
+
+
 # One's own data.
 
 
@@ -401,6 +443,16 @@ def test_values_out_of_range_are_refused_by_flag(name, value, refused, tmp_path)
         ("--grid 3", ("--grid 3", "point", "needs no points")),
         ("--observation-matrix c.csv", ("--observation-matrix", "c.csv", "without --observations")),
         ("--seed -1", ("--seed -1", "at least 0")),
+        ("--mass belief", ("--mass belief", "without --dynamics hamiltonian")),
+        ("--scheme midpoint", ("--scheme midpoint", "without --mass belief")),
+        (
+            "--dynamics hamiltonian --mass belief --scheme yoshida4",
+            ("--scheme yoshida4", "verlet or midpoint with --mass belief"),
+        ),
+        (
+            "--dynamics hamiltonian --mass belief --masses.belief-cov 3",
+            ("--masses.belief-cov 3", "left out with --mass belief"),
+        ),
         ("--temperature 1e-300", ("--temperature 1e-300", "1.2e-38")),
         ("--agents 2000000000", ("GiB", "--agents, --irreps or --grid")),
         ("--base ring --grid 2000000000", ("GiB", "--agents, --irreps or --grid")),
