@@ -117,6 +117,7 @@ def test_recoil_makes_who_is_listened_to_heavier():
     np.testing.assert_allclose(mass[:, 0, 0], expected, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_sums_of_attention_are_those_of_its_matrix(field):
     """In blocks of any size, forwards and in the gradient."""
     population, _ = field

@@ -20,11 +20,6 @@ from vfejax.dynamics.rollout import rollout
 SCHEMES = {"leapfrog": generalized_leapfrog, "midpoint": implicit_midpoint}
 SOLVERS = {"iteration": fixed_point(), "newton": newton_krylov()}
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-each_scheme_once = pytest.mark.parametrize(
-    "scheme",
-    [generalized_leapfrog, pytest.param(implicit_midpoint, marks=pytest.mark.slow)],
-    ids=SCHEMES,
-)
 each_kind = pytest.mark.parametrize(
     "kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"]
 )
@@ -223,7 +218,8 @@ def test_one_hamiltonian_function_is_the_sum_of_its_parts(scheme):
     np.testing.assert_allclose(split.total, split.potential + split.kinetic, rtol=1e-15)
 
 
-@each_scheme_once
+@pytest.mark.slow
+@each_scheme
 def test_newton_finds_what_the_iteration_finds(scheme):
     start = begin(*start_of(np.float64))
     found, newton = (advance(scheme, SOLVERS[name], 5, 0.2, 0.1, start) for name in SOLVERS)
@@ -269,7 +265,8 @@ def test_a_nan_stays_and_stops_the_solver(scheme):
     assert info.iterations <= 2
 
 
-@each_scheme_once
+@pytest.mark.slow
+@each_scheme
 def test_derivatives_go_through_a_step(scheme):
     """By the implicit function theorem, forwards and backwards, also of what the energies close
     over.
@@ -292,7 +289,8 @@ def test_derivatives_go_through_a_step(scheme):
     np.testing.assert_allclose(backwards, forwards, rtol=1e-10)
 
 
-@each_scheme_once
+@pytest.mark.slow
+@each_scheme
 def test_a_batch_is_a_stack_of_single_steps(scheme):
     """Each member stops on its own, so its result does not depend on its neighbours."""
     scale = np.array([0.0, 0.5, 1.5])

@@ -37,6 +37,7 @@ def test_two_agents_return_over_critically_and_underdamped(example):
     assert over[-1] > 10 * critical[-1]
 
 
+@pytest.mark.slow
 def test_a_push_reaches_the_third_of_a_chain_and_no_momentum_is_lost(example):
     """Against normal modes by an eigendecomposition of masses and springs."""
     dt, num = 0.02, 250

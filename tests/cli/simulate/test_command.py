@@ -14,10 +14,12 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny_run import TINY
 
+from vfejax.agents import inertia
 from vfejax.agents.population import Population, unconstrain
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.cli import options as configuration
@@ -261,6 +263,28 @@ def test_hamiltonian_run_keeps_its_energy(flags, rounding, tmp_path):
     ] == pytest.approx(drift)
 
 
+def test_an_implicit_step_that_is_not_solved_ends_in_one_error(refused, tmp_path, monkeypatch):
+    """With a mass of the mean alone that compiles quickly; the next test has the real one."""
+
+    def light(energy_fn, kinetic_fn, group, step_size, friction, *, scheme, has_aux):
+        def kinetic(x, p):
+            squares = jnp.sum(p.belief.mean**2, axis=-1)
+            return 5e-3 * jnp.sum(squares * (1 + jnp.sum(x.belief.mean**2, axis=-1)))
+
+        def held(x):
+            return energy_fn(inertia.hold(x, "prior", "phi"))
+
+        return scheme(held, kinetic, step_size, friction, has_aux=has_aux)
+
+    monkeypatch.setattr(simulate_problem, "inertial_flow", light)
+    out = tmp_path / "run"
+    flags = ["--dynamics", "hamiltonian", "--mass", "belief", "--quiet", "--step-size", "50"]
+    advice = ("did not converge at step", "--resume", "smaller --step-size", str(out))
+    refused(out, [*TINY, *flags], *advice)
+    assert read_metrics(out)["solver_residual"].tolist() == [0.0]
+
+
+@pytest.mark.slow
 def test_the_mass_of_the_beliefs_keeps_the_energy_or_ends_in_one_error(refused, tmp_path):
     """A step that is too long is not solved, and a shorter one from the checkpoint is."""
     out = tmp_path / "run"
