@@ -221,6 +221,21 @@ def test_errors_name_the_argument():
         ring.ring(mesh, "data")
     with pytest.raises(ValueError, match=r"batch_axis must be one of the mesh's .* got 'data'"):
         ring.ring(mesh, "sequence", batch_axis="data")
+    with pytest.raises(ValueError, match="batch_axis must be another axis than that of the seq"):
+        ring.ring(mesh, "sequence", batch_axis="sequence")
+    explicit = jax.make_mesh(
+        (1,), ("sequence",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:1]
+    )
+    with pytest.raises(ValueError, match="axis 'sequence' must be of type Auto, got Explicit"):
+        ring.ring(explicit, "sequence")
+    with pytest.raises(ValueError, match=r"the 1 devices of 'sequence' must divide the .* got 0"):
+        toroidal_attention(
+            *(x[:, :0],) * 3,
+            depth=1,
+            slope=None,
+            circumference=6,
+            method=ring.ring(mesh, "sequence"),
+        )
     with pytest.raises(ValueError, match="tile must divide the 6 places of a device, got 4"):
         toroidal_attention(
             *(x, x, x),

@@ -161,6 +161,14 @@ def test_half_precision_is_summed_in_single(rng):
     chex.assert_trees_all_close(answer.values.astype("f"), single.values, rtol=0, atol=2**-6)
 
 
+def test_a_chunk_may_hold_no_token(rng):
+    tokens = arrays(rng, 1)
+    state, none = STREAM.init(tokens), tuple(x[:, :0] for x in tokens)
+    after, answer = jax.eval_shape(STREAM.step, state, none)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    chex.assert_shape(answer.values, (BATCH, 0, HEADS, CHANNELS + 1))
+
+
 def bases(rng, group, rank, value_rank=None, value_channels=CHANNELS + 1):
     """Random orthonormal columns."""
     turn = lambda size: np.linalg.qr(rng.normal(size=(group, size, size)))[0]  # noqa: E731
@@ -189,6 +197,35 @@ def test_a_latent_state_of_full_rank_is_exact(form, rng):
     chex.assert_trees_all_close(answer.values, expected.values, rtol=0, atol=1e-14)
     assert np.max(answer.info.total_variation) < 1e-14
     assert np.max(answer.info.value_error) < 1e-14
+
+
+def test_a_state_can_be_donated_and_another_compression_is_refused(rng):
+    tokens, full = arrays(rng, 1), bases(rng, HEADS, CHANNELS)
+    options = {"depth": 2, "slope": None, "circumference": RING, "window": 2}
+    state = streaming.axial_latent(Compression(*full, 3), **options).init(tokens)
+    leaves = jax.tree.leaves(state)
+    pointers = {x.unsafe_buffer_pointer() for x in leaves if x.size}
+    assert len(pointers) == sum(x.size > 0 for x in leaves)
+    for basis, horizon in ((full[0], 4), (full[0][..., :2], 3)):
+        other = streaming.axial_latent(Compression(basis, full[1], horizon), **options)
+        with pytest.raises(ValueError, match=r"state must hold a past of .*, got 3 in 3 and 4"):
+            other.step(state, tokens)
+
+
+@pytest.mark.slow  # another compilation; the window forgets by default
+def test_a_nan_leaves_a_compressed_past_with_its_token(rng):
+    query, key, value = arrays(rng, 12)
+    bad = (query, key, value.at[0, 2].set(jnp.nan))
+    stream = streaming.axial_latent(
+        Compression(*bases(rng, HEADS, CHANNELS), horizon=2),
+        depth=2,
+        slope=1.0,
+        circumference=RING,
+        window=3,
+    )
+    answer, _ = decode(stream, bad, (1,) * 12)
+    assert np.isnan(answer.values[0]).any(axis=(1, 2)).nonzero()[0].tolist() == [2, 3, 4, 5, 6]
+    assert not np.isnan(answer.values[1]).any()
 
 
 # 14 tokens on 2 platters, of many sequences.
@@ -301,6 +338,8 @@ def test_a_chunk_that_does_not_fit_the_state_is_refused():
             stream.step(state, bad)
     with pytest.raises(ValueError, match="state must be of a window of 5 with 1 platters"):
         window("axial", slope=None).step(state, TOKENS)
+    with pytest.raises(ValueError, match="state must have 2 sinks, got one with 0"):
+        window("joint", slope=None, sinks=2).step(state, TOKENS)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ __all__ = [
     "LatentState",
     "Leaving",
     "check_compression",
+    "check_past",
     "empty",
     "leaving",
     "principal_basis",
@@ -222,9 +223,29 @@ def empty(compression: Compression, reach: Reach, tokens: Tokens) -> LatentState
             )
     shape = (batch, group, compression.horizon, reach.depth)
     real = at_least_float32(tokens.query.dtype)
-    lost = jnp.zeros(shape, real)
     keys, values = (jnp.zeros((*shape, basis.shape[2]), real) for basis in bases.values())
-    return LatentState(window, Latent(keys, values, lost, lost))
+    # Two arrays, not one twice: a state can be donated.
+    return LatentState(window, Latent(keys, values, jnp.zeros(shape, real), jnp.zeros(shape, real)))
+
+
+def check_past(compression: Compression, state: LatentState) -> None:
+    """Raise ValueError unless a state holds a past that was compressed in this way.
+
+    >>> from vfejax.geometry.torus import circular_distance
+    >>> reach, full = Reach(1, 1, None, 8, 4, 0, circular_distance), jnp.eye(3)[None]
+    >>> state = empty(Compression(full, full, 2), reach, Tokens(*(jnp.ones((1, 1, 1, 3)),) * 3))
+    >>> check_past(Compression(full[..., :2], full, 4), state)
+    Traceback (most recent call last):
+    ValueError: state must hold a past of 4 tokens in 2 and 3 channels, got 2 in 3 and 3
+    """
+    bases = compression.key_basis, compression.value_basis
+    needed = compression.horizon, *(basis.shape[2] for basis in bases)
+    got = state.past.keys.shape[2], state.past.keys.shape[4], state.past.values.shape[4]
+    if got != needed:
+        raise ValueError(
+            "state must hold a past of {} tokens in {} and {} channels, ".format(*needed)
+            + "got {} in {} and {}".format(*got)
+        )
 
 
 def _compress(x: Array, basis: Array) -> tuple[Array, Array]:
@@ -302,7 +323,11 @@ def read(
         lost = _largest(kept.lost_keys, allowed), _largest(kept.lost_values, allowed)
         return read, allowed, *lost
 
-    old = part(state.past, held_places(position - jnp.asarray(reach.window, here.dtype), horizon))
+    at = held_places(position - jnp.asarray(reach.window, here.dtype), horizon)
+    # What leaves with the first query of the chunk may be a NaN, which its weight 0 does not stop.
+    stays = (position[:, None] - at - reach.window < horizon)[:, None, :, None, None]
+    past = state.past._replace(values=jnp.where(stays, state.past.values, 0.0))
+    old = part(past, at)
     new = part(left.tokens, left.places)
     joined = combine(old[0], new[0])
     basis = cast_like(compression.value_basis, joined.values)

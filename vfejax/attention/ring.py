@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from vfejax.attention import tiles
 from vfejax.attention.pattern import Pattern, columns, rows
@@ -136,8 +136,8 @@ def ring(
         differentiates in reverse mode.
 
     Raises:
-        ValueError: for an axis that the mesh does not have, and when called, for sizes that do not
-            divide.
+        ValueError: for an axis that the mesh does not have or that is not of type Auto, and when
+            called, for sizes that do not divide.
 
     >>> from vfejax.attention.toroidal import toroidal_attention
     >>> mesh = jax.make_mesh((1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -148,9 +148,7 @@ def ring(
     ... ).shape
     (1, 4, 2, 3)
     """
-    for name, given in (("axis", axis), ("batch_axis", batch_axis)):
-        if given is not None and given not in mesh.shape:
-            raise ValueError(f"{name} must be one of the mesh's {tuple(mesh.shape)}, got {given!r}")
+    _check_mesh(mesh, axis, batch_axis)
 
     def method(query: Array, key: Array, value: Array, pattern: Pattern) -> Array:
         layout = _layout(mesh, axis, batch_axis, tile, pattern)
@@ -165,11 +163,24 @@ def ring(
     return method
 
 
+def _check_mesh(mesh: Mesh, axis: str, batch_axis: str | None) -> None:
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    for name, given in (("axis", axis), ("batch_axis", batch_axis)):
+        if given is None:
+            continue
+        if given not in kinds:
+            raise ValueError(f"{name} must be one of the mesh's {tuple(mesh.shape)}, got {given!r}")
+        if kinds[given] != AxisType.Auto:
+            raise ValueError(f"{name} {given!r} must be of type Auto, got {kinds[given].name}")
+    if axis == batch_axis:
+        raise ValueError(f"batch_axis must be another axis than that of the sequence, got {axis!r}")
+
+
 def _layout(
     mesh: Mesh, axis: str, batch_axis: str | None, tile: int | None, pattern: Pattern
 ) -> _Layout:
     devices, n = mesh.shape[axis], pattern.query_places.shape[1]
-    if n % devices:
+    if n % devices or not n:
         raise ValueError(f"the {devices} devices of {axis!r} must divide the sequence, got {n}")
     local = n // devices
     size = local if tile is None else tile

@@ -25,8 +25,8 @@ Cost. A chunk of n tokens takes ``n (w + n)`` products of a query and a key per 
 (``D^2`` times as many in joint attention) and memory for as many logits. Neither depends on the
 tokens read before. Counts are int32: a sequence has at most 2^31 - 1 tokens.
 
-NaN. A NaN makes NaN of what its own sequence answers while it stands in the window. In a chunk it
-reaches the queries before it as well.
+NaN. A NaN makes NaN of what its own sequence answers while it stands in the window, or in the
+compressed past. A chunk that reads it anywhere is NaN from its first query to its last.
 """
 
 from collections.abc import Callable
@@ -267,6 +267,7 @@ def _compressed(reach: Reach, compression: Compression) -> Stream:
     def step(state: LatentState, tokens: tuple[Array, Array, Array]) -> tuple[LatentState, Answer]:
         chunk = Tokens(*tokens)
         check_chunk(reach, state.window, chunk)
+        latent.check_past(compression, state)
         leaving = latent.leaving(compression, reach, state, chunk)
         behind, info = latent.read(compression, reach, state, chunk, leaving)
         values = finish(combine(read(reach, state.window, chunk), behind))

@@ -253,6 +253,8 @@ def check_chunk(reach: Reach, state: WindowState, tokens: Tokens) -> None:
                 f"state must be of a window of {reach.window} with {reach.depth} platters that "
                 f"meet, got {slots} with {platters}"
             )
+        if (sinks := state.pinned[0].shape[2]) != reach.sinks:
+            raise ValueError(f"state must have {reach.sinks} sinks, got one with {sinks}")
         heads = platters * group
         if (new.shape[0], *new.shape[2:]) != (batch, heads, channels) or new.dtype != held.dtype:
             raise ValueError(
@@ -285,7 +287,7 @@ def read(reach: Reach, state: WindowState, tokens: Tokens) -> Average:
         return average(query, keys, values, pattern_of(reach, tokens.query, here, at, allowed))
 
     # What leaves with the first query of the chunk may be a NaN, which its weight 0 does not stop.
-    stays = (here[:, :1] - ring < reach.window)[:, None, :, None, None]
+    stays = (state.position[:, None] - ring < reach.window)[:, None, :, None, None]
     (keys, values), pinned = state.ring, state.pinned
     values = jnp.where(stays, values, jnp.zeros((), values.dtype))
     # The ring also holds pinned tokens for a while; they are read from their pin.

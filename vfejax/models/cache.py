@@ -27,8 +27,8 @@ def empty(shape: tuple[int, int, int, int, int], dtype: jax.typing.DTypeLike) ->
     >>> empty((2, 1, 8, 4, 16), jnp.float32).keys.shape
     (2, 1, 8, 4, 16)
     """
-    zeros = jnp.zeros(shape, dtype)
-    return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
+    # Two arrays, not one twice: a cache can be donated.
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((), jnp.int32))
 
 
 def append(

@@ -155,10 +155,12 @@ class Phi(nnx.Module):
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config
         shape = (batch_size, self.max_length, config.kv_heads, config.head_dim)
-        zeros = tuple(
-            jnp.zeros((len(segment.layers), *shape), self.dtype) for segment in segments(config)
-        )
-        return Memory(zeros, zeros, jnp.zeros((), jnp.int32))
+
+        def zeros() -> tuple[Array, ...]:
+            layers = (len(segment.layers) for segment in segments(config))
+            return tuple(jnp.zeros((number, *shape), self.dtype) for number in layers)
+
+        return Memory(zeros(), zeros(), jnp.zeros((), jnp.int32))
 
     def read(self, state: Memory, tokens: Array) -> tuple[Array, Memory]:
         """Logits ``[b, v]`` after further tokens ``[b, n]`` of each sequence, and the memory with
