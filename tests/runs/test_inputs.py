@@ -31,6 +31,14 @@ def given(tmp_path):
     }
 
 
+def test_a_missing_file_of_a_directory_is_named(tmp_path):
+    files = inputs.Files(tmp_path, ("config.json", "model.safetensors"))
+    (tmp_path / "config.json").touch()
+    missing = pytest.raises(UserError, match=r"--phi .*model\.safetensors: does not exist")
+    with run_directory.create(tmp_path / "run", {}) as run, missing:
+        inputs.record(run, {"phi": files})
+
+
 def test_unchanged_inputs_pass_from_any_folder_and_after_a_move(run, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs.record(run, {**given, "observations": "a.csv"})

@@ -19,6 +19,7 @@ from vfejax.errors import UserError
 __all__ = ["checkpoint_files", "read_json", "read_tensors", "write_tensors"]
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MOST_NAMED = 8  # tensors in a message
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -62,9 +63,9 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     directory = Path(directory)
     single, index = directory / _FILE, directory / _INDEX
-    if single.exists():
+    if os.path.exists(single):  # not Path.exists, which raises where a folder may not be searched
         return dict(_entries(single))
-    if not index.exists():
+    if not os.path.exists(index):
         with read_errors(directory):
             os.listdir(directory)
         raise UserError(f"{directory} has no {_FILE} and no {_INDEX}; give a directory that has")
@@ -79,7 +80,7 @@ def checkpoint_files(directory: str | os.PathLike) -> list[str]:
     """
     directory = Path(directory)
     index = directory / _INDEX
-    if (directory / _FILE).exists() or not index.exists():
+    if os.path.exists(directory / _FILE) or not os.path.exists(index):
         return ["config.json", _FILE]
     return ["config.json", _INDEX, *sorted(set(_places(index).values()))]
 
@@ -88,14 +89,17 @@ def _sharded(index: Path) -> dict[str, np.ndarray]:
     """The arrays that an index names, each from the file it says."""
     places = _places(index)
     found: dict[str, np.ndarray] = {}
-    for name in sorted(set(places.values())):
-        found |= _entries(index.with_name(name))
-    lost = sorted(name for name in places if name not in found)
-    if lost:
-        raise UserError(
-            f"{index} names {', '.join(lost)}, which {places[lost[0]]} does not hold; put the "
-            "original files back"
-        )
+    for file in sorted(set(places.values())):
+        held = dict(_entries(index.with_name(file)))
+        lost = sorted(name for name, place in places.items() if place == file and name not in held)
+        if lost:
+            more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+            raise UserError(
+                f"{index} names {', '.join(lost[:_MOST_NAMED])}{more}, which {file} does not hold; "
+                "put the original files back"
+            )
+        # A copy in another file than the index says does not count.
+        found |= {name: array for name, array in held.items() if places.get(name, file) == file}
     return found
 
 
@@ -103,7 +107,8 @@ def _places(index: Path) -> dict[str, str]:
     """The file of every tensor, by name, as an index says."""
     places = read_json(index).get("weight_map")
     plain = isinstance(places, dict) and all(
-        isinstance(name, str) and name == os.path.basename(name) for name in places.values()
+        isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..")
+        for name in places.values()
     )
     if not isinstance(places, dict) or not plain:
         raise UserError(
@@ -120,13 +125,23 @@ def _entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         path.stat()
         try:
             with library.safe_open(path, framework="np") as opened:
-                names = opened.keys()
-                yield from ((name, opened.get_tensor(name)) for name in names)
-        except (library.SafetensorError, KeyError, AttributeError, TypeError) as error:
+                for name in opened.keys():  # noqa: SIM118 (not a dict)
+                    yield name, _array(opened, name, path)
+        except library.SafetensorError as error:
             raise UserError(
                 f"{path} is damaged, incomplete or no safetensors file ({one_line(error)}); "
                 "fetch it again"
             ) from error
+
+
+def _array(opened: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return opened.get_tensor(name)
+    except (KeyError, AttributeError, TypeError) as error:  # as versions of the library say it
+        raise UserError(
+            f"{path} holds {name} in a type of numbers that NumPy does not have "
+            f"({one_line(error)}); convert the checkpoint to float32 or bfloat16"
+        ) from error
 
 
 def write_tensors(

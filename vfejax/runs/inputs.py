@@ -141,10 +141,14 @@ def _describe(option: str, value: Input) -> dict[str, Any]:
         return {"path": value.name, "files": {"": entry}}
     check_readable({option: value})
     path = Path(os.path.abspath(value.directory if isinstance(value, Files) else value))
+    if isinstance(value, Files):
+        files = {}
+        for name in value.names:
+            with read_errors(f"--{option} {path / name}:"):
+                files[name] = _digest(path / name)
+        return {"path": str(path), "files": files}
     with read_errors(f"--{option} {path}:"):
-        if isinstance(value, Files):
-            files = {name: _digest(path / name) for name in value.names}
-        elif path.is_dir():
+        if path.is_dir():
             names = sorted(name for name in os.listdir(path) if _is_part(path / name))
             files = {name: _digest(path / name) for name in names}
         else:

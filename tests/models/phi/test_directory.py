@@ -111,6 +111,10 @@ def _integers(tensors):
     tensors["lm_head.bias"] = np.zeros(19, np.int32)
 
 
+def _spoil(tensors):
+    tensors["model.final_layernorm.bias"] = np.full(16, np.nan, np.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "pieces"),
     [
@@ -118,6 +122,7 @@ def _integers(tensors):
         (_add, ["no place for: model.layers.2.mlp.fc1.bias;"]),
         (_reshape, ["0.self_attn.q_proj.weight [16, 8] in place of [16, 16]"]),
         (_integers, ["no floating numbers: lm_head.bias"]),
+        (_spoil, ["NaN or infinite numbers in model.final_layernorm.bias"]),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
@@ -147,7 +152,13 @@ def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
             {"rope_parameters": {"partial_rotary_factor": 0.75}},
             "partial_rotary_factor must be a share of the 4 channels",
         ),
+        # transformers lets this key decide where a file has both.
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type must be 'default'"),
         ({"num_hidden_layers": 3}, "lacks model.layers.2"),
+        (
+            {"vfejax_swapped_attention": {"0": {"encoding": "geometric", "circumference": 1}}},
+            "circumference must be from 2 to",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_named(copied, changes, message):
@@ -174,6 +185,8 @@ def test_damaged_and_missing_files_are_named(copied):
         ("[]", "holds no JSON object"),
         ("{}", "'weight_map' must say"),
         ('{"weight_map": {"lm_head.bias": "../x.safetensors"}}', "'weight_map' must say"),
+        ('{"weight_map": {"x": ""}}', "'weight_map' must say"),
+        ('{"weight_map": {"x": ".."}}', "'weight_map' must say"),
         ('{"weight_map": {"x": "model-00001-of-00004.safetensors"}}', "names x, which"),
     ):
         index.write_text(content)
@@ -187,6 +200,47 @@ def test_damaged_and_missing_files_are_named(copied):
     (directory / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         phi.load(directory)
+
+
+def test_numbers_of_a_type_that_numpy_does_not_have_are_no_damage(copied):
+    header = b'{"head": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}'
+    content = struct.pack("<Q", len(header)) + header + b"ab"
+    directory = copied()
+    (directory / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"holds head in a type of numbers .*; convert the check"):
+        phi.load(directory)
+
+
+def test_every_tensor_comes_from_the_file_that_the_index_says(copied, checkpoint):
+    directory = copied("grouped")
+    places = json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
+    name, place = next(iter(places.items()))
+    other = next(directory / file for file in places.values() if file != place)
+    held = read_tensors(checkpoint("grouped").directory)
+    own = {tensor: held[tensor] for tensor, file in places.items() if file == other.name}
+    write_tensors(other, own | {name: 0 * held[name]})
+    _, params = phi.load(directory)
+    chex.assert_trees_all_equal(params, checkpoint("grouped").params)
+    places[name] = other.name
+    write_tensors(other, own)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match=f"names {name}, which {other.name} does not hold"):
+        phi.load(directory)
+
+
+def test_a_place_that_cannot_be_written_or_read_is_named(checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    plain = checkpoint("plain")
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        phi.save(tmp_path / "file", plain.model, plain.params)
+    with pytest.raises(UserError, match=r"cannot read .*file"):
+        read_tensors(tmp_path / "file")
+
+
+def test_memories_can_be_donated(checkpoint):
+    plain = checkpoint("plain")
+    memory = jax.tree.leaves(plain.model.init_decode(plain.params, 1))
+    assert len({x.unsafe_buffer_pointer() for x in memory}) == len(memory)
 
 
 def test_a_length_beyond_the_options_is_refused(checkpoint):

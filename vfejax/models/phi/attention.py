@@ -15,7 +15,7 @@ from vfejax.models.blocks import attend
 from vfejax.models.phi.config import PhiConfig, Toroidal
 from vfejax.types import Array
 
-__all__ = ["Mixer", "causal", "first_fusion", "mixer", "toroidal"]
+__all__ = ["Mixer", "causal", "check_encodings", "first_fusion", "mixer", "toroidal"]
 
 _DISTANCES = {"circular": circular_distance, "linear": linear_distance}
 
@@ -120,6 +120,17 @@ def toroidal(config: PhiConfig, options: Toroidal) -> Mixer:
         return jnp.moveaxis(answer, 1, 3).reshape(query.shape)
 
     return Mixer(turn, whole, read)
+
+
+def check_encodings(config: PhiConfig) -> None:
+    """Raise ValueError for a swapped attention whose encoding has no room on its ring or in the
+    channels that turn.
+
+    Args:
+        config: the options of the model.
+    """
+    for options in filter(None, config.swapped):
+        toroidal(config, options)
 
 
 def _flat(x: Array, depth: int) -> Array:

@@ -18,7 +18,7 @@ from vfejax.models.phi.config import PhiConfig, Segment, segments
 from vfejax.numerics import common_dtype
 from vfejax.types import Array, PyTree
 
-__all__ = ["Slot", "slots", "to_params", "to_tensors"]
+__all__ = ["Slot", "check_finite", "slots", "to_params", "to_tensors"]
 
 _MATRICES = {
     "query": "self_attn.q_proj",
@@ -130,6 +130,18 @@ def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
             place = place.setdefault(key, {})
         place[slot.path[-1]] = _joined(slot, tensors)
     return params
+
+
+def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError naming the tensors with a number that is NaN or infinite: a model with one
+    writes nothing but its first token, without a word.
+
+    >>> check_finite({"norm": np.ones(2), "head": np.array([1.0, np.nan])})
+    Traceback (most recent call last):
+    ValueError: the checkpoint has NaN or infinite numbers in head
+    """
+    strange = [name for name, array in tensors.items() if not np.all(np.isfinite(array))]
+    _refuse("has NaN or infinite numbers in", strange)
 
 
 def _refuse(what: str, names: Sequence[str]) -> None:

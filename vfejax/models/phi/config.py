@@ -313,8 +313,9 @@ def _rotary(mapping: Mapping[str, Any], head_dim: int) -> tuple[float, int]:
     scaling = mapping.get("rope_scaling")
     _require(scaling is None or isinstance(scaling, Mapping), "rope_scaling", "an object", scaling)
     said = {**mapping, **(scaling or {}), **(nested or {})}
-    kind = said.get("rope_type", said.get("type", "default"))
-    _require(kind == "default", "rope_type", "'default', the positions as they are", kind)
+    for part in (scaling or {}, nested or {}):  # neither may scale positions, whichever counts
+        kind = part.get("rope_type", part.get("type", "default"))
+        _require(kind == "default", "rope_type", "'default', the positions as they are", kind)
     base, share = said.get("rope_theta", 10_000.0), said.get("partial_rotary_factor", 0.5)
     _require(_is_number(base) and 0 < base < float("inf"), "rope_theta", "a positive number", base)
     _require(

@@ -12,10 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from vfejax.data.files import atomic_write, one_line
+from vfejax.data.files import atomic_write, one_line, write_errors
 from vfejax.data.tensors import read_json, read_tensors, write_tensors
 from vfejax.errors import UserError
-from vfejax.models.phi.checkpoint import to_params, to_tensors
+from vfejax.models.phi.attention import check_encodings
+from vfejax.models.phi.checkpoint import check_finite, to_params, to_tensors
 from vfejax.models.phi.config import PhiConfig, Swap, from_json, to_json
 from vfejax.models.phi.model import build
 from vfejax.models.phi.swap import swap_attention
@@ -38,6 +39,7 @@ def read_config(directory: str | os.PathLike, length: int | None = None) -> PhiC
     path = Path(directory) / "config.json"
     try:
         config = from_json(read_json(path))
+        check_encodings(config)
     except ValueError as error:
         raise UserError(f"{path}: {one_line(error)}; give a directory of a Phi model") from error
     if length is None:
@@ -70,11 +72,13 @@ def load(
 
     Raises:
         UserError: naming the file and the reason: a missing, damaged or incomplete file, another
-            architecture, and tensors that are missing, misshapen, or without a place.
+            architecture, and tensors that are missing, misshapen, without a place, or not finite.
     """
     config = read_config(directory, length)
+    tensors = read_tensors(directory)
     try:
-        params = to_params(config, read_tensors(directory))
+        params = to_params(config, tensors)
+        check_finite(tensors)
     except ValueError as error:
         raise UserError(
             f"{os.fspath(directory)}: {error}; give a directory whose config.json and tensors "
@@ -127,7 +131,8 @@ def save(directory: str | os.PathLike, model: SequenceModel, params: PyTree) -> 
     """
     directory = Path(directory)
     tensors = to_tensors(model.config, params)
-    directory.mkdir(parents=True, exist_ok=True)
+    with write_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(to_json(model.config), indent=2)
     atomic_write(directory / "config.json", text + "\n")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.models.phi.attention import first_fusion, toroidal
+from vfejax.models.phi.attention import check_encodings, first_fusion
 from vfejax.models.phi.checkpoint import slots, to_params, to_tensors
 from vfejax.models.phi.config import Toroidal, segments, with_swapped
 from vfejax.models.phi.model import build
@@ -71,8 +71,7 @@ def swap_attention(
     kinds = config.swapped or (None,) * config.layers
     kinds = [options if layer in chosen else kind for layer, kind in enumerate(kinds)]
     swapped = with_swapped(config, kinds)
-    for kind in filter(None, swapped.swapped):
-        toroidal(swapped, kind)  # refuses an encoding without room
+    check_encodings(swapped)
     tensors = to_tensors(config, params)
     prefixes = {layer: f"model.layers.{layer}." for layer in chosen}
     names = {name for name in tensors if name.startswith(tuple(prefixes.values()))}
