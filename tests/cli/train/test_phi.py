@@ -143,6 +143,11 @@ def test_a_changed_model_is_noticed(finished, pretrained, tmp_path, refused):
     refused(out, flags, "--phi", "model.safetensors: changed since", command="train")
 
 
+def test_a_tokenizer_that_the_run_was_not_made_with_is_refused(finished, pretrained, refused):
+    flags = ["--resume", "--tokenizer", pretrained / "text.txt"]
+    refused(finished, flags, "--tokenizer: the run in", "made without it", command="train")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -156,6 +161,10 @@ def test_a_changed_model_is_noticed(finished, pretrained, tmp_path, refused):
         (
             ["--phi", "PHI", "--length", "8", "--swap.layers", "0", "5"],
             "layers must be numbers from 0 to 1, got 5",
+        ),
+        (
+            ["--phi", "PHI", "--length", "8", "--swap.circumference", "6"],
+            "--swap.circumference 6: must be at least --length 8",
         ),
         (["--phi", "PHI", "--length", "25"], "the model reads 1 to 24 tokens, not 25"),
         (["--phi", "PHI", "--synthetic.kind", "uniform"], "none when --phi is given"),

@@ -9,6 +9,7 @@ from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.models.phi import directory
 from vfejax.runs import inputs as run_inputs
+from vfejax.runs.directory import read_config
 
 __all__ = ["named_inputs", "train_corpus"]
 
@@ -24,7 +25,13 @@ def named_inputs(config: TrainConfig, run: Path) -> run_inputs.Inputs:
     text = run_inputs.help_topics() if config.text is None else config.text
     if config.phi is not None:
         names = tuple(checkpoint_files(config.phi))
-        tokenizer = None if is_copied else config.tokenizer
+        # One that is named anew has to be the one that the run has a copy of.
+        is_own = (
+            config.resume
+            and is_copied
+            and str(config.tokenizer) == read_config(run).get("tokenizer")
+        )
+        tokenizer = None if is_own else config.tokenizer
         return {
             "text": text,
             "phi": run_inputs.Files(config.phi, names),

@@ -65,6 +65,12 @@ def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
         model, params = load_swapped(config.phi, config.swap, config.length, config.compute)
     except ValueError as error:
         raise UserError(f"--swap: {error}") from error
+    ring = config.swap.circumference
+    if ring is not None and ring < config.length:
+        raise UserError(
+            f"--swap.circumference {ring}: must be at least --length {config.length}: a ring has "
+            "room for as many tokens as places"
+        )
     trained = trainable(model, params)
     fixed = jax.device_get(partial.split(params, trained)[1])
     return Start(model._replace(init=lambda key: params), trained, fixed)
