@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from vfejax.errors import UserError
 
@@ -47,7 +47,8 @@ def _table(
     config_type: type[Config], mapping: Mapping[str, Any], where: str, prefix: str
 ) -> Config:
     kinds = typing.get_type_hints(config_type)
-    known = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    fields = dataclasses.fields(cast(Any, config_type))
+    known = {field.name: field for field in fields}
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         name = key.replace("-", "_")

@@ -36,8 +36,9 @@ def check_arrays(**arrays: object) -> None:
     """
     for name, x in arrays.items():
         _check_is_array(name, x)
-        if not jnp.issubdtype(x.dtype, jnp.inexact):  # type: ignore[attr-defined]
-            raise ValueError(f"{name} must be real or complex floating, got {x.dtype}")  # type: ignore[attr-defined]
+        dtype = jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"{name} must be real or complex floating, got {dtype}")
 
 
 def complex_dtype(**arrays: ArrayLike) -> jnp.dtype:
