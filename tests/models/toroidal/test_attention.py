@@ -2,6 +2,7 @@
 as ``attention_fn``.
 """
 
+import math
 from functools import partial
 
 import chex
@@ -198,6 +199,12 @@ def _other(query, key, value, pattern):
     return dense(query, key, value, pattern)
 
 
+def _decoded(batch, **options):
+    layer = _layer()
+    layer.init_cache((2, 1, DIM))
+    return layer(jnp.ones((batch, 1, DIM), jnp.float32), decode=True, **options)
+
+
 X, TOKEN = np.ones((1, LENGTH, HEADS, 4)), np.ones((1, 1, DIM))
 DROP = {"dropout_rate": 0.1, "dropout_rng": None}
 
@@ -210,6 +217,9 @@ DROP = {"dropout_rate": 0.1, "dropout_rng": None}
         (lambda: _layer(Torus(2)), "circumference"),
         (lambda: _layer(slopes=(1.0,) * 3), "slope must be a number"),
         (lambda: _layer(slopes=(0.0,)), r"slopes must be positive to be learned, got \(0.0,\)"),
+        (lambda: _layer(slopes=(-1.0,), learn_slopes=False), r"not be negative, .* got \(-1.0,\)"),
+        (lambda: _layer(slopes=(math.inf,)), r"slopes must .* finite, got \(inf,\)"),
+        (lambda: _decoded(3), r"inputs_q must hold the 2 sequences of the cache, got \(3,\)"),
         (lambda: _layer(attention_fn=print), "attention_fn must not be given"),
         (lambda: _layer()(TOKEN, decode=True), "made by init_cache"),
         (lambda: _layer()(TOKEN, decode=True, mask=X > 0), "mask must be None where it decodes"),
@@ -226,3 +236,8 @@ DROP = {"dropout_rate": 0.1, "dropout_rng": None}
 def test_misuse_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_misspelt_option_is_refused_where_it_decodes_too():
+    with pytest.raises(TypeError, match="dterministic"):
+        _decoded(2, dterministic=True)

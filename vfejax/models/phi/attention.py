@@ -78,7 +78,6 @@ def toroidal(config: PhiConfig, options: Toroidal) -> Mixer:
     """
     ring = config.length if options.circumference is None else options.circumference
     slope = options.slope or None
-    distance_fn = _DISTANCES[options.distance]
     is_joint = options.attention == "joint"
     # Inside a platter depth cancels, so that every channel is left to the sequence.
     depth = options.depth if is_joint else 1
@@ -98,8 +97,18 @@ def toroidal(config: PhiConfig, options: Toroidal) -> Mixer:
             circumference=ring,
             causal=True,
             window=options.window,
-            distance_fn=distance_fn,
+            distance_fn=_DISTANCES[options.distance],
         )
+
+    return Mixer(turn, whole, _reader(options, ring, depth, slope))
+
+
+def _reader(
+    options: Toroidal, ring: int, depth: int, slope: float | None
+) -> Callable[[Array, Array, Array, Array], Array]:
+    """``read`` of a :class:`Mixer`: the attention of tokens that come behind others. ``depth`` is
+    that of the platters that meet.
+    """
 
     def read(query: Array, keys: Array, values: Array, start: Array) -> Array:
         group = query.shape[2] // depth
@@ -110,7 +119,7 @@ def toroidal(config: PhiConfig, options: Toroidal) -> Mixer:
             mask=None,
             depth=depth,
             circumference=ring,
-            distance_fn=distance_fn,
+            distance_fn=_DISTANCES[options.distance],
             causal=True,
             window=options.window,
             is_counted=False,
@@ -119,7 +128,7 @@ def toroidal(config: PhiConfig, options: Toroidal) -> Mixer:
         answer = answer.reshape(query.shape[0], group, query.shape[1], depth, query.shape[3])
         return jnp.moveaxis(answer, 1, 3).reshape(query.shape)
 
-    return Mixer(turn, whole, read)
+    return read
 
 
 def check_encodings(config: PhiConfig) -> None:

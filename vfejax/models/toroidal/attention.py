@@ -3,6 +3,7 @@
 :mod:`vfejax.models.toroidal.function` says what differs from flax's attention.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,8 +37,8 @@ class ToroidalAttention(nnx.MultiHeadAttention):
         num_heads, in_features, qkv_features, out_features, num_kv_heads, in_kv_features: as
             ``nnx.MultiHeadAttention`` takes them.
         torus: its size, who reads whom, and how places turn queries and keys.
-        slopes: nats lost per turn of the ring: one number, one for each head of a platter, or one
-            for each head; empty for no distance bias.
+        slopes: nats lost per turn of the ring, a sequence: of one number for all heads, one for
+            each head of a platter, or one for each head; empty for no distance bias.
         learn_slopes: whether slopes learn; they stay positive then.
         fusion: how platters read each other's answers.
         rank: of a fusion that has one.
@@ -82,6 +83,8 @@ class ToroidalAttention(nnx.MultiHeadAttention):
         self.torus = torus
         if learn_slopes and not all(slope > 0 for slope in slopes):
             raise ValueError(f"slopes must be positive to be learned, got {tuple(slopes)}")
+        if not all(0 <= slope < math.inf for slope in slopes):
+            raise ValueError(f"slopes must not be negative, and finite, got {tuple(slopes)}")
         self.torus_weights = TorusWeights(
             tuple(slopes) * num_heads if len(slopes) == 1 else tuple(slopes),
             fusion,
@@ -139,6 +142,7 @@ class ToroidalAttention(nnx.MultiHeadAttention):
             return super().__call__(
                 inputs_q, inputs_k, inputs_v, mask=mask, decode=False, **options
             )
+        inspect.signature(super().__call__).bind(inputs_q, **options)  # refuses a misspelt name
         if mask is not None:
             raise ValueError(f"mask must be None where it decodes, got {mask.shape}")
         inputs_k = inputs_q if inputs_k is None else inputs_k
@@ -155,6 +159,11 @@ class ToroidalAttention(nnx.MultiHeadAttention):
         if query.shape[-3] != 1:
             raise ValueError(f"inputs_q must hold one token where it decodes, got {query.shape}")
         ring = self.cached_key[...], self.cached_value[...]
+        if math.prod(query.shape[:-3]) != ring[0].shape[0]:
+            raise ValueError(
+                f"inputs_q must hold the {ring[0].shape[0]} sequences of the cache, got "
+                f"{query.shape[:-3]}"
+            )
         queries, keys, values = (
             one_batch(shared_heads(x, self.num_heads), 3).astype(ring[0].dtype)
             for x in (query, key, value)

@@ -87,16 +87,21 @@ def attention_fn(
             method = _dropping(torus, dropout_rng, dropout_rate, broadcast_dropout)
         whom: dict[str, Any] = {"mask": mask, "positions": places, "causal": is_causal}
         if module is not None:
-            # As flax sows them: what is read of a token, on whatever platter.
-            weights = read_weights(torus, query, key, slope, **whom)
-            weights = jnp.moveaxis(jnp.sum(weights, axis=-2), 2, 1)
-            weights = weights.reshape(*batch, *weights.shape[1:])
-            module.sow(nnx.Intermediate, "attention_weights", weights)
+            _sow(module, read_weights(torus, query, key, slope, **whom), batch)
         answer = attend(torus, query, key, value, slope, method=method, **whom)
         answer = answer if fuse_fn is None else fuse_fn(answer)
         return answer.reshape(*batch, *answer.shape[1:])
 
     return apply
+
+
+def _sow(module: nnx.Module, weights: Array, batch: tuple[int, ...]) -> None:
+    """Leave weights ``[b, n, h, D, m]`` where flax does: what is read of a token, on whatever
+    platter.
+    """
+    weights = jnp.moveaxis(jnp.sum(weights, axis=-2), 2, 1)
+    weights = weights.reshape(*batch, *weights.shape[1:])
+    module.sow(nnx.Intermediate, "attention_weights", weights)
 
 
 def _check(query: Array, key: Array, value: Array, bias: Array | None) -> None:
