@@ -45,7 +45,7 @@ def _energies(infos: Any) -> dict[str, Array]:
     return columns
 
 
-def _unsolved(infos: Any) -> dict[str, Array]:
+def _unsolved(infos: Any) -> dict[str, np.ndarray]:
     """Steps whose implicit equations were not solved."""
     if not hasattr(infos, "converged"):
         return {}
