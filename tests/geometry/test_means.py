@@ -9,23 +9,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.precisions import single_by_default
 
 from vfejax.geometry import groups, irreps, means
 from vfejax.geometry.transport import frames
 
 NUM = 12
 
-# Groups whose law is tested; a new orthogonal one joins by one line.
-GROUPS = {
-    "so3(0, 1, 2)": irreps.so3((0, 1, 2)),
-    "so3(3)": irreps.so3((3,)),
-    "so(2)": irreps.so(2),
-    "so(3)": irreps.so(3),
-    "so(4)": irreps.so(4),
-}
-EACH = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS.keys())
 ROTATIONS = irreps.so3((0, 1, 2))
 FOUR = irreps.so(4)
+# Groups whose law is tested; a new orthogonal one joins by one line. Quaternions compile quickly,
+# products of matrices do not: the groups of every kind but the first are for slow runs.
+GROUPS = {
+    "so3(0, 1, 2)": ROTATIONS,
+    "so(2)": irreps.so(2),
+    "so3(3)": irreps.so3((3,)),
+    "so(3)": irreps.so(3),
+    "so(4)": FOUR,
+}
+
+
+def each(*fast):
+    """A test of every group, of those not named in slow runs only."""
+    return pytest.mark.parametrize(
+        "group",
+        [
+            pytest.param(group, id=name, marks=() if name in fast else pytest.mark.slow)
+            for name, group in GROUPS.items()
+        ],
+    )
+
 
 logarithm = jax.jit(means.logarithm)
 compose = jax.jit(means.compose)
@@ -52,7 +65,8 @@ def coordinates(rng, group, largest, num=NUM):
     return largest * phi / speed[:, None]
 
 
-@EACH
+@each("so3(0, 1, 2)", "so(2)", "so(4)")
+@single_by_default
 def test_the_logarithm_inverts_the_exponential_at_every_angle_below_pi(group, dtype, rng):
     angles = [0.0, 1e-9, 1e-3, 1.0, 3.0, np.pi - 1e-3]
     phi = np.concatenate([coordinates(rng, group, angle, 4) for angle in angles]).astype(dtype)
@@ -62,7 +76,7 @@ def test_the_logarithm_inverts_the_exponential_at_every_angle_below_pi(group, dt
     chex.assert_trees_all_close(found, phi, rtol=0, atol=20 * jnp.finfo(dtype).eps)
 
 
-@EACH
+@each("so3(0, 1, 2)", "so(2)")
 def test_the_law_in_coordinates_is_that_of_the_frames(group, rng):
     phi, step = (coordinates(rng, group, angle) for angle in (1.3, 1.1))
     found = compose(phi, step, group)
@@ -70,9 +84,25 @@ def test_the_law_in_coordinates_is_that_of_the_frames(group, rng):
     chex.assert_trees_all_close(exact_frames(found, group), expected, rtol=0, atol=3e-14)
 
 
-@EACH
+@each("so3(0, 1, 2)", "so(4)")
 def test_the_slope_of_the_logarithm_along_the_group_is_exact(group, rng):
-    """d log(exp(phi)) is the identity: at 0, and near pi."""
+    """At 0, and near pi: the frames of ``phi + h d`` have the slope d."""
+    phi = np.concatenate([np.zeros((1, len(group.generators))), coordinates(rng, group, 3.0, 1)])
+    direction, step = rng.normal(size=phi.shape), 1e-5
+    above, below = (exact_frames(phi + h * direction, group) for h in (step, -step))
+
+    @jax.jit
+    def slope(frame, tangent):
+        return jax.jvp(lambda u: means.logarithm(u, group), (frame,), (tangent,))[1]
+
+    found = slope(exact_frames(phi, group), (above - below) / (2 * step))
+    # Third derivatives times step^2, and rounding over step.
+    chex.assert_trees_all_close(found, direction, rtol=0, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [ROTATIONS, FOUR], ids=["so3", "so(4)"])
+def test_slopes_backwards_are_the_transposed_ones_forwards(group, rng):
     phi = np.concatenate([np.zeros((1, len(group.generators))), coordinates(rng, group, 3.0, 1)])
     direction = rng.normal(size=phi.shape)
 
@@ -90,12 +120,8 @@ def test_the_slope_of_the_logarithm_along_the_group_is_exact(group, rng):
 
 def test_frames_without_effect_have_the_coordinates_zero():
     nothing = irreps.so3((0,))
-    eye = np.ones((2, 1, 1))
-    for generators in (nothing, nothing.generators):
-        value, slope = jax.jit(
-            lambda u, j=generators: jax.jvp(lambda u: means.logarithm(u, j), (u,), (u,))
-        )(eye)
-        np.testing.assert_array_equal([value, slope], np.zeros((2, 2, 3)))
+    np.testing.assert_array_equal(logarithm(np.ones((2, 1, 1)), nothing), np.zeros((2, 3)))
+    np.testing.assert_array_equal(logarithm(np.ones((1, 1)), nothing.generators), np.zeros(3))
 
 
 def test_plain_generators_end_where_their_own_eigenvalues_do(rng):
@@ -135,7 +161,7 @@ def ball(rng, group, radius, num=NUM):
     return np.array(compose(centre, coordinates(rng, group, radius, num), group))
 
 
-@pytest.mark.parametrize("group", [irreps.so(3), FOUR], ids=["so(3)", "so(4)"])
+@each("so3(0, 1, 2)", "so(4)")
 def test_means_are_those_of_the_textbook_iteration(group, rng):
     phi, weights = ball(rng, group, 1.0), rng.uniform(0.2, 1.0, NUM)
     labels = np.arange(NUM) % 2
@@ -150,6 +176,7 @@ def test_means_are_those_of_the_textbook_iteration(group, rng):
 
 
 @pytest.mark.parametrize("radius", [0.3, 1.0, 1.55])
+@single_by_default
 def test_means_have_converged_to_rounding_within_the_ball(radius, dtype, rng):
     phi = np.concatenate([ball(rng, ROTATIONS, radius, 30) for _ in range(2)]).astype(dtype)
     weights, labels = rng.uniform(size=60).astype(dtype), np.repeat([0, 1], 30)
@@ -160,7 +187,7 @@ def test_means_have_converged_to_rounding_within_the_ball(radius, dtype, rng):
     assert np.all(np.asarray(left) <= 20 * jnp.finfo(dtype).eps)
 
 
-@EACH
+@each("so3(0, 1, 2)", "so(2)")
 def test_means_turn_with_a_common_left_rotation(group, rng):
     phi, weights = ball(rng, group, 0.8), rng.uniform(size=(2, NUM))
     turn = np.tile(coordinates(rng, group, 1.2, 1), (NUM, 1))
@@ -186,24 +213,33 @@ def test_rows_of_weights_and_labels_give_the_same_means(rng):
     np.testing.assert_array_equal(by_labels[3], 0.0)  # nobody's
 
 
-@pytest.mark.parametrize("group", [ROTATIONS, FOUR], ids=["so3", "so(4)"])
-def test_members_without_weight_are_inert_whatever_they_hold(group, rng):
+def idle_members(rng, group):
+    """Frames, weights and labels of NUM members and of four idle ones, which hold anything."""
     phi, weights = ball(rng, group, 1.0), rng.uniform(0.2, 1.0, NUM)
-    labels = np.arange(NUM) % 2
+    idle = np.array([[1e3], [np.nan], [np.inf], [np.pi]]) * np.ones((1, phi.shape[1]))
+    labels = np.append(np.arange(NUM) % 2, [0, 1, 2, -1])  # the last two belong to no cluster
+    return np.concatenate([phi, idle]), np.append(weights, [0.0, 0.0, 2.0, 3.0]), labels
+
+
+@each("so3(0, 1, 2)")
+def test_members_without_weight_are_inert_whatever_they_hold(group, rng):
+    phi, weights, labels = idle_members(rng, group)
+    expected = frechet_means(phi[:NUM], weights[:NUM], labels[:NUM], 2, group)
+    chex.assert_trees_all_close(
+        frechet_means(phi, weights, labels, 2, group), expected, rtol=0, atol=1e-14
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [ROTATIONS, FOUR], ids=["so3", "so(4)"])
+def test_members_without_weight_have_no_slope_and_spoil_none(group, rng):
+    phi, weights, labels = idle_members(rng, group)
     slope = jax.jit(
         jax.grad(lambda x, w, labels: jnp.sum(means.frechet_means(x, w, labels, 2, group) ** 2))
     )
-    expected = frechet_means(phi, weights, labels, 2, group), slope(phi, weights, labels)
-
-    idle = np.array([[1e3], [np.nan], [np.inf], [np.pi]]) * np.ones((1, phi.shape[1]))
-    more = np.concatenate([phi, idle])
-    more_weights = np.append(weights, [0.0, 0.0, 2.0, 3.0])
-    more_labels = np.append(labels, [0, 1, 2, -1])  # the last two belong to no cluster
-    chex.assert_trees_all_close(
-        frechet_means(more, more_weights, more_labels, 2, group), expected[0], atol=1e-14
-    )
-    gradient = np.asarray(slope(more, more_weights, more_labels))
-    chex.assert_trees_all_close(gradient[:NUM], expected[1], atol=1e-13)
+    gradient = np.asarray(slope(phi, weights, labels))
+    expected = slope(phi[:NUM], weights[:NUM], labels[:NUM])
+    chex.assert_trees_all_close(gradient[:NUM], expected, rtol=0, atol=1e-13)
     np.testing.assert_array_equal(gradient[NUM:], 0.0)
 
 

@@ -62,6 +62,12 @@ def test_registration_tells_scenes_apart_whatever_the_orientation(rng):
     np.testing.assert_allclose(distance, distance.T, atol=1e-7)
 
 
+def test_cooling_is_geometric(dtype):
+    temperature = scenes.cooling(np.array([0.0, 0.25, 0.5, 1.0], dtype), 16.0, 1.0)
+    chex.assert_type(temperature, dtype)
+    chex.assert_trees_all_close(temperature, np.array([16.0, 8.0, 4.0, 1.0], dtype), rtol=1e-6)
+
+
 def by_counting_pairs(a, b):
     """The index from its definition, pair by pair."""
     pairs = list(itertools.combinations(range(len(a)), 2))

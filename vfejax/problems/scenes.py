@@ -6,6 +6,16 @@ can find frames in which their beliefs agree; those of different scenes cannot, 
 to. Attention at a finite temperature does both at once: a sensor aligns with whomever it attends
 to, and attends to those with whom it agrees.
 
+Temperature. Divergences start at some thousands of nats, since nothing is aligned. At a low
+temperature a sensor then attends to the one that happens to look nearest, and stays wrong. At a
+high one all sensors align with all, by what the scenes have in common, and their beliefs widen
+until the scenes differ by a nat or less. That state is stable at any temperature above this. So
+cool: :func:`cooling` from 1000 to 0.3 nats, with the attractive alignment energy
+(:func:`vfejax.agents.alignment.entropic`) at ten times the weight of the observations. With the
+defaults of :func:`simulate` and 400 steps of :func:`vfejax.problems.population_flow`,
+divergences within a scene then end below 0.1 nats, and between scenes they end above 4 in eight of
+ten seeds. In the others two scenes that are nearly alike stay merged.
+
 Two measurements that differ by a rotation alone look different until the sensors have aligned, so
 divergences say who belongs together at the end of the flow and not at its start. The reference that
 needs no flow is :func:`registration_distances`: the best rotation of every pair by itself. Groups
@@ -20,11 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.agents.observation import Observations, identity_observations
+from vfejax.numerics import as_floating
 from vfejax.problems.sensor_network import nearest_rotation
+from vfejax.types import Array
 
 __all__ = [
     "SceneTruth",
     "adjusted_rand_index",
+    "cooling",
     "registration_distances",
     "simulate",
     "spectral_clustering",
@@ -109,6 +122,27 @@ def simulate(
     noise = noise_std * rng.standard_normal((num_agents, num_observations, 3 * num_landmarks))
     observations = identity_observations(jnp.asarray(clean + noise, dtype), noise_std)
     return observations, SceneTruth(labels, landmarks, rotations)
+
+
+def cooling(
+    progress: float | Array, start: float | Array = 1000.0, end: float | Array = 0.3
+) -> Array:
+    """Temperature that falls geometrically, ``start (end / start)^progress``, in nats.
+
+    Args:
+        progress: share of the steps that are done, in [0, 1].
+        start: temperature of the first step, positive.
+        end: temperature of the last step, positive.
+
+    Returns:
+        With the shape of ``progress``.
+
+    >>> cooling(jnp.array([0.0, 0.5, 1.0]), 100.0, 1.0).round(3).tolist()
+    [100.0, 10.0, 1.0]
+    """
+    progress = as_floating(progress, "progress")
+    ratio = jnp.asarray(end, progress.dtype) / jnp.asarray(start, progress.dtype)
+    return jnp.asarray(start, progress.dtype) * ratio**progress
 
 
 def registration_distances(measured: np.ndarray) -> np.ndarray:
