@@ -44,8 +44,8 @@ def attention_entropy(attention: Array, active: Array | None = None) -> Array:
         ValueError: when the shapes do not fit, or ``active`` is not boolean.
 
     >>> beta = jnp.array([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    >>> attention_entropy(beta).round(3).tolist()  # log 2
-    [0.6930000185966492, 0.0, 0.0]
+    >>> jnp.exp(attention_entropy(beta)).round(3).tolist()
+    [2.0, 1.0, 1.0]
     """
     weights, _ = _active(attention, active)
     total = jnp.sum(weights, axis=-1, keepdims=True)

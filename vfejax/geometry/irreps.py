@@ -277,8 +277,8 @@ def so3_logarithm(frame: Array, generators: Array | np.ndarray) -> Array:
 
     >>> group = so3((0, 2))
     >>> frame = group.exponential(jnp.array([0.0, 3.0, 0.0]), group.generators)
-    >>> so3_logarithm(frame, group.generators).round(4).tolist()
-    [0.0, 3.0, 0.0]
+    >>> bool(jnp.allclose(so3_logarithm(frame, group.generators), jnp.array([0.0, 3.0, 0.0])))
+    True
     """
     frame = as_floating(frame, "frame")
     j = jnp.asarray(generators).astype(frame.dtype)
@@ -302,8 +302,9 @@ def so3_compose(phi: Array, step: Array) -> Array:
         ``[..., 3]`` with norm at most pi.
 
     >>> quarter = jnp.pi / 2 * jnp.eye(3)
-    >>> so3_compose(quarter[0], quarter[1]).round(4).tolist()  # about (1, 1, 1) by 2 pi / 3
-    [1.2092, 1.2092, 1.2092]
+    >>> turned = so3_compose(quarter[0], quarter[1])  # by 2 pi / 3 about (1, 1, 1)
+    >>> bool(jnp.allclose(turned, 2 * jnp.pi / 3 / jnp.sqrt(3.0), atol=1e-6))
+    True
     """
     factors = (quaternions.from_rotation_vector(x) for x in (phi, step))
     return quaternions.to_rotation_vector(quaternions.product(*factors))

@@ -69,8 +69,9 @@ def logarithm(frame: Array, generators: Generators) -> Array:
     >>> from vfejax.geometry import irreps
     >>> from vfejax.geometry.transport import frames
     >>> group = irreps.so3((0, 1, 2))
-    >>> logarithm(frames(jnp.array([0.0, 0.0, 3.0]), group), group).round(4).tolist()
-    [0.0, 0.0, 3.0]
+    >>> phi = jnp.array([0.5, -2.0, 2.0])
+    >>> bool(jnp.allclose(logarithm(frames(phi, group), group), phi, atol=1e-5))
+    True
     """
     group = as_group(generators)
     frame = as_floating(frame, "frame")
@@ -99,8 +100,8 @@ def compose(phi: Array, step: Array, generators: Generators) -> Array:
 
     >>> from vfejax.geometry import irreps
     >>> there, back = jnp.array([0.3, -2.0, 0.7]), jnp.array([-0.3, 2.0, -0.7])
-    >>> compose(there, back, irreps.so3((2,))).round(4).tolist()
-    [0.0, 0.0, 0.0]
+    >>> bool(jnp.allclose(compose(there, back, irreps.so3((2,))), 0.0, atol=1e-6))
+    True
     """
     group = as_group(generators)
     phi, step = as_floating(phi, "phi"), as_floating(step, "step")
@@ -148,9 +149,10 @@ def orthogonal_logarithm(frame: Array, generators: Array | np.ndarray) -> Array:
 
     >>> from vfejax.geometry import irreps
     >>> group = irreps.so(4)
-    >>> phi = jnp.array([2.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-    >>> orthogonal_logarithm(group.exponential(phi, group.generators), group.generators).round(3)
-    Array([ 2.,  0.,  0.,  0.,  0., -1.], dtype=float32)
+    >>> phi = jnp.array([2.0, 0.0, 0.5, 0.0, 0.0, -1.0])
+    >>> frame = group.exponential(phi, group.generators)
+    >>> bool(jnp.allclose(orthogonal_logarithm(frame, group.generators), phi, atol=1e-5))
+    True
     """
     frame = as_floating(frame, "frame")
     if not isinstance(generators, jax.core.Tracer):

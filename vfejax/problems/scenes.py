@@ -137,8 +137,8 @@ def cooling(
     Returns:
         With the shape of ``progress``.
 
-    >>> cooling(jnp.array([0.0, 0.5, 1.0]), 100.0, 1.0).round(3).tolist()
-    [100.0, 10.0, 1.0]
+    >>> cooling(jnp.array([0.0, 0.5, 1.0]), 16.0, 1.0).round(3).tolist()
+    [16.0, 4.0, 1.0]
     """
     progress = as_floating(progress, "progress")
     ratio = jnp.asarray(end, progress.dtype) / jnp.asarray(start, progress.dtype)
