@@ -13,8 +13,11 @@ until the scenes differ by a nat or less. That state is stable at any temperatur
 cool: :func:`cooling` from 1000 to 0.3 nats, with the attractive alignment energy
 (:func:`vfejax.agents.alignment.entropic`) at ten times the weight of the observations. With the
 defaults of :func:`simulate` and 400 steps of :func:`vfejax.problems.population_flow`,
-divergences within a scene then end below 0.1 nats, and between scenes they end above 4 in eight of
-ten seeds. In the others two scenes that are nearly alike stay merged.
+divergences within a scene mostly end below 0.1 nats, and between scenes above 6. On twenty seeds
+that were not used to choose these numbers the groups of agents within 0.5 nats were the scenes in
+13. In five a sensor got stuck in a wrong orientation and stayed apart, and in five two scenes that
+are nearly alike merged (both happened in three). Spectral clustering of the divergences was right
+in 15, and that of the registration distances below in all 20.
 
 Two measurements that differ by a rotation alone look different until the sensors have aligned, so
 divergences say who belongs together at the end of the flow and not at its start. The reference that
