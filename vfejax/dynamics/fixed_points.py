@@ -32,8 +32,8 @@ class Solution(NamedTuple):
     Attributes:
         value: the last iterate.
         iterations: how many times it was improved, an integer.
-        residual: of the iterate before it, see :func:`residual`; the last one is at least as good
-            where the iteration converges.
+        residual: of the iterate before it (:func:`vfejax.dynamics.fixed_points.residual`); the last
+            one is at least as good where the iteration converges.
         converged: whether the residual is at most the tolerance; False where it is NaN.
     """
 
@@ -50,9 +50,9 @@ class SolverFn(Protocol):
 
 
 def residual(value: PyTree, updated: PyTree) -> Array:
-    """``max |G(z) - z| / (1 + max |z|)``, the larger of both maxima's ratio over the leaves.
+    """``max |G(z) - z| / (1 + max |z|)`` of each leaf, and the largest of them.
 
-    It is absolute for small numbers and relative for large ones, leaf by leaf: momenta of 10^4 do
+    It is absolute for small numbers and relative for large ones. Leaf by leaf, momenta of 10^4 do
     not hide an error of positions of order 1.
 
     Args:

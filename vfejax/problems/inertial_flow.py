@@ -5,7 +5,7 @@ move, priors are closed over, and frames return to their chart together with the
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -18,21 +18,6 @@ from vfejax.numerics import matvec, transpose
 from vfejax.types import Array, Integrator
 
 __all__ = ["inertial_flow", "rechart"]
-
-
-class SchemeFn(Protocol):
-    """A scheme of :mod:`vfejax.dynamics.implicit`."""
-
-    def __call__(
-        self,
-        energy_fn: Callable[[Any], Any],
-        kinetic_fn: KineticFn,
-        step_size: float | Array,
-        friction: float | Array,
-        /,
-        *,
-        has_aux: bool,
-    ) -> Integrator: ...
 
 
 def rechart(phi: Array, covectors: Array, group: Group) -> tuple[Array, Array]:
@@ -53,8 +38,8 @@ def rechart(phi: Array, covectors: Array, group: Group) -> tuple[Array, Array]:
     >>> from vfejax.geometry import irreps
     >>> over = jnp.array([0.0, 0.0, 4.0])
     >>> phi, momentum = rechart(over, jnp.array([[1.0, 0.0, 2.0]]), irreps.so3((1,)))
-    >>> round(float(phi[2]), 3), momentum.round(3)  # 4 - 2 pi about the same axis
-    (-2.283, Array([[-1.752,  0.   ,  2.   ]], dtype=float32))
+    >>> round(float(phi[2]), 3), round(float(momentum[0, 0]), 3)  # 4 - 2 pi about the same axis
+    (-2.283, -1.752)
     """
     moved = group.retract(phi, jnp.zeros_like(phi))
     before, after = body_jacobian(jnp.stack([phi, moved]), group)
@@ -71,7 +56,7 @@ def inertial_flow(
     step_size: float | Array,
     friction: float | Array = 0.0,
     *,
-    scheme: SchemeFn = generalized_leapfrog,
+    scheme: Callable[..., Integrator] = generalized_leapfrog,
     has_aux: bool = False,
 ) -> Integrator:
     """Hamiltonian flow of beliefs and frames under a kinetic energy that depends on them.
