@@ -58,17 +58,6 @@ def test_the_susceptibility_is_the_slope_of_the_entropy(rng):
         )
 
 
-def test_clusters_are_connected_components(rng):
-    components = jax.jit(sweeps._components)
-    for seed in range(20):
-        linked = np.random.default_rng(seed).uniform(size=(9, 9)) < 0.12
-        linked = linked | linked.T | np.eye(9, dtype=bool)
-        reach = np.linalg.matrix_power(linked.astype(int), 9) > 0
-        np.testing.assert_array_equal(components(linked), np.argmax(reach, axis=1))
-    chain = np.abs(np.subtract.outer(np.arange(9), np.arange(9))) <= 1
-    np.testing.assert_array_equal(components(chain), 0)
-
-
 WEIGHT, DISTANCE = 2.0, 4.0
 TEMPERATURES = np.array([0.3, 0.9, 1.2, 3.0])
 

@@ -25,7 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.agents import alignment
+from vfejax.agents.clusters import components, two_way
 from vfejax.agents.free_energy import free_energy
+from vfejax.agents.order import attention_entropy
 from vfejax.agents.pairwise import pairwise_kl
 from vfejax.agents.population import Population, constrain, unconstrain
 from vfejax.dynamics.rollout import rollout
@@ -72,21 +74,6 @@ class PhaseCurves(NamedTuple):
     population: Population
 
 
-def _components(linked: Array) -> Array:
-    """Least number in the connected component of each agent, of symmetric links ``[n, n]``."""
-    num = linked.shape[0]
-
-    def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        label, _ = state
-        seen = jnp.min(jnp.where(linked, label[None, :], num), axis=1, initial=num)
-        least = jnp.minimum(label, seen.astype(jnp.int32))
-        least = least[least]
-        return least, jnp.any(least != label)
-
-    start = (jnp.arange(num, dtype=jnp.int32), jnp.asarray(True))
-    return jax.lax.while_loop(lambda state: state[1], spread, start)[0]
-
-
 def order_of(
     population: Population,
     generators: Generators,
@@ -121,14 +108,12 @@ def order_of(
     scaled = divergence / jnp.asarray(temperature, divergence.dtype)
     bias = jnp.where(itself, -jnp.inf, jnp.zeros_like(scaled))
     beta = alignment.attention(scaled, bias, alignment.rows())
-    none = beta == 0
-    entropy = -jnp.sum(jnp.where(none, 0.0, beta * jnp.log(jnp.where(none, 1.0, beta))), axis=1)
     mean = jnp.sum(beta * scaled, axis=1, keepdims=True)
     variance = jnp.sum(beta * (scaled - mean) ** 2, axis=1)
-    label = _components(jnp.maximum(divergence, divergence.T) <= threshold)
+    label = components(two_way(divergence) <= threshold)
     sizes = jnp.sum(label[:, None] == label[None, :], axis=1)
     return Order(
-        jnp.mean(entropy),
+        jnp.mean(attention_entropy(beta)),
         jnp.mean(variance),
         jnp.sum(label == jnp.arange(num, dtype=label.dtype), dtype=jnp.int32),
         (jnp.max(sizes) / num).astype(divergence.dtype),
