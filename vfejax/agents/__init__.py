@@ -3,6 +3,7 @@
 from vfejax.agents import (
     alignment,
     clusters,
+    coarse_graining,
     edges,
     emergence,
     free_energy,
@@ -24,6 +25,7 @@ from vfejax.agents import (
 __all__ = [
     "alignment",
     "clusters",
+    "coarse_graining",
     "edges",
     "emergence",
     "free_energy",

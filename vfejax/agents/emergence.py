@@ -1,14 +1,9 @@
 """Meta-agents: how groups of agents condense into one agent a scale up, and dissolve again.
 
-A meta-agent is the coherence-weighted moment match of its members, in a frame that is the Frechet
-mean of theirs. Its belief is the Gaussian that minimises ``sum_i w_i KL(q_i || Omega_iM q_M)``:
-
-    mean_M = sum_i w_i Omega_Mi mu_i,
-    cov_M  = sum_i w_i [Omega_Mi Sigma_i Omega_Mi^T + d_i d_i^T],   d_i = Omega_Mi mu_i - mean_M,
-
-so it is as wide as its members and their disagreement together. A member that comes to disagree
-leaves, at a larger divergence than the one at which it joined; a meta-agent that has lost its
-members dissolves.
+A meta-agent is the coherence-weighted moment match of its members
+(:mod:`vfejax.agents.coarse_graining`), in a frame that is the Frechet mean of theirs. A member that
+comes to disagree leaves, at a larger divergence than the one at which it joined; a meta-agent that
+has lost its members dissolves.
 
 All decisions are made on divergences, which no gauge transformation changes. Meta-agents appear in
 free slots of a hierarchy (:mod:`vfejax.agents.hierarchy`), so no shape changes.
@@ -23,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.agents.clusters import Clusters, compact_clusters, mean_divergences, two_way
+from vfejax.agents.coarse_graining import coherence, moment_match
 from vfejax.agents.edges import common_frame, divergence_between
 from vfejax.agents.hierarchy import (
     Hierarchy,
@@ -35,20 +31,17 @@ from vfejax.agents.hierarchy import (
 )
 from vfejax.agents.pairwise import FrameField, frame_field
 from vfejax.agents.population import Population
-from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators
 from vfejax.geometry.means import frechet_means
-from vfejax.numerics import cholesky, matmul, matvec, transpose, triangularize
+from vfejax.numerics import matmul
 from vfejax.types import Array, PyTree
 
 __all__ = [
     "Condensed",
     "Criteria",
     "Dissolved",
-    "coherence",
     "condense",
     "dissolve",
-    "moment_match",
 ]
 
 
@@ -103,82 +96,6 @@ def _at_points(fn: PyTree, arrays: PyTree, num_grid_axes: int) -> PyTree:
     )
     found = jax.vmap(fn, in_axes=1, out_axes=1)(*flat)
     return jax.tree.map(lambda x: jnp.reshape(x, (x.shape[0], *grid, *x.shape[2:])), found)
-
-
-def coherence(divergence: Array, clusters: Clusters) -> Array:
-    """How far an agent agrees with the others of its group.
-
-    ``c_i = exp(-mean_j (KL_ij + KL_ji) / 2)`` over the other members j.
-
-    Args:
-        divergence: ``KL(q_i || Omega_ij q_j)``, ``[n, n]``, in nats.
-        clusters: groups of the n agents.
-
-    Returns:
-        ``[n]`` in (0, 1]; 1 for an agent outside any group.
-
-    >>> pair = Clusters(jnp.array([0, 0, 2]), jnp.array([True, True, False]))
-    >>> coherence(jnp.array([[0.0, 1.0, 9.0], [3.0, 0.0, 9.0], [9.0, 9.0, 0.0]]), pair).round(4)
-    Array([0.1353, 0.1353, 1.    ], dtype=float32)
-    """
-    label, joined = clusters
-    others = (label[:, None] == label[None, :]) & joined[:, None]
-    others = others & ~jnp.eye(label.shape[0], dtype=bool)
-    total = jnp.sum(jnp.where(others, divergence + divergence.T, 0.0), axis=1)
-    count = jnp.sum(others, axis=1).astype(divergence.dtype)
-    return jnp.exp(-0.5 * total / jnp.maximum(count, 1.0))
-
-
-def moment_match(
-    gaussian: Gaussian, field: FrameField, weights: Array, labels: Array, frame: FrameField
-) -> Gaussian:
-    """The Gaussian closest to each group: it minimises ``sum_i w_i KL(q_i || Omega_iM q_M)``.
-
-    Moments are taken relative to the first member of the group, in its own units. So covariances
-    keep their digits however far from the origin and however elongated they are.
-
-    Args:
-        gaussian: mean ``[m, k]``, chol ``[m, k, k]``.
-        field: their frames ``[m, k, k]``.
-        weights: ``[m]``, not negative; those of a group are divided by their sum. A member of
-            weight 0 plays no part.
-        labels: int ``[m]``, the group of each; outside [0, c) for none.
-        frame: frames of the c groups, ``[c, k, k]``, in which the results are given.
-
-    Returns:
-        c Gaussians; a unit Gaussian for a group without weight.
-
-    >>> from vfejax.geometry import irreps
-    >>> group = irreps.so3((1,))
-    >>> pair = Gaussian(jnp.array([[1.0, 0, 0], [-1.0, 0, 0]]), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> field, frame = (frame_field(jnp.zeros((c, 3)), group) for c in (2, 1))
-    >>> matched = moment_match(pair, field, jnp.ones(2), jnp.zeros(2, int), frame)
-    >>> matched.chol[0].diagonal().round(4)  # variances 2, 1, 1
-    Array([1.4142, 1.    , 1.    ], dtype=float32)
-    """
-    num, (m, k) = frame.outward.shape[0], gaussian.mean.shape
-    rows = common_frame(gaussian, field)
-    index = jnp.where((labels < 0) | (labels >= num) | (weights == 0), num, labels)
-
-    def total(x: Array) -> Array:
-        return jax.ops.segment_sum(x, index, num + 1)
-
-    empty = total(jnp.ones_like(index))[:num] == 0
-    mass = total(weights)
-    share = weights / jnp.where(mass == 0, 1.0, mass)[index]
-    first = jnp.minimum(jax.ops.segment_min(jnp.arange(m), index, num + 1), m - 1)
-    base = jax.tree.map(lambda x: x[first], rows)
-    columns = [rows.factor, (rows.mean - base.mean[index])[..., None]]
-    units = matmul(base.whitener[index], jnp.concatenate(columns, axis=-1))
-    shift = total(share[:, None] * units[..., k])
-    units = jnp.concatenate([units[..., :k], (units[..., k] - shift[index])[..., None]], axis=-1)
-    cov = total(share[:, None, None] * matmul(units, transpose(units)))[:num]
-    eye = jnp.broadcast_to(jnp.eye(k, dtype=cov.dtype), cov.shape)
-    factor = matmul(base.factor[:num], cholesky(jnp.where(empty[:, None, None], eye, cov)))
-    mean = base.mean[:num] + matvec(base.factor[:num], shift[:num])
-    factor = jnp.where(empty[:, None, None], eye, matmul(frame.outward, factor))
-    mean = jnp.where(empty[:, None], 0.0, matvec(frame.outward, mean))
-    return Gaussian(mean, triangularize(transpose(factor)))
 
 
 def _distances(
@@ -297,9 +214,10 @@ def condense(
     An agent joins the meta-agent above it that it agrees with best, where the two are within the
     threshold of each other and the meta-agent is wherever the agent is. The others form groups. A
     new meta-agent takes the lowest free slot of the next scale. Its frame is the Frechet mean of
-    its members' frames, its belief and prior their moment match, all weighted by
-    :func:`coherence`; on a base manifold point by point, with members weighing what their supports
-    are there. Its support is ``1 - prod_i (1 - chi_i)``. It can join a group itself the next time.
+    its members' frames, its belief and prior their moment match, all weighted by their coherence
+    (:mod:`vfejax.agents.coarse_graining`); on a base manifold point by point, with members weighing
+    what their supports are there. Its support is ``1 - prod_i (1 - chi_i)``. It can join a group
+    itself the next time.
 
     Args:
         hierarchy: agents and meta-agents.
@@ -317,6 +235,7 @@ def condense(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.beliefs.gaussian import Gaussian
     >>> from vfejax.geometry import irreps
     >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
     >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
@@ -411,6 +330,7 @@ def dissolve(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.beliefs.gaussian import Gaussian
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
     >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
