@@ -9,11 +9,13 @@ How far the terms between two scales fall is information that flows from one to 
 the members move towards what is above them, and up when that moves towards them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from vfejax.agents.emergence import Condensed, Criteria, Dissolved, condense, dissolve
 from vfejax.agents.hierarchy import Hierarchy, Scales, is_member, presence, row_mask
@@ -165,6 +167,8 @@ class _Setting(NamedTuple):
     criteria: Criteria
     clocks: tuple[Clock, ...]
     quadrature: Array | None
+    detect_every: int | Array
+    optimizer_fn: Callable[..., optax.GradientTransformation]
 
 
 def _select(rows: Array, new: PyTree, old: PyTree) -> PyTree:
@@ -199,7 +203,7 @@ class _Events(NamedTuple):
 
 def _reorganise(state: EmergentState, setting: _Setting) -> tuple[EmergentState, _Events]:
     """Let members leave and agents condense. Rows that no event touches keep their bits."""
-    energy_fn, scales, group, criteria, _, quadrature = setting
+    energy_fn, scales, group, criteria, _, quadrature, *_ = setting
     between = energy_fn(state.hierarchy, above=None).between.by_children
     hierarchy, dissolved = dissolve(state.hierarchy, scales, group, criteria, quadrature=quadrature)
     hierarchy, condensed = condense(hierarchy, scales, group, criteria, quadrature=quadrature)
@@ -230,6 +234,54 @@ def _evaluated(state: EmergentState, setting: _Setting) -> tuple[EmergentState, 
 
     (_, terms), gradient = jax.value_and_grad(energy, has_aux=True)(state.position)
     return state._replace(gradient=gradient, between=terms.between.by_children), terms
+
+
+def _start(hierarchy: Hierarchy, setting: _Setting) -> EmergentState:
+    population, parent, active, supports = hierarchy
+    position = unconstrain(population)
+    zeros = jnp.zeros((setting.scales.num_scales,), position.phi.dtype)
+    start = jnp.zeros((), jnp.int32)
+    state = EmergentState(position, parent, active, supports, position, zeros[1:], start, zeros)
+    return _evaluated(state, setting)[0]
+
+
+def _descend(state: EmergentState, setting: _Setting) -> tuple[EmergentState, Array]:
+    """A step down the natural gradient, and which scales' clocks let them move."""
+    index = state.step + 1
+    ticks = [clock(index, state.information[1 + s]) for s, clock in enumerate(setting.clocks)]
+    moved = jnp.stack([jnp.asarray(True), *ticks])
+    moving = moved[setting.scales.of_rows] & state.active
+    plain = state.supports is None and setting.quadrature is None
+    measure = None if plain else _weights(state.hierarchy, setting.quadrature)
+    optimizer = setting.optimizer_fn(measure=measure)
+    step, _ = optimizer.update(state.gradient, optimizer.init(state.position), state.position)
+    received = jnp.where(moved, 0.0, state.information)
+    received = received + _received(state, step, moving, setting)
+    position = _select(moving, retract(state.position, step, setting.group), state.position)
+    return state._replace(position=position, step=index, information=received), moved
+
+
+def _step(state: EmergentState, setting: _Setting) -> tuple[EmergentState, EmergentInfo]:
+    after, moved = _descend(state, setting)
+    # Members after the step and what is above them before it, with the parents of both times.
+    mixed = setting.energy_fn(after.hierarchy, above=state.hierarchy.population)
+    half_way = mixed.between.by_children
+    look = after.step % setting.detect_every == 0
+    after, events = jax.lax.cond(look, lambda s: _reorganise(s, setting), _unchanged, after)
+    after, terms = _evaluated(after, setting)
+    info = EmergentInfo(
+        terms.total,
+        terms,
+        tree_norm(after.gradient),
+        after.parent,
+        after.active,
+        events.condensed,
+        events.dissolved,
+        moved,
+        down=state.between - half_way,
+        up=half_way - jnp.where(look, events.between, after.between),
+    )
+    return after, info
 
 
 def emergent_flow(
@@ -299,53 +351,18 @@ def emergent_flow(
             f"clocks must be one for each of the {len(scales.capacities)} scales above 0, got "
             f"{len(clocks)}"
         )
-    setting = _Setting(energy_fn, scales, group, criteria, clocks, quadrature)
+    optimizer_fn = functools.partial(
+        natural_step, group, step_size, trust_radius, rates, damping=damping
+    )
+    setting = _Setting(
+        energy_fn, scales, group, criteria, clocks, quadrature, detect_every, optimizer_fn
+    )
 
     def init(hierarchy: Hierarchy) -> EmergentState:
-        population, parent, active, supports = hierarchy
-        position = unconstrain(population)
-        zeros = jnp.zeros((scales.num_scales,), position.phi.dtype)
-        start = jnp.zeros((), jnp.int32)
-        state = EmergentState(position, parent, active, supports, position, zeros[1:], start, zeros)
-        return _evaluated(state, setting)[0]
-
-    def descend(state: EmergentState) -> tuple[EmergentState, Array]:
-        index = state.step + 1
-        ticks = [clock(index, state.information[1 + s]) for s, clock in enumerate(clocks)]
-        moved = jnp.stack([jnp.asarray(True), *ticks])
-        moving = moved[scales.of_rows] & state.active
-        plain = state.supports is None and quadrature is None
-        measure = None if plain else _weights(state.hierarchy, quadrature)
-        optimizer = natural_step(
-            group, step_size, trust_radius, rates, damping=damping, measure=measure
-        )
-        step, _ = optimizer.update(state.gradient, optimizer.init(state.position), state.position)
-        received = jnp.where(moved, 0.0, state.information)
-        received = received + _received(state, step, moving, setting)
-        position = _select(moving, retract(state.position, step, group), state.position)
-        return state._replace(position=position, step=index, information=received), moved
+        return _start(hierarchy, setting)
 
     def step(state: EmergentState, key: Array | None = None) -> tuple[EmergentState, EmergentInfo]:
         del key
-        after, moved = descend(state)
-        # Members after the step and what is above them before it, with the parents of both times.
-        mixed = energy_fn(after.hierarchy, above=state.hierarchy.population)
-        half_way = mixed.between.by_children
-        look = after.step % detect_every == 0
-        after, events = jax.lax.cond(look, lambda s: _reorganise(s, setting), _unchanged, after)
-        after, terms = _evaluated(after, setting)
-        info = EmergentInfo(
-            terms.total,
-            terms,
-            tree_norm(after.gradient),
-            after.parent,
-            after.active,
-            events.condensed,
-            events.dissolved,
-            moved,
-            down=state.between - half_way,
-            up=half_way - jnp.where(look, events.between, after.between),
-        )
-        return after, info
+        return _step(state, setting)
 
     return Integrator(init, step)
