@@ -49,6 +49,20 @@ def test_camps_jump_where_theory_loses_a_stable_state(tmp_path, capsys):
     assert _is_drawn(tmp_path / "phase_transition.png")
 
 
+def test_agents_that_agree_form_two_scales_and_one_leaves(tmp_path, capsys):
+    example = _load("emergence")
+    info, scores = example.main(out=tmp_path)
+    assert scores["groups against the truth"] == 1
+    assert scores["pairs against the truth"] == 1
+    assert np.argwhere(info.dissolved.left)[:, 1].tolist() == [example.PULLED]
+    assert not np.any(info.dissolved.dissolved)
+    np.testing.assert_array_equal(
+        np.flatnonzero(info.active[-1]), [*range(example.NUM_AGENTS), 16, 17, 18, 19, 22, 23]
+    )
+    assert f"{example.PULLED} leaves meta-agent" in capsys.readouterr().out
+    assert _is_drawn(tmp_path / "emergence.png")
+
+
 def test_sensor_network_comes_close_to_maximum_likelihood(tmp_path, capsys):
     rows = _load("sensor_network").main(num_agents=12, num_steps=400, out=tmp_path)
     alone, run, best = (rows[name] for name in ("a sensor alone", "this run", "maximum likelihood"))
