@@ -1,5 +1,6 @@
 """The README's programs run as printed, one after the other, and its commands exist."""
 
+import math
 import re
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_three_agents_settle(printed):
     assert 0 < after < 0.2 * before
     before, after = _numbers(printed, r"farthest apart (\S+) -> (\S+) nats")
     assert 0 < after < 0.1 * before
+
+
+@pytest.mark.slow
+def test_beliefs_with_inertia_lose_energy_by_friction(printed):
+    before, after = _numbers(printed, r"moving: (\S+) -> (\S+) nats")
+    assert 0 < after < before
+    assert "every step solved: True" in printed
+
+
+@pytest.mark.slow
+def test_a_field_is_as_long_as_its_circle(printed):
+    (length,) = _numbers(printed, r"once around: (\S+) root nats")
+    # Radius 1 and standard deviation 0.1; central differences take away h^2 / 6, which is 0.2 %.
+    assert abs(length - 20 * math.pi) < 0.15
 
 
 @pytest.mark.slow
