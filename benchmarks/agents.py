@@ -1,7 +1,7 @@
 """Value and gradient of the belief-alignment energy of n agents, side by side in one run; then a
 step of a population with meta-agents and one without.
 
-    python benchmarks/agents.py [--quick] [--cases 512x9 2048x3] [--steps 64 512]
+    python benchmarks/agents.py [--quick] [--cases 512x9 64x64x9] [--steps 64 512]
 
 ours     common frame, streamed blocks, jit (float32, closed-form rotations)
 (a)      the energy alone in vectorised NumPy, n x n x k x k
@@ -12,6 +12,10 @@ floor    three feature products (logits and the gradients of both sides) and two
 step     a step of population_flow (theirs) and one of emergent_flow on the same agents (ours), with
          slots for n / 8 and n / 64 meta-agents, groups of eight that have condensed, and a look for
          groups every 10 steps, which is part of the time
+
+Fields have a third number, the points of their grid (64x64x9: 64 agents on 64 points, k = 9). They
+have no rivals here, but two rows: the alignment alone, and every term (self-coupling, alignment and
+direct observations) over the same floor.
 
 A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are medians.
 PyTorch is optional: without it (b) and (c) are left out; it runs on a GPU where JAX does. Before
@@ -31,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.agents import free_energy, hierarchy, hierarchy_energy, pairwise
+from vfejax.agents.free_energy import Weights
 from vfejax.agents.observation import identity_observations
 from vfejax.agents.population import Population, constrain, unconstrain
 from vfejax.beliefs.gaussian import Gaussian
@@ -53,27 +58,32 @@ SPINS = {3: (1,), 9: (1, 1, 1)}
 LARGEST = {"numpy": {3: 2048, 9: 512}, "batched": {3: 512, 9: 512}, "common": {3: 8192, 9: 8192}}
 
 
-def population(num: int, k: int) -> tuple[np.ndarray, ...]:
+def population(num: int, k: int, grid: tuple[int, ...] = ()) -> tuple[np.ndarray, ...]:
     """Means, factors and frames of a random population, float32."""
     rng = np.random.default_rng(num + k)
-    chol = np.tril(0.2 * rng.standard_normal((num, k, k)), -1) + np.eye(k) * rng.uniform(
-        0.7, 1.3, (num, k, 1)
+    shape = (num, *grid)
+    chol = np.tril(0.2 * rng.standard_normal((*shape, k, k)), -1) + np.eye(k) * rng.uniform(
+        0.7, 1.3, (*shape, k, 1)
     )
-    arrays = rng.standard_normal((num, k)), chol, rng.uniform(-1.5, 1.5, (num, 3))
+    arrays = rng.standard_normal((*shape, k)), chol, rng.uniform(-1.5, 1.5, (*shape, 3))
     return tuple(array.astype(np.float32) for array in arrays)
 
 
-def ours(arrays: tuple[np.ndarray, ...], k: int):
+def ours(arrays: tuple[np.ndarray, ...], k: int, *, every_term: bool = False):
     """Compiled value and gradient of the library, with its compile time and temporary memory."""
     group = irreps.so3(SPINS[k])
+    weights = Weights(1, 1, 0, 1) if every_term else Weights(0, 1, 0, 0)
+    seen = identity_observations(jnp.asarray(arrays[0][:, None]), 0.5)
 
     def energy(mean, chol, phi):
         belief = Gaussian(mean, chol)
+        prior = Gaussian(jnp.zeros_like(mean), jnp.broadcast_to(jnp.eye(k), chol.shape))
         return free_energy.free_energy(
-            Population(belief, belief, phi),
+            Population(belief, prior, phi),
             group,
-            weights=(0, 1, 0, 0),
+            weights=weights,
             temperature=TEMPERATURE,
+            observations=seen,
         )
 
     start = time.perf_counter()
@@ -84,19 +94,18 @@ def ours(arrays: tuple[np.ndarray, ...], k: int):
     return (lambda: jax.block_until_ready(compiled(*inputs))), seconds, memory
 
 
-def floor(num: int, k: int) -> Callable[[], object]:
+def floor(num: int, k: int, grid: tuple[int, ...] = ()) -> Callable[[], object]:
     """The arithmetic that value and gradient cannot do without: one product for the logits, two for
     the gradient, two exponentials.
     """
     width = k * (k + 1) // 2 + k + 2
     rng = np.random.default_rng(0)
     left, right = (
-        jnp.asarray(rng.uniform(0, 1 / width, (num, width)), jnp.float32) for _ in range(2)
+        jnp.asarray(rng.uniform(0, 1 / width, (*grid, num, width)), jnp.float32) for _ in range(2)
     )
     size = max(1, min(num, pairwise.BLOCK_ENTRIES // num))
     product = partial(jnp.matmul, precision="highest")
 
-    @jax.jit
     def sweep(left, right):
         def block(total, rows):
             slope = jnp.exp(-jnp.exp(product(rows, right.T)))
@@ -104,6 +113,7 @@ def floor(num: int, k: int) -> Callable[[], object]:
 
         return jax.lax.scan(block, jnp.zeros_like(right), left.reshape(num // size, size, width))
 
+    sweep = jax.jit(jax.vmap(sweep) if grid else sweep)
     return lambda: jax.block_until_ready(sweep(left, right))
 
 
@@ -328,13 +338,33 @@ def steps(num: int) -> None:
     )
 
 
-def _size(text: str) -> tuple[int, int]:
-    num, _, k = text.partition("x")
-    if not (num.isdigit() and k.isdigit() and int(k) in SPINS):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not like 512x9 (k: {', '.join(map(str, SPINS))})"
+def field_case(num: int, points: int, k: int) -> None:
+    """Time and print a field: the alignment alone and every term, against the floor."""
+    arrays = population(num, k, (points,))
+    alone, every = ours(arrays, k), ours(arrays, k, every_term=True)
+    methods = {"alignment": alone[0], "every term": every[0], "floor": floor(num, k, (points,))}
+    firsts = {}
+    for name, method in methods.items():
+        _, firsts[name] = _timed(method)
+    _, firsts["floor"] = _timed(methods["floor"])  # the first one compiled
+    times = interleaved(methods, firsts)
+    for name, (_, compile_seconds, memory) in (("alignment", alone), ("every term", every)):
+        print(
+            f"{'floor, ' + name:<18} {f'{num}x{points}':>6} {k:>2} {1e3 * times[name]:>10.2f} "
+            f"{1e3 * times['floor']:>10.2f} {times['floor'] / times[name]:>9.2f} "
+            f"{memory / 1e6:>9.1f} {compile_seconds:>8.1f} {compile_seconds + firsts[name]:>7.1f}",
+            flush=True,
         )
-    return int(num), int(k)
+
+
+def _size(text: str) -> tuple[int, ...]:
+    numbers = text.split("x")
+    fits = len(numbers) in (2, 3) and all(number.isdigit() for number in numbers)
+    if not (fits and int(numbers[-1]) in SPINS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not like 512x9 or 64x64x9 (k: {', '.join(map(str, SPINS))})"
+        )
+    return tuple(int(number) for number in numbers)
 
 
 def main() -> None:
@@ -347,26 +377,27 @@ def main() -> None:
         "--cases",
         nargs="+",
         type=_size,
-        metavar="NxK",
-        help="these sizes only, such as 512x9 2048x3",
+        metavar="N[xPOINTS]xK",
+        help="these sizes only, such as 512x9 2048x3 64x64x9",
     )
     parser.add_argument(
         "--steps", nargs="*", type=int, metavar="N", help="these steps only, such as 64 512"
     )
     options = parser.parse_args()
-    sizes = (32, 128, 512) if options.quick else (32, 128, 512, 2048, 8192, 16384)
+    numbers = (32, 64, 128, 512) if options.quick else (32, 64, 128, 512, 2048, 8192, 16384)
+    sizes = [(num, k) for k in SPINS for num in numbers] + [(64, 64, k) for k in SPINS]
     print(
         f"{'what':<18} {'n':>6} {'k':>2} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} "
         f"{'temp MB':>9} {'compile':>8} {'first s':>7}"
     )
-    cases, nums = [(num, k) for k in SPINS for num in sizes], (64, 512, 4096)
+    cases, nums = sizes, (64, 512, 4096)
     if options.cases is not None or options.steps is not None:
         cases, nums = options.cases or [], options.steps or ()
-    for num, k in cases:
-        case(num, k)
+    for size in cases:
+        (case if len(size) == 2 else field_case)(*size)
         jax.clear_caches()
     for num in nums:
-        if num <= sizes[-1]:
+        if num <= numbers[-1]:
             steps(num)
             jax.clear_caches()
     versions = (

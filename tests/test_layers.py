@@ -15,7 +15,7 @@ FILES = sorted(
 )
 
 ORDER = (
-    {"types", "numerics", "errors"},
+    {"types", "numerics", "stack_product", "errors"},
     {"geometry"},
     {"spectral", "koopman"},
     {"quantum"},

@@ -130,6 +130,16 @@ def test_cholesky_is_nan_where_not_positive_definite(bad, rng, dtype):
     chex.assert_tree_all_finite(np.delete(chol, 1, axis=0))
 
 
+def test_triangular_solve_is_numpys_and_has_its_derivatives(rng):
+    chol, right = factor(rng), rng.normal(size=(NUM, K, 3))
+    solved = np.linalg.solve(chol, right)
+    np.testing.assert_allclose(numerics.triangular_solve(chol, right), solved, rtol=1e-12)
+    above = chol.copy()
+    above[:, *UPPER] = 7.0
+    np.testing.assert_allclose(numerics.triangular_solve(above, right), solved, rtol=1e-12)
+    check_grads(jax.jit(numerics.triangular_solve), (chol, right), order=2, modes=("fwd", "rev"))
+
+
 def test_log_det_cholesky(dtype, rng):
     chol = factor(rng)
     expected = np.linalg.slogdet(chol @ np.swapaxes(chol, -1, -2))[1]

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.stack_product import fits, stack_product
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "identity_like",
     "log_det_cholesky",
     "matmul",
+    "matmul_nt",
+    "matmul_tn",
     "matvec",
     "safe_norm",
     "safe_sqrt",
@@ -43,6 +46,7 @@ __all__ = [
     "tree_dot",
     "tree_norm",
     "triangular_inverse",
+    "triangular_solve",
     "triangularize",
 ]
 
@@ -121,10 +125,36 @@ def identity_like(x: Array) -> Array:
 def matmul(left: Array, right: Array) -> Array:
     """Matrix product at full precision on every device.
 
+    Stacks of small matrices are multiplied by :func:`vfejax.stack_product.stack_product`.
+
     >>> matmul(jnp.eye(2), jnp.ones((2, 1))).tolist()
     [[1.0], [1.0]]
     """
+    if fits(left, right):
+        return stack_product(left, right)
     return jnp.matmul(left, right, precision="highest")
+
+
+def matmul_tn(left: Array, right: Array) -> Array:
+    """``left^T right`` for matrices ``[..., k, m]`` and ``[..., k, n]``, as :func:`matmul`.
+
+    >>> matmul_tn(jnp.array([[1.0, 2.0]]), jnp.array([[3.0]])).tolist()
+    [[3.0], [6.0]]
+    """
+    if fits(left, right):
+        return stack_product(left, right, left_axis=-2)
+    return matmul(transpose(left), right)
+
+
+def matmul_nt(left: Array, right: Array) -> Array:
+    """``left right^T`` for matrices ``[..., m, k]`` and ``[..., n, k]``, as :func:`matmul`.
+
+    >>> matmul_nt(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+    [[11.0]]
+    """
+    if fits(left, right):
+        return stack_product(left, right, right_axis=-1)
+    return matmul(left, transpose(right))
 
 
 def matvec(matrix: Array, vector: Array) -> Array:
@@ -229,7 +259,7 @@ def _triangular_inverse(chol: Array) -> Array:
         row = jax.lax.dynamic_index_in_dim(chol, i, -2, keepdims=False)
         pivot = jax.lax.dynamic_index_in_dim(row, i, -1)
         unit = jax.lax.dynamic_index_in_dim(identity, i, -2, keepdims=False)
-        solved = (unit - jnp.sum(row[..., :, None] * inverse, axis=-2)) / pivot
+        solved = (unit - matmul(row[..., None, :], inverse)[..., 0, :]) / pivot
         return jax.lax.dynamic_update_index_in_dim(inverse, solved, i, inverse.ndim - 2)
 
     return jax.lax.fori_loop(0, chol.shape[-1], substitute, jnp.zeros_like(chol))
@@ -239,6 +269,37 @@ def _triangular_inverse(chol: Array) -> Array:
 def _triangular_inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     inverse = _triangular_inverse(primals[0])
     return inverse, -matmul(inverse, matmul(jnp.tril(tangents[0]), inverse))
+
+
+def triangular_solve(chol: Array, right: Array) -> Array:
+    """``L^{-1} right`` for lower triangular ``chol [..., k, k]`` and ``right [..., k, l]``.
+
+    It is the product with :func:`triangular_inverse`. With ``Y = L^{-1} right`` the derivative is
+    ``L^{-1} (d right - tril(dL) Y)``: two products, where that of the inverse and of the product
+    would be four.
+
+    Raises:
+        ValueError: when ``chol`` is complex or not square.
+
+    >>> triangular_solve(jnp.array([[2.0, 0.0], [1.0, 1.0]]), jnp.array([[2.0], [1.0]])).tolist()
+    [[1.0], [0.0]]
+    """
+    chol = _check_square(chol, "chol")
+    return _triangular_solve(chol, right) if chol.size else right
+
+
+@jax.custom_jvp
+def _triangular_solve(chol: Array, right: Array) -> Array:
+    return matmul(_triangular_inverse(chol), right)
+
+
+@_triangular_solve.defjvp
+def _triangular_solve_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    inverse = _triangular_inverse(primals[0])
+    solved = matmul(inverse, primals[1])
+    return solved, matmul(inverse, tangents[1] - matmul(jnp.tril(tangents[0]), solved))
 
 
 def _half_triangle(x: Array) -> Array:
@@ -287,7 +348,7 @@ def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     inverse = _triangular_inverse(chol)
     lower = jnp.tril(tangents[0])
     change = lower + transpose(jnp.tril(lower, -1))
-    return chol, matmul(chol, _half_triangle(matmul(matmul(inverse, change), transpose(inverse))))
+    return chol, matmul(chol, _half_triangle(matmul_nt(matmul(inverse, change), inverse)))
 
 
 def triangularize(rows: Array) -> Array:
@@ -362,10 +423,10 @@ def _mirror(x: Array, normal: Array) -> Array:
 @_orthogonalize.defjvp
 def _orthogonalize_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
     basis, factor = _orthogonalize(primals[0])
-    change = matmul(tangents[0], transpose(_triangular_inverse(factor)))
-    inner = matmul(transpose(basis), change)
+    change = matmul_nt(tangents[0], _triangular_inverse(factor))
+    inner = matmul_tn(basis, change)
     body = _half_triangle(inner + transpose(inner))
-    return (basis, factor), (change - matmul(basis, transpose(body)), matmul(factor, body))
+    return (basis, factor), (change - matmul_nt(basis, body), matmul(factor, body))
 
 
 def safe_sqrt(x: Array) -> Array:

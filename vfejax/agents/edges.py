@@ -25,7 +25,7 @@ from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.pairwise import FrameField
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import log_det_cholesky, matmul, matvec, triangular_inverse
+from vfejax.numerics import log_det_cholesky, matmul, matvec, triangular_solve
 from vfejax.types import Array
 
 __all__ = [
@@ -84,7 +84,7 @@ def common_frame(gaussian: Gaussian, field: FrameField) -> CommonFrame:
     chol = jnp.tril(gaussian.chol)
     return CommonFrame(
         matmul(field.inward, chol),
-        matmul(triangular_inverse(chol), field.outward),
+        triangular_solve(chol, field.outward),
         matvec(field.inward, gaussian.mean),
         log_det_cholesky(chol) - 2.0 * field.log_det,
     )

@@ -10,8 +10,10 @@ Rotate every belief once into the common frame, ``(m_i, S_i, P_j = S_j^{-1})``. 
     2 KL_ij = <P_j, S_i + m_i m_i^T> - 2 m_i . P_j m_j + m_j . P_j m_j + log|S_j| - log|S_i| - k
 
 is a matrix product of one feature row per receiver with one per sender, of length k (k + 1) / 2 + k
-+ 2. Alignment is attention with these logits: no array of shape n x n, let alone n x n x k x k, is
-ever formed.
++ 2. But for ``log|S_i| + k`` it is an inner product of two symmetric matrices of size k + 1, whose
+triangles are the features: the second moments of ``(x, -1)`` under agent i, and the Gram matrix of
+``L_j^{-1} U_j [1, m_j]`` with ``log|S_j|`` in its corner. Alignment is attention with these logits:
+no array of shape n x n, let alone n x n x k x k, is ever formed.
 
 Rounding. The features are centred and scaled by the population's mean variances, which changes
 nothing in exact arithmetic. What remains is cancellation between the terms of the product: the
@@ -20,6 +22,7 @@ relative to agents' distances from their common mean. A lower ``compute_dtype`` 
 there. A neighbour list (:mod:`vfejax.agents.edges`) does not cancel.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -32,7 +35,14 @@ from vfejax.agents.alignment import AlignmentFn
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
-from vfejax.numerics import log_det_cholesky, matmul, matvec, transpose, triangular_inverse
+from vfejax.numerics import (
+    expand_leading,
+    log_det_cholesky,
+    matmul,
+    matmul_tn,
+    transpose,
+    triangular_solve,
+)
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -69,16 +79,18 @@ class PairFeatures(NamedTuple):
     sender: Array
 
 
-def _gram(factor: Array) -> Array:
-    return matmul(factor, transpose(factor))
-
-
 def _selection(k: int) -> np.ndarray:
     """Constant 0-1 matrix ``[k^2, k (k + 1) / 2]`` that picks the lower triangle, row by row."""
     rows, columns = np.tril_indices(k)
     selection = np.zeros((k * k, rows.size))
     selection[rows * k + columns, np.arange(rows.size)] = 1.0
     return selection
+
+
+def _mirrored(selection: np.ndarray) -> np.ndarray:
+    """The same for the upper triangle, column by column."""
+    k = math.isqrt(selection.shape[0])
+    return selection.reshape(k, k, -1).swapaxes(0, 1).reshape(selection.shape)
 
 
 def pack(matrix: Array) -> Array:
@@ -101,9 +113,49 @@ def unpack(packed: Array, k: int) -> Array:
     >>> unpack(jnp.array([1.0, 2.0, 3.0]), 2).tolist()
     [[1.0, 2.0], [2.0, 3.0]]
     """
-    lower = _selection(k)
-    both = np.maximum(lower, lower.reshape(k, k, -1).swapaxes(0, 1).reshape(lower.shape))
+    both = np.maximum(_selection(k), _mirrored(_selection(k)))
     return matmul(packed, jnp.asarray(both.T, packed.dtype)).reshape(*packed.shape[:-1], k, k)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _packed_gram(rows: Array, off_diagonal: float) -> Array:
+    """Lower triangle of ``rows^T rows``, row by row: ``[..., l, k] -> [..., k (k + 1) / 2]``, off
+    the diagonal times ``off_diagonal``.
+    """
+    k = rows.shape[-1]
+    lower = _selection(k)
+    gram = matmul_tn(rows, rows)
+    entries = gram.reshape(*gram.shape[:-2], k * k)[..., np.argmax(lower, axis=0)]
+    weights = jnp.asarray(_weights(k, off_diagonal), rows.dtype)
+    return entries * expand_leading(weights, entries.ndim - 1, core=1)
+
+
+@_packed_gram.defjvp
+def _packed_gram_jvp(
+    off_diagonal: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    # One product per matrix: it is added to its transpose while it is packed. Packed by a product,
+    # because the transpose of taking entries is a scatter.
+    (rows,), (change,) = primals, tangents
+    k = rows.shape[-1]
+    folded = (_selection(k) + _mirrored(_selection(k))) * _weights(k, off_diagonal)
+    half = matmul_tn(rows, change)
+    flat = half.reshape(*half.shape[:-2], k * k)
+    return _packed_gram(rows, off_diagonal), matmul(flat, jnp.asarray(folded, rows.dtype))
+
+
+def _weights(k: int, off_diagonal: float) -> np.ndarray:
+    """1 for the packed entries on the diagonal, ``off_diagonal`` for the others."""
+    rows, columns = np.tril_indices(k)
+    return np.where(rows == columns, 1.0, off_diagonal)
+
+
+def _orthogonal(generators: Array | np.ndarray) -> bool:
+    """Whether known generators are antisymmetric, so that every frame is orthogonal."""
+    if isinstance(generators, jax.core.Tracer):
+        return False
+    j = np.asarray(generators)
+    return np.array_equal(j, -np.swapaxes(j, -1, -2))
 
 
 def frame_field(phi: Array, generators: Generators) -> FrameField:
@@ -125,18 +177,23 @@ def frame_field(phi: Array, generators: Generators) -> FrameField:
     """
     group = as_group(generators)
     traces = jnp.trace(jnp.asarray(group.generators, phi.dtype), axis1=-2, axis2=-1)
-    outward, inward = frames(jnp.stack([phi, -phi]), group)
+    if _orthogonal(group.generators):
+        outward = frames(phi, group)
+        inward = transpose(outward)
+    else:
+        outward, inward = frames(jnp.stack([phi, -phi]), group)
     return FrameField(
         outward, inward, jnp.sum(phi * traces.reshape((1,) * (phi.ndim - 1) + (-1,)), axis=-1)
     )
 
 
 def _centre_and_scale(mean: Array, factor: Array, present: Array | None) -> tuple[Array, Array]:
-    """Common mean ``[1, k]`` and root of the mean variances ``[1, k]`` of the agents present.
+    """Common mean ``[1, k]`` and root of the mean variances ``[1, k]`` of the agents present, with
+    covariances ``factor^T factor``.
 
     Any centre and any scale give the same divergences, so no gradient flows through the choice.
     """
-    variance = jnp.sum(factor * factor, axis=-1)
+    variance = jnp.sum(factor * factor, axis=-2)
     if present is None:
         share = jnp.ones_like(mean[:, :1]) / mean.shape[0]
     else:
@@ -175,21 +232,25 @@ def pair_features(
     chol = jnp.tril(gaussian.chol)
     k = chol.shape[-1]
     log_det = log_det_cholesky(chol) - 2.0 * field.log_det
-    moments = matmul(field.inward, jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1))
-    factor, mean = moments[..., :k], moments[..., k]
-    inverse = matmul(triangular_inverse(chol), field.outward)
+    columns = jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1)
+    moments = matmul_tn(columns, transpose(field.inward))
+    factor, mean = moments[..., :k, :], moments[..., k, :]
+    whitener = triangular_solve(chol, field.outward)
 
     centre, scale = _centre_and_scale(mean, factor, present)
-    mean = (mean - centre) / scale
-    second_moment = _gram(jnp.concatenate([factor / scale[..., None], mean[..., None]], axis=-1))
-    precision = _gram(transpose(inverse * scale[:, None, :]))
-    information = matvec(precision, mean)
+    mean = ((mean - centre) / scale)[..., None]
+    scale = scale[..., None, :]
+    whitener = whitener * scale
+    one = jnp.ones_like(mean[..., :1, :])
+    affine = jnp.concatenate([transpose(mean), -one], axis=-1)
+    spread = jnp.concatenate([factor / scale, jnp.zeros_like(mean)], axis=-1)
+    second_moment = _packed_gram(jnp.concatenate([spread, affine], axis=-2), 2.0)
+    whitened = jnp.concatenate([whitener, matmul(whitener, mean)], axis=-1)
+    precision = _packed_gram(whitened, 1.0)
 
-    off_diagonal = 2.0 - jnp.eye(k, dtype=chol.dtype)[None]
-    one = jnp.ones_like(log_det)[:, None]
-    receiver = [pack(second_moment * off_diagonal), -2.0 * mean, one, (-log_det - k)[:, None]]
-    quadratic = jnp.sum(mean * information, axis=-1) + log_det
-    sender = [pack(precision), information, quadratic[:, None], one]
+    one, log_det = one[..., 0], log_det[..., None]
+    receiver = [second_moment, -log_det - k]
+    sender = [precision[..., :-1], precision[..., -1:] + log_det, one]
     return PairFeatures(0.5 * jnp.concatenate(receiver, axis=-1), jnp.concatenate(sender, axis=-1))
 
 

@@ -14,6 +14,7 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import (
     as_floating,
     matmul,
+    matmul_tn,
     matvec,
     safe_norm,
     transpose,
@@ -90,7 +91,7 @@ def natural_direction(
     chol = constrain(coordinates).chol
     scale = _diagonal(chol)
     covector = _with_diagonal(gradient.factor, _diagonal(gradient.factor) / scale)
-    body = matmul(transpose(chol), covector)
+    body = matmul_tn(chol, covector)
     body = _with_diagonal(body, 0.5 * _diagonal(body))
     factor = _with_diagonal(matmul(chol, body), _diagonal(body))
     return GaussianCoordinates(matvec(chol, matvec(transpose(chol), gradient.mean)), factor)

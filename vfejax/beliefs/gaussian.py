@@ -17,9 +17,12 @@ from vfejax.numerics import (
     expand_leading,
     log_det_cholesky,
     matmul,
+    matmul_nt,
+    matmul_tn,
     matvec,
     transpose,
     triangular_inverse,
+    triangular_solve,
     triangularize,
 )
 from vfejax.types import Array
@@ -98,7 +101,7 @@ def covariance(q: Gaussian) -> Array:
     [[9.0]]
     """
     chol = jnp.tril(as_floating(q.chol, "q.chol"))
-    return matmul(chol, transpose(chol))
+    return matmul_nt(chol, chol)
 
 
 def precision(q: Gaussian) -> Array:
@@ -108,7 +111,7 @@ def precision(q: Gaussian) -> Array:
     [[0.25]]
     """
     inverse = triangular_inverse(q.chol)
-    return matmul(transpose(inverse), inverse)
+    return matmul_tn(inverse, inverse)
 
 
 def natural_parameters(q: Gaussian) -> tuple[Array, Array]:
@@ -176,7 +179,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
     dtype = common_dtype(q.mean, p.mean)
     q, p = (Gaussian(x.mean.astype(dtype), jnp.tril(x.chol).astype(dtype)) for x in (q, p))
     columns = jnp.concatenate([q.chol, (q.mean - p.mean)[..., None]], axis=-1)
-    whitened = matmul(triangular_inverse(p.chol), columns)
+    whitened = triangular_solve(p.chol, columns)
     squares = jnp.sum(whitened * whitened, axis=(-2, -1))
     return 0.5 * (squares - q.mean.shape[-1] + log_det_cholesky(p.chol) - log_det_cholesky(q.chol))
 
