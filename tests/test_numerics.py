@@ -137,7 +137,7 @@ def test_triangular_solve_is_numpys_and_has_its_derivatives(rng):
     above = chol.copy()
     above[:, *UPPER] = 7.0
     np.testing.assert_allclose(numerics.triangular_solve(above, right), solved, rtol=1e-12)
-    check_grads(jax.jit(numerics.triangular_solve), (chol, right), order=2, modes=("fwd", "rev"))
+    check_grads(jax.jit(numerics.triangular_solve), (chol, right), order=2, modes=("rev",))
 
 
 def test_log_det_cholesky(dtype, rng):
