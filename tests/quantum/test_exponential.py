@@ -88,7 +88,7 @@ def _count_products(jaxpr):
     """Matrix products in a jaxpr, weighted by 4 where complex; bodies of loops count once."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name in ("dot_general", "stack_product"):
             total += 4 if np.issubdtype(equation.outvars[0].aval.dtype, np.complexfloating) else 1
         for parameter in equation.params.values():
             for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
