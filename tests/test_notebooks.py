@@ -14,6 +14,7 @@ SHORT = {
     "02_resolvent": {"num_sites": 300, "num_tokens": 512},
     "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
+    "05_emergence": {"num_steps": 40, "num_waves": 40},
 }
 
 
@@ -183,3 +184,41 @@ def test_toroidal_notebook_says_what_it_claims():
     assert dense > 30 * blocks
     assert printed.count("kept everywhere: True") == 3
     assert "triangle inequality holds: True" in printed
+
+
+def test_emergence_notebook_says_what_it_claims():
+    printed = _printed(_read("05_emergence"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed, re.MULTILINE).groups()]
+
+    number = r"\s*([-+.e\d]+?)"
+    assert "a chain: []" in printed
+    assert "two groups and a bridge: [[0, 1, 2, 3], [5, 6, 7, 8]]" in printed
+    match, even, others = numbers(
+        rf"^cost{number} nats, with even weights{number}, least .*nearby{number}$"
+    )
+    assert match < min(even, others)
+    assert len(re.findall(r"form meta-agent 1[6-9]$", printed, re.MULTILINE)) == 4
+    assert len(re.findall(r"form meta-agent 2[23]$", printed, re.MULTILINE)) == 2
+    assert re.findall(r"(\d+) leaves meta-agent", printed) == ["5"]
+    assert "meta-agents that dissolved: 0" in printed
+    assert "half-time: groups 1.00, pairs 1.00" in printed
+    # Sums of a few hundred nats in float64.
+    assert numbers(rf"sum to the drop: largest difference{number} nats$")[0] < 1e-10
+    assert re.findall(r"of the steps, adjusted Rand index (\S+)", printed) == ["1.00"] * 3
+    assert "eight places and six slots: 6 meta-agents, 2 groups refused" in printed
+    stationary = re.findall(r"^bottom_up .* precision (\S+) in .* stationary (\S+)$", printed, re.M)
+    for precision, limit in stationary[:2]:
+        # On its way there: the run ends before the last tenth.
+        assert 0.9 * float(limit) < float(precision) < float(limit)
+    assert stationary[2][1] == "none"
+    assert float(stationary[2][0]) > 20
+    assert numbers(rf"against the formula: largest difference{number}$")[0] < 1e-12
+    for motion in ("underdamped", "critically damped", "overdamped", "among 2", "among 3"):
+        # Second order: dt^2 = 4e-4 times numbers of order 1.
+        assert numbers(rf"{motion}: off the closed form by{number}$")[0] < 1e-3
+    assert numbers(rf"^spectral derivatives: largest relative error{number},")[0] < 1e-10
+    assert numbers(rf"^after a change of gauge: holonomy .* off by{number} radians")[0] < 1e-12
+    found = numbers(rf"density: off the formula by{number}, changed by the gauge by{number}$")
+    assert max(found) < 1e-12
