@@ -19,6 +19,7 @@ from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, directory, inputs, toml_values
+from vfejax.runs.events import Event, read_events
 from vfejax.runs.metrics import read_metrics
 from vfejax.types import PyTree, SequenceModel
 
@@ -44,6 +45,7 @@ class Run(NamedTuple):
         vocabulary: the tokenizer it reads with.
         step: number of updates after which those weights were saved.
         valid_loss: their validation loss, in nats per token.
+        events: groups of agents that formed and came apart, of a simulation with meta-agents.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Run(NamedTuple):
     vocabulary: Tokenizer | None = None
     step: int | None = None
     valid_loss: float | None = None
+    events: tuple[Event, ...] = ()
 
 
 def load(path: str | os.PathLike) -> Run:
@@ -81,7 +84,7 @@ def load(path: str | os.PathLike) -> Run:
     """
     path = Path(path)
     config = directory.read_config(path)
-    run = Run(path, config, _metrics(path), _summary(path))
+    run = Run(path, config, _metrics(path), _summary(path), events=tuple(read_events(path)))
     return run if "model" not in config else _with_model(run)
 
 

@@ -9,7 +9,7 @@ on from its newest checkpoint, and gives bit for bit what an unbroken run gives.
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.events import Event, append_events, truncate_events
 from vfejax.runs.interrupt import Interrupt
 from vfejax.runs.metrics import append_metrics, truncate_metrics
 from vfejax.runs.progress import progress
@@ -41,12 +42,14 @@ class Observation(NamedTuple):
             the best loss so far.
         shown: quantities beside the progress bar; the row by default.
         stop: why the loop should end here; empty to go on.
+        events: lines of ``events.csv`` since the last call; None for a program that keeps none.
     """
 
     row: Row
     memory: PyTree = ()
     shown: Row | None = None
     stop: str = ""
+    events: Sequence[Event] | None = None
 
 
 class Program(NamedTuple):
@@ -172,7 +175,8 @@ def run(
         run: the run, held: :func:`vfejax.runs.directory.create` or ``open_existing``.
         program: what to run.
         cadence: how far, and how often to write.
-        resume: go on from the newest checkpoint, if there is one. Rows of later steps are dropped.
+        resume: go on from the newest checkpoint, if there is one. Rows and events of later steps
+            are dropped.
         quiet: show no progress.
         description, unit, units_per_step: what progress shows, and what its rate counts.
         interrupt: what signals do; by default the first one ends the loop after its chunk.
@@ -221,7 +225,7 @@ def run(
             step = 0
             observation = program.observe(0, state, None, memory)
             memory, stop = observation.memory, observation.stop
-            _write(writers, 0, observation.row)
+            _write(run, writers, 0, observation)
             save(0)
         update = stack.enter_context(
             progress(
@@ -241,7 +245,7 @@ def run(
             step += num_steps
             observation = program.observe(step, state, infos, memory)
             memory, stop = observation.memory, observation.stop
-            _write(writers, step, observation.row)
+            _write(run, writers, step, observation)
             update(step, observation.row if observation.shown is None else observation.shown)
             ends = step == cadence.num_steps or bool(stop) or interrupt.requested
             if ends or step % cadence.checkpoint_every == 0:
@@ -258,14 +262,20 @@ def _start(
     run.file("checkpoints/")
     checkpoint.sweep(run)
     if latest is None:
-        truncate_metrics(run, -1)
+        _truncate(run, -1)
         return program.place(program.init()), program.memory, None, 0.0
     template = Saved(jax.eval_shape(program.template or program.init), program.memory)
     saved, meta = checkpoint.restore(run, template)
-    truncate_metrics(run, latest)
+    _truncate(run, latest)
     state = program.place(saved.state)
     memory = program.prepare(latest, state, saved.memory)
     return state, memory, latest, float(meta.get("seconds", 0.0))
+
+
+def _truncate(run: RunDirectory, step: int) -> None:
+    """Drop what was written of later steps."""
+    truncate_metrics(run, step)
+    truncate_events(run, step)
 
 
 def _chunk_length(step: int, cadence: Cadence) -> int:
@@ -287,9 +297,16 @@ def _append(run: RunDirectory, step: int, row: Row) -> None:
     append_metrics(run, ["step", *row], [[step, *row.values()]])
 
 
-def _write(writers: Iterable[Callable[[int, Row], None]], step: int, row: Row) -> None:
+def _write(
+    run: RunDirectory,
+    writers: Iterable[Callable[[int, Row], None]],
+    step: int,
+    observation: Observation,
+) -> None:
+    if observation.events is not None:
+        append_events(run, observation.events)
     for write in writers:
-        write(step, row)
+        write(step, observation.row)
 
 
 def _check(run: RunDirectory, program: Program, step: int, infos: PyTree) -> None:

@@ -1,6 +1,5 @@
 """Metrics of a run: ``metrics.csv``, a row for every logged step, exact to the last bit."""
 
-import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vfejax.data.files import atomic_write, read_errors, write_errors
+from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.lines import append_lines, complete_lines
 
 __all__ = ["append_metrics", "read_metrics", "truncate_metrics"]
 
@@ -42,36 +42,8 @@ def append_metrics(
         raise ValueError(
             f"every row must have {len(columns)} entries, as many as there are columns {columns}"
         )
-    header = ",".join(columns) + "\n"
     text = "".join(",".join(map(_cell, row)) + "\n" for row in rows)
-    path = run.file("metrics.csv")
-    with write_errors(path), open(path, "a+b", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            _check_appendable(path, file, header)
-        data = memoryview((text if size else header + text).encode())
-        try:
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _check_appendable(path: Path, file: io.FileIO, header: str) -> None:
-    file.seek(0)
-    if file.read(len(header.encode())) != header.encode():
-        raise UserError(
-            f"{path} has other columns than this run writes ({header.strip()}); move the file "
-            "elsewhere, then --resume goes on and begins a new one"
-        )
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) != b"\n":
-        raise UserError(
-            f"{path} ends in half a line, left by a process that was killed; continue the run with "
-            "--resume"
-        )
+    append_lines(run, "metrics.csv", ",".join(columns) + "\n", text)
 
 
 def _cell(value: Any) -> str:
@@ -129,9 +101,7 @@ def read_metrics(run: str | os.PathLike, required: Iterable[str] = ()) -> dict[s
 
 def _rows(path: Path) -> tuple[list[str], list[list[float]]]:
     """Complete lines of the file, and the numbers of those after the header."""
-    with read_errors(path):
-        text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")[:-1]  # what follows the last line break is empty, or half a line
+    lines = complete_lines(path)
     if lines and "step" not in lines[0].split(","):
         raise UserError(
             f"{path} line 1 has no column step, so no run wrote it; move the file elsewhere, then "

@@ -23,9 +23,12 @@ _MOST_POINTS = 64
 
 
 class _Point(NamedTuple):
-    """One point of the base manifold: who is there, what they measured, and the true landmarks."""
+    """One scene at one point of the base manifold: who sees it there, what they measured, and the
+    true landmarks.
+    """
 
     place: int
+    scene: int
     agents: np.ndarray
     measured: np.ndarray
     landmarks: np.ndarray
@@ -33,13 +36,13 @@ class _Point(NamedTuple):
 
 class References(NamedTuple):
     """What is possible without alignment, and at best: ``(landmark error in m, rotation errors in
-    rad)`` pooled over points.
+    rad)`` pooled over points and scenes. Registrations are by point and scene.
     """
 
     alone: tuple[float, np.ndarray]
     pairs: tuple[float, np.ndarray]
     best: tuple[float, np.ndarray]
-    registrations: dict[int, Registration]
+    registrations: dict[tuple[int, int], Registration]
 
 
 def rms(values: np.ndarray) -> float:
@@ -60,21 +63,29 @@ def _truth(problem: Problem) -> Truth:
 
 
 def _points(problem: Problem) -> list[_Point]:
-    """Points with at least two agents, at most ``_MOST_POINTS`` of them."""
+    """Points with at least two agents that see the same scene, at most ``_MOST_POINTS`` of each
+    scene.
+    """
     if problem.observations is None:
         raise ValueError("errors need a problem with observations")
     measured = sensor_network.mean_observations(problem.observations)
     measured = measured.reshape(measured.shape[0], -1, *measured.shape[-2:])
-    landmarks = _truth(problem).landmarks.reshape(-1, *measured.shape[-2:])
     num_agents, num_points = measured.shape[:2]
+    scene = np.zeros(num_agents, int) if problem.scene is None else problem.scene
+    landmarks = _truth(problem).landmarks.reshape(-1, num_points, *measured.shape[-2:])
     present = np.ones((num_agents, num_points), bool)
     if problem.supports is not None:
         present = np.asarray(problem.supports).reshape(num_agents, -1) > 0
-    crowded = np.flatnonzero(present.sum(axis=0) >= 2)
-    chosen = crowded[
-        np.unique(np.linspace(0, len(crowded) - 1, min(len(crowded), _MOST_POINTS)).astype(int))
-    ]
-    return [_Point(int(c), present[:, c], measured[present[:, c], c], landmarks[c]) for c in chosen]
+    found = []
+    for s, truth in enumerate(landmarks):
+        here = present & (scene == s)[:, None]
+        crowded = np.flatnonzero(here.sum(axis=0) >= 2)
+        chosen = np.linspace(0, len(crowded) - 1, min(len(crowded), _MOST_POINTS)).astype(int)
+        found += [
+            _Point(int(c), s, here[:, c], measured[here[:, c], c], truth[c])
+            for c in crowded[np.unique(chosen)]
+        ]
+    return found
 
 
 def references(problem: Problem) -> References | None:
@@ -89,13 +100,16 @@ def references(problem: Problem) -> References | None:
         raise UserError(
             "no two agents overlap anywhere on the base manifold; give a larger --support-radius"
         )
-    fits = {p.place: sensor_network.maximum_likelihood(p.measured) for p in points}
+    fits = {(p.place, p.scene): sensor_network.maximum_likelihood(p.measured) for p in points}
     own = rms(
         np.concatenate([sensor_network.landmark_errors(p.measured, p.landmarks) for p in points])
     )
     best = rms(
         np.array(
-            [sensor_network.landmark_errors(fits[p.place].landmarks, p.landmarks) for p in points]
+            [
+                sensor_network.landmark_errors(fits[p.place, p.scene].landmarks, p.landmarks)
+                for p in points
+            ]
         )
     )
 
@@ -115,7 +129,7 @@ def references(problem: Problem) -> References | None:
             best,
             pooled(
                 lambda p, true: sensor_network.relative_rotation_errors(
-                    fits[p.place].rotations, true
+                    fits[p.place, p.scene].rotations, true
                 )
             ),
         ),

@@ -4,7 +4,9 @@ Without arguments: 64 sensors that measure three landmarks, each in its own unkn
 recover the landmarks and their relative rotations by aligning their beliefs.
 """
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +15,12 @@ import numpy as np
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
-from vfejax.cli.simulate import accuracy
+from vfejax.cli.simulate import accuracy, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
 from vfejax.cli.simulate.problem import Problem
-from vfejax.data import population_arrays
+from vfejax.data import hierarchy_arrays, population_arrays
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop
 from vfejax.types import Array, PyTree
@@ -110,6 +112,33 @@ def _arrays(population: Population) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
+def _simulate_hierarchy(
+    config: SimulateConfig, problem: Problem, inputs: dict[str, Path | None]
+) -> int:
+    """As :func:`simulate`, with meta-agents."""
+    references = accuracy.references(problem)
+    emerging = emergence.build(config, problem)
+    check_start = functools.partial(_check_start, config)
+    program = emergence.program(config, problem, emerging, check_start)
+    with sessions.begin(config, "simulate", inputs) as session:
+        run = session.run
+        population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
+        outcome = session.advance(emergence.telling(program, session.say))
+        hierarchy = jax.jit(lambda state: state.hierarchy)(outcome.state)
+        arrays = hierarchy_arrays.to_arrays(hierarchy, emerging.scales)
+        population_arrays.save_npz(run.file("final.npz"), arrays)
+        session.say("drawing the pictures")
+        report, summary = simulate_report.build(
+            config,
+            problem,
+            references,
+            emergence.agents(outcome.state, emerging.scales),
+            run,
+            simulate_report.Grouped(hierarchy, emerging.scales, emergence.refusal(outcome.memory)),
+        )
+        return session.finish(outcome, report, summary, simulate_report.summary_text)
+
+
 def simulate(config: SimulateConfig) -> int:
     """Run the simulation that ``config`` describes, write its directory, and return the exit
     status.
@@ -117,6 +146,8 @@ def simulate(config: SimulateConfig) -> int:
     inputs = {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
+    if config.emergence:
+        return _simulate_hierarchy(config, problem, inputs)
     references = accuracy.references(problem)
     program = _program(config, problem)
     with sessions.begin(config, "simulate", inputs) as session:

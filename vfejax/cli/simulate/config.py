@@ -13,6 +13,8 @@ from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.cli.simulate import meta
+from vfejax.cli.simulate.meta import Meta
 from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
@@ -73,7 +75,8 @@ class SimulateConfig(RunOptions):
     """A population of Gaussian agents minimises its variational free energy.
 
     Without data of your own it solves the embedded problem: sensors with unknown orientations
-    measure the same three landmarks.
+    measure the same three landmarks. With --scenes M each sensor sees one of M scenes, and with
+    --emergence those that see the same one form a meta-agent.
     """
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every", "step_size")
@@ -90,6 +93,14 @@ class SimulateConfig(RunOptions):
     """Number of sensors of the embedded problem."""
     measurements: int = 4
     """Measurements each sensor of the embedded problem takes (per point of the base manifold)."""
+    scenes: int = 1
+    """Number of scenes of the embedded problem. Each sensor sees one of them, and nobody says which
+    sensors see the same.
+    """
+    contrast: float = 1.0
+    """How far several --scenes differ, in metres: standard deviation of each coordinate of a
+    landmark from scene to scene.
+    """
     noise_std: float = 0.2
     """Standard deviation of the measurement noise, in metres (or your data's unit)."""
     prior_std: float = 3.0
@@ -160,6 +171,12 @@ class SimulateConfig(RunOptions):
     friction: float = 0.0
     """Friction of hamiltonian dynamics, per unit of time."""
 
+    emergence: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SLOTS...")] = ()
+    """Let agents that agree form meta-agents, and those again: the most meta-agents that there can
+    be at once at scale 1, 2, ... By default there are none. For natural dynamics.
+    """
+    meta: Meta = field(default_factory=Meta)
+
     precision: Literal["float32", "float64"] = "float32"
     """Floating-point precision of the state."""
     compute_dtype: Literal["same", "bfloat16", "float16"] = "same"
@@ -192,6 +209,8 @@ def check_values(config: SimulateConfig) -> None:
         shown = " ".join(str(value) if abs(value) < 10**40 else "..." for value in values)
         check(all(value <= limit for value in values), name, shown, f"at most {limit} each")
     check(config.dimension <= 1000, "dimension", config.dimension, "at most 1000")
+    _check_scenes(config)
+    _check_emergence(config)
     _check_memory(config)
 
 
@@ -213,6 +232,31 @@ def _check_inertia(config: SimulateConfig) -> None:
         fits = name == "frames" or value == getattr(Masses, name)
         requirement = "left out with --mass belief, whose masses are those of the beliefs"
         check(fits, f"masses.{name}", value, requirement)
+
+
+def _check_scenes(config: SimulateConfig) -> None:
+    check_counts(config, ["scenes"], 1)
+    check_numbers(config, ["contrast"], positive=False)
+    if config.scenes == 1:
+        return
+    for option in ("observations", "initial"):
+        requirement = f"left out with --{option}: scenes are those of the embedded problem"
+        check(getattr(config, option) is None, "scenes", config.scenes, requirement)
+    requirement = f"at most half of --agents {config.agents}: each needs two sensors"
+    check(2 * config.scenes <= config.agents, "scenes", config.scenes, requirement)
+    requirement = f"left out with --base {config.base}: several scenes are seen at a point"
+    check(config.base == "point", "scenes", config.scenes, requirement)
+
+
+def _check_emergence(config: SimulateConfig) -> None:
+    meta.check_values(config.meta, config.emergence)
+    if not config.emergence:
+        return
+    shown = " ".join(map(str, config.emergence))
+    requirement = f"left out with --dynamics {config.dynamics}; it needs --dynamics natural"
+    check(config.dynamics == "natural", "emergence", shown, requirement)
+    requirement = f"left out with --compute-dtype {config.compute_dtype}; it needs same"
+    check(config.compute_dtype == "same", "emergence", shown, requirement)
 
 
 def _check_memory(config: SimulateConfig) -> None:

@@ -1,7 +1,7 @@
 """The pictures of a simulation: the run beside what is possible, energies, populations, fields."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,9 +9,10 @@ import numpy as np
 
 from vfejax.agents import pairwise
 from vfejax.agents.population import Population
-from vfejax.beliefs.gaussian import Gaussian, covariance
+from vfejax.beliefs.gaussian import covariance
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem
 from vfejax.figures import energies as energy_figures
 from vfejax.figures import fields as field_figures
@@ -19,7 +20,6 @@ from vfejax.figures import populations as population_figures
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.runs.report import Picture
-from vfejax.types import Array
 
 __all__ = ["pictures"]
 
@@ -35,19 +35,11 @@ class _View(NamedTuple):
     rotations: np.ndarray
 
 
-def _at_point(population: Population, index: int) -> tuple[Gaussian, Array]:
-    def pick(x: Array, tail: int) -> Array:
-        return x.reshape(x.shape[0], -1, *x.shape[x.ndim - tail :])[:, index]
-
-    belief = Gaussian(pick(population.belief.mean, 1), pick(population.belief.chol, 2))
-    return belief, pick(population.phi, 1)
-
-
 def _view(problem: Problem, population: Population, index: int, agents: np.ndarray) -> _View:
     """Beliefs pulled back to the common frame; turned onto the truth, where there is one, by one
-    global rotation.
+    global rotation for each scene.
     """
-    belief, phi = _at_point(population, index)
+    belief, phi = at_point(population, index)
     inward = np.asarray(frames(-phi, problem.group))[agents]
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
     covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
@@ -56,10 +48,13 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     rotations = np.asarray(rotation_matrices(phi))[agents]
     if problem.truth is not None:
         true = problem.truth.rotations[agents]
-        gauge = sensor_network.nearest_rotation(np.einsum("nji,njk->ik", true, rotations))
-        blocks = np.kron(np.eye(means.shape[-1] // 3), gauge)
-        means, covs = means @ blocks.T, blocks @ covs @ blocks.T
-        rotations = np.einsum("nji,njk,lk->nil", true, rotations, gauge)
+        scene = np.zeros(len(agents), int) if problem.scene is None else problem.scene
+        for same in (scene[agents] == s for s in np.unique(scene[agents])):
+            turned = np.einsum("nji,njk->nik", true[same], rotations[same])
+            gauge = sensor_network.nearest_rotation(turned.sum(axis=0))
+            blocks = np.kron(np.eye(means.shape[-1] // 3), gauge)
+            means[same], covs[same] = means[same] @ blocks.T, blocks @ covs[same] @ blocks.T
+            rotations[same] = np.einsum("nik,lk->nil", turned, gauge)
     return _View(means, covs, rotations)
 
 
@@ -106,8 +101,8 @@ def _truth_pictures(
 
 
 def _energy_pictures(metrics: dict) -> Iterator[Picture]:
-    names = ("self_coupling", "belief_alignment", "prior_alignment", "observation")
-    terms = {name: metrics[name] for name in names if np.any(metrics[name] != 0)}
+    names = ("self_coupling", "hyperprior", "belief_alignment", "prior_alignment", "observation")
+    terms = {name: metrics[name] for name in names if np.any(metrics.get(name, 0) != 0)}
     figure = energy_figures.energy_terms(metrics["step"], {**terms, "total": metrics["total"]})
     yield Picture(
         "energy", "Free energy", "Weighted terms of the free energy and their total.", figure
@@ -129,17 +124,19 @@ def _population_pictures(
     """Beliefs, frames and attention before and after, at the point that most agents cover."""
     index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
     if problem.supports is not None:
-        chi = np.asarray(problem.supports).reshape(len(agents), -1)
-        index = int(chi.sum(axis=0).argmax())
-        agents = chi[:, index] > 0
+        index, agents = most_covered(problem)
         where = " at the point that most agents cover"
     before = _view(problem, problem.population, index, agents)
     after = _view(problem, population, index, agents)
     if config.group == "so3" and set(config.irreps) == {1}:
         truth, cross = None, ""
         if problem.truth is not None:
-            truth = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)[index]
-            cross = " Crosses: the truth, up to the one global rotation that no data can tell."
+            points = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)
+            truth = points[index] if problem.scene is None else points.reshape(-1, 3)
+            each = "" if problem.scene is None else " of each scene"
+            cross = (
+                f" Crosses: the truth, up to the one global rotation{each} that no data can tell."
+            )
         panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
         caption = (
             f"Every agent's belief about each landmark{where}, carried to the common frame and "
@@ -156,13 +153,17 @@ def _population_pictures(
         )
         yield Picture("frames", "Frames", caption, figure)
     if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
+        chosen, order = np.flatnonzero(agents), ""
+        if problem.scene is not None:
+            chosen = chosen[np.argsort(problem.scene[chosen], kind="stable")]
+            order = "; agents are sorted by the scene they see"
         attention_fn = jax.jit(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
-            picked = jax.tree.map(lambda x: x[np.flatnonzero(agents)], _at_point(state, index))
+            picked = jax.tree.map(lambda x: x[chosen], at_point(state, index))
             weights = attention_fn(*picked, problem.group, config.temperature)
             caption = (
                 f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
-                f"{when}."
+                f"{when}{order}."
             )
             figure = population_figures.attention_matrix(np.asarray(weights))
             yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
@@ -213,6 +214,7 @@ def pictures(
     references: References | None,
     population: Population,
     metrics: dict,
+    grouped: Iterable[Picture] = (),
 ) -> Iterator[Picture]:
     """Every picture of the run, in the order of the report.
 
@@ -222,7 +224,9 @@ def pictures(
         references: errors to compare with; None when the truth is unknown.
         population: the last state.
         metrics: the columns of the run's metrics.
+        grouped: pictures of meta-agents, which come first.
     """
+    yield from grouped
     about_population = list(_population_pictures(config, problem, population))
     yield from about_population[:1]
     if references is not None:

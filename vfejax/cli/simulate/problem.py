@@ -27,17 +27,21 @@ from vfejax.geometry import grid as grids
 from vfejax.geometry import irreps
 from vfejax.geometry.grid import Grid
 from vfejax.geometry.groups import Group
-from vfejax.problems import sensor_network
+from vfejax.problems import scenes, sensor_network
 from vfejax.problems.inertial_flow import inertial_flow
 from vfejax.problems.population_flow import population_flow
 from vfejax.problems.sensor_network import Truth
 from vfejax.types import Array, Integrator, PyTree
 
-__all__ = ["Problem", "build", "energy_function", "integrator"]
+__all__ = ["Problem", "build", "energy_function", "grouped", "integrator", "quadrature"]
 
 
 class Problem(NamedTuple):
-    """Everything that stays fixed during a run, and the population it starts from."""
+    """Everything that stays fixed during a run, and the population it starts from.
+
+    With several scenes the landmarks of the truth are ``[scenes, l, 3]``, and ``scene`` says which
+    of them each agent sees, ``[n]``.
+    """
 
     population: Population
     group: Group
@@ -46,6 +50,7 @@ class Problem(NamedTuple):
     grid: Grid
     supports: Array | None
     edges: Edges | None
+    scene: np.ndarray | None = None
 
 
 def _group(config: SimulateConfig) -> Group:
@@ -111,42 +116,48 @@ def _fresh_population(
 
 def _embedded(
     config: SimulateConfig, grid: Grid, rng: np.random.Generator, dtype: Any
-) -> tuple[Observations, Truth]:
-    """The sensor network with a known answer."""
+) -> tuple[Observations, Truth, np.ndarray | None]:
+    """The sensor network with a known answer, and the scene that each sensor sees."""
     if config.group != "so3" or set(config.irreps) != {1}:
         raise UserError(
             f"--group {config.group} --irreps {' '.join(map(str, config.irreps))}: the "
             "embedded problem needs copies of spin 1; "
             "give --observations or --initial for other representations"
         )
-    return sensor_network.simulate(
-        rng,
-        config.agents,
-        num_landmarks=len(config.irreps),
-        num_observations=config.measurements,
-        noise_std=config.noise_std,
-        points=np.asarray(grid.points),
-        dtype=dtype,
+    sizes: dict[str, Any] = {
+        "num_landmarks": len(config.irreps),
+        "num_observations": config.measurements,
+        "noise_std": config.noise_std,
+        "dtype": dtype,
+    }
+    if config.scenes == 1:
+        points = np.asarray(grid.points)
+        return *sensor_network.simulate(rng, config.agents, points=points, **sizes), None
+    observations, truth = scenes.simulate(
+        rng, config.agents, config.scenes, contrast=config.contrast, **sizes
     )
+    return observations, Truth(truth.landmarks, truth.rotations), truth.labels
 
 
 def _data(
     config: SimulateConfig, group: Group, grid: Grid, rng: np.random.Generator, dtype: Any
-) -> tuple[Population, Observations | None, Truth | None]:
-    """Population, observations and truth: of the user's files, or of the embedded problem."""
+) -> tuple[Population, Observations | None, Truth | None, np.ndarray | None]:
+    """Population, observations, truth and scenes: of the user's files, or of the embedded
+    problem.
+    """
     num_generators, k, _ = group.generators.shape
     shape = grid.quadrature.shape
-    population = observations = truth = None
+    population = observations = truth = scene = None
     if config.initial is not None:
         population = inputs.initial(config, config.initial, k, num_generators, shape, dtype)
     if config.observations is not None:
         observations = inputs.observations(config, config.observations, k, shape, dtype)
     elif population is None:
-        observations, truth = _embedded(config, grid, rng, dtype)
+        observations, truth, scene = _embedded(config, grid, rng, dtype)
     if population is None:
         given = cast(Observations, observations)  # of the files, or of the embedded problem
         population = _fresh_population(config, given, k, num_generators, dtype)
-    return population, observations, truth
+    return population, observations, truth, scene
 
 
 def _check_agents(
@@ -174,16 +185,17 @@ def build(config: SimulateConfig) -> Problem:
     dtype = jnp.dtype(config.precision)
     group, grid = _group(config), _base(config)
     rng = np.random.default_rng(config.seed)
-    population, observations, truth = _data(config, group, grid, rng, dtype)
+    population, observations, truth, scene = _data(config, group, grid, rng, dtype)
     num_agents = population.phi.shape[0]
     _check_agents(config, num_agents, observations)
     edges = None if config.edges is None else inputs.neighbours(config.edges, num_agents)
     supports = _supports(config, grid, num_agents, rng, dtype)
     grid = jax.tree.map(lambda x: x.astype(dtype), grid)
-    return Problem(population, group, observations, truth, grid, supports, edges)
+    return Problem(population, group, observations, truth, grid, supports, edges, scene)
 
 
-def _quadrature(config: SimulateConfig, problem: Problem) -> Array | None:
+def quadrature(config: SimulateConfig, problem: Problem) -> Array | None:
+    """Weight of each point of the base manifold; None at a point."""
     return None if config.base == "point" else problem.grid.quadrature
 
 
@@ -203,7 +215,7 @@ def energy_function(
             alignment_fn=alignment.ALIGNMENTS[config.alignment],
             observations=problem.observations,
             supports=problem.supports,
-            quadrature=_quadrature(config, problem),
+            quadrature=quadrature(config, problem),
             edges=problem.edges,
             compute_dtype=compute_dtype,
         )
@@ -212,8 +224,8 @@ def energy_function(
     return energy_fn
 
 
-def _grouped(groups: Any, scale: float = 1.0) -> PopulationCoordinates:
-    """One number per group as a tree prefix of the coordinates."""
+def grouped(groups: Any, scale: float = 1.0) -> PopulationCoordinates:
+    """One number per group, rates or masses, as a tree prefix of the coordinates."""
     return PopulationCoordinates(
         GaussianCoordinates(scale * groups.belief_mean, scale * groups.belief_cov),
         GaussianCoordinates(scale * groups.prior_mean, scale * groups.prior_cov),
@@ -266,7 +278,7 @@ def integrator(
             config.scheme
         ]
         return scheme(
-            energy_fn, config.step_size, _grouped(config.masses), config.friction, has_aux=True
+            energy_fn, config.step_size, grouped(config.masses), config.friction, has_aux=True
         )
     if config.dynamics == "natural":
         return population_flow(
@@ -274,11 +286,11 @@ def integrator(
             problem.group,
             config.step_size,
             config.trust_radius,
-            _grouped(config.rates),
-            measure=measure(problem.population, problem.supports, _quadrature(config, problem)),
+            grouped(config.rates),
+            measure=measure(problem.population, problem.supports, quadrature(config, problem)),
             has_aux=True,
         )
-    optimizer = gradient_flow.scale_by_tree(_grouped(config.rates, config.step_size))
+    optimizer = gradient_flow.scale_by_tree(grouped(config.rates, config.step_size))
     if config.dynamics == "adam":
         optimizer = optax.chain(optax.scale_by_adam(), optimizer)
 

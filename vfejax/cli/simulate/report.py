@@ -1,21 +1,39 @@
 """What a simulation tells its reader in the end: summary, tables, pictures."""
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vfejax.agents.hierarchy import Hierarchy, Scales
 from vfejax.agents.population import Population
+from vfejax.cli.simulate import grouped_pictures, groups
 from vfejax.cli.simulate.accuracy import References, achieved, rms
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.pictures import pictures
-from vfejax.cli.simulate.problem import Problem
+from vfejax.cli.simulate.problem import Problem, quadrature
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.events import read_events
 from vfejax.runs.metrics import read_metrics
-from vfejax.runs.report import Report
+from vfejax.runs.report import Picture, Report
 
-__all__ = ["build", "summary_text"]
+__all__ = ["Grouped", "build", "summary_text"]
+
+
+class Grouped(NamedTuple):
+    """The last state of a run with meta-agents.
+
+    Attributes:
+        hierarchy: agents and meta-agents.
+        scales: how its rows are divided.
+        refusal: what to tell about groups that found no slot; empty when all did.
+    """
+
+    hierarchy: Hierarchy
+    scales: Scales
+    refusal: str
 
 
 def _summary(
@@ -67,7 +85,19 @@ def summary_text(summary: dict[str, Any]) -> str:
                 f"{name:<36} {1e3 * row['landmark_error_m']:>9.1f} mm "
                 f"{row['rotation_error_deg']:>16.2f} deg"
             )
+    lines += _group_lines(summary)
     return "\n".join(lines)
+
+
+def _group_lines(summary: dict[str, Any]) -> list[str]:
+    """How many groups there are, and how many were right, a line each."""
+    lines = []
+    for name, row in summary.get("groups", {}).items():
+        index = row.get("adjusted_rand_index")
+        right = "" if index is None else f"; adjusted Rand index against the truth {index:.3f}"
+        are = "1 group" if row["groups"] == 1 else f"{row['groups']} groups"
+        lines.append(f"{name}: {are}, {row['agents']} agents in them{right}")
+    return lines
 
 
 def build(
@@ -76,6 +106,7 @@ def build(
     references: References | None,
     population: Population,
     run: RunDirectory,
+    grouped: Grouped | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """What the run shows in the end, and its summary.
 
@@ -84,7 +115,8 @@ def build(
         problem: what was computed.
         references: errors to compare with; None when the truth is unknown.
         population: the last state.
-        run: the run, whose metrics are read.
+        run: the run, whose metrics and events are read.
+        grouped: the last state with meta-agents, if there were any to come.
 
     Raises:
         UserError: when the metrics are not those of a simulation.
@@ -104,9 +136,29 @@ def build(
     if not rows:
         header = ("quantity", "value")
         rows = [(name.replace("_", " "), value) for name, value in summary.items()]
-    shown = pictures(config, problem, references, population, metrics)
+    about_groups: Iterable[Picture] = ()
+    if grouped is not None:
+        hierarchy, scales, refusal = grouped
+        found = groups.summary(problem, hierarchy, scales, quadrature(config, problem))
+        summary["groups"] = found
+        notes += _group_lines(summary) + _group_notes(config, summary, refusal)
+        about_groups = grouped_pictures.pictures(
+            config, problem, hierarchy, scales, metrics, read_events(run)
+        )
+    shown = pictures(config, problem, references, population, metrics, about_groups)
     report = Report("vfejax simulate", rows, shown, notes=notes, header=header)
     return report, summary
+
+
+def _group_notes(config: SimulateConfig, summary: dict[str, Any], refusal: str) -> list[str]:
+    """What a reader of the groups should know."""
+    notes = [f"{refusal[0].upper()}{refusal[1:]}."] if refusal else []
+    if summary["steps"] < config.meta.detect_from:
+        notes.append(
+            f"Groups are looked for from step {config.meta.detect_from} on (--meta.detect-from), "
+            f"and the run ended at step {summary['steps']}."
+        )
+    return notes
 
 
 def _fixed(value: float, decimals: int) -> Decimal:

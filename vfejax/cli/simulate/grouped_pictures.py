@@ -1,0 +1,166 @@
+"""The pictures of meta-agents: who joined whom, what each scale pays, what a group believes, what
+flows between scales.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from vfejax.agents.hierarchy import Hierarchy, Scales, presence
+from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.cli.simulate.places import at_point, most_covered
+from vfejax.cli.simulate.problem import Problem
+from vfejax.figures import flows
+from vfejax.figures import hierarchies as hierarchy_figures
+from vfejax.geometry.transport import frames
+from vfejax.runs.events import Event
+from vfejax.runs.report import Picture
+
+__all__ = ["history", "pictures"]
+
+# More moments than pixels only make a picture slow to draw, and more marks than that hide it.
+_MOST_MOMENTS = 400
+_MOST_MARKS = 40
+
+
+def history(
+    events: Sequence[Event], scales: Scales, last: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who was whose member, and which rows were active, from the events of a run.
+
+    Args:
+        events: in the order in which they happened.
+        scales: how the rows are divided.
+        last: the last step.
+
+    Returns:
+        Steps ``[t]``: the first, the last, and those before and at which something happened; the
+        parents after them ``[t, N]``, and the activity ``[t, N]``.
+
+    >>> told = [Event(5, "condensation", 1, 2, (0, 1))]
+    >>> steps, parent, active = history(told, Scales(2, (1,)), 9)
+    >>> steps.tolist(), parent.tolist()
+    ([0, 4, 5, 9], [[0, 1, 2], [0, 1, 2], [2, 2, 2], [2, 2, 2]])
+    """
+    times = {0, last} | {e.step for e in events} | {max(e.step - 1, 0) for e in events}
+    steps = np.array(sorted(times))
+    parent, active = np.arange(scales.num_rows), scales.of_rows == 0
+    parents, actives, told = [], [], list(events)
+    for step in steps:
+        while told and told[0].step <= step:
+            event = told.pop(0)
+            who = list(event.members)
+            parent[who] = event.row if event.event == "condensation" else who
+            if event.event != "departure":
+                active[event.row] = event.event == "condensation"
+        parents.append(parent.copy())
+        actives.append(active.copy())
+    return steps, np.stack(parents), np.stack(actives)
+
+
+def _thinned(count: int, most: int) -> np.ndarray:
+    """Indices of at most that many things, evenly chosen, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+def _energy(metrics: dict, events: Sequence[Event], scales: Scales) -> Picture:
+    energies = np.stack([metrics[f"energy_scale_{s}"] for s in range(scales.num_scales)], axis=1)
+    told = [(e.step, e.event, e.scale) for e in events if e.event != "departure"]
+    marks = [told[i] for i in _thinned(len(told), _MOST_MARKS)] if told else []
+    fewer = f" ({len(marks)} of {len(told)} events are marked.)" if len(marks) < len(told) else ""
+    caption = (
+        "Free energy of each scale and their sum. Each term is paid once, by the scale of the "
+        "agent that pays it. Triangles: a meta-agent of that scale forms, or dissolves. The total "
+        f"need not fall at such a step.{fewer}"
+    )
+    figure = hierarchy_figures.energy_of_scales(metrics["step"], energies, marks)
+    return Picture("energy_scales", "Energy of each scale", caption, figure)
+
+
+def _flow(metrics: dict, scales: Scales) -> Picture:
+    pairs = range(len(scales.capacities))
+    down, up = (
+        np.stack([metrics[f"information_{name(s)}"] for s in pairs], axis=1)
+        for name in (lambda s: f"{s + 1}_to_{s}", lambda s: f"{s}_to_{s + 1}")
+    )
+    caption = (
+        "How far the terms between two scales have fallen: down, by the moves of the members "
+        "towards what is above them; up, by the moves of the meta-agents towards their members. "
+        "A falling curve means that they moved apart, as other terms pull them."
+    )
+    figure = flows.information_flow(metrics["step"], down, up)
+    return Picture("information", "Information between scales", caption, figure)
+
+
+def _map(
+    config: SimulateConfig, problem: Problem, hierarchy: Hierarchy, scales: Scales
+) -> Picture | None:
+    """Beliefs and meta-agents in the common frame; None without meta-agents, or without a plane."""
+    index, _ = most_covered(problem)
+    chi = np.asarray(presence(hierarchy)).reshape(scales.num_rows, -1)[:, index]
+    belief, phi = at_point(hierarchy.population, index)
+    inward = np.asarray(jax.jit(frames)(-phi, problem.group))
+    means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean))
+    covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief)), inward)
+    is_row = chi > 0
+    metas = np.flatnonzero(is_row & (scales.of_rows > 0))
+    agents = np.flatnonzero(is_row & (scales.of_rows == 0))
+    landmarks = config.group == "so3" and set(config.irreps) == {1}
+    block = 3 if landmarks else means.shape[1]
+    if not len(metas) or block < 2:
+        return None
+    place = np.full(scales.num_rows, -1)
+    place[metas] = np.arange(len(metas))
+    groups = place[np.asarray(hierarchy.parent)[agents]]
+    caption = (
+        "Beliefs of the agents in the common frame, projected to the x-y plane, with 1 sigma "
+        "ellipses in the colour of their meta-agent, and the 2 sigma outlines of the meta-agents "
+        "of every scale. A meta-agent is as wide as its members and their disagreement together."
+    )
+    figure = hierarchy_figures.belief_map(
+        means[agents],
+        covs[agents],
+        groups,
+        means[metas],
+        covs[metas],
+        block=block,
+        unit="m" if landmarks else "",
+    )
+    return Picture("meta_agents", "Beliefs of agents and meta-agents", caption, figure)
+
+
+def pictures(
+    config: SimulateConfig,
+    problem: Problem,
+    hierarchy: Hierarchy,
+    scales: Scales,
+    metrics: dict,
+    events: Sequence[Event],
+) -> Iterator[Picture]:
+    """The pictures of meta-agents.
+
+    Args:
+        config: the command's options.
+        problem: what was computed.
+        hierarchy: the last state.
+        scales: how its rows are divided.
+        metrics: the columns of the run's metrics.
+        events: what happened in the run.
+    """
+    steps, parent, active = history(events, scales, int(metrics["step"][-1]))
+    kept = _thinned(len(steps), _MOST_MOMENTS)
+    caption = (
+        "Each strip is an agent, in the colour of its meta-agent at scale 1, pale while it has "
+        "none. On the right, who is whose member at the end, scale by scale."
+    )
+    figure = hierarchy_figures.memberships(
+        steps[kept], parent[kept], active[kept], num_agents=scales.num_agents
+    )
+    yield Picture("hierarchy", "Who joined whom", caption, figure)
+    believed = _map(config, problem, hierarchy, scales)
+    if believed is not None:
+        yield believed
+    yield _energy(metrics, events, scales)
+    yield _flow(metrics, scales)
