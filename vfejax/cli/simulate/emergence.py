@@ -24,7 +24,7 @@ from vfejax.runs import checkpoint, loop
 from vfejax.runs.events import Event
 from vfejax.types import Array, Integrator, PyTree
 
-__all__ = ["Emergence", "agents", "build", "program", "refusal", "telling"]
+__all__ = ["Emergence", "agents", "build", "changes", "program", "refusal", "telling"]
 
 # The order parameters of more rows take more time than the steps from one row of the metrics to the
 # next.
@@ -169,10 +169,17 @@ def _members_events(
     return events
 
 
-def _events(
+def changes(
     step: int, infos: EmergentInfo, before: np.ndarray, scales: Scales
 ) -> tuple[list[Event], np.ndarray]:
-    """What happened in the steps up to ``step``, and the parents after them."""
+    """What happened in the steps up to ``step``, and the parents after them.
+
+    Args:
+        step: number of the last of these steps.
+        infos: of the steps, ``[steps, ...]``.
+        before: the parents before them.
+        scales: how the rows are divided.
+    """
     parents, own = np.asarray(infos.parent), np.arange(scales.num_rows)
     left, gone = np.asarray(infos.dissolved.left), np.asarray(infos.dissolved.dissolved)
     formed = np.asarray(infos.condensed.formed)
@@ -271,7 +278,7 @@ def program(
         events: list[Event] = []
         if infos is not None:
             row = {name: float(value[-1]) for name, value in _energies(infos.terms).items()}
-            events, parent = _events(step, infos, memory.parent, scales)
+            events, parent = changes(step, infos, memory.parent, scales)
             memory = _remembered(step, infos, memory, parent)
         active = np.asarray(state.active)
         many = [int(active[rows].sum()) for rows in scales.slices[1:]]

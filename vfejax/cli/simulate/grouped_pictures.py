@@ -21,31 +21,31 @@ from vfejax.runs.report import Picture
 __all__ = ["history", "pictures"]
 
 # More moments than pixels only make a picture slow to draw, and more marks than that hide it.
-_MOST_MOMENTS = 400
+_MOST_MOMENTS = 600
 _MOST_MARKS = 40
 
 
 def history(
-    events: Sequence[Event], scales: Scales, last: int
+    events: Sequence[Event], scales: Scales, logged: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Who was whose member, and which rows were active, from the events of a run.
 
     Args:
         events: in the order in which they happened.
         scales: how the rows are divided.
-        last: the last step.
+        logged: steps to tell of, from 0 to the last.
 
     Returns:
-        Steps ``[t]``: the first, the last, and those before and at which something happened; the
+        Steps ``[t]``: those that are logged, and those before and at which something happened; the
         parents after them ``[t, N]``, and the activity ``[t, N]``.
 
     >>> told = [Event(5, "condensation", 1, 2, (0, 1))]
-    >>> steps, parent, active = history(told, Scales(2, (1,)), 9)
+    >>> steps, parent, active = history(told, Scales(2, (1,)), [0, 9])
     >>> steps.tolist(), parent.tolist()
     ([0, 4, 5, 9], [[0, 1, 2], [0, 1, 2], [2, 2, 2], [2, 2, 2]])
     """
-    times = {0, last} | {e.step for e in events} | {max(e.step - 1, 0) for e in events}
-    steps = np.array(sorted(times))
+    changed = [e.step for e in events]
+    steps = np.unique([*logged, *changed, *(max(step - 1, 0) for step in changed)]).astype(int)
     parent, active = np.arange(scales.num_rows), scales.of_rows == 0
     parents, actives, told = [], [], list(events)
     for step in steps:
@@ -117,7 +117,8 @@ def _map(
     caption = (
         "Beliefs of the agents in the common frame, projected to the x-y plane, with 1 sigma "
         "ellipses in the colour of their meta-agent, and the 2 sigma outlines of the meta-agents "
-        "of every scale. A meta-agent is as wide as its members and their disagreement together."
+        "of every scale. When it forms, a meta-agent is as wide as its members and their "
+        "disagreement together; then it moves by the free energy of its own scale."
     )
     figure = hierarchy_figures.belief_map(
         means[agents],
@@ -149,7 +150,7 @@ def pictures(
         metrics: the columns of the run's metrics.
         events: what happened in the run.
     """
-    steps, parent, active = history(events, scales, int(metrics["step"][-1]))
+    steps, parent, active = history(events, scales, metrics["step"])
     kept = _thinned(len(steps), _MOST_MOMENTS)
     caption = (
         "Each strip is an agent, in the colour of its meta-agent at scale 1, pale while it has "
@@ -158,6 +159,7 @@ def pictures(
     figure = hierarchy_figures.memberships(
         steps[kept], parent[kept], active[kept], num_agents=scales.num_agents
     )
+    figure.axes[0].set_xlim(0, max(steps[-1], 1))
     yield Picture("hierarchy", "Who joined whom", caption, figure)
     believed = _map(config, problem, hierarchy, scales)
     if believed is not None:

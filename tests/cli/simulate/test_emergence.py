@@ -1,0 +1,254 @@
+"""``vfejax simulate --emergence``: meta-agents that form during a run, and all that it tells."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from vfejax.agents.hierarchy import Scales
+from vfejax.cli.main import main
+from vfejax.cli.simulate import emergence, groups, problem
+from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.cli.simulate.grouped_pictures import history
+from vfejax.data import hierarchy_arrays, population_arrays
+from vfejax.errors import UserError
+from vfejax.problems.scenes import adjusted_rand_index
+from vfejax.runs import checkpoint
+from vfejax.runs.events import KINDS, read_events
+from vfejax.runs.load import load
+from vfejax.runs.metrics import read_metrics
+
+STEPS = 24
+# Three scenes, and slots for two groups. Long steps and lax criteria, so that in a few steps groups
+# form, lose members, dissolve, find no slot, and form a group of their own.
+FLAGS = [
+    *("--emergence", "2", "1", "--scenes", "3", "--agents", "12", "--irreps", "1"),
+    *("--step-size", "0.1", "--trust-radius", "1", "--meta.threshold", "2"),
+    *("--meta.diameter", "4", "--meta.release", "1"),
+    *("--steps", str(STEPS), "--log-every", "4", "--checkpoint-every", "8"),
+    *("--meta.detect-from", "10", "--meta.detect-every", "3"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(compile_cache):
+    """Compilation takes most of these tests, and what it gains is not needed here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What the run of ``finished`` says on standard output and standard error."""
+    return io.StringIO(), io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, said):
+    out = tmp_path_factory.mktemp("emergence") / "run"
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        assert main(["simulate", "--out", str(out), *FLAGS]) == 0
+    return out
+
+
+def _same(out, unbroken):
+    for name in ("metrics.csv", "events.csv", "config.toml"):
+        assert (out / name).read_bytes() == (unbroken / name).read_bytes()
+    found, wanted = (population_arrays.load_npz(run / "final.npz") for run in (out, unbroken))
+    assert found.keys() == wanted.keys()
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    old, new = (json.loads((run / "summary.json").read_text()) for run in (unbroken, out))
+    assert old["groups"] == new["groups"]
+
+
+def test_events_lead_to_the_hierarchy_at_the_end(finished):
+    arrays = population_arrays.load_npz(finished / "final.npz")
+    hierarchy, scales = hierarchy_arrays.from_arrays(arrays, dtype=np.float32)
+    assert scales == Scales(12, (2, 1))
+    events = read_events(finished)
+    assert {event.event for event in events} == set(KINDS)
+    assert {event.scale for event in events} == {1, 2}
+    looks = set(range(12, STEPS + 1, 3))
+    assert {event.step for event in events} <= looks
+    _, parent, active = history(events, scales, [0, STEPS])
+    np.testing.assert_array_equal(parent[-1], hierarchy.parent)
+    np.testing.assert_array_equal(active[-1], hierarchy.active)
+    assert load(finished).events == tuple(events)
+
+
+def test_metrics_tell_of_every_scale(finished):
+    metrics = read_metrics(finished)
+    chex.assert_tree_all_finite(metrics)
+    assert metrics["step"].tolist() == list(range(0, STEPS + 1, 4))
+    # Sums of a few float32 numbers.
+    scales = sum(metrics[f"energy_scale_{s}"] for s in range(3))
+    np.testing.assert_allclose(scales, metrics["total"], rtol=1e-5)
+    arrays = population_arrays.load_npz(finished / "final.npz")
+    for s in (1, 2):
+        count = np.sum(arrays["active"] & (arrays["scale"] == s))
+        assert metrics[f"meta_agents_{s}"][-1] == count
+    assert metrics["meta_agents_1"][metrics["step"] < 12].max() == 0
+    formed = (metrics["step"] > 12) & (metrics["meta_agents_1"] > 0)
+    for name in ("information_1_to_0", "information_0_to_1"):
+        assert np.any(metrics[name][formed] != 0)
+        assert not np.any(metrics[name][metrics["step"] < 12])
+    assert np.all(metrics["attention_entropy_0"] > 0)
+    assert np.all(metrics["effective_rank_0"] >= 1)
+    assert np.any(metrics["modularity_0"] != metrics["modularity_0"][0])
+
+
+def test_summary_scores_groups_against_scenes_and_spectral_clustering(finished, said):
+    summary = json.loads((finished / "summary.json").read_text())
+    rows = summary["groups"]
+    arrays = population_arrays.load_npz(finished / "final.npz")
+    scene = problem.build(SimulateConfig(scenes=3, agents=12, irreps=(1,))).scene
+    found = groups.partition(arrays["parent"], 12, 1)
+    this = rows["this run, scale 1"]
+    assert this["adjusted_rand_index"] == adjusted_rand_index(found, scene)
+    assert this["agents"] == np.sum(found >= 12)
+    assert rows["truth"] == {"groups": 3, "agents": 12, "adjusted_rand_index": 1.0}
+    (spectral,) = [row for name, row in rows.items() if "spectral" in name]
+    assert -1 <= spectral["adjusted_rand_index"] <= 1
+    assert "adjusted Rand index" in said[0].getvalue()
+    errors = summary["errors"]
+    assert errors["best possible (maximum likelihood)"]["landmark_error_m"] > 0
+
+
+def test_exhausted_slots_are_told_once_and_in_the_report(finished, said):
+    metrics = read_metrics(finished)
+    assert metrics["refused"].sum() > 1
+    assert said[1].getvalue().count("no free slot") == 1
+    assert (finished / "report.html").read_text().count("no free slot") == 1
+
+
+def test_pictures_are_those_of_meta_agents(finished):
+    names = {path.stem for path in (finished / "figures").iterdir()}
+    assert {"hierarchy", "meta_agents", "energy_scales", "information"} <= names
+
+
+def test_a_run_goes_on_bit_for_bit(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    for folder in (out / "checkpoints").iterdir():
+        if int(folder.name) > 8:
+            shutil.rmtree(folder)
+    assert checkpoint.latest_step(out) == 8
+    # Half a line, as a kill in the middle of a write leaves it.
+    with open(out / "events.csv", "ab") as file:
+        file.write(b"24,depar")
+    assert main(["simulate", "--out", str(out), "--resume", "--quiet"]) == 0
+    _same(out, finished)
+
+
+@pytest.mark.slow
+def test_after_kill_9_a_run_goes_on_bit_for_bit(finished, start_process, tmp_path):
+    out = tmp_path / "run"
+    before = "import jax; jax.config.update('jax_disable_most_optimizations', True)"
+    process = start_process("--out", out, *FLAGS, before=before)
+    deadline = time.monotonic() + 300
+    while (checkpoint.latest_step(out) or 0 if out.exists() else 0) < 8:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert main(["simulate", "--out", str(out), "--resume", "--quiet"]) == 0
+    _same(out, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--base ring --grid 4 --support smooth --irreps 1 --meta.threshold 50 --meta.diameter 100",
+        "--precision float64 --scenes 2 --irreps 1 --meta.clock information --meta.nats 0.1",
+        "--alignment entropic --irreps 1 1 --meta.every 2 3 --meta.hyperprior-depth 1 "
+        "--meta.blend 0.5 --meta.prior-threshold 1 --meta.max-members 3",
+    ],
+)
+def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
+    out = tmp_path / "run"
+    few = "--emergence 2 1 --agents 6 --steps 8 --log-every 4 --checkpoint-every 4 --quiet"
+    looks = "--meta.detect-from 0 --meta.detect-every 2"
+    assert main(["simulate", "--out", str(out), *few.split(), *looks.split(), *flags.split()]) == 0
+    chex.assert_tree_all_finite(read_metrics(out))
+    arrays = population_arrays.load_npz(out / "final.npz")
+    chex.assert_type(arrays["mu_q"], np.float64 if "float64" in flags else np.float32)
+    hierarchy_arrays.from_arrays(arrays, dtype=arrays["mu_q"].dtype)
+
+
+def test_events_name_who_left_what_went_and_what_formed():
+    scales = Scales(4, (2, 1))
+    start = np.array([4, 4, 5, 5, 6, 6, 6])
+    parents = np.array([start, [0, 1, 4, 4, 4, 5, 6]])
+    rows = np.arange(7)
+    infos = SimpleNamespace(
+        parent=parents,
+        dissolved=SimpleNamespace(
+            left=np.array([np.zeros(7, bool), rows == 0]),
+            dissolved=np.array([np.zeros(7, bool), np.isin(rows, (4, 5, 6))]),
+        ),
+        condensed=SimpleNamespace(formed=np.array([np.zeros(7, bool), rows == 4])),
+    )
+    found, after = emergence.changes(20, infos, start, scales)
+    assert found == [
+        (20, "departure", 1, 4, (0,)),
+        (20, "dissolution", 1, 4, (1,)),
+        (20, "dissolution", 1, 5, (2, 3)),
+        (20, "departure", 2, 6, (4, 5)),
+        (20, "dissolution", 2, 6, ()),
+        (20, "condensation", 1, 4, (2, 3)),
+    ]
+    np.testing.assert_array_equal(after, parents[-1])
+
+
+def test_arrays_that_make_no_hierarchy_are_refused(finished):
+    arrays = population_arrays.load_npz(finished / "final.npz")
+    for changed, piece in (
+        ({"scale": arrays["scale"][::-1]}, "scale must rise"),
+        ({"parent": np.full_like(arrays["parent"], 3)}, "no active row one scale up"),
+        ({"parent": arrays["parent"] - 1}, "rows from 0"),
+        ({"active": arrays["scale"]}, "active must have shape"),
+    ):
+        with pytest.raises(UserError, match=piece):
+            hierarchy_arrays.from_arrays(arrays | changed, dtype=np.float32)
+    with pytest.raises(UserError, match="array parent is missing"):
+        hierarchy_arrays.from_arrays({"mu_q": arrays["mu_q"]}, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("flags", "pieces"),
+    [
+        ("--emergence 0", ("--emergence 0", "at least 1")),
+        ("--emergence 4 -1", ("--emergence", "-1")),
+        ("--emergence 2 --meta.min-members 1", ("--meta.min-members 1", "at least 2")),
+        ("--emergence 2 --meta.release 0.5", ("--meta.release 0.5", "at least 1")),
+        ("--emergence 2 --meta.threshold 0", ("--meta.threshold 0.0", "positive")),
+        ("--emergence 2 --meta.blend 1.5", ("--meta.blend 1.5", "from 0 to 1")),
+        ("--emergence 2 --meta.max-members 1", ("--meta.max-members 1", "--meta.min-members 2")),
+        ("--emergence 2 1 --meta.every 1 2 3", ("--meta.every 1 2 3", "or 2, one for each")),
+        ("--emergence 2 --meta.clock sundial", ("--meta.clock", "sundial")),
+        (
+            "--emergence 2 --dynamics hamiltonian",
+            ("--emergence 2", "--dynamics hamiltonian", "--dynamics natural"),
+        ),
+        ("--emergence 2 --compute-dtype bfloat16", ("--compute-dtype bfloat16", "--emergence 2")),
+        ("--emergence 4 2 1 1 --agents 8", ("--emergence 4 2 1 1", "scale 4", "16 agents")),
+        ("--scenes 0", ("--scenes 0", "at least 1")),
+        ("--scenes 5 --agents 8", ("--scenes 5", "--agents 8")),
+        ("--scenes 2 --base ring --grid 4", ("--scenes 2", "--base ring")),
+        ("--scenes 2 --initial p.npz", ("--scenes 2", "--initial")),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(flags, pieces, refused, tmp_path):
+    refused(tmp_path / "run", flags.split(), *pieces)
+    assert not (tmp_path / "run").exists()
