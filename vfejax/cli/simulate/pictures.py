@@ -40,7 +40,7 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     global rotation for each scene.
     """
     belief, phi = at_point(population, index)
-    inward = np.asarray(frames(-phi, problem.group))[agents]
+    inward = np.asarray(jax.jit(frames)(-phi, problem.group))[agents]
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
     covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
     if phi.shape[-1] != 3:
