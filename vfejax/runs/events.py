@@ -14,7 +14,7 @@ from vfejax.runs.lines import append_lines, complete_lines
 
 __all__ = ["KINDS", "Event", "append_events", "read_events", "truncate_events"]
 
-KINDS = ("departure", "dissolution", "condensation")
+KINDS = ("departure", "dissolution", "adoption", "condensation")
 _FILE = "events.csv"
 _HEADER = "step,event,scale,row,members"
 
@@ -24,11 +24,11 @@ class Event(NamedTuple):
 
     Attributes:
         step: after which it was so.
-        event: ``condensation``: it formed. ``departure``: members left it. ``dissolution``: it is
-            gone.
+        event: ``condensation``: it formed. ``adoption``: agents joined it. ``departure``: members
+            left it. ``dissolution``: it is gone.
         scale: of the meta-agent, 1 or above.
         row: of the meta-agent, in the arrays of the hierarchy.
-        members: rows of those who formed it, of those who left, of the last that it had.
+        members: rows of those who formed it, who joined, who left, of the last that it had.
     """
 
     step: int

@@ -198,26 +198,30 @@ def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
 
 
 def test_events_name_who_left_what_went_and_what_formed():
-    scales = Scales(4, (2, 1))
-    start = np.array([4, 4, 5, 5, 6, 6, 6])
-    parents = np.array([start, [0, 1, 4, 4, 4, 5, 6]])
-    rows = np.arange(7)
+    scales = Scales(5, (3, 1))
+    start = np.array([5, 5, 6, 6, 4, 8, 8, 8, 8])
+    parents = np.array([start, [0, 7, 5, 5, 7, 5, 6, 7, 8]])
+    rows = np.arange(9)
     infos = SimpleNamespace(
         parent=parents,
         dissolved=SimpleNamespace(
-            left=np.array([np.zeros(7, bool), rows == 0]),
-            dissolved=np.array([np.zeros(7, bool), np.isin(rows, (4, 5, 6))]),
+            left=np.array([rows < 0, np.isin(rows, (0, 7))]),
+            dissolved=np.array([rows < 0, np.isin(rows, (5, 6, 8))]),
         ),
-        condensed=SimpleNamespace(formed=np.array([np.zeros(7, bool), rows == 4])),
+        condensed=SimpleNamespace(
+            formed=np.array([rows < 0, rows == 5]),
+            adopted=np.array([rows < 0, np.isin(rows, (1, 4))]),
+        ),
     )
     found, after = emergence.changes(20, infos, start, scales)
     assert found == [
-        (20, "departure", 1, 4, (0,)),
-        (20, "dissolution", 1, 4, (1,)),
-        (20, "dissolution", 1, 5, (2, 3)),
-        (20, "departure", 2, 6, (4, 5)),
-        (20, "dissolution", 2, 6, ()),
-        (20, "condensation", 1, 4, (2, 3)),
+        (20, "departure", 1, 5, (0,)),
+        (20, "dissolution", 1, 5, (1,)),
+        (20, "dissolution", 1, 6, (2, 3)),
+        (20, "departure", 2, 8, (5, 6, 7)),
+        (20, "dissolution", 2, 8, ()),
+        (20, "adoption", 1, 7, (1, 4)),
+        (20, "condensation", 1, 5, (2, 3)),
     ]
     np.testing.assert_array_equal(after, parents[-1])
 

@@ -97,7 +97,7 @@ class SimulateConfig(RunOptions):
     """Number of scenes of the embedded problem. Each sensor sees one of them, and nobody says which
     sensors see the same.
     """
-    contrast: float = 1.0
+    contrast: float = 0.5
     """How far several --scenes differ, in metres: standard deviation of each coordinate of a
     landmark from scene to scene.
     """
@@ -255,6 +255,12 @@ def _check_emergence(config: SimulateConfig) -> None:
     shown = " ".join(map(str, config.emergence))
     requirement = f"left out with --dynamics {config.dynamics}; it needs --dynamics natural"
     check(config.dynamics == "natural", "emergence", shown, requirement)
+    if config.meta.cooling_steps:
+        requirement = f"at most --temperature {config.temperature}, which it cools down from"
+        final = config.meta.final_temperature
+        check(final <= config.temperature, "meta.final-temperature", final, requirement)
+    requirement = "left out with --prior-temperature; all scales share --temperature"
+    check(config.prior_temperature is None, "emergence", shown, requirement)
     requirement = f"left out with --compute-dtype {config.compute_dtype}; it needs same"
     check(config.compute_dtype == "same", "emergence", shown, requirement)
 

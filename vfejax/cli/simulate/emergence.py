@@ -40,14 +40,17 @@ class Emergence(NamedTuple):
     Attributes:
         start: agents without meta-agents.
         scales: how the rows are divided.
-        flow: the integrator, given the steps between two looks for groups.
-        energy_fn: the energy of a hierarchy, term by term.
+        flow: the integrator of a step, given its number: temperature and looks for groups depend
+            on it.
+        energy_fn: the energy of a hierarchy, term by term, given also the number of the step.
+        temperature: of the attention, in nats, given the number of the step.
     """
 
     start: Hierarchy
     scales: Scales
-    flow: Callable[[int | Array], Integrator]
+    flow: Callable[[Array | np.int32], Integrator]
     energy_fn: Callable[..., HierarchyTerms]
+    temperature: Callable[[Array | np.int32], Array]
 
 
 def build(config: SimulateConfig, problem: Problem) -> Emergence:
@@ -59,12 +62,16 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
     population, supports = problem.population, problem.supports
     meta.check_fits(config.meta, config.emergence, population.phi.shape[0])
     start, scales = hierarchies.ground(population, config.emergence, supports)
-    energy_fn = functools.partial(
+
+    def temperature(step: Array) -> Array:
+        floating = jnp.asarray(step).astype(population.phi.dtype)
+        return meta.temperature(config.meta, config.temperature, floating)
+
+    energy_of = functools.partial(
         energy_terms,
         scales=scales,
         generators=problem.group,
         weights=free_energy.Weights(**vars(config.weights)),
-        temperature=config.temperature,
         alignment_fn=alignment.ALIGNMENTS[config.alignment],
         cross_scale=meta.cross_scale(config.meta),
         observations=problem.observations,
@@ -72,9 +79,12 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         edges=problem.edges,
     )
 
-    def flow(detect_every: int | Array) -> Integrator:
+    def energy_fn(hierarchy: Hierarchy, step: Array) -> HierarchyTerms:
+        return energy_of(hierarchy, temperature=temperature(step))
+
+    def flow(step: Array) -> Integrator:
         return emergent_flow(
-            energy_fn,
+            functools.partial(energy_of, temperature=temperature(step)),
             scales,
             problem.group,
             config.step_size,
@@ -82,11 +92,11 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
             grouped(config.rates),
             criteria=meta.criteria(config.meta),
             clocks=meta.clocks(config.meta, len(config.emergence)),
-            detect_every=detect_every,
+            detect_every=meta.looks(config.meta, step),
             quadrature=quadrature(config, problem),
         )
 
-    return Emergence(start, scales, flow, energy_fn)
+    return Emergence(start, scales, flow, energy_fn, temperature)
 
 
 def agents(state: EmergentState, scales: Scales) -> Population:
@@ -115,15 +125,16 @@ def _flows(infos: EmergentInfo | None, scales: Scales) -> dict[str, float]:
 
 
 def _order_parameters(
-    config: SimulateConfig, problem: Problem, scales: Scales
+    problem: Problem, emergence: Emergence
 ) -> Callable[[EmergentState], dict[str, Array]]:
     """How the attention within each scale is organised, at the point that most agents cover."""
     index, _ = most_covered(problem)
+    scales = emergence.scales
 
     def attention(divergence: Array, chi: Array) -> Array:
         itself = jnp.eye(chi.shape[0], dtype=bool)
         log_weight = jnp.where(itself, -jnp.inf, log_support(chi)[None, :])
-        divergence = jnp.where(log_weight == -jnp.inf, 0.0, divergence / config.temperature)
+        divergence = jnp.where(log_weight == -jnp.inf, 0.0, divergence)
         return alignment.attention(divergence, log_weight, alignment.rows())
 
     def found(state: EmergentState) -> dict[str, Array]:
@@ -131,6 +142,7 @@ def _order_parameters(
         chi = hierarchies.presence(state.hierarchy)
         chi = chi.reshape(chi.shape[0], -1)[:, index]
         divergence = pairwise_kl(*at_point(population, index), problem.group)
+        divergence = divergence / emergence.temperature(state.step)
         row = {}
         for s, rows in enumerate(scales.slices):
             beta, there = attention(divergence[rows, rows], chi[rows]), chi[rows] > 0
@@ -182,16 +194,21 @@ def changes(
     """
     parents, own = np.asarray(infos.parent), np.arange(scales.num_rows)
     left, gone = np.asarray(infos.dissolved.left), np.asarray(infos.dissolved.dissolved)
-    formed = np.asarray(infos.condensed.formed)
+    formed, adopted = np.asarray(infos.condensed.formed), np.asarray(infos.condensed.adopted)
     events = []
-    for place in np.flatnonzero(np.any(left | gone | formed, axis=1)):
+    for place in np.flatnonzero(np.any(left | gone | formed | adopted, axis=1)):
         number = step - len(parents) + 1 + int(place)
         after = parents[place]
         out = (before != own) & (left[place] | gone[place])
         events += _members_events(number, before, out, gone[place], scales)
-        for row in np.flatnonzero(formed[place]):
-            who = tuple(np.flatnonzero((after == row) & (own != row)).tolist())
-            events.append(Event(number, "condensation", int(scales.of_rows[row]), int(row), who))
+        joined = {
+            "adoption": adopted[place],
+            "condensation": formed[place][after] & (after != own),
+        }
+        for kind, joining in joined.items():
+            for row in np.unique(after[joining]):
+                who = tuple(np.flatnonzero(joining & (after == row)).tolist())
+                events.append(Event(number, kind, int(scales.of_rows[row]), int(row), who))
         before = after
     return events, np.array(before)
 
@@ -254,10 +271,11 @@ def program(
             checkpoint; raises UserError when one is not finite.
     """
     scales = emergence.scales
-    init = emergence.flow(config.meta.detect_every).init
+    beginning = np.int32(0)
+    init = emergence.flow(beginning).init
     # Runs once, so what counts is how fast it compiles: at optimisation level 0 in half the time.
     start = jax.jit(
-        lambda x: (init(x), emergence.energy_fn(x, above=None)),
+        lambda x: (init(x), emergence.energy_fn(x, beginning)),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     first: dict[str, float] = {}
@@ -265,11 +283,11 @@ def program(
         terms = start(emergence.start)[1]
         first = {name: float(value) for name, value in _energies(terms).items()}
         check_start(first)
-    order_parameters = _order_parameters(config, problem, scales)
+    order_parameters = _order_parameters(problem, emergence)
     first_agents = jax.jit(functools.partial(agents, scales=scales))
 
     def step(state: EmergentState, _: PyTree) -> tuple[EmergentState, EmergentInfo]:
-        return emergence.flow(meta.looks(config.meta, state.step + 1)).step(state)
+        return emergence.flow(state.step + 1).step(state)
 
     def observe(
         step: int, state: EmergentState, infos: EmergentInfo | None, memory: PyTree

@@ -23,6 +23,8 @@ __all__ = ["history", "pictures"]
 # More moments than pixels only make a picture slow to draw, and more marks than that hide it.
 _MOST_MOMENTS = 600
 _MOST_MARKS = 40
+# Events that change which meta-agents there are, and whether theirs is there afterwards.
+_ACTIVE = {"condensation": True, "dissolution": False}
 
 
 def history(
@@ -52,9 +54,9 @@ def history(
         while told and told[0].step <= step:
             event = told.pop(0)
             who = list(event.members)
-            parent[who] = event.row if event.event == "condensation" else who
-            if event.event != "departure":
-                active[event.row] = event.event == "condensation"
+            parent[who] = event.row if event.event in ("condensation", "adoption") else who
+            if event.event in _ACTIVE:
+                active[event.row] = _ACTIVE[event.event]
         parents.append(parent.copy())
         actives.append(active.copy())
     return steps, np.stack(parents), np.stack(actives)
@@ -67,13 +69,13 @@ def _thinned(count: int, most: int) -> np.ndarray:
 
 def _energy(metrics: dict, events: Sequence[Event], scales: Scales) -> Picture:
     energies = np.stack([metrics[f"energy_scale_{s}"] for s in range(scales.num_scales)], axis=1)
-    told = [(e.step, e.event, e.scale) for e in events if e.event != "departure"]
+    told = [(e.step, e.event, e.scale) for e in events if e.event in _ACTIVE]
     marks = [told[i] for i in _thinned(len(told), _MOST_MARKS)] if told else []
     fewer = f" ({len(marks)} of {len(told)} events are marked.)" if len(marks) < len(told) else ""
     caption = (
         "Free energy of each scale and their sum. Each term is paid once, by the scale of the "
         "agent that pays it. Triangles: a meta-agent of that scale forms, or dissolves. The total "
-        f"need not fall at such a step.{fewer}"
+        f"need not fall at such a step, nor while the temperature changes.{fewer}"
     )
     figure = hierarchy_figures.energy_of_scales(metrics["step"], energies, marks)
     return Picture("energy_scales", "Energy of each scale", caption, figure)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from vfejax.agents.emergence import Criteria
@@ -14,9 +15,19 @@ from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers
 from vfejax.errors import UserError
 from vfejax.problems import emergent_flow
 from vfejax.problems.emergent_flow import Clock
+from vfejax.problems.scenes import cooling
 from vfejax.types import Array
 
-__all__ = ["Meta", "check_fits", "check_values", "clocks", "criteria", "cross_scale", "looks"]
+__all__ = [
+    "Meta",
+    "check_fits",
+    "check_values",
+    "clocks",
+    "criteria",
+    "cross_scale",
+    "looks",
+    "temperature",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Meta:
     """
     levels: int = 4
     """Number of thresholds that are tried. Each is half of the one before."""
-    release: float = 3.0
+    release: float = 10.0
     """A member leaves when its belief diverges from its meta-agent's by more than this multiple of
     the threshold; at least 1.
     """
@@ -43,9 +54,17 @@ class Meta:
     """Members that a meta-agent needs; at least 2. With fewer left it dissolves."""
     max_members: int | None = None
     """The most members that a meta-agent may have when it forms. Any number by default."""
-    detect_from: int = 400
-    """First step at which groups are looked for. Before it, agents that see the same scene have not
-    yet turned to one another.
+    final_temperature: float = 0.3
+    """Temperature of the attention after the cooling, in nats. At a high one all agents align with
+    all; at a low one an agent attends to those it agrees with.
+    """
+    cooling_steps: int = 400
+    """Steps over which the temperature falls, by the same factor at each, from --temperature to
+    --meta.final-temperature. With 0 it stays at --temperature.
+    """
+    detect_from: int = 450
+    """First step at which groups are looked for. Before it, agents that see the same scene may not
+    have turned to one another, and scenes that are alike may not have come apart.
     """
     detect_every: int = 10
     """Steps from one look for groups to the next: members leave and groups form at such steps
@@ -55,9 +74,10 @@ class Meta:
     """Share of the meta-agent's belief in the prior of its members, from 0 to 1: at 1 it replaces
     their own prior, at 0 it has no influence.
     """
-    bottom_up: float = 1.0
+    bottom_up: float = 10.0
     """Precision with which a meta-agent observes its members, a dimensionless factor; at 0 it does
-    not observe them.
+    not observe them. Above --weights.belief-alignment, it stays with its members rather than follow
+    other meta-agents.
     """
     hyperprior_depth: int = 0
     """Number of scales above the meta-agent whose beliefs act on an agent as further priors."""
@@ -85,7 +105,9 @@ def check_values(meta: Meta, emergence: tuple[int, ...]) -> None:
     shown = " ".join(map(str, emergence))
     fits = all(1 <= count <= LARGEST_COUNT for count in emergence)
     check(fits, "emergence", shown, "one or more numbers of meta-agents, each at least 1")
-    check_numbers(meta, ["threshold", "diameter"], positive=True, prefix="meta.")
+    check_numbers(
+        meta, ["threshold", "diameter", "final_temperature"], positive=True, prefix="meta."
+    )
     allowed = "positive (with inf, priors do not count)"
     check(meta.prior_threshold >= 1.2e-38, "meta.prior-threshold", meta.prior_threshold, allowed)
     fits = 1 <= meta.release <= 3.4e38
@@ -93,7 +115,7 @@ def check_values(meta: Meta, emergence: tuple[int, ...]) -> None:
     check(fits, "meta.release", meta.release, allowed)
     check_counts(meta, ["min_members"], 2, prefix="meta.")
     check_counts(meta, ["levels", "detect_every"], 1, prefix="meta.")
-    check_counts(meta, ["detect_from", "hyperprior_depth"], 0, prefix="meta.")
+    check_counts(meta, ["detect_from", "hyperprior_depth", "cooling_steps"], 0, prefix="meta.")
     fits = meta.levels <= 100
     check(fits, "meta.levels", meta.levels, "at most 100")
     if meta.max_members is not None:
@@ -168,7 +190,21 @@ def clocks(meta: Meta, num_scales: int) -> tuple[Clock, ...]:
     return tuple(map(emergent_flow.information, each(meta.nats)))
 
 
-def looks(meta: Meta, step: Array) -> Array:
+def temperature(meta: Meta, start: float, step: Array | np.ndarray) -> Array:
+    """Temperature of the attention at a step, in nats, in the dtype of the step.
+
+    Args:
+        meta: the options.
+        start: the temperature of step 0.
+        step: number of the step, floating.
+    """
+    if meta.cooling_steps == 0:
+        return jnp.full_like(step, start)
+    progress = jnp.minimum(step / meta.cooling_steps, 1.0)
+    return cooling(progress, start, meta.final_temperature)
+
+
+def looks(meta: Meta, step: Array | np.int32) -> Array:
     """Steps from one look for groups to the next, as the flow takes them at this step: before the
     first look it is as if there were none.
 

@@ -10,6 +10,7 @@ import numpy as np
 from vfejax.agents import pairwise
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
@@ -119,9 +120,11 @@ def _energy_pictures(metrics: dict) -> Iterator[Picture]:
 
 
 def _population_pictures(
-    config: SimulateConfig, problem: Problem, population: Population
+    config: SimulateConfig, problem: Problem, population: Population, last: int
 ) -> Iterator[Picture]:
-    """Beliefs, frames and attention before and after, at the point that most agents cover."""
+    """Beliefs, frames and attention before and after, at the point that most agents cover; ``last``
+    is the last step.
+    """
     index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
     if problem.supports is not None:
         index, agents = most_covered(problem)
@@ -157,10 +160,14 @@ def _population_pictures(
         if problem.scene is not None:
             chosen = chosen[np.argsort(problem.scene[chosen], kind="stable")]
             order = "; agents are sorted by the scene they see"
+        temperatures = {"start": config.temperature, "end": config.temperature}
+        if config.emergence:
+            step = np.asarray(last, population.phi.dtype)
+            temperatures["end"] = float(meta.temperature(config.meta, config.temperature, step))
         attention_fn = jax.jit(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
             picked = jax.tree.map(lambda x: x[chosen], at_point(state, index))
-            weights = attention_fn(*picked, problem.group, config.temperature)
+            weights = attention_fn(*picked, problem.group, temperatures[when])
             caption = (
                 f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
                 f"{when}{order}."
@@ -227,7 +234,9 @@ def pictures(
         grouped: pictures of meta-agents, which come first.
     """
     yield from grouped
-    about_population = list(_population_pictures(config, problem, population))
+    about_population = list(
+        _population_pictures(config, problem, population, int(metrics["step"][-1]))
+    )
     yield from about_population[:1]
     if references is not None:
         yield from _truth_pictures(references, achieved(problem, population), metrics)

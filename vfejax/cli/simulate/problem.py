@@ -244,7 +244,7 @@ def _inertial(
         temperature=config.temperature,
         observations=problem.observations,
         supports=problem.supports,
-        quadrature=_quadrature(config, problem),
+        quadrature=quadrature(config, problem),
         edges=problem.edges,
     )
     scheme = {"verlet": implicit.generalized_leapfrog, "midpoint": implicit.implicit_midpoint}[
