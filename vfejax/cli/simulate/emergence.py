@@ -63,7 +63,7 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
     meta.check_fits(config.meta, config.emergence, population.phi.shape[0])
     start, scales = hierarchies.ground(population, config.emergence, supports)
 
-    def temperature(step: Array) -> Array:
+    def temperature(step: Array | np.int32) -> Array:
         floating = jnp.asarray(step).astype(population.phi.dtype)
         return meta.temperature(config.meta, config.temperature, floating)
 
@@ -79,10 +79,10 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         edges=problem.edges,
     )
 
-    def energy_fn(hierarchy: Hierarchy, step: Array) -> HierarchyTerms:
+    def energy_fn(hierarchy: Hierarchy, step: Array | np.int32) -> HierarchyTerms:
         return energy_of(hierarchy, temperature=temperature(step))
 
-    def flow(step: Array) -> Integrator:
+    def flow(step: Array | np.int32) -> Integrator:
         return emergent_flow(
             functools.partial(energy_of, temperature=temperature(step)),
             scales,
