@@ -40,7 +40,7 @@ def flow_of(step_size, criteria, detect_every, period, nats, values, scales=SCAL
         scales=scales,
         generators=GROUP,
         temperature=4.0,
-        cross_scale=CrossScale(blend=0.8, depth=1),
+        cross_scale=CrossScale(blend=0.8, bottom_up=1.0, depth=1),
         observations=observations,
     )
 

@@ -15,6 +15,12 @@ Sigma_i Omega_Mi^T)]``: each belief is a reading with its own covariance, transp
 of M. That is ``KL(q_M || Omega_Mi q_i)`` plus the entropy of ``q_M``. So a parent pulls on its
 members as their prior, and they pull on it as its data.
 
+Evidence. Their prior already ties members and parent both ways: with ``bottom_up = 0`` and blend 1,
+n members that agree end at n times the precision of their own observations, each counted once. With
+a larger one what goes up comes down as prior and counts again. The precision of a member is then
+``P / (1 - x)`` with ``n x^2 - (n - 1) x = bottom_up``, P that of its own observations, and from
+``bottom_up = 1`` on it grows without end.
+
 On a base manifold every term is integrated with the support of the agent that pays
 (:mod:`vfejax.agents.free_energy`). Terms between scales are divergences along edges, O(N k^3).
 """
@@ -67,13 +73,13 @@ class CrossScale(NamedTuple):
     Attributes:
         blend: w in [0, 1], the share of the parent in the prior of its members; 1 replaces it.
         bottom_up: precision with which a meta-agent reads its members, dimensionless; 0 switches it
-            off.
+            off, so that no evidence counts twice.
         decay: factor per scale of the hyperpriors.
         depth: how many scales above the parent reach down as hyperpriors, a static number.
     """
 
     blend: float | Array = 1.0
-    bottom_up: float | Array = 1.0
+    bottom_up: float | Array = 0.0
     decay: float | Array = 0.5
     depth: int = 0
 
@@ -128,10 +134,10 @@ class _Place(NamedTuple):
 class _Pairing(NamedTuple):
     """How agents of one scale are compared, the same at every point."""
 
-    temperature: float | Array
     alignment_fn: AlignmentFn
     edges: Edges | None
     block_size: int | None
+    temperature: float | Array
 
 
 def _is_zero(weight: float | Array) -> bool:
@@ -224,7 +230,7 @@ def _agents_aligned(
 ) -> Array:
     """Alignment energy of scale 0 at one point: streamed, or along a neighbour list."""
     chi, coefficient, everywhere = place
-    temperature, alignment_fn, edges, block_size = pairing
+    alignment_fn, edges, block_size, temperature = pairing
     log_weight = None
     if not everywhere:
         coefficient = coefficient * neighbours_present(chi, *(edges or (None, None)))
@@ -343,6 +349,7 @@ def energy_terms(
     above: Population | None = None,
     weights: Weights | tuple = Weights(),  # noqa: B008 (an immutable tuple)
     temperature: float | Array = 1.0,
+    prior_temperature: float | Array | None = None,
     alignment_fn: AlignmentFn = alignment.weighted,
     cross_scale: CrossScale = CrossScale(),  # noqa: B008 (an immutable tuple)
     observations: Observations | None = None,
@@ -362,6 +369,8 @@ def energy_terms(
             would be had only the members moved.
         weights: lambda of each term; a term whose weight is the number 0 is not computed.
         temperature: tau of the attention, in nats, positive.
+        prior_temperature: tau of the attention between priors, in nats, positive; that of the
+            beliefs by default.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
             ``entropic`` or your own.
         cross_scale: how scales act on one another.
@@ -404,17 +413,18 @@ def energy_terms(
         slots = _seen(above.belief, pairwise.frame_field(above.phi, generators))
     between = _between(rows, slots, parent, place, scales, weights.self_coupling, cross_scale)
     block_size = _block_size(population, scales, block_size)
-    pairing = _Pairing(temperature, alignment_fn, edges, block_size)
+    pairing = functools.partial(_Pairing, alignment_fn, edges, block_size)
+    prior_tau = temperature if prior_temperature is None else prior_temperature
 
     def term(weight: float | Array, energy_fn: Callable[..., Array], *arguments: Any) -> Array:
         if _is_zero(weight):
             return jnp.zeros((scales.num_scales,), population.phi.dtype)
         return jnp.asarray(weight, population.phi.dtype) * energy_fn(*arguments)
 
-    def align(gaussian: Gaussian) -> Array:
+    def align(gaussian: Gaussian, tau: float | Array) -> Array:
         def at_point(gaussian: Gaussian, field: FrameField, chi: Array, weight: Array) -> Array:
             there = _Place(chi, weight, place.everywhere)
-            return _aligned(gaussian, field, there, scales, pairing)
+            return _aligned(gaussian, field, there, scales, pairing(tau))
 
         arrays = (gaussian, field, place.chi, place.weight)
         return _over_grid(at_point, arrays, population.phi.ndim - 2)
@@ -424,8 +434,8 @@ def energy_terms(
     terms = (
         own + between.self_coupling,
         between.hyperprior,
-        term(weights.belief_alignment, align, population.belief),
-        term(weights.prior_alignment, align, population.prior),
+        term(weights.belief_alignment, align, population.belief, temperature),
+        term(weights.prior_alignment, align, population.prior, prior_tau),
         observed + between.observation,
     )
     return HierarchyTerms(*terms, total=jnp.sum(jnp.stack(terms)), between=between)

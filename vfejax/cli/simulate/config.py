@@ -259,8 +259,6 @@ def _check_emergence(config: SimulateConfig) -> None:
         requirement = f"at most --temperature {config.temperature}, which it cools down from"
         final = config.meta.final_temperature
         check(final <= config.temperature, "meta.final-temperature", final, requirement)
-    requirement = "left out with --prior-temperature; all scales share --temperature"
-    check(config.prior_temperature is None, "emergence", shown, requirement)
     requirement = f"left out with --compute-dtype {config.compute_dtype}; it needs same"
     check(config.compute_dtype == "same", "emergence", shown, requirement)
 

@@ -76,8 +76,9 @@ class Meta:
     """
     bottom_up: float = 10.0
     """Precision with which a meta-agent observes its members, a dimensionless factor; at 0 it does
-    not observe them. Above --weights.belief-alignment, it stays with its members rather than follow
-    other meta-agents.
+    not observe them, and no evidence counts twice. Of the size of --weights.belief-alignment, it
+    keeps a meta-agent with its members rather than with other meta-agents; but from 1 on beliefs
+    become more and more certain for as long as the run goes on.
     """
     hyperprior_depth: int = 0
     """Number of scales above the meta-agent whose beliefs act on an agent as further priors."""
