@@ -75,8 +75,8 @@ class SimulateConfig(RunOptions):
     """A population of Gaussian agents minimises its variational free energy.
 
     Without data of your own it solves the embedded problem: sensors with unknown orientations
-    measure the same three landmarks. With --scenes M each sensor sees one of M scenes, and with
-    --emergence those that see the same one form a meta-agent.
+    measure the same three landmarks. With several --scenes, each sensor sees one of them. With
+    --emergence, agents that agree form meta-agents.
     """
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every", "step_size")
@@ -98,7 +98,7 @@ class SimulateConfig(RunOptions):
     sensors see the same.
     """
     contrast: float = 0.5
-    """How far several --scenes differ, in metres: standard deviation of each coordinate of a
+    """How far several scenes differ, in metres: standard deviation of each coordinate of a
     landmark from scene to scene.
     """
     noise_std: float = 0.2

@@ -21,6 +21,11 @@ def partition(parent: np.ndarray, num_agents: int, scale: int) -> np.ndarray:
     """The meta-agent of each agent at a scale, ``[n]``: the row of its ancestor there, or of the
     highest that it has below.
 
+    Args:
+        parent: row of each row's meta-agent ``[N]``, its own for none.
+        num_agents: n.
+        scale: 1 or above.
+
     >>> partition(np.array([3, 3, 2, 4, 4]), 3, 1), partition(np.array([3, 3, 2, 4, 4]), 3, 2)
     (array([3, 3, 2]), array([4, 4, 2]))
     """
@@ -58,6 +63,10 @@ def summary(
         hierarchy: the last state.
         scales: how its rows are divided.
         quadrature: weight of each point of the base manifold; 1 by default.
+
+    Returns:
+        By name of the partition: ``groups``, ``agents`` and, where it can be told,
+        ``adjusted_rand_index``.
     """
     parent, active = np.asarray(hierarchy.parent), np.asarray(hierarchy.active)
     rows: dict[str, dict[str, Any]] = {}

@@ -85,8 +85,8 @@ class Meta:
     decay: float = 0.5
     """Factor by which such a prior becomes weaker with every scale."""
     clock: Literal["steps", "information"] = "steps"
-    """When a scale above the agents moves: at every --meta.every steps, or when its members have
-    moved by --meta.nats since it last did.
+    """When a scale above the agents moves: by the number of steps (--meta.every), or by how far its
+    members have moved since it last did (--meta.nats).
     """
     every: Annotated[tuple[int, ...], tyro.conf.arg(metavar="STEPS...")] = (1,)
     """Steps from one move of scale 1, 2, ... to the next. One number holds for all scales."""
