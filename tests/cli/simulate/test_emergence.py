@@ -258,6 +258,11 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
         ),
         ("--emergence 2 --compute-dtype bfloat16", ("--compute-dtype bfloat16", "--emergence 2")),
         ("--emergence 4 2 1 1 --agents 8", ("--emergence 4 2 1 1", "scale 4", "16 agents")),
+        ("--emergence 2 --prior-temperature 1", ("--prior-temperature", "--emergence 2")),
+        (
+            "--emergence 2 --temperature 0.1",
+            ("--meta.final-temperature 0.3", "at most --temperature 0.1"),
+        ),
         ("--scenes 0", ("--scenes 0", "at least 1")),
         ("--scenes 5 --agents 8", ("--scenes 5", "--agents 8")),
         ("--scenes 2 --base ring --grid 4", ("--scenes 2", "--base ring")),
