@@ -183,7 +183,8 @@ def test_after_kill_9_a_run_goes_on_bit_for_bit(finished, start_process, tmp_pat
         "--base ring --grid 4 --support smooth --irreps 1 --meta.threshold 50 --meta.diameter 100",
         "--precision float64 --scenes 2 --irreps 1 --meta.clock information --meta.nats 0.1",
         "--alignment entropic --irreps 1 1 --meta.every 2 3 --meta.hyperprior-depth 1 "
-        "--meta.blend 0.5 --meta.prior-threshold 1 --meta.max-members 3",
+        "--meta.blend 0.5 --meta.prior-threshold 1 --meta.max-members 3 "
+        "--weights.prior-alignment 1 --prior-temperature 2",
     ],
 )
 def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
@@ -258,7 +259,6 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
         ),
         ("--emergence 2 --compute-dtype bfloat16", ("--compute-dtype bfloat16", "--emergence 2")),
         ("--emergence 4 2 1 1 --agents 8", ("--emergence 4 2 1 1", "scale 4", "16 agents")),
-        ("--emergence 2 --prior-temperature 1", ("--prior-temperature", "--emergence 2")),
         (
             "--emergence 2 --temperature 0.1",
             ("--meta.final-temperature 0.3", "at most --temperature 0.1"),

@@ -72,6 +72,7 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         scales=scales,
         generators=problem.group,
         weights=free_energy.Weights(**vars(config.weights)),
+        prior_temperature=config.prior_temperature,
         alignment_fn=alignment.ALIGNMENTS[config.alignment],
         cross_scale=meta.cross_scale(config.meta),
         observations=problem.observations,
