@@ -160,6 +160,7 @@ def test_configuration_is_complete_and_runs_again_to_the_last_digit(finished, tm
         "observation_matrix",
         "initial",
         "edges",
+        "prior_temperature",  # none of its own, so that it is left out
     }
     again = tmp_path / "again"
     assert main(["simulate", "--config", str(finished / "config.toml"), "--out", str(again)]) == 0
