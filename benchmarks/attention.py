@@ -6,8 +6,9 @@ Batch 2, width 256, 8 heads, float32, no mask. Joint attention over D platters i
 heads over N D tokens; axial attention for any D, and joint attention for D = 1, are one program,
 which is named axial.
 
-ours     toroidal_attention or axial_attention with the method blockwise(): distance bias around the
-         ring, a slope per head; the gradient is that by query, key, value and slopes
+ours     toroidal_attention or axial_attention with the method blockwise(), on a GPU pallas():
+         distance bias around the ring, a slope per head; the gradient is that by query, key, value
+         and slopes
 (a)      PyTorch scaled_dot_product_attention of as many heads and tokens, without a bias
 (b)      the same with the bias stored for all pairs of tokens, and no gradient for it
 (c)      jax.nn.dot_product_attention with that bias, jit
@@ -34,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.attention.blockwise import blockwise
+from vfejax.attention.pallas import pallas
 from vfejax.attention.toroidal import axial_attention, toroidal_attention, toroidal_distance
 
 try:
@@ -48,6 +50,7 @@ SQUARE = 1024
 BARE = 256, 1024  # queries and keys of a tile, the fastest of those tried
 # The most tokens (c) is asked for: its gradient then takes 3 GB.
 LARGEST = 4096
+METHOD = pallas() if jax.default_backend() == "gpu" else blockwise()
 # PyTorch runs where JAX runs.
 CUDA = torch is not None and jax.default_backend() == "gpu" and torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -82,7 +85,7 @@ def ours(arrays: list[np.ndarray], slope: np.ndarray, depth: int | None, gradien
     def attend(query, key, value, slope):
         attention_fn = axial_attention if depth is None else toroidal_attention
         return attention_fn(
-            query, key, value, depth=depth or 1, slope=slope, circumference=n, method=blockwise()
+            query, key, value, depth=depth or 1, slope=slope, circumference=n, method=METHOD
         )
 
     return _compiled(

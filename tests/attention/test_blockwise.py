@@ -35,13 +35,15 @@ def compiled(method, n, depth):
 
 def test_memory_of_the_gradient_grows_with_the_tokens():
     method = blockwise(16, 32)
-    small, large = compiled(method, 128, 2), compiled(method, 512, 2)
+    # The workspace of cuBLAS counts as temporary memory, whatever the size.
+    workspace = 2**25 if jax.default_backend() == "gpu" else 0
+    small, large = (compiled(method, n, 2) - workspace for n in (128, 512))
     inputs = 4 * (3 * 512 * 4 * 8)
     # What does not grow with the length counts in `small` alone.
     assert large < 4.2 * small
     # Query, key, value, their gradients, the answer, and the strip of 16 numbers per token.
     assert large < 6 * inputs
-    assert compiled(dense, 512, 2) > 10 * large
+    assert compiled(dense, 512, 2) - workspace > 10 * large
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.agents.pairwise import FrameField, pair_features
+from vfejax.agents.points import at_points
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import matmul
 from vfejax.types import Array
@@ -38,16 +39,9 @@ class Clusters(NamedTuple):
 
 def _over_points(gaussian: Gaussian, field: FrameField, chi: Array) -> tuple[Array, Array]:
     """Feature rows of all points side by side, ``[n, points, f]`` for receivers and senders."""
-    num_grid_axes = chi.ndim - 1
-    if num_grid_axes == 0:
-        features = pair_features(gaussian, field, chi)
-        return features.receiver[:, None], features.sender[:, None]
-    flat = jax.tree.map(
-        lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :])),
-        (gaussian, field, chi),
-    )
-    features = jax.vmap(pair_features, in_axes=1, out_axes=1)(*flat)
-    return features.receiver, features.sender
+    features = at_points(pair_features, (gaussian, field, chi), chi.ndim - 1)
+    receiver, sender = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in features)
+    return receiver, sender
 
 
 def mean_divergences(

@@ -30,11 +30,12 @@ from vfejax.agents.hierarchy import (
     row_mask,
 )
 from vfejax.agents.pairwise import FrameField, frame_field
+from vfejax.agents.points import at_points
 from vfejax.agents.population import Population
 from vfejax.geometry.groups import Generators
 from vfejax.geometry.means import frechet_means
 from vfejax.numerics import matmul
-from vfejax.types import Array, PyTree
+from vfejax.types import Array
 
 __all__ = [
     "Condensed",
@@ -84,18 +85,6 @@ class Dissolved(NamedTuple):
 
     left: Array
     dissolved: Array
-
-
-def _at_points(fn: PyTree, arrays: PyTree, num_grid_axes: int) -> PyTree:
-    """``fn`` at every point of the grid, whose axes are behind that of the rows."""
-    if num_grid_axes == 0:
-        return fn(*arrays)
-    grid = jax.tree.leaves(arrays)[0].shape[1 : 1 + num_grid_axes]
-    flat = jax.tree.map(
-        lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :])), arrays
-    )
-    found = jax.vmap(fn, in_axes=1, out_axes=1)(*flat)
-    return jax.tree.map(lambda x: jnp.reshape(x, (x.shape[0], *grid, *x.shape[2:])), found)
 
 
 def _distances(
@@ -187,7 +176,7 @@ def _meta_agents(
         )
         return Population(belief, prior, phi)
 
-    return _at_points(at_point, (population, field, weights), weights.ndim - 1)
+    return at_points(at_point, (population, field, weights), weights.ndim - 1)
 
 
 def _same_scale(scales: Scales) -> np.ndarray:

@@ -30,11 +30,12 @@ from vfejax.agents.edges import Edges, check_edges, edge_alignment_energy
 from vfejax.agents.links import check_links
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField
+from vfejax.agents.points import sum_over_points
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.geometry.groups import Generators
-from vfejax.types import Array, PyTree
+from vfejax.types import Array
 
 __all__ = ["FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms"]
 
@@ -117,20 +118,6 @@ def _alignment(
         block_size=pairing.block_size,
         compute_dtype=pairing.compute_dtype,
     )
-
-
-def _over_grid(fn: Callable[..., Array], arrays: tuple[PyTree, ...], num_grid_axes: int) -> Array:
-    """Sum of ``fn`` over the points of the grid; the arrays have grid axes behind that of the
-    agents.
-    """
-    if num_grid_axes == 0:
-        # Not a vmap over one point: XLA on CPU has fast products of matrices, slow ones of stacks
-        # of one.
-        return fn(*arrays)
-    flat = jax.tree.map(
-        lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :])), arrays
-    )
-    return jnp.sum(jax.vmap(fn, in_axes=1)(*flat))
 
 
 def _block_size(population: Population, requested: int | None) -> int | None:
@@ -225,7 +212,7 @@ def free_energy_terms(
 
     def align(gaussian: Gaussian, tau: float | Array) -> Array:
         at_point = functools.partial(_alignment, temperature=tau, pairing=pairing)
-        return _over_grid(at_point, (gaussian, field, place, linked), num_grid_axes)
+        return sum_over_points(at_point, (gaussian, field, place, linked), num_grid_axes)
 
     def surprise() -> Array:
         if observations is None:

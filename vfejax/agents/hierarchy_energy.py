@@ -57,12 +57,13 @@ from vfejax.agents.hierarchy import (
 )
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField, PairFeatures
+from vfejax.agents.points import sum_over_points
 from vfejax.agents.population import Population, check_array
 from vfejax.agents.supports import log_support, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, entropy, kl_divergence
 from vfejax.geometry.groups import Generators
 from vfejax.numerics import matmul
-from vfejax.types import Array, PyTree
+from vfejax.types import Array
 
 __all__ = ["CrossScale", "CrossScaleTerms", "HierarchyTerms", "energy_terms"]
 
@@ -296,16 +297,6 @@ def _aligned(
     return jnp.concatenate([agents, jnp.stack([jnp.sum(x) for x in jnp.split(energies, ends)])])
 
 
-def _over_grid(fn: Callable[..., Array], arrays: PyTree, num_grid_axes: int) -> Array:
-    """Sum of ``fn`` over the points of the grid, whose axes are behind that of the rows."""
-    if num_grid_axes == 0:
-        return fn(*arrays)
-    flat = jax.tree.map(
-        lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + num_grid_axes :])), arrays
-    )
-    return jnp.sum(jax.vmap(fn, in_axes=1)(*flat), axis=0)
-
-
 def _block_size(population: Population, scales: Scales, requested: int | None) -> int | None:
     """Receivers per block of pairs when the blocks of all points of a grid are alive at once."""
     points = math.prod(population.phi.shape[1:-1])
@@ -427,7 +418,7 @@ def energy_terms(
             return _aligned(gaussian, field, there, scales, pairing(tau))
 
         arrays = (gaussian, field, place.chi, place.weight)
-        return _over_grid(at_point, arrays, population.phi.ndim - 2)
+        return sum_over_points(at_point, arrays, population.phi.ndim - 2)
 
     own = term(weights.self_coupling, _own_prior, population, parent, place, scales, cross_scale)
     observed = term(weights.observation, _surprise, population.belief, place, scales, observations)

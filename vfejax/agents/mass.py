@@ -16,11 +16,9 @@ inverse of the transported covariance, and not ``Omega Sigma^-1 Omega^T``.)
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from vfejax.agents import pairwise
@@ -28,6 +26,7 @@ from vfejax.agents.edges import Edges, check_edges, edge_attention_sums
 from vfejax.agents.free_energy import Weights
 from vfejax.agents.observation import Observations, precision_of_observations
 from vfejax.agents.pairwise import FrameField
+from vfejax.agents.points import at_points
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, precision
@@ -84,16 +83,6 @@ def _alignment_mass(
     received, given = sums
     common = pairwise.unpack(received + given[:, None] * values, k)
     return matmul(matmul(transpose(field.inward), common), field.inward)
-
-
-def _over_points(fn: Callable[..., Array], arrays: tuple, grid: tuple[int, ...]) -> Array:
-    """``fn`` at every point of the grid; the arrays have grid axes behind that of the agents."""
-    if not grid:
-        return fn(*arrays)
-    rank = len(grid)
-    flat = jax.tree.map(lambda x: jnp.reshape(x, (x.shape[0], -1, *x.shape[1 + rank :])), arrays)
-    found = jax.vmap(fn, in_axes=1, out_axes=1)(*flat)
-    return jnp.reshape(found, (found.shape[0], *grid, *found.shape[2:]))
 
 
 def mean_mass(
@@ -163,6 +152,6 @@ def mean_mass(
             block_size = max(1, pairwise.BLOCK_ENTRIES // max(1, phi.shape[0] * math.prod(grid)))
         pair = _Pairing(temperature, edges, block_size)
         arrays = belief, pairwise.frame_field(phi, generators), supports, here
-        aligned = _over_points(partial(_alignment_mass, pair=pair), arrays, grid)
+        aligned = at_points(partial(_alignment_mass, pair=pair), arrays, len(grid))
         total = total + jnp.asarray(weights.belief_alignment, dtype) * aligned
     return total
