@@ -30,6 +30,9 @@ __all__ = ["pallas"]
 
 # The smallest side of a product on the tensor cores.
 _LEAST = 16
+# Tokens in a block of the backward pass, and scores that exist in it at a time: 64 MB in float32,
+# of which it holds about four.
+_MOST_TOKENS, _MOST_SCORES = 1024, 2**24
 
 
 class _Options(NamedTuple):
@@ -272,7 +275,10 @@ def _logits(
 
 def _backward(_: _Options, kept: Kept, cotangent: Array) -> tuple:
     # A GPU wants few large products: on an H200, a third of the time of blocks of 64 keys.
-    return pull_back(Sizes(queries=1024, keys=1024), kept, cotangent)
+    batch, heads = kept.query.shape[:2]
+    keys = _MOST_SCORES // max(1, batch * heads * _MOST_TOKENS)
+    sizes = Sizes(_MOST_TOKENS, max(64, min(_MOST_TOKENS, keys)))
+    return pull_back(sizes, kept, cotangent)
 
 
 _attend.defvjp(_forward, _backward)
