@@ -56,6 +56,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["VFEJAX_TEST_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unchanged_configuration():
+    """A module that leaves JAX configured otherwise fails, not the tests that come after it."""
+    before = dict(jax.config.values)
+    yield
+    assert dict(jax.config.values) == before
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Run a test once in each precision."""

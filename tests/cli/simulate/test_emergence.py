@@ -10,7 +10,6 @@ import time
 from types import SimpleNamespace
 
 import chex
-import jax
 import numpy as np
 import pytest
 
@@ -37,14 +36,6 @@ FLAGS = [
     *("--steps", str(STEPS), "--log-every", "4", "--checkpoint-every", "8"),
     *("--meta.detect-from", "10", "--meta.detect-every", "3"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(compile_cache):
-    """Compilation takes most of these tests, and what it gains is not needed here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +154,7 @@ def test_a_run_goes_on_bit_for_bit(finished, tmp_path):
 @pytest.mark.slow
 def test_after_kill_9_a_run_goes_on_bit_for_bit(finished, start_process, tmp_path):
     out = tmp_path / "run"
-    before = "import jax; jax.config.update('jax_disable_most_optimizations', True)"
-    process = start_process("--out", out, *FLAGS, before=before)
+    process = start_process("--out", out, *FLAGS)
     deadline = time.monotonic() + 300
     while (checkpoint.latest_step(out) or 0 if out.exists() else 0) < 8:
         assert process.poll() is None, process.communicate()
