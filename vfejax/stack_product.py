@@ -37,23 +37,32 @@ _MIN_STACK = 32
 _MIN_WHOLE = 8
 
 
-def fits(left: Array, right: Array) -> bool:
+def fits(left: Array, right: Array, lanes: int = 0) -> bool:
     """Whether :func:`stack_product` takes these factors: small matrices in stacks of one shape, of
     float32 or float64.
 
     >>> fits(jnp.ones((50, 3, 3)), jnp.ones((50, 3, 1))), fits(jnp.ones((50, 3)), jnp.ones((3, 3)))
     (True, False)
     """
+    if not left.ndim == right.ndim >= 2 + lanes:
+        return False
+    stacks, sizes = zip(*(_stack_and_sizes(x, lanes) for x in (left, right)), strict=True)
     return (
-        left.ndim == right.ndim >= 2
-        and left.shape[:-2] == right.shape[:-2]
-        and all(1 <= size <= _MAX_SIZE for size in (*left.shape[-2:], *right.shape[-2:]))
+        stacks[0] == stacks[1]
+        and all(1 <= size <= _MAX_SIZE for size in (*sizes[0], *sizes[1]))
         and left.dtype == right.dtype
         and left.dtype in (jnp.float32, jnp.float64)
     )
 
 
-def stack_product(left: Array, right: Array, left_axis: int = -1, right_axis: int = -2) -> Array:
+def _stack_and_sizes(x: Array, lanes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    start, stop = x.ndim - 2 - lanes, x.ndim - lanes
+    return x.shape[:start] + x.shape[stop:], x.shape[start:stop]
+
+
+def stack_product(
+    left: Array, right: Array, left_axis: int = -1, right_axis: int = -2, lanes: int = 0
+) -> Array:
     """Products of two stacks of matrices, summed over one axis of each, at full precision on every
     device.
 
@@ -61,65 +70,87 @@ def stack_product(left: Array, right: Array, left_axis: int = -1, right_axis: in
 
     Args:
         left: real floating ``[..., m, k]``, or ``[..., k, m]`` where ``left_axis`` is -2.
-        right: ``[..., k, n]``, or ``[..., n, k]`` where ``right_axis`` is -1, with the leading axes
-            and the dtype of ``left``.
-        left_axis: the axis of ``left`` that is summed over, -1 or -2.
-        right_axis: the axis of ``right`` that is summed over, -1 or -2.
+        right: ``[..., k, n]``, or ``[..., n, k]`` where ``right_axis`` is -1, with the stack and
+            the dtype of ``left``.
+        left_axis: the axis of the left matrices that is summed over, -1 or -2.
+        right_axis: the axis of the right matrices that is summed over, -1 or -2.
+        lanes: how many axes of the stack, 0 or 1, come behind those of the matrices. With 1 the
+            factors are ``[..., m, k, s]`` and ``[..., k, n, s]``.
 
     Returns:
-        ``[..., m, n]``.
+        ``[..., m, n]``, with the axes of the stack where they were.
 
     >>> left = jnp.full((50, 2, 3), 2.0)
     >>> stack_product(left, jnp.ones((50, 3, 1)))[0].tolist()
     [[6.0], [6.0]]
+    >>> stack_product(jnp.ones((2, 3, 50)), jnp.ones((3, 1, 50)), lanes=1).shape
+    (2, 1, 50)
     """
-    return _stack_product_p.bind(left, right, left_axis=left_axis, right_axis=right_axis)
+    return _stack_product_p.bind(
+        left, right, left_axis=left_axis, right_axis=right_axis, lanes=lanes
+    )
 
 
-def _batched(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
-    stack = tuple(range(left.ndim - 2))
-    summed = (left.ndim + left_axis,), (right.ndim + right_axis,)
-    return jax.lax.dot_general(
+def batched_product(
+    left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
+) -> Array:
+    ahead, end = left.ndim - 2 - lanes, left.ndim - lanes
+    stack = (*range(ahead), *range(end, left.ndim))
+    summed = (end + left_axis,), (end + right_axis,)
+    product = jax.lax.dot_general(
         left, right, (summed, (stack, stack)), precision=jax.lax.Precision.HIGHEST
     )
+    return jnp.moveaxis(product, range(ahead, ahead + lanes), range(-lanes, 0))
 
 
-def _sum_of_outer_products(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
+def _sum_of_outer_products(
+    left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
+) -> Array:
+    end = left.ndim - lanes
+
     def outer_product(i: int) -> Array:
-        column = jax.lax.index_in_dim(left, i, left.ndim + left_axis, keepdims=False)
-        row = jax.lax.index_in_dim(right, i, right.ndim + right_axis, keepdims=False)
-        return column[..., :, None] * row[..., None, :]
+        column = jax.lax.index_in_dim(left, i, end + left_axis, keepdims=False)
+        row = jax.lax.index_in_dim(right, i, end + right_axis, keepdims=False)
+        return jnp.expand_dims(column, end - 1) * jnp.expand_dims(row, end - 2)
 
-    return functools.reduce(jnp.add, map(outer_product, range(left.shape[left_axis])))
+    return functools.reduce(jnp.add, map(outer_product, range(left.shape[end + left_axis])))
 
 
-def _written_out(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
-    batched, written_out = (
-        functools.partial(product, left_axis=left_axis, right_axis=right_axis)
-        for product in (_batched, _sum_of_outer_products)
-    )
-    stack = left.shape[:-2]
+def _written_out(left: Array, right: Array, **params: int) -> Array:
+    stack, sizes = _stack_and_sizes(left, params["lanes"])
     few = not all(isinstance(size, int) for size in stack) or math.prod(stack) < _MIN_STACK
-    whole = left_axis == -1 and min(*left.shape[-2:], *right.shape[-2:]) >= _MIN_WHOLE
+    sizes += _stack_and_sizes(right, params["lanes"])[1]
+    whole = params["lanes"] == 0 and params["left_axis"] == -1 and min(sizes) >= _MIN_WHOLE
     if few or whole:
-        return batched(left, right)
+        return batched_product(left, right, **params)
+    shape = _result(left, right, **params)
     # XLA fuses nothing into or out of a branch, so what makes the factors is computed once, and not
-    # again for each of the k outer products it enters. Either branch is the product.
-    return jax.lax.cond(jnp.isnan(left[(0,) * left.ndim]), batched, written_out, left, right)
+    # again for each of the k outer products it enters. No number is above infinity.
+    return jax.lax.cond(
+        left[(0,) * left.ndim] > jnp.inf,
+        lambda left, right: jnp.zeros(shape.shape, shape.dtype),
+        functools.partial(_sum_of_outer_products, **params),
+        left,
+        right,
+    )
 
 
-def _left_slope(slope: Array, left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
+def _left_slope(
+    slope: Array, left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
+) -> Array:
     kept = -3 - right_axis
     if left_axis == -1:
-        return stack_product(slope, right, -1, kept)
-    return stack_product(right, slope, kept, -1)
+        return stack_product(slope, right, -1, kept, lanes)
+    return stack_product(right, slope, kept, -1, lanes)
 
 
-def _right_slope(slope: Array, left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
+def _right_slope(
+    slope: Array, left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
+) -> Array:
     kept = -3 - left_axis
     if right_axis == -2:
-        return stack_product(left, slope, kept, -2)
-    return stack_product(slope, left, -2, kept)
+        return stack_product(left, slope, kept, -2, lanes)
+    return stack_product(slope, left, -2, kept, lanes)
 
 
 def _batch(
@@ -133,20 +164,19 @@ def _batch(
     return stack_product(left, right, **params), 0
 
 
-def _result(left: Array, right: Array, left_axis: int, right_axis: int) -> jax.core.ShapedArray:
+def _result(left: Array, right: Array, **params: int) -> jax.core.ShapedArray:
     """Shape and dtype of the batched product; also how it varies over devices."""
-    batched = functools.partial(_batched, left_axis=left_axis, right_axis=right_axis)
-    return jax.make_jaxpr(batched)(left, right).out_avals[0]
+    return jax.make_jaxpr(functools.partial(batched_product, **params))(left, right).out_avals[0]
 
 
 _stack_product_p = Primitive("stack_product")
 _stack_product_p.def_impl(
-    jax.jit(_stack_product_p.bind, static_argnames=("left_axis", "right_axis"))
+    jax.jit(_stack_product_p.bind, static_argnames=("left_axis", "right_axis", "lanes"))
 )
 _stack_product_p.def_abstract_eval(_result)
 ad.defbilinear(_stack_product_p, _left_slope, _right_slope)
 batching.primitive_batchers[_stack_product_p] = _batch
-for _platform, _rule in ((None, _batched), ("cpu", _written_out)):
+for _platform, _rule in ((None, batched_product), ("cpu", _written_out)):
     mlir.register_lowering(
         _stack_product_p, mlir.lower_fun(_rule, multiple_results=False), platform=_platform
     )

@@ -25,6 +25,7 @@ from vfejax.agents import pairwise
 from vfejax.agents.edges import Edges, check_edges, edge_attention_sums
 from vfejax.agents.free_energy import Weights
 from vfejax.agents.observation import Observations, precision_of_observations
+from vfejax.agents.packing import pack, unpack
 from vfejax.agents.pairwise import FrameField
 from vfejax.agents.points import at_points
 from vfejax.agents.population import Population, check_population
@@ -70,7 +71,7 @@ def _alignment_mass(
     k = gaussian.mean.shape[-1]
     place = _Place(weight, None) if chi is None else _places(chi, weight, pair.edges)
     inverse = matmul(triangular_inverse(gaussian.chol), field.outward)
-    values = pairwise.pack(matmul(transpose(inverse), inverse))
+    values = pack(matmul(transpose(inverse), inverse))
     if pair.edges is None:
         features = pairwise.pair_features(gaussian, field, chi)
         sums = pairwise.attention_sums(
@@ -81,7 +82,7 @@ def _alignment_mass(
             gaussian, field, pair.edges, pair.temperature, values, **place._asdict()
         )
     received, given = sums
-    common = pairwise.unpack(received + given[:, None] * values, k)
+    common = unpack(received + given[:, None] * values, k)
     return matmul(matmul(transpose(field.inward), common), field.inward)
 
 

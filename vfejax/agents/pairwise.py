@@ -22,7 +22,6 @@ relative to agents' distances from their common mean. A lower ``compute_dtype`` 
 there. A neighbour list (:mod:`vfejax.agents.edges`) does not cancel.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -30,19 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax import lanes
 from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
+from vfejax.agents.packing import packed_gram
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
-from vfejax.numerics import (
-    expand_leading,
-    log_det_cholesky,
-    matmul,
-    matmul_tn,
-    transpose,
-    triangular_solve,
-)
+from vfejax.numerics import matmul, transpose
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -52,10 +46,8 @@ __all__ = [
     "attention_sums",
     "attention_weights",
     "frame_field",
-    "pack",
     "pair_features",
     "pairwise_kl",
-    "unpack",
 ]
 
 # Entries of one block of pairs: 4 MB in float32, so a block stays in a core's cache on CPU.
@@ -77,77 +69,6 @@ class PairFeatures(NamedTuple):
 
     receiver: Array
     sender: Array
-
-
-def _selection(k: int) -> np.ndarray:
-    """Constant 0-1 matrix ``[k^2, k (k + 1) / 2]`` that picks the lower triangle, row by row."""
-    rows, columns = np.tril_indices(k)
-    selection = np.zeros((k * k, rows.size))
-    selection[rows * k + columns, np.arange(rows.size)] = 1.0
-    return selection
-
-
-def _mirrored(selection: np.ndarray) -> np.ndarray:
-    """The same for the upper triangle, column by column."""
-    k = math.isqrt(selection.shape[0])
-    return selection.reshape(k, k, -1).swapaxes(0, 1).reshape(selection.shape)
-
-
-def pack(matrix: Array) -> Array:
-    """Lower triangle of a symmetric matrix, row by row: ``[..., k, k] -> [..., k (k + 1) / 2]``.
-
-    By a constant 0-1 matrix: its transpose, which the gradient needs, is a product too, not a
-    scatter.
-
-    >>> pack(jnp.array([[1.0, 2.0], [2.0, 3.0]])).tolist()
-    [1.0, 2.0, 3.0]
-    """
-    k = matrix.shape[-1]
-    flat = matrix.reshape(*matrix.shape[:-2], k * k)
-    return matmul(flat, jnp.asarray(_selection(k), matrix.dtype))
-
-
-def unpack(packed: Array, k: int) -> Array:
-    """Symmetric matrices ``[..., k, k]`` from their lower triangles, inverse of :func:`pack`.
-
-    >>> unpack(jnp.array([1.0, 2.0, 3.0]), 2).tolist()
-    [[1.0, 2.0], [2.0, 3.0]]
-    """
-    both = np.maximum(_selection(k), _mirrored(_selection(k)))
-    return matmul(packed, jnp.asarray(both.T, packed.dtype)).reshape(*packed.shape[:-1], k, k)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _packed_gram(rows: Array, off_diagonal: float) -> Array:
-    """Lower triangle of ``rows^T rows``, row by row: ``[..., l, k] -> [..., k (k + 1) / 2]``, off
-    the diagonal times ``off_diagonal``.
-    """
-    k = rows.shape[-1]
-    lower = _selection(k)
-    gram = matmul_tn(rows, rows)
-    entries = gram.reshape(*gram.shape[:-2], k * k)[..., np.argmax(lower, axis=0)]
-    weights = jnp.asarray(_weights(k, off_diagonal), rows.dtype)
-    return entries * expand_leading(weights, entries.ndim - 1, core=1)
-
-
-@_packed_gram.defjvp
-def _packed_gram_jvp(
-    off_diagonal: float, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
-    # One product per matrix: it is added to its transpose while it is packed. Packed by a product,
-    # because the transpose of taking entries is a scatter.
-    (rows,), (change,) = primals, tangents
-    k = rows.shape[-1]
-    folded = (_selection(k) + _mirrored(_selection(k))) * _weights(k, off_diagonal)
-    half = matmul_tn(rows, change)
-    flat = half.reshape(*half.shape[:-2], k * k)
-    return _packed_gram(rows, off_diagonal), matmul(flat, jnp.asarray(folded, rows.dtype))
-
-
-def _weights(k: int, off_diagonal: float) -> np.ndarray:
-    """1 for the packed entries on the diagonal, ``off_diagonal`` for the others."""
-    rows, columns = np.tril_indices(k)
-    return np.where(rows == columns, 1.0, off_diagonal)
 
 
 def _orthogonal(generators: Array | np.ndarray) -> bool:
@@ -188,21 +109,21 @@ def frame_field(phi: Array, generators: Generators) -> FrameField:
 
 
 def _centre_and_scale(mean: Array, factor: Array, present: Array | None) -> tuple[Array, Array]:
-    """Common mean ``[1, k]`` and root of the mean variances ``[1, k]`` of the agents present, with
-    covariances ``factor^T factor``.
+    """Common mean ``[k, 1]`` and root of the mean variances ``[k, 1]`` of the agents present, with
+    means ``[k, n]`` and covariances ``factor^T factor``.
 
     Any centre and any scale give the same divergences, so no gradient flows through the choice.
     """
-    variance = jnp.sum(factor * factor, axis=-2)
+    variance = jnp.sum(factor * factor, axis=0)
     if present is None:
-        share = jnp.ones_like(mean[:, :1]) / mean.shape[0]
+        share = jnp.ones_like(mean[:1]) / mean.shape[-1]
     else:
-        here = (present > 0).astype(mean.dtype)[:, None]
+        here = (present > 0).astype(mean.dtype)[None]
         share = here / jnp.maximum(jnp.sum(here), 1.0)
         # An agent that is nowhere may be far away or broken: it is left out, not multiplied by 0.
         mean, variance = (jnp.where(here > 0, x, 0.0) for x in (mean, variance))
-    centre = jnp.sum(share * mean, axis=0, keepdims=True)
-    spread = jnp.sum(share * variance, axis=0, keepdims=True)
+    centre = jnp.sum(share * mean, axis=-1, keepdims=True)
+    spread = jnp.sum(share * variance, axis=-1, keepdims=True)
     centre, spread = jax.lax.stop_gradient((centre, spread))
     return centre, jnp.sqrt(jnp.where(spread == 0, 1.0, spread))
 
@@ -229,29 +150,31 @@ def pair_features(
            [1., 0., 1.],
            [1., 1., 0.]], dtype=float32)
     """
-    chol = jnp.tril(gaussian.chol)
-    k = chol.shape[-1]
-    log_det = log_det_cholesky(chol) - 2.0 * field.log_det
-    columns = jnp.concatenate([chol, gaussian.mean[..., None]], axis=-1)
-    moments = matmul_tn(columns, transpose(field.inward))
-    factor, mean = moments[..., :k, :], moments[..., k, :]
-    whitener = triangular_solve(chol, field.outward)
+    k = gaussian.mean.shape[-1]
+    # From here on agents are the last axis (see vfejax.lanes), up to the rows that are returned.
+    mean = lanes.stack_last(gaussian.mean, core=1)
+    chol = lanes.tril(lanes.stack_last(gaussian.chol, core=2))
+    outward, inward = (lanes.stack_last(x, core=2) for x in (field.outward, field.inward))
+    pivots = jnp.stack([chol[i, i] for i in range(k)])
+    log_det = 2.0 * (jnp.sum(jnp.log(pivots), axis=0) - field.log_det)[None]
+    columns = jnp.concatenate([chol, mean[:, None]], axis=1)
+    moments = lanes.matmul_tn(columns, jnp.swapaxes(inward, 0, 1))
+    factor, mean = moments[:k], moments[k]
+    whitener = lanes.triangular_solve(chol, outward)
 
     centre, scale = _centre_and_scale(mean, factor, present)
-    mean = ((mean - centre) / scale)[..., None]
-    scale = scale[..., None, :]
+    mean, scale = (mean - centre) / scale, scale[None]
     whitener = whitener * scale
-    one = jnp.ones_like(mean[..., :1, :])
-    affine = jnp.concatenate([transpose(mean), -one], axis=-1)
-    spread = jnp.concatenate([factor / scale, jnp.zeros_like(mean)], axis=-1)
-    second_moment = _packed_gram(jnp.concatenate([spread, affine], axis=-2), 2.0)
-    whitened = jnp.concatenate([whitener, matmul(whitener, mean)], axis=-1)
-    precision = _packed_gram(whitened, 1.0)
+    one = jnp.ones_like(mean[:1])
+    affine = jnp.concatenate([mean, -one])[None]
+    spread = jnp.concatenate([factor / scale, jnp.zeros_like(mean)[:, None]], axis=1)
+    second_moment = packed_gram(jnp.concatenate([spread, affine]), 2.0)
+    whitened = jnp.concatenate([whitener, lanes.matmul(whitener, mean[:, None])], axis=1)
+    precision = packed_gram(whitened, 1.0)
 
-    one, log_det = one[..., 0], log_det[..., None]
     receiver = [second_moment, -log_det - k]
-    sender = [precision[..., :-1], precision[..., -1:] + log_det, one]
-    return PairFeatures(0.5 * jnp.concatenate(receiver, axis=-1), jnp.concatenate(sender, axis=-1))
+    sender = [precision[:-1], precision[-1:] + log_det, one]
+    return PairFeatures(0.5 * jnp.concatenate(receiver).T, jnp.concatenate(sender).T)
 
 
 def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array:

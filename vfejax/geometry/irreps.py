@@ -179,9 +179,13 @@ def _vector_exponential(phi: Array, generators: Array) -> Array:
     """
     square = jnp.sum(phi * phi, axis=-1, keepdims=True)
     half = 0.5 * sinc_sqrt(square / 4) ** 2
-    pairs = (phi[..., :, None] * phi[..., None, :]).reshape(*phi.shape[:-1], 9)
+    # Entries are taken by a constant 0-1 matrix: its transpose, for the gradient, is a product too.
+    ahead, behind = (jnp.eye(3, dtype=phi.dtype)[:, index] for index in np.triu_indices(3))
+    pairs = matmul(phi, ahead) * matmul(phi, behind)
     squares = jnp.einsum("aij,bjk->abik", generators, generators, precision="highest")
-    basis = jnp.concatenate([generators, squares.reshape(9, *generators.shape[1:])])
+    squares = (squares + jnp.swapaxes(squares, 0, 1))[np.triu_indices(3)]
+    squares = squares / (1 + np.eye(3)[np.triu_indices(3)]).astype(phi.dtype)[:, None, None]
+    basis = jnp.concatenate([generators, squares])
     x = algebra(jnp.concatenate([sinc_sqrt(square) * phi, half * pairs], axis=-1), basis)
     return identity_like(x) + x
 
