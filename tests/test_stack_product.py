@@ -12,7 +12,7 @@ NUM = 33  # written out on a CPU; NumPy's stacks of 3 are not
 ORIENTATIONS = pytest.mark.parametrize(
     ("left_axis", "right_axis"), [(-1, -2), (-2, -2), (-1, -1), (-2, -1)]
 )
-jitted = jax.jit(stack_product, static_argnums=(2, 3))
+jitted = jax.jit(stack_product, static_argnums=(2, 3, 4))
 
 
 def factors(rng, left_axis, right_axis, num=NUM):
@@ -34,11 +34,22 @@ def test_products_are_numpys(left_axis, right_axis, num, rng, dtype):
     np.testing.assert_allclose(product, expected, rtol=0, atol=50 * jnp.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize(("left_axis", "right_axis"), [(-1, -2), (-2, -1)])
-def test_derivatives_to_second_order(left_axis, right_axis, rng):
+@ORIENTATIONS
+@pytest.mark.parametrize("num", [3, NUM], ids=["few", "many"])
+def test_the_stack_may_lie_behind(left_axis, right_axis, num, rng):
+    left, right, expected = factors(rng, left_axis, right_axis, num)
+    left, right = np.moveaxis(left, 0, -1), np.moveaxis(right, 0, -1)
+    product = jitted(left, right, left_axis, right_axis, 1)
+    np.testing.assert_allclose(np.moveaxis(product, -1, 0), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("left_axis", "right_axis", "lanes"), [(-1, -2, 0), (-2, -1, 1)])
+def test_derivatives_to_second_order(left_axis, right_axis, lanes, rng):
     left, right, _ = factors(rng, left_axis, right_axis)
+    if lanes:
+        left, right = np.moveaxis(left, 0, -1), np.moveaxis(right, 0, -1)
     check_grads(
-        jax.jit(lambda x, y: jnp.sin(stack_product(x, y, left_axis, right_axis))),
+        jax.jit(lambda x, y: jnp.sin(stack_product(x, y, left_axis, right_axis, lanes))),
         (left, right),
         order=2,
         modes=("fwd", "rev"),
@@ -75,7 +86,7 @@ def test_vmap_is_a_larger_stack(axes, rng):
 
 def test_a_bad_member_stays_alone(rng):
     left, right, expected = factors(rng, -1, -2)
-    for member in (0, 7):  # the first entry of the first member chooses how the product is computed
+    for member in (0, 7):  # the first number of the first member is looked at
         bad = left.copy()
         bad[member, 0, 0] = np.nan
         product = np.array(jitted(bad, right, -1, -2))
@@ -93,6 +104,8 @@ def test_what_fits():
     stack = jnp.ones((NUM, 3, 3))
     assert fits(stack, stack)
     assert fits(jnp.eye(3), jnp.eye(3))
+    assert fits(jnp.ones((3, 3, NUM)), jnp.ones((3, 2, NUM)), lanes=1)
+    assert not fits(stack, stack, lanes=1)
     assert not fits(stack, jnp.ones((1, 3, 3)))
     assert not fits(jnp.ones((NUM, 3, 17)), jnp.ones((NUM, 17, 3)))
     assert not fits(stack.astype(jnp.bfloat16), stack.astype(jnp.bfloat16))

@@ -115,7 +115,7 @@ def triangular_inverse(chol: Array) -> Array:
     >>> triangular_inverse(jnp.array([[2.0, 0.0], [1.0, 1.0]])[..., None])[..., 0].tolist()
     [[0.5, 0.0], [-0.5, 1.0]]
     """
-    return _forward_substitution(tril(chol))
+    return _forward_substitution(tril(chol)) if chol.size else chol
 
 
 @triangular_inverse.defjvp

@@ -8,7 +8,7 @@ import pytest
 from helpers import agents_oracle as oracle
 
 from vfejax.agents import edges as neighbour_lists
-from vfejax.agents import packing, pairwise
+from vfejax.agents import pairwise
 from vfejax.agents.edges import Edges
 from vfejax.agents.mass import mean_mass
 from vfejax.agents.observation import Observations
@@ -204,11 +204,3 @@ def test_no_array_of_pairs_of_matrices_is_formed():
         population
     )
     assert _largest(blocked.jaxpr) <= num * k * k * 4
-
-
-def test_packing_goes_back_and_forth(rng):
-    matrix = rng.normal(size=(5, 4, 4))
-    matrix = matrix + np.swapaxes(matrix, -1, -2)
-    there = packing.pack(jnp.asarray(matrix))
-    chex.assert_shape(there, (5, 10))
-    np.testing.assert_array_equal(packing.unpack(there, 4), matrix)

@@ -30,7 +30,7 @@ from vfejax.agents.edges import Edges, check_edges, edge_alignment_energy
 from vfejax.agents.links import check_links
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField
-from vfejax.agents.points import sum_over_points
+from vfejax.agents.points import at_points, sum_over_points
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
@@ -220,7 +220,10 @@ def free_energy_terms(
         return integral(expected_negative_log_likelihood(belief, observations))
 
     terms = (
-        term(weights.self_coupling, lambda: integral(kl_divergence(belief, prior))),
+        term(
+            weights.self_coupling,
+            lambda: integral(at_points(kl_divergence, (belief, prior), num_grid_axes)),
+        ),
         term(weights.belief_alignment, lambda: align(belief, temperature)),
         term(weights.prior_alignment, lambda: align(prior, prior_tau)),
         term(weights.observation, surprise),

@@ -45,8 +45,9 @@ def pack(matrix: Array) -> Array:
     [1.0, 2.0, 3.0]
     """
     k = matrix.shape[-1]
-    selection = jnp.eye(k * k, dtype=matrix.dtype)[:, _entries(k)[0]]
-    return matmul(matrix.reshape(*matrix.shape[:-2], k * k), selection)
+    selection = np.eye(k * k)[:, _entries(k)[0]]
+    flat = matrix.reshape(*matrix.shape[:-2], k * k)
+    return matmul(flat, jnp.asarray(selection, matrix.dtype))
 
 
 def unpack(packed: Array, k: int) -> Array:
@@ -55,8 +56,8 @@ def unpack(packed: Array, k: int) -> Array:
     >>> unpack(jnp.array([1.0, 2.0, 3.0]), 2).tolist()
     [[1.0, 2.0], [2.0, 3.0]]
     """
-    both = jnp.eye(packed.shape[-1], dtype=packed.dtype)[:, _entries(k)[1].ravel()]
-    return matmul(packed, both).reshape(*packed.shape[:-1], k, k)
+    both = np.eye(packed.shape[-1])[:, _entries(k)[1].ravel()]
+    return matmul(packed, jnp.asarray(both, packed.dtype)).reshape(*packed.shape[:-1], k, k)
 
 
 def _take(x: Array, index: np.ndarray) -> Array:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vfejax import lanes
 from vfejax.numerics import (
     as_floating,
     cholesky,
@@ -22,7 +23,6 @@ from vfejax.numerics import (
     matvec,
     transpose,
     triangular_inverse,
-    triangular_solve,
     triangularize,
 )
 from vfejax.types import Array
@@ -178,9 +178,12 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Array:
         )
     dtype = common_dtype(q.mean, p.mean)
     q, p = (Gaussian(x.mean.astype(dtype), jnp.tril(x.chol).astype(dtype)) for x in (q, p))
-    columns = jnp.concatenate([q.chol, (q.mean - p.mean)[..., None]], axis=-1)
-    whitened = triangular_solve(p.chol, columns)
-    squares = jnp.sum(whitened * whitened, axis=(-2, -1))
+    # With the stack on the last axis (see vfejax.lanes).
+    difference = lanes.stack_last(q.mean - p.mean, core=1)
+    q_chol, p_chol = (lanes.tril(lanes.stack_last(x.chol, core=2)) for x in (q, p))
+    columns = jnp.concatenate([q_chol, difference[..., :, None, :]], axis=-2)
+    whitened = lanes.triangular_solve(p_chol, columns)
+    squares = jnp.sum(whitened * whitened, axis=(-3, -2)).reshape(q.mean.shape[:-1])
     return 0.5 * (squares - q.mean.shape[-1] + log_det_cholesky(p.chol) - log_det_cholesky(q.chol))
 
 
