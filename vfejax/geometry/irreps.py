@@ -174,18 +174,18 @@ def _represents(generators: Array, max_spin: int) -> Array:
 def _vector_exponential(phi: Array, generators: Array) -> Array:
     """Rodrigues' formula ``1 + c_1 phi^a J_a + c_2 phi^a phi^b J_a J_b`` for spins 0 and 1.
 
-    It is linear in twelve numbers per rotation: one product with a constant for the whole stack
-    takes the place of a square per matrix.
+    It is linear in nine numbers per rotation, the components of phi and their products in pairs:
+    one product with a constant for the whole stack takes the place of a square per matrix.
     """
     square = jnp.sum(phi * phi, axis=-1, keepdims=True)
     half = 0.5 * sinc_sqrt(square / 4) ** 2
-    # Entries are taken by a constant 0-1 matrix: its transpose, for the gradient, is a product too.
-    ahead, behind = (jnp.eye(3, dtype=phi.dtype)[:, index] for index in np.triu_indices(3))
-    pairs = matmul(phi, ahead) * matmul(phi, behind)
+    first, second = np.triu_indices(3)
+    # Components are taken by products with constants: so is then their gradient, and not a scatter.
+    once = np.eye(3)[:, first] * np.where(first == second, 0.5, 1.0)
+    pairs = matmul(phi, jnp.asarray(once, phi.dtype))
+    pairs = pairs * matmul(phi, jnp.asarray(np.eye(3)[:, second], phi.dtype))
     squares = jnp.einsum("aij,bjk->abik", generators, generators, precision="highest")
-    squares = (squares + jnp.swapaxes(squares, 0, 1))[np.triu_indices(3)]
-    squares = squares / (1 + np.eye(3)[np.triu_indices(3)]).astype(phi.dtype)[:, None, None]
-    basis = jnp.concatenate([generators, squares])
+    basis = jnp.concatenate([generators, squares[first, second] + squares[second, first]])
     x = algebra(jnp.concatenate([sinc_sqrt(square) * phi, half * pairs], axis=-1), basis)
     return identity_like(x) + x
 
