@@ -28,6 +28,20 @@ def test_coherence_is_the_mean_agreement_with_the_others(rng):
     )
 
 
+def test_relative_coherence_has_the_same_shares_and_outlives_any_distance(rng):
+    clusters = Clusters(jnp.asarray([0, 0, 0, 3]), jnp.asarray([True, True, True, False]))
+    divergence = jnp.asarray(rng.uniform(size=(4, 4)))
+    plain, relative = (
+        np.asarray(fn(divergence, clusters))
+        for fn in (coarse_graining.coherence, coarse_graining.relative_coherence)
+    )
+    chex.assert_trees_all_close(relative[:3], plain[:3] / plain[:3].max(), rtol=1e-14)
+    assert relative[3] == 1
+    for far in (1e5, np.inf):
+        found = coarse_graining.relative_coherence(far + divergence, clusters)
+        assert np.max(found[:3]) == 1
+
+
 @jax.jit
 def matched(gaussian, phi, weights, labels, frame):
     return coarse_graining.moment_match(

@@ -21,12 +21,12 @@ CRITERIA = Criteria(threshold=0.5, diameter=1.0, release=3.0)
 
 @jax.jit
 def condense(hierarchy, criteria):
-    return emergence.condense(hierarchy, SCALES, GROUP, criteria._replace(levels=4))
+    return emergence.condense(hierarchy, SCALES, GROUP, criteria)
 
 
 @jax.jit
 def dissolve(hierarchy, criteria):
-    return emergence.dissolve(hierarchy, SCALES, GROUP, criteria._replace(levels=4))
+    return emergence.dissolve(hierarchy, SCALES, GROUP, criteria)
 
 
 def line(*places):
@@ -86,6 +86,26 @@ def test_an_agent_that_comes_to_agree_joins_the_meta_agent_that_is_there(rng):
     np.testing.assert_array_equal(again.parent[:8], [8, 9, 8, 9, 8, 9, 8, 7])
     # What the meta-agent believes is its own affair: it hears of its new member from now on.
     chex.assert_trees_all_equal(again.population.belief.mean[8], found.population.belief.mean[8])
+
+
+def test_a_broken_meta_agent_keeps_nobody_from_the_others(rng):
+    joined, _ = condense(start(TWO, rng), CRITERIA)
+    orphan = joined._replace(parent=joined.parent.at[0].set(0))
+    belief = orphan.population.belief
+    broken = belief._replace(mean=belief.mean.at[9].set(jnp.nan))
+    orphan = orphan._replace(population=orphan.population._replace(belief=broken))
+    found, event = condense(orphan, CRITERIA)
+    np.testing.assert_array_equal(np.flatnonzero(event.adopted), [0])
+    chex.assert_trees_all_equal(found.parent, joined.parent)
+
+
+def test_members_hundreds_of_nats_apart_have_a_moment_match_too(rng):
+    """Whose coherence is 0 in floating point."""
+    wide = CRITERIA._replace(threshold=6000.0, diameter=6000.0)
+    found, _ = condense(start(line(100.0, 200.0), rng), wide)
+    assert found.parent[0] == found.parent[1] == 8
+    mean, _ = oracle.transported(found.population.belief, found.population.phi, 8, np.zeros(3))
+    chex.assert_trees_all_close(mean, np.array([150.0, 0.0, 0.0]), rtol=1e-12, atol=1e-9)
 
 
 def test_an_evenly_spaced_chain_does_not_condense(rng):

@@ -65,6 +65,17 @@ def test_pairwise_kl_equals_the_oracle(generators, dtype, rng):
     )
 
 
+def test_a_broken_agent_breaks_no_divergence_of_others(rng):
+    gaussian, phi = agents(rng, 6, dtype=np.float32)
+    expected = np.asarray(streamed_kl(gaussian, phi, VECTOR))
+    for bad in (np.nan, np.inf):
+        broken = gaussian._replace(mean=gaussian.mean.at[2].set(bad))
+        found = np.asarray(streamed_kl(broken, phi, VECTOR))
+        whole = np.delete(np.delete(found, 2, 0), 2, 1)
+        assert_trees_close(whole, np.delete(np.delete(expected, 2, 0), 2, 1), 50 * eps("float32"))
+        assert not np.any(np.isfinite([found[2], found[:, 2]]))
+
+
 @pytest.mark.parametrize("kind", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_gradients_of_pairwise_kl_equal_the_oracle(kind, rng):
     arguments = agents(rng, 6, oracle.GENERAL)

@@ -146,7 +146,7 @@ def compact_clusters(
     diameter: float | Array,
     min_members: int | Array = 2,
     max_members: int | Array | None = None,
-    levels: int = 4,
+    levels: int | Array = 4,
 ) -> Clusters:
     """Groups of agents that agree: components of links, cut until they are compact.
 
@@ -158,13 +158,13 @@ def compact_clusters(
         min_members: members a group needs.
         max_members: the most members a group may have: a larger one is cut as one that is not
             compact is. Any number by default.
-        levels: how many thresholds are tried, static.
+        levels: how many thresholds are tried, at least 1.
 
     Returns:
         The groups. A NaN distance links nothing.
 
     Raises:
-        ValueError: when ``levels`` is below 1.
+        ValueError: when ``levels`` is known and below 1.
 
     >>> place = jnp.array([0.0, 0.1, 0.5, 0.9, 1.0])  # two pairs and an agent between them
     >>> distance = jnp.abs(place[:, None] - place[None, :])
@@ -172,7 +172,7 @@ def compact_clusters(
     >>> compact_clusters(distance, everyone, threshold=0.5, diameter=0.6).label.tolist()
     [0, 0, 2, 3, 3]
     """
-    if levels < 1:
+    if not isinstance(levels, jax.core.Tracer) and levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     distance = jax.lax.stop_gradient(distance)
     own = jnp.arange(distance.shape[0], dtype=jnp.int32)

@@ -20,7 +20,19 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import cholesky, matmul, matvec, transpose, triangularize
 from vfejax.types import Array
 
-__all__ = ["coherence", "moment_match"]
+__all__ = ["coherence", "moment_match", "relative_coherence"]
+
+
+def _disagreement(divergence: Array, clusters: Clusters) -> Array:
+    """``mean_j (KL_ij + KL_ji) / 2`` over the other members of the group, ``[n]`` in nats; 0 outside
+    any group.
+    """
+    label, joined = clusters
+    others = (label[:, None] == label[None, :]) & joined[:, None]
+    others = others & ~jnp.eye(label.shape[0], dtype=bool)
+    total = jnp.sum(jnp.where(others, divergence + divergence.T, 0.0), axis=1)
+    count = jnp.sum(others, axis=1).astype(divergence.dtype)
+    return 0.5 * total / jnp.maximum(count, 1.0)
 
 
 def coherence(divergence: Array, clusters: Clusters) -> Array:
@@ -39,12 +51,31 @@ def coherence(divergence: Array, clusters: Clusters) -> Array:
     >>> coherence(jnp.array([[0.0, 1.0, 9.0], [3.0, 0.0, 9.0], [9.0, 9.0, 0.0]]), pair).round(4)
     Array([0.1353, 0.1353, 1.    ], dtype=float32)
     """
-    label, joined = clusters
-    others = (label[:, None] == label[None, :]) & joined[:, None]
-    others = others & ~jnp.eye(label.shape[0], dtype=bool)
-    total = jnp.sum(jnp.where(others, divergence + divergence.T, 0.0), axis=1)
-    count = jnp.sum(others, axis=1).astype(divergence.dtype)
-    return jnp.exp(-0.5 * total / jnp.maximum(count, 1.0))
+    return jnp.exp(-_disagreement(divergence, clusters))
+
+
+def relative_coherence(divergence: Array, clusters: Clusters) -> Array:
+    """Coherence of each agent over that of the most coherent member of its group.
+
+    The weights of a moment match are shares, which are the same for both, and so are their
+    derivatives: that of the common factor is left out here. But the coherence of all members is 0
+    in floating point when they are some hundred nats apart.
+
+    Args:
+        divergence: ``KL(q_i || Omega_ij q_j)``, ``[n, n]``, in nats.
+        clusters: groups of the n agents.
+
+    Returns:
+        ``[n]`` in [0, 1]; 1 for the most coherent of each group, and outside any group.
+
+    >>> pair = Clusters(jnp.array([0, 0, 2]), jnp.array([True, True, False]))
+    >>> relative_coherence(jnp.full((3, 3), 1e6), pair)
+    Array([1., 1., 1.], dtype=float32)
+    """
+    apart, label = _disagreement(divergence, clusters), clusters.label
+    least = jax.lax.stop_gradient(jax.ops.segment_min(apart, label, label.shape[0])[label])
+    alike = least == jnp.inf  # then so are they all, and an infinite number less itself is NaN
+    return jnp.exp(jnp.where(alike, 0.0, least) - jnp.where(alike, 0.0, apart))
 
 
 def moment_match(

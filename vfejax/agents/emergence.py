@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.agents.clusters import Clusters, compact_clusters, mean_divergences, two_way
-from vfejax.agents.coarse_graining import coherence, moment_match
+from vfejax.agents.coarse_graining import moment_match, relative_coherence
 from vfejax.agents.edges import common_frame, divergence_between
 from vfejax.agents.hierarchy import (
     Hierarchy,
@@ -58,7 +58,7 @@ class Criteria(NamedTuple):
             the threshold, above 1.
         min_members: members that a meta-agent needs, at least 2.
         max_members: the most it may have when it forms; None for any number.
-        levels: how often the threshold is tried, halved each time, a static number.
+        levels: how often the threshold is tried, halved each time; at least 1.
     """
 
     threshold: float | Array = 0.5
@@ -67,7 +67,7 @@ class Criteria(NamedTuple):
     release: float | Array = 3.0
     min_members: int | Array = 2
     max_members: int | Array | None = None
-    levels: int = 4
+    levels: int | Array = 4
 
 
 class Condensed(NamedTuple):
@@ -111,9 +111,10 @@ def _adoptions(
     chi = jnp.reshape(presence(hierarchy), (scales.num_rows, -1))
     outside = matmul(chi, (chi <= 0).astype(chi.dtype).T)
     above = scales.of_rows[None, :] == scales.of_rows[:, None] + 1
-    reach = jnp.where(above & active[None, :] & (outside <= 0), distance, jnp.inf)
-    nearest = jnp.argmin(reach, axis=1).astype(parent.dtype)
-    adopted = candidate & (jnp.min(reach, axis=1) <= at.threshold)
+    # False for a NaN: a broken meta-agent takes nobody, and keeps nobody from the others.
+    near = above & active[None, :] & (outside <= 0) & (distance <= at.threshold)
+    nearest = jnp.argmin(jnp.where(near, distance, jnp.inf), axis=1).astype(parent.dtype)
+    adopted = candidate & jnp.any(near, axis=1)
     if at.max_members is not None:
         count = jax.ops.segment_sum(is_member(parent).astype(jnp.int32), parent, scales.num_rows)
         same = adopted[None, :] & (nearest[None, :] == nearest[:, None])
@@ -257,7 +258,7 @@ def condense(
     formed = jnp.append(none, False).at[slot].set(True)[:-1]
 
     def form(population: Population, supports: Array | None) -> tuple[Population, Array | None]:
-        weights = row_mask(coherence(divergence, clusters), chi) * chi
+        weights = row_mask(relative_coherence(divergence, clusters), chi) * chi
         new = _meta_agents(population, field, weights, slot, generators, scales)
         if supports is not None:
             supports = _write(supports, _joint_support(chi, slot, scales), formed)

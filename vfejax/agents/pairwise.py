@@ -18,8 +18,10 @@ no array of shape n x n, let alone n x n x k x k, is ever formed.
 Rounding. The features are centred and scaled by the population's mean variances, which changes
 nothing in exact arithmetic. What remains is cancellation between the terms of the product: the
 absolute error of KL_ij is about ``eps |P_j| (|S_i| + |m_i|^2 + |m_j|^2)`` in those units, so
-relative to agents' distances from their common mean. A lower ``compute_dtype`` puts its own eps
-there. A neighbour list (:mod:`vfejax.agents.edges`) does not cancel.
+relative to agents' distances from their common mean. One agent further than ``n eps^{-1/2}``
+standard deviations away costs all others their digits: 10^5 in float32 for 16 agents. A lower
+``compute_dtype`` puts its own eps there. A neighbour list (:mod:`vfejax.agents.edges`) does not
+cancel.
 """
 
 from functools import partial
@@ -115,13 +117,14 @@ def _centre_and_scale(mean: Array, factor: Array, present: Array | None) -> tupl
     Any centre and any scale give the same divergences, so no gradient flows through the choice.
     """
     variance = jnp.sum(factor * factor, axis=0)
-    if present is None:
-        share = jnp.ones_like(mean[:1]) / mean.shape[-1]
-    else:
-        here = (present > 0).astype(mean.dtype)[None]
-        share = here / jnp.maximum(jnp.sum(here), 1.0)
-        # An agent that is nowhere may be far away or broken: it is left out, not multiplied by 0.
-        mean, variance = (jnp.where(here > 0, x, 0.0) for x in (mean, variance))
+    # A broken agent, or one that is nowhere and may be anywhere, is left out, not multiplied by 0:
+    # the divergences of the others stay theirs.
+    here = jnp.all(jnp.isfinite(mean) & jnp.isfinite(variance), axis=0, keepdims=True)
+    if present is not None:
+        here = here & (present > 0)[None]
+    share = here.astype(mean.dtype)
+    share = share / jnp.maximum(jnp.sum(share), 1.0)
+    mean, variance = (jnp.where(here, x, 0.0) for x in (mean, variance))
     centre = jnp.sum(share * mean, axis=-1, keepdims=True)
     spread = jnp.sum(share * variance, axis=-1, keepdims=True)
     centre, spread = jax.lax.stop_gradient((centre, spread))
