@@ -59,6 +59,15 @@ def test_the_numbers_are_those_of_the_textbook(dtype, rng):
     chex.assert_trees_all_close(found, textbook(attention, labels), rtol=tolerance, atol=tolerance)
 
 
+def test_the_rank_has_no_unit(dtype, rng):
+    attention, labels = random_attention(rng).astype(dtype), np.zeros(NUM, int)
+    expected = everything(attention, labels, np.ones(NUM, bool))[2]
+    for unit in (1e-12, 1e12):
+        found = everything(attention * dtype.type(unit), labels, np.ones(NUM, bool))[2]
+        # Two traces of some dozens of rounded terms.
+        np.testing.assert_allclose(found, expected, rtol=50 * jnp.finfo(dtype).eps)
+
+
 def test_agents_that_are_not_active_play_no_part_whatever_they_hold(rng):
     attention, labels = random_attention(rng), rng.integers(0, 3, NUM)
     active = np.ones(NUM, bool)

@@ -103,6 +103,11 @@ def test_random_rotations_are_rotations_with_the_moments_of_the_measure(n):
     np.testing.assert_allclose((traces**2).mean(), 2.0 if n == 2 else 1.0, atol=0.1)
 
 
+def test_a_rotation_to_the_last_axis_itself_is_none():
+    """A sample whose other components are exactly 0, one in 10^7 in float32."""
+    chex.assert_trees_all_equal(haar._towards(jnp.asarray([0.0, 0.0, 1.0])), np.eye(3))
+
+
 def test_averages_take_trees_and_samples():
     points = jnp.arange(4.0)[:, None]
     mean = haar.average(lambda p: {"first": p[0], "square": p * p}, points)

@@ -49,6 +49,12 @@ def test_three_agents_have_the_entropy_of_two_choices():
         np.testing.assert_allclose(order.largest_cluster, 2 / 3)
 
 
+def test_an_agent_too_far_to_be_squared_has_no_say():
+    """Divergences in units of the temperature are 10^25 nats, and their squares infinite."""
+    agents = jax.tree.map(jnp.float32, line_of([0.0, 0.5, 3.0, 1e3]))
+    assert order_of(agents, np.float32(1e-19)).susceptibility == 0
+
+
 def test_the_susceptibility_is_the_slope_of_the_entropy(rng):
     agents = line_of(2 * rng.normal(size=3))
     slope = jax.jit(jax.grad(lambda s: sweeps.order_of(agents, STILL, jnp.exp(s), 0.6)[0]))

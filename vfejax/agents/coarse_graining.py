@@ -24,8 +24,8 @@ __all__ = ["coherence", "moment_match", "relative_coherence"]
 
 
 def _disagreement(divergence: Array, clusters: Clusters) -> Array:
-    """``mean_j (KL_ij + KL_ji) / 2`` over the other members of the group, ``[n]`` in nats; 0 outside
-    any group.
+    """``mean_j (KL_ij + KL_ji) / 2`` over the other members of the group, in nats; 0 outside any
+    group.
     """
     label, joined = clusters
     others = (label[:, None] == label[None, :]) & joined[:, None]

@@ -136,9 +136,9 @@ def loop_holonomy(links: Array, loops: Loops, generators: Generators) -> Array:
             f"{jnp.shape(loops.edges)} and {jnp.shape(loops.signs)}"
         )
     signs = jnp.asarray(loops.signs, links.dtype)
-    steps = links[jnp.asarray(loops.edges)] * jnp.reshape(
-        signs, signs.shape + (1,) * (links.ndim - 1)
-    )
+    signs = jnp.reshape(signs, signs.shape + (1,) * (links.ndim - 1))
+    # What is no step is not read: 0 times a broken link is no identity.
+    steps = jnp.where(signs == 0, 0.0, links[jnp.asarray(loops.edges)] * signs)
     operators = frames(steps, generators)
     return holonomy([operators[:, step] for step in range(operators.shape[1])])
 

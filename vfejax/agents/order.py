@@ -6,6 +6,7 @@ part, whatever their entries hold: neither as receivers nor as senders. For a sc
 ``active`` is the mask of that scale.
 """
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.numerics import as_floating, matmul, transpose
@@ -109,6 +110,9 @@ def effective_rank(attention: Array, active: Array | None = None) -> Array:
     (4.0, 1.0)
     """
     weights, _ = _active(attention, active)
+    # The ratio has no unit, but its fourth powers leave the range of float32.
+    largest = jnp.max(jnp.abs(weights), initial=0.0)
+    weights = weights / jax.lax.stop_gradient(jnp.where(largest == 0, 1.0, largest))
     gram = matmul(transpose(weights), weights)
     squares = jnp.sum(gram * gram)
     return jnp.trace(gram) ** 2 / jnp.where(squares == 0, 1.0, squares)

@@ -118,7 +118,10 @@ def _towards(point: Array) -> Array:
     # 1 - last without cancellation.
     gap = jnp.where(last > 0, jnp.sum(head * head, -1, keepdims=True) / (1.0 + last), 1.0 - last)
     normal = jnp.concatenate([-head, gap], axis=-1)
-    normal = normal / safe_norm(normal, keepdims=True)
+    length = safe_norm(normal, keepdims=True)
+    # At the last axis itself every mirror that holds it does: the one that undoes the flip.
+    first = jnp.zeros((m,), point.dtype).at[0].set(1.0).reshape((1,) * (point.ndim - 1) + (m,))
+    normal = jnp.where(length == 0, first, normal / jnp.where(length == 0, 1.0, length))
     outer = normal[..., :, None] * normal[..., None, :]
     mirror = identity_like(outer) - 2.0 * outer
     flip = jnp.ones((m,), point.dtype).at[0].set(-1.0)

@@ -108,8 +108,12 @@ def order_of(
     scaled = divergence / jnp.asarray(temperature, divergence.dtype)
     bias = jnp.where(itself, -jnp.inf, jnp.zeros_like(scaled))
     beta = alignment.attention(scaled, bias, alignment.rows())
+    # An agent that nobody attends to may be too far away for its divergence to be squared.
+    ignored = beta == 0
+    scaled = jnp.where(ignored, 0.0, scaled)
     mean = jnp.sum(beta * scaled, axis=1, keepdims=True)
-    variance = jnp.sum(beta * (scaled - mean) ** 2, axis=1)
+    apart = jnp.where(ignored, 0.0, scaled - mean)
+    variance = jnp.sum(beta * apart * apart, axis=1)
     label = components(two_way(divergence) <= threshold)
     sizes = jnp.sum(label[:, None] == label[None, :], axis=1)
     return Order(

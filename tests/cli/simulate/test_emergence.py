@@ -235,6 +235,9 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
     ("flags", "pieces"),
     [
         ("--emergence 0", ("--emergence 0", "at least 1")),
+        ("--emergence", ("--emergence", "such as 8 2")),
+        ("--emergence 2147483647", ("2147483647", "GiB", "fill at most 32")),
+        ("--emergence 9 --meta.min-members 65", ("--emergence 9", "takes at least 65 agents;")),
         ("--emergence 4 -1", ("--emergence", "-1")),
         ("--emergence 2 --meta.min-members 1", ("--meta.min-members 1", "at least 2")),
         ("--emergence 2 --meta.release 0.5", ("--meta.release 0.5", "at least 1")),

@@ -282,4 +282,8 @@ def parse(arguments: Sequence[str]) -> SimulateConfig:
     """Flags over the configuration file (or, with --resume, over the run's own configuration) over
     the defaults.
     """
-    return configuration.parse_run(SimulateConfig, arguments, program="vfejax simulate")
+    config = configuration.parse_run(SimulateConfig, arguments, program="vfejax simulate")
+    # Without numbers it switches meta-agents of a configuration file off, and is a slip elsewhere.
+    slip = "--emergence" in arguments and not config.emergence and config.config is None
+    check(not slip, "emergence", "", "one or more numbers of meta-agents, such as 8 2")
+    return config

@@ -1,6 +1,7 @@
 """Options of meta-agents, ``vfejax simulate --emergence``: their meaning, defaults and limits."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -105,7 +106,12 @@ def check_values(meta: Meta, emergence: tuple[int, ...]) -> None:
     """
     shown = " ".join(map(str, emergence))
     fits = all(1 <= count <= LARGEST_COUNT for count in emergence)
-    check(fits, "emergence", shown, "one or more numbers of meta-agents, each at least 1")
+    check(
+        fits,
+        "emergence",
+        shown,
+        f"numbers of meta-agents, each at least 1 and at most {LARGEST_COUNT}",
+    )
     check_numbers(
         meta, ["threshold", "diameter", "final_temperature"], positive=True, prefix="meta."
     )
@@ -142,23 +148,33 @@ def _check_clocks(meta: Meta, emergence: tuple[int, ...]) -> None:
 
 
 def check_fits(meta: Meta, emergence: tuple[int, ...], num_agents: int) -> None:
-    """Raise a UserError for more scales than the agents can fill.
+    """Raise a UserError for more scales than the agents can fill, or slots than memory can hold.
 
     Args:
         meta: the options.
         emergence: slots of each scale above the agents.
         num_agents: number of agents.
     """
+    rows = num_agents + sum(emergence)
+    # Divergences of all pairs of rows, and what is made of them, in float32.
+    needed, present = 4 * 4 * rows**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise UserError(
+            f"--emergence {' '.join(map(str, emergence))}: all pairs of {rows} agents and slots "
+            f"take {needed / 2**30:.3g} GiB, and this machine has {present / 2**30:.3g} GiB; give "
+            f"smaller numbers ({num_agents} agents fill at most {num_agents // meta.min_members} "
+            "slots of scale 1)"
+        )
     most = num_agents
     for scale, slots in enumerate(emergence, 1):
         most = min(most // meta.min_members, slots)
         if most < 1:
-            least = meta.min_members**scale
+            below = f", and {meta.min_members} slots in the scale below" if scale > 1 else ""
             raise UserError(
                 f"--emergence {' '.join(map(str, emergence))}: scale {scale} can never be reached "
                 f"by {num_agents} agents and these slots; with --meta.min-members "
-                f"{meta.min_members} it takes at least {least} agents, and {meta.min_members} "
-                "slots in the scale below; leave the scale out"
+                f"{meta.min_members} it takes at least {meta.min_members**scale} agents{below}; "
+                "leave the scale out"
             )
 
 
