@@ -149,7 +149,8 @@ def test_loops_of_a_list_are_its_pairs_and_triangles(rng):
 def test_a_broken_link_breaks_no_loop_that_does_not_go_along_it():
     edges = Edges(np.array([2, 0, 1]), np.array([3, 1, 0]))
     loops = agent_links.short_loops(edges, 4)
-    assert loops.edges.tolist() == [[1, 2, 0]] and loops.signs.tolist() == [[1, 1, 0]]
+    assert loops.edges.tolist() == [[1, 2, 0]]
+    assert loops.signs.tolist() == [[1, 1, 0]]
     links = jnp.full((3, 3), 0.2).at[0].set(jnp.nan)
     found = agent_links.loop_holonomy(links, loops, VECTOR)
     expected = agent_links.loop_holonomy(links.at[0].set(0.0), loops, VECTOR)
