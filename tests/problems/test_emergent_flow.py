@@ -162,6 +162,14 @@ def test_nan_in_one_agent_stays_visible(course):
     assert np.any(np.isnan(after.position.phi[1]))
 
 
+def test_what_an_empty_slot_holds_reaches_nothing():
+    hierarchy, _ = oracle.places_hierarchy(PLACES, (3, 1), np.random.default_rng(0))
+    for bad in (np.nan, np.inf, -1e30):
+        population = jax.tree.map(lambda x, b=bad: x.at[NUM:].set(b), hierarchy.population)
+        found = begin(hierarchy._replace(population=population))
+        chex.assert_trees_all_equal(found, start())
+
+
 def test_energies_and_decisions_do_not_depend_on_the_gauge():
     states = [start(), start(seed=1)]
     turns = [

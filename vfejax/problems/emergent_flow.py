@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from vfejax.agents.emergence import Condensed, Criteria, Dissolved, condense, dissolve
-from vfejax.agents.hierarchy import Hierarchy, Scales, is_member, presence, row_mask
+from vfejax.agents.hierarchy import Hierarchy, Scales, is_member, presence, quiet, row_mask
 from vfejax.agents.hierarchy_energy import HierarchyTerms
 from vfejax.agents.population import (
     Population,
@@ -238,7 +238,8 @@ def _evaluated(state: EmergentState, setting: _Setting) -> tuple[EmergentState, 
 
 def _start(hierarchy: Hierarchy, setting: _Setting) -> EmergentState:
     population, parent, active, supports = hierarchy
-    position = unconstrain(population)
+    # What a slot that is not active holds may have no coordinates, and then no gradient.
+    position = unconstrain(quiet(population, active))
     zeros = jnp.zeros((setting.scales.num_scales,), position.phi.dtype)
     start = jnp.zeros((), jnp.int32)
     state = EmergentState(position, parent, active, supports, position, zeros[1:], start, zeros)
