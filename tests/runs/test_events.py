@@ -54,7 +54,10 @@ def test_a_piece_of_the_header_is_begun_anew(run):
 
 @pytest.mark.parametrize(
     "line",
-    ["3,condensation,1,9", "3,rumour,1,9,0", "x,condensation,1,9,0", "3,condensation,1,9,0;4"],
+    [
+        *("3,condensation,1,9", "3,rumour,1,9,0", "x,condensation,1,9,0", "3,condensation,1,9,0;4"),
+        *("-3,condensation,1,9,0", "3,condensation,0,9,0", "3,condensation,1,9,-1"),
+    ],
 )
 def test_a_damaged_line_is_named(line, run):
     append_events(run, TOLD[:1])

@@ -238,8 +238,8 @@ def _resumed(config_type: type[Run], arguments: Sequence[str], flags: Run, progr
         if name not in may_change:
             allowed = ", ".join(map(flag, config_type.CHANGEABLE))
             raise UserError(
-                f"{flag(name)} {now}: --resume continues with the run's own settings; "
-                f"{flag(name)} was {before} (only {allowed} may change)"
+                f"{flag(name)} {_said(now)}: --resume continues with the run's own settings; "
+                f"{flag(name)} was {_said(before)} (only {allowed} may change)"
             )
     return wanted
 
@@ -248,6 +248,13 @@ def _absolute(config: Run) -> Run:
     paths = {name: getattr(config, name) for name in type(config).INPUTS}
     paths = {n: Path(os.path.abspath(p)) for n, p in paths.items() if isinstance(p, Path)}
     return dataclasses.replace(config, **paths)
+
+
+def _said(value: Any) -> Any:
+    """A value as it is given on the command line."""
+    if value is None or value == ():
+        return "not given"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -265,7 +272,7 @@ def _differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, A
 def changes(before: RunOptions, after: RunOptions) -> list[str]:
     """What a resumed run does differently, in words."""
     return [
-        f"{flag(name)} was {old}, is {new} now"
+        f"{flag(name)} was {_said(old)}, is {_said(new)} now"
         for name, old, new in _differences(before, after)
         if name not in after.SESSION
     ]

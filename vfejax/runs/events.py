@@ -102,8 +102,9 @@ def read_events(run: str | os.PathLike) -> list[Event]:
 def _event(path: Path, number: int, line: str) -> Event:
     try:
         step, event, scale, row, members = line.split(",")
-        if event not in KINDS:
-            raise ValueError(event)
-        return Event(int(step), event, int(scale), int(row), tuple(map(int, members.split())))
+        found = Event(int(step), event, int(scale), int(row), tuple(map(int, members.split())))
+        if event not in KINDS or found.scale < 1 or min(found.step, found.row, *found.members) < 0:
+            raise ValueError(line)
+        return found
     except ValueError:
         raise UserError(f"{path} line {number} is damaged; correct or remove the line") from None

@@ -22,7 +22,7 @@ from vfejax.data import hierarchy_arrays, population_arrays
 from vfejax.errors import UserError
 from vfejax.problems.scenes import adjusted_rand_index
 from vfejax.runs import checkpoint
-from vfejax.runs.events import KINDS, read_events
+from vfejax.runs.events import KINDS, Event, read_events
 from vfejax.runs.load import load
 from vfejax.runs.metrics import read_metrics
 
@@ -75,6 +75,11 @@ def test_events_lead_to_the_hierarchy_at_the_end(finished):
     np.testing.assert_array_equal(parent[-1], hierarchy.parent)
     np.testing.assert_array_equal(active[-1], hierarchy.active)
     assert load(finished).events == tuple(events)
+
+
+def test_an_event_of_a_row_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="row 7 at step 5, and the run has rows 0 to 2"):
+        history([Event(5, "condensation", 1, 2, (0, 7))], Scales(2, (1,)), [0, 9])
 
 
 def test_metrics_tell_of_every_scale(finished):
@@ -135,6 +140,15 @@ def test_a_finished_run_resumed_stays_as_it_is(finished, tmp_path):
     _same(out, finished)
     report = (out / "report.html").read_text()
     assert report.count("no free slot") == 1
+
+
+@pytest.mark.slow  # draws the pictures again
+def test_events_that_were_lost_are_told(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "copy")
+    assert "lines of the file are missing" not in (out / "report.html").read_text()
+    (out / "events.csv").unlink()
+    assert main(["simulate", "--out", str(out), "--resume", "--quiet"]) == 0
+    assert "lines of the file are missing" in (out / "report.html").read_text()
 
 
 @pytest.mark.slow  # tests/runs/test_events.py loses a checkpoint of a loop with events by default

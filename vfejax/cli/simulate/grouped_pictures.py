@@ -12,6 +12,7 @@ from vfejax.beliefs.gaussian import covariance
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem
+from vfejax.errors import UserError
 from vfejax.figures import flows
 from vfejax.figures import hierarchies as hierarchy_figures
 from vfejax.geometry.transport import frames
@@ -41,11 +42,22 @@ def history(
         Steps ``[t]``: those that are logged, and those before and at which something happened; the
         parents after them ``[t, N]``, and the activity ``[t, N]``.
 
+    Raises:
+        UserError: for an event of a row that the run has not.
+
     >>> told = [Event(5, "condensation", 1, 2, (0, 1))]
     >>> steps, parent, active = history(told, Scales(2, (1,)), [0, 9])
     >>> steps.tolist(), parent.tolist()
     ([0, 4, 5, 9], [[0, 1, 2], [0, 1, 2], [2, 2, 2], [2, 2, 2]])
     """
+    for event in events:
+        highest = max((event.row, *event.members))
+        if highest >= scales.num_rows:
+            raise UserError(
+                f"events.csv tells of row {highest} at step {event.step}, "
+                f"and the run has rows 0 to {scales.num_rows - 1}; correct or remove the line, then "
+                "--resume makes the report"
+            )
     changed = [e.step for e in events]
     steps = np.unique([*logged, *changed, *(max(step - 1, 0) for step in changed)]).astype(int)
     parent, active = np.arange(scales.num_rows), scales.of_rows == 0
@@ -158,6 +170,11 @@ def pictures(
         "Each strip is an agent, in the colour of its meta-agent at scale 1, pale while it has "
         "none. On the right, who is whose member at the end, scale by scale."
     )
+    if not np.array_equal(parent[-1], np.asarray(hierarchy.parent)):
+        caption += (
+            " This is what events.csv tells, and it does not lead to the state at the end: lines "
+            "of the file are missing or were changed."
+        )
     figure = hierarchy_figures.memberships(
         steps[kept], parent[kept], active[kept], num_agents=scales.num_agents
     )
