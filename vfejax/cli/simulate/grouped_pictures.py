@@ -54,9 +54,9 @@ def history(
         highest = max((event.row, *event.members))
         if highest >= scales.num_rows:
             raise UserError(
-                f"events.csv tells of row {highest} at step {event.step}, "
-                f"and the run has rows 0 to {scales.num_rows - 1}; correct or remove the line, then "
-                "--resume makes the report"
+                f"events.csv tells of row {highest} at step {event.step}, and the run has rows 0 "
+                f"to {scales.num_rows - 1}; correct or remove the line, then --resume makes the "
+                "report"
             )
     changed = [e.step for e in events]
     steps = np.unique([*logged, *changed, *(max(step - 1, 0) for step in changed)]).astype(int)
