@@ -22,15 +22,22 @@ each_energy = pytest.mark.parametrize(
 )
 
 
-@partial(jax.jit, static_argnums=0)
-def with_slopes(energy_fn, divergence, log_weight):
+def _with_slopes(energy_fn, divergence, log_weight):
     """Energies, and the derivatives of their sum with respect to divergences and log weights."""
     energy, pull_back = jax.vjp(lambda d, w: energy_fn(d, w, ROWS), divergence, log_weight)
     return energy, *pull_back(jnp.ones_like(energy))
 
 
+with_slopes = jax.jit(_with_slopes, static_argnums=0)
+
+
 def on_rows(energy_fn, divergence, log_weight):
     return with_slopes(energy_fn, divergence, log_weight)[0]
+
+
+@jax.jit
+def saturating_with_slopes(divergence, log_weight, limit):
+    return _with_slopes(partial(alignment.saturating, limit=limit), divergence, log_weight)
 
 
 def rows_of(rng, dtype=np.float64):
@@ -98,6 +105,48 @@ def test_entropic_energy_and_its_slopes(rng, dtype):
     )
 
 
+def test_saturating_energy_and_its_slopes(rng, dtype):
+    divergence, log_weight = rows_of(rng, dtype)
+    limit = 2.0
+    beta = np.asarray(attention(divergence, log_weight), float)
+    weight = np.exp(np.asarray(log_weight, float))
+    weight /= weight.sum(axis=1, keepdims=True)
+    somebody = (1 - np.exp(-limit)) * (weight * np.exp(-np.asarray(divergence, float))).sum(axis=1)
+    expected = -np.log(somebody + np.exp(-limit))
+    heard = (somebody / (somebody + np.exp(-limit)))[:, None]
+    assert np.all((heard > 0.1) & (heard < 0.9))
+    # Slopes are the attention to neighbours where nobody competes for it; as for the entropic one.
+    chex.assert_trees_all_close(
+        jax.tree.map(
+            partial(np.asarray, dtype=float),
+            saturating_with_slopes(divergence, log_weight, limit),
+        ),
+        (expected, beta * heard, (weight - beta) * heard),
+        rtol=0,
+        atol=40 * eps(dtype),
+    )
+
+
+def test_saturating_energy_is_between_its_limits(rng, dtype):
+    """Without a limit it is the entropic energy, bit for bit; far away it is the limit, flat."""
+    divergence, log_weight = rows_of(rng, dtype)
+    unlimited = saturating_with_slopes(divergence, log_weight, np.inf)
+    entropic = with_slopes(alignment.entropic, divergence, log_weight)
+    chex.assert_trees_all_equal(unlimited[0], entropic[0])
+    # The slopes are multiplied by 1, as the exponential of a difference of 0.
+    chex.assert_trees_all_close(unlimited, entropic, rtol=4 * eps(dtype), atol=0)
+    near, far, infinite = (
+        saturating_with_slopes(divergence + dtype.type(away), log_weight, 2.0)
+        for away in (0, 1e3, np.inf)
+    )
+    assert np.all(near[0] < 2.0)
+    assert np.all(near[0] < entropic[0])
+    for energy, slope, weight_slope in (far, infinite):
+        np.testing.assert_array_equal(energy, dtype.type(2.0))
+        np.testing.assert_array_equal(slope, 0.0)
+        np.testing.assert_array_equal(weight_slope, 0.0)
+
+
 @each_energy
 def test_without_neighbours_an_agent_pays_nothing_and_feels_nothing(energy_fn, rng, dtype):
     divergence, log_weight = rows_of(rng, dtype)
@@ -117,7 +166,7 @@ def test_without_edges_no_one_pays(energy_fn, dtype):
     np.testing.assert_array_equal(energy, np.zeros(3, dtype))
 
 
-@each_energy
+@pytest.mark.parametrize("energy_fn", [alignment.weighted, alignment.entropic])
 @pytest.mark.parametrize("offset", [0.0, -1e3, 1e6])
 def test_common_offsets(energy_fn, offset, rng):
     """A common offset of the divergences is added, a common factor of the weights cancels."""
@@ -144,9 +193,12 @@ def test_a_bad_divergence_never_lowers_an_energy(energy_fn, bad, rng):
     expected = on_rows(energy_fn, divergence, log_weight)
     # Row 0 is bad altogether, row 1 in the pairs that do not count, the others not at all.
     worse = divergence.copy()
+    worse[0] = 1e300
+    largest = on_rows(energy_fn, worse, log_weight)[0]
     worse[0] = bad
     energy = np.asarray(on_rows(energy_fn, worse, log_weight))
-    assert not energy[0] < jnp.inf
+    assert not energy[0] < largest
+    assert not energy[0] < jnp.inf or energy_fn is alignment.saturating
     chex.assert_trees_all_close(energy[1:], np.asarray(expected)[1:], rtol=1e-14)
     beta = np.asarray(attention(worse, log_weight))
     assert np.all(np.isnan(beta[0]))

@@ -74,17 +74,28 @@ def weighted(divergence, temperature, weight, neighbours):
     return jnp.sum(attention(divergence, temperature, weight, neighbours) * divergence, axis=1)
 
 
-def entropic(divergence, temperature, weight, neighbours):
+def _mean_factor(divergence, temperature, weight, neighbours):
+    """Mean of ``exp(-KL_ij / tau)`` over the neighbours; 1 without any."""
     measure = neighbours * weight[None, :]
     mass = jnp.sum(measure, axis=1)
     mean = jnp.sum(measure * jnp.exp(-divergence / temperature), axis=1) / jnp.where(
         mass > 0, mass, 1.0
     )
-    return -temperature * jnp.log(jnp.where(mass > 0, mean, 1.0))
+    return jnp.where(mass > 0, mean, 1.0)
+
+
+def entropic(divergence, temperature, weight, neighbours):
+    return -temperature * jnp.log(_mean_factor(divergence, temperature, weight, neighbours))
+
+
+def saturating(divergence, temperature, weight, neighbours, limit=20.0):
+    somebody = _mean_factor(divergence, temperature, weight, neighbours)
+    nobody = np.exp(-limit)
+    return -temperature * jnp.log((1 - nobody) * somebody + nobody)
 
 
 # One twin for each energy of the package's own table: a new energy without one fails here.
-_TWINS = {"weighted": weighted, "entropic": entropic}
+_TWINS = {"weighted": weighted, "entropic": entropic, "saturating": saturating}
 ENERGIES = {fn: _TWINS[name] for name, fn in alignment.ALIGNMENTS.items()}
 
 

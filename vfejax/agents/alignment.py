@@ -1,7 +1,7 @@
 """Alignment energies: what an agent pays for its divergences from its neighbours.
 
 An alignment energy maps the divergences of one receiver (or many) to one energy per receiver.
-Divergences come, and energies go, in units of the temperature tau: both energies below are
+Divergences come, and energies go, in units of the temperature tau: the energies below are
 homogeneous, ``E(KL, tau) = tau E(KL / tau, 1)``, so tau enters once, outside. They are written with
 the three reductions of a :class:`Neighbourhood`, hence serve dense rows and edge lists alike.
 
@@ -30,9 +30,12 @@ __all__ = [
     "attention",
     "entropic",
     "rows",
+    "saturating",
     "segments",
     "weighted",
 ]
+
+SATURATION = 20.0  # in units of tau
 
 # The neighbours of a receiver are the entries of a row.
 Neighbourhood = Reduction
@@ -165,4 +168,53 @@ def entropic(divergence: Array, log_weight: Array, over: Neighbourhood) -> Array
     return jnp.where(mass == -jnp.inf, 0.0, energy)
 
 
-ALIGNMENTS: dict[str, AlignmentFn] = {"weighted": weighted, "entropic": entropic}
+def saturating(
+    divergence: Array,
+    log_weight: Array,
+    over: Neighbourhood,
+    limit: float | Array = SATURATION,
+) -> Array:
+    """Soft minimum that nobody can pull far: attention that may also listen to nobody.
+
+        E = -log ((1 - epsilon) exp(-S) + epsilon),    epsilon = exp(-limit),
+
+    with the :func:`entropic` energy S of the neighbours. Listening to nobody costs nothing and has
+    the share epsilon of the weight, so E is the least of ``sum_j b_j KL_ij / tau + KL(b || ((1 -
+    epsilon) w, epsilon))`` over all attention b to the neighbours and to nobody. By the envelope
+    theorem its slope is the part of that attention that a neighbour gets,
+
+        dE / dKL_ij = beta_ij (1 - epsilon) exp(-S) / ((1 - epsilon) exp(-S) + epsilon),
+
+    with the attention beta_ij among neighbours: only attraction, and almost none to neighbours that
+    are further away than the limit. E rises with S, from 0 at S = 0 to the limit. With an infinite
+    limit it is S. An agent without neighbours pays 0.
+
+    Args:
+        divergence: ``KL_ij / tau``, one number per pair.
+        log_weight: ``log w_j`` with the same shape; ``-inf`` where a pair does not count.
+        over: the neighbours of each receiver, :func:`rows` or :func:`segments`.
+        limit: the most that an agent pays, in units of tau, positive. For another than the default
+            pass ``functools.partial(saturating, limit=...)`` as the alignment energy.
+
+    Returns:
+        One energy per receiver, in units of tau; the limit where all its divergences are infinite.
+
+    >>> log_weight = jnp.array([[-jnp.inf, 0.0, 0.0]])
+    >>> for far in (2.0, 50.0):
+    ...     divergence = jnp.array([[0.0, far, far]])
+    ...     float(saturating(divergence, log_weight, rows(), limit=10.0).round(3)[0])
+    2.0
+    10.0
+    """
+    limit = jnp.asarray(limit, divergence.dtype)
+    somebody = jnp.log1p(-jnp.exp(-limit)) - entropic(divergence, log_weight, over)
+    energy = -jnp.logaddexp(somebody, -limit)
+    # Without neighbours this is 0 up to rounding; it has to be 0.
+    return jnp.where(over.max(jax.lax.stop_gradient(log_weight)) == -jnp.inf, 0.0, energy)
+
+
+ALIGNMENTS: dict[str, AlignmentFn] = {
+    "weighted": weighted,
+    "entropic": entropic,
+    "saturating": saturating,
+}
