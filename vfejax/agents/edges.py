@@ -226,7 +226,8 @@ def edge_alignment_energy(
             by default.
         log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
             default.
-        alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, or your own.
+        alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, ``saturating`` or your
+            own.
         links: the group element V_e of each edge ``[e, k, k]``; none by default.
 
     Returns:

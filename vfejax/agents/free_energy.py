@@ -157,7 +157,7 @@ def free_energy_terms(
         prior_temperature: tau of the attention between priors, in nats, positive; that of the
             beliefs by default.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
-            ``entropic`` or your own.
+            ``entropic``, ``saturating`` or your own.
         observations: what the agents measured; without it the observation term is 0.
         supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. The gradient in chi_i is exact
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.
@@ -259,7 +259,7 @@ def free_energy(
         prior_temperature: tau of the attention between priors, in nats, positive; that of the
             beliefs by default.
         alignment_fn: alignment energy, :func:`vfejax.agents.alignment.weighted` (default),
-            ``entropic`` or your own.
+            ``entropic``, ``saturating`` or your own.
         observations: what the agents measured; without it the observation term is 0.
         supports: chi_i in [0, 1], ``[n, *grid]``; 1 by default. The gradient in chi_i is exact
             where ``chi_i > 0``. At 0 it is finite but leaves out the attention agent i would draw.

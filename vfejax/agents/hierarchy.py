@@ -22,14 +22,17 @@ from vfejax.types import Array
 
 __all__ = [
     "Hierarchy",
+    "Place",
     "Scales",
     "ancestors",
     "check_hierarchy",
     "ground",
     "is_member",
+    "located",
     "presence",
     "quiet",
     "row_mask",
+    "sum_by_scale",
 ]
 
 
@@ -248,3 +251,44 @@ def presence(hierarchy: Hierarchy) -> Array:
     if chi is None:
         chi = jnp.ones(mean.shape[:-1], mean.dtype)
     return jnp.where(row_mask(hierarchy.active, chi), chi, jnp.zeros((), chi.dtype))
+
+
+class Place(NamedTuple):
+    """Where rows are: their presence chi and the weight ``chi w`` of their terms, ``[N, *grid]``;
+    whether chi of every agent is 1.
+    """
+
+    chi: Array
+    weight: Array
+    everywhere: bool
+
+
+def located(hierarchy: Hierarchy, quadrature: Array | None = None) -> Place:
+    """Where the rows of a hierarchy are.
+
+    Args:
+        hierarchy: agents and meta-agents.
+        quadrature: w of each point of the base manifold ``[*grid]``; 1 by default.
+
+    Raises:
+        ValueError: when the quadrature is not that of the grid.
+
+    >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> located(ground(Population(unit, unit, jnp.zeros((2, 3))), (1,))[0]).weight
+    Array([1., 1., 0.], dtype=float32)
+    """
+    chi = presence(hierarchy)
+    everywhere = hierarchy.supports is None
+    if quadrature is None:
+        return Place(chi, chi, everywhere)
+    check_array("quadrature", quadrature, chi.shape[1:], chi.dtype)
+    return Place(chi, chi * quadrature[None], everywhere)
+
+
+def sum_by_scale(density: Array, scales: Scales) -> Array:
+    """Sums over the rows of each scale and over all points, ``[N, *grid] -> [S + 1]``.
+
+    >>> sum_by_scale(jnp.ones(7), Scales(4, (2, 1)))
+    Array([4., 2., 1.], dtype=float32)
+    """
+    return jnp.stack([jnp.sum(density[rows]) for rows in scales.slices])

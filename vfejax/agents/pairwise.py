@@ -399,7 +399,8 @@ def alignment_energy(
             by default.
         log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
             default.
-        alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, or your own.
+        alignment_fn: :func:`vfejax.agents.alignment.weighted`, ``entropic``, ``saturating`` or your
+            own.
         block_size: receivers per block; by default a block of pairs takes 4 MB in float32.
         compute_dtype: dtype of the operands of the pairwise products, such as ``jnp.bfloat16``;
             they accumulate in the dtype of the features, which is also the default.
