@@ -74,7 +74,7 @@ class EmergentState(NamedTuple):
         active: bool ``[N]``.
         supports: ``[N, *grid]`` or None.
         gradient: of the energy at the position.
-        between: energy between each scale and what is above it, ``[S]``, in nats.
+        terms: of the energy at the position.
         step: int32, how many steps were taken.
         information: what each scale has received from its members since it last moved, ``[S + 1]``,
             in nats.
@@ -85,7 +85,7 @@ class EmergentState(NamedTuple):
     active: Array
     supports: Array | None
     gradient: PopulationCoordinates
-    between: Array
+    terms: HierarchyTerms
     step: Array
     information: Array
 
@@ -93,6 +93,11 @@ class EmergentState(NamedTuple):
     def hierarchy(self) -> Hierarchy:
         """The hierarchy at the position."""
         return Hierarchy(constrain(self.position), self.parent, self.active, self.supports)
+
+    @property
+    def between(self) -> Array:
+        """Energy between each scale and what is above it, ``[S]``, in nats."""
+        return self.terms.between.by_children
 
 
 class EmergentInfo(NamedTuple):
@@ -225,25 +230,32 @@ def _unchanged(state: EmergentState) -> tuple[EmergentState, _Events]:
     return state, events
 
 
-def _evaluated(state: EmergentState, setting: _Setting) -> tuple[EmergentState, HierarchyTerms]:
-    """The state with the gradient at its position, and the terms of the energy there."""
+def _evaluated(hierarchy: Hierarchy, position: PopulationCoordinates, setting: _Setting) -> dict:
+    """The gradient and the terms of the energy at a position, fields of a state."""
 
     def energy(position: PopulationCoordinates) -> tuple[Array, HierarchyTerms]:
-        terms = setting.energy_fn(state._replace(position=position).hierarchy, above=None)
+        here = hierarchy._replace(population=constrain(position))
+        terms = setting.energy_fn(here, above=None)
         return terms.total, terms
 
-    (_, terms), gradient = jax.value_and_grad(energy, has_aux=True)(state.position)
-    return state._replace(gradient=gradient, between=terms.between.by_children), terms
+    (_, terms), gradient = jax.value_and_grad(energy, has_aux=True)(position)
+    return {"gradient": gradient, "terms": terms}
 
 
 def _start(hierarchy: Hierarchy, setting: _Setting) -> EmergentState:
     population, parent, active, supports = hierarchy
     # What a slot that is not active holds may have no coordinates, and then no gradient.
     position = unconstrain(quiet(population, active))
-    zeros = jnp.zeros((setting.scales.num_scales,), position.phi.dtype)
-    start = jnp.zeros((), jnp.int32)
-    state = EmergentState(position, parent, active, supports, position, zeros[1:], start, zeros)
-    return _evaluated(state, setting)[0]
+    received = jnp.zeros((setting.scales.num_scales,), position.phi.dtype)
+    return EmergentState(
+        position,
+        parent,
+        active,
+        supports,
+        step=jnp.zeros((), jnp.int32),
+        information=received,
+        **_evaluated(hierarchy, position, setting),
+    )
 
 
 def _descend(state: EmergentState, setting: _Setting) -> tuple[EmergentState, Array]:
@@ -269,10 +281,10 @@ def _step(state: EmergentState, setting: _Setting) -> tuple[EmergentState, Emerg
     half_way = mixed.between.by_children
     look = after.step % setting.detect_every == 0
     after, events = jax.lax.cond(look, lambda s: _reorganise(s, setting), _unchanged, after)
-    after, terms = _evaluated(after, setting)
+    after = after._replace(**_evaluated(after.hierarchy, after.position, setting))
     info = EmergentInfo(
-        terms.total,
-        terms,
+        after.terms.total,
+        after.terms,
         tree_norm(after.gradient),
         after.parent,
         after.active,

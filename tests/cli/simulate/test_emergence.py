@@ -15,9 +15,10 @@ import pytest
 
 from vfejax.agents.hierarchy import Scales
 from vfejax.cli.main import main
-from vfejax.cli.simulate import emergence, groups, problem
+from vfejax.cli.simulate import groups, problem
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.grouped_pictures import history
+from vfejax.cli.simulate.memberships import changes
 from vfejax.data import hierarchy_arrays, population_arrays
 from vfejax.errors import UserError
 from vfejax.problems.scenes import adjusted_rand_index
@@ -218,7 +219,7 @@ def test_events_name_who_left_what_went_and_what_formed():
             adopted=np.array([rows < 0, np.isin(rows, (1, 4))]),
         ),
     )
-    found, after = emergence.changes(20, infos, start, scales)
+    found, after = changes(20, infos, start, scales)
     assert found == [
         (20, "departure", 1, 5, (0,)),
         (20, "dissolution", 1, 5, (1,)),

@@ -15,6 +15,7 @@ import numpy as np
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate import accuracy, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
@@ -64,11 +65,7 @@ def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
     integrator = simulate_problem.integrator(config, energy_fn, problem)
     position = jax.jit(populations.unconstrain)(problem.population)
     constrain = jax.jit(populations.constrain)
-    # Runs once, so what counts is how fast it compiles: at optimisation level 0 in half the time.
-    start = jax.jit(
-        lambda x: (integrator.init(x), energy_fn(x)[1]),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    start = compiled_once(lambda x: (integrator.init(x), energy_fn(x)[1]))
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
         first = {name: float(value) for name, value in start(position)[1]._asdict().items()}
@@ -124,7 +121,7 @@ def _simulate_hierarchy(
         run = session.run
         population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(emergence.telling(program, session.say))
-        hierarchy = jax.jit(lambda state: state.hierarchy)(outcome.state)
+        hierarchy = compiled_once(lambda state: state.hierarchy)(outcome.state)
         arrays = hierarchy_arrays.to_arrays(hierarchy, emerging.scales)
         population_arrays.save_npz(run.file("final.npz"), arrays)
         session.say("drawing the pictures")

@@ -147,8 +147,9 @@ class SimulateConfig(RunOptions):
     matters where --weights.prior-alignment is not 0.
     """
     alignment: Literal[*ALIGNMENTS] = "weighted"  # type: ignore[valid-type]
-    """Alignment energy: attention-weighted KL (pairs far above the mean repel), or its soft minimum
-    (attraction only).
+    """Alignment energy: attention-weighted KL (pairs far above the mean repel), its soft minimum
+    (entropic: attraction only), or that with a limit (saturating: who is further away than 20 times
+    the temperature does not pull). Meta-agents have their own, --meta.alignment.
     """
 
     dynamics: Literal["natural", "gradient", "adam", "hamiltonian"] = "natural"

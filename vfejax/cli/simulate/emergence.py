@@ -15,8 +15,10 @@ from vfejax.agents.hierarchy_energy import HierarchyTerms, energy_terms
 from vfejax.agents.pairwise import pairwise_kl
 from vfejax.agents.population import Population
 from vfejax.agents.supports import log_support
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate import accuracy, meta
 from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.cli.simulate.memberships import changes
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem, grouped, quadrature
 from vfejax.problems.emergent_flow import EmergentInfo, EmergentState, emergent_flow
@@ -24,7 +26,7 @@ from vfejax.runs import checkpoint, loop
 from vfejax.runs.events import Event
 from vfejax.types import Array, Integrator, PyTree
 
-__all__ = ["Emergence", "agents", "build", "changes", "program", "refusal", "telling"]
+__all__ = ["Emergence", "agents", "build", "program", "refusal", "telling"]
 
 # The order parameters of more rows take more time than the steps from one row of the metrics to the
 # next.
@@ -42,14 +44,12 @@ class Emergence(NamedTuple):
         scales: how the rows are divided.
         flow: the integrator of a step, given its number: temperature and looks for groups depend
             on it.
-        energy_fn: the energy of a hierarchy, term by term, given also the number of the step.
         temperature: of the attention, in nats, given the number of the step.
     """
 
     start: Hierarchy
     scales: Scales
     flow: Callable[[Array | np.int32], Integrator]
-    energy_fn: Callable[..., HierarchyTerms]
     temperature: Callable[[Array | np.int32], Array]
 
 
@@ -60,8 +60,11 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         UserError: for more scales than the agents can fill.
     """
     population, supports = problem.population, problem.supports
-    meta.check_fits(config.meta, config.emergence, population.phi.shape[0])
-    start, scales = hierarchies.ground(population, config.emergence, supports)
+    num_agents = population.phi.shape[0]
+    meta.check_fits(config.meta, config.emergence, num_agents)
+    scales = Scales(num_agents, config.emergence)
+    ground = compiled_once(lambda agents, chi: hierarchies.ground(agents, config.emergence, chi)[0])
+    start = ground(population, supports)
 
     def temperature(step: Array | np.int32) -> Array:
         floating = jnp.asarray(step).astype(population.phi.dtype)
@@ -74,14 +77,12 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         weights=free_energy.Weights(**vars(config.weights)),
         prior_temperature=config.prior_temperature,
         alignment_fn=alignment.ALIGNMENTS[config.alignment],
+        meta_alignment_fn=alignment.ALIGNMENTS[config.meta.alignment],
         cross_scale=meta.cross_scale(config.meta),
         observations=problem.observations,
         quadrature=quadrature(config, problem),
         edges=problem.edges,
     )
-
-    def energy_fn(hierarchy: Hierarchy, step: Array | np.int32) -> HierarchyTerms:
-        return energy_of(hierarchy, temperature=temperature(step))
 
     def flow(step: Array | np.int32) -> Integrator:
         return emergent_flow(
@@ -97,7 +98,7 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
             quadrature=quadrature(config, problem),
         )
 
-    return Emergence(start, scales, flow, energy_fn, temperature)
+    return Emergence(start, scales, flow, temperature)
 
 
 def agents(state: EmergentState, scales: Scales) -> Population:
@@ -152,66 +153,7 @@ def _order_parameters(
             row[f"modularity_{s}"] = order.modularity(beta, state.parent[rows], there)
         return row
 
-    return jax.jit(found) if scales.num_rows <= _MOST_ORDER else lambda state: {}
-
-
-def _members_events(
-    number: int, before: np.ndarray, out: np.ndarray, gone: np.ndarray, scales: Scales
-) -> list[Event]:
-    """Departures and dissolutions of one step.
-
-    Args:
-        number: of the step.
-        before: parents before it.
-        out: rows that left their parent.
-        gone: rows that are no meta-agents any more.
-        scales: how the rows are divided.
-    """
-    events = []
-    for row in np.unique(before[out | gone[before]]):
-        if row < scales.num_agents:
-            continue
-        members = np.flatnonzero((before == row) & (np.arange(len(before)) != row))
-        scale, leave = int(scales.of_rows[row]), out[members]
-        if leave.any():
-            who = tuple(members[leave].tolist())
-            events.append(Event(number, "departure", scale, int(row), who))
-        if gone[row]:
-            who = tuple(members[~leave].tolist())
-            events.append(Event(number, "dissolution", scale, int(row), who))
-    return events
-
-
-def changes(
-    step: int, infos: EmergentInfo, before: np.ndarray, scales: Scales
-) -> tuple[list[Event], np.ndarray]:
-    """What happened in the steps up to ``step``, and the parents after them.
-
-    Args:
-        step: number of the last of these steps.
-        infos: of the steps, ``[steps, ...]``.
-        before: the parents before them.
-        scales: how the rows are divided.
-    """
-    parents, own = np.asarray(infos.parent), np.arange(scales.num_rows)
-    left, gone = np.asarray(infos.dissolved.left), np.asarray(infos.dissolved.dissolved)
-    formed, adopted = np.asarray(infos.condensed.formed), np.asarray(infos.condensed.adopted)
-    events = []
-    for place in np.flatnonzero(np.any(left | gone | formed | adopted, axis=1)):
-        number = step - len(parents) + 1 + int(place)
-        after = parents[place]
-        out = (before != own) & (left[place] | gone[place])
-        events += _members_events(number, before, out, gone[place], scales)
-        joined = {
-            "adoption": adopted[place],
-            "condensation": formed[place][after] & (after != own),
-        }
-        for kind, joining in joined.items():
-            for row in np.unique(after[joining]):
-                who = tuple(np.flatnonzero(joining & (after == row)).tolist())
-                events.append(Event(number, kind, int(scales.of_rows[row]), int(row), who))
-        before = after
-    return events, np.array(before)
+    return compiled_once(found) if scales.num_rows <= _MOST_ORDER else lambda state: {}
 
 
 class _Memory(NamedTuple):
@@ -256,39 +198,13 @@ def telling(program: loop.Program, say: Callable[[str], None]) -> loop.Program:
     return program._replace(observe=observe)
 
 
-def program(
-    config: SimulateConfig,
-    problem: Problem,
-    emergence: Emergence,
-    check_start: Callable[[dict[str, float]], None],
-) -> loop.Program:
-    """The flow as the loop runs it.
-
-    Args:
-        config: the command's options.
-        problem: what is computed.
-        emergence: start and dynamics, from :func:`build`.
-        check_start: called with the energies at the start, unless the run goes on from a
-            checkpoint; raises UserError when one is not finite.
-    """
+def _observer(
+    problem: Problem, emergence: Emergence, first: dict[str, float]
+) -> Callable[[int, EmergentState, EmergentInfo | None, PyTree], loop.Observation]:
+    """What the loop calls after every chunk; ``first`` are the energies at the start."""
     scales = emergence.scales
-    beginning = np.int32(0)
-    init = emergence.flow(beginning).init
-    # Runs once, so what counts is how fast it compiles: at optimisation level 0 in half the time.
-    start = jax.jit(
-        lambda x: (init(x), emergence.energy_fn(x, beginning)),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    first: dict[str, float] = {}
-    if not (config.resume and checkpoint.latest_step(config.out) is not None):
-        terms = start(emergence.start)[1]
-        first = {name: float(value) for name, value in _energies(terms).items()}
-        check_start(first)
     order_parameters = _order_parameters(problem, emergence)
-    first_agents = jax.jit(functools.partial(agents, scales=scales))
-
-    def step(state: EmergentState, _: PyTree) -> tuple[EmergentState, EmergentInfo]:
-        return emergence.flow(state.step + 1).step(state)
+    first_agents = compiled_once(functools.partial(agents, scales=scales))
 
     def observe(
         step: int, state: EmergentState, infos: EmergentInfo | None, memory: PyTree
@@ -308,12 +224,41 @@ def program(
         shown = {"energy": row["total"], "meta-agents": sum(many)}
         return loop.Observation(row, memory, shown, events=events)
 
+    return observe
+
+
+def program(
+    config: SimulateConfig,
+    problem: Problem,
+    emergence: Emergence,
+    check_start: Callable[[dict[str, float]], None],
+) -> loop.Program:
+    """The flow as the loop runs it.
+
+    Args:
+        config: the command's options.
+        problem: what is computed.
+        emergence: start and dynamics, from :func:`build`.
+        check_start: called with the energies at the start, unless the run goes on from a
+            checkpoint; raises UserError when one is not finite.
+    """
+    scales = emergence.scales
+    init = emergence.flow(np.int32(0)).init
+    start = compiled_once(init)
+    row: dict[str, float] = {}
+    if not (config.resume and checkpoint.latest_step(config.out) is not None):
+        row = {k: float(x) for k, x in _energies(start(emergence.start).terms).items()}
+        check_start(row)
+
+    def step(state: EmergentState, _: PyTree) -> tuple[EmergentState, EmergentInfo]:
+        return emergence.flow(state.step + 1).step(state)
+
     return loop.Program(
-        init=lambda: start(emergence.start)[0],
+        init=lambda: start(emergence.start),
         template=lambda: init(emergence.start),
         step=step,
-        observe=observe,
-        memory=_Memory(np.asarray(emergence.start.parent), np.asarray(0), np.asarray(-1)),
+        observe=_observer(problem, emergence, row),
+        memory=_Memory(np.arange(scales.num_rows, dtype=np.int32), np.asarray(0), np.asarray(-1)),
         watched=lambda infos: _energies(infos.terms),
         advice="go on with --resume and a smaller --step-size",
     )

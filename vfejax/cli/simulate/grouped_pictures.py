@@ -4,11 +4,11 @@ flows between scales.
 
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
 from vfejax.agents.hierarchy import Hierarchy, Scales, presence
 from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem
@@ -115,7 +115,7 @@ def _map(
     index, _ = most_covered(problem)
     chi = np.asarray(presence(hierarchy)).reshape(scales.num_rows, -1)[:, index]
     belief, phi = at_point(hierarchy.population, index)
-    inward = np.asarray(jax.jit(frames)(-phi, problem.group))
+    inward = np.asarray(compiled_once(frames)(-phi, problem.group))
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean))
     covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief)), inward)
     is_row = chi > 0

@@ -10,6 +10,7 @@ import numpy as np
 from vfejax.agents.clusters import mean_divergences, two_way
 from vfejax.agents.hierarchy import Hierarchy, Scales
 from vfejax.agents.pairwise import frame_field
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate.problem import Problem
 from vfejax.problems.scenes import adjusted_rand_index, spectral_clustering
 from vfejax.types import Array
@@ -43,7 +44,7 @@ def _divergences(problem: Problem, hierarchy: Hierarchy, quadrature: Array | Non
     )
     chi = np.ones(phi.shape[:-1], phi.dtype) if problem.supports is None else problem.supports
 
-    @jax.jit
+    @compiled_once
     def found(belief: Any, phi: Array, chi: Array) -> Array:
         return two_way(mean_divergences(belief, frame_field(phi, problem.group), chi, quadrature))
 

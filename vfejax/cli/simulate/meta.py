@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.agents.emergence import Criteria
 from vfejax.agents.hierarchy_energy import CrossScale
 from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers
@@ -75,11 +76,15 @@ class Meta:
     """Share of the meta-agent's belief in the prior of its members, from 0 to 1: at 1 it replaces
     their own prior, at 0 it has no influence.
     """
-    bottom_up: float = 10.0
+    alignment: Literal[*ALIGNMENTS] = "saturating"  # type: ignore[valid-type]
+    """Alignment energy of meta-agents among themselves. With saturating, those that are further
+    from one another than 20 times the temperature do not pull; with the others each listens to
+    somebody, however far.
+    """
+    bottom_up: float = 0.0
     """Precision with which a meta-agent observes its members, a dimensionless factor; at 0 it does
-    not observe them, and no evidence counts twice. Of the size of --weights.belief-alignment, it
-    keeps a meta-agent with its members rather than with other meta-agents; but from 1 on beliefs
-    become more and more certain for as long as the run goes on.
+    not observe them, and no evidence counts twice. From 1 on beliefs become more and more certain
+    for as long as the run goes on.
     """
     hyperprior_depth: int = 0
     """Number of scales above the meta-agent whose beliefs act on an agent as further priors."""

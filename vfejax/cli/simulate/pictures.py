@@ -10,6 +10,7 @@ import numpy as np
 from vfejax.agents import pairwise
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig
@@ -41,7 +42,7 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     global rotation for each scene.
     """
     belief, phi = at_point(population, index)
-    inward = np.asarray(jax.jit(frames)(-phi, problem.group))[agents]
+    inward = np.asarray(compiled_once(frames)(-phi, problem.group))[agents]
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
     covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
     if phi.shape[-1] != 3:
@@ -164,7 +165,7 @@ def _population_pictures(
         if config.emergence:
             step = np.asarray(last, population.phi.dtype)
             temperatures["end"] = float(meta.temperature(config.meta, config.temperature, step))
-        attention_fn = jax.jit(pairwise.attention_weights)
+        attention_fn = compiled_once(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
             picked = jax.tree.map(lambda x: x[chosen], at_point(state, index))
             weights = attention_fn(*picked, problem.group, temperatures[when])

@@ -19,6 +19,7 @@ from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.agents.supports import measure
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate import inputs
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.dynamics import gradient_flow, hamiltonian, implicit
@@ -110,7 +111,7 @@ def _fresh_population(
         jnp.zeros((*shape, k), dtype),
         jnp.broadcast_to(config.prior_std * jnp.eye(k, dtype=dtype), (*shape, k, k)),
     )
-    belief = jax.jit(observation.posterior)(prior, observations)
+    belief = compiled_once(observation.posterior)(prior, observations)
     return Population(belief, prior, jnp.zeros((*shape, num_generators), dtype))
 
 

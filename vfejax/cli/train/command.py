@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from vfejax.cli import session as sessions
+from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
@@ -160,9 +161,7 @@ class _BestWeights:
 def _first_state(task: Task) -> TrainState:
     if task.start.trained is not None:  # weights that were read: nothing to compute
         return task.trainer.init(random_key(task.config.seed))
-    # Runs once, so what counts is how fast it compiles.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(task.trainer.init, compiler_options=options)(random_key(task.config.seed))
+    return compiled_once(task.trainer.init)(random_key(task.config.seed))
 
 
 def _program(task: Task, session: Session) -> loop.Program:
