@@ -31,7 +31,8 @@ from vfejax.agents.hierarchy import (
 )
 from vfejax.agents.pairwise import FrameField, frame_field
 from vfejax.agents.points import at_points
-from vfejax.agents.population import Population
+from vfejax.agents.population import Population, beliefs_and_priors
+from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators
 from vfejax.geometry.means import frechet_means
 from vfejax.numerics import matmul
@@ -171,11 +172,11 @@ def _meta_agents(
     def at_point(population: Population, field: FrameField, weights: Array) -> Population:
         phi = frechet_means(population.phi, weights, labels, num, group)
         frame = frame_field(phi, group)
-        belief, prior = (
-            moment_match(q, field, weights, labels, frame)
-            for q in (population.belief, population.prior)
-        )
-        return Population(belief, prior, phi)
+
+        def match(members: Gaussian) -> Gaussian:
+            return moment_match(members, field, weights, labels, frame)
+
+        return Population(*beliefs_and_priors(match, population), phi)
 
     return at_points(at_point, (population, field, weights), weights.ndim - 1)
 

@@ -10,12 +10,12 @@ easily 10^4.
 import jax
 import jax.numpy as jnp
 
-from vfejax.agents.population import PopulationCoordinates
+from vfejax.agents.pairwise import frame_field
+from vfejax.agents.population import PopulationCoordinates, beliefs_and_priors
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group, body_jacobian
-from vfejax.geometry.transport import frames
 from vfejax.numerics import (
     identity_like,
     matmul,
@@ -52,7 +52,7 @@ def gauge_directions(gaussian: Gaussian, phi: Array, generators: Generators) -> 
     """
     group = as_group(generators)
     basis, chol = jnp.asarray(group.generators, phi.dtype), jnp.tril(gaussian.chol)
-    inward, outward = frames(-phi, group), frames(phi, group)
+    outward, inward, _ = frame_field(phi, group)
     inverse = matmul(triangular_inverse(chol), outward)
     turned = jnp.einsum("...ij,ajk->...aik", inverse, basis, precision="highest")
     mean, factor = matvec(inward, gaussian.mean), matmul(inward, chol)
@@ -145,7 +145,6 @@ def natural_direction(
     rows = jnp.concatenate([transpose(root), size * identity_like(jacobian)], axis=-2)
     inverse = triangular_inverse(triangularize(matmul(rows, jacobian)))
     return PopulationCoordinates(
-        gaussian_coordinates.natural_direction(coordinates.belief, gradient.belief),
-        gaussian_coordinates.natural_direction(coordinates.prior, gradient.prior),
+        *beliefs_and_priors(gaussian_coordinates.natural_direction, coordinates, gradient),
         matvec(transpose(inverse), matvec(inverse, gradient.phi)),
     )

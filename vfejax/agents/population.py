@@ -4,6 +4,7 @@ A population is a pytree with a leading agent axis, and grid axes behind it when
 over a base manifold.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from vfejax.types import Array, PyTree
 __all__ = [
     "Population",
     "PopulationCoordinates",
+    "beliefs_and_priors",
     "check_array",
     "check_population",
     "constrain",
@@ -94,6 +96,30 @@ def _shorten(tree: PyTree, length: Array, radius: float | Array) -> PyTree:
     )
 
 
+def beliefs_and_priors(
+    function: Callable[..., PyTree], *populations: Population | PopulationCoordinates
+) -> tuple[PyTree, PyTree]:
+    """A function of Gaussians, of the beliefs and of the priors: one stack of both goes through it,
+    so it is compiled once and not twice.
+
+    Args:
+        function: takes Gaussians (or their coordinates), one for each population.
+        populations: populations or their coordinates, with the same shapes.
+
+    Returns:
+        What the function gives for the beliefs, and for the priors.
+
+    >>> one = Gaussian(jnp.ones((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
+    >>> zero = one._replace(mean=jnp.zeros((2, 3)))
+    >>> beliefs_and_priors(lambda q: q.mean.sum(), Population(one, zero, jnp.zeros((2, 3))))
+    (Array(6., dtype=float32), Array(0., dtype=float32))
+    """
+    stacked = [jax.tree.map(lambda *x: jnp.stack(x), p.belief, p.prior) for p in populations]
+    both = jax.vmap(function)(*stacked)
+    belief, prior = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
+    return belief, prior
+
+
 def limit_step(
     step: PopulationCoordinates,
     coordinates: PopulationCoordinates,
@@ -123,10 +149,13 @@ def limit_step(
     Array([[0. , 0.3, 0.4],
            [0. , 0.1, 0. ]], dtype=float32)
     """
+
+    def shorten(step: GaussianCoordinates, here: GaussianCoordinates) -> GaussianCoordinates:
+        return _shorten(step, fisher_length(here, step), gaussian_radius)
+
+    belief, prior = beliefs_and_priors(shorten, step, coordinates)
     return PopulationCoordinates(
-        _shorten(step.belief, fisher_length(coordinates.belief, step.belief), gaussian_radius),
-        _shorten(step.prior, fisher_length(coordinates.prior, step.prior), gaussian_radius),
-        _shorten(step.phi, safe_norm(step.phi), frame_radius),
+        belief, prior, _shorten(step.phi, safe_norm(step.phi), frame_radius)
     )
 
 
