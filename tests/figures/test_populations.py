@@ -310,3 +310,18 @@ def test_frames_state_their_spread_in_any_gauge():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_nothing_is_cut_at_the_edge(rng):
+    """Titles and labels of axes of a fixed aspect, which the layout measures before they shrink."""
+    n, k = 8, 9
+    panels = [("before", *beliefs(rng, n, k)), ("after", *beliefs(rng, n, k))]
+    for figure in (
+        population_figures.attention_matrix(rng.uniform(size=(n, n))),
+        population_figures.belief_ellipses(panels, truth=rng.standard_normal((k, 3))),
+    ):
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(box.x0, box.y0) > 0
+        assert box.x1 < width
+        assert box.y1 < height

@@ -28,6 +28,7 @@ from vfejax.figures.style import (
     INK,
     VOID,
     as_array,
+    leave_room,
     new_figure,
     style_axes,
 )
@@ -294,6 +295,7 @@ def belief_map(
         raise ValueError(f"groups must be below {len(meta)} meta-agents, got {label.max()}")
     label = np.maximum(label, -1)
     figure = new_figure(6.6)
+    leave_room(figure)
     ax = figure.add_subplot(aspect="equal")
     for group in (-1, *range(len(meta))):
         colour = GREY if group < 0 else CURVES[group % len(CURVES)]

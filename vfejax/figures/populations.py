@@ -33,6 +33,7 @@ from vfejax.figures.style import (
     VOID,
     WIDTH,
     as_array,
+    leave_room,
     new_figure,
     style_axes,
     style_colour_bar,
@@ -76,6 +77,7 @@ def attention_matrix(weights: ArrayLike) -> Figure:
     heard = _effective_neighbours(np.where(itself, 0.0, beta))
     beta = np.where(itself | ~np.isfinite(beta), np.nan, beta)
     figure = new_figure(6.6)
+    leave_room(figure)
     ax = figure.add_subplot()
     peak = np.nanmax(beta, initial=0.0)
     uniform = 1.0 / (n - 1)
@@ -216,6 +218,7 @@ def belief_ellipses(
     columns = min(len(drawn), 3)
     rows = -(-len(drawn) // columns)
     figure = new_figure(rows * 0.95 * WIDTH / max(columns, 1.4) + 0.6)
+    leave_room(figure)
     for index, (title, means, covs) in enumerate(drawn):
         ax = figure.add_subplot(
             rows, columns, index + 1, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1])

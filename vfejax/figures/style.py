@@ -29,6 +29,7 @@ __all__ = [
     "VOID",
     "as_array",
     "label_right",
+    "leave_room",
     "log_axis",
     "method_colours",
     "new_figure",
@@ -64,6 +65,15 @@ FONT_SIZE = 9.5  # points
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Empty white figure, size in inches, laid out so that nothing overlaps."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def leave_room(figure: Figure) -> None:
+    """Wider margins, for axes whose aspect is fixed.
+
+    The layout measures labels and titles before such axes shrink to their aspect, and is off by up
+    to 0.08 inches: without room for that a title is cut at the edge of the picture.
+    """
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
 
 
 def style_axes(

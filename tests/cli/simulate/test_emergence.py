@@ -203,6 +203,32 @@ def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
     hierarchy_arrays.from_arrays(arrays, dtype=arrays["mu_q"].dtype)
 
 
+@pytest.mark.slow
+def test_own_observations_along_a_neighbour_list_form_their_groups(tmp_path):
+    """Measurements at 1 m and at 4 m, which no rotation makes alike, and a ring of neighbours."""
+    length = np.array([1, 4, 1, 4, 1, 4])
+    rows = [f"{agent},{far},0,0" for agent, far in enumerate(length)]
+    observations = tmp_path / "observations.csv"
+    observations.write_text("\n".join(["agent,o0,o1,o2", *rows]))
+    ring = [f"{i},{(i + step) % 6}" for i in range(6) for step in (1, 5)]
+    edges = tmp_path / "edges.csv"
+    edges.write_text("\n".join(["receiver,sender", *ring]))
+    out = tmp_path / "run"
+    flags = [
+        *("--observations", str(observations), "--edges", str(edges), "--irreps", "1"),
+        *("--emergence", "3", "--meta.detect-from", "0", "--meta.detect-every", "4"),
+        *("--steps", "8", "--log-every", "4", "--checkpoint-every", "4", "--quiet"),
+    ]
+    assert main(["simulate", "--out", str(out), *flags]) == 0
+    chex.assert_tree_all_finite(read_metrics(out))
+    arrays = population_arrays.load_npz(out / "final.npz")
+    found = groups.partition(arrays["parent"], 6, 1)
+    assert np.all(found >= 6)
+    assert adjusted_rand_index(found, length) == 1.0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["groups"] == {"this run, scale 1": {"groups": 2, "agents": 6}}
+
+
 def test_events_name_who_left_what_went_and_what_formed():
     scales = Scales(5, (3, 1))
     start = np.array([5, 5, 6, 6, 4, 8, 8, 8, 8])
