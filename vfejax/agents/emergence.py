@@ -9,7 +9,6 @@ All decisions are made on divergences, which no gauge transformation changes. Me
 free slots of a hierarchy (:mod:`vfejax.agents.hierarchy`), so no shape changes.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -17,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.agents.clusters import Clusters, compact_clusters, mean_divergences, two_way
-from vfejax.agents.coarse_graining import moment_match, relative_coherence
+from vfejax.agents.clusters import compact_clusters, mean_divergences, two_way
+from vfejax.agents.coarse_graining import relative_coherence
 from vfejax.agents.edges import common_frame, divergence_between
+from vfejax.agents.formation import free_slots, joint_support, meta_agents
 from vfejax.agents.hierarchy import (
     Hierarchy,
     Scales,
@@ -30,11 +30,8 @@ from vfejax.agents.hierarchy import (
     row_mask,
 )
 from vfejax.agents.pairwise import FrameField, frame_field
-from vfejax.agents.points import at_points
-from vfejax.agents.population import Population, beliefs_and_priors
-from vfejax.beliefs.gaussian import Gaussian
+from vfejax.agents.population import Population
 from vfejax.geometry.groups import Generators
-from vfejax.geometry.means import frechet_means
 from vfejax.numerics import matmul
 from vfejax.types import Array
 
@@ -124,63 +121,6 @@ def _adoptions(
     return adopted, nearest
 
 
-def _slots(clusters: Clusters, active: Array, scales: Scales) -> tuple[Array, Array]:
-    """The row in which each joined agent's meta-agent forms, the number of rows for others; and how
-    many groups found none.
-
-    Groups are served in the order of their lowest members, slots from the lowest.
-    """
-    label, joined = clusters
-    none = scales.num_rows
-    root = joined & (label == jnp.arange(none, dtype=label.dtype))
-    slots = []
-    for here, up in itertools.pairwise(scales.slices):
-        taken, first = active[up], root[here]
-        rank = jnp.cumsum(first.astype(jnp.int32)) - 1
-        order = jnp.argsort(taken, stable=True).astype(jnp.int32) + up.start
-        served = first & (rank < jnp.sum(~taken, dtype=jnp.int32))
-        slots.append(jnp.where(served, order[jnp.clip(rank, 0, taken.shape[0] - 1)], none))
-    # Nothing is above the last scale.
-    slot = jnp.concatenate([*slots, jnp.full((scales.capacities[-1],), none, jnp.int32)])
-    refused = jnp.sum(root & (slot == none), dtype=jnp.int32)
-    return jnp.where(joined, slot[label], none), refused
-
-
-def _joint_support(chi: Array, slot: Array, scales: Scales) -> Array:
-    """``1 - prod_i (1 - chi_i)`` over the members of every slot, ``[C, *grid]``."""
-    full = chi >= 1
-    logs = jnp.where(full, 0.0, jnp.log1p(-jnp.where(full, 0.0, chi)))
-
-    def total(x: Array) -> Array:
-        return jax.ops.segment_sum(x, slot, scales.num_rows + 1)[scales.num_agents : -1]
-
-    return jnp.where(total(full.astype(jnp.int32)) > 0, 1.0, -jnp.expm1(total(logs)))
-
-
-def _meta_agents(
-    population: Population,
-    field: FrameField,
-    weights: Array,
-    slot: Array,
-    group: Generators,
-    scales: Scales,
-) -> Population:
-    """The meta-agent of every slot that has new members, as points or as fields, ``[C, ...]``."""
-    labels = slot - scales.num_agents
-    num = scales.num_rows - scales.num_agents
-
-    def at_point(population: Population, field: FrameField, weights: Array) -> Population:
-        phi = frechet_means(population.phi, weights, labels, num, group)
-        frame = frame_field(phi, group)
-
-        def match(members: Gaussian) -> Gaussian:
-            return moment_match(members, field, weights, labels, frame)
-
-        return Population(*beliefs_and_priors(match, population), phi)
-
-    return at_points(at_point, (population, field, weights), weights.ndim - 1)
-
-
 def _same_scale(scales: Scales) -> np.ndarray:
     return scales.of_rows[:, None] == scales.of_rows[None, :]
 
@@ -226,8 +166,7 @@ def condense(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
-    >>> from vfejax.beliefs.gaussian import Gaussian
-    >>> from vfejax.geometry import irreps
+    >>>     >>> from vfejax.geometry import irreps
     >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
     >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
     >>> start, scales = ground(Population(belief, belief, jnp.zeros((4, 3))), (3,))
@@ -254,15 +193,15 @@ def condense(
         max_members=criteria.max_members,
         levels=criteria.levels,
     )
-    slot, refused = _slots(clusters, active, scales)
+    slot, refused = free_slots(clusters, active, scales)
     accepted = slot < scales.num_rows
     formed = jnp.append(none, False).at[slot].set(True)[:-1]
 
     def form(population: Population, supports: Array | None) -> tuple[Population, Array | None]:
         weights = row_mask(relative_coherence(divergence, clusters), chi) * chi
-        new = _meta_agents(population, field, weights, slot, generators, scales)
+        new = meta_agents(population, field, weights, slot, generators, scales)
         if supports is not None:
-            supports = _write(supports, _joint_support(chi, slot, scales), formed)
+            supports = _write(supports, joint_support(chi, slot, scales), formed)
         return jax.tree.map(lambda x, y: _write(x, y, formed), population, new), supports
 
     population, supports = jax.lax.cond(
@@ -321,8 +260,7 @@ def dissolve(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
-    >>> from vfejax.beliefs.gaussian import Gaussian
-    >>> from vfejax.geometry import irreps
+    >>>     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
     >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
     >>> moved = start.population.belief._replace(mean=jnp.eye(3).at[0, 0].set(9.0))

@@ -1,6 +1,7 @@
 """Problems with a known answer, and the flows that join agents and dynamics."""
 
 from vfejax.problems import (
+    clocks,
     emergent_flow,
     inertial_flow,
     phase_sweep,
@@ -10,6 +11,7 @@ from vfejax.problems import (
 )
 
 __all__ = [
+    "clocks",
     "emergent_flow",
     "inertial_flow",
     "phase_sweep",

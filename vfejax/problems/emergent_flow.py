@@ -30,6 +30,7 @@ from vfejax.agents.population import (
 from vfejax.beliefs.coordinates import fisher_length
 from vfejax.geometry.groups import Generators
 from vfejax.numerics import tree_norm
+from vfejax.problems.clocks import Clock, every, information
 from vfejax.problems.population_flow import BELIEFS_AND_FRAMES, natural_step
 from vfejax.types import Array, Integrator, PyTree
 
@@ -42,9 +43,6 @@ __all__ = [
     "every",
     "information",
 ]
-
-Clock = Callable[[Array, Array], Array]
-"""``(number of the step, information from the members in nats) -> whether the scale moves``."""
 
 
 class HierarchyEnergyFn(Protocol):
@@ -128,39 +126,6 @@ class EmergentInfo(NamedTuple):
     moved: Array
     down: Array
     up: Array
-
-
-def every(num_steps: int | Array) -> Clock:
-    """A clock that lets its scale move at every ``num_steps``-th step.
-
-    >>> clock = every(5)
-    >>> [bool(clock(jnp.asarray(step), jnp.zeros(()))) for step in (1, 5, 6, 10)]
-    [False, True, False, True]
-    """
-
-    def clock(step: Array, received: Array) -> Array:
-        del received
-        return step % num_steps == 0
-
-    return clock
-
-
-def information(nats: float | Array) -> Clock:
-    """A clock that lets its scale move when its members have moved far enough since it last did.
-
-    The information is the sum of the squared Fisher lengths of the members' steps, halved: to
-    leading order the divergence between a belief before and after a step.
-
-    >>> clock = information(0.5)
-    >>> bool(clock(jnp.asarray(1), jnp.asarray(0.4))), bool(clock(jnp.asarray(2), jnp.asarray(0.6)))
-    (False, True)
-    """
-
-    def clock(step: Array, received: Array) -> Array:
-        del step
-        return received > nats
-
-    return clock
 
 
 class _Setting(NamedTuple):
