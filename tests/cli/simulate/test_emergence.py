@@ -36,6 +36,8 @@ FLAGS = [
     *("--meta.diameter", "4", "--meta.release", "1"),
     *("--steps", str(STEPS), "--log-every", "4", "--checkpoint-every", "8"),
     *("--meta.detect-from", "10", "--meta.detect-every", "3"),
+    # Meta-agents that pull at one another, and so come apart.
+    *("--meta.alignment", "weighted", "--meta.bottom-up", "10"),
 ]
 
 
