@@ -12,7 +12,6 @@ all that is above them.
     python examples/emergence.py
 """
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.agents.alignment import entropic
+from vfejax.agents.alignment import saturating
 from vfejax.agents.emergence import Criteria
 from vfejax.agents.hierarchy import ground
 from vfejax.agents.hierarchy_energy import CrossScale, energy_terms
@@ -43,12 +42,6 @@ NOISE, NUM_MEASUREMENTS = 0.4, 4
 PULLED, SHIFT = 5, np.array([0.0, 0.0, 4.0])
 TEMPERATURE, LIMIT = 1.0, 20.0  # nats
 CRITERIA = Criteria(threshold=1.0, diameter=2.0, release=3.0)
-
-
-def alignment_fn(divergence, log_weight, over):
-    """The entropic energy up to a limit: who has nobody within about LIMIT listens to nobody."""
-    energy = entropic(divergence, log_weight, over)
-    return math.log1p(math.exp(-LIMIT)) - jnp.logaddexp(-LIMIT, -energy)
 
 
 def measurements(rng, num_steps):
@@ -79,7 +72,8 @@ def run(values, phi):
             scales=scales,
             generators=GROUP,
             temperature=TEMPERATURE,
-            alignment_fn=alignment_fn,
+            # Who has nobody within about LIMIT listens to nobody.
+            alignment_fn=partial(saturating, limit=LIMIT / TEMPERATURE),
             cross_scale=CrossScale(bottom_up=0.2),
             observations=identity_observations(values, NOISE),
         )

@@ -86,8 +86,8 @@ def seen(belief: Gaussian, field: FrameField) -> Seen:
     >>> from vfejax.agents.pairwise import frame_field
     >>> from vfejax.geometry import irreps
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> seen(unit, frame_field(jnp.zeros((2, 3)), irreps.so3((1,)))).entropy.round(4).tolist()
-    [4.2568, 4.2568]
+    >>> seen(unit, frame_field(jnp.zeros((2, 3)), irreps.so3((1,)))).entropy.round(4)
+    Array([4.2568, 4.2568], dtype=float32)
     """
     return Seen(common_frame(belief, field), entropy(belief))
 

@@ -13,6 +13,7 @@ Clock = Callable[[Array, Array], Array]
 def every(num_steps: int | Array) -> Clock:
     """A clock that lets its scale move at every ``num_steps``-th step.
 
+    >>> import jax.numpy as jnp
     >>> clock = every(5)
     >>> [bool(clock(jnp.asarray(step), jnp.zeros(()))) for step in (1, 5, 6, 10)]
     [False, True, False, True]
@@ -31,6 +32,7 @@ def information(nats: float | Array) -> Clock:
     The information is the sum of the squared Fisher lengths of the members' steps, halved: to
     leading order the divergence between a belief before and after a step.
 
+    >>> import jax.numpy as jnp
     >>> clock = information(0.5)
     >>> bool(clock(jnp.asarray(1), jnp.asarray(0.4))), bool(clock(jnp.asarray(2), jnp.asarray(0.6)))
     (False, True)
