@@ -86,8 +86,9 @@ def seen(belief: Gaussian, field: FrameField) -> Seen:
     >>> from vfejax.agents.pairwise import frame_field
     >>> from vfejax.geometry import irreps
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> seen(unit, frame_field(jnp.zeros((2, 3)), irreps.so3((1,)))).entropy.round(4)
-    Array([4.2568, 4.2568], dtype=float32)
+    >>> rows = seen(unit, frame_field(jnp.zeros((2, 3)), irreps.so3((1,))))
+    >>> [round(float(x), 3) for x in rows.entropy]
+    [4.257, 4.257]
     """
     return Seen(common_frame(belief, field), entropy(belief))
 

@@ -166,7 +166,8 @@ def condense(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
-    >>>     >>> from vfejax.geometry import irreps
+    >>> from vfejax.beliefs.gaussian import Gaussian
+    >>> from vfejax.geometry import irreps
     >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
     >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
     >>> start, scales = ground(Population(belief, belief, jnp.zeros((4, 3))), (3,))
@@ -260,7 +261,8 @@ def dissolve(
         ValueError: when shapes or dtypes do not fit, naming the array.
 
     >>> from vfejax.agents.hierarchy import ground
-    >>>     >>> from vfejax.geometry import irreps
+    >>> from vfejax.beliefs.gaussian import Gaussian
+    >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
     >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
     >>> moved = start.population.belief._replace(mean=jnp.eye(3).at[0, 0].set(9.0))
