@@ -137,6 +137,7 @@ class Maps(NamedTuple):
         ylabel: what the rows are, numbered from 0.
         label: what the values are, with their unit.
         columns: panels side by side.
+        further: more pictures of the same model, none of which has further ones.
     """
 
     values: Callable[[PyTree, Array], dict[str, Array]]
@@ -147,6 +148,7 @@ class Maps(NamedTuple):
     ylabel: str
     label: str
     columns: int = 1
+    further: tuple[Any, ...] = ()
 
 
 class LossInfo(NamedTuple):

@@ -12,6 +12,7 @@ from vfejax.models import (
     sampling,
     table,
     toroidal,
+    vfe,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "sampling",
     "table",
     "toroidal",
+    "vfe",
 ]

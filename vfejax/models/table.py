@@ -22,6 +22,9 @@ from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.toroidal import model as toroidal
 from vfejax.models.toroidal.config import ToroidalConfig
+from vfejax.models.vfe import maps as vfe_maps
+from vfejax.models.vfe import model as vfe
+from vfejax.models.vfe.config import VFEConfig
 from vfejax.types import Array, Maps, SequenceModel, Trainer
 
 __all__ = ["MODELS", "Entry", "TrainerFn", "build", "field_name"]
@@ -106,6 +109,13 @@ MODELS: dict[str, Entry] = {
         toroidal.build,
         tiny=ToroidalConfig(layers=2, dim=16, heads=4, hidden=24, fusion="attention"),
         maps=toroidal.maps,
+    ),
+    "vfe": Entry(
+        VFEConfig,
+        vfe.build,
+        tiny=VFEConfig(layers=2, dim=16, heads=2, steps=2, hidden=24),
+        ablations={"without_inference": {"steps": 0}},
+        maps=vfe_maps.maps,
     ),
 }
 """Every model by the name it has on the command line."""

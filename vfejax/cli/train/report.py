@@ -257,7 +257,8 @@ def build(
     summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
     pictures = [_pictures(metrics, summary["baselines_nats_per_token"])]
     if start.maps is not None:
-        pictures.append(_maps(config, corpus, params, start.maps))
+        shown = (start.maps, *start.maps.further)
+        pictures += [_maps(config, corpus, params, maps) for maps in shown]
     report = Report(
         "vfejax train",
         _rows(summary),

@@ -1,0 +1,33 @@
+"""VFE transformer: layers of Gaussian agents that descend a variational free energy."""
+
+from vfejax.models.vfe import (
+    beliefs,
+    config,
+    covariances,
+    energy,
+    inference,
+    irreps,
+    layers,
+    maps,
+    model,
+    options,
+    readout,
+    statistics,
+    variances,
+)
+
+__all__ = [
+    "beliefs",
+    "config",
+    "covariances",
+    "energy",
+    "inference",
+    "irreps",
+    "layers",
+    "maps",
+    "model",
+    "options",
+    "readout",
+    "statistics",
+    "variances",
+]
