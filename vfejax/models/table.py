@@ -16,6 +16,9 @@ from vfejax.models.gpt import model as gpt
 from vfejax.models.gpt.config import TransformerConfig
 from vfejax.models.gpt_modern import model as gpt_modern
 from vfejax.models.gpt_modern.config import ModernGPTConfig
+from vfejax.models.pure_fep import model as pure_fep
+from vfejax.models.pure_fep.config import PureFEPConfig
+from vfejax.models.pure_fep.trainer import trainer as pure_fep_trainer
 from vfejax.models.quantum import model as quantum
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.resnet_bk import model as resnet_bk
@@ -116,6 +119,16 @@ MODELS: dict[str, Entry] = {
         tiny=VFEConfig(layers=2, dim=16, heads=2, steps=2, hidden=24),
         ablations={"without_inference": {"steps": 0}},
         maps=vfe_maps.maps,
+    ),
+    "pure-fep": Entry(
+        PureFEPConfig,
+        pure_fep.build,
+        tiny=PureFEPConfig(
+            layers=2, max_layers=2, dim=16, spins=(0, 1), hidden=24, inference_steps=1
+        ),
+        trainer=pure_fep_trainer,
+        constants=("alive",),
+        maps=pure_fep.maps,
     ),
 }
 """Every model by the name it has on the command line."""

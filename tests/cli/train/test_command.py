@@ -196,6 +196,28 @@ def test_a_toroidal_model_trains_resumes_and_writes_beyond_its_ring(tmp_path, ca
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow  # tests/models has the model
+def test_a_model_without_an_optimizer_trains_goes_on_bit_for_bit_and_writes(tmp_path, capsys):
+    flags = ("model", "pure-fep"), ("pure-fep.dim", 8), ("pure-fep.hidden", 8)
+    flags += ("pure-fep.layers", 1), ("pure-fep.max-layers", 2)
+    flags += ("pure-fep.spawn-pressure", 1e-6), ("pure-fep.cool-down", 2)
+    named = [part for name, value in flags for part in (f"--{name}", value)]
+    named += ["--pure-fep.spins", 0, 1, "--warmup-steps", 0, "--final-rate", 1]
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    assert _train(out, *named, "--steps", 4) == 0
+    assert _resume(out, "--steps", 8) == 0
+    assert _train(whole, *named, "--steps", 8) == 0
+    assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    metrics = read_metrics(out)
+    assert metrics["layers"][-1] == 2  # one was added, before or after the break
+    assert np.all(np.isfinite(metrics["free_energy"][1:]))
+    assert (out / "figures" / "attention.png").exists()
+    assert main(["generate", "--run", str(out), "--tokens", "30", "--prompt", "a"]) == 0
+    capsys.readouterr()
+    assert _train(tmp_path / "bad", *named, "--pure-fep.dim", 10) == 2
+    assert "--pure-fep.dim 10: must be a multiple of 4" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # the next test trains on a text by default, and tests/models has the models
 @pytest.mark.parametrize(
     "flags",

@@ -1,0 +1,245 @@
+"""One layer: its beliefs go down their own free energy, know distances and no positions, and what
+it learns is the slope of its own prediction loss.
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.geometry.transport import frames
+from vfejax.models.pure_fep import energy
+from vfejax.models.pure_fep.anatomy import anatomy, draw_parameters
+from vfejax.models.pure_fep.config import PureFEPConfig
+from vfejax.models.pure_fep.frames import from_common, sinusoids, to_common
+from vfejax.models.pure_fep.gaussians import (
+    IrrepGaussian,
+    from_natural,
+    kl_divergence,
+    natural_parameters,
+    pairwise_kl,
+)
+from vfejax.models.pure_fep.layer import (
+    Ancestors,
+    descend,
+    frames_of,
+    layer_energy,
+    layer_prior,
+)
+from vfejax.models.pure_fep.learning import Observed, learn_layer, token_loss
+from vfejax.models.pure_fep.model import surroundings
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+VOCABULARY, BATCH, LENGTH = 7, 2, 5
+TINY = PureFEPConfig(layers=1, max_layers=1, dim=8, spins=(0, 1), hidden=6)
+QUICK = {"xla_backend_optimization_level": 0}  # compilation is all the cost
+
+
+def _jit(function):
+    return jax.jit(function, compiler_options=QUICK)
+
+
+def _drawn(rng, **options):
+    """A model, one layer of it with parameters of which none is special, and what it is shown."""
+    parts = anatomy(dataclasses.replace(TINY, **options), VOCABULARY, LENGTH, jnp.float64)
+    shapes = jax.eval_shape(lambda key: draw_parameters(key, parts), jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.asarray(rng.uniform(-0.5, 0.5, x.shape)), shapes)
+    tokens = jnp.asarray(rng.integers(0, VOCABULARY, (BATCH, LENGTH)))
+    around = surroundings(tokens, jnp.arange(LENGTH)[None])
+    layer = jax.tree.map(lambda x: x[0], params.layers)
+    return parts, params, layer, around
+
+
+def _beliefs(rng, parts, *shape):
+    irreps, width = parts.rules.kind.member.shape
+    heads = TINY.dim // width
+    return IrrepGaussian(
+        jnp.asarray(rng.standard_normal((*shape, heads, width))),
+        jnp.asarray(rng.uniform(-0.5, 0.5, (*shape, heads, irreps))),
+    )
+
+
+def test_no_descent_raises_the_energy_that_an_agent_pays(rng):
+    parts, params, layer, around = _drawn(rng)
+    kind = parts.rules.kind
+
+    @_jit
+    def paid():
+        below = parts.embed_fn(params, around.tokens, around.positions)
+        prior = layer_prior(layer, below, around, None, parts.rules)
+        place = frames_of(layer, around, parts.rules)
+        found, belief = [], prior
+        for steps in range(5):
+            rules = parts.rules._replace(steps=steps)
+            belief = descend(layer, prior, prior, around, rules)[0] if steps else prior
+            belief = from_common(belief, place, kind)
+            found.append(layer_energy(layer, prior, belief, around, None, rules).total)
+        return jnp.stack(found)
+
+    energies = np.asarray(paid())
+    rounding = 1e-12 * np.abs(energies).max()
+    assert np.all(np.diff(energies, axis=0) <= rounding)
+    assert np.all(energies[-1, :, 1:] < energies[0, :, 1:])
+    np.testing.assert_allclose(energies[:, :, 0], 0.0, atol=1e-12)  # nobody to disagree with
+
+
+@pytest.mark.slow
+def test_transports_know_distances_and_no_positions(rng):
+    parts, _, layer, around = _drawn(rng)
+    place, kind = frames_of(layer, around, parts.rules), parts.rules.kind
+    q = _beliefs(rng, parts, BATCH, LENGTH)
+    log_weight = energy.link_weights(layer.links, around.lags)
+
+    @_jit
+    def attention(place):
+        common = to_common(q, place, kind)
+        return energy.attention(common, common, log_weight, kind, 1.0)
+
+    shifted = place._replace(positions=place.positions + 1000)
+    # Angles of 1000 turns are rounded.
+    np.testing.assert_allclose(attention(shifted), attention(place), rtol=1e-9, atol=1e-12)
+    still = place._replace(rates=np.zeros_like(place.rates))
+    assert not np.allclose(attention(still), attention(place))
+
+
+@pytest.mark.slow
+def test_the_common_frame_is_that_of_explicit_transports(rng):
+    """KL(q_i || Omega_ij q_j) with Omega_ij = U_i exp((i - j) w J_z) U_j^{-1}."""
+    parts, _, layer, around = _drawn(rng)
+    rules, kind = parts.rules, parts.rules.kind
+    place = frames_of(layer, around, rules)
+    q = _beliefs(rng, parts, BATCH, LENGTH)
+    common = to_common(q, place, kind)
+    back = from_common(common, place, kind)
+    np.testing.assert_allclose(back.mean, q.mean, rtol=1e-12, atol=1e-12)
+    i, j = 3, 1
+    pairs = pairwise_kl(common, common, kind)
+    for head, rate in enumerate(rules.rates):
+        axis = jnp.asarray([0.0, 0.0, (i - j) * rate])
+        turn = frames(axis, kind.group)
+        u_i, u_j = place.rotation[0, i, head], place.rotation[0, j, head]
+        message = u_i @ turn @ u_j.T @ q.mean[0, j, head]
+        receiver = IrrepGaussian(q.mean[0, i, head][None], q.log_variance[0, i, head][None])
+        sender = IrrepGaussian(message[None], q.log_variance[0, j, head][None])
+        expected = kl_divergence(receiver, sender, kind)
+        np.testing.assert_allclose(pairs[0, head, i, j], expected, rtol=1e-11)
+
+
+@pytest.mark.slow
+def test_sinusoids_are_distinct():
+    waves = np.asarray(sinusoids(jnp.arange(50), 8))
+    apart = np.linalg.norm(waves[:, None] - waves[None], axis=-1)
+    assert np.min(apart + np.eye(50)) > 0.1
+
+
+@pytest.mark.slow
+def test_a_pooled_prior_is_the_minimum_of_its_terms(rng):
+    parts, _, _, _ = _drawn(rng)
+    kind = parts.rules.kind
+    own, others = _beliefs(rng, parts, 1, 2), _beliefs(rng, parts, 2, 1, 2)
+    weights = jnp.asarray([0.7, 0.2])
+    natural = natural_parameters(own, kind)
+    pooled = energy.pooled_prior(
+        natural.mean, natural.log_variance, natural_parameters(others, kind), weights
+    )
+    prior = from_natural(*pooled, kind)
+
+    def cost(p):
+        tower = energy.hyperprior_energy(p, others, weights, kind)
+        return jnp.sum(kl_divergence(p, own, kind) + tower)
+
+    for slope in jax.grad(cost)(prior):
+        np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_terms_are_there_when_their_options_are(rng):
+    parts, params, layer, around = _drawn(rng)
+    below = parts.embed_fn(params, around.tokens, around.positions)
+    beliefs = _beliefs(rng, parts, 2, BATCH, LENGTH)
+    above = Ancestors(beliefs, jnp.asarray([0.0, 0.5]))
+
+    def terms(ancestors=None, **changes):
+        rules = parts.rules._replace(**changes)
+        prior = layer_prior(layer, below, around, ancestors, rules)
+        belief = jax.tree.map(lambda x: x[0], beliefs)
+        found = layer_energy(layer, prior, belief, around, ancestors, rules)
+        return jax.tree.map(jnp.sum, found)
+
+    plain, coupled, tower = terms(), terms(prior_weight=0.5), terms(above)
+    assert plain.prior_alignment == plain.hyperprior == 0
+    assert coupled.prior_alignment > 0
+    np.testing.assert_allclose(
+        coupled.prior_alignment * 2, terms(prior_weight=1.0).prior_alignment, rtol=1e-12
+    )
+    assert coupled.self_coupling == plain.self_coupling
+    assert tower.hyperprior > 0
+    assert tower.self_coupling != plain.self_coupling
+    np.testing.assert_allclose(terms(belief_weight=0.0).belief_alignment, 0.0, atol=1e-12)
+    np.testing.assert_allclose(
+        terms(self_weight=2.0).self_coupling, 2 * plain.self_coupling, rtol=1e-12
+    )
+    total = sum(jax.tree.leaves(tower))
+    np.testing.assert_allclose(tower.total, total, rtol=1e-12)
+
+
+def _lesson(rng, **options):
+    """What a layer learns, and the slope of its own loss by autodiff through its descent."""
+    parts, params, layer, around = _drawn(rng, **options)
+    below = parts.embed_fn(params, around.tokens, around.positions)
+    targets = jnp.asarray(rng.integers(0, VOCABULARY, around.tokens.shape))
+    counts = jnp.asarray(rng.integers(0, 2, around.tokens.shape), jnp.float64)
+    observed = Observed(targets, counts.at[0, 1].set(1.0))
+
+    def loss(layer, below, readout):
+        prior = layer_prior(layer, below, around, None, parts.rules)
+        common, _ = descend(layer, prior, prior, around, parts.rules)
+        belief = from_common(common, frames_of(layer, around, parts.rules), parts.rules.kind)
+        nats = token_loss(parts, readout, belief, observed)
+        return jnp.sum(nats) / jnp.sum(observed.counts)
+
+    @_jit
+    def both():
+        lesson = learn_layer(parts, layer, params.readout, below, around, None, observed)
+        through = jax.value_and_grad(loss, (0, 1, 2))(layer, below, params.readout)
+        return lesson, through
+
+    return both()
+
+
+def test_what_a_layer_learns_is_the_slope_of_its_own_loss(rng):
+    """The limit of small nudges from converged beliefs; autodiff through the descent only here."""
+    lesson, (loss, expected) = _lesson(rng, inference_steps=40, nudge=1e-3, nudge_steps=20)
+    np.testing.assert_allclose(lesson.terms.observation, loss, rtol=1e-12)
+    found = lesson.layer, lesson.below, lesson.readout
+    # Nudges of both signs: the error is of the order of their square, 1e-6.
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_few_steps_and_a_plain_nudge_point_the_same_way(rng):
+    """The defaults, which cost a fraction."""
+    lesson, (_, expected) = _lesson(rng)
+    flat = [
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+        for tree in (lesson.layer, expected[0])
+    ]
+    cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
+    assert cosine > 0.95
+
+
+@pytest.mark.slow
+def test_a_target_that_is_shown_is_believed_more(rng):
+    parts, params, layer, around = _drawn(rng)
+    below = parts.embed_fn(params, around.tokens, around.positions)
+    observed = Observed(jnp.zeros_like(around.tokens), jnp.ones(around.tokens.shape))
+    lesson = learn_layer(parts, layer, params.readout, below, around, None, observed)
+
+    def loss(belief):
+        return np.asarray(token_loss(parts, params.readout, belief, observed))
+
+    assert np.all(loss(lesson.shown) < loss(lesson.belief))
