@@ -398,20 +398,28 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     return Plan(options.arms, texts, seeds, options.rates, rate_seeds, options.steps), options
 
 
+def train_missing(plan: Plan, results: Results, lanes: int = 1, *, final: bool = True) -> None:
+    """Train what is asked for and not there: the grid of rates and, unless that is all, the final
+    runs at the rates chosen.
+    """
+    for text in plan.texts:
+        for arm in plan.arms:
+            pairs = itertools.product(plan.rates, plan.rate_seeds)
+            jobs = [plan.job(arm, text, "rate", rate, seed) for rate, seed in pairs]
+            results.run(jobs, text, lanes)
+            if final:
+                chosen = plan.rate(arm, text, results)
+                assert chosen is not None  # the lines above have filled the grid
+                jobs = [plan.job(arm, text, "final", chosen, seed) for seed in plan.seeds]
+                results.run(jobs, text, lanes)
+
+
 def main() -> None:
     """Train what is missing and print the tables."""
     plan, options = parse()
     results = Results(options.results, options.weights)
-    for text in plan.texts if options.stage != "table" else ():
-        for arm in plan.arms:
-            pairs = itertools.product(plan.rates, plan.rate_seeds)
-            jobs = [plan.job(arm, text, "rate", rate, seed) for rate, seed in pairs]
-            results.run(jobs, text, options.lanes)
-            if options.stage == "final":
-                chosen = plan.rate(arm, text, results)
-                assert chosen is not None  # the lines above have filled the grid
-                jobs = [plan.job(arm, text, "final", chosen, seed) for seed in plan.seeds]
-                results.run(jobs, text, options.lanes)
+    if options.stage != "table":
+        train_missing(plan, results, options.lanes, final=options.stage == "final")
     references = [arm for arm in plan.arms if arm != options.difference]
     print("\n".join(["", *rate_table(plan, results), ""]))
     print("\n".join([*loss_table(plan, results), ""]))
