@@ -1,6 +1,8 @@
 """The arms of the study: models of the table and the options that are not their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ class Arm(NamedTuple):
     """
 
     model: str
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     sized: bool = True
 
 
@@ -50,7 +52,7 @@ ABLATIONS: dict[str, Arm] = {
     "vfe, carried priors": Arm("vfe", {"priors": "carried", "link": False}),
     "vfe, no feed-forward": Arm("vfe", {"hidden": 0}, sized=False),
 }
-"""The VFE transformer with one thing changed. Without a feed-forward layer it has a fifth of the
+"""The VFE transformer with one thing changed. Without a feed-forward layer it has a quarter of the
 parameters."""
 
 ARMS = MODELS | ABLATIONS
@@ -68,7 +70,7 @@ def options_of(arm: Arm) -> dict[str, Any]:
     The number of parameters is a straight line in that width.
     """
     if not arm.sized:
-        return arm.options
+        return dict(arm.options)
     config = table.MODELS[arm.model].config(**arm.options)
     low, high = (count(arm.model, replace(config, hidden=hidden)) for hidden in (100, 200))
     hidden = 100 + round(100 * (PARAMETERS - low) / (high - low))
