@@ -249,7 +249,7 @@ class Results:
                 self.add(job, params, measured)
 
     def add(self, job: Job, params: PyTree, measured: dict[str, Any]) -> None:
-        row = {"job": job._asdict(), **measured}
+        row = json.loads(json.dumps({"job": job._asdict(), **measured}))
         if self.weights and job.stage == "final":
             place = weights_file(self.weights, job.text, job.arm, job.seed, job.steps)
             save_weights(place, params)
@@ -339,7 +339,7 @@ def loss_table(plan: Plan, results: Results) -> Iterator[str]:
             rate = plan.rate(arm, text, results)
             mean = np.mean(list(losses.values())) if losses else math.nan
             cells.append(f"{mean:.4f} ({rate:g}, {len(losses)})" if losses else "")
-        options = asdict(config_of(arm))
+        options = json.loads(json.dumps(asdict(config_of(arm))))
         sizes = [
             row["parameters"]
             for row in results.rows.values()
