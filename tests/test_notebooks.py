@@ -15,6 +15,7 @@ SHORT = {
     "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
     "05_emergence": {"num_steps": 40, "num_waves": 40},
+    "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
 }
 
 
@@ -222,3 +223,22 @@ def test_emergence_notebook_says_what_it_claims():
     assert numbers(rf"^after a change of gauge: holonomy .* off by{number} radians")[0] < 1e-12
     found = numbers(rf"density: off the formula by{number}, changed by the gauge by{number}$")
     assert max(found) < 1e-12
+
+
+def test_language_models_of_agents_notebook_says_what_it_claims():
+    printed = _printed(_read("06_vfe_transformer"))
+
+    def number(before):
+        return float(re.search(re.escape(before) + r"\s*([-+.e\d]+)", printed).group(1))
+
+    assert number("attention differs by") < 1e-5
+    assert number("attention to agents of one's own camp:") > 0.7
+    assert number("steps that raise what their agent pays:") == 0
+    frequencies = number("frequencies:")
+    for name in ("vfe", "pure-fep"):
+        size, loss = re.search(
+            rf"{name}: ([\d,]+) parameters, last losses ([.\d]+)", printed
+        ).groups()
+        assert int(size.replace(",", "")) < 100_000
+        assert float(loss) < frequencies - 0.5
+    assert number("1 steps:") < number("0 steps:")

@@ -42,6 +42,11 @@ def fits(left: Array, right: Array, lanes: int = 0) -> bool:
     """Whether :func:`stack_product` takes these factors: small matrices in stacks of one shape, of
     float32 or float64.
 
+    Args:
+        left: ``[*stack, m, k]``, with the last ``lanes`` axes of the stack behind the matrix.
+        right: ``[*stack, k, l]``, likewise.
+        lanes: axes of the stack that stand behind the matrices, 0 or 1.
+
     >>> fits(jnp.ones((50, 3, 3)), jnp.ones((50, 3, 1))), fits(jnp.ones((50, 3)), jnp.ones((3, 3)))
     (True, False)
     """
@@ -96,6 +101,9 @@ def batched_product(
     left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
 ) -> Array:
     """The same for matrices of any size and dtype, by one ``dot_general``.
+
+    Args:
+        left, right, left_axis, right_axis, lanes: as :func:`stack_product` takes them.
 
     >>> batched_product(jnp.ones((5, 2, 3)), jnp.ones((5, 3, 1)), -1, -2, 0).shape
     (5, 2, 1)
