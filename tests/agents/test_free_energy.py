@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from helpers import agents_oracle as oracle
 
-from vfejax.agents import alignment
 from vfejax.agents.edges import Edges
 from vfejax.agents.free_energy import (
     FreeEnergyTerms,
@@ -231,10 +230,6 @@ def test_absent_agents_do_not_matter(rng):
     chex.assert_tree_all_finite(slope)
 
 
-# With one neighbour these are its divergence, and they have no bound; the saturating one has.
-UNBOUNDED = [energy_fn for energy_fn in oracle.ENERGIES if energy_fn is not alignment.saturating]
-
-
 def test_two_agents_pay_their_overlap_times_their_divergences(rng):
     population = oracle.random_population(rng, 2, VECTOR)
     supports = jnp.asarray([0.3, 0.8])
@@ -247,7 +242,7 @@ def test_two_agents_pay_their_overlap_times_their_divergences(rng):
 
         divergence = oracle.pairwise_kl(population.belief, population.phi, VECTOR)
         return divergence[0, 1] + divergence[1, 0], [
-            energy(alignment_fn) for alignment_fn in UNBOUNDED
+            energy(alignment_fn) for alignment_fn in oracle.UNBOUNDED
         ]
 
     divergence, energy = energies(population)
@@ -494,7 +489,7 @@ def test_scalars_may_have_any_dtype(rng):
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["all pairs", "edges"])
-@pytest.mark.parametrize("alignment_fn", UNBOUNDED, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("alignment_fn", oracle.UNBOUNDED, ids=lambda f: f.__name__)
 def test_a_diverged_agent_is_never_a_better_state(alignment_fn, listed, rng):
     chol = np.tile(np.eye(3, dtype="float32"), (4, 1, 1))
     everyone = Edges(*np.nonzero(~np.eye(4, dtype=bool)))

@@ -97,6 +97,8 @@ def saturating(divergence, temperature, weight, neighbours, limit=20.0):
 # One twin for each energy of the package's own table: a new energy without one fails here.
 _TWINS = {"weighted": weighted, "entropic": entropic, "saturating": saturating}
 ENERGIES = {fn: _TWINS[name] for name, fn in alignment.ALIGNMENTS.items()}
+# With one neighbour these are its divergence, and they have no bound; the saturating one has.
+UNBOUNDED = [energy_fn for energy_fn in ENERGIES if energy_fn is not alignment.saturating]
 
 
 def mixture(divergence, log_weight, over):
