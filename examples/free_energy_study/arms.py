@@ -46,6 +46,7 @@ ABLATIONS: dict[str, Arm] = {
     "vfe, full covariances": Arm("vfe", {"covariance": "full"}),
     "vfe, diagonal covariances": Arm("vfe", {"covariance": "diagonal"}),
     "vfe, frozen covariances": Arm("vfe", {"covariances": "frozen"}),
+    "vfe, no trust region": Arm("vfe", {"trust_radius": 1e6}),
     "vfe, weighted": Arm("vfe", {"alignment": "weighted"}),
     "vfe, reads itself": Arm("vfe", {"mask_self": False}),
     "vfe, links from the identity": Arm("vfe", {"link_start": "identity"}),
