@@ -286,8 +286,19 @@ def _product(left: Array, right: Array, setting: _Setting) -> Array:
     dtype = right.dtype
     if setting.compute_dtype is None:
         return matmul(left, right)
-    left, right = left.astype(setting.compute_dtype), right.astype(setting.compute_dtype)
-    return jnp.matmul(left, right, preferred_element_type=dtype)
+    info = jnp.finfo(setting.compute_dtype)
+
+    def rounded(left: Array, right: Array) -> Array:
+        # A product of two bfloat16 arrays is one of float32 on a CPU, which XLA forgets to make of
+        # some of them and then refuses to run.
+        left, right = (jax.lax.reduce_precision(x, info.nexp, info.nmant) for x in (left, right))
+        return matmul(left, right)
+
+    def mixed(left: Array, right: Array) -> Array:
+        left, right = left.astype(setting.compute_dtype), right.astype(setting.compute_dtype)
+        return jnp.matmul(left, right, preferred_element_type=dtype)
+
+    return jax.lax.platform_dependent(left, right, cpu=rounded, default=mixed)
 
 
 def _blocks(inputs: _Streamed, block_size: int) -> tuple[Array, Array, Array]:
