@@ -478,6 +478,12 @@ def test_values_out_of_range_are_refused_by_flag(name, value, refused, tmp_path)
             "--dynamics hamiltonian --mass belief --masses.belief-cov 3",
             ("--masses.belief-cov 3", "left out with --mass belief"),
         ),
+        (
+            "--dynamics hamiltonian --mass belief --weights.self-coupling 0"
+            " --weights.belief-alignment 0 --weights.observation 0",
+            ("--weights.self-coupling 0", "they need a mass"),
+        ),
+        ("--scenes 2 --contrast 1e30", ("not finite at the start", "check --contrast")),
         ("--temperature 1e-300", ("--temperature 1e-300", "1.2e-38")),
         ("--agents 2000000000", ("GiB", "--agents, --irreps or --grid")),
         ("--base ring --grid 2000000000", ("GiB", "--agents, --irreps or --grid")),

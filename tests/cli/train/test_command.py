@@ -338,7 +338,7 @@ def test_training_stops_early_when_it_gets_no_better(counting, tmp_path, capsys)
 def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
     refused(
         tmp_path / "run",
-        [*TINY, "--learning-rate", "3e38", "--clip-norm", "1e30", "--warmup-steps", "0"],
+        [*TINY, "--learning-rate", "3e38", "--warmup-steps", "0"],
         "diverged",
         "--learning-rate",
         "step 0",
@@ -352,6 +352,7 @@ def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
         (["--steps", "-1"], ["--steps -1", "at least 0"]),
         (["--batch-size", "0"], ["--batch-size 0"]),
         (["--accumulation", "3"], ["--accumulation 3", "divisor of --batch-size 4"]),
+        (["--model", "pure-fep", "--beta2", "0.9"], ["--beta2 0.9", "its own method"]),
         (["--eval-every", "3"], ["--eval-every 3", "multiple of --log-every 2"]),
         (["--learning-rate", "nan"], ["--learning-rate nan"]),
         (["--valid-fraction", "1"], ["--valid-fraction 1"]),

@@ -97,10 +97,10 @@ def _check_start(config: SimulateConfig, terms: dict[str, float]) -> None:
     bad = [name for name, value in terms.items() if not np.isfinite(value)]
     if bad:
         source = config.initial or config.observations
+        given = f"{source}, " if source else "--contrast, " if config.scenes > 1 else ""
         raise UserError(
-            f"the energy is not finite at the start ({', '.join(bad[:-1] or bad)}); "
-            + (f"check {source}, " if source else "check ")
-            + "--temperature, --noise-std and --prior-std, or try --precision float64"
+            f"the energy is not finite at the start ({', '.join(bad[:-1] or bad)}); check {given}"
+            "--temperature, --noise-std and --prior-std, or try --precision float64"
         )
 
 

@@ -233,6 +233,10 @@ def _check_inertia(config: SimulateConfig) -> None:
         fits = name == "frames" or value == getattr(Masses, name)
         requirement = "left out with --mass belief, whose masses are those of the beliefs"
         check(fits, f"masses.{name}", value, requirement)
+    weights = config.weights
+    heavy = weights.self_coupling + weights.belief_alignment + weights.observation > 0
+    requirement = "positive with --mass belief if no other weight of beliefs is: they need a mass"
+    check(heavy, "weights.self-coupling", weights.self_coupling, requirement)
 
 
 def _check_scenes(config: SimulateConfig) -> None:

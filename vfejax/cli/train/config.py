@@ -189,6 +189,7 @@ def check_values(config: TrainConfig) -> None:
         f"a divisor of --batch-size {config.batch_size}",
     )
     _check_pretrained(config)
+    _check_method(config)
     synthetic = config.synthetic
     check(
         synthetic.kind == "none" or config.text is None,
@@ -199,6 +200,16 @@ def check_values(config: TrainConfig) -> None:
     check_counts(synthetic, ["symbols", "tokens"], 2, prefix="synthetic.")
     check_counts(synthetic, ["period"], 1, prefix="synthetic.")
     check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
+
+
+def _check_method(config: TrainConfig) -> None:
+    """Refuse options of AdamW for a model that learns by its own method."""
+    if config.model not in MODELS or MODELS[config.model].trainer is None:
+        return
+    for name in ("weight_decay", "clip_norm", "beta2", "accumulation"):
+        value = getattr(config, name)
+        requirement = f"left out with --model {config.model}, which learns by its own method"
+        check(value == getattr(TrainConfig, name), name.replace("_", "-"), value, requirement)
 
 
 def _check_pretrained(config: TrainConfig) -> None:
