@@ -1,5 +1,6 @@
 """Links between the pages of the repository lead somewhere, and nothing is left out."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -72,6 +73,52 @@ def _folder(path: Path) -> str:
 
 def _names(section: str, place: Path) -> bool:
     return f"`{place.as_posix()}`" in section
+
+
+def test_every_page_of_an_example_is_in_the_navigation():
+    """The site is built strictly: a page that no entry leads to fails it."""
+    entries = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*/*.md")}
+    assert pages <= entries, sorted(pages - entries)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_references_in_docstrings_lead_somewhere(module):
+    roles = r":(?:func|class|mod|meth|data|attr|obj|exc):`~?([^`]+)`"
+    names = set(re.findall(roles, module.read_text(encoding="utf-8")))
+    own = ".".join(("vfejax", *module.relative_to(PACKAGE).with_suffix("").parts))
+    lost = [name for name in sorted(names) if not (_found(name) or _known(own, name))]
+    assert lost == []
+
+
+def _found(name: str) -> bool:
+    """Whether a full name leads to a module or to what one holds."""
+    parts = name.split(".")
+    if parts[0] != "vfejax":
+        return False
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        return _holds(found, parts[cut:])
+    return False
+
+
+def _known(module: str, name: str) -> bool:
+    """Whether a module, or a class of it, knows a short name."""
+    found = importlib.import_module(module)
+    places = [found, *(item for item in vars(found).values() if isinstance(item, type))]
+    return any(_holds(place, name.split(".")) for place in places)
+
+
+def _holds(place: object, path: list[str]) -> bool:
+    for name in path:
+        annotations = getattr(place, "__annotations__", {})
+        if not hasattr(place, name) and name not in annotations:
+            return False
+        place = getattr(place, name, None)
+    return True
 
 
 def test_citation_and_package_have_one_version():

@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Numbers that a layer does not learn; see :class:`.config.PureFEPConfig`.
+    """Numbers that a layer does not learn; see :class:`vfejax.models.pure_fep.config.PureFEPConfig`.
 
     Attributes:
         kind: the irreps of a head.
