@@ -47,6 +47,7 @@ ABLATIONS: dict[str, Arm] = {
     "vfe, diagonal covariances": Arm("vfe", {"covariance": "diagonal"}),
     "vfe, frozen covariances": Arm("vfe", {"covariances": "frozen"}),
     "vfe, no trust region": Arm("vfe", {"trust_radius": 1e6}),
+    "vfe, equal variances": Arm("vfe", {"spread_range": 0.0}),
     "vfe, weighted": Arm("vfe", {"alignment": "weighted"}),
     "vfe, reads itself": Arm("vfe", {"mask_self": False}),
     "vfe, links from the identity": Arm("vfe", {"link_start": "identity"}),

@@ -30,7 +30,7 @@ class VFEConfig:
     """First size of the first step, in units of the natural gradient; each layer learns its own."""
     decay: float = 0.9
     """First factor from one step size to the next; each layer learns its own."""
-    trust_radius: float = 2.0
+    trust_radius: float = 1.0
     """Longest step of one agent in one head, as a Fisher length."""
     dynamics: Literal["gradient", "hamiltonian"] = "gradient"
     """How means move: down the natural gradient; or with a velocity, a mass and friction."""
@@ -69,7 +69,7 @@ class VFEConfig:
     """Whether projected prior means have a norm in each head, as queries and keys have."""
     mean_bias: float = 0.2
     """Standard deviation of the first biases of projected prior means; 0 for no biases."""
-    spread_range: float = 0.0
+    spread_range: float = 1.0
     """First log variances of projected priors go from minus this to this over the irreps of a
     head.
     """

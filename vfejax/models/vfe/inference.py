@@ -76,7 +76,7 @@ class Rule(NamedTuple):
     dynamics: Dynamics
     moves_spread: bool = True
     moves_frame: bool = False
-    trust_radius: float = 2.0
+    trust_radius: float = 1.0
 
 
 class Strength(NamedTuple):
