@@ -2,17 +2,23 @@
 
     python examples/free_energy_study/run.py --text shakespeare=FILE --text wikitext=FILE \
         [--arms vfe gpt-modern] [--ablations] [--seeds 3] [--lanes 12] [--out FOLDER] [--report]
+        [--pace]
 
 Every finished run is a line of ``runs.jsonl`` in the folder, and is not run again. Tables and
-picture are made of what is there. Batches, optimiser, choice of rates and statistics are those of
-``benchmarks/language_models.py``.
+picture are made of what is there. ``--pace`` trains nothing to the end: it measures what an update
+of each arm costs, arm after arm in one process on this machine, for the picture's axis of time.
+Batches, optimiser, choice of rates and statistics are those of ``benchmarks/language_models.py``.
 """
 
 import argparse
+import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 from arms import ABLATIONS, ARMS, MODELS, options_of
 from picture import draw
 
@@ -21,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import language_models as benchmark
 
 RATE_SEEDS = 1
+ROUNDS = 5  # the fastest of these counts
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -35,6 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lanes", type=int, default=1, help="runs trained side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/free_energy_study"))
     parser.add_argument("--report", action="store_true", help="show what is there, train nothing")
+    parser.add_argument("--pace", action="store_true", help="measure seconds per update only")
     options = parser.parse_args(arguments)
     for name in ("seeds", "lanes"):
         if getattr(options, name) < 1:
@@ -56,8 +64,39 @@ def plan_of(options: argparse.Namespace) -> benchmark.Plan:
     )
 
 
-def report(plan: benchmark.Plan, results: benchmark.Results) -> str:
-    """Losses by rate, losses with their spread over seeds, and differences to gpt-modern."""
+def paces(plan: benchmark.Plan) -> dict[str, float]:
+    """Seconds of one update of every arm on the first text, one run at a time: the fastest of some
+    chunks of 50 updates, which the arms take in turn.
+    """
+    text, rates, lengths = plan.texts[0], np.asarray([1e-3], np.float32), {}
+    windows = benchmark.batches.Batches(
+        text.corpus.train.tokens, benchmark.BATCH, benchmark.LENGTH, seed=0
+    ).at(0, benchmark.CHUNK)[None]
+    programs = {arm: benchmark.programs(arm, text.argument, plan.steps, 1) for arm in plan.arms}
+    states = {arm: run.init(jax.random.key(0)[None]) for arm, run in programs.items()}
+    for _ in range(1 + ROUNDS):  # the first compiles
+        for arm, run in programs.items():
+            start = time.perf_counter()
+            states[arm], loss = run.advance(states[arm], windows, rates)
+            loss.block_until_ready()
+            lengths.setdefault(arm, []).append(time.perf_counter() - start)
+    return {arm: min(found[1:]) / benchmark.CHUNK for arm, found in lengths.items()}
+
+
+def pace_table(measured: dict[str, float]) -> list[str]:
+    """Milliseconds per update, and how often gpt-modern's."""
+    reference = measured.get("gpt-modern")
+    lines = ["| model | ms per update | times gpt-modern |", "| --- | ---: | ---: |"]
+    for arm, seconds in measured.items():
+        ratio = f"{seconds / reference:.2f}" if reference else ""
+        lines.append(f"| {arm} | {1000 * seconds:.1f} | {ratio} |")
+    return lines
+
+
+def report(plan: benchmark.Plan, results: benchmark.Results, measured: dict[str, float]) -> str:
+    """Losses by rate, losses with their spread over seeds, differences to gpt-modern, and what an
+    update costs.
+    """
     lines = [*benchmark.rate_table(plan, results), "", *benchmark.loss_table(plan, results), ""]
     lines += ["| model | " + " | ".join(text.name for text in plan.texts) + " |"]
     lines += ["| --- |" + " ---: |" * len(plan.texts)]
@@ -71,6 +110,8 @@ def report(plan: benchmark.Plan, results: benchmark.Results) -> str:
     if "gpt-modern" in plan.arms:
         others = [arm for arm in plan.arms if arm != "gpt-modern"]
         lines += ["", *benchmark.difference_table(plan, results, "gpt-modern", others)]
+    if measured:
+        lines += ["", *pace_table(measured)]
     return "\n".join([*lines, ""])
 
 
@@ -80,11 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> str:
     plan = plan_of(options)
     options.out.mkdir(parents=True, exist_ok=True)
     results = benchmark.Results(options.out / "runs.jsonl")
-    if not options.report:
+    pace = options.out / "pace.json"
+    if options.pace:
+        pace.write_text(json.dumps(paces(plan)))
+    elif not options.report:
         benchmark.train_missing(plan, results, options.lanes)
-    text = report(plan, results)
+    measured = json.loads(pace.read_text()) if pace.exists() else {}
+    text = report(plan, results, measured)
     (options.out / "tables.md").write_text(text)
-    draw(plan, results).savefig(options.out / "curves.png")
+    draw(plan, results, measured).savefig(options.out / "curves.png")
     print(text)
     return text
 

@@ -47,9 +47,10 @@ def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monke
     run, arms = load("run"), load("arms")
     tiny = {
         "gpt-modern": arms.Arm("gpt-modern", TINY, sized=False),
-        "vfe": arms.Arm("vfe", TINY | {"spins": (0, 1)}, sized=False),
+        "transformer": arms.Arm("transformer", TINY, sized=False),
     }
     monkeypatch.setattr(run, "ARMS", tiny)
+    monkeypatch.setattr(run, "ROUNDS", 1)
     text = tmp_path / "text"
     text.write_text("to be or not to be, that is the question. " * 60)
     out = tmp_path / "study"
@@ -58,18 +59,22 @@ def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monke
     run.main([*common, "--arms", "gpt-modern"])
     lines = (out / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 4 + 2
-    tables = run.main([*common, "--arms", "gpt-modern", "vfe", "--lanes", "2"])
+    tables = run.main([*common, "--arms", "gpt-modern", "transformer", "--lanes", "2"])
     rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     assert [json.dumps(row) for row in rows[: len(lines)]] == lines
-    assert [row["job"]["arm"] for row in rows[len(lines) :]] == ["vfe"] * 6
+    assert [row["job"]["arm"] for row in rows[len(lines) :]] == ["transformer"] * 6
     final = [row["loss"] for row in rows if row["job"]["stage"] == "final"]
     assert len(final) == 4
     assert all(0 < loss < 4 for loss in final)
-    assert "| vfe | " in tables
+    assert "| transformer | " in tables
     assert (out / "tables.md").read_text() == tables
     assert matplotlib.image.imread(out / "curves.png").std() > 0
 
-    assert run.main([*common, "--arms", "gpt-modern", "vfe", "--report"]) == tables
+    assert run.main([*common, "--arms", "gpt-modern", "transformer", "--report"]) == tables
+    timed = run.main([*common, "--arms", "gpt-modern", "transformer", "--pace"])
+    assert timed.startswith(tables)
+    assert "| gpt-modern | " in timed[len(tables) :]
+    assert json.loads((out / "pace.json").read_text()).keys() == {"gpt-modern", "transformer"}
     capsys.readouterr()
     with pytest.raises(SystemExit):
         run.main([*common, "--steps", "100"])
