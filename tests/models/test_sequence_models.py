@@ -4,6 +4,7 @@ decoding equals reading, every weight learns, a batch in parts is the batch, no 
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import chex
@@ -182,8 +183,13 @@ def test_no_prediction_knows_the_answers_that_training_hands_to_the_model(name, 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("shape", [(BATCH, LENGTH), (1, 2), (2, 17), (7, 33)])
-@each_member
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *itertools.product(MODELS, [(BATCH, LENGTH), (1, 2), (2, 17), (7, 33)]),
+        *((name, (2, 17)) for name in MEMBERS if name not in MODELS),
+    ],
+)
 def test_causality_holds_in_single_precision_as_users_compile_it_at_every_shape(name, shape, rng):
     model = _build(MEMBERS[name], length=shape[1])
     little = {"xla_backend_optimization_level": 0}  # first weights take long to optimise
@@ -420,7 +426,7 @@ def test_a_model_is_built_by_its_name(tokens):
 
 
 @pytest.mark.slow
-@each_member
+@pytest.mark.parametrize("name", [*MODELS, "vfe-observed"])
 def test_random_tokens_never_train_below_the_uniform_loss_and_a_pattern_does(name, rng):
     model, entry, key = _build(MEMBERS[name]), MEMBERS[name], jax.random.key(1)
     if entry.trainer is None:
