@@ -4,6 +4,7 @@ and never beyond the room there is.
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.growth import Watch, grow, renewed, watch
 from vfejax.models.pure_fep.model import ancestor_weights, build
 from vfejax.models.pure_fep.trainer import trainer
+from vfejax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -98,8 +100,23 @@ def test_layers_grow_under_jit_keep_what_was_learned_and_merge(rng):
     hidden = after.params._replace(alive=jnp.asarray([1.0, 0.0]))
     with_it, without = (model.apply(p, windows[0, :, :-1]).logits for p in (after.params, hidden))
     assert 0 < np.abs(with_it - without).max() < 0.5  # it hardly listens yet
+    # Its first update is of the size of those of others.
+    learned, _ = step(after, windows[6])
+    first_move, other = np.abs(learned.params.layers.contract - after.params.layers.contract)[::-1]
+    assert first_move.max() < 3e-3
+    assert first_move.mean() < 3 * other.mean()
 
-    merging = dataclasses.replace(config, spawn_pressure=0.0, merge_divergence=1e9)
+    # A batch of padding alone tells nothing about layers.
+    padding = Batch(windows[0, :, :-1], np.zeros((4, 8), bool), None, windows[0, :, 1:])
+    kept, _ = jax.jit(method.step)(before, padding)
+    chex.assert_trees_all_equal(kept.optimizer_state.watched, before.optimizer_state.watched)
+    assert kept.params.alive.tolist() == [1, 0]
+
+    merging = dataclasses.replace(config, spawn_pressure=0.0, merge_divergence=1e9, momentum=0.5)
     method = trainer(model, merging, lambda step: 1e-3, jax.random.key(1))
-    _, info = jax.jit(lambda s: jax.lax.scan(method.step, s, windows))(state)
+    after, info = jax.jit(lambda s: jax.lax.scan(method.step, s, windows))(state)
     assert layers(info)[-1] == 1
+    # What is gone does not move.
+    later, _ = jax.jit(method.step)(after, windows[0])
+    gone = [np.asarray(x.params.layers.contract[1]) for x in (after, later)]
+    np.testing.assert_array_equal(*gone)

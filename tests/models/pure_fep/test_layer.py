@@ -14,7 +14,7 @@ from vfejax.geometry.transport import frames
 from vfejax.models.pure_fep import energy
 from vfejax.models.pure_fep.anatomy import anatomy, draw_parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
-from vfejax.models.pure_fep.frames import from_common, sinusoids, to_common
+from vfejax.models.pure_fep.frames import from_common, sinusoids, to_common, token_frames
 from vfejax.models.pure_fep.gaussians import (
     IrrepGaussian,
     from_natural,
@@ -29,7 +29,14 @@ from vfejax.models.pure_fep.layer import (
     layer_energy,
     layer_prior,
 )
-from vfejax.models.pure_fep.learning import Observed, learn_layer, token_loss
+from vfejax.models.pure_fep.learning import (
+    FARTHEST,
+    Observed,
+    learn_layer,
+    natural_direction,
+    nudged,
+    token_loss,
+)
 from vfejax.models.pure_fep.model import surroundings
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
@@ -243,3 +250,46 @@ def test_a_target_that_is_shown_is_believed_more(rng):
         return np.asarray(token_loss(parts, params.readout, belief, observed))
 
     assert np.all(loss(lesson.shown) < loss(lesson.belief))
+
+
+def test_a_large_nudge_ends_in_a_ball_and_a_small_one_is_what_it_was(rng):
+    """A slope that grows with the belief overshoots more with every step."""
+    parts = _drawn(rng, nudge_steps=12)[0]
+    free, kind = _beliefs(rng, parts, 1, 3), parts.rules.kind
+    one = parts._replace(config=dataclasses.replace(parts.config, nudge_steps=1))
+    curvature = np.full((1, 3, 1, 1), 0.1)
+
+    def slope(belief):
+        return jax.tree.map(lambda x: x + 1.0, belief)
+
+    @_jit
+    def found(free):
+        small = nudged(free, slope, slope, curvature, 1e-3, one)
+        return small, nudged(free, slope, slope, curvature, 1e3, parts)
+
+    small, large = found(free)
+    straight = natural_direction(slope(free), free, kind)
+    expected = jax.tree.map(lambda x, d: x - 1e-2 * d, free, straight)
+    chex.assert_trees_all_close(small, expected, rtol=1e-12)
+    far = jax.tree.map(np.subtract, large, free)
+    sizes = kind.member.sum(axis=1)
+    square = far.mean**2 @ kind.member.T * np.exp(-free.log_variance)
+    square = np.sum(square + 0.5 * sizes * far.log_variance**2, axis=-1)
+    np.testing.assert_allclose(np.sqrt(square), FARTHEST, rtol=1e-12)
+
+
+def test_of_a_large_vocabulary_only_the_frames_that_occur_are_made(rng):
+    kind, tokens = _drawn(rng)[0].rules.kind, np.array([[3, 0, 3]])
+    phi = rng.standard_normal((1000, 2, 3))
+    program = jax.make_jaxpr(lambda phi: token_frames(phi, tokens, kind))(phi)
+    # Equal values: decoding reads one token at a time, and is tested to equal reading at once.
+    made = [var.aval.size for step in program.eqns for var in step.outvars]
+    assert max(made) < phi.size
+
+
+def test_a_token_outside_the_vocabulary_is_not_a_number(rng):
+    parts, params, _, _ = _drawn(rng)
+    found = parts.embed_fn(params, jnp.asarray([[0, VOCABULARY]]), jnp.arange(2)[None])
+    for leaf in jax.tree.leaves(found):
+        assert np.isfinite(leaf[0, 0]).all()
+        assert np.isnan(leaf[0, 1]).all()

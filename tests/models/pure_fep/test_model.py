@@ -138,6 +138,8 @@ def test_every_variant_is_causal_and_decodes_what_it_reads(name, rng):
         ({"prior_update": "both"}, "prior_update must be one of gradient, average"),
         ({"scaling": "adam"}, "scaling must be one of plain, fisher, rms"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
+        ({"momentum": 0.9, "memory": 0.8}, "memory must be above the square of momentum 0.9"),
+        ({"spins": (0,)}, "position must be sinusoidal or none where all spins are 0"),
         ({"nudge": 0.0}, "nudge must be positive"),
         ({"temperature": -1.0}, "temperature must be positive"),
     ],
@@ -263,6 +265,18 @@ def test_a_moving_average_takes_the_bank_to_the_moments_of_its_beliefs(rng):
     model = _built()
     after, _ = next_token_loss(model, state.params, windows)
     assert after < first.loss
+
+
+@pytest.mark.slow
+def test_a_moving_average_leaves_a_bank_that_is_no_output_to_the_tokens_that_are_read():
+    """Token 6 is only ever predicted."""
+    windows = np.array([[0, 1, 2, 3, 4, 5, 6], [5, 3, 1, 0, 2, 4, 6]])
+    options = {"prior_update": "average", "embedding": "bank", "output": "linear"}
+    state, _ = _stepped(windows, **options)
+    before = _drawn(_built(**options)).readout.bank
+    for old, new in zip(before, state.params.readout.bank, strict=True):
+        np.testing.assert_array_equal(new[6], old[6])
+        assert np.all(np.any(new[:6] != old[:6], axis=(1, 2)))
 
 
 @pytest.mark.slow

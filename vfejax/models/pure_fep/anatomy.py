@@ -105,10 +105,15 @@ def check(config: PureFEPConfig) -> None:
     for name in ("momentum", "memory"):
         if not 0 <= getattr(config, name) < 1:
             raise OptionError(name, getattr(config, name), "at least 0 and below 1")
+    if config.scaling != "plain" and config.momentum and config.momentum**2 >= config.memory:
+        least = f"above the square of momentum {config.momentum}, or directions have no bound"
+        raise OptionError("memory", config.memory, least)
     if config.layers > config.max_layers:
         raise OptionError("layers", config.layers, f"at most max_layers {config.max_layers}")
     if not config.spins or min(config.spins) < 0:
         raise OptionError("spins", config.spins, "one or more integers of at least 0")
+    if config.position == "frame" and not max(config.spins):
+        raise OptionError("position", "frame", "sinusoidal or none where all spins are 0")
     width = sum(2 * spin + 1 for spin in config.spins)
     if config.dim % width:
         below = config.dim // width * width
@@ -120,12 +125,16 @@ def check(config: PureFEPConfig) -> None:
 def _embed(
     params: Parameters, tokens: Array, positions: Array, *, config: PureFEPConfig
 ) -> IrrepGaussian:
-    """The Gaussian of every token: of the table, of the bank, or of the bank with an offset."""
+    """The Gaussian of every token: of the table, of the bank, or of the bank with an offset. A
+    token outside the vocabulary has NaN.
+    """
     own, bank = params.table, params.readout.bank
     source = bank if own is None else own
     if config.embedding == "hybrid":
         source = jax.tree.map(jnp.add, own, bank)
-    chosen: IrrepGaussian = jax.tree.map(lambda x: x[tokens], source)
+    chosen: IrrepGaussian = jax.tree.map(
+        lambda x: x.at[tokens].get(mode="fill", fill_value=jnp.nan), source
+    )
     if config.position != "sinusoidal":
         return chosen
     wave = sinusoids(positions, config.dim).astype(chosen.mean.dtype)

@@ -69,7 +69,7 @@ class PureFEPConfig:
     root of that.
     """
     momentum: float = 0.0
-    """Share of a slow direction that is kept for the next update."""
+    """Share of a slow direction that is kept for the next update. Its square stays below memory."""
     memory: float = 0.99
     """Share of the running Fisher information that is kept."""
     spawn_pressure: float = 0.0

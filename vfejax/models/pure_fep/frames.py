@@ -42,6 +42,8 @@ def turn_rates(heads: int, length: int) -> np.ndarray:
 def token_frames(phi: Array, tokens: Array, kind: Irreps) -> Array:
     """The learned rotation of every token.
 
+    Of a vocabulary larger than the text only the rotations that occur are made.
+
     Args:
         phi: frame coordinates of the vocabulary ``[v, h, 3]``, radians.
         tokens: integers ``[b, n]``.
@@ -50,6 +52,8 @@ def token_frames(phi: Array, tokens: Array, kind: Irreps) -> Array:
     Returns:
         ``[b, n, h, c, c]``.
     """
+    if tokens.size < phi.shape[0]:
+        return frames(phi[tokens], kind.group)
     return frames(phi, kind.group)[tokens]
 
 

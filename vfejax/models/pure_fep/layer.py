@@ -63,7 +63,8 @@ class Layer(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Numbers that a layer does not learn; see :class:`vfejax.models.pure_fep.config.PureFEPConfig`.
+    """Numbers that a layer does not learn: options of
+    :class:`vfejax.models.pure_fep.config.PureFEPConfig`.
 
     Attributes:
         kind: the irreps of a head.

@@ -13,7 +13,8 @@ of second order in e. What the layer below believes is held.
 
 The descent takes natural-gradient steps (Fisher metric of the beliefs, curvature of F) and starts
 at q0, where a force is left because the free phase ends after a few steps. That force is
-subtracted.
+subtracted. The curvature of O is not known to it, so a large nudge may overshoot: no belief goes
+farther from q0 than a ball of Fisher length ``FARTHEST``, which small nudges never reach.
 
 Source: Scellier and Bengio, Equilibrium propagation (2017); nudges of both signs: Laborieux et al.
 (2021). Here every layer is its own equilibrium and senders are held.
@@ -44,6 +45,7 @@ from vfejax.models.pure_fep.layer import (
 from vfejax.types import Array
 
 __all__ = [
+    "FARTHEST",
     "Lesson",
     "Observed",
     "learn_layer",
@@ -52,6 +54,11 @@ __all__ = [
     "nudged",
     "token_loss",
 ]
+
+
+FARTHEST = 8.0
+"""Farthest that an agent's belief in one head goes in the learning phase, as a Fisher length at the
+belief of the free phase."""
 
 
 class Observed(NamedTuple):
@@ -121,6 +128,23 @@ def token_loss(
     return observed.counts * (jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
+def _within(belief: IrrepGaussian, free: IrrepGaussian, kind: Irreps) -> IrrepGaussian:
+    """The belief, or where the straight way to it from ``free`` leaves the ball ``FARTHEST``."""
+    change = jax.tree.map(jnp.subtract, belief, free)
+    # In units of the radius: the square of a float32 overflows at 1e19.
+    mean, logs = jax.tree.map(lambda x: x / FARTHEST, change)
+    square = kind.to_irreps(jnp.square(mean)) * jnp.exp(-free.log_variance)
+    square = square + 0.5 * kind.sizes(logs.dtype) * jnp.square(logs)
+    square = jnp.sum(square, axis=-1, keepdims=True)
+    share = jax.lax.rsqrt(jnp.maximum(square, 1.0))
+    return jax.tree.map(
+        lambda near, far, way: jnp.where(square > 1.0, near + share * way, far),
+        free,
+        belief,
+        change,
+    )
+
+
 def nudged(
     free: IrrepGaussian,
     force_fn: Callable[[IrrepGaussian], IrrepGaussian],
@@ -130,7 +154,7 @@ def nudged(
     parts: Anatomy,
 ) -> IrrepGaussian:
     """Beliefs that descend ``F + e O`` from the free phase, with what was left of F's force there
-    subtracted.
+    subtracted, within the ball ``FARTHEST``.
 
     Args:
         free: q0, ``[b, n, h, c]``.
@@ -147,7 +171,8 @@ def nudged(
         if force is not None:
             slope = jax.tree.map(jnp.add, slope, force)
         direction = natural_direction(slope, free, kind)
-        return jax.tree.map(lambda x, d: x - d / curvature, belief, direction)
+        there = jax.tree.map(lambda x, d: x - d / curvature, belief, direction)
+        return _within(there, free, kind)
 
     first = moved(free, None)  # where what is left is subtracted from itself
     if steps == 1:

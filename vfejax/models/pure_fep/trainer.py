@@ -145,8 +145,8 @@ def _averaged(
     share: Array,
 ) -> tuple[IrrepGaussian | None, IrrepGaussian | None]:
     """Table and bank after a moving average: a token's first prior moves as the beliefs of the
-    first layer moved from their priors when the target was shown, and its Gaussian of the bank
-    towards the last layer's beliefs that it followed.
+    first layer moved from their priors when the target was shown, and its Gaussian of the bank,
+    where that is an output, towards the last layer's beliefs that it followed.
     """
     kind, vocab = parts.rules.kind, parts.vocab_size
     first = jax.tree.map(lambda x: x[0], (lessons.prior, lessons.shown))
@@ -159,7 +159,7 @@ def _averaged(
     table, bank = params.table, params.readout.bank
     start, goal = (moments(q, around.tokens, observed.counts, vocab, kind) for q in first)
     followed, number = moments(last, observed.targets, observed.counts, vocab, kind)
-    if bank is not None:
+    if bank is not None and parts.config.output != "linear":
         bank = moved(bank, bank, followed, number)
     if table is not None:
         table = moved(table, start[0], goal[0], start[1])
@@ -195,16 +195,25 @@ def _slow_step(
 def _grown(
     parts: Anatomy, params: Parameters, memory: SlowMemory, key: Array
 ) -> tuple[Parameters, SlowMemory]:
-    """Layers that are added begin afresh, with nothing remembered of who was there before."""
+    """Layers that are added begin afresh, with nothing remembered of who was there before: their
+    running squares are the mean of those of the layers that there are. From 0, which they would
+    leave slowly, the first steps would be ten times too long. A layer that goes stands still.
+    """
     happened, watched = growth.grow(params.alive, memory.watched, parts.config)
     fresh = draw_layers(key, parts)
     fresh = fresh._replace(coupling=jnp.full_like(fresh.coupling, _NEWBORN))
     forgotten = jax.tree.map(jnp.zeros_like, fresh)
+    share = params.alive / jnp.sum(params.alive)
+
+    def typical(square: Array) -> Array:
+        return jnp.full_like(square, jnp.mean(jnp.tensordot(share, square, axes=1)))
+
     layers = growth.renewed(params.layers, fresh, happened.added)
-    slopes, squares = (
-        tree._replace(layers=growth.renewed(tree.layers, forgotten, happened.added))
-        for tree in (memory.slopes, memory.squares)
-    )
+    changed = happened.added + happened.removed
+    slopes = growth.renewed(memory.slopes.layers, forgotten, changed)
+    others = jax.tree.map(typical, memory.squares.layers)
+    squares = growth.renewed(memory.squares.layers, others, happened.added)
+    slopes, squares = memory.slopes._replace(layers=slopes), memory.squares._replace(layers=squares)
     return params._replace(layers=layers, alive=happened.alive), SlowMemory(
         slopes, squares, watched
     )
@@ -276,6 +285,10 @@ def trainer(
         loss = lessons.terms.observation[growth.last_of(params.alive)]
         info = TrainInfo(loss, _report(params, lessons, loss, number.astype(jnp.int32)), change)
         watched = growth.watch(memory.watched, lessons.pressure, divergence, params.alive)
+        # A batch of padding alone says nothing about layers.
+        watched = jax.tree.map(
+            lambda new, old: jnp.where(number > 0, new, old), watched, memory.watched
+        )
         memory = memory._replace(watched=watched)
         after, memory = _grown(parts, learned, memory, jax.random.fold_in(key, state.step))
         return TrainState(state.step + 1, after, memory), info

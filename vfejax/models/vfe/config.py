@@ -29,7 +29,7 @@ class VFEConfig:
     step_size: float = 1.0
     """First size of the first step, in units of the natural gradient; each layer learns its own."""
     decay: float = 0.9
-    """First factor from one step size to the next; each layer learns its own."""
+    """First factor from one step size to the next, at most 1; each layer learns its own."""
     trust_radius: float = 1.0
     """Longest step of one agent in one head, as a Fisher length."""
     dynamics: Literal["gradient", "hamiltonian"] = "gradient"

@@ -20,6 +20,7 @@ from vfejax.models.vfe.irreps import Layout
 __all__ = ["CHOICES", "MAX_STEPS", "check", "num_copies", "rule_of"]
 
 MAX_STEPS = 32
+_MODERATE = 1e-6, 1e6  # beyond, float32 overflows in the square of a step or in its slope
 
 CHOICES = {
     "group": ("so3", "so"),
@@ -52,12 +53,41 @@ def check(config: VFEConfig) -> None:
     check_dropout(config.dropout)
     for name, choices in CHOICES.items():
         check_choice(config, name, choices)
+    _check_moderate(config)
+    if config.decay > 1:
+        raise OptionError("decay", config.decay, "at most 1")
+    if config.spread_range > 20:
+        raise OptionError("spread_range", config.spread_range, "at most 20")
     if not 0 < config.turned <= 1:
         raise OptionError("turned", config.turned, "above 0 and at most 1")
     if config.steps > MAX_STEPS:
         raise OptionError("steps", config.steps, f"at most {MAX_STEPS}")
     if not config.spins or min(config.spins) < 0:
         raise OptionError("spins", config.spins, "one spin or more, each at least 0")
+    _check_turned(config)
+    _check_window(config)
+    num_copies(config)
+
+
+def _check_moderate(config: VFEConfig) -> None:
+    least, most = _MODERATE
+    for name in ("step_size", "trust_radius", "mass", "temperature", "coupling"):
+        value = getattr(config, name)
+        if not least <= value <= most:
+            raise OptionError(name, value, f"between {least:g} and {most:g}")
+
+
+def _check_turned(config: VFEConfig) -> None:
+    """Refuse frames and positions that would turn nothing."""
+    if config.group != "so3" or max(config.spins):
+        return
+    if config.frames != "identity":
+        raise OptionError("frames", config.frames, "identity where all spins are 0")
+    if config.position == "frame":
+        raise OptionError("position", "frame", "sinusoidal or none where all spins are 0")
+
+
+def _check_window(config: VFEConfig) -> None:
     if config.window is not None:
         check_options(config, window=1)
     if config.stride and config.window is None:
@@ -66,7 +96,6 @@ def check(config: VFEConfig) -> None:
         raise OptionError("stride", config.stride, "0 or at least 2")
     if config.window == 1 and config.mask_self and not config.stride:
         raise OptionError("window", config.window, "at least 2 where no agent reads itself")
-    num_copies(config)
 
 
 def num_copies(config: VFEConfig) -> int:
