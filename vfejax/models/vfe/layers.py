@@ -36,6 +36,8 @@ __all__ = [
     "ProjectedLayer",
     "StreamEmbedding",
     "make_norm",
+    "per_head",
+    "split",
     "waves",
 ]
 
@@ -65,19 +67,24 @@ def _normed(norm: Any, x: Array) -> Array:
     return x if norm is None else norm(x)
 
 
-def _split(x: Array, rule: Rule) -> Array:
-    """A stream ``[..., dim]`` as channels ``[..., heads, K, copies]``, at least float32."""
+def split(x: Array, rule: Rule) -> Array:
+    """A stream ``[..., dim]`` as channels ``[..., heads, K, copies]``, at least float32.
+
+    >>> rule = rule_of(VFEConfig(dim=32, heads=2, spins=(0, 1)))
+    >>> split(jnp.ones((5, 32)), rule).shape, per_head(jnp.ones((5, 6)), rule).shape
+    ((5, 2, 4, 4), (5, 2, 3))
+    """
     layout = rule.layout
     shape = (layout.heads, layout.components, layout.copies)
     return x.astype(at_least_float32(x.dtype)).reshape(*x.shape[:-1], *shape)
 
 
 def _joined(x: Array, dtype: jnp.dtype) -> Array:
-    """The inverse of :func:`_split`."""
+    """The inverse of :func:`split`."""
     return x.reshape(*x.shape[:-3], -1).astype(dtype)
 
 
-def _per_head(x: Array, rule: Rule) -> Array:
+def per_head(x: Array, rule: Rule) -> Array:
     """``[..., heads m]`` as ``[..., heads, m]``, at least float32."""
     wide = x.astype(at_least_float32(x.dtype))
     return wide.reshape(*x.shape[:-1], rule.layout.heads, -1)
@@ -86,7 +93,7 @@ def _per_head(x: Array, rule: Rule) -> Array:
 def _frame(phi: Array, rule: Rule) -> Array:
     """``exp(phi . J)`` of each head, ``[..., heads a]`` to ``[..., heads, K, K]``."""
     group = rule.layout.group
-    return group.exponential(_per_head(phi, rule), group.generators)
+    return group.exponential(per_head(phi, rule), group.generators)
 
 
 def _first_spread(config: VFEConfig, dtype: jnp.dtype) -> Array:
@@ -219,12 +226,12 @@ class ProjectedLayer(_Layer):
         """Priors of the agents from the stream ``[b, n, dim]``."""
         rule = self.rule
         read = _normed(self.norm, x)
-        raw = _per_head(self.spread(read), rule) + self.spread_bias[...]
+        raw = per_head(self.spread(read), rule) + self.spread_bias[...]
         frame = None if self.config.frames == "identity" else _frame(self.phi(read), rule)
         return Belief(self._mean(read), rule.family.spread(raw, rule.layout), frame)
 
     def _mean(self, read: Array) -> Array:
-        mean = _split(self.mean(read), self.rule)
+        mean = split(self.mean(read), self.rule)
         if self.config.mean_bias:
             mean = mean + self.mean_bias[...]
         if not self.config.mean_norm:
@@ -273,7 +280,7 @@ class CarriedLayer(_Layer):
         if not self.config.hidden:
             return posterior
         x = self.feed_forward(_joined(posterior.mean, self.dtype), key)
-        return posterior._replace(mean=_split(x, self.rule))
+        return posterior._replace(mean=split(x, self.rule))
 
     @staticmethod
     def stream(belief: Belief, dtype: jnp.dtype) -> Array:
@@ -359,8 +366,8 @@ class BeliefEmbedding(StreamEmbedding):
             key: source of dropout; None outside training.
         """
         rule = self.rule
-        mean = _split(self.vectors(tokens, positions, key), rule) / _FIRST_SPREAD
-        spread = rule.family.spread(_per_head(self.spread(tokens), rule), rule.layout)
+        mean = split(self.vectors(tokens, positions, key), rule) / _FIRST_SPREAD
+        spread = rule.family.spread(per_head(self.spread(tokens), rule), rule.layout)
         frame = None if self.config.frames == "identity" else _frame(self.phi(tokens), rule)
         return Belief(mean, spread, frame)
 

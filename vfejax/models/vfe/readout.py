@@ -11,7 +11,7 @@ from vfejax.models.blocks import embedding, normal
 from vfejax.models.vfe.beliefs import Belief, Transport
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.inference import Rule
-from vfejax.models.vfe.layers import make_norm
+from vfejax.models.vfe.layers import make_norm, per_head, split
 from vfejax.models.vfe.options import rule_of
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -130,13 +130,7 @@ class BankReadout(TiedReadout):
 
     def _belief(self, mean: Array, raw: Array) -> Belief:
         rule = rule_of(self.config)
-        layout, real = rule.layout, at_least_float32(mean.dtype)
-        shape = (layout.heads, layout.components, layout.copies)
-        per_head = raw.astype(real).reshape(*raw.shape[:-1], layout.heads, -1)
-        return Belief(
-            mean.astype(real).reshape(*mean.shape[:-1], *shape),
-            rule.family.spread(per_head, layout),
-        )
+        return Belief(split(mean, rule), rule.family.spread(per_head(raw, rule), rule.layout))
 
     def __call__(self, x: Array, embed: Any) -> Array:
         mean = self.normed(x)
