@@ -63,9 +63,12 @@ def _fisher(slope: Array, square: Array, tokens: float) -> Array:
 
 
 def _rms(slope: Array, square: Array, tokens: float) -> Array:
-    """Slope over the root of its running mean square."""
+    """Slope over the root of its running mean square, shortened to a mean square of 1: slopes that
+    are larger than those before would else make a step ten times as long.
+    """
     del tokens
-    return slope / (jnp.sqrt(square) + 1e-8)
+    step = slope / (jnp.sqrt(square) + 1e-8)
+    return step * jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(step)), 1.0))
 
 
 SCALINGS: dict[str, Callable[[Array, Array, float], Array]] = {
@@ -188,7 +191,9 @@ def _slow_step(
         )
         return SCALINGS[config.scaling](slope / first, square / second, tokens)
 
-    directions = jax.tree.map(direction, smoothed, squares)
+    # The layers' axis is not theirs to know: each has its own step.
+    layers = jax.tree.map(jax.vmap(direction), smoothed.layers, squares.layers)
+    directions = jax.tree.map(direction, smoothed, squares)._replace(layers=layers)
     return directions, memory._replace(slopes=smoothed, squares=squares)
 
 
