@@ -203,3 +203,16 @@ def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
     assert 10 < np.median(few[:, -1]) / np.median(many[:, -1]) < 100
     assert f"{rows[shots[1]][2]:.2f}" in capsys.readouterr().out
     assert _is_drawn(tmp_path / "learn_hamiltonian.png")
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
+    (used, share), error, found, distance = _load("message_passing").main()
+    # A cluster may be shared by two components: a maximum of the bound, not the largest.
+    assert 3 <= used <= 5
+    assert share > 0.98
+    # standard deviation 0.3 / sqrt(100)
+    assert np.abs(error).max() < 0.12
+    assert found > 0.95
+    assert distance.max() < 0.15
+    assert len(capsys.readouterr().out.splitlines()) == 4
