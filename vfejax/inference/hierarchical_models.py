@@ -1,0 +1,440 @@
+"""Hierarchical dynamic models in generalised coordinates, and their free energy.
+
+Level i has hidden states x and is driven by the causes v that the level above puts out:
+
+    y      = g_1(x_1, v_1) + z_1          what is observed
+    dx_1   = f_1(x_1, v_1) + w_1
+    v_1    = g_2(x_2, v_2) + z_2
+    dx_2   = f_2(x_2, v_2) + w_2          and so on
+    v_last = eta + z                      prior of the causes
+
+All noise is smooth, with autocorrelation ``exp(-h^2 / 4 s^2)`` and precision ``Pi = sum_c
+exp(lambda_c) Q_c``. In generalised coordinates the prediction errors are ``e_y = y~ - g~``, ``e_x =
+D x~ - f~``, ``e_v = v~ - g~``, and their precision is ``S^{-1} (x) Pi``. The free energy of a path
+is
+
+    F = 1/2 sum e~^T (S^{-1} (x) Pi) e~ - 1/2 log|S^{-1} (x) Pi / 2 pi|     [nats].
+
+It is written as half the square of one vector, :func:`residuals`; gradient and Gauss-Newton
+curvature of F come from its Jacobian.
+
+The last derivative of a state has no motion in ``D x~``. Its error ``-f~`` is left out by default,
+because it says that the last derivative of the flow is 0, which no model claims. ``motion_order =
+order`` takes it in, as Friston et al. (2008) do.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from vfejax.inference.generalized_coordinates import (
+    DerivativesFn,
+    locally_linear,
+    resize,
+    shift,
+    temporal_log_det,
+    temporal_precision_root,
+)
+from vfejax.numerics import cholesky, log_det_cholesky, matmul, triangular_inverse
+from vfejax.types import Array, PyTree
+
+__all__ = [
+    "Hyperparameters",
+    "Level",
+    "Model",
+    "Observation",
+    "Path",
+    "PredictionErrors",
+    "check_model",
+    "energy",
+    "log_normalizer",
+    "observation",
+    "prediction_errors",
+    "residuals",
+    "rest",
+    "zero_hyperparameters",
+]
+
+
+class Level(NamedTuple):
+    """One level of a hierarchy.
+
+    Attributes:
+        motion_fn: f, ``(states [n], causes [m], parameters) -> [n]``, in units of x per time.
+        output_fn: g, ``(states [n], causes [m], parameters) -> [o]``.
+        output_precision: components Q of the precision of z, ``[c, o, o]``.
+        state_precision: components Q of the precision of w, ``[c, n, n]``; ``[1, 0, 0]`` for a
+            level without states.
+    """
+
+    motion_fn: Callable[[Array, Array, PyTree], Array]
+    output_fn: Callable[[Array, Array, PyTree], Array]
+    output_precision: Array | np.ndarray
+    state_precision: Array | np.ndarray
+
+
+class Model(NamedTuple):
+    """A hierarchy, lowest level first.
+
+    Attributes:
+        levels: at least one.
+        cause_precision: of the prior of the causes of the highest level, ``[m, m]``; ``[0, 0]``
+            without causes.
+        order: number of derivatives of states and observations, the value included.
+        cause_order: number of derivatives of the causes; further ones are 0.
+        smoothness: s, in units of time, of all noise.
+        cause_smoothness: s of the prior of the causes; None for that of the noise.
+        motion_order: number of derivatives whose motion is predicted; None for ``order - 1``.
+        sensed_covariance: ``[order, order]``, covariance in time of the noise of the generalised
+            observation; None for that of exact derivatives, S. An observation that was embedded
+            from samples has another
+            (:func:`vfejax.inference.generalized_coordinates.embedded_covariance`).
+        derivatives_fn: generalised motion of a function, ``locally_linear`` or another of
+            :mod:`vfejax.inference.generalized_coordinates`.
+    """
+
+    levels: tuple[Level, ...]
+    cause_precision: Array | np.ndarray
+    order: int
+    cause_order: int
+    smoothness: ArrayLike
+    cause_smoothness: ArrayLike | None = None
+    motion_order: int | None = None
+    sensed_covariance: Array | np.ndarray | None = None
+    derivatives_fn: DerivativesFn = locally_linear
+
+
+class Path(NamedTuple):
+    """Generalised states ``[order, n]`` and causes ``[cause_order, m]`` of every level."""
+
+    states: tuple[Array, ...]
+    causes: tuple[Array, ...]
+
+
+class Observation(NamedTuple):
+    """What a filter is given at one time: ``sensed [order, o]``, the generalised observation, and
+    ``prior [cause_order, m]``, the expectation of the causes of the highest level.
+    """
+
+    sensed: Array
+    prior: Array
+
+
+class Hyperparameters(NamedTuple):
+    """Logarithms of the weights of precision components, ``[c]`` for every level."""
+
+    output: tuple[Array, ...]
+    state: tuple[Array, ...]
+
+
+def _sizes(model: Model) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of states, causes and outputs of every level."""
+    outputs = [level.output_precision.shape[-1] for level in model.levels]
+    states = [level.state_precision.shape[-1] for level in model.levels]
+    return states, [*outputs[1:], model.cause_precision.shape[-1]], outputs
+
+
+def _motion_order(model: Model) -> int:
+    return model.order - 1 if model.motion_order is None else model.motion_order
+
+
+def check_model(model: Model) -> Model:
+    """The model itself, when shapes and orders fit and all precisions are symmetric positive
+    semi-definite; its functions are not called.
+
+    Args:
+        model: with concrete precisions.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: naming the level and the precision that does not fit.
+
+    >>> model = Model((), jnp.eye(1), order=2, cause_order=3, smoothness=1.0)
+    >>> check_model(model)
+    Traceback (most recent call last):
+        ...
+    ValueError: cause_order must be from 1 to order = 2, got 3
+    """
+    if not 1 <= model.cause_order <= model.order:
+        raise ValueError(
+            f"cause_order must be from 1 to order = {model.order}, got {model.cause_order}"
+        )
+    if not 0 <= _motion_order(model) <= model.order:
+        raise ValueError(
+            f"motion_order must be from 0 to order = {model.order}, got {model.motion_order}"
+        )
+    _check_precision(np.asarray(model.cause_precision)[None], "cause_precision")
+    for i, level in enumerate(model.levels):
+        _check_precision(np.asarray(level.output_precision), f"levels[{i}].output_precision")
+        _check_precision(np.asarray(level.state_precision), f"levels[{i}].state_precision")
+    return model
+
+
+def _check_precision(components: np.ndarray, name: str) -> None:
+    if components.ndim != 3 or components.shape[1] != components.shape[2]:
+        raise ValueError(f"{name} must be [components, k, k], got shape {components.shape}")
+    for c, matrix in enumerate(components):
+        if not np.allclose(matrix, matrix.T):
+            raise ValueError(f"{name}[{c}] must be symmetric")
+        least = np.linalg.eigvalsh(matrix).min(initial=0.0)
+        if least < -1e-6 * np.abs(matrix).max(initial=0.0):
+            raise ValueError(
+                f"{name}[{c}] must be positive semi-definite, got eigenvalue {least:g}"
+            )
+
+
+def zero_hyperparameters(
+    model: Model, dtype: jax.typing.DTypeLike | None = None
+) -> Hyperparameters:
+    """Weights of 1 for all precision components.
+
+    Args:
+        model: the hierarchy.
+        dtype: of the arrays; the default float if None.
+
+    Returns:
+        Logarithms 0.
+
+    >>> zero_hyperparameters(Model((), jnp.eye(1), 1, 1, 1.0))
+    Hyperparameters(output=(), state=())
+    """
+    dtype = dtype or jnp.result_type(float)
+    return Hyperparameters(
+        tuple(jnp.zeros(level.output_precision.shape[0], dtype) for level in model.levels),
+        tuple(jnp.zeros(level.state_precision.shape[0], dtype) for level in model.levels),
+    )
+
+
+def rest(model: Model, dtype: jax.typing.DTypeLike | None = None) -> Path:
+    """The path in which everything is 0.
+
+    Args:
+        model: the hierarchy.
+        dtype: of the arrays; the default float if None.
+
+    Returns:
+        The path.
+
+    >>> from vfejax.problems.linear_convolution import convolution_model
+    >>> rest(convolution_model()[0]).states[0].shape
+    (6, 2)
+    """
+    dtype = dtype or jnp.result_type(float)
+    states, causes, _ = _sizes(model)
+    return Path(
+        tuple(jnp.zeros((model.order, n), dtype) for n in states),
+        tuple(jnp.zeros((model.cause_order, m), dtype) for m in causes),
+    )
+
+
+def observation(model: Model, sensed: Array, prior: Array | None = None) -> Observation:
+    """A generalised observation, or a sequence of them, with a prior of 0 for the causes.
+
+    Args:
+        model: the hierarchy.
+        sensed: ``[..., order, o]``.
+        prior: ``[..., cause_order, m]``; 0 if None.
+
+    Returns:
+        Both.
+
+    Raises:
+        ValueError: when a shape does not fit the model.
+
+    >>> model = Model((), jnp.eye(1), order=2, cause_order=1, smoothness=1.0)
+    >>> observation(model._replace(levels=()), jnp.ones((5, 2, 0))).prior.shape
+    (5, 1, 1)
+    """
+    _, causes, outputs = _sizes(model)
+    wanted = model.order, outputs[0] if outputs else 0
+    if sensed.shape[-2:] != wanted:
+        raise ValueError(f"sensed must be [..., {wanted[0]}, {wanted[1]}], got {sensed.shape}")
+    shape = *sensed.shape[:-2], model.cause_order, causes[-1]
+    prior = jnp.zeros(shape, sensed.dtype) if prior is None else prior
+    if prior.shape != shape:
+        raise ValueError(f"prior must be {shape}, got {prior.shape}")
+    return Observation(sensed, prior)
+
+
+def _precision_factor(components: Array | np.ndarray, weights: Array) -> Array:
+    """Cholesky factor of ``sum_c exp(lambda_c) Q_c``."""
+    components = jnp.asarray(components, weights.dtype)
+    return cholesky(jnp.sum(jnp.exp(weights)[:, None, None] * components, axis=0))
+
+
+class PredictionErrors(NamedTuple):
+    """Errors whose derivatives are independent: ``W e~`` with ``W^T W = S^{-1}``.
+
+    ``output[i] [., o_i]`` and ``state[i] [., n_i]`` of level i, and ``cause [cause_order, m]`` of
+    the prior.
+    """
+
+    output: tuple[Array, ...]
+    state: tuple[Array, ...]
+    cause: Array
+
+
+def _temporal_roots(model: Model, dtype: jax.typing.DTypeLike) -> tuple[Array, Array, Array, Array]:
+    """Roots of the temporal precision of observations, motion, causes between levels and prior."""
+    smoothness = jnp.asarray(model.smoothness, dtype)
+    slow = (
+        smoothness if model.cause_smoothness is None else jnp.asarray(model.cause_smoothness, dtype)
+    )
+    if model.sensed_covariance is None:
+        sensed = temporal_precision_root(model.order, smoothness)
+    else:
+        sensed = triangular_inverse(cholesky(jnp.asarray(model.sensed_covariance, dtype)))
+    return (
+        sensed,
+        temporal_precision_root(max(_motion_order(model), 1), smoothness),
+        temporal_precision_root(model.cause_order, smoothness),
+        temporal_precision_root(model.cause_order, slow),
+    )
+
+
+def prediction_errors(
+    model: Model, path: Path, seen: Observation, parameters: tuple
+) -> PredictionErrors:
+    """All prediction errors, independent from derivative to derivative.
+
+    Args:
+        model: the hierarchy.
+        path: generalised states and causes.
+        seen: the observation.
+        parameters: one pytree for each level.
+
+    Returns:
+        The errors.
+
+    >>> from vfejax.problems.linear_convolution import convolution_model
+    >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
+    >>> seen = observation(model, jnp.ones((2, 4)))
+    >>> prediction_errors(model, rest(model), seen, parameters).output[0].shape
+    (2, 4)
+    """
+    row_root, motion_root, between, top = _temporal_roots(model, path.states[0].dtype)
+    outputs, states, below, num = [], [], seen.sensed, _motion_order(model)
+    for level, x, v, theta in zip(model.levels, path.states, path.causes, parameters, strict=True):
+        drive = resize(v, model.order)
+        predicted = model.derivatives_fn(
+            lambda a, b, g=level.output_fn, p=theta: g(a, b, p), x, drive
+        )
+        outputs.append(matmul(row_root, below - predicted[: below.shape[0]]))
+        if num and x.shape[1]:
+            flow = model.derivatives_fn(
+                lambda a, b, f=level.motion_fn, p=theta: f(a, b, p), x, drive
+            )
+            states.append(matmul(motion_root, (shift(x) - flow)[:num]))
+        else:
+            states.append(jnp.zeros((num, x.shape[1]), x.dtype))
+        below, row_root = v, between
+    return PredictionErrors(tuple(outputs), tuple(states), matmul(top, below - seen.prior))
+
+
+def residuals(
+    model: Model, path: Path, seen: Observation, parameters: tuple, hyper: Hyperparameters
+) -> Array:
+    """All prediction errors, each in units of its standard deviation: half their square is the part
+    of F that depends on the path.
+
+    Args:
+        model: the hierarchy.
+        path: generalised states and causes.
+        seen: the observation.
+        parameters: one pytree for each level.
+        hyper: logarithms of the weights of precision components.
+
+    Returns:
+        ``[r]``.
+
+    >>> from vfejax.problems.linear_convolution import convolution_model
+    >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
+    >>> seen = observation(model, jnp.zeros((2, 4)))
+    >>> float(jnp.sum(residuals(model, rest(model), seen, parameters, zero_hyperparameters(model))))
+    0.0
+    """
+    errors = prediction_errors(model, path, seen, parameters)
+    white = []
+    for i, level in enumerate(model.levels):
+        outputs = _precision_factor(level.output_precision, hyper.output[i])
+        states = _precision_factor(level.state_precision, hyper.state[i])
+        white += [matmul(errors.output[i], outputs), matmul(errors.state[i], states)]
+    factor = cholesky(jnp.asarray(model.cause_precision, errors.cause.dtype))
+    white.append(matmul(errors.cause, factor))
+    return jnp.concatenate([jnp.ravel(block) for block in white])
+
+
+def log_normalizer(model: Model, hyper: Hyperparameters) -> Array:
+    """``1/2 log|S^{-1} (x) Pi / 2 pi|`` summed over all noise, in nats.
+
+    Args:
+        model: the hierarchy.
+        hyper: logarithms of the weights of precision components.
+
+    Returns:
+        A scalar.
+
+    >>> model = Model((), jnp.eye(1), order=1, cause_order=1, smoothness=1.0)
+    >>> round(float(log_normalizer(model, zero_hyperparameters(model))), 4)  # -1/2 log 2 pi
+    -0.9189
+    """
+    dtype = hyper.output[0].dtype if hyper.output else jnp.result_type(float)
+    smoothness = jnp.asarray(model.smoothness, dtype)
+
+    def part(order: int, factor: Array, s: Array) -> Array:
+        k = factor.shape[-1]
+        if not order or not k:
+            return jnp.zeros((), dtype)
+        temporal = k * temporal_log_det(order, s)
+        return 0.5 * (temporal + order * (log_det_cholesky(factor) - k * math.log(2 * math.pi)))
+
+    slow = jnp.asarray(
+        model.smoothness if model.cause_smoothness is None else model.cause_smoothness, dtype
+    )
+    total = part(model.cause_order, cholesky(jnp.asarray(model.cause_precision, dtype)), slow)
+    if model.sensed_covariance is not None:
+        factor = cholesky(jnp.asarray(model.sensed_covariance, dtype))
+        change = -log_det_cholesky(factor) - temporal_log_det(model.order, smoothness)
+        total = total + 0.5 * model.levels[0].output_precision.shape[-1] * change
+    for i, level in enumerate(model.levels):
+        outputs = _precision_factor(level.output_precision, hyper.output[i])
+        states = _precision_factor(level.state_precision, hyper.state[i])
+        total = total + part(model.cause_order if i else model.order, outputs, smoothness)
+        total = total + part(_motion_order(model), states, smoothness)
+    return total
+
+
+def energy(
+    model: Model, path: Path, seen: Observation, parameters: tuple, hyper: Hyperparameters
+) -> Array:
+    """F of a path: minus its log joint density with the observation.
+
+    The density of the values of the states is flat, since nothing but their motion is predicted.
+
+    Args:
+        model: the hierarchy.
+        path: generalised states and causes.
+        seen: the observation.
+        parameters: one pytree for each level.
+        hyper: logarithms of the weights of precision components.
+
+    Returns:
+        A scalar, in nats.
+
+    >>> from vfejax.problems.linear_convolution import convolution_model
+    >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
+    >>> seen = observation(model, jnp.zeros((2, 4)))
+    >>> hyper = zero_hyperparameters(model)
+    >>> path = rest(model)
+    >>> bool(energy(model, path, seen, parameters, hyper) == -log_normalizer(model, hyper))
+    True
+    """
+    errors = residuals(model, path, seen, parameters, hyper)
+    return 0.5 * jnp.sum(errors**2) - log_normalizer(model, hyper)
