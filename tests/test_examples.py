@@ -216,3 +216,11 @@ def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
     assert found > 0.95
     assert distance.max() < 0.15
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_predictive_coding_and_backpropagation_learn_the_spirals(capsys):
+    example = _load("predictive_coding")
+    results = example.main(["--seeds", "2", "--steps", "150"])
+    assert capsys.readouterr().out.count("accuracy") == 2
+    assert all(accuracy.mean() > 0.55 for accuracy in results.values())
