@@ -16,6 +16,7 @@ SHORT = {
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
     "05_emergence": {"num_steps": 40, "num_waves": 40},
     "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
+    "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
 }
 
 
@@ -242,3 +243,22 @@ def test_language_models_of_agents_notebook_says_what_it_claims():
         assert int(size.replace(",", "")) < 100_000
         assert float(loss) < frequencies - 0.5
     assert number("1 steps:") < number("0 steps:")
+
+
+def test_generalised_filtering_notebook_says_what_it_claims():
+    printed = _printed(_read("08_generalised_filtering"))
+
+    def number(before):
+        return float(re.search(re.escape(before) + r"\s*([-+.e\d]+)", printed).group(1))
+
+    assert number("drawn derivatives: largest relative error") < 0.1
+    assert number("float32 at order 10: Hermite") < 1e-6
+    assert number("at dt = s / 50:") > 0.99
+    assert number("at dt = 2 s:") < 0.5
+    assert 90 < number("inside their 95 % intervals:") < 99
+    names = ("smooth noise, S", "embedded noise", "Kalman filter", "exact, past", "exact, all")
+    errors = {name: number(f"{name:16s} RMS error") for name in names}
+    assert errors["smooth noise, S"] > errors["embedded noise"] > errors["Kalman filter"]
+    assert errors["Kalman filter"] >= errors["exact, past"] > errors["exact, all"]
+    assert abs(number("rate:") - 0.6) < 0.06
+    assert abs(number("noise: standard deviation") - 0.1) < 0.03
