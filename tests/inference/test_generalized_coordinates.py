@@ -107,6 +107,7 @@ def test_exact_derivatives_agree_and_are_those_of_the_path(rng):
     np.testing.assert_allclose(by_jvp, differences, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_local_linearity_is_exact_for_linear_functions(rng):
     matrix = jnp.asarray(rng.normal(size=(2, 2)))
     x = jnp.asarray(rng.normal(size=(4, 2)))

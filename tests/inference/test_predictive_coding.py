@@ -66,6 +66,7 @@ def test_local_gradient_is_the_whole_gradient_of_the_least_energy(rng, layer):
     chex.assert_trees_all_close(whole, local, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_errors_read_only_their_neighbours(rng):
     weights, stimulus, target = _problem(rng)
     network = pc.Network((_curved, _curved, _linear), (1.0, 1.0, 1.0))
