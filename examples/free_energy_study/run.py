@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import language_models as benchmark
 
-RATE_SEEDS = 1
+RATE_SEEDS = 3
 ROUNDS = 5  # the fastest of these counts
 
 
