@@ -18,6 +18,7 @@ from vfejax.stack_product import batched_product, fits, stack_product
 from vfejax.types import Array
 
 __all__ = [
+    "cholesky",
     "matmul",
     "matmul_nt",
     "matmul_tn",
@@ -85,6 +86,44 @@ def tril(x: Array) -> Array:
     """
     lower = np.tri(x.shape[-2], dtype=bool)[:, :, None]
     return jnp.where(jnp.broadcast_to(lower, x.shape), x, jnp.zeros((), x.dtype))
+
+
+@jax.custom_jvp
+def cholesky(matrix: Array) -> Array:
+    """Lower factors of symmetric positive definite ``matrix [..., k, k, n]``; NaN where one is not.
+
+    Only the lower triangles are read. The derivative is that of :func:`vfejax.numerics.cholesky`.
+
+    >>> cholesky(jnp.array([[4.0, 2.0], [2.0, 2.0]])[..., None])[..., 0].tolist()
+    [[2.0, 0.0], [1.0, 1.0]]
+    """
+    k, axis = matrix.shape[-2], matrix.ndim - 2
+    rows = jnp.arange(k)[:, None]
+
+    def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rest, chol = carry
+        column = jax.lax.dynamic_index_in_dim(rest, j, axis, keepdims=False)
+        pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(column, j, axis - 1))
+        below = jnp.broadcast_to(rows >= j, column.shape)
+        column = jnp.where(below, column / pivot, 0.0)
+        rest = rest - column[..., :, None, :] * column[..., None, :, :]
+        return rest, jax.lax.dynamic_update_index_in_dim(chol, column, j, axis)
+
+    lower = tril(matrix)
+    return jax.lax.fori_loop(0, k, eliminate, (lower, jnp.zeros_like(lower)))[1]
+
+
+@cholesky.defjvp
+def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    chol = cholesky(primals[0])
+    inverse = triangular_inverse(chol)
+    lower = tril(tangents[0])
+    strict = np.tri(chol.shape[-2], k=-1, dtype=chol.dtype)[:, :, None]
+    change = lower + jnp.swapaxes(lower * jnp.broadcast_to(strict, lower.shape), -3, -2)
+    inner = tril(matmul_nt(matmul(inverse, change), inverse))
+    halves = np.tri(chol.shape[-2]) - 0.5 * np.eye(chol.shape[-2])
+    half = jnp.asarray(halves, chol.dtype)[:, :, None]
+    return chol, matmul(chol, inner * jnp.broadcast_to(half, inner.shape))
 
 
 @jax.custom_batching.custom_vmap

@@ -1,0 +1,29 @@
+"""Exact inference on chains: linear Gaussian models and hidden Markov models."""
+
+from vfejax.inference.chains import (
+    hidden_markov,
+    information,
+    learning,
+    linear_gaussian,
+    parallel,
+    sampling,
+    square_root,
+)
+from vfejax.inference.chains.linear_gaussian import (
+    LinearGaussian,
+    kalman_filter,
+    kalman_smoother,
+)
+
+__all__ = [
+    "LinearGaussian",
+    "hidden_markov",
+    "information",
+    "kalman_filter",
+    "kalman_smoother",
+    "learning",
+    "linear_gaussian",
+    "parallel",
+    "sampling",
+    "square_root",
+]

@@ -1,0 +1,240 @@
+"""Forward and backward recursions of discrete chains: on probabilities, on logarithms, as a tree.
+
+On probabilities both directions run in one scan, so that a step has work for the processor. That
+is right while every normaliser is above ``sqrt(tiny)``: what has underflowed by then is below
+``sqrt(tiny)`` of the sum. Otherwise, and for NaN, everything is computed from logarithms.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.numerics import matmul, matvec, transpose
+from vfejax.types import Array
+
+__all__ = [
+    "ASSOCIATIVE",
+    "PLATFORM",
+    "SEQUENTIAL",
+    "DiscretePasses",
+    "log_matvec",
+    "log_sum",
+    "safe_log",
+]
+
+# Up to this size a matrix times a vector is faster as a sum of columns than as a product.
+_MAX_COLUMNS = 16
+
+
+class DiscretePasses(NamedTuple):
+    """An algorithm for discrete chains as two pure functions of ``(initial [k], transition [k, k]
+    or [t - 1, k, k], log_likelihood [t, k])``.
+
+    Attributes:
+        filter: returns predicted and filtered probabilities ``[t, k]``, log evidence of each step
+            ``[t]``, and which steps are impossible ``[t]``.
+        smooth: returns the same four and the smoothed probabilities ``[t, k]``.
+    """
+
+    filter: Callable[..., tuple[Array, ...]]
+    smooth: Callable[..., tuple[Array, ...]]
+
+
+def safe_log(x: Array) -> Array:
+    """``log x``, -inf with gradient 0 at 0."""
+    zero = x == 0
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, x)))
+
+
+def log_sum(x: Array, axis: int) -> Array:
+    """``log sum exp x``; -inf with gradient 0 where all are -inf, NaN where one is."""
+    highest = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    highest = jnp.where(highest == -jnp.inf, 0.0, highest)
+    total = jnp.sum(jnp.exp(x - highest), axis=axis)
+    return safe_log(total) + jnp.squeeze(highest, axis)
+
+
+def log_matvec(table: Array, vector: Array) -> Array:
+    """``log(exp(table) exp(vector))``, ``[k]``."""
+    return log_sum(table + vector[None], axis=-1)
+
+
+def _push(matrix: Array, vector: Array) -> Array:
+    if vector.shape[0] > _MAX_COLUMNS:
+        return matvec(matrix, vector)
+    return jnp.sum(transpose(matrix) * vector[:, None], axis=0)
+
+
+def _scaled(log_likelihood: Array) -> tuple[Array, Array]:
+    """Likelihoods relative to the largest of their row, ``[t, k]``, and its logarithm ``[t]``."""
+    highest = jax.lax.stop_gradient(jnp.max(log_likelihood, axis=1))
+    highest = jnp.where(highest == -jnp.inf, 0.0, highest)
+    return jnp.exp(log_likelihood - highest[:, None]), highest
+
+
+def _links(transition: Array) -> Array | None:
+    """Transitions that change, with the identity behind them; None for one that does not."""
+    if transition.ndim == 2:
+        return None
+    eye = jnp.eye(transition.shape[-1], dtype=transition.dtype)
+    return jnp.concatenate([transition, eye[None]])
+
+
+def _forward(belief: Array, row: Array, matrix: Array) -> tuple[Array, tuple[Array, ...]]:
+    joint = belief * row
+    total = jnp.sum(joint)
+    after = joint / total
+    return _push(matrix, after), (belief, after, total)
+
+
+def _fast_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple:
+    likelihood, highest = _scaled(log_likelihood)
+    links = _links(transition)
+
+    def step(belief: Array, xs: tuple) -> tuple[Array, tuple]:
+        row, link = xs
+        return _forward(belief, row, transition if link is None else link)
+
+    _, (predicted, after, totals) = jax.lax.scan(step, initial, (likelihood, links))
+    return (predicted, after, totals, highest), jnp.min(totals)
+
+
+def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple:
+    likelihood, highest = _scaled(log_likelihood)
+    links = _links(transition)
+    # Going back from step i needs the transition that leads to it.
+    into = None if links is None else jnp.roll(transpose(links), 1, axis=0)[::-1]
+    onward = transpose(transition)
+
+    def step(carry: tuple[Array, Array], xs: tuple) -> tuple[tuple, tuple]:
+        belief, message = carry
+        row, last, link, back = xs
+        belief, out = _forward(belief, row, transition if link is None else link)
+        weight = message * last
+        total = jnp.sum(weight)
+        earlier = _push(onward if back is None else back, weight / total)
+        return (belief, earlier), (*out, message, total)
+
+    _, (predicted, after, totals, messages, sums) = jax.lax.scan(
+        step, (initial, jnp.ones_like(initial)), (likelihood, likelihood[::-1], links, into)
+    )
+    product = after * messages[::-1]
+    weights = jnp.sum(product, axis=1, keepdims=True)
+    worst = jnp.minimum(jnp.minimum(jnp.min(totals), jnp.min(sums)), jnp.min(weights))
+    return (predicted, after, totals, highest, product / weights), worst
+
+
+def _log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
+    """Logarithms of predicted and filtered probabilities, log evidence, impossible steps."""
+    table, links = safe_log(transition), _links(transition)
+    tables = None if links is None else safe_log(links)
+
+    def step(belief: Array, xs: tuple) -> tuple[Array, tuple]:
+        row, link = xs
+        joint = belief + row
+        total = log_sum(joint, axis=0)
+        lost = total == -jnp.inf
+        after = jnp.where(lost, belief, joint - jnp.where(lost, 0.0, total))
+        return log_matvec(table if link is None else link, after), (belief, after, total, lost)
+
+    return jax.lax.scan(step, safe_log(initial), (log_likelihood, tables))[1]
+
+
+def _log_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
+    predicted, after, steps, lost = _log_filter(initial, transition, log_likelihood)
+    rows = jnp.where(jnp.broadcast_to(lost[:, None], after.shape), 0.0, log_likelihood)
+    table, links = transpose(safe_log(transition)), _links(transition)
+    tables = None if links is None else transpose(safe_log(links))[:-1]
+
+    def step(message: Array, xs: tuple) -> tuple[Array, Array]:
+        row, link = xs
+        earlier = log_matvec(table if link is None else link, message + row)
+        earlier = earlier - jnp.max(earlier)
+        return earlier, earlier
+
+    last = jnp.zeros_like(initial)
+    _, messages = jax.lax.scan(step, last, (rows[1:], tables), reverse=True)
+    product = after + jnp.concatenate([messages, last[None]])
+    smoothed = jnp.exp(product - log_sum(product, axis=1)[:, None])
+    return jnp.exp(predicted), jnp.exp(after), steps, lost, smoothed
+
+
+def _with_fallback(fast: Callable, exact: Callable) -> Callable[..., tuple[Array, ...]]:
+    """The fast pass where its normalisers are safe, else the one on logarithms."""
+
+    def run(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
+        (predicted, after, totals, highest, *rest), worst = fast(
+            initial, transition, log_likelihood
+        )
+        safe = worst > float(jnp.finfo(initial.dtype).tiny) ** 0.5
+        steps = jnp.log(jnp.where(safe, totals, 1.0)) + highest
+        found = (predicted, after, steps, jnp.zeros(steps.shape, bool), *rest)
+        return jax.lax.cond(
+            safe,
+            lambda: found,
+            lambda: exact(initial, transition, log_likelihood),
+        )
+
+    return run
+
+
+def _exact_filter(*arrays: Array) -> tuple[Array, ...]:
+    predicted, after, steps, lost = _log_filter(*arrays)
+    return jnp.exp(predicted), jnp.exp(after), steps, lost
+
+
+SEQUENTIAL = DiscretePasses(
+    _with_fallback(_fast_filter, _exact_filter), _with_fallback(_fast_smooth, _log_smooth)
+)
+
+
+def _normalised_product(first: Array, second: Array) -> Array:
+    """``second first`` for stacks of matrices, scaled to a largest entry of 1."""
+    product = matmul(second, first)
+    highest = jnp.max(product, axis=(-2, -1), keepdims=True)
+    return product / jnp.where(highest == 0, 1.0, highest)
+
+
+def _tree_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Any, Array]:
+    likelihood, highest = _scaled(log_likelihood)
+    t, k = likelihood.shape
+    steps = jnp.broadcast_to(transition, (t - 1, k, k))
+    first = jnp.broadcast_to(initial[None, :, None], (1, k, k))
+    maps = likelihood[..., None] * jnp.concatenate([first, steps])
+    joint = jax.lax.associative_scan(_normalised_product, maps)[..., 0]
+    total = jnp.sum(joint, axis=1, keepdims=True)
+    after = joint / total
+    predicted = jnp.concatenate([initial[None], matvec(steps, after[:-1])])
+    totals = jnp.sum(predicted * likelihood, axis=1)
+    return (predicted, after, totals, highest), jnp.minimum(jnp.min(total), jnp.min(totals))
+
+
+def _tree_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Any, Array]:
+    found, worst = _tree_filter(initial, transition, log_likelihood)
+    likelihood, _ = _scaled(log_likelihood)
+    t, k = likelihood.shape
+    maps = likelihood[1:, :, None] * jnp.broadcast_to(transition, (t - 1, k, k))
+    suffix = jax.lax.associative_scan(
+        lambda late, early: _normalised_product(early, late), maps, reverse=True
+    )
+    messages = jnp.concatenate([jnp.sum(suffix, axis=1), jnp.ones((1, k), likelihood.dtype)])
+    product = found[1] * messages
+    weights = jnp.sum(product, axis=1, keepdims=True)
+    worst = jnp.minimum(worst, jnp.min(weights))
+    return (*found, product / weights), worst
+
+
+ASSOCIATIVE = DiscretePasses(
+    _with_fallback(_tree_filter, _exact_filter), _with_fallback(_tree_smooth, _log_smooth)
+)
+
+PLATFORM = DiscretePasses(
+    lambda *arrays: jax.lax.platform_dependent(
+        *arrays, cpu=SEQUENTIAL.filter, default=ASSOCIATIVE.filter
+    ),
+    lambda *arrays: jax.lax.platform_dependent(
+        *arrays, cpu=SEQUENTIAL.smooth, default=ASSOCIATIVE.smooth
+    ),
+)
