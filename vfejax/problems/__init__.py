@@ -3,6 +3,7 @@
 from vfejax.problems import (
     clocks,
     emergent_flow,
+    image_denoising,
     inertial_flow,
     linear_convolution,
     lorenz,
@@ -15,6 +16,7 @@ from vfejax.problems import (
 __all__ = [
     "clocks",
     "emergent_flow",
+    "image_denoising",
     "inertial_flow",
     "linear_convolution",
     "lorenz",

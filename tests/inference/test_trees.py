@@ -1,0 +1,90 @@
+"""Sum-product on trees against the sum over all assignments."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.inference.trees import sum_product
+
+# Two trees and a node alone; some edges lead to the root, some away from it.
+EDGES = np.array([[0, 1], [2, 1], [1, 3], [3, 4], [6, 5]])
+V, K = 8, 3
+run = jax.jit(lambda nodes, pairs: sum_product(nodes, pairs, EDGES))
+
+
+def enumerate_all(nodes, pairs, edges):
+    weights = {}
+    for x in itertools.product(range(nodes.shape[1]), repeat=len(nodes)):
+        score = sum(nodes[v, a] for v, a in enumerate(x))
+        score += sum(pairs[e, x[a], x[b]] for e, (a, b) in enumerate(edges))
+        weights[x] = np.exp(score)
+    total = sum(weights.values())
+    marginals, joint = np.zeros(nodes.shape), np.zeros(pairs.shape)
+    for x, weight in weights.items():
+        for v, a in enumerate(x):
+            marginals[v, a] += weight / total
+        for e, (a, b) in enumerate(edges):
+            joint[e, x[a], x[b]] += weight / total
+    return marginals, joint, np.log(total)
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+def test_equals_the_sum_over_all_assignments(impossible, rng):
+    nodes, pairs = rng.normal(size=(V, K)), rng.normal(size=(len(EDGES), K, K))
+    if impossible:
+        nodes[3, 1] = nodes[5, 2] = -np.inf
+        pairs[0, :, 1] = pairs[2, 0, 0] = -np.inf
+    found = run(nodes, pairs)
+    marginals, joint, log_partition = enumerate_all(nodes, pairs, EDGES)
+    # A few dozen roundings.
+    np.testing.assert_allclose(found.nodes, marginals, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.edges, joint, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.log_partition, log_partition, rtol=1e-14)
+
+
+@pytest.mark.slow
+def test_gradient_of_the_log_partition_is_the_marginals(rng):
+    nodes, pairs = rng.normal(size=(V, K)), rng.normal(size=(len(EDGES), K, K))
+    nodes[3, 1] = -np.inf
+    slope = jax.jit(jax.grad(lambda *x: sum_product(*x, EDGES).log_partition, argnums=(0, 1)))
+    found = run(nodes, pairs)
+    for got, expected in zip(slope(nodes, pairs), (found.nodes, found.edges), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["path", "star", "random"])
+def test_large_trees_in_single_precision(shape, rng):
+    """Ising variables without fields: ``Z = 2 (2 cosh J)^e`` on every tree."""
+    num = 3000
+    above = {
+        "path": np.arange(num - 1),
+        "star": np.zeros(num - 1, int),
+        "random": (rng.random(num - 1) * np.arange(1, num)).astype(int),
+    }[shape]
+    edges = np.stack([above, np.arange(1, num)], axis=1)
+    pair = jnp.array([[0.4, -0.4], [-0.4, 0.4]], "float32")
+    found = jax.jit(lambda p: sum_product(jnp.zeros((num, 2), "float32"), p, edges))(pair)
+    expected = np.log(2.0) + (num - 1) * np.log(2 * np.cosh(0.4))
+    np.testing.assert_allclose(found.log_partition, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.nodes, 0.5, rtol=0, atol=1e-3)
+    agree = np.exp(0.4) / (2 * np.cosh(0.4)) / 2
+    np.testing.assert_allclose(found.edges[:, 0, 0], agree, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("edges", "pairs", "message"),
+    [
+        ([[0, 1], [1, 2], [2, 0]], np.zeros((2, 2)), "edge 1 closes a cycle|edge 2 closes a cycle"),
+        ([[0, 1], [1, 0]], np.zeros((2, 2)), "closes a cycle"),
+        ([[0, 3]], np.zeros((2, 2)), r"nodes 0 to 2; edge 0 is \[0, 3\]"),
+        ([[0, 1]], np.zeros((3, 3)), r"log_pairs must be \[2, 2\] or \[1, 2, 2\]"),
+        ([[0.0, 1.0]], np.zeros((2, 2)), "edges must be integers"),
+    ],
+)
+def test_refuses(edges, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        sum_product(np.zeros((3, 2)), pairs, np.array(edges))
