@@ -3,6 +3,7 @@ generalised coordinates.
 """
 
 from vfejax.inference import (
+    chains,
     dynamic_expectation_maximization,
     elbo,
     expectations,
@@ -12,13 +13,16 @@ from vfejax.inference import (
     hierarchical_models,
     joint_filtering,
     local_linearization,
+    loopy,
     message_passing,
     nonlinear_filters,
     predictive_coding,
+    trees,
     worked_models,
 )
 
 __all__ = [
+    "chains",
     "dynamic_expectation_maximization",
     "elbo",
     "expectations",
@@ -28,8 +32,10 @@ __all__ = [
     "hierarchical_models",
     "joint_filtering",
     "local_linearization",
+    "loopy",
     "message_passing",
     "nonlinear_filters",
     "predictive_coding",
+    "trees",
     "worked_models",
 ]
