@@ -82,6 +82,12 @@ def checked(
 
     Raises:
         ValueError: naming the argument that does not fit.
+
+    >>> from vfejax.inference.chains.linear_gaussian import LinearGaussian
+    >>> one = jnp.eye(1)
+    >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, 4 * one)
+    >>> checked(model, jnp.zeros((3, 1), int), None, None)[1].dtype.kind
+    'f'
     """
     fields = {k: as_floating(v, f"model.{k}") for k, v in _given(model).items()}
     y = as_floating(observations, "observations")
@@ -155,6 +161,12 @@ def prepare(model: Any, observations: Array, mask: Array | None, controls: Array
 
     Returns:
         The chain.
+
+    >>> from vfejax.inference.chains.linear_gaussian import LinearGaussian
+    >>> one = jnp.eye(1)
+    >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, 4 * one)
+    >>> prepare(model, jnp.full((3, 1), 4.0), None, None).values.tolist()
+    [[2.0, 2.0, 2.0]]
     """
     emission, values, constant = _whitened(
         model, observations - emission_offsets(model, observations, controls), mask
@@ -198,6 +210,12 @@ def emission_offsets(model: Any, observations: Array, controls: Array | None) ->
 
     Returns:
         ``[t, o]``.
+
+    >>> from vfejax.inference.chains.linear_gaussian import LinearGaussian
+    >>> one = jnp.eye(1)
+    >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, 4 * one)
+    >>> emission_offsets(model._replace(emission_offset=jnp.ones(1)), jnp.zeros((2, 1)), None)[:, 0]
+    Array([1., 1.], dtype=float32)
     """
     offset = jnp.zeros_like(observations)
     if model.emission_offset is not None:
