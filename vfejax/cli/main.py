@@ -35,6 +35,11 @@ COMMANDS = {
         "simulate.command",
         "--agents, --irreps, --grid or --log-every",
     ),
+    "filter": Command(
+        "what lies behind noisy series is estimated, with intervals",
+        "filter.command",
+        "FILE, --states or --horizon",
+    ),
     "train": Command(
         "a next-token model learns a text",
         "train.command",

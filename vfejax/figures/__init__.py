@@ -10,6 +10,7 @@ from vfejax.figures import (
     maps,
     phases,
     populations,
+    series,
     style,
     training,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "maps",
     "phases",
     "populations",
+    "series",
     "style",
     "training",
 ]

@@ -51,8 +51,8 @@ def record(run: RunDirectory, inputs: Inputs) -> None:
 
     Args:
         run: the run, held.
-        inputs: by option (``"text"``, ``"observation-matrix"``), a file, a directory of files, some
-            :class:`Files`, or a :class:`Content`; None for an option that was not given.
+        inputs: by option (``"text"``, ``"observation-matrix"``; one in capitals, ``"FILE"``, is given
+            without its name), a file, a directory of files, some :class:`Files`, or a :class:`Content`; None for an option that was not given.
 
     Raises:
         UserError: naming option and file, when one cannot be read.
@@ -78,21 +78,23 @@ def check(run: str | os.PathLike, inputs: Inputs) -> None:
     for option, value in _given(inputs).items():
         before = recorded.get(option)
         if before is None:
-            raise UserError(f"--{option}: the run in {place} was made without it; leave it out")
+            raise UserError(
+                f"{_flag(option)}: the run in {place} was made without it; leave it out"
+            )
         now = _describe(option, value)
         if now["files"].keys() != before["files"].keys():
             names = ", ".join(sorted(now["files"].keys() ^ before["files"].keys()))
             raise UserError(
-                f"--{option} {now['path']}: other files than the run in {place} was made from "
-                f"({names}); give those with --{option}, or make a new run"
+                f"{_flag(option)} {now['path']}: other files than the run in {place} was made from "
+                f"({names}); give those with {_flag(option)}, or make a new run"
             )
         for name, content in now["files"].items():
             if content != before["files"][name]:
                 what = now["path"] if len(now["files"]) == 1 else str(Path(now["path"]) / name)
                 raise UserError(
-                    f"--{option} {what}: changed since the run in {place} was made from it "
+                    f"{_flag(option)} {what}: changed since the run in {place} was made from it "
                     f"({before['files'][name]['size']} bytes then, {content['size']} now); "
-                    f"give the original with --{option}, or make a new run"
+                    f"give the original with {_flag(option)}, or make a new run"
                 )
 
 
@@ -111,12 +113,12 @@ def check_readable(inputs: Inputs) -> None:
         if isinstance(value, Content):
             continue
         path = value.directory if isinstance(value, Files) else Path(value)
-        with read_errors(f"--{option} {path}:"):
+        with read_errors(f"{_flag(option)} {path}:"):
             mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(
-                f"--{option} {path}: is no regular file, so it cannot be read again later; write "
-                "its content to a file first"
+                f"{_flag(option)} {path}: is no regular file, so it cannot be read again later; "
+                "write its content to a file first"
             )
 
 
@@ -127,6 +129,11 @@ def help_topics() -> Content:
         UserError: when this Python comes without them.
     """
     return Content("help topics of Python", corpus.help_topics())
+
+
+def _flag(option: str) -> str:
+    """An option as it is given on the command line; a name in capitals stands without dashes."""
+    return option if option.isupper() else f"--{option}"
 
 
 def _given(inputs: Inputs) -> dict[str, Input]:
@@ -144,10 +151,10 @@ def _describe(option: str, value: Input) -> dict[str, Any]:
     if isinstance(value, Files):
         files = {}
         for name in value.names:
-            with read_errors(f"--{option} {path / name}:"):
+            with read_errors(f"{_flag(option)} {path / name}:"):
                 files[name] = _digest(path / name)
         return {"path": str(path), "files": files}
-    with read_errors(f"--{option} {path}:"):
+    with read_errors(f"{_flag(option)} {path}:"):
         if path.is_dir():
             names = sorted(name for name in os.listdir(path) if _is_part(path / name))
             files = {name: _digest(path / name) for name in names}

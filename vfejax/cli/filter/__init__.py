@@ -1,0 +1,1 @@
+"""``vfejax filter``: options, models, estimates, pictures, and the stream of ``--online``."""

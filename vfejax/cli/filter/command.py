@@ -1,0 +1,124 @@
+"""``vfejax filter``: what lies behind noisy series is estimated, with intervals.
+
+Without arguments: a boat whose velocity wanders is tracked through noisy fixes with gaps.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vfejax.cli import session as sessions
+from vfejax.cli.filter import estimates, model_file, models, moving, online
+from vfejax.cli.filter import report as filter_report
+from vfejax.cli.filter.config import FilterConfig, check_values, columns_of, parse
+from vfejax.cli.filter.estimates import Engine
+from vfejax.cli.filter.model_file import ModelFile
+from vfejax.data.files import atomic_write
+from vfejax.data.series import Series, load_series
+from vfejax.errors import UserError
+from vfejax.runs import loop
+from vfejax.types import PyTree
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, estimate, and return the exit status."""
+    config = parse(arguments)
+    check_values(config)
+    jax.config.update("jax_enable_x64", True)  # data are read in float64
+    return online.run(config) if config.online else _filter(config)
+
+
+def _read(config: FilterConfig, given: ModelFile | None) -> Series:
+    assert config.file is not None
+    columns = columns_of(config) or (() if given is None else given.columns or ())
+    return load_series(config.file, columns, config.time)
+
+
+def _filter(config: FilterConfig) -> int:
+    """Read, learn where asked to, estimate, and write the run."""
+    given = models.given_file(config)
+    inputs = {"FILE": config.file, "model": Path(config.model or "") if given else None}
+    sessions.compare(config, inputs)
+    target = moving.draw(config) if config.file is None else None
+    series = _read(config, given) if target is None else moving.series(target)
+    engine = models.build(config, given, series)
+    if target is not None and config.learn:
+        engine = engine._replace(params=moving.wrong(engine.params))
+    with sessions.begin(config, "filter", inputs) as session:
+        num_steps = config.steps if config.learn else 0
+        session = session._replace(config=_with_steps(config, num_steps))
+        outcome = session.advance(_program(config, engine), unit="iterations")
+        params = outcome.state
+        which = config.estimate or "smoothed"
+        found = engine.estimates(params, which, config.interval, config.horizon)
+        _check(config, found, series)
+        stamps = (*series.stamps, *estimates.future_stamps(series, config.horizon))
+        run = session.run
+        atomic_write(run.file("estimates.csv"), estimates.table(series, found, stamps))
+        document = model_file.write(engine.document(params))
+        atomic_write(run.file("model.toml"), document)
+        session.say("drawing the pictures")
+        report, summary = filter_report.build(
+            filter_report.Result(config, series, engine, params, found, target, run, document)
+        )
+        return session.finish(outcome, report, summary, filter_report.summary_text)
+
+
+def _with_steps(config: FilterConfig, num_steps: int) -> FilterConfig:
+    import dataclasses
+
+    return dataclasses.replace(config, steps=num_steps)
+
+
+def _program(config: FilterConfig, engine: Engine) -> loop.Program:
+    """Learning as the loop runs it; without --learn it makes no step.
+
+    Raises:
+        UserError: when the log evidence is not finite at the start.
+    """
+
+    def observe(step: int, params: PyTree, infos: Any, memory: PyTree) -> loop.Observation:
+        value = engine.evidence(params)
+        if infos is None:
+            if not np.isfinite(value):
+                raise UserError(
+                    "the log evidence of the model is not finite; check its covariances, and the "
+                    "data for values far from all others"
+                )
+            return loop.Observation({"log_evidence": value}, memory)
+        rise = value - float(np.asarray(infos)[-1])
+        settled = np.array(rise < config.tolerance)
+        return loop.Observation({"log_evidence": value}, settled, stop=_reason(config, settled))
+
+    return loop.Program(
+        init=lambda: engine.params,
+        step=lambda params, _: engine.update(params),
+        observe=observe,
+        memory=np.array(False),
+        watched=lambda infos: {"log evidence": infos},
+        advice="learn fewer --states, or from more rows",
+        ended=lambda step, memory: _reason(config, memory),
+    )
+
+
+def _reason(config: FilterConfig, settled: np.ndarray) -> str:
+    if not settled:
+        return ""
+    return (
+        f"learning has settled: an iteration raises the log evidence by less than "
+        f"{config.tolerance:g} nats (--tolerance)"
+    )
+
+
+def _check(config: FilterConfig, found: estimates.Estimates, series: Series) -> None:
+    bad = ~np.all(np.isfinite(found.mean), axis=1)
+    if np.any(bad):
+        raise UserError(
+            f"the estimate of row {int(np.argmax(bad))} is not finite; check the covariances of "
+            "the model, and the data for values far from all others"
+        )

@@ -1,0 +1,130 @@
+"""The model that ``vfejax filter`` asks for, by name or from a file."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.cli.filter import free, local, model_file
+from vfejax.cli.filter.config import LOCAL, FilterConfig, is_file
+from vfejax.cli.filter.estimates import Engine
+from vfejax.cli.filter.linear import Data, engine
+from vfejax.cli.filter.local import Times
+from vfejax.cli.filter.model_file import ModelFile
+from vfejax.data.series import Series, irregular_step
+from vfejax.errors import UserError
+from vfejax.inference.chains.linear_gaussian import LinearGaussian, check_model
+from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
+
+__all__ = ["build", "file_model", "given_file", "kind_of", "times_of"]
+
+
+def given_file(config: FilterConfig) -> ModelFile | None:
+    """The model file of ``--model``, checked; None for a name.
+
+    Raises:
+        UserError: naming file and key.
+    """
+    if config.model is None or not is_file(config.model):
+        return None
+    path = Path(config.model)
+    found = model_file.read(path)
+    try:
+        file_model(found)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return found
+
+
+def file_model(found: ModelFile) -> LocalModel | LinearGaussian:
+    """The parameters in a model file.
+
+    Raises:
+        ValueError: naming the field whose values cannot be right.
+    """
+    if found.kind not in LOCAL:
+        model = LinearGaussian(**{k: jnp.asarray(v) for k, v in found.fields.items()})
+        check_model(model)
+        return model
+    parameters = LocalModel(**found.fields)
+    n, o = len(parameters.initial_mean), len(parameters.noise_std)
+    order = local.ORDERS[found.kind]
+    if n != order * o:
+        raise ValueError(
+            f"'initial_mean' has {n} entries, and {found.kind} of {o} series needs {order * o}"
+        )
+    for name, least in (("noise_std", "positive"), ("drift_std", "at least 0")):
+        values = found.fields[name]
+        bad = values <= 0 if least == "positive" else values < 0
+        if np.any(bad):
+            i = int(np.argmax(bad))
+            raise ValueError(f"'{name}' is {values[i]:g} at [{i}]; it must be {least}")
+    check_model(linear_gaussian(LocalModel(*map(jnp.asarray, parameters)), jnp.asarray(1.0)))
+    return parameters
+
+
+def kind_of(config: FilterConfig, given: ModelFile | None) -> str:
+    """Name of the model."""
+    if given is not None:
+        return given.kind
+    return config.model or ("local-trend" if config.file is None else "local-level")
+
+
+def times_of(config: FilterConfig, kind: str, series: Series) -> Times:
+    """Times between rows, as the model needs them.
+
+    Raises:
+        UserError: naming the line, when steps are not equal and the model needs that.
+    """
+    count = len(series.values) - 1
+    if series.times is None or config.spacing == "equal":
+        return Times(np.ones(count), 1.0)
+    odd = irregular_step(series.times)
+    steps = np.diff(series.times)
+    usual = float(np.median(steps))
+    if kind in LOCAL:
+        return Times(np.full(count, usual) if odd is None else steps, usual)
+    if odd is not None:
+        raise UserError(
+            f"{config.file} line {series.lines[odd]}: the time step to {series.stamps[odd]} is "
+            f"{steps[odd - 1]:g}, and {usual:g} elsewhere; {kind} needs equal steps: take "
+            "local-level or local-trend, or count rows with --spacing equal"
+        )
+    return Times(np.ones(count), 1.0)
+
+
+def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engine:
+    """The model of a series.
+
+    Args:
+        config: the command's options.
+        given: the model file, if there is one.
+        series: the data.
+
+    Raises:
+        UserError: when the model does not fit the data.
+    """
+    kind = kind_of(config, given)
+    names = series.names
+    if given is not None and given.num_series != len(names):
+        raise UserError(
+            f"--model {config.model}: is for {given.num_series} series, and {config.file} has "
+            f"{len(names)} ({', '.join(names)}); choose with --columns"
+        )
+    times = times_of(config, kind, series)
+    data = Data.of(series.values)
+    if kind in LOCAL:
+        parameters = (
+            local.begin(config, kind, names, series.values, times)
+            if given is None
+            else file_model(given)
+        )
+        assert isinstance(parameters, LocalModel)
+        return engine(local.chain(kind, parameters, names, times), data)
+    start = (
+        free.begin(config.states or 2, series.values, config.seed)
+        if given is None
+        else file_model(given)
+    )
+    assert isinstance(start, LinearGaussian)
+    return engine(free.chain(start, names), data)

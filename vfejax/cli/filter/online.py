@@ -1,0 +1,227 @@
+"""``vfejax filter --online``: rows from standard input, an estimate after each, at once.
+
+Memory is constant, and after the first row nothing is compiled. A line that cannot be read is
+reported on standard error with its number and skipped: a stream should not end by one bad line.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vfejax.cli.filter import local, models
+from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
+from vfejax.cli.filter.estimates import cell, half_width
+from vfejax.cli.filter.latency import Latencies
+from vfejax.cli.filter.lines import lines
+from vfejax.cli.filter.local import Times
+from vfejax.cli.filter.model_file import ModelFile
+from vfejax.cli.filter.stream import Stream, free_stream, local_stream
+from vfejax.data.series import BadRow, Layout, Row, cells, layout, read_row
+from vfejax.data.stamps import clock_for
+from vfejax.errors import UserError
+from vfejax.inference.chains.local_models import LocalModel
+from vfejax.runs.interrupt import Interrupt
+
+__all__ = ["run"]
+
+
+class _Counts(NamedTuple):
+    """What is told in the end."""
+
+    latencies: Latencies
+    skipped: list[int]  # a number: how many lines were skipped
+
+    def skip(self, number: int, reason: object) -> None:
+        self.skipped[0] += 1
+        print(f"vfejax filter: line {number}: {reason}; skipped", file=sys.stderr, flush=True)
+
+
+def run(config: FilterConfig) -> int:
+    """Read standard input to its end, or to Ctrl-C, and return the exit status.
+
+    Raises:
+        UserError: when there is nothing to read, or the first lines do not fit the options.
+    """
+    given = models.given_file(config)
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        raise UserError("--online: standard input is closed; give it lines to read") from None
+    counts = _Counts(Latencies(), [0])
+    with Interrupt("vfejax filter: interrupted") as interrupt, interrupt.graceful():
+        rows = _rows(config, given, lines(descriptor, lambda: interrupt.requested), counts)
+        log_evidence = _answer(config, given, rows, counts)
+    if not config.quiet:
+        _tell(counts, log_evidence)
+    return 0
+
+
+class _Line(NamedTuple):
+    """A row that was read, its number and when it came, and what the cells mean."""
+
+    number: int
+    came: float
+    row: Row
+    table: Layout
+
+
+def _rows(
+    config: FilterConfig,
+    given: ModelFile | None,
+    source: Iterator[bytes | None],
+    counts: _Counts,
+) -> Iterator[_Line]:
+    """The rows that can be read, each with the table's layout; the others are reported."""
+    table: Layout | None = None
+    last: Row | None = None
+    for number, line in enumerate(source, 1):
+        came = time.perf_counter()
+        try:
+            found = cells(_text(line))
+            if table is None:
+                if not any(found):
+                    continue
+                table = _layout(config, given, found)
+                if table.header is not None:
+                    continue
+            if not any(found) and table.width > 1:
+                continue  # a blank line
+            table = _with_clock(table, found)
+            row = read_row(table, found or [""])
+            if last is not None and row.time is not None and not row.time > (last.time or 0.0):
+                raise BadRow(f"the time {row.stamp} does not come after {last.stamp}")
+        except BadRow as error:
+            counts.skip(number, error)
+            continue
+        last = row
+        yield _Line(number, came, row, table)
+
+
+def _text(line: bytes | None) -> str:
+    if line is None:
+        raise BadRow("is longer than 1 MiB")
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadRow("is not UTF-8 text") from None
+
+
+def _layout(config: FilterConfig, given: ModelFile | None, first: list[str]) -> Layout:
+    columns = columns_of(config) or (() if given is None else given.columns or ())
+    try:
+        table = layout(first, columns=columns, time=config.time)
+    except UserError as error:
+        if given is None or given.columns is None or config.columns or config.time:
+            raise UserError(f"standard input: {error}") from None
+        table = layout(first)  # numbers without a header, in the order of the model
+    if given is not None and given.num_series != len(table.names):
+        raise UserError(
+            f"--model {config.model}: is for {given.num_series} series, and standard input has "
+            f"{len(table.names)}; choose with --columns"
+        )
+    return table
+
+
+def _with_clock(table: Layout, row: list[str]) -> Layout:
+    """How times are read is told by the first of them."""
+    index = table.time_index
+    if index is None or table.clock is not None or index >= len(row):
+        return table
+    return table._replace(clock=clock_for(row[index]))
+
+
+def _answer(
+    config: FilterConfig, given: ModelFile | None, rows: Iterator[_Line], counts: _Counts
+) -> float:
+    """Print an estimate after every row; the log evidence of all of them."""
+    held = _warm_up(config, given, rows)
+    if not held:
+        raise UserError("--online: standard input has no row of numbers")
+    stream, measured = _stream(config, given, held)
+    table = held[0].table
+    step = jax.jit(stream.step)
+    missing = np.zeros(len(table.names)), np.zeros(len(table.names), bool)
+    jax.block_until_ready(step(stream.init, np.float64(0.0), *missing))  # compiles it
+    print(",".join(["time" if table.time_index is not None else "row", *stream.columns]))
+    state, total, last, count = stream.init, 0.0, None, 0
+    for line in _chained(held, rows, counts):
+        elapsed = 1.0 if line.row.time is None or not measured else line.row.time - (last or 0.0)
+        values = line.row.values
+        state, answer = step(
+            state,
+            np.float64(elapsed if count else 0.0),
+            np.nan_to_num(values),
+            ~np.isnan(values),
+        )
+        numbers = np.asarray(answer.numbers)
+        stamp = line.row.stamp or str(count)
+        print(",".join([stamp, *map(cell, numbers.tolist())]), flush=True)
+        counts.latencies.add(time.perf_counter() - line.came)
+        total += float(answer.log_evidence)
+        last, count = line.row.time, count + 1
+    return total
+
+
+def _chained(held: list[_Line], rows: Iterator[_Line], counts: _Counts) -> Iterator[_Line]:
+    """The rows that waited, from now on, and those to come."""
+    while held:
+        yield held.pop(0)._replace(came=time.perf_counter())
+    yield from rows
+
+
+def _warm_up(config: FilterConfig, given: ModelFile | None, rows: Iterator[_Line]) -> list[_Line]:
+    """The rows that are read before the first estimate."""
+    known = given is not None or (config.noise_std is not None and config.drift_std is not None)
+    wanted = 1 if known else config.warm_up
+    if not known and not config.quiet:
+        print(
+            f"vfejax filter: the first {wanted} rows set the scales; --noise-std and --drift-std, "
+            "or a model file, give estimates from the first row on",
+            file=sys.stderr,
+            flush=True,
+        )
+    held: list[_Line] = []
+    for line in rows:
+        held.append(line)
+        if len(held) >= wanted:
+            break
+    return held
+
+
+def _stream(
+    config: FilterConfig, given: ModelFile | None, held: list[_Line]
+) -> tuple[Stream, bool]:
+    """The filter, and whether it follows measured times."""
+    kind = given.kind if given is not None else config.model or "local-level"
+    names = held[0].table.names
+    width, which = half_width(config.interval), config.estimate or "filtered"
+    measured = kind in LOCAL and config.spacing == "measured"
+    if given is not None:
+        parameters = models.file_model(given)
+        if isinstance(parameters, LocalModel):
+            return local_stream(kind, parameters, names, width, which), measured
+        return free_stream(parameters, names, width, which), measured
+    values = np.stack([line.row.values for line in held])
+    times = [line.row.time for line in held]
+    steps = np.ones(len(held) - 1)
+    if measured and times[0] is not None:
+        steps = np.diff(np.array(times, np.float64))
+    usual = float(np.median(steps)) if len(steps) else 1.0
+    model = local.begin(config, kind, names, values, Times(steps, usual))
+    return local_stream(kind, model, names, width, which), measured
+
+
+def _tell(counts: _Counts, log_evidence: float) -> None:
+    skipped, latencies = counts.skipped[0], counts.latencies
+    more = f", {skipped} skipped" if skipped else ""
+    print(
+        f"vfejax filter: {latencies.count} rows{more}; log evidence {log_evidence:.6g} nats; "
+        f"latency of an estimate: median {1e3 * latencies.quantile(0.5):.2f} ms, 99 % within "
+        f"{1e3 * latencies.quantile(0.99):.2f} ms",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,167 @@
+"""What ``vfejax filter`` tells its reader in the end: summary, tables, pictures."""
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vfejax.cli.filter import moving
+from vfejax.cli.filter.config import FilterConfig
+from vfejax.cli.filter.estimates import Engine, Estimates
+from vfejax.cli.filter.pictures import pictures
+from vfejax.cli.filter.residuals import Checks, checks
+from vfejax.data.series import Series
+from vfejax.problems.moving_target import Target
+from vfejax.runs.directory import RunDirectory
+from vfejax.runs.metrics import read_metrics
+from vfejax.runs.report import Report
+from vfejax.types import PyTree
+
+__all__ = ["Result", "build", "summary_text"]
+
+_DOUBTFUL = 0.01  # probability below which a residual check is mentioned
+
+
+class Result(NamedTuple):
+    """What a run computed.
+
+    Attributes:
+        config: the command's options.
+        series: the data.
+        engine: the model, at the parameters that the run began with.
+        params: parameters at the end.
+        found: the estimates.
+        target: the truth, of the embedded target.
+        run: the run, whose metrics are read.
+        document: the text of ``model.toml``.
+    """
+
+    config: FilterConfig
+    series: Series
+    engine: Engine
+    params: PyTree
+    found: Estimates
+    target: Target | None
+    run: RunDirectory
+    document: str
+
+
+def build(result: Result) -> tuple[Report, dict[str, Any]]:
+    """What the run shows in the end, and its summary."""
+    config, series, found = result.config, result.series, result.found
+    metrics = read_metrics(result.run, required=("step", "log_evidence"))
+    tests = [checks(name, found.residuals[:, j]) for j, name in enumerate(series.names)]
+    summary = _summary(result, metrics, tests)
+    notes = [_first_line(summary), *_check_notes(tests)]
+    header: tuple[str, ...] = ("quantity", "value")
+    rows: list[tuple[Any, ...]] = [
+        (name.replace("_", " "), value)
+        for name, value in summary.items()
+        if isinstance(value, int | float | str)
+    ]
+    if "errors" in summary:
+        percent = f"inside {100 * config.interval:g} % intervals (%)"
+        header = ("rms distance from the truth", "at fixes (m)", "between fixes (m)", percent)
+        rows = [
+            (name, *(_fixed(row[key], places) for key, places in _COLUMNS.items()))
+            for name, row in summary["errors"].items()
+        ]
+    shown = pictures(config, series, found, result.target, metrics)
+    texts = [("The parameters, model.toml: --model reads them again.", result.document)]
+    return Report("vfejax filter", rows, shown, texts, notes, header), summary
+
+
+_COLUMNS = {"at_fixes_m": 1, "between_fixes_m": 1, "coverage_percent": 1}
+
+
+def _fixed(value: float | None, decimals: int) -> Decimal | str:
+    return "" if value is None else Decimal(f"{value:.{decimals}f}")
+
+
+def _summary(
+    result: Result, metrics: dict[str, np.ndarray], tests: Sequence[Checks]
+) -> dict[str, Any]:
+    series, config = result.series, result.config
+    summary: dict[str, Any] = {
+        "model": result.engine.kind,
+        "estimate": config.estimate or "smoothed",
+        "series": ", ".join(series.names),
+        "rows": len(series.values),
+        "missing_entries": int(np.isnan(series.values).sum()),
+        "log_evidence_nats": result.found.log_evidence,
+    }
+    if config.learn:
+        summary["iterations"] = int(metrics["step"][-1])
+        summary["log_evidence_before_learning_nats"] = float(metrics["log_evidence"][0])
+    summary["residuals"] = {
+        test.name: {k: _known(v) for k, v in test._asdict().items() if k != "name"}
+        for test in tests
+    }
+    if result.target is not None:
+        rows = moving.accuracies(config, result.target, result.engine, result.found)
+        summary["interval"] = config.interval
+        summary["errors"] = {
+            name: {
+                "at_fixes_m": _known(row.seen),
+                "between_fixes_m": _known(row.unseen),
+                "coverage_percent": _known(100 * row.coverage),
+            }
+            for name, row in rows.items()
+        }
+    return summary
+
+
+def _known(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _first_line(summary: dict[str, Any]) -> str:
+    learned = (
+        f", {summary['iterations']} iterations of learning from "
+        f"{summary['log_evidence_before_learning_nats']:.6g} nats"
+        if "iterations" in summary
+        else ""
+    )
+    return (
+        f"{summary['rows']} rows of {summary['series']}, {summary['missing_entries']} entries "
+        f"missing; {summary['estimate']} estimates by {summary['model']}; log evidence "
+        f"{summary['log_evidence_nats']:.6g} nats{learned}."
+    )
+
+
+def _check_notes(tests: Sequence[Checks]) -> list[str]:
+    """What the residuals say against the model, series by series."""
+    notes = []
+    for test in tests:
+        doubts = []
+        if test.independence < _DOUBTFUL:
+            doubts.append(f"depend on each other (probability {test.independence:.1g} by chance)")
+        if test.normality < _DOUBTFUL:
+            doubts.append(f"are not normal (probability {test.normality:.1g} by chance)")
+        if doubts:
+            notes.append(
+                f"The residuals of {test.name} {' and '.join(doubts)}: the model misses something, "
+                "and its intervals may be wrong."
+            )
+    return notes
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """The summary for a terminal."""
+    lines = [f"{_first_line(summary)} {summary['seconds']} s"]
+    if "errors" in summary:
+        width = max(len(name) for name in summary["errors"]) + 2
+        percent = f"in {100 * summary['interval']:g} % intervals"
+        lines.append(
+            f"{'rms distance from the truth':<{width}}{'at fixes':>10}{'between':>11}{percent:>21}"
+        )
+        for name, row in summary["errors"].items():
+            cells = [
+                "-" if row[key] is None else f"{row[key]:.1f} {unit}"
+                for key, unit in zip(_COLUMNS, ("m", "m", "%"), strict=True)
+            ]
+            lines.append(f"{name:<{width}}{cells[0]:>10}{cells[1]:>11}{cells[2]:>21}")
+    return "\n".join(lines)
