@@ -78,7 +78,7 @@ class Layout(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line: the time (None without a column of time), as it is written, and the values ``[o]``."""
+    """One line: the time (None without one), as it is written, and the values ``[o]``."""
 
     time: float | None
     stamp: str
@@ -135,8 +135,8 @@ def layout(
     numbers = [_number(cell) for cell in first]
     if all(number is not None for number in numbers) and not np.all(np.isnan(np.array(numbers))):
         if columns or time:
-            names = ", ".join(columns) or time
-            raise UserError(f"the first line has no names, so there is no column {names}")
+            wanted = ", ".join(columns) or time
+            raise UserError(f"the first line has no names, so there is no column {wanted}")
         count = len(first)
         names = ("y",) if count == 1 else tuple(f"y{i}" for i in range(count))
         return Layout(None, count, names, tuple(range(count)), None, None)

@@ -239,7 +239,7 @@ def state_occupancy(
     below.set_yticks(range(k))
     below.set_ylim(-0.5, k - 0.5)
     below.margins(x=0.01)
-    style_axes(below, xlabel=xlabel, ylabel="most probable path")
+    style_axes(below, xlabel=xlabel, ylabel="path")
     _as_dates(below, dates)
     return figure
 
@@ -263,7 +263,7 @@ def track(
         covs: their covariances ``[t, 2, 2]``.
         interval: probability that an ellipse holds.
         unit: of all of them.
-        every: how many times apart the ellipses are; those of missing observations come besides.
+        every: how many times apart the ellipses are.
 
     Returns:
         One axes with equal scales.
@@ -283,7 +283,7 @@ def track(
     shown = np.arange(len(seen)) % every == 0
     for chosen, colour, label in (
         (shown & ~missing, BLUE, "where there was a fix"),
-        (missing, ORANGE, "where it is missing"),
+        (shown & missing, ORANGE, "where it is missing"),
     ):
         if np.any(chosen):
             outlines = ellipses(path[chosen], spread[chosen], radius)

@@ -97,9 +97,8 @@ def simulate(
     lost[[0, -1]] = False
     observations[lost] = np.nan
     variances = np.tile([start_std**2, speed_std**2], 2)
-    model = LocalModel(
-        np.full(2, drift_std), np.full(2, noise_std), np.zeros(4), np.diag(variances)
-    )
+    fields = np.full(2, drift_std), np.full(2, noise_std), np.zeros(4), np.diag(variances)
+    model = LocalModel(*map(jnp.asarray, fields))
     times = step * np.arange(num_steps)
     return Target(times, observations, state[:, 0], state[:, 1], model)
 
@@ -110,9 +109,8 @@ def true_model(target: Target) -> LinearGaussian:
     >>> true_model(simulate(np.random.default_rng(0))).emission.shape
     (2, 4)
     """
-    return linear_gaussian(
-        LocalModel(*map(jnp.asarray, target.model)), jnp.asarray(target.times[1] - target.times[0])
-    )
+    step = target.times[1] - target.times[0]
+    return linear_gaussian(target.model, jnp.asarray(step, target.model.drift_std.dtype))
 
 
 def accuracy(target: Target, mean: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> Accuracy:

@@ -51,8 +51,9 @@ def record(run: RunDirectory, inputs: Inputs) -> None:
 
     Args:
         run: the run, held.
-        inputs: by option (``"text"``, ``"observation-matrix"``; one in capitals, ``"FILE"``, is given
-            without its name), a file, a directory of files, some :class:`Files`, or a :class:`Content`; None for an option that was not given.
+        inputs: by option (``"text"``, ``"observation-matrix"``; one in capitals, ``"FILE"``, is
+            given without its name), a file, a directory of files, some :class:`Files`, or a
+            :class:`Content`; None for an option that was not given.
 
     Raises:
         UserError: naming option and file, when one cannot be read.

@@ -49,7 +49,10 @@ def _filter(config: FilterConfig) -> int:
     engine = models.build(config, given, series)
     if target is not None and config.learn:
         engine = engine._replace(params=moving.wrong(engine.params))
+    impossible = _impossible(config, engine, series)
     with sessions.begin(config, "filter", inputs) as session:
+        for note in impossible:
+            session.note(note)
         num_steps = config.steps if config.learn else 0
         session = session._replace(config=_with_steps(config, num_steps))
         outcome = session.advance(_program(config, engine), unit="iterations")
@@ -85,7 +88,7 @@ def _program(config: FilterConfig, engine: Engine) -> loop.Program:
     def observe(step: int, params: PyTree, infos: Any, memory: PyTree) -> loop.Observation:
         value = engine.evidence(params)
         if infos is None:
-            if not np.isfinite(value):
+            if np.isnan(value) or (config.learn and np.isinf(value)):
                 raise UserError(
                     "the log evidence of the model is not finite; check its covariances, and the "
                     "data for values far from all others"
@@ -113,6 +116,27 @@ def _reason(config: FilterConfig, settled: np.ndarray) -> str:
         f"learning has settled: an iteration raises the log evidence by less than "
         f"{config.tolerance:g} nats (--tolerance)"
     )
+
+
+def _impossible(config: FilterConfig, engine: Engine, series: Series) -> list[str]:
+    """A remark about rows that no state of the model explains.
+
+    Raises:
+        UserError: with --learn, which cannot begin from there.
+    """
+    rows = engine.impossible(engine.params)
+    if not len(rows):
+        return []
+    row = int(rows[0])
+    values = ", ".join(f"{value:g}" for value in series.values[row])
+    more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+    said = (
+        f"{series.time_name} {series.stamps[row]}{more}: no state of the model allows the "
+        f"observation {values}"
+    )
+    if config.learn:
+        raise UserError(f"{said}, so nothing can be learned from there; begin from another model")
+    return [f"{said}; the log evidence is -inf, and estimates go on as if it were missing"]
 
 
 def _check(config: FilterConfig, found: estimates.Estimates, series: Series) -> None:

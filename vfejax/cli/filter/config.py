@@ -17,7 +17,7 @@ __all__ = ["MODELS", "FilterConfig", "check_values", "columns_of", "is_file", "p
 
 MODELS = {
     "local-level": "each series is a level that wanders, seen with noise",
-    "local-trend": "each series is a level whose slope wanders (constant velocity), seen with noise",
+    "local-trend": "each series is a level whose slope wanders (constant velocity), with noise",
     "lgssm": "a linear Gaussian state space model whose every matrix is learned",
     "hmm": "a hidden Markov model: one Gaussian per state",
 }

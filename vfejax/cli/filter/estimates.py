@@ -67,6 +67,7 @@ class Engine(NamedTuple):
         estimates: ``(params, which, interval, horizon) -> Estimates``, which = smoothed, filtered
             or predicted.
         document: parameters as a file of ``--model`` has them.
+        impossible: rows that no state explains.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Engine(NamedTuple):
     evidence: Callable[[PyTree], float]
     estimates: Callable[[PyTree, str, float, int], Estimates]
     document: Callable[[PyTree], dict]
+    impossible: Callable[[PyTree], np.ndarray] = lambda params: np.zeros(0, int)
 
 
 def half_width(interval: float) -> float:

@@ -1,6 +1,6 @@
 """Linear Gaussian models of a series: estimates, and learning in the loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from vfejax.inference.chains.linear_gaussian import (
 from vfejax.inference.chains.parallel import PLATFORM
 from vfejax.types import Array, PyTree
 
-__all__ = ["Chain", "Data", "engine", "intervals"]
+__all__ = ["Chain", "Data", "engine"]
 
 # Blocks side by side are several times faster from here on, and compile for twice as long.
 _LONG = 10_000
@@ -125,11 +125,18 @@ def _estimates(
     states = mean[:, indices]
     around = width * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)[:, indices])
     return Estimates(
-        *(signal, signal - inner, signal + inner, signal - outer, signal + outer),
-        *(tuple(chain.state_names.values()), states, states - around, states + around),
-        None,
-        float(found.log_evidence),
-        _residuals(future, data, filtered),
+        mean=signal,
+        lower=signal - inner,
+        upper=signal + inner,
+        new_lower=signal - outer,
+        new_upper=signal + outer,
+        state_names=tuple(chain.state_names.values()),
+        state_mean=states,
+        state_lower=states - around,
+        state_upper=states + around,
+        states=None,
+        log_evidence=float(found.log_evidence),
+        residuals=_residuals(future, data, filtered),
     )
 
 
@@ -148,9 +155,3 @@ def _residuals(model: LinearGaussian, data: Data, filtered: Any) -> np.ndarray:
     signal, spread, noise = _signal(model, mean, cov)
     off = (np.asarray(data.values) - signal) / np.sqrt(spread + noise)
     return np.where(np.asarray(data.mask), off, np.nan)
-
-
-def intervals(names: Sequence[str], state_names: Sequence[str]) -> tuple[str, ...]:
-    """Columns of the estimates of a stream, without time and observations."""
-    series = [f"{n}_{end}" for n in names for end in ("mean", "lower", "upper")]
-    return (*series, *(f"{n}_{end}" for n in state_names for end in ("mean", "lower", "upper")))

@@ -76,7 +76,8 @@ def _with_beginning(
     mean[:, 0] = level
     std = np.repeat(_VAGUE * reach[:, None], order, axis=1)
     std[:, 1:] /= step
-    return LocalModel(drift, noise, mean.ravel(), np.diag(std.ravel() ** 2))
+    fields = drift, noise, mean.ravel(), np.diag(std.ravel() ** 2)
+    return LocalModel(*map(jnp.asarray, fields))
 
 
 def chain(kind: str, model: LocalModel, names: tuple[str, ...], times: Times) -> Chain:

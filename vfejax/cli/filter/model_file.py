@@ -16,16 +16,15 @@ from vfejax.errors import UserError
 
 __all__ = ["FIELDS", "ModelFile", "read", "write"]
 
+_LOCAL = {
+    "drift_std": ("o",),
+    "noise_std": ("o",),
+    "initial_mean": ("n",),
+    "initial_cov": ("n", "n"),
+}
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("local-level", "local-trend"),
-        {
-            "drift_std": ("o",),
-            "noise_std": ("o",),
-            "initial_mean": ("n",),
-            "initial_cov": ("n", "n"),
-        },
-    ),
+    "local-level": _LOCAL,
+    "local-trend": _LOCAL,
     "lgssm": {
         "initial_mean": ("n",),
         "initial_cov": ("n", "n"),
@@ -36,10 +35,28 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "transition_offset": ("n",),
         "emission_offset": ("o",),
     },
+    "hmm": {
+        "initial": ("k",),
+        "transition": ("k", "k"),
+        "means": ("k", "o"),
+        "stds": ("k", "o"),
+    },
+    "discrete-hmm": {
+        "initial": ("k",),
+        "transition": ("k", "k"),
+        "emission": ("m", "k"),
+    },
 }
-"""Fields of each model and their axes: n is the size of the state, o the number of series."""
+"""Fields of each model and their axes: n is the size of the state, o the number of series, k the
+number of states and m that of symbols.
+"""
 OPTIONAL = ("transition_offset", "emission_offset")
-_LETTERS = {"n": "the size of the state", "o": "the number of series", "k": "the number of states"}
+_LETTERS = {
+    "n": "the size of the state",
+    "o": "the number of series",
+    "k": "the number of states",
+    "m": "the number of symbols",
+}
 
 
 class ModelFile(NamedTuple):
@@ -105,7 +122,7 @@ def read(path: Path) -> ModelFile:
             raise UserError(f"{path}: key '{key}' [{axes}] is missing")
     fields = {key: _array(path, key, content[key], len(wanted[key])) for key in content}
     sizes = _sizes(path, fields, wanted, columns)
-    return ModelFile(kind, columns, fields, sizes["o"])
+    return ModelFile(kind, columns, fields, sizes.get("o", 1))
 
 
 def _columns(path: Path, value: Any) -> tuple[str, ...] | None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli.filter import free, local, model_file
+from vfejax.cli.filter import emissions, free, hidden, local, model_file
 from vfejax.cli.filter.config import LOCAL, FilterConfig, is_file
+from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Engine
 from vfejax.cli.filter.linear import Data, engine
 from vfejax.cli.filter.local import Times
@@ -15,6 +16,8 @@ from vfejax.data.series import Series, irregular_step
 from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, check_model
 from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
+
+HIDDEN = {"hmm": GaussianStates, "discrete-hmm": Symbols}
 
 __all__ = ["build", "file_model", "given_file", "kind_of", "times_of"]
 
@@ -36,17 +39,21 @@ def given_file(config: FilterConfig) -> ModelFile | None:
     return found
 
 
-def file_model(found: ModelFile) -> LocalModel | LinearGaussian:
+def file_model(found: ModelFile) -> LocalModel | LinearGaussian | GaussianStates | Symbols:
     """The parameters in a model file.
 
     Raises:
         ValueError: naming the field whose values cannot be right.
     """
+    if found.kind in HIDDEN:
+        states = HIDDEN[found.kind](**{k: jnp.asarray(v) for k, v in found.fields.items()})
+        emissions.check(states)
+        return states
     if found.kind not in LOCAL:
         model = LinearGaussian(**{k: jnp.asarray(v) for k, v in found.fields.items()})
         check_model(model)
         return model
-    parameters = LocalModel(**found.fields)
+    parameters = LocalModel(**{k: jnp.asarray(v) for k, v in found.fields.items()})
     n, o = len(parameters.initial_mean), len(parameters.noise_std)
     order = local.ORDERS[found.kind]
     if n != order * o:
@@ -59,7 +66,7 @@ def file_model(found: ModelFile) -> LocalModel | LinearGaussian:
         if np.any(bad):
             i = int(np.argmax(bad))
             raise ValueError(f"'{name}' is {values[i]:g} at [{i}]; it must be {least}")
-    check_model(linear_gaussian(LocalModel(*map(jnp.asarray, parameters)), jnp.asarray(1.0)))
+    check_model(linear_gaussian(parameters, jnp.asarray(1.0)))
     return parameters
 
 
@@ -112,6 +119,8 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
             f"{len(names)} ({', '.join(names)}); choose with --columns"
         )
     times = times_of(config, kind, series)
+    if kind in HIDDEN:
+        return _hidden(config, kind, given, series)
     data = Data.of(series.values)
     if kind in LOCAL:
         parameters = (
@@ -128,3 +137,14 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
     )
     assert isinstance(start, LinearGaussian)
     return engine(free.chain(start, names), data)
+
+
+def _hidden(config: FilterConfig, kind: str, given: ModelFile | None, series: Series) -> Engine:
+    if given is None:
+        start = emissions.begin(config.states or 2, series.names, series.values, config.seed)
+        return hidden.engine(kind, start, series.names, series.values)
+    states = file_model(given)
+    assert isinstance(states, GaussianStates | Symbols)
+    if isinstance(states, Symbols):
+        emissions.check_symbols(states, series.names, series.values)
+    return hidden.engine(kind, states, series.names, series.values)

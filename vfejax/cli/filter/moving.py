@@ -1,6 +1,5 @@
 """The embedded moving target: its series, and how far an estimate is from the truth."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.filter.config import FilterConfig
@@ -52,7 +51,7 @@ def accuracies(
     if config.learn:
         rows["before learning, scales wrong on purpose"] = of(engine.params)
     rows["this run"] = _accuracy(target, found)
-    truth = LocalModel(*map(jnp.asarray, target.model))
+    truth = target.model
     rows["best possible (exact posterior, true scales)"] = of(truth)
     return rows
 

@@ -19,10 +19,11 @@ from vfejax.cli.filter.latency import Latencies
 from vfejax.cli.filter.lines import lines
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
-from vfejax.cli.filter.stream import Stream, free_stream, local_stream
+from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
 from vfejax.data.series import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for
 from vfejax.errors import UserError
+from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.inference.chains.local_models import LocalModel
 from vfejax.runs.interrupt import Interrupt
 
@@ -162,6 +163,9 @@ def _answer(
         print(",".join([stamp, *map(cell, numbers.tolist())]), flush=True)
         counts.latencies.add(time.perf_counter() - line.came)
         total += float(answer.log_evidence)
+        if answer.impossible:
+            said = f"vfejax filter: line {line.number}: no state of the model allows this row"
+            print(f"{said}; it counts as missing", file=sys.stderr, flush=True)
         last, count = line.row.time, count + 1
     return total
 
@@ -204,7 +208,9 @@ def _stream(
         parameters = models.file_model(given)
         if isinstance(parameters, LocalModel):
             return local_stream(kind, parameters, names, width, which), measured
-        return free_stream(parameters, names, width, which), measured
+        if isinstance(parameters, LinearGaussian):
+            return free_stream(parameters, names, width, which), measured
+        return hidden_stream(parameters, names, which), measured
     values = np.stack([line.row.values for line in held])
     times = [line.row.time for line in held]
     steps = np.ones(len(held) - 1)

@@ -86,7 +86,7 @@ def _track(config: FilterConfig, found: Estimates, target: Target) -> Picture:
         "The boat, its fixes, and where it was",
         f"The {which} estimate knows {given[which]}. Each ellipse holds the true place with a "
         f"probability of {100 * config.interval:g} %, if the scales of motion and noise are right. "
-        "Where fixes are missing the ellipses grow: the estimate goes on with the velocity it knows.",
+        "They grow where fixes are missing: the estimate goes on with the velocity it knows.",
         figures.track(
             target.observations, target.truth, found.mean[:count], covs, interval=config.interval
         ),
@@ -161,8 +161,8 @@ def _residuals(series: Series, found: Estimates, axis: _Axis) -> Picture:
         "residuals",
         "Does the model fit?",
         "Residuals are how far each observation was from its prediction by the rows before it, in "
-        "standard deviations. Of a model that fits, 95 % lie in the grey band on the left, 19 of 20 "
-        "autocorrelations lie in that of the middle, and quantiles follow the line on the right.",
+        "standard deviations. If the model fits, 95 % lie in the grey band on the left, 19 of 20 "
+        "autocorrelations in that of the middle, and quantiles follow the line on the right.",
         figures.residual_checks(
             axis.times[: len(series.values)],
             values,

@@ -90,7 +90,7 @@ def _summary(
         "series": ", ".join(series.names),
         "rows": len(series.values),
         "missing_entries": int(np.isnan(series.values).sum()),
-        "log_evidence_nats": result.found.log_evidence,
+        "log_evidence_nats": _known(result.found.log_evidence),
     }
     if config.learn:
         summary["iterations"] = int(metrics["step"][-1])
@@ -115,7 +115,7 @@ def _summary(
 
 def _known(value: float) -> float | None:
     """A number for JSON, which has no NaN."""
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
 def _first_line(summary: dict[str, Any]) -> str:
@@ -125,10 +125,12 @@ def _first_line(summary: dict[str, Any]) -> str:
         if "iterations" in summary
         else ""
     )
+    value = summary["log_evidence_nats"]
+    said = "-inf" if value is None else f"{value:.6g} nats"
     return (
         f"{summary['rows']} rows of {summary['series']}, {summary['missing_entries']} entries "
         f"missing; {summary['estimate']} estimates by {summary['model']}; log evidence "
-        f"{summary['log_evidence_nats']:.6g} nats{learned}."
+        f"{said}{learned}."
     )
 
 

@@ -14,7 +14,7 @@ class Checks(NamedTuple):
 
     Attributes:
         name: of the series.
-        count: number of observations.
+        num_observations: how many residuals there are.
         mean, std: of the residuals; 0 and 1 when the model is right.
         independence: probability of autocorrelations at least as large, if there were none
             (Ljung and Box, lags up to 20).
@@ -23,7 +23,7 @@ class Checks(NamedTuple):
     """
 
     name: str
-    count: int
+    num_observations: int
     mean: float
     std: float
     independence: float

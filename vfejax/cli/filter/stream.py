@@ -6,14 +6,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.local import ORDERS
 from vfejax.inference.chains._blocks import SEQUENTIAL
+from vfejax.inference.chains.hidden_markov import HiddenMarkov, hidden_markov_filter
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, kalman_filter
 from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
 from vfejax.numerics import matmul, matmul_nt, matvec, symmetrize
 from vfejax.types import Array, PyTree
 
-__all__ = ["Answer", "Stream", "free_stream", "local_stream"]
+__all__ = ["Answer", "Stream", "free_stream", "hidden_stream", "local_stream"]
 
 
 class Answer(NamedTuple):
@@ -22,10 +24,12 @@ class Answer(NamedTuple):
     Attributes:
         numbers: as the columns say, one array.
         log_evidence: log density of the row given those before it, in nats.
+        impossible: whether no state allows the row.
     """
 
     numbers: Array
     log_evidence: Array
+    impossible: Array
 
 
 class Stream(NamedTuple):
@@ -34,8 +38,8 @@ class Stream(NamedTuple):
     Attributes:
         columns: names of the numbers in an answer.
         init: the state before the first row.
-        step: ``(state, elapsed, values [o], mask [o]) -> (state, Answer)``, pure; ``elapsed`` is the
-            time since the row before, 0 for the first one.
+        step: ``(state, elapsed, values [o], mask [o]) -> (state, Answer)``, pure; ``elapsed`` is
+            the time since the row before, 0 for the first one.
     """
 
     columns: tuple[str, ...]
@@ -74,7 +78,7 @@ def _linear(
         found = kalman_filter(chain, values[None], mask[None], passes=SEQUENTIAL)
         after = found.mean[0], found.cov[0]
         numbers = _numbers(model, *(after if which == "filtered" else before), indices, width)
-        return (*after, jnp.ones_like(begun)), Answer(numbers, found.log_evidence)
+        return (*after, jnp.ones_like(begun)), Answer(numbers, found.log_evidence, jnp.array(False))
 
     init = (start.initial_mean, start.initial_cov, jnp.array(False))
     return Stream(_columns(names, tuple(states.values())), init, step)
@@ -131,3 +135,35 @@ def free_stream(model: LinearGaussian, names: tuple[str, ...], width: float, whi
     """
     states = {i: f"state_{i}" for i in range(len(model.initial_mean))}
     return _linear(lambda elapsed: model, model, names, states, width, which)
+
+
+def hidden_stream(model: GaussianStates | Symbols, names: tuple[str, ...], which: str) -> Stream:
+    """A hidden Markov model: means of the series, probabilities of the states, and the most
+    probable of them at this time.
+
+    Args:
+        model: its parameters.
+        names: of the series.
+        which: filtered or predicted.
+    """
+    centres = jnp.asarray(model.centres())
+    num_states = len(centres)
+
+    def step(state: PyTree, elapsed: Array, values: Array, mask: Array) -> tuple[PyTree, Answer]:
+        chances, begun = state
+        before = jnp.where(begun, matvec(model.transition, chances), chances)
+        table = model.log_likelihood(values[None], mask[None])
+        found = hidden_markov_filter(HiddenMarkov(before, model.transition), table)
+        after = found.probabilities[0]
+        shown = after if which == "filtered" else before
+        best = jnp.argmax(shown).astype(shown.dtype)
+        numbers = jnp.concatenate([matvec(centres.T, shown), shown, best[None]])
+        answer = Answer(numbers, found.log_evidence, found.info.impossible[0])
+        return (after, jnp.ones_like(begun)), answer
+
+    columns = (
+        *(f"{name}_mean" for name in names),
+        *(f"state_{k}_probability" for k in range(num_states)),
+        "most_probable_state",
+    )
+    return Stream(columns, (jnp.asarray(model.initial), jnp.array(False)), step)

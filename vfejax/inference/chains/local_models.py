@@ -1,7 +1,8 @@
 """Local level and local trend: series that wander, sampled at any times and observed with noise.
 
-Each series is a Brownian motion of diffusion ``sigma^2`` (order 1, the local level), or the integral
-of one (order 2, the local trend: a position whose velocity wanders). Over a time h it moves by
+Each series is a Brownian motion of diffusion ``sigma^2`` (order 1, the local level), or the
+integral of one (order 2, the local trend: a position whose velocity wanders). Over a time h it
+moves by
 
 - order 1: ``A = 1``, ``Q = sigma^2 h``;
 - order 2: ``A = [[1, h], [0, 1]]``, ``Q = sigma^2 [[h^3 / 3, h^2 / 2], [h^2 / 2, h]]``,
@@ -91,7 +92,7 @@ def transition(order: int, step: Array) -> tuple[Array, Array, Array]:
 
 
 def _by_series(blocks: Array, weights: Array) -> Array:
-    """One block per series on the diagonal, ``[..., p, p]`` times ``[o]`` to ``[..., o p, o p]``."""
+    """One block per series on the diagonal: ``[..., p, p]`` and ``[o]`` to ``[..., o p, o p]``."""
     o, p = weights.shape[0], blocks.shape[-1]
     spread = jnp.einsum("ij,...ab->...iajb", jnp.diag(weights), blocks)
     return spread.reshape(*blocks.shape[:-2], o * p, o * p)
@@ -138,9 +139,9 @@ def learned(
 ) -> LocalModel:
     """The scales that maximise the expected log joint: one step of expectation maximisation.
 
-    With the noise ``w_i = x_{i+1} - A_i x_i`` of a step, ``sigma^2 = mean_i tr(S_i^-1 E[w_i w_i^T]) /
-    p`` for ``Q_i = sigma^2 S_i``, and the noise of an observation has the mean of ``E[(y - C
-    x)^2]`` over the observed entries. The beginning stays. The log evidence never falls.
+    With the noise ``w_i = x_{i+1} - A_i x_i`` of a step, ``sigma^2 = mean_i tr(S_i^-1 E[w_i
+    w_i^T]) / p`` for ``Q_i = sigma^2 S_i``, and the noise of an observation has the mean of ``E[(y
+    - C x)^2]`` over the observed entries. The beginning stays. The log evidence never falls.
 
     Args:
         model: what ``smoothed`` was computed with.
