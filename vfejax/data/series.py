@@ -225,8 +225,9 @@ def read_row(table: Layout, row: Sequence[str]) -> Row:
     if len(row) != table.width:
         if table.header is not None and tuple(row) == table.header:
             raise BadRow("repeats the header; remove it")
-        cell = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-        raise BadRow(f"has {cell} where there are {table.width} columns")
+        found = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+        wanted = "is 1 column" if table.width == 1 else f"are {table.width} columns"
+        raise BadRow(f"has {found} where there {wanted}")
     if table.header is not None and tuple(row) == table.header:
         raise BadRow("repeats the header; remove it")
     values = np.array([_value(table.header, i, row[i]) for i in table.indices])

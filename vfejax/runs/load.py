@@ -85,7 +85,8 @@ def load(path: str | os.PathLike) -> Run:
     path = Path(path)
     config = directory.read_config(path)
     run = Run(path, config, _metrics(path), _summary(path), events=tuple(read_events(path)))
-    return run if "model" not in config else _with_model(run)
+    # The model of `vfejax filter` is no language model.
+    return run if "model" not in config or "horizon" in config else _with_model(run)
 
 
 def _metrics(path: Path) -> dict[str, np.ndarray]:

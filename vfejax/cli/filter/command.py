@@ -35,8 +35,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read(config: FilterConfig, given: ModelFile | None) -> Series:
     assert config.file is not None
-    columns = columns_of(config) or (() if given is None else given.columns or ())
-    return load_series(config.file, columns, config.time)
+    columns = columns_of(config)
+    if columns or given is None or given.columns is None:
+        return load_series(config.file, columns, config.time)
+    try:
+        return load_series(config.file, given.columns, config.time)
+    except UserError as error:
+        if "--columns" not in str(error):
+            raise
+        raise UserError(
+            f"--model {config.model}: is for the columns {', '.join(given.columns)}, and not all "
+            f"of them are in {config.file}; name those to take instead with --columns"
+        ) from None
 
 
 def _filter(config: FilterConfig) -> int:
@@ -131,7 +141,7 @@ def _impossible(config: FilterConfig, engine: Engine, series: Series) -> list[st
     values = ", ".join(f"{value:g}" for value in series.values[row])
     more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
     said = (
-        f"{series.time_name} {series.stamps[row]}{more}: no state of the model allows the "
+        f"line {series.lines[row]}, {series.time_name} {series.stamps[row]}{more}: no state of the model allows the "
         f"observation {values}"
     )
     if config.learn:

@@ -12,6 +12,7 @@ import tyro
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import LARGEST_COUNT, check, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.errors import UserError
 
 __all__ = ["MODELS", "FilterConfig", "check_values", "columns_of", "is_file", "parse"]
 
@@ -179,11 +180,11 @@ def _check_data(config: FilterConfig) -> None:
 
 
 def _check_online(config: FilterConfig) -> None:
-    check(
-        config.file is None, "online", "", f"left out to read {config.file}, or the file left out"
-    )
+    if config.file is not None:
+        raise UserError(f"--online reads standard input; leave out {config.file}, or --online")
     for name in ("learn", "resume", "tensorboard"):
-        check(not getattr(config, name), name, "", "left out with --online")
+        if getattr(config, name):
+            raise UserError(f"--{name}: cannot be given with --online; leave one of them out")
     check(config.horizon == 0, "horizon", config.horizon, "left out with --online")
     fits = config.estimate != "smoothed"
     requirement = "filtered or predicted with --online, which knows no later rows"

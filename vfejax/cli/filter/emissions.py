@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.filter.linear import Data
+from vfejax.data.series import Series
 from vfejax.errors import UserError
 from vfejax.inference.chains import hidden_markov
 from vfejax.inference.chains.hidden_markov import HiddenMarkov
@@ -206,19 +207,19 @@ def check(model: GaussianStates | Symbols) -> None:
         raise ValueError(f"stds must be positive; entry {place.tolist()} is {stds[tuple(place)]:g}")
 
 
-def check_symbols(model: Symbols, names: tuple[str, ...], values: np.ndarray) -> None:
+def check_symbols(model: Symbols, series: Series) -> None:
     """Refuse rows that are no symbols of the model.
 
     Raises:
-        UserError: naming the row.
+        UserError: naming the line.
     """
-    count = model.emission.shape[0]
+    count, values = model.emission.shape[0], series.values
     known = ~np.isnan(values[:, 0])
     fits = (values[:, 0] == np.floor(values[:, 0])) & (values[:, 0] >= 0) & (values[:, 0] < count)
     bad = known & ~fits
     if np.any(bad):
         row = int(np.argmax(bad))
         raise UserError(
-            f"row {row}, column '{names[0]}': {values[row, 0]:g} is no symbol of the model; they "
-            f"are 0 to {count - 1}"
+            f"line {series.lines[row]}, column '{series.names[0]}': {values[row, 0]:g} is no symbol "
+            f"of the model; they are 0 to {count - 1}"
         )

@@ -146,5 +146,5 @@ def _hidden(config: FilterConfig, kind: str, given: ModelFile | None, series: Se
     states = file_model(given)
     assert isinstance(states, GaussianStates | Symbols)
     if isinstance(states, Symbols):
-        emissions.check_symbols(states, series.names, series.values)
+        emissions.check_symbols(states, series)
     return hidden.engine(kind, states, series.names, series.values)
