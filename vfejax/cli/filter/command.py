@@ -3,6 +3,7 @@
 Without arguments: a boat whose velocity wanders is tracked through noisy fixes with gaps.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ def _filter(config: FilterConfig) -> int:
     with sessions.begin(config, "filter", inputs) as session:
         for note in impossible:
             session.note(note)
-        num_steps = config.steps if config.learn else 0
-        session = session._replace(config=_with_steps(config, num_steps))
+        if not config.learn:
+            session = session._replace(config=dataclasses.replace(config, steps=0))
         outcome = session.advance(_program(config, engine), unit="iterations")
         params = outcome.state
         which = config.estimate or "smoothed"
@@ -80,12 +81,6 @@ def _filter(config: FilterConfig) -> int:
             filter_report.Result(config, series, engine, params, found, target, run, document)
         )
         return session.finish(outcome, report, summary, filter_report.summary_text)
-
-
-def _with_steps(config: FilterConfig, num_steps: int) -> FilterConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, steps=num_steps)
 
 
 def _program(config: FilterConfig, engine: Engine) -> loop.Program:
@@ -141,8 +136,8 @@ def _impossible(config: FilterConfig, engine: Engine, series: Series) -> list[st
     values = ", ".join(f"{value:g}" for value in series.values[row])
     more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
     said = (
-        f"line {series.lines[row]}, {series.time_name} {series.stamps[row]}{more}: no state of the model allows the "
-        f"observation {values}"
+        f"line {series.lines[row]}, {series.time_name} {series.stamps[row]}{more}: no state of the "
+        f"model allows the observation {values}"
     )
     if config.learn:
         raise UserError(f"{said}, so nothing can be learned from there; begin from another model")

@@ -220,6 +220,6 @@ def check_symbols(model: Symbols, series: Series) -> None:
     if np.any(bad):
         row = int(np.argmax(bad))
         raise UserError(
-            f"line {series.lines[row]}, column '{series.names[0]}': {values[row, 0]:g} is no symbol "
-            f"of the model; they are 0 to {count - 1}"
+            f"line {series.lines[row]}, column '{series.names[0]}': {values[row, 0]:g} is no "
+            f"symbol of the model; they are 0 to {count - 1}"
         )

@@ -7,8 +7,8 @@ import numpy as np
 
 from vfejax.cli.filter.linear import Chain, Data
 from vfejax.errors import UserError
-from vfejax.inference.chains.linear_gaussian import LinearGaussian, Smoothed
-from vfejax.numerics import cholesky, matmul_nt, symmetrize, triangular_inverse
+from vfejax.inference.chains.learning import expect, maximize
+from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.types import Array, PyTree
 
 __all__ = ["begin", "chain", "document"]
@@ -62,7 +62,7 @@ def chain(start: LinearGaussian, names: tuple[str, ...]) -> Chain:
         start,
         lambda params: params,
         lambda params: params,
-        _learned,
+        _update,
         {i: f"state_{i}" for i in range(num_states)},
         lambda params: document(params, names),
     )
@@ -79,45 +79,12 @@ def document(params: LinearGaussian, names: tuple[str, ...]) -> dict[str, Any]:
     return {"model": "lgssm", "columns": list(names), **fields}
 
 
-def _inverse(matrix: Array) -> Array:
-    half = triangular_inverse(cholesky(symmetrize(matrix)))
-    return jnp.einsum("...ki,...kj->...ij", half, half)
-
-
-def _learned(params: PyTree, data: Data, found: Smoothed) -> LinearGaussian:
-    """The maximising step: regressions of states on states and of series on states. The noise of
-    the series is independent, the beginning and the offset of the states stay.
+def _update(params: PyTree, data: Data) -> tuple[LinearGaussian, Array]:
+    """One step of expectation maximisation; the belief about the first state stays, since one
+    series says next to nothing about it.
     """
-    mean, t = found.mean, found.mean.shape[0]
-    second = found.cov + mean[:, :, None] * mean[:, None, :]
-    drift = (
-        jnp.zeros_like(mean[0]) if params.transition_offset is None else params.transition_offset
-    )
-    later = mean[1:] - drift[None]
-    cross = jnp.sum(found.cross_cov + later[:, :, None] * mean[:-1, None, :], axis=0)
-    moved = jnp.sum(found.cov[1:] + later[:, :, None] * later[:, None, :], axis=0)
-    a = cross @ _inverse(jnp.sum(second[:-1], axis=0))
-    q = symmetrize(moved - matmul_nt(a, cross)) / (t - 1)
-    inputs = mean
-    if params.emission_offset is not None:  # one more input, which is 1
-        inputs = jnp.concatenate([mean, jnp.ones((t, 1), mean.dtype)], axis=1)
-        corner = jnp.ones((t, 1, 1), mean.dtype)
-        upper = jnp.concatenate([second, mean[:, :, None]], axis=2)
-        second = jnp.concatenate(
-            [upper, jnp.concatenate([mean[:, None, :], corner], axis=2)], axis=1
-        )
-    seen = data.mask.astype(mean.dtype)
-    gram = jnp.einsum("to,tij->oij", seen, second)
-    targets = jnp.einsum("to,ti->oi", seen * data.values, inputs)
-    rows = jnp.einsum("oij,oj->oi", _inverse(gram), targets)
-    fitted = jnp.einsum("oi,tij,oj->to", rows, second, rows)
-    off = data.values**2 - 2.0 * data.values * matmul_nt(inputs, rows) + fitted
-    r = jnp.sum(seen * off, axis=0) / jnp.sum(seen, axis=0)
-    n = mean.shape[1]
-    return params._replace(
-        transition=a,
-        transition_cov=q,
-        emission=rows[:, :n],
-        emission_cov=jnp.diag(r),
-        emission_offset=None if params.emission_offset is None else rows[:, n],
-    )
+    mask = None if np.all(np.asarray(data.mask)) else data.mask
+    statistics = expect(params, data.values, mask)
+    better = maximize(params, statistics)
+    beginning = {"initial_mean": params.initial_mean, "initial_cov": params.initial_cov}
+    return better._replace(**beginning), statistics.log_evidence

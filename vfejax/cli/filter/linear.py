@@ -20,7 +20,7 @@ from vfejax.inference.chains.linear_gaussian import (
 from vfejax.inference.chains.parallel import PLATFORM
 from vfejax.types import Array, PyTree
 
-__all__ = ["Chain", "Data", "engine"]
+__all__ = ["Chain", "Data", "engine", "smoothed"]
 
 # Blocks side by side are several times faster from here on, and compile for twice as long.
 _LONG = 10_000
@@ -51,7 +51,7 @@ class Chain(NamedTuple):
         params: parameters.
         chain_fn: parameters to the chain of the observations.
         future_fn: parameters to a chain without time axes, for the steps after them.
-        learned: ``(params, data, smoothed) -> params``, the maximising step.
+        update: ``(params, data) -> (params, log evidence before)``, a step of learning.
         state_names: names of states to report, by their index.
         document: parameters as a file has them.
     """
@@ -60,9 +60,21 @@ class Chain(NamedTuple):
     params: PyTree
     chain_fn: Callable[[PyTree], LinearGaussian]
     future_fn: Callable[[PyTree], LinearGaussian]
-    learned: Callable[[PyTree, Data, Smoothed], PyTree]
+    update: Callable[[PyTree, Data], tuple[PyTree, Array]]
     state_names: dict[int, str]
     document: Callable[[PyTree], dict[str, Any]]
+
+
+def smoothed(model: LinearGaussian, data: Data) -> Smoothed:
+    """The posterior, by the algorithm that serves the length of the series.
+
+    Args:
+        model: the chain.
+        data: the observations.
+    """
+    serial = data.values.shape[0] < _LONG and jax.default_backend() == "cpu"
+    passes = SEQUENTIAL if serial else PLATFORM
+    return kalman_smoother(model, data.values, data.mask, passes=passes)
 
 
 def engine(chain: Chain, data: Data) -> Engine:
@@ -72,22 +84,11 @@ def engine(chain: Chain, data: Data) -> Engine:
         chain: the kind of model and its parameters.
         data: the observations.
     """
-    serial = data.values.shape[0] < _LONG and jax.default_backend() == "cpu"
-    smooth = partial(kalman_smoother, passes=SEQUENTIAL if serial else PLATFORM)
-
-    def smoothed(params: PyTree) -> Smoothed:
-        return smooth(chain.chain_fn(params), data.values, data.mask)
-
-    compiled = compiled_once(smoothed)
-
-    def update(params: PyTree) -> tuple[PyTree, Array]:
-        found = smoothed(params)
-        return chain.learned(params, data, found), found.log_evidence
-
+    compiled = compiled_once(lambda params: smoothed(chain.chain_fn(params), data))
     return Engine(
         chain.kind,
         chain.params,
-        update,
+        lambda params: chain.update(params, data),
         lambda params: float(compiled(params).log_evidence),
         lambda params, which, interval, horizon: _estimates(
             chain, data, params, compiled(params), which, interval, horizon

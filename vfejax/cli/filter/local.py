@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.filter.config import FilterConfig
-from vfejax.cli.filter.linear import Chain, Data
+from vfejax.cli.filter.linear import Chain, Data, smoothed
 from vfejax.errors import UserError
-from vfejax.inference.chains.linear_gaussian import LinearGaussian, Smoothed
+from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.inference.chains.local_models import (
     LocalModel,
     learned,
     linear_gaussian,
     moment_scales,
 )
-from vfejax.types import PyTree
+from vfejax.types import Array, PyTree
 
 __all__ = ["ORDERS", "Times", "begin", "chain", "document"]
 
@@ -93,8 +93,10 @@ def chain(kind: str, model: LocalModel, names: tuple[str, ...], times: Times) ->
     if np.all(times.steps == times.steps[0]):
         steps = steps[0]
 
-    def maximised(params: PyTree, data: Data, found: Smoothed) -> LocalModel:
-        return learned(params, steps, data.values, data.mask, found)
+    def update(params: PyTree, data: Data) -> tuple[LocalModel, Array]:
+        found = smoothed(chain_fn(params), data)
+        better = learned(params, steps, data.values, data.mask, found)
+        return better, found.log_evidence
 
     def chain_fn(params: PyTree) -> LinearGaussian:
         return linear_gaussian(params, steps)
@@ -108,7 +110,7 @@ def chain(kind: str, model: LocalModel, names: tuple[str, ...], times: Times) ->
         LocalModel(*(jnp.asarray(x, jnp.float64) for x in model)),
         chain_fn,
         future_fn,
-        maximised,
+        update,
         slopes if ORDERS[kind] == 2 else {},
         lambda params: document(kind, params, names),
     )
