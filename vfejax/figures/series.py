@@ -26,6 +26,7 @@ from vfejax.figures.style import (
     VERMILLION,
     as_array,
     leave_room,
+    log_axis,
     new_figure,
     style_axes,
 )
@@ -179,24 +180,28 @@ def _draw_quantiles(ax: Axes, known: np.ndarray) -> None:
 
 
 def evidence(steps: ArrayLike, values: ArrayLike) -> Figure:
-    """Log evidence over the iterations of learning.
+    """How far the log evidence was from that of the last iteration of learning.
 
     Args:
         steps: iterations ``[t]``.
         values: in nats ``[t]``.
 
     Returns:
-        One axes.
+        One axes, logarithmic.
 
     Raises:
         ValueError: when the arrays do not fit each other.
     """
     x = as_array("steps", steps, "t")
     y = as_array("values", values, len(x))
+    short = np.where(y[-1] > y, y[-1] - y, np.nan)
     figure = new_figure(3.2)
     ax = figure.add_subplot()
-    ax.plot(x, y, color=BLUE, linewidth=1.8, marker="o", markersize=3)
-    style_axes(ax, xlabel="iteration", ylabel="log evidence (nats)", title="Learning")
+    ax.plot(x, short, color=BLUE, linewidth=1.8, marker="o", markersize=3)
+    if np.any(np.isfinite(short)):
+        log_axis(ax.yaxis)
+    title = f"Log evidence {y[0]:.6g} to {y[-1]:.6g} nats"
+    style_axes(ax, xlabel="iteration", ylabel="nats below the last", title=title)
     return figure
 
 

@@ -62,8 +62,8 @@ def pictures(
         yield Picture(
             "learning",
             "Log evidence while parameters are learned",
-            "Expectation maximisation never lowers it. A curve that still rises at its end has not "
-            "settled: allow more --steps.",
+            "How far the log evidence was from where it ended. Expectation maximisation never lowers "
+            "it. A curve that is still high at its end has not settled: allow more --steps.",
             figures.evidence(metrics["step"], metrics["log_evidence"]),
         )
     yield _residuals(series, found, axis)
