@@ -51,13 +51,13 @@ class Accuracy(NamedTuple):
 
 def simulate(
     rng: np.random.Generator,
-    num_steps: int = 300,
+    num_steps: int = 240,
     *,
     step: float = 2.0,
-    drift_std: float = 0.4,
-    noise_std: float = 20.0,
+    drift_std: float = 0.5,
+    noise_std: float = 60.0,
     missing: float = 0.15,
-    gap: int = 20,
+    gap: int = 30,
 ) -> Target:
     """Draw a path and its fixes, on the host.
 
@@ -78,7 +78,7 @@ def simulate(
 
     >>> target = simulate(np.random.default_rng(0))
     >>> target.truth.shape, int(np.isnan(target.observations[:, 0]).sum())
-    ((300, 2), 60)
+    ((240, 2), 64)
     """
     if num_steps < gap + 4:
         raise ValueError(f"num_steps must be at least gap + 4 = {gap + 4}, got {num_steps}")

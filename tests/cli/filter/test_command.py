@@ -1,4 +1,4 @@
-"""``vfejax filter``: what a run leaves behind, models read back, and every bad input as one line."""
+"""``vfejax filter``: what a run leaves behind, models read back, bad input as one line."""
 
 import contextlib
 import csv
@@ -16,6 +16,7 @@ from vfejax.cli.filter import model_file, models, residuals
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.main import main
 from vfejax.data.series import load_series
+from vfejax.errors import UserError
 from vfejax.runs.load import load
 from vfejax.runs.metrics import read_metrics
 
@@ -53,10 +54,8 @@ def finished(data, tmp_path_factory, blank_pictures):
     printed = io.StringIO()
     options = ("--learn", "--steps", "4", *LOOP)
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-        status = main(
-            ["filter", str(data), "--out", str(out), "--columns", "height", "--horizon", "5"]
-            + [*options]
-        )
+        where = ("filter", str(data), "--out", str(out), "--columns", "height")
+        status = main([*where, "--horizon", "5", *options])
     assert status == 0
     return out, printed.getvalue()
 
@@ -206,12 +205,24 @@ def test_a_hidden_markov_model_from_a_file_gives_the_sum_over_paths(tmp_path):
     np.testing.assert_allclose(share, 0.9, rtol=1e-9)
 
 
+SYMBOLS = """
+model = "discrete-hmm"
+initial = [1, 0]
+transition = [[1, 0], [0, 1]]
+emission = [[1, 0.5], [0, 0.5]]
+"""
+
+
+def test_impossible_rows_are_found_and_symbols_that_are_none_refused(tmp_path):
+    engine, _ = _engine(tmp_path, SYMBOLS, "symbol\n0\n1\n0\n")
+    assert engine.impossible(engine.params).tolist() == [1]
+    with pytest.raises(UserError, match="line 3, column 'symbol': 2 is no symbol of the model"):
+        _engine(tmp_path, SYMBOLS, "symbol\n0\n2\n")
+
+
+@pytest.mark.slow
 def test_an_impossible_observation_is_told_with_its_time(tmp_path, capsys):
-    symbols = (
-        'model = "discrete-hmm"\ninitial = [1, 0]\ntransition = [[1, 0], [0, 1]]\n'
-        "emission = [[1, 0.5], [0, 0.5]]\n"
-    )
-    (tmp_path / "m.toml").write_text(symbols)
+    (tmp_path / "m.toml").write_text(SYMBOLS)
     (tmp_path / "s.csv").write_text("time,symbol\n10,0\n11,1\n12,0\n")
     files = [str(tmp_path / "s.csv"), "--model", str(tmp_path / "m.toml")]
     assert main(["filter", *files, "--out", str(tmp_path / "run")]) == 0

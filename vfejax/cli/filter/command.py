@@ -14,7 +14,7 @@ import numpy as np
 from vfejax.cli import session as sessions
 from vfejax.cli.filter import estimates, model_file, models, moving, online
 from vfejax.cli.filter import report as filter_report
-from vfejax.cli.filter.config import FilterConfig, check_values, columns_of, parse
+from vfejax.cli.filter.config import LOCAL, FilterConfig, check_values, columns_of, parse
 from vfejax.cli.filter.estimates import Engine
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.data.files import atomic_write
@@ -62,7 +62,7 @@ def _filter(config: FilterConfig) -> int:
         engine = engine._replace(params=moving.wrong(engine.params))
     impossible = _impossible(config, engine, series)
     with sessions.begin(config, "filter", inputs) as session:
-        for note in impossible:
+        for note in (*impossible, *_guessed(config, engine, given)):
             session.note(note)
         if not config.learn:
             session = session._replace(config=dataclasses.replace(config, steps=0))
@@ -142,6 +142,14 @@ def _impossible(config: FilterConfig, engine: Engine, series: Series) -> list[st
     if config.learn:
         raise UserError(f"{said}, so nothing can be learned from there; begin from another model")
     return [f"{said}; the log evidence is -inf, and estimates go on as if it were missing"]
+
+
+def _guessed(config: FilterConfig, engine: Engine, given: ModelFile | None) -> list[str]:
+    """A remark about scales that nobody gave and nobody learned."""
+    both = config.noise_std is not None and config.drift_std is not None
+    if engine.kind not in LOCAL or config.learn or both or given is not None:
+        return []
+    return ["the scales of noise and drift are guesses from differences of rows; --learn fits them"]
 
 
 def _check(config: FilterConfig, found: estimates.Estimates, series: Series) -> None:

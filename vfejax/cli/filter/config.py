@@ -14,7 +14,7 @@ from vfejax.cli.limits import LARGEST_COUNT, check, check_numbers, check_run
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
 
-__all__ = ["MODELS", "FilterConfig", "check_values", "columns_of", "is_file", "parse"]
+__all__ = ["LOCAL", "MODELS", "FilterConfig", "check_values", "columns_of", "is_file", "parse"]
 
 MODELS = {
     "local-level": "each series is a level that wanders, seen with noise",

@@ -62,8 +62,8 @@ def pictures(
         yield Picture(
             "learning",
             "Log evidence while parameters are learned",
-            "How far the log evidence was from where it ended. Expectation maximisation never lowers "
-            "it. A curve that is still high at its end has not settled: allow more --steps.",
+            "How far the log evidence was from where it ended. Expectation maximisation never "
+            "lowers it. A curve that is still high at its end has not settled: allow more --steps.",
             figures.evidence(metrics["step"], metrics["log_evidence"]),
         )
     yield _residuals(series, found, axis)
@@ -119,7 +119,7 @@ def _bands(
     return Picture(
         "series",
         f"Series and {which} estimates",
-        band + ahead + more,
+        band + ahead + more + ("" if target is None else " Metres over seconds."),
         figures.series_bands(
             axis.times,
             observed,
