@@ -109,7 +109,13 @@ class Symbols(NamedTuple):
         return hidden_markov.log_likelihoods(model, values[:, 0].astype(int), mask[:, 0])
 
     def learned(self, data: Data, chances: Array, least: Array) -> "Symbols":
-        """Emission that maximises the expected log likelihood; ``least`` is not read."""
+        """Emission that maximises the expected log likelihood.
+
+        Args:
+            data: the observations.
+            chances: probabilities of the states ``[t, k]``.
+            least: not read; the emissions of all models take the same arguments.
+        """
         symbols = jnp.arange(self.emission.shape[0])
         hits = (data.values[:, :1].astype(int) == symbols[None]) & data.mask[:, :1]
         counts = hits.astype(chances.dtype).T @ chances

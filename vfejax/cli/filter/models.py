@@ -80,6 +80,11 @@ def kind_of(config: FilterConfig, given: ModelFile | None) -> str:
 def times_of(config: FilterConfig, kind: str, series: Series) -> Times:
     """Times between rows, as the model needs them.
 
+    Args:
+        config: the command's options.
+        kind: name of the model.
+        series: the data.
+
     Raises:
         UserError: naming the line, when steps are not equal and the model needs that.
     """
