@@ -34,6 +34,12 @@ def test_numbers_without_a_header_are_rows(tmp_path):
     assert series.values.tolist() == [[1, 2], [3, 4]]
 
 
+def test_dates_are_known_without_a_header(tmp_path):
+    series = _load(tmp_path, "2024-01-01,1,2\n2024-01-03,3,4\n")
+    assert series.names == ("y0", "y1")
+    assert np.diff(series.times).tolist() == [2.0]
+
+
 def test_a_blank_line_in_one_column_is_a_missing_entry_but_not_at_the_end(tmp_path):
     np.testing.assert_array_equal(_load(tmp_path, "x\n1\n\n3\n\n\n").values[:, 0], [1, np.nan, 3])
     assert len(_load(tmp_path, "x,y\n1,2\n\n3,4\n").values) == 2

@@ -1,6 +1,6 @@
 """Series of numbers from CSV files, and from lines that come one by one.
 
-A file has a header of names, or none when its first line is numbers already. Cells are separated
+A file has a header of names, or none when its first line has a number already. Cells are separated
 by commas. A cell that is empty, ``NA``, ``N/A``, ``NaN``, ``null`` or ``none`` is missing. One
 column may be the time: numbers, ISO dates (in days) or ISO dates with a time of day (in seconds).
 """
@@ -120,7 +120,7 @@ def layout(
     """What the cells of a table mean, from its first lines.
 
     Args:
-        first: cells of the first line: names, unless all of them are numbers or missing.
+        first: cells of the first line: names, unless one of them is a number.
         second: cells of the next line, from which the kind of time is told; None when unknown.
         columns: names of the quantities to read; by default all but the time.
         time: name of the column of time. By default a column called time, t, date, datetime or
@@ -132,14 +132,8 @@ def layout(
     >>> layout(["time", "x"], ["2024-01-31", "5"]).clock.unit
     'days'
     """
-    numbers = [_number(cell) for cell in first]
-    if all(number is not None for number in numbers) and not np.all(np.isnan(np.array(numbers))):
-        if columns or time:
-            wanted = ", ".join(columns) or time
-            raise UserError(f"the first line has no names, so there is no column {wanted}")
-        count = len(first)
-        names = ("y",) if count == 1 else tuple(f"y{i}" for i in range(count))
-        return Layout(None, count, names, tuple(range(count)), None, None)
+    if any(_is_number(cell) for cell in first):
+        return _without_header(first, columns, time)
     header = tuple(first)
     _check_header(header)
     time_index = _time_index(header, columns, time)
@@ -149,6 +143,23 @@ def layout(
         clock = clock_for(second[time_index])
     names = tuple(header[i] for i in indices)
     return Layout(header, len(header), names, indices, time_index, clock)
+
+
+def _is_number(cell: str) -> bool:
+    number = _number(cell)
+    return number is not None and not np.isnan(number)
+
+
+def _without_header(first: Sequence[str], columns: Sequence[str], time: str | None) -> Layout:
+    """All cells are series, but for a date in the first one."""
+    if columns or time:
+        wanted = ", ".join(columns) or time
+        raise UserError(f"the first line has no names, so there is no column {wanted}")
+    dated = len(first) > 1 and _number(first[0]) is None and bool(clock_for(first[0]).unit)
+    indices = tuple(range(int(dated), len(first)))
+    names = ("y",) if len(indices) == 1 else tuple(f"y{i}" for i in range(len(indices)))
+    clock = clock_for(first[0]) if dated else None
+    return Layout(None, len(first), names, indices, 0 if dated else None, clock)
 
 
 def _check_header(header: tuple[str, ...]) -> None:

@@ -119,6 +119,8 @@ def _layout(config: FilterConfig, given: ModelFile | None, first: list[str]) -> 
         if given is None or given.columns is None or config.columns or config.time:
             raise UserError(f"standard input: {error}") from None
         table = layout(first)  # numbers without a header, in the order of the model
+        if table.header is None and len(table.names) == len(given.columns):
+            table = table._replace(names=given.columns)
     if given is not None and given.num_series != len(table.names):
         raise UserError(
             f"--model {config.model}: is for {given.num_series} series, and standard input has "
