@@ -118,7 +118,7 @@ def _reason(config: FilterConfig, settled: np.ndarray) -> str:
     if not settled:
         return ""
     return (
-        f"learning has settled: an iteration raises the log evidence by less than "
+        f"learning settled: an iteration raises the log evidence by less than "
         f"{config.tolerance:g} nats (--tolerance)"
     )
 

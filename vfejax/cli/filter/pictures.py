@@ -81,12 +81,15 @@ def _track(config: FilterConfig, found: Estimates, target: Target) -> Picture:
         "filtered": "the fixes up to its time",
         "predicted": "the fixes before its time",
     }
+    alone = "only those before and after the gap say where the boat was"
+    if which != "smoothed":
+        alone = "the estimate goes on with the velocity that it knows"
     return Picture(
         "track",
         "The boat, its fixes, and where it was",
         f"The {which} estimate knows {given[which]}. Each ellipse holds the true place with a "
         f"probability of {100 * config.interval:g} %, if the scales of motion and noise are right. "
-        "They grow where fixes are missing: the estimate goes on with the velocity it knows.",
+        f"They grow where fixes are missing: {alone}.",
         figures.track(
             target.observations, target.truth, found.mean[:count], covs, interval=config.interval
         ),

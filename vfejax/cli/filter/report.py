@@ -55,6 +55,11 @@ def build(result: Result) -> tuple[Report, dict[str, Any]]:
     tests = [checks(name, found.residuals[:, j]) for j, name in enumerate(series.names)]
     summary = _summary(result, metrics, tests)
     notes = [_first_line(summary), *_check_notes(tests)]
+    if result.target is not None:
+        notes.append(
+            "The best possible estimate is the best on average over paths. On a single one another "
+            "may be nearer by chance, and coverage may differ from that of many paths."
+        )
     header: tuple[str, ...] = ("quantity", "value")
     rows: list[tuple[Any, ...]] = [
         (name.replace("_", " "), value)
