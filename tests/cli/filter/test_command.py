@@ -159,7 +159,7 @@ def test_a_linear_model_from_a_file_gives_the_joint_gaussian(tmp_path):
     gain = (states @ c.T)[:, known] @ np.linalg.inv(cov)
     mean, spread = gain @ off, np.diag(states - gain @ (states @ c.T)[:, known].T)
     _, log_det = np.linalg.slogdet(2 * np.pi * cov)
-    found = engine.estimates(engine.params, "smoothed", 0.95, 2)
+    found = engine.estimates(engine.params, "smoothed", 0.95, 0)
     # Rounding of a handful of numbers of order 1.
     np.testing.assert_allclose(found.state_mean[:3, 0], mean, rtol=1e-12)
     np.testing.assert_allclose(found.mean[:3, 1], 2 * mean, rtol=1e-12)
@@ -167,7 +167,6 @@ def test_a_linear_model_from_a_file_gives_the_joint_gaussian(tmp_path):
     np.testing.assert_allclose(width**2, spread, rtol=1e-12)
     evidence = -0.5 * (off @ np.linalg.inv(cov) @ off + log_det)
     np.testing.assert_allclose(found.log_evidence, evidence, rtol=1e-12)
-    np.testing.assert_allclose(found.state_mean[4, 0], 0.25 * mean[2], rtol=1e-12)
     first = found.residuals[0]
     np.testing.assert_allclose(first, [0, 2 / 18**0.5], atol=1e-14)
 
@@ -181,6 +180,7 @@ stds = [[1], [0.5]]
 """
 
 
+@pytest.mark.slow
 def test_a_hidden_markov_model_from_a_file_gives_the_sum_over_paths(tmp_path):
     engine, series = _engine(tmp_path, HIDDEN, "x\n0.5\n\n3\n4.2\n")
     y = series.values[:, 0]
