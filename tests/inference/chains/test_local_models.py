@@ -51,6 +51,7 @@ def _step(model, steps, y, mask):
     return learned(model, steps, y, mask, found), found.log_evidence
 
 
+@pytest.mark.slow
 def test_learning_never_lowers_the_evidence_and_reads_no_missing_entry(rng):
     steps = rng.exponential(1.0, 39) + 0.2
     y = _drawn(rng, 2, steps, 0.5, 1.0)
