@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference.chains import LinearGaussian, kalman_filter, kalman_smoother
-from vfejax.inference.chains._blocks import SEQUENTIAL
+from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.inference.chains.hidden_markov import (
     HiddenMarkov,
     hidden_markov_filter,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vfejax.inference.chains import kalman_smoother
-from vfejax.inference.chains._blocks import SEQUENTIAL
+from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.problems import moving_target
 
 

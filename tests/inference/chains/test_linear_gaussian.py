@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 from vfejax.inference import chains
 from vfejax.inference.chains import linear_gaussian
-from vfejax.inference.chains._blocks import SEQUENTIAL, blocks, num_blocks_for
+from vfejax.inference.chains.blocks import SEQUENTIAL, blocks, num_blocks_for
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.inference.chains.parallel import ASSOCIATIVE
 

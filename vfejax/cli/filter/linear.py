@@ -10,7 +10,7 @@ import numpy as np
 
 from vfejax.cli.filter.estimates import Engine, Estimates, half_width
 from vfejax.cli.once import compiled_once
-from vfejax.inference.chains._blocks import SEQUENTIAL
+from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.inference.chains.linear_gaussian import (
     LinearGaussian,
     Smoothed,

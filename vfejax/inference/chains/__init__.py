@@ -1,6 +1,7 @@
 """Exact inference on chains: linear Gaussian models and hidden Markov models."""
 
 from vfejax.inference.chains import (
+    blocks,
     hidden_markov,
     information,
     learning,
@@ -18,6 +19,7 @@ from vfejax.inference.chains.linear_gaussian import (
 
 __all__ = [
     "LinearGaussian",
+    "blocks",
     "hidden_markov",
     "information",
     "kalman_filter",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax import lanes
-from vfejax.inference.chains._blocks import blocks, num_blocks_for
+from vfejax.inference.chains.blocks import blocks, num_blocks_for
 from vfejax.inference.chains._chain import Chain, Passes
 from vfejax.inference.chains._semidefinite import condition, solve
 from vfejax.types import Array
@@ -179,6 +179,7 @@ def _smooth(chain: Chain) -> tuple[Array, ...]:
 
 
 ASSOCIATIVE = Passes(_filter, _smooth)
+"""All prefixes by an associative scan."""
 
 
 def _for_cpu(chain: Chain) -> Passes:
@@ -193,3 +194,4 @@ PLATFORM = Passes(
         chain, cpu=lambda x: _for_cpu(x).smooth(x), default=ASSOCIATIVE.smooth
     ),
 )
+"""Blocks side by side on a CPU, associative scans elsewhere."""

@@ -300,3 +300,4 @@ def blocks(num_blocks: int) -> Passes:
 
 
 SEQUENTIAL = blocks(1)
+"""One step after the other."""
