@@ -166,7 +166,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = page.file.src_uri
     if here.startswith("api/"):
         return markdown
-    folder = posixpath.dirname(SOURCES.get(here, f"docs/{here}"))
+    own = here if (ROOT / here).exists() else f"docs/{here}"
+    folder = posixpath.dirname(SOURCES.get(here, own))
 
     def link(match: re.Match) -> str:
         target, anchor = match.group(1), match.group(2) or ""

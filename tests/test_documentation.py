@@ -10,7 +10,7 @@ import vfejax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(vfejax.__file__).parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__"))
 FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 
@@ -25,7 +25,7 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     text = _without_code(page.read_text(encoding="utf-8"))
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(page):
             assert anchor in _anchors(place), f"{page.name}: {target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_paths_in_pages_exist(page):
     folders = "examples|notebooks|benchmarks|tests|docs|vfejax"
     for path in re.findall(rf"`((?:{folders})/[\w./]*)`", page.read_text(encoding="utf-8")):

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from vfejax import lanes
-from vfejax.inference.chains.blocks import blocks, num_blocks_for
 from vfejax.inference.chains._chain import Chain, Passes
 from vfejax.inference.chains._semidefinite import condition, solve
+from vfejax.inference.chains.blocks import blocks, num_blocks_for
 from vfejax.types import Array
 
 __all__ = ["ASSOCIATIVE", "PLATFORM"]
