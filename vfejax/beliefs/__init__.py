@@ -1,5 +1,5 @@
 """Beliefs: probability distributions as pytrees, their divergences and metrics."""
 
-from vfejax.beliefs import categorical, coordinates, exponential_families, gaussian
+from vfejax.beliefs import categorical, coordinates, exponential_families, families, gaussian
 
-__all__ = ["categorical", "coordinates", "exponential_families", "gaussian"]
+__all__ = ["categorical", "coordinates", "exponential_families", "families", "gaussian"]

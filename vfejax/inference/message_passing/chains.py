@@ -12,15 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vfejax.beliefs.exponential_families import (
-    DIRICHLET,
-    GAMMA,
-    MULTIVARIATE_GAUSSIAN,
-    WISHART,
-    Family,
-    Natural,
-    Statistics,
-)
+from vfejax.beliefs.exponential_families import Family, Natural, Statistics
+from vfejax.beliefs.families import DIRICHLET, GAMMA, MULTIVARIATE_GAUSSIAN, WISHART
 from vfejax.inference.message_passing.graph import Node, Parent
 from vfejax.numerics import (
     matmul,

@@ -17,56 +17,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.beliefs.exponential_families import (
-    DIRICHLET,
-    Family,
-    Natural,
-    Statistics,
-    inner,
-    moments,
+from vfejax.beliefs.exponential_families import Natural, Statistics
+from vfejax.inference.message_passing.beliefs import (
+    Beliefs,
+    Weights,
+    all_statistics,
+    evidence_bound,
+    with_belief,
 )
-from vfejax.inference.message_passing.graph import (
-    Model,
-    expected_log_joint,
-    named_parents,
-    observe,
-    parent_statistics,
-    weighted_sum,
-)
-from vfejax.numerics import cast_like, common_dtype, expand_leading
+from vfejax.inference.message_passing.graph import Model, expected_log_joint, named_parents
+from vfejax.inference.message_passing.starts import exchangeable, initial_beliefs
+from vfejax.inference.message_passing.steps import not_lower, towards
 from vfejax.types import Array
 
 __all__ = [
     "BeliefInfo",
-    "Beliefs",
     "FitInfo",
     "MessagePassing",
     "check_start",
     "fit",
     "message_passing",
-    "prior_belief",
-    "with_belief",
 ]
-
-Weights = Mapping[str, Array]
-# A step that is not accepted is halved so often before the node stays where it is.
-_HALVINGS = 12
-
-
-class Beliefs(NamedTuple):
-    """Beliefs about the nodes that are not observed.
-
-    Attributes:
-        natural: natural parameters by name.
-        statistics: their expected statistics, which messages are made of.
-        log_partition: their log partition functions, ``[plates]``.
-        elbo: evidence lower bound in nats, scalar.
-    """
-
-    natural: dict[str, Natural]
-    statistics: dict[str, Statistics]
-    log_partition: dict[str, Array]
-    elbo: Array
 
 
 class BeliefInfo(NamedTuple):
@@ -148,7 +119,7 @@ def message_passing(
     0.75
     """
     latent = tuple(name for name in model.nodes if name not in observed)
-    alike = _symmetric(model, latent)
+    alike = exchangeable(model, latent)
     if schedule is None:
         schedule = tuple((name,) for name in latent if name not in alike)
         schedule += tuple((name,) for name in alike)
@@ -157,15 +128,7 @@ def message_passing(
     searched = {p for n in model.nodes.values() if not n.conjugate for p in named_parents(n)}
 
     def elbo(beliefs: Beliefs, data: Weights, weights: Weights | None = None) -> Array:
-        everything = _everything(model, beliefs, data, observed, weights)
-        total = expected_log_joint(model, everything, weights)
-        for name in observed:
-            total = total + _log_base(model, name, data[name], weights, total)
-        for name in latent:
-            natural, statistics = beliefs.natural[name], beliefs.statistics[name]
-            log_partition = beliefs.log_partition[name]
-            total = total + _entropy(model, name, natural, statistics, log_partition, weights)
-        return total
+        return evidence_bound(model, beliefs, data, observed, weights)
 
     def update(
         beliefs: Beliefs,
@@ -174,7 +137,7 @@ def message_passing(
         weights: Weights | None = None,
         step_size: Array | float | None = None,
     ) -> Beliefs:
-        statistics = _everything(model, beliefs, data, observed, weights)
+        statistics = all_statistics(model, beliefs, data, observed, weights)
         near = tuple(dict.fromkeys(n for name in names for n in (name, *model.children[name])))
 
         def local(own: dict[str, Statistics]) -> Array:
@@ -184,9 +147,9 @@ def message_passing(
         for name in names:
             rho = sizes[name] if step_size is None else step_size
             old = beliefs.natural[name]
-            natural = _towards(model, name, old, messages[name], rho, weights)
+            natural = towards(model, name, old, messages[name], rho, weights)
             if name in searched:
-                natural = _not_lower(model, name, local, old, natural, weights)
+                natural = not_lower(model, name, local, old, natural, weights)
             beliefs = with_belief(model, beliefs, name, natural)
         return beliefs
 
@@ -205,39 +168,9 @@ def message_passing(
         weights: Weights | None = None,
         start: Mapping[str, Natural] | None = None,
     ) -> Beliefs:
-        start = start or {}
-        missing = tuple(name for name in alike if name not in start)
-        if key is None and missing:
-            raise ValueError(
-                f"{' and '.join(missing)} cannot start at a uniform belief: components that start "
-                "alike receive equal messages and stay alike for ever. Give a key, or natural "
-                "parameters in start"
-            )
-        statistics = observe(model, data, weights)
-        dtype = common_dtype(*jax.tree.leaves(statistics)) if statistics else None
-        beliefs = Beliefs({}, {}, {}, jnp.zeros((), dtype))
-        for name in latent:
-            natural = prior_belief(model, name, {**statistics, **beliefs.statistics}, beliefs.elbo)
-            if name in start:
-                natural = _started(name, start[name], natural)
-            elif key is not None and name in missing:
-                key, own_key = jax.random.split(key)
-                natural = _moved(model.nodes[name].family, natural, own_key)
-            beliefs = with_belief(model, beliefs, name, natural)
-        return beliefs._replace(elbo=elbo(beliefs, data, weights))
+        return initial_beliefs(model, observed, key, data, weights, start)
 
     return MessagePassing(init, update, sweep, elbo, schedule, model)
-
-
-def _symmetric(model: Model, latent: tuple[str, ...]) -> tuple[str, ...]:
-    """Latent nodes whose members must not start alike, in the order of declaration."""
-    found = set()
-    for node in model.nodes.values():
-        exchanged = [node.parents[slot] for slot in node.symmetric]
-        hidden = [isinstance(parent, str) and parent in latent for parent in exchanged]
-        if any(hidden[:1]) and any(hidden[1:]):
-            found.add(exchanged[0])
-    return tuple(name for name in latent if name in found)
 
 
 def _check_names(
@@ -267,169 +200,6 @@ def _check_names(
                 seen[near] = name
 
 
-def _everything(
-    model: Model,
-    beliefs: Beliefs,
-    data: Weights,
-    observed: tuple[str, ...],
-    weights: Weights | None,
-) -> dict[str, Statistics]:
-    if set(data) != set(observed):
-        raise ValueError(f"data must hold {', '.join(observed)}, got {', '.join(data) or 'none'}")
-    return {**beliefs.statistics, **observe(model, data, weights)}
-
-
-def _weight(weights: Weights | None, name: str, like: Array) -> Array | None:
-    return None if weights is None or name not in weights else cast_like(weights[name], like)
-
-
-def _log_base(model: Model, name: str, value: Array, weights: Weights | None, like: Array) -> Array:
-    family = model.nodes[name].family
-    if family.log_base is None:
-        return jnp.zeros_like(like)
-    terms = family.log_base(cast_like(value, like))
-    return weighted_sum(terms, _weight(weights, name, like), model.plates[name])
-
-
-def _entropy(
-    model: Model,
-    name: str,
-    natural: Natural,
-    statistics: Statistics,
-    log_partition: Array,
-    weights: Weights | None,
-) -> Array:
-    terms = log_partition - inner(model.nodes[name].family, natural, statistics)
-    return weighted_sum(terms, _weight(weights, name, terms), model.plates[name])
-
-
-def with_belief(model: Model, beliefs: Beliefs, name: str, natural: Natural) -> Beliefs:
-    """Beliefs with other natural parameters of one node; the ELBO is left as it is.
-
-    Args:
-        model: from :func:`vfejax.inference.message_passing.graph.graph`.
-        beliefs: of all latent nodes.
-        name: of the node.
-        natural: its new natural parameters.
-
-    >>> from vfejax.inference.message_passing import graph, nodes
-    >>> model = graph.graph(x=nodes.gaussian(0.0, 1.0))
-    >>> beliefs = message_passing(model, ()).init(None, {})
-    >>> moved = with_belief(model, beliefs, "x", (jnp.array(2.0), jnp.array(-0.5)))
-    >>> float(moved.statistics["x"][0])
-    2.0
-    """
-    statistics, log_partition = moments(model.nodes[name].family, natural)
-    return Beliefs(
-        {**beliefs.natural, name: natural},
-        {**beliefs.statistics, name: statistics},
-        {**beliefs.log_partition, name: log_partition},
-        beliefs.elbo,
-    )
-
-
-def _towards(
-    model: Model,
-    name: str,
-    old: Natural,
-    messages: Natural,
-    step_size: Array | float,
-    weights: Weights | None,
-) -> Natural:
-    """``eta + rho (eta* - eta)``, with eta* the messages to one copy of a member; members of weight
-    0 stay.
-    """
-    weight, plates = _weight(weights, name, old[0]), len(model.plates[name])
-    rate = cast_like(step_size, old[0])
-    copies = jnp.ones_like(rate)
-    if weight is not None:
-        copies = jnp.where(weight == 0, 1.0, weight)
-        rate = jnp.where(weight == 0, 0.0, rate)
-
-    def towards(eta: Array, total: Array) -> Array:
-        event = (1,) * (eta.ndim - plates)
-        one = total / jnp.reshape(expand_leading(copies, plates), (*_full(copies, plates), *event))
-        full = jnp.reshape(expand_leading(rate, plates), (*_full(rate, plates), *event))
-        # At a full step the old belief leaves no rounding behind.
-        return jnp.where(full == 1.0, one, eta + full * (one - eta))
-
-    return tuple(towards(eta, total) for eta, total in zip(old, messages, strict=True))
-
-
-def _full(x: Array, rank: int) -> tuple[int, ...]:
-    return (1,) * (rank - x.ndim) + x.shape
-
-
-def _not_lower(
-    model: Model,
-    name: str,
-    local: Callable[[dict[str, Statistics]], Array],
-    old: Natural,
-    new: Natural,
-    weights: Weights | None,
-) -> Natural:
-    """The first of the steps 1, 1/2, 1/4, ... from old to new that does not lower the ELBO."""
-
-    def value(natural: Natural) -> Array:
-        own = moments(model.nodes[name].family, natural)
-        return local({name: own[0]}) + _entropy(model, name, natural, *own, weights)
-
-    def halfway(natural: Natural) -> Natural:
-        return jax.tree.map(lambda x, y: 0.5 * (x + y), old, natural)
-
-    def lower(carry: tuple[Array, Natural, Array]) -> Array:
-        num, _, reached = carry
-        return (num < _HALVINGS) & ~(reached >= before)
-
-    def halve(carry: tuple[Array, Natural, Array]) -> tuple[Array, Natural, Array]:
-        num, natural, _ = carry
-        natural = halfway(natural)
-        return num + 1, natural, value(natural)
-
-    before = value(old)
-    _, natural, reached = jax.lax.while_loop(lower, halve, (jnp.zeros((), int), new, value(new)))
-    return jax.tree.map(lambda x, y: jnp.where(reached >= before, y, x), old, natural)
-
-
-def prior_belief(
-    model: Model, name: str, statistics: Mapping[str, Statistics], like: Array
-) -> Natural:
-    """Natural parameters of a node from its parents alone, in the dtype of ``like``.
-
-    Args:
-        model: from :func:`vfejax.inference.message_passing.graph.graph`.
-        name: of the node.
-        statistics: expected statistics of its parents, by name.
-        like: an array of the wanted dtype.
-
-    >>> from vfejax.inference.message_passing import graph, nodes
-    >>> model = graph.graph(x=nodes.gaussian(1.0, 4.0, plates=(2,)))
-    >>> prior_belief(model, "x", {}, jnp.ones(()))[0].tolist()
-    [4.0, 4.0]
-    """
-    natural, _ = model.nodes[name].natural(*parent_statistics(model.nodes[name], statistics, like))
-    return tuple(
-        jnp.broadcast_to(expand_leading(x, len(shape)), shape)
-        for x, shape in zip(natural, model.shapes[name], strict=True)
-    )
-
-
-def _started(name: str, given: Natural, like: Natural) -> Natural:
-    if tuple(jnp.shape(x) for x in given) != tuple(x.shape for x in like):
-        raise ValueError(
-            f"start[{name!r}] must have shapes {[x.shape for x in like]}, got "
-            f"{[jnp.shape(x) for x in given]}"
-        )
-    return tuple(cast_like(x, y) for x, y in zip(given, like, strict=True))
-
-
-def _moved(family: Family, natural: Natural, key: Array) -> Natural:
-    """A standard normal number added to the first natural parameter, positive for a Dirichlet."""
-    noise = jax.random.normal(key, natural[0].shape, natural[0].dtype)
-    noise = jnp.abs(noise) if family.name == DIRICHLET.name else noise
-    return (natural[0] + noise, *natural[1:])
-
-
 def check_start(method: MessagePassing, beliefs: Beliefs) -> None:
     """Refuse concrete beliefs at which components that the model could exchange are alike.
 
@@ -445,7 +215,7 @@ def check_start(method: MessagePassing, beliefs: Beliefs) -> None:
     >>> method = message_passing(model, ())
     >>> check_start(method, method.init(None, {}))
     """
-    for name in _symmetric(method.model, tuple(beliefs.natural)):
+    for name in exchangeable(method.model, tuple(beliefs.natural)):
         first = np.asarray(beliefs.statistics[name][0])
         if np.all(first == first[:1]):
             raise ValueError(

@@ -9,18 +9,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vfejax.beliefs.exponential_families import (
-    CATEGORICAL,
-    DIRICHLET,
-    GAMMA,
-    GAUSSIAN,
-    MULTIVARIATE_GAUSSIAN,
-    Natural,
-    Statistics,
-)
+from vfejax.beliefs.exponential_families import Natural, Statistics
+from vfejax.beliefs.families import CATEGORICAL, DIRICHLET, GAMMA, GAUSSIAN, MULTIVARIATE_GAUSSIAN
 from vfejax.inference.message_passing.chains import CATEGORICAL_CHAIN, GAUSSIAN_CHAIN
 from vfejax.inference.message_passing.graph import Node, Parent, weighted_sum
-from vfejax.inference.message_passing.nodes import GAUSSIAN_ROWS
+from vfejax.inference.message_passing.rows import GAUSSIAN_ROWS
 from vfejax.numerics import expand_leading, matmul, matmul_nt, matmul_tn
 from vfejax.types import Array
 

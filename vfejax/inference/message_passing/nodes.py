@@ -9,7 +9,8 @@ import math
 
 import jax.numpy as jnp
 
-from vfejax.beliefs.exponential_families import (
+from vfejax.beliefs.exponential_families import Family, Natural, Statistics
+from vfejax.beliefs.families import (
     BERNOULLI,
     BETA,
     CATEGORICAL,
@@ -19,18 +20,13 @@ from vfejax.beliefs.exponential_families import (
     MULTIVARIATE_GAUSSIAN,
     POISSON,
     WISHART,
-    Family,
-    Natural,
-    Statistics,
-    moments,
 )
-from vfejax.beliefs.exponential_families import multinomial as multinomial_family
+from vfejax.beliefs.families import multinomial as multinomial_family
 from vfejax.inference.message_passing.graph import Node, Parent
-from vfejax.numerics import expand_leading, matmul, matmul_tn, matvec
+from vfejax.numerics import expand_leading, matvec
 from vfejax.types import Array
 
 __all__ = [
-    "GAUSSIAN_ROWS",
     "bernoulli",
     "beta",
     "categorical",
@@ -41,7 +37,6 @@ __all__ = [
     "multivariate_gaussian",
     "poisson",
     "relevance",
-    "relevance_rows",
     "wishart",
 ]
 
@@ -117,66 +112,13 @@ def relevance(precisions: Parent, plates: tuple[int, ...] | None = None) -> Node
 
     def natural(precisions: Statistics) -> Message:
         log, value = precisions
-        matrix = value[..., None] * expand_leading(_eye(value), value.ndim - 1, 2)
+        eye = jnp.eye(value.shape[-1], dtype=value.dtype)
+        matrix = value[..., None] * expand_leading(eye, value.ndim - 1, 2)
         normaliser = 0.5 * jnp.sum(LOG_2_PI - log, axis=-1)
         return (jnp.zeros_like(value), -0.5 * matrix), normaliser
 
     slots = (("precisions", (GAMMA,)),)
     return Node(MULTIVARIATE_GAUSSIAN, (precisions,), slots, natural, plates)
-
-
-def _eye(value: Array) -> Array:
-    return jnp.eye(value.shape[-1], dtype=value.dtype)
-
-
-def _rows_moments(natural: Natural) -> tuple[Statistics, Array]:
-    zero = jnp.zeros_like(natural[0][..., 0, :])
-    (_, cov), shared = moments(MULTIVARIATE_GAUSSIAN, (zero, natural[1]))
-    mean = matmul(natural[0], cov)
-    rows = mean.shape[-2]
-    log_partition = rows * shared + 0.5 * jnp.sum(natural[0] * mean, axis=(-2, -1))
-    return (mean, rows * cov + matmul_tn(mean, mean)), log_partition
-
-
-GAUSSIAN_ROWS = Family(
-    "gaussian rows",
-    (2, 2),
-    lambda x: (x, matmul_tn(x, x)),
-    lambda natural: _rows_moments(natural)[1],
-    lambda natural: _rows_moments(natural)[0],
-    lambda mean, precision: (matmul(mean, precision), -0.5 * precision),
-    lambda natural: (_rows_moments(natural)[0][0], -2.0 * natural[1]),
-    both=_rows_moments,
-)
-"""Matrices ``[..., n, k]`` whose rows are independent Gaussians with one precision: standard
-``(mean [..., n, k], precision [..., k, k])``, statistics ``(X, X^T X)``. One factorisation serves
-all rows.
-"""
-
-
-def relevance_rows(precisions: Parent, num_rows: int) -> Node:
-    """A matrix ``[num_rows, k]`` of rows ``N(0, diag(precisions)^{-1})`` whose beliefs share one
-    precision.
-
-    Where every row meets the same evidence about its precision, as in a gain with complete data and
-    one noise precision, the posterior of :func:`relevance` has the same precision in every plate,
-    and this node holds it once: the same belief at the cost of one factorisation.
-
-    Args:
-        precisions: a gamma node with plates ``[k]``, or k positive numbers.
-        num_rows: n.
-
-    >>> relevance_rows(jnp.ones(3), 100).family.name
-    'gaussian rows'
-    """
-
-    def natural(precisions: Statistics) -> Message:
-        log, value = precisions
-        zero = jnp.zeros((num_rows, value.shape[-1]), value.dtype)
-        normaliser = 0.5 * num_rows * jnp.sum(LOG_2_PI - log, axis=-1)
-        return (zero, -0.5 * value[..., None] * _eye(value)), normaliser
-
-    return Node(GAUSSIAN_ROWS, (precisions,), (("precisions", (GAMMA,)),), natural, ())
 
 
 def _constant(family: Family, *standard: Parent, plates: tuple[int, ...] | None) -> Node:

@@ -12,14 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.beliefs.exponential_families import (
-    BERNOULLI,
-    GAUSSIAN,
-    MULTIVARIATE_GAUSSIAN,
-    POISSON,
-    Natural,
-    Statistics,
-)
+from vfejax.beliefs.exponential_families import Natural, Statistics
+from vfejax.beliefs.families import BERNOULLI, GAUSSIAN, MULTIVARIATE_GAUSSIAN, POISSON
 from vfejax.inference.message_passing.graph import Node, Parent
 from vfejax.numerics import as_floating, cast_like, matmul, matvec
 from vfejax.types import Array

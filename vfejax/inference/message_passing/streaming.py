@@ -17,13 +17,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vfejax.inference.message_passing.coordinate_ascent import (
-    BeliefInfo,
-    Beliefs,
-    MessagePassing,
-    prior_belief,
-    with_belief,
-)
+from vfejax.inference.message_passing.beliefs import Beliefs, prior_belief, with_belief
+from vfejax.inference.message_passing.coordinate_ascent import BeliefInfo, MessagePassing
 from vfejax.inference.message_passing.graph import observe
 from vfejax.types import Array
 

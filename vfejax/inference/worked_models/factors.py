@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from vfejax.inference.message_passing import couplings, nodes
+from vfejax.inference.message_passing import couplings, nodes, rows
 from vfejax.inference.message_passing.coordinate_ascent import MessagePassing, message_passing
 from vfejax.inference.message_passing.graph import graph
 
@@ -33,9 +33,9 @@ def principal_components(
     """
     model = graph(
         relevance=nodes.gamma(broad, broad, plates=(num_factors,)),
-        loadings=nodes.relevance_rows("relevance", num_dims),
+        loadings=rows.relevance_rows("relevance", num_dims),
         noise=nodes.gamma(broad, broad),
-        factors=nodes.relevance_rows(jnp.ones(num_factors), num_points),
+        factors=rows.relevance_rows(jnp.ones(num_factors), num_points),
         data=couplings.gain("loadings", "factors", "noise"),
     )
     return message_passing(model, ("data",))
