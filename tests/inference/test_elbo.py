@@ -57,15 +57,8 @@ def closed_form(function):
     return function(BELIEF.mean) + 0.5 * jnp.sum(curvature * gaussian.covariance(BELIEF))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda: closed_form, id="closed form", marks=pytest.mark.slow),
-        pytest.param(lambda: expectations.gauss_hermite(BELIEF, 2), id="quadrature"),
-    ],
-)
-def test_the_three_forms_are_equal(make):
-    values = [bound.elbo for bound in jax.jit(lambda: forms(make()))()]
+def test_the_three_forms_are_equal():
+    values = [b.elbo for b in jax.jit(lambda: forms(expectations.gauss_hermite(BELIEF, 2)))()]
     # sums of numbers below 20
     np.testing.assert_allclose(values, float(values[0]), rtol=0, atol=1e-13)
 
@@ -75,25 +68,32 @@ def test_samples_estimate_the_energy_without_bias():
     def log_joint(z):
         return log_likelihood(z) + log_prior(z)
 
-    expect = expectations.sampled(BELIEF, jax.random.key(0), 20_000)
-    first, second = jax.jit(
-        lambda: expect(lambda z: jnp.stack([log_joint(z), log_joint(z) ** 2]))
-    )()
-    error = np.sqrt((second - first**2) / 20_000)
-    assert abs(float(first - closed_form(log_joint))) < 4 * error
-    assert error < 0.05
+    @jax.jit
+    def estimates():
+        expect = expectations.sampled(BELIEF, jax.random.key(0), 5000)
+        first, second = expect(lambda z: jnp.stack([log_joint(z), log_joint(z) ** 2]))
+        return first, second, closed_form(log_joint)
+
+    first, second, expected = estimates()
+    error = np.sqrt((second - first**2) / 5000)
+    assert abs(float(first - expected)) < 4 * error
+    assert error < 0.1
 
 
 @pytest.mark.slow
 def test_the_bound_is_tight_at_the_posterior():
     evidence, mean, cov = exact()
-    q = gaussian.from_moments(jnp.asarray(mean), jnp.asarray(cov))
-    bound = elbo.entropy_minus_energy(
-        lambda z: log_likelihood(z) + log_prior(z),
-        expectations.gauss_hermite(q, 2),
-        gaussian.entropy(q),
-    )
-    np.testing.assert_allclose(bound.elbo, evidence, rtol=0, atol=1e-13)
+
+    @jax.jit
+    def bound():
+        q = gaussian.from_moments(jnp.asarray(mean), jnp.asarray(cov))
+        return elbo.entropy_minus_energy(
+            lambda z: log_likelihood(z) + log_prior(z),
+            expectations.gauss_hermite(q, 2),
+            gaussian.entropy(q),
+        )
+
+    np.testing.assert_allclose(bound().elbo, evidence, rtol=0, atol=1e-13)
 
 
 def test_quadrature_takes_one_gaussian():

