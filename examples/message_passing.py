@@ -1,5 +1,5 @@
-"""Message passing on data with a known answer: a mixture, relevance of inputs, a hidden Markov
-model and topics.
+"""Message passing on data with a known answer: a mixture, relevance of inputs, principal components
+with gaps, a hidden Markov model, a linear state space and topics.
 
     python examples/message_passing.py
 
@@ -12,16 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference.message_passing.coordinate_ascent import fit
-from vfejax.inference.worked_models import hidden_markov, mixture, regression, topics
+from vfejax.inference.worked_models import (
+    factors,
+    hidden_markov,
+    mixture,
+    regression,
+    state_space,
+    topics,
+)
 
 
-def fitted(method, data, start=None):
+def fitted(method, data, start=None, key=None, weights=None, tolerance=1e-3):
     """Beliefs, number of sweeps and the ELBO of a compiled fit."""
 
-    def run(data, start):
-        return fit(method, method.init(None, data, start=start), data, 300, 1e-3)
+    def run(data, start, weights):
+        beliefs = method.init(key, data, weights, start)
+        return fit(method, beliefs, data, 300, tolerance, weights)
 
-    beliefs, info = jax.jit(run)({k: jnp.asarray(v) for k, v in data.items()}, start)
+    beliefs, info = jax.jit(run)({k: jnp.asarray(v) for k, v in data.items()}, start, weights)
     return beliefs, int(info.num_sweeps), float(beliefs.elbo)
 
 
@@ -54,6 +62,25 @@ def relevance(rng):
     return weights - truth
 
 
+def gaps(rng):
+    """Number of factors in use where six are allowed for two, and the error of entries that were
+    not seen, in standard deviations of the noise.
+    """
+    clean = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 100))
+    seen = rng.uniform(size=clean.shape) < 0.7
+    data = np.where(seen, clean + 0.3 * rng.normal(size=clean.shape), np.nan)
+    method = factors.incomplete_principal_components(20, 100, 6)
+    weights = {"data": jnp.asarray(seen + 0.0)}
+    beliefs, sweeps, elbo = fitted(
+        method, {"data": data}, key=jax.random.key(0), weights=weights, tolerance=0.1
+    )
+    loadings, scores = (np.array(beliefs.statistics[n][0]) for n in ("loadings", "factors"))
+    used = int(np.sum(np.std(loadings, axis=0) > 0.1))
+    error = np.sqrt(np.mean((loadings @ scores.T - clean)[~seen] ** 2)) / 0.3
+    print(f"components   {sweeps:3d} sweeps  ELBO {elbo:9.1f}  {used} of 6 factors are in use")
+    return used, error
+
+
 def path(rng):
     """Share of steps whose hidden state is found."""
     transition = np.array([[0.95, 0.05, 0.0], [0.0, 0.9, 0.1], [0.1, 0.0, 0.9]])
@@ -70,6 +97,21 @@ def path(rng):
     share = np.mean(found == states)
     print(f"hidden path  {sweeps:3d} sweeps  ELBO {elbo:9.1f}  {share:.1%} of states are found")
     return share
+
+
+def oscillation(rng):
+    """Angle per step of a noisy rotation in a plane, seen through five outputs; 0.4 is true."""
+    turn = 0.99 * np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+    states = np.zeros((200, 2))
+    for t in range(1, 200):
+        states[t] = turn @ states[t - 1] + rng.normal(size=2)
+    data = rng.normal(size=(5, 2)) @ states.T + 0.5 * rng.normal(size=(5, 200))
+    method = state_space.linear_state_space(5, 3, 200)
+    beliefs, sweeps, elbo = fitted(method, {"data": data}, key=jax.random.key(1), tolerance=0.1)
+    values = np.linalg.eigvals(np.array(beliefs.statistics["dynamics"][0]))
+    angle = np.abs(np.angle(values[np.argmax(np.abs(values))]))
+    print(f"state space  {sweeps:3d} sweeps  ELBO {elbo:9.1f}  angle per step {angle:.3f}")
+    return angle
 
 
 def words(rng):
@@ -94,9 +136,9 @@ def words(rng):
 
 
 def main():
-    """Run all four; returns what the functions above return."""
+    """Run all six; returns what the functions above return."""
     rng = np.random.default_rng(0)
-    return clusters(rng), relevance(rng), path(rng), words(rng)
+    return tuple(run(rng) for run in (clusters, relevance, path, words, gaps, oscillation))
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
 
 @pytest.mark.usefixtures("library_promotion")
 def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
-    (used, share), error, found, distance = _load("message_passing").main()
+    results = _load("message_passing").main()
+    (used, share), error, found, distance, (num_factors, gap), angle = results
     # A cluster may be shared by two components: a maximum of the bound, not the largest.
     assert 3 <= used <= 5
     assert share > 0.98
@@ -215,7 +216,12 @@ def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
     assert np.abs(error).max() < 0.12
     assert found > 0.95
     assert distance.max() < 0.15
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert num_factors == 2
+    # Two numbers from fourteen equations: the noise of an entry is averaged.
+    assert gap < 0.6
+    # Thirteen periods of a damped oscillation.
+    assert abs(angle - 0.4) < 0.05
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 @pytest.mark.usefixtures("library_promotion")
