@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -16,6 +17,7 @@ SHORT = {
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
     "05_emergence": {"num_steps": 40, "num_waves": 40},
     "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
+    "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 60},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
 }
 
@@ -243,6 +245,35 @@ def test_language_models_of_agents_notebook_says_what_it_claims():
         assert int(size.replace(",", "")) < 100_000
         assert float(loss) < frequencies - 0.5
     assert number("1 steps:") < number("0 steps:")
+
+
+def test_message_passing_notebook_says_what_it_claims():
+    printed = _printed(_read("07_message_passing"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed, re.MULTILINE).groups()]
+
+    number = r"\s*([-+.e\d]+?)"
+    # Sums of a few numbers below 60 in float32.
+    assert numbers(rf"^least rise of the ELBO in a sweep:{number} nats$")[0] > -1e-5
+    elbo, evidence = numbers(rf"^ELBO after the last sweep{number}, log evidence{number} nats$")
+    assert evidence - 0.1 < elbo < evidence
+    assert "refused: label cannot start at a uniform belief" in printed
+    components, right = numbers(rf"^best start:{number} components,{number}% of points")
+    assert components == 3
+    assert right > 99
+    assert numbers(rf"tenth of the noise:{number} of 6$") == [3]
+    error, noise, _ = numbers(rf"nothing was seen:{number}, noise{number}, image{number}$")
+    assert error < noise
+    assert abs(numbers(rf"noise, found:{number}$")[0] / noise - 1) < 0.1
+    chain, alone = numbers(rf"by the chain:{number}%, one by one:{number}%$")
+    assert chain > 90 > alone
+    # A sum of 400 numbers in float32.
+    assert numbers(rf"log evidence - 1 ={number}$")[0] < 1e-5
+    kinds = re.findall(r"^kind of mean (\S+), share (\S+)$", printed, re.MULTILINE)
+    # Means of 240 and 160 waiting times, which overlap little.
+    np.testing.assert_allclose(np.array(kinds, float), [[2, 0.6], [0.05, 0.4]], rtol=0.4)
+    assert numbers(rf"^two kinds: ELBO higher by{number} nats$")[0] > 100
 
 
 def test_generalised_filtering_notebook_says_what_it_claims():
