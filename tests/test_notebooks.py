@@ -17,7 +17,7 @@ SHORT = {
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
     "05_emergence": {"num_steps": 40, "num_waves": 40},
     "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
-    "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 60},
+    "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 100},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
 }
 
