@@ -365,7 +365,7 @@ def embedding(
     >>> online = embedding(2, 1.0, lag=0)
     >>> state, path = online.step(online.init(1), jnp.array([1.0]))
     >>> state, path = online.step(state, jnp.array([3.0]))
-    >>> path[:, 0].round(3).tolist()
+    >>> [round(x, 3) for x in path[:, 0].tolist()]
     [3.0, 2.0]
     """
     operator = _operator(order, dt, window, lag)

@@ -263,8 +263,9 @@ def extended_kalman_smoother(
 
     >>> walk = NonlinearGaussian(jnp.zeros(1), jnp.eye(1), lambda x, u: x, 1e-6 * jnp.eye(1),
     ...     lambda x, u: x, jnp.eye(1))
-    >>> print(extended_kalman_smoother(walk, jnp.ones((2, 1))).mean[:, 0].round(3))
-    [0.667 0.667]
+    >>> smoothed = extended_kalman_smoother(walk, jnp.ones((2, 1)))
+    >>> [round(x, 3) for x in smoothed.mean[:, 0].tolist()]
+    [0.667, 0.667]
     """
     result = extended_kalman_filter(model, observations, controls)
     model, observations, controls = _checked(model, observations, controls)
