@@ -205,6 +205,7 @@ def test_refuses_shapes_that_disagree(model, rows, message):
     [
         ({"initial": np.array([0.4, 0.4])}, "initial: must sum to 1; it sums to 0.8"),
         ({"transition": np.array([[0.5, 0.5], [0.4, 0.5]])}, "transition: column 0 .* 0.9"),
+        ({"transition": np.array([[0.9, 0.1], [0.2, 0.8]])}, "its rows sum to 1: transpose it"),
         ({"transition": np.stack([np.eye(2), 2 * np.eye(2)])}, "column 0 at time 1"),
         ({"emission": np.array([[1.5, 1.0], [-0.5, 0.0]])}, r"emission .* \[1, 0\] is -0.5"),
         ({"emission": np.array([[np.nan, 1.0], [0.0, 0.0]])}, r"emission .* \[0, 0\] is nan"),

@@ -147,7 +147,14 @@ def test_a_vague_start_leaves_the_covariances_positive(rng):
 
 def test_bad_values_give_nan_and_never_a_wrong_number(rng):
     model, y = constant(rng), rng.normal(size=(T, O))
-    for change in ({"emission_cov": -np.eye(O)}, {"initial_mean": np.array([np.nan, 0.0, 0.0])}):
+    crooked = np.diag([1.0, 2.0, -0.1])  # every innovation has a positive variance for all that
+    changes = (
+        {"emission_cov": -np.eye(O)},
+        {"initial_mean": np.array([np.nan, 0.0, 0.0])},
+        {"initial_cov": crooked},
+        {"transition_cov": crooked},
+    )
+    for change in changes:
         found = smooth(SEQUENTIAL, model._replace(**change), y)
         assert np.isnan(found.log_evidence)
         assert np.isnan(found.mean).all()
@@ -259,5 +266,6 @@ def test_refuses_shapes_that_disagree(change, options, message, rng):
 def test_check_names_the_entry(change, message, rng):
     model = constant(rng)._replace(transition_cov=np.diag([1.0, 0.0, 0.0]))
     linear_gaussian.check_model(model)
+    linear_gaussian.check_model(model._replace(transition_cov=np.zeros((N, N))))
     with pytest.raises(ValueError, match=message):
         linear_gaussian.check_model(model._replace(**change))

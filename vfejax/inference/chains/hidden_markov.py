@@ -355,4 +355,9 @@ def check_model(model: HiddenMarkov) -> None:
             place = off[0].tolist()
             where = "" if array.ndim == 1 else f"column {place[-1]} "
             where = where + (f"at time {place[0]} " if array.ndim == 3 else "")
-            raise ValueError(f"{name}: {where}must sum to 1; it sums to {sums[tuple(off[0])]:.6g}")
+            hint = ""
+            if array.ndim == 2 and np.allclose(array.sum(axis=1), 1.0):
+                hint = "; its rows sum to 1: transpose it"
+            raise ValueError(
+                f"{name}: {where}must sum to 1; it sums to {sums[tuple(off[0])]:.6g}{hint}"
+            )

@@ -241,18 +241,20 @@ def predict(
     chain = prepare(start, y, None, u)
     drift = jnp.broadcast_to(chain.drift, (chain.drift.shape[0], num_steps + 1))
 
+    noise = chain.noise[..., 0]
+
     def step(belief: tuple[Array, Array], push: Array) -> tuple[tuple, tuple]:
         mean, cov = belief
         mean = matvec(start.transition, mean) + push
-        cov = matmul_nt(matmul(start.transition, cov), start.transition) + start.transition_cov
+        cov = matmul_nt(matmul(start.transition, cov), start.transition) + noise
         return (mean, symmetrize(cov)), (mean, symmetrize(cov))
 
-    first = start.initial_mean, start.initial_cov
+    first = chain.initial_mean, chain.initial_cov
     _, (means, covs) = jax.lax.scan(step, first, drift[:, :-1].T)
     seen = matmul_nt(means, start.emission) + emission_offsets(start, y, u)[1:]
     spread = jax.vmap(lambda p: matmul_nt(matmul(start.emission, p), start.emission))(covs)
-    noise = jnp.broadcast_to(start.emission_cov, spread.shape)
-    return Predicted(means, covs, seen, spread + noise)
+    own = jnp.broadcast_to(start.emission_cov, spread.shape)
+    return Predicted(means, covs, seen, spread + own)
 
 
 def check_model(model: LinearGaussian) -> None:
@@ -299,7 +301,7 @@ def _check_covariance(name: str, array: np.ndarray, definite: bool) -> None:
                 f"{place} must be symmetric; its entries [{row}, {column}] and [{column}, {row}] "
                 f"are {stack[i, row, column]:.6g} and {stack[i, column, row]:.6g}"
             )
-        if low <= (0.0 if definite else -limit):
+        if low <= 0.0 if definite else low < -limit:
             kind = "definite" if definite else "semidefinite"
             raise ValueError(
                 f"{place} must be positive {kind}; its smallest eigenvalue is {low:.6g}"
