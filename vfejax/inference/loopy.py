@@ -27,7 +27,8 @@ class LoopyInfo(NamedTuple):
     Attributes:
         num_steps: floods done.
         residual: the largest change of a log message in the last flood, before damping; nats.
-        converged: whether it is at most the tolerance; False for NaN.
+        converged: whether it is at most the tolerance; False where anything is NaN, or no
+            assignment is possible.
         bethe_free_energy: of the beliefs returned, in nats: ``-log Z`` on a row or column.
     """
 
@@ -189,8 +190,8 @@ def belief_propagation(
         max_steps: the most floods.
 
     Returns:
-        Probabilities ``[h, w, k]``, and how the messages settled. Not differentiable in reverse
-        mode: the number of floods depends on the values.
+        Probabilities ``[h, w, k]``, and how the messages settled. All are NaN where a potential is.
+        Not differentiable in reverse mode: the number of floods depends on the values.
 
     Raises:
         ValueError: when an argument does not fit.
@@ -219,5 +220,8 @@ def belief_propagation(
     )
     log_b = _beliefs(_cavities(nodes, messages).left + messages.left)
     energy = _bethe(nodes, across, along, messages)
-    info = LoopyInfo(steps, residual, residual <= tolerance, energy)
-    return jnp.moveaxis(jnp.exp(log_b), 0, -1), info
+    converged = (residual <= tolerance) & ~jnp.isnan(energy)
+    info = LoopyInfo(steps, residual, converged, energy)
+    # Floods end at the first NaN, before it has reached the variables far from it.
+    beliefs = jnp.where(jnp.isnan(residual), jnp.nan, jnp.exp(log_b))
+    return jnp.moveaxis(beliefs, 0, -1), info
