@@ -28,6 +28,11 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     assert _load(tmp_path, "x\n1\n2\n", encoding="utf-8-sig").names == ("x",)
 
 
+def test_a_line_break_in_a_name_is_a_blank(tmp_path):
+    found = _load(tmp_path, '"x\r\n(m)",note\r\n1,"2"\r\n3,4\r\n')
+    assert found.names == ("x (m)", "note")
+
+
 def test_numbers_without_a_header_are_rows(tmp_path):
     series = _load(tmp_path, "1,2\n3,4\n")
     assert series.names == ("y0", "y1")
@@ -85,7 +90,8 @@ BAD = {
     "when,x\n2024-01-02,2\n2024-01-03,3\n": "give --time when",
     "x,y\n1,\n2,NA\n": "column 'y' has no number",
     ",x\n0,1\n1,2\n": "column 1 has no name",
-    'x\n"1\n2\n3\n': "line 2: column 'x'",
+    'x\n"1\n2\n3\n': "line 2: a quote opens there and never ends",
+    "x\n1\na\x1b[2J\n": r"line 3: column 'x': 'a\x1b[2J' is not a number",
 }
 
 

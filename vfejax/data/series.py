@@ -134,7 +134,7 @@ def layout(
     """
     if any(_is_number(cell) for cell in first):
         return _without_header(first, columns, time)
-    header = tuple(first)
+    header = tuple(" ".join(name.split()) for name in first)  # some have line breaks
     _check_header(header)
     time_index = _time_index(header, columns, time)
     indices = _indices(header, columns, time_index)
@@ -270,6 +270,7 @@ def _value(header: tuple[str, ...] | None, index: int, cell: str) -> float:
 
 
 def _shown(text: str, limit: int = 40) -> str:
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
@@ -320,6 +321,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             found = [cell.strip() for cell in row]
             width = width or len(found)
+            _check_quotes(path, number, reader.line_num, row, text)
             if found and (any(found) or len(found) > 1):
                 yield number, found
             elif width == 1:
@@ -327,6 +329,13 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             number = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path} line {number}: cannot be read as CSV: {error}") from None
+
+
+def _check_quotes(path: Path, number: int, last: int, row: list[str], text: str) -> None:
+    """Refuse a quote that is never closed: all that follows would be one cell."""
+    at_end = last > text.rstrip("\r\n \t").count("\n")
+    if last > number and row and "\n" in row[-1] and at_end and text.count('"') % 2:
+        raise UserError(f"{path} line {number}: a quote opens there and never ends; remove it")
 
 
 def _series(path: Path, table: Layout, rows: list[Row], numbers: list[int]) -> Series:

@@ -312,6 +312,14 @@ def test_options_out_of_their_limits_are_named(options, said, data, tmp_path, re
     refused(tmp_path / "run", [str(data), *options], said, command="filter")
 
 
+def test_a_series_that_cannot_be_learned_from_is_named(data, tmp_path, refused):
+    options = [str(data), "--learn", "--model", "lgssm"]
+    refused(tmp_path / "run", options, "column 'other' is constant", command="filter")
+    (tmp_path / "s.csv").write_text("x,y\n1,1e-200\n2,3e-200\n1,2e-200\n3,1e-200\n")
+    said = "column 'y': its values differ by 2e-200 at most"
+    refused(tmp_path / "run", [str(tmp_path / "s.csv")], said, command="filter")
+
+
 def test_uneven_times_are_refused_by_models_that_need_even_ones(tmp_path, refused):
     rows = "time,x\n0,1\n1,2\n2,2\n4,1\n5,3\n"
     (tmp_path / "s.csv").write_text(rows)

@@ -121,6 +121,14 @@ def test_streams_with_nothing_to_read_are_one_line(stream):
     assert "a file with its parameters with --online" in said
 
 
+def test_a_stream_without_names_needs_them_for_a_model_of_fewer_series(stream, tmp_path):
+    text = 'model = "hmm"\ninitial = [1]\ntransition = [[1]]\nmeans = [[0]]\nstds = [[1]]\n'
+    (tmp_path / "m.toml").write_text(text)
+    status, _, said = stream("0,1\n", "--model", str(tmp_path / "m.toml"))
+    assert status == 2
+    assert "standard input has 2; begin with a line of their names" in said
+
+
 def test_a_hidden_markov_model_tells_an_impossible_line(stream, tmp_path):
     (tmp_path / "m.toml").write_text(
         'model = "discrete-hmm"\ninitial = [1, 0]\ntransition = [[1, 0], [0, 1]]\n'

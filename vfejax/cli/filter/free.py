@@ -14,21 +14,23 @@ from vfejax.types import Array, PyTree
 __all__ = ["begin", "chain", "document"]
 
 
-def begin(num_states: int, values: np.ndarray, seed: int) -> LinearGaussian:
+def begin(num_states: int, names: tuple[str, ...], values: np.ndarray, seed: int) -> LinearGaussian:
     """Where learning begins: states of unit variance that forget slowly, seen along the principal
     components of the data.
 
     Args:
         num_states: size of the state.
+        names: of the series.
         values: rows ``[t, o]``, NaN where missing.
         seed: of the small random part that tells equal states apart.
 
     Raises:
-        UserError: when a series is constant.
+        UserError: naming a series that is constant.
     """
     mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-    if not np.all(std > 0):
-        raise UserError("a column is constant; leave it out with --columns")
+    for name, scale in zip(names, std, strict=True):
+        if not scale > 0:
+            raise UserError(f"column '{name}' is constant; leave it out with --columns")
     n, o = num_states, values.shape[1]
     whole = np.nan_to_num((values - mean) / std)
     _, scales, axes = np.linalg.svd(whole, full_matrices=False)

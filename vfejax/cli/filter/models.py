@@ -17,6 +17,7 @@ from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, check_model
 from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
 
+_SMALLEST_SPREAD = 1e-100
 HIDDEN = {"hmm": GaussianStates, "discrete-hmm": Symbols}
 
 __all__ = ["build", "file_model", "given_file", "kind_of", "times_of"]
@@ -123,6 +124,8 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
             f"--model {config.model}: is for {given.num_series} series, and {config.file} has "
             f"{len(names)} ({', '.join(names)}); choose with --columns"
         )
+    if given is None:
+        _check_unit(series)
     times = times_of(config, kind, series)
     if kind in HIDDEN:
         return _hidden(config, kind, given, series)
@@ -136,12 +139,23 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
         assert isinstance(parameters, LocalModel)
         return engine(local.chain(kind, parameters, names, times), data)
     start = (
-        free.begin(config.states or 2, series.values, config.seed)
+        free.begin(config.states or 2, names, series.values, config.seed)
         if given is None
         else file_model(given)
     )
     assert isinstance(start, LinearGaussian)
     return engine(free.chain(start, names), data)
+
+
+def _check_unit(series: Series) -> None:
+    """Refuse a series that moves by so little that squares of it do not fit float64."""
+    for name, column in zip(series.names, series.values.T, strict=True):
+        spread = np.nanmax(column) - np.nanmin(column)
+        if 0 < spread < _SMALLEST_SPREAD:
+            raise UserError(
+                f"column '{name}': its values differ by {spread:.3g} at most, too little for the "
+                "squares of them; give it in a smaller unit"
+            )
 
 
 def _hidden(config: FilterConfig, kind: str, given: ModelFile | None, series: Series) -> Engine:

@@ -122,9 +122,10 @@ def _layout(config: FilterConfig, given: ModelFile | None, first: list[str]) -> 
         if table.header is None and len(table.names) == len(given.columns):
             table = table._replace(names=given.columns)
     if given is not None and given.num_series != len(table.names):
+        remedy = "choose with --columns" if table.header else "begin with a line of their names"
         raise UserError(
             f"--model {config.model}: is for {given.num_series} series, and standard input has "
-            f"{len(table.names)}; choose with --columns"
+            f"{len(table.names)}; {remedy}"
         )
     return table
 
