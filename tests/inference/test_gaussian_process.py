@@ -76,3 +76,16 @@ def test_grids_must_fit():
             causes=(np.zeros((3, 1)), np.eye(3)),
             noise=([[1.0]], np.eye(3)),
         )
+
+
+def test_covariances_must_be_semidefinite():
+    with pytest.raises(ValueError, match=r"covariance of noise must be positive semidefinite.* -1"):
+        gp.linear_paths(
+            [[0.0]],
+            [[1.0]],
+            1.0,
+            1,
+            initial=([0.0], [[1.0]]),
+            causes=(np.zeros((2, 1)), np.eye(2)),
+            noise=([[-1.0]], np.eye(2)),
+        )

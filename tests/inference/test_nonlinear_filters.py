@@ -103,6 +103,12 @@ def test_a_covariance_that_is_not_positive_definite_gives_nan(rng):
     model, observations, controls, _ = _problem(rng)
     bad = model._replace(emission_cov=-100.0 * jnp.eye(3))
     assert jnp.isnan(nf.extended_kalman_filter(bad, observations, controls).log_evidence)
+    # Every innovation has a positive variance for all that.
+    for name in ("initial_cov", "transition_cov"):
+        bad = model._replace(**{name: jnp.diag(jnp.array([1.0, -0.01]))})
+        found = nf.extended_kalman_filter(bad, observations, controls)
+        assert jnp.isnan(found.log_evidence)
+        assert jnp.isnan(found.mean[1:]).all()
 
 
 def test_shapes_must_fit(rng):

@@ -64,9 +64,15 @@ def block_kernel(num: int, length: int) -> np.ndarray:
     return (index[:, None] == index[None, :]).astype(np.float64)
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
+def _root(matrix: np.ndarray, name: str) -> np.ndarray:
     """R with ``R R^T = matrix``. Eigenvalues of smooth kernels underflow, so Cholesky fails."""
     values, vectors = np.linalg.eigh(matrix)
+    limit = 100 * len(matrix) * np.finfo(np.float64).eps * np.max(np.abs(values), initial=0.0)
+    if np.any(values < -limit):
+        raise ValueError(
+            f"the covariance of {name} must be positive semidefinite; its smallest eigenvalue is "
+            f"{values[0]:.6g}"
+        )
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
@@ -117,7 +123,8 @@ def linear_paths(
         Mean and root for t samples, the first at the first point of the grid.
 
     Raises:
-        ValueError: when the grid is no multiple of ``num_substeps`` or a shape does not fit.
+        ValueError: when the grid is no multiple of ``num_substeps``, a shape does not fit, or a
+            covariance has a negative eigenvalue.
 
     >>> times = np.arange(4) / 2
     >>> paths = linear_paths([[-1.0]], [[1.0]], 1.0, 2, initial=([1.0], [[0.0]]),
@@ -135,15 +142,17 @@ def linear_paths(
             f"and covariances {kernel.shape} and {autocorrelation.shape}"
         )
     step, hold = transition(drift, dt / num_substeps)
-    cause_roots = np.einsum("gr,ij->girj", _root(kernel), np.eye(num_causes))
+    cause_roots = np.einsum("gr,ij->girj", _root(kernel, "causes in time"), np.eye(num_causes))
     cause_roots = cause_roots.reshape(grid, num_causes, -1)
-    noise_roots = np.einsum("gr,ij->girj", _root(autocorrelation), _root(noise_cov))
+    noise_roots = np.einsum(
+        "gr,ij->girj", _root(autocorrelation, "noise in time"), _root(noise_cov, "noise")
+    )
     noise_roots = noise_roots.reshape(grid, num, -1)
     sizes = num, cause_roots.shape[-1], noise_roots.shape[-1]
     state = np.concatenate(
         [
             np.asarray(initial[0], np.float64)[:, None],
-            _root(np.asarray(initial[1], np.float64)),
+            _root(np.asarray(initial[1], np.float64), "initial"),
             np.zeros((num, sizes[1] + sizes[2])),
         ],
         axis=1,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vfejax.inference.chains._semidefinite import semidefinite
 from vfejax.numerics import (
     as_floating,
     cholesky,
@@ -145,17 +146,17 @@ def _checked(
     if observations.ndim != 2:
         raise ValueError(f"observations must be [t, o], got shape {observations.shape}")
     dtype = observations.dtype
-    model = model._replace(
-        initial_mean=as_floating(model.initial_mean, "initial_mean").astype(dtype),
-        initial_cov=as_floating(model.initial_cov, "initial_cov").astype(dtype),
-        transition_cov=as_floating(model.transition_cov, "transition_cov").astype(dtype),
-        emission_cov=as_floating(model.emission_cov, "emission_cov").astype(dtype),
-    )
+    names = ("initial_mean", "initial_cov", "transition_cov", "emission_cov")
+    fields = {name: as_floating(getattr(model, name), name).astype(dtype) for name in names}
+    model = model._replace(**fields)
     num, outputs = model.initial_mean.shape[0], observations.shape[1]
     wanted = {"initial_cov": num, "transition_cov": num, "emission_cov": outputs}
     for name, size in wanted.items():
         if getattr(model, name).shape != (size, size):
             raise ValueError(f"{name} must be [{size}, {size}], got {getattr(model, name).shape}")
+    # NaN where a covariance has a negative eigenvalue.
+    sound = {name: semidefinite(fields[name][..., None])[..., 0] for name in wanted}
+    model = model._replace(**sound)
     if controls is None:
         controls = jnp.zeros((observations.shape[0], 0), dtype)
     if controls.ndim != 2 or controls.shape[0] != observations.shape[0]:

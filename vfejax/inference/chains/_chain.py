@@ -9,10 +9,10 @@ one says nothing.
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from vfejax import lanes
+from vfejax.inference.chains._semidefinite import semidefinite
 from vfejax.numerics import (
     as_floating,
     cholesky,
@@ -176,27 +176,14 @@ def prepare(model: Any, observations: Array, mask: Array | None, controls: Array
     eye = jnp.eye(model.initial_mean.shape[0], dtype=observations.dtype)
     return Chain(
         model.initial_mean,
-        _semidefinite(model.initial_cov[..., None])[..., 0],
+        semidefinite(model.initial_cov[..., None])[..., 0],
         _time_last(model.transition, 2, t, eye),
-        _semidefinite(_time_last(model.transition_cov, 2, t, jnp.zeros_like(eye))),
+        semidefinite(_time_last(model.transition_cov, 2, t, jnp.zeros_like(eye))),
         _drift(model, t, controls),
         emission,
         values,
         constant,
     )
-
-
-def _semidefinite(cov: Array) -> Array:
-    """``cov [n, n, s]`` as it is, and NaN where an eigenvalue is negative beyond rounding: the
-    formulas would give numbers there, and wrong ones.
-    """
-    scale = jnp.max(jnp.abs(cov), axis=(0, 1), initial=0.0)
-    limit = 100.0 * cov.shape[0] * float(jnp.finfo(cov.dtype).eps) * scale
-    limit = jnp.where(scale == 0.0, 1.0, limit)
-    eye = jnp.eye(cov.shape[0], dtype=cov.dtype)[..., None]
-    root = lanes.cholesky(jax.lax.stop_gradient(cov + eye * limit[None, None]))
-    # 0, or NaN where there is no root.
-    return cov + 0.0 * jnp.sum(jnp.diagonal(root, axis1=0, axis2=1), axis=-1)[None, None]
 
 
 def _time_last(x: Array, core: int, num_steps: int, last: Array) -> Array:

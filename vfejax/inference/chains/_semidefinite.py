@@ -12,7 +12,23 @@ import jax.numpy as jnp
 from vfejax import lanes
 from vfejax.types import Array
 
-__all__ = ["condition", "solve"]
+__all__ = ["condition", "semidefinite", "solve"]
+
+
+def semidefinite(cov: Array) -> Array:
+    """``cov [n, n, s]`` as it is, and NaN where an eigenvalue is negative beyond rounding: the
+    formulas would give numbers there, and wrong ones.
+
+    >>> semidefinite(jnp.array([1.0, 0.0, -1.0])[None, None])[0, 0].tolist()
+    [1.0, 0.0, nan]
+    """
+    scale = jnp.max(jnp.abs(cov), axis=(0, 1), initial=0.0)
+    limit = 100.0 * cov.shape[0] * float(jnp.finfo(cov.dtype).eps) * scale
+    limit = jnp.where(scale == 0.0, 1.0, limit)
+    eye = jnp.eye(cov.shape[0], dtype=cov.dtype)[..., None]
+    root = lanes.cholesky(jax.lax.stop_gradient(cov + eye * limit[None, None]))
+    # 0, or NaN where there is no root.
+    return cov + 0.0 * jnp.sum(jnp.diagonal(root, axis1=0, axis2=1), axis=-1)[None, None]
 
 
 def _eliminate(matrix: Array, right: Array) -> Array:
