@@ -21,7 +21,9 @@ from vfejax.types import PyTree
 
 __all__ = ["Result", "build", "summary_text"]
 
-_DOUBTFUL = 0.01  # probability below which a residual check is mentioned
+# Probability that any residual check of a run is mentioned by chance.
+_DOUBTFUL = 0.01
+_LONGEST_NAMES = 60  # letters of the names of series in a line
 
 
 class Result(NamedTuple):
@@ -132,8 +134,10 @@ def _first_line(summary: dict[str, Any]) -> str:
     )
     value = summary["log_evidence_nats"]
     said = "-inf" if value is None else f"{value:.6g} nats"
+    series = summary["series"]
+    series = series if len(series) <= _LONGEST_NAMES else f"{series[:_LONGEST_NAMES]}..."
     return (
-        f"{summary['rows']} rows of {summary['series']}, {summary['missing_entries']} entries "
+        f"{summary['rows']} rows of {series}, {summary['missing_entries']} entries "
         f"missing; {summary['estimate']} estimates by {summary['model']}; log evidence "
         f"{said}{learned}."
     )
@@ -142,11 +146,12 @@ def _first_line(summary: dict[str, Any]) -> str:
 def _check_notes(tests: Sequence[Checks]) -> list[str]:
     """What the residuals say against the model, series by series."""
     notes = []
+    limit = _DOUBTFUL / (2 * max(len(tests), 1))
     for test in tests:
         doubts = []
-        if test.independence < _DOUBTFUL:
+        if test.independence < limit:
             doubts.append(f"depend on each other (probability {test.independence:.1g} by chance)")
-        if test.normality < _DOUBTFUL:
+        if test.normality < limit:
             doubts.append(f"are not normal (probability {test.normality:.1g} by chance)")
         if doubts:
             notes.append(
