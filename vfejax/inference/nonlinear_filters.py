@@ -148,15 +148,19 @@ def _checked(
     dtype = observations.dtype
     names = ("initial_mean", "initial_cov", "transition_cov", "emission_cov")
     fields = {name: as_floating(getattr(model, name), name).astype(dtype) for name in names}
-    model = model._replace(**fields)
-    num, outputs = model.initial_mean.shape[0], observations.shape[1]
+    num, outputs = fields["initial_mean"].shape[0], observations.shape[1]
     wanted = {"initial_cov": num, "transition_cov": num, "emission_cov": outputs}
     for name, size in wanted.items():
-        if getattr(model, name).shape != (size, size):
-            raise ValueError(f"{name} must be [{size}, {size}], got {getattr(model, name).shape}")
+        if fields[name].shape != (size, size):
+            raise ValueError(f"{name} must be [{size}, {size}], got {fields[name].shape}")
     # NaN where a covariance has a negative eigenvalue.
     sound = {name: semidefinite(fields[name][..., None])[..., 0] for name in wanted}
-    model = model._replace(**sound)
+    model = model._replace(
+        initial_mean=fields["initial_mean"],
+        initial_cov=sound["initial_cov"],
+        transition_cov=sound["transition_cov"],
+        emission_cov=sound["emission_cov"],
+    )
     if controls is None:
         controls = jnp.zeros((observations.shape[0], 0), dtype)
     if controls.ndim != 2 or controls.shape[0] != observations.shape[0]:
