@@ -186,7 +186,7 @@ def test_no_prediction_knows_the_answers_that_training_hands_to_the_model(name, 
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *itertools.product(MODELS, [(BATCH, LENGTH), (1, 2), (2, 17), (7, 33)]),
+        *itertools.product(MODELS, [(1, 2), (7, 33)]),
         *((name, (2, 17)) for name in MEMBERS if name not in MODELS),
     ],
 )
@@ -328,7 +328,7 @@ def test_gradient_is_that_of_finite_differences(name, compiled, rng):
 
 
 @pytest.mark.slow  # of a table of logits: tests/training/test_step.py
-@each_model
+@pytest.mark.parametrize("name", ["resnet-bk", "toroidal", "vfe"])
 def test_a_batch_in_parts_is_the_batch_padding_and_further_terms_included(name, compiled, rng):
     model, mask = compiled(name), np.ones((BATCH, WIDTH), bool)
     mask[0, 4:] = mask[1, 2:] = mask[2, :6] = mask[5, 8:] = False  # unevenly over parts
