@@ -131,3 +131,16 @@ def test_bad_arguments_are_named():
         gc.embed(jnp.zeros((2, 1)), 4, 1.0)
     with pytest.raises(ValueError, match=r"series must be \[t, o\]"):
         gc.embed(jnp.zeros(5), 2, 1.0)
+
+
+@pytest.mark.parametrize("smoothness", [0.0, -1.0])
+def test_noise_without_a_path_is_refused(smoothness):
+    for covariance in (gc.temporal_covariance, gc.temporal_precision):
+        with pytest.raises(ValueError, match=f"smoothness must be above 0, got {smoothness}"):
+            covariance(3, smoothness)
+    with pytest.raises(ValueError, match=r"smoothness must be at least 0, got -1\.0"):
+        gc.embedded_covariance(3, 1.0, -1.0)
+
+
+def test_a_smoothness_that_is_nan_stays_nan():
+    assert np.isnan(gc.embedded_covariance(3, 1.0, np.nan)).all()

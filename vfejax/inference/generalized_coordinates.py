@@ -117,7 +117,7 @@ def temporal_covariance(order: int, smoothness: ArrayLike) -> Array:
         ``[order, order]``, in units of time^-(i+j).
 
     Raises:
-        ValueError: when the order is below 1.
+        ValueError: when the order is below 1, or a concrete smoothness is not above 0.
 
     Source: Friston, NeuroImage 41 (2008) 747, appendix; Cox and Miller, The Theory of Stochastic
     Processes (1965), section 7.4.
@@ -133,8 +133,15 @@ def temporal_covariance(order: int, smoothness: ArrayLike) -> Array:
     if isinstance(smoothness, jax.core.Tracer):
         powers = jnp.stack([(2.0 * smoothness) ** k for k in range(2 * order - 1)])
         return jnp.asarray(unit, smoothness.dtype) / powers[i + j]
+    _check_smoothness(smoothness)
     scaled = unit / (2.0 * np.asarray(smoothness, np.float64)) ** (i + j)
     return jnp.asarray(scaled, as_floating(smoothness, "smoothness").dtype)
+
+
+def _check_smoothness(smoothness: ArrayLike) -> None:
+    """Refuse what has no derivatives, on concrete numbers; NaN stays NaN."""
+    if not isinstance(smoothness, jax.core.Tracer) and np.any(np.asarray(smoothness) <= 0):
+        raise ValueError(f"smoothness must be above 0, got {smoothness}: white noise has no path")
 
 
 def temporal_precision_root(order: int, smoothness: ArrayLike) -> Array:
@@ -152,12 +159,13 @@ def temporal_precision_root(order: int, smoothness: ArrayLike) -> Array:
         ``[order, order]``, column k in units of time^k.
 
     Raises:
-        ValueError: when the order is below 1.
+        ValueError: when the order is below 1, or a concrete smoothness is not above 0.
 
     >>> temporal_precision_root(2, jnp.sqrt(0.5)).round(4).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     _check_order(order)
+    _check_smoothness(smoothness)
     smoothness = as_floating(smoothness, "smoothness")
     root = np.zeros((order, order))
     for n in range(order):
@@ -272,7 +280,7 @@ def embedded_covariance(
         ``[order, order]``, float64.
 
     Raises:
-        ValueError: when window, order and lag do not fit.
+        ValueError: when window, order and lag do not fit, or the smoothness is negative.
 
     >>> embedded_covariance(2, 1.0, 0.0, lag=0).round(4).tolist()
     [[1.0, 1.0], [1.0, 2.0]]
@@ -280,7 +288,9 @@ def embedded_covariance(
     operator = _operator(order, dt, window, lag)
     times = np.arange(operator.shape[1]) * dt
     kernel = np.eye(len(times))
-    if smoothness > 0:
+    if smoothness < 0:
+        raise ValueError(f"smoothness must be at least 0, got {smoothness}")
+    if smoothness != 0:  # NaN too, which stays NaN
         kernel = np.exp(-((times[:, None] - times[None, :]) ** 2) / (4.0 * smoothness**2))
     return operator @ kernel @ operator.T
 
