@@ -1,7 +1,8 @@
 """Forward and backward recursions of discrete chains: on probabilities, on logarithms, as a tree.
 
-On probabilities both directions run in one scan, so that a step has work for the processor. That
-is right while every normaliser is above ``sqrt(tiny)``: what has underflowed by then is below
+On probabilities both directions run in one scan, so that a step has work for the processor, unless
+the matrix is so small that XLA compiles the loop of each direction to one function. Probabilities
+are right while every normaliser is above ``sqrt(tiny)``: what has underflowed by then is below
 ``sqrt(tiny)`` of the sum. Otherwise, and for NaN, everything is computed from logarithms.
 """
 
@@ -26,6 +27,9 @@ __all__ = [
 
 # Up to this size a matrix times a vector is faster as a sum of columns than as a product.
 _MAX_COLUMNS = 16
+# Up to so many bytes of a transition XLA runs the loop of one direction at 50 ns a step, and that of
+# both, like any larger one, at 600 ns.
+_MAX_SMALL_LOOP = 256
 
 
 class DiscretePasses(NamedTuple):
@@ -120,18 +124,28 @@ def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tu
     into = None if links is None else jnp.roll(transpose(links), 1, axis=0)[::-1]
     onward = transpose(transition)
 
-    def step(carry: tuple[Array, Array], xs: tuple) -> tuple[tuple, tuple]:
-        belief, message = carry
-        row, last, link, back = xs
-        belief, out = _forward(belief, row, transition if link is None else link)
-        weight = message * last
-        total = jnp.sum(weight)
-        earlier = _push(onward if back is None else back, weight / total)
-        return (belief, earlier), (*out, message, total)
+    def forward(belief: Array, xs: tuple) -> tuple[Array, tuple]:
+        row, link = xs
+        return _forward(belief, row, transition if link is None else link)
 
-    _, (predicted, after, totals, messages, sums) = jax.lax.scan(
-        step, (initial, jnp.ones_like(initial)), (likelihood, likelihood[::-1], links, into)
-    )
+    def backward(message: Array, xs: tuple) -> tuple[Array, tuple]:
+        row, link = xs
+        weight = message * row
+        total = jnp.sum(weight)
+        return _push(onward if link is None else link, weight / total), (message, total)
+
+    def both(carry: tuple[Array, Array], xs: tuple[tuple, tuple]) -> tuple[tuple, tuple]:
+        (belief, ahead), (message, behind) = forward(carry[0], xs[0]), backward(carry[1], xs[1])
+        return (belief, message), (ahead, behind)
+
+    starts = (initial, jnp.ones_like(initial))
+    inputs = ((likelihood, links), (likelihood[::-1], into))
+    if onward.ndim == 2 and onward.nbytes <= _MAX_SMALL_LOOP:
+        _, ahead = jax.lax.scan(forward, starts[0], inputs[0])
+        _, behind = jax.lax.scan(backward, starts[1], inputs[1])
+    else:
+        _, (ahead, behind) = jax.lax.scan(both, starts, inputs)
+    (predicted, after, totals), (messages, sums) = ahead, behind
     product = after * messages[::-1]
     weights = jnp.sum(product, axis=1, keepdims=True)
     worst = jnp.minimum(jnp.minimum(jnp.min(totals), jnp.min(sums)), jnp.min(weights))
