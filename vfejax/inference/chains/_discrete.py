@@ -27,8 +27,8 @@ __all__ = [
 
 # Up to this size a matrix times a vector is faster as a sum of columns than as a product.
 _MAX_COLUMNS = 16
-# Up to so many bytes of a transition XLA runs the loop of one direction at 50 ns a step; that of both
-# directions takes 600 ns, as any larger loop does.
+# Up to so many bytes of a transition XLA runs the loop of one direction at 50 ns a step; that of
+# both directions takes 600 ns, as any larger loop does.
 _MAX_SMALL_LOOP = 256
 
 
