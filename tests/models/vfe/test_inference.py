@@ -12,8 +12,9 @@ from helpers import vfe_oracle as oracle
 from vfejax.models.vfe import inference
 from vfejax.models.vfe.beliefs import Transport
 from vfejax.models.vfe.covariances import COVARIANCES
+from vfejax.models.vfe.dynamics import hamiltonian
 from vfejax.models.vfe.energy import Places, reader
-from vfejax.models.vfe.inference import Rule, Strength, gradient_flow, hamiltonian, infer
+from vfejax.models.vfe.inference import Rule, Strength, infer
 from vfejax.models.vfe.irreps import blocks, phases, so3
 from vfejax.numerics import matmul
 
@@ -24,8 +25,7 @@ STRENGTH = Strength(*map(np.array, ([0.8, 1.3], [1.1, 0.6], 0.2, 0.8)))
 
 
 def _rule(family="irrep", alignment="entropic", **options):
-    how = reader(alignment)
-    return Rule(LAYOUT, COVARIANCES[family], how, gradient_flow(), **options)
+    return Rule(LAYOUT, COVARIANCES[family], reader(alignment), **options)
 
 
 def _case(rng, family="irrep", frames=True):
@@ -243,21 +243,39 @@ def test_the_full_gradient_of_a_symmetric_population_lowers_its_sum(rng):
     assert np.all(np.diff(energies) < 0)
 
 
-def test_hamiltonian_dynamics_oscillate_and_friction_lets_them_settle(rng):
-    """Alone, an agent is an oscillator about its prior."""
-    prior, transport = _case(rng, frames=False)
-    start = prior._replace(mean=prior.mean + 1.0)
+@pytest.fixture(scope="module")
+def falling():
+    """Self-coupling and length of every step of one agent alone, which is an oscillator about its
+    prior, from a start and with a friction.
+    """
+    prior, transport = _case(np.random.default_rng(0), frames=False)
     strength = STRENGTH._replace(coupling=np.zeros(2), step_size=np.array(0.1), decay=np.array(1.0))
 
     @jax.jit
-    def coupling(start, friction):
+    def found(away, friction):
         rule = _rule(moves_spread=False)._replace(dynamics=hamiltonian(1.0, friction))
+        start = prior._replace(mean=prior.mean + away)
         _, info, _ = infer(prior, transport, strength, HERE, rule, steps=126, start=start)
-        return info.self_coupling[:, 0, 0, 0]
+        return info.self_coupling[:, 0, 0, 0], info.length[:, 0, 0, 0]
 
-    free, damped = coupling(start, 0.0), coupling(start, 2.0)
+    return lambda *inputs: jax.device_get(found(*inputs))
+
+
+def test_hamiltonian_dynamics_oscillate_and_friction_lets_them_settle(falling):
+    (free, length), (damped, _) = falling(0.5, 0.0), falling(0.5, 2.0)
+    assert np.max(length) < 1  # the trust radius, which has no part in this
     # Two periods of 2 pi are 126 steps of 0.1, and half-way to either turning point nothing is
     # left; the scheme's error is 0.1^2 / 24 of the period.
     np.testing.assert_allclose(free[63], free[0], rtol=1e-2)
     assert free[16] < 0.02 * free[0]
     assert damped[-1] < 1e-6 * damped[0]
+
+
+def test_from_far_a_velocity_brings_no_more_than_the_trust_region_lets_it_have(falling):
+    """It falls from a thousand nats at a speed of 1 / 0.1, whose kinetic energy is 50 nats."""
+    nats, length = falling(20.0, 0.0)
+    assert nats[0] > 500
+    np.testing.assert_allclose(np.max(length), 1.0, rtol=1e-12)
+    arrived = int(np.argmin(nats))
+    assert 16 < arrived < 126 - 32
+    assert 40 < np.max(nats[arrived:]) < 55  # steps of 0.1 of the period's radian

@@ -26,6 +26,7 @@ __all__ = ["Anatomy", "Parameters", "Readout", "anatomy", "check", "draw_layers"
 _EMBEDDINGS = ("bank", "learned", "hybrid")
 _OUTPUTS = ("kl", "linear", "both")
 _POSITIONS = ("frame", "sinusoidal", "none")
+_MODERATE = 1e-6, 1e6  # of weights, temperatures and nudges
 
 
 class Readout(NamedTuple):
@@ -97,6 +98,7 @@ def check(config: PureFEPConfig) -> None:
     check_options(config, belief_weight=0, prior_weight=0, tower_weight=0, tower_decay=0)
     check_options(config, average_gain=0, spawn_pressure=0, merge_divergence=0)
     check_positive(config, "self_weight", "temperature", "output_temperature", "nudge")
+    _check_moderate(config)
     check_choice(config, "embedding", _EMBEDDINGS)
     check_choice(config, "output", _OUTPUTS)
     check_choice(config, "position", _POSITIONS)
@@ -120,6 +122,20 @@ def check(config: PureFEPConfig) -> None:
         near = f"{below} or {below + width}" if below else f"{width}"
         needed = f"a multiple of {width}, the width of the irreps {config.spins}: {near}"
         raise OptionError("dim", config.dim, needed)
+
+
+def _check_moderate(config: PureFEPConfig) -> None:
+    """Refuse what float32 cannot hold against terms of order 1: all of them would be NaN."""
+    least, most = _MODERATE
+    for name in ("self_weight", "temperature", "output_temperature", "nudge"):
+        value = getattr(config, name)
+        if not least <= value <= most:
+            raise OptionError(name, value, f"between {least:g} and {most:g}")
+    for name in ("belief_weight", "prior_weight", "tower_weight"):
+        if getattr(config, name) > most:
+            raise OptionError(name, getattr(config, name), f"at most {most:g}")
+    if config.tower_decay > 1:
+        raise OptionError("tower_decay", config.tower_decay, "at most 1")
 
 
 def _embed(
@@ -167,9 +183,12 @@ def anatomy(
         dtype: of its logits; arithmetic is float32 at least.
 
     Raises:
-        OptionError: for options that do not fit.
+        ValueError: for options that do not fit, naming the option.
     """
     check(config)
+    for name, value in (("vocab_size", vocab_size), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     kind = irreps(config.spins)
     heads = config.dim // kind.member.shape[1]
     rates = turn_rates(heads, length)

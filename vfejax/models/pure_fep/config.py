@@ -53,7 +53,7 @@ class PureFEPConfig:
     tower_weight: float = 0.25
     """Weight of KL(p || h) of the parent."""
     tower_decay: float = 0.5
-    """Factor of that weight for every generation further up."""
+    """Factor of that weight for every generation further up, at most 1."""
     nudge: float = 0.1
     """Weight of the observed token in the learning phase."""
     nudge_steps: int = 1

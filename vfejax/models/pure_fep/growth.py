@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.types import Array, PyTree
 
-__all__ = ["Growth", "Watch", "first_watch", "grow", "last_of", "renewed", "watch"]
+__all__ = ["Growth", "Watch", "first_watch", "grow", "last_of", "passed_on", "renewed", "watch"]
 
 _MEMORY = 0.9  # share of the running means that an update keeps
 
@@ -52,6 +52,24 @@ def last_of(alive: Array) -> Array:
     """Index of the last layer that there is, ``[]``."""
     places = jnp.arange(alive.shape[0], dtype=jnp.int32)
     return jnp.max(jnp.where(alive > 0, places, 0))
+
+
+def passed_on(alive: Array, found: PyTree, given: PyTree) -> PyTree:
+    """What the next layer is given: what this one found, or what it was given if it is not there.
+
+    Args:
+        alive: 1 or 0, a scalar. NaN, which no run makes, says nothing: all is NaN then.
+        found: beliefs of the layer.
+        given: beliefs of the layer below.
+
+    >>> passed_on(jnp.asarray(0.0), jnp.ones(2), jnp.zeros(2)).tolist()
+    [0.0, 0.0]
+    """
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(alive > 0, new, jnp.where(alive <= 0, old, jnp.nan))
+
+    return jax.tree.map(chosen, found, given)
 
 
 def watch(before: Watch, pressure: Array, divergence: Array, alive: Array) -> Watch:

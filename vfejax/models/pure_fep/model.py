@@ -22,6 +22,7 @@ from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_pa
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import from_common
 from vfejax.models.pure_fep.gaussians import IrrepGaussian
+from vfejax.models.pure_fep.growth import passed_on
 from vfejax.models.pure_fep.layer import (
     Ancestors,
     Surroundings,
@@ -125,8 +126,7 @@ def _visit(
         senders = prior if memory is None else _stored(past, prior, memory[1])
         common, attention = descend(layer, prior, senders, around, rules)
         belief = from_common(common, frames_of(layer, around, rules), rules.kind)
-        above_belief = jax.tree.map(lambda new, old: jnp.where(alive > 0, new, old), belief, below)
-        return above_belief, (common, attention, senders)
+        return passed_on(alive, belief, below), (common, attention, senders)
 
     first = parts.embed_fn(params, around.tokens, around.positions)
     past = None if memory is None else memory[0]

@@ -104,8 +104,7 @@ def learn(
         lesson = learn_layer(parts, layer, params.readout, below, around, above, observed)
         apart = kl_divergence(lesson.belief, below, parts.rules.kind)
         mean = jnp.sum(observed.counts * apart) / jnp.maximum(jnp.sum(observed.counts), 1.0)
-        passed = jax.tree.map(lambda q, b: jnp.where(alive > 0, q, b), lesson.belief, below)
-        return passed, (lesson, mean)
+        return growth.passed_on(alive, lesson.belief, below), (lesson, mean)
 
     first = parts.embed_fn(params, around.tokens, around.positions)
     _, found = jax.lax.scan(step, first, (params.layers, params.alive, weights))

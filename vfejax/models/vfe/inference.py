@@ -13,11 +13,8 @@ sender's half of the gradient would let later tokens act on earlier ones, so a c
 have it: each agent descends what it pays itself. Learning differentiates through all of it, senders
 included.
 
-Hamiltonian dynamics give the means a velocity u instead, with a mass in units of their precision:
-
-    u <- exp(-friction eta) u - eta Sigma dF/dmean / mass,    mean <- mean + eta u,
-
-Stoermer-Verlet with velocities half a step behind the means.
+Means may move with a velocity instead (:mod:`vfejax.models.vfe.dynamics`). A step that is shortened
+shortens the velocity with it: what an agent carries on is what it did.
 """
 
 from collections.abc import Callable
@@ -28,33 +25,13 @@ import jax.numpy as jnp
 
 from vfejax.models.vfe import energy
 from vfejax.models.vfe.beliefs import Belief, Family, Transport
+from vfejax.models.vfe.dynamics import Dynamics, gradient_flow
 from vfejax.models.vfe.energy import Places, Reader
 from vfejax.models.vfe.irreps import Layout
 from vfejax.numerics import expand_leading, matmul, matmul_tn
 from vfejax.types import Array, PyTree
 
-__all__ = [
-    "Dynamics",
-    "Exchange",
-    "Info",
-    "Paid",
-    "Rule",
-    "Strength",
-    "free_energy",
-    "gradient_flow",
-    "hamiltonian",
-    "infer",
-    "senders",
-]
-
-
-class Dynamics(NamedTuple):
-    """How means move: ``init(mean) -> memory`` and ``step(memory, ascent, eta) -> (change of the
-    mean, memory)`` for the natural gradient ``ascent`` of the energy.
-    """
-
-    init: Callable[[Array], PyTree]
-    step: Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
+__all__ = ["Exchange", "Info", "Paid", "Rule", "Strength", "free_energy", "infer", "senders"]
 
 
 class Rule(NamedTuple):
@@ -64,7 +41,7 @@ class Rule(NamedTuple):
         layout: channels of the heads.
         family: of covariances.
         reader: energy and neighbours.
-        dynamics: of means.
+        dynamics: of means (:mod:`vfejax.models.vfe.dynamics`).
         moves_spread: whether covariances move.
         moves_frame: whether frames move.
         trust_radius: longest step.
@@ -73,7 +50,7 @@ class Rule(NamedTuple):
     layout: Layout
     family: Family
     reader: Reader
-    dynamics: Dynamics
+    dynamics: Dynamics = gradient_flow()
     moves_spread: bool = True
     moves_frame: bool = False
     trust_radius: float = 1.0
@@ -112,34 +89,6 @@ class Exchange(Protocol):
     """
 
     def __call__(self, own: Array, memory: PyTree, /) -> tuple[Array, PyTree]: ...
-
-
-def gradient_flow() -> Dynamics:
-    """Down the natural gradient.
-
-    >>> gradient_flow().step(None, jnp.ones(1), jnp.asarray(0.5))[0].tolist()
-    [-0.5]
-    """
-    return Dynamics(lambda mean: None, lambda memory, ascent, eta: (-eta * ascent, None))
-
-
-def hamiltonian(mass: float = 1.0, friction: float = 1.0) -> Dynamics:
-    """With a velocity, which decays.
-
-    Args:
-        mass: in units of the precision.
-        friction: rate of decay per unit of step size.
-
-    >>> change, velocity = hamiltonian(2.0).step(jnp.zeros(1), jnp.ones(1), jnp.asarray(0.5))
-    >>> change.tolist(), velocity.tolist()
-    ([-0.125], [-0.25])
-    """
-
-    def step(velocity: Array, ascent: Array, eta: Array) -> tuple[Array, Array]:
-        velocity = jnp.exp(-friction * eta) * velocity - eta / mass * ascent
-        return eta * velocity, velocity
-
-    return Dynamics(jnp.zeros_like, step)
 
 
 def senders(belief: Belief, transport: Transport, rule: Rule) -> Array:
@@ -221,7 +170,7 @@ def _moved(
     belief: Belief, ascent: Belief, memory: PyTree, eta: Array, rule: Rule
 ) -> tuple[Belief, PyTree, Array]:
     """The belief after a step along the gradient, the memory of the dynamics, and the Fisher length
-    of the step; what has no gradient stays.
+    of the step; what has no gradient stays. What is too long is shortened, and the memory with it.
     """
     family, layout = rule.family, rule.layout
     natural = family.times(belief.spread, ascent.mean, layout)
@@ -238,7 +187,9 @@ def _moved(
         square = square + jnp.sum(turn * turn, axis=-1)
     # In the square: at 0 the root has no derivative.
     share = jax.lax.rsqrt(jnp.maximum(square / rule.trust_radius**2, 1.0))
-    change, direction, turn = jax.tree.map(lambda x: _wide(share, x) * x, (change, direction, turn))
+    change, direction, turn, memory = jax.tree.map(
+        lambda x: _wide(share, x) * x, (change, direction, turn, memory)
+    )
     length = share * jnp.sqrt(jax.lax.stop_gradient(square))
     return _stepped(belief, change, direction, turn, rule), memory, length
 
@@ -290,7 +241,7 @@ def infer(
     >>> from vfejax.models.vfe.covariances import COVARIANCES
     >>> from vfejax.models.vfe.irreps import so3
     >>> layout = so3((0,), heads=1, copies=1)
-    >>> rule = Rule(layout, COVARIANCES["irrep"], energy.reader("entropic"), gradient_flow())
+    >>> rule = Rule(layout, COVARIANCES["irrep"], energy.reader("entropic"))
     >>> mean = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1, 1)
     >>> prior = Belief(mean, jnp.zeros((1, 2, 1, 1, 1)))
     >>> one, half = jnp.ones(1), jnp.asarray(0.5)

@@ -300,8 +300,9 @@ def creator(
     8
     """
     check(config)
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    for name, value in (("vocab_size", vocab_size), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     return lambda rngs: VFETransformer(config, vocab_size, length, dtype=dtype, rngs=rngs)
 
 

@@ -34,10 +34,9 @@ def divergence_logits(belief: Belief, bank: Belief, temperature: Array, rule: Ru
 
     >>> from vfejax.models.vfe import energy
     >>> from vfejax.models.vfe.covariances import COVARIANCES
-    >>> from vfejax.models.vfe.inference import gradient_flow
     >>> from vfejax.models.vfe.irreps import so3
     >>> layout = so3((1,), heads=1, copies=1)
-    >>> rule = Rule(layout, COVARIANCES["irrep"], energy.reader("entropic"), gradient_flow())
+    >>> rule = Rule(layout, COVARIANCES["irrep"], energy.reader("entropic"))
     >>> bank = Belief(jnp.arange(6.0).reshape(2, 1, 3, 1), jnp.zeros((2, 1, 1, 1)))
     >>> one = Belief(*(x[None, :1] for x in bank[:2]))
     >>> divergence_logits(one, bank, jnp.asarray(1.0), rule)  # at a distance of 3 on every axis
