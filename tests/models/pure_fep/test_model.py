@@ -142,11 +142,21 @@ def test_every_variant_is_causal_and_decodes_what_it_reads(name, rng):
         ({"spins": (0,)}, "position must be sinusoidal or none where all spins are 0"),
         ({"nudge": 0.0}, "nudge must be positive"),
         ({"temperature": -1.0}, "temperature must be positive"),
+        ({"self_weight": 1e-30}, "self_weight must be between 1e-06 and 1e\\+06, got 1e-30"),
+        ({"nudge": 1e30}, "nudge must be between 1e-06 and 1e\\+06, got 1e\\+30"),
+        ({"tower_weight": 1e30}, "tower_weight must be at most 1e\\+06, got 1e\\+30"),
+        ({"tower_decay": 2.0}, "tower_decay must be at most 1, got 2.0"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(options, message):
     with pytest.raises(OptionError, match=message):
         _built(**options)
+
+
+@pytest.mark.parametrize(("vocabulary", "length"), [(0, 5), (5, 0)])
+def test_nothing_to_read_is_refused(vocabulary, length):
+    with pytest.raises(ValueError, match=r"(vocab_size|length) must be at least 1, got 0"):
+        build(TINY, vocabulary, length)
 
 
 @pytest.fixture(scope="module")

@@ -195,6 +195,12 @@ def test_options_that_do_not_fit_are_named(changes, message):
         _model(dataclasses.replace(SMALL, **changes))
 
 
+@pytest.mark.parametrize(("vocabulary", "length"), [(0, 5), (5, 0)])
+def test_nothing_to_read_is_refused(vocabulary, length):
+    with pytest.raises(ValueError, match=r"(vocab_size|length) must be at least 1, got 0"):
+        build(SMALL, vocabulary, length)
+
+
 @pytest.mark.slow
 def test_a_long_text_trains_in_memory_of_its_own_size():
     """The bound of the default layers at N = 1024, batch 8, dim 64, 4 layers of 4 steps: 24 GB."""
