@@ -1,5 +1,5 @@
-"""What sequence models share: a stack of equal blocks compiled once, dropout, initialisers, and
-checks of options.
+"""What sequence models share: a stack of equal blocks compiled once, an output by divergences,
+dropout, initialisers, and checks of options.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.softmax import softmax
-from vfejax.numerics import at_least_float32
+from vfejax.numerics import at_least_float32, cast_like, matmul
 from vfejax.types import Array, PyTree
 
 __all__ = [
     "OptionError",
     "Stack",
     "attend",
+    "bank_logits",
     "check_choice",
     "check_dropout",
     "check_options",
@@ -90,6 +91,30 @@ def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
     scores = jnp.einsum("bnhc,bmhc->bhnm", query, keys) / query.shape[-1] ** 0.5
     weights = softmax(scores, mask[None, None])
     return jnp.einsum("bhnm,bmhc->bnhc", weights.astype(values.dtype), values)
+
+
+def bank_logits(rows: Array, columns: Array, temperature: float | Array) -> Array:
+    """``-KL(q || pi_v) / temperature`` from a bank of Gaussians, one for each token, where a
+    divergence is a product of a row of the belief and one of the Gaussian, ``KL = a . b``.
+
+    The families of Gaussians know their rows. Divergences of heads are summed by the product, and
+    no array with two axes of channels per pair is formed.
+
+    Args:
+        rows: a of beliefs, ``[..., heads, r]``.
+        columns: b of the bank, ``[v, heads, r]``.
+        temperature: in nats, positive.
+
+    Returns:
+        ``[..., v]``.
+
+    >>> bank_logits(jnp.ones((3, 2, 4)), jnp.ones((5, 2, 4)), 0.5)[0, 0].item()
+    -16.0
+    """
+    width = rows.shape[-2] * rows.shape[-1]
+    divergence = matmul(rows.reshape(-1, width), columns.reshape(-1, width).T)
+    logits = -divergence / cast_like(temperature, divergence)
+    return logits.reshape(*rows.shape[:-2], -1)
 
 
 def normal(scale: float) -> Callable[..., Array]:

@@ -43,9 +43,7 @@ CHOICES = [
 def _drawn(seed):
     rng = np.random.default_rng(seed)
     drawn = {
-        name: values[rng.integers(len(values))]
-        for line in CHOICES
-        for name, values in line.items()
+        name: values[rng.integers(len(values))] for line in CHOICES for name, values in line.items()
     }
     width = sum(2 * spin + 1 for spin in drawn["spins"])
     return PureFEPConfig(dim=width * int(rng.integers(1, 3)), **drawn)

@@ -18,10 +18,10 @@ from vfejax.models.pure_fep.gaussians import (
     from_natural,
     irreps,
     kl_divergence,
+    moments,
     natural_parameters,
     pairwise_kl,
 )
-from vfejax.models.pure_fep.learning import moments
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 

@@ -29,15 +29,9 @@ from vfejax.models.pure_fep.layer import (
     layer_energy,
     layer_prior,
 )
-from vfejax.models.pure_fep.learning import (
-    FARTHEST,
-    Observed,
-    learn_layer,
-    natural_direction,
-    nudged,
-    token_loss,
-)
+from vfejax.models.pure_fep.learning import Observed, learn_layer, token_loss
 from vfejax.models.pure_fep.model import surroundings
+from vfejax.models.pure_fep.nudges import FARTHEST, natural_direction, nudged
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 

@@ -14,7 +14,7 @@ from helpers.weights import random_weights
 
 from vfejax.models.blocks import OptionError
 from vfejax.models.table import MODELS
-from vfejax.models.vfe import inference, layers, options, readout
+from vfejax.models.vfe import embeddings, inference, layers, options, readout
 from vfejax.models.vfe.beliefs import Belief, Transport
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.covariances import COVARIANCES
@@ -159,7 +159,7 @@ def test_the_choices_of_options_are_the_tables():
     hints = typing.get_type_hints(VFEConfig)
     for name, choices in options.CHOICES.items():
         assert set(typing.get_args(hints[name])) == set(choices)
-    assert layers.LAYERS.keys() == layers.EMBEDDINGS.keys()
+    assert layers.LAYERS.keys() == embeddings.EMBEDDINGS.keys()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from vfejax.models.pure_fep import (
     layer,
     learning,
     model,
+    nudges,
+    slow,
     trainer,
 )
 from vfejax.models.pure_fep.bank import prior_bank_logits
@@ -28,6 +30,8 @@ __all__ = [
     "layer",
     "learning",
     "model",
+    "nudges",
     "prior_bank_logits",
+    "slow",
     "trainer",
 ]

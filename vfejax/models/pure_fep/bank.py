@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from vfejax.agents.packing import pack
 from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.models import blocks
 from vfejax.models.pure_fep.gaussians import (
     IrrepGaussian,
     Irreps,
     receiver_rows,
     sender_rows,
 )
-from vfejax.numerics import cast_like, log_det_cholesky, matmul, matmul_nt
+from vfejax.numerics import cast_like, log_det_cholesky
 from vfejax.types import Array
 
 __all__ = ["bank_logits", "prior_bank_logits"]
@@ -59,11 +60,10 @@ def prior_bank_logits(belief: Gaussian, bank: Gaussian, temperature: float | Arr
     twice = pack(precision * cast_like(2.0 - jnp.eye(k), precision))
     constant = jnp.sum(bank.mean * information, axis=-1) + log_det_cholesky(jnp.tril(bank.chol))
     constant = constant[:, None]
-    columns = [twice, -2.0 * information, constant, jnp.ones_like(constant)]
-    flat = rows.reshape(-1, rows.shape[-1])
-    twice_kl = matmul_nt(flat, jnp.concatenate(columns, axis=-1))
-    scale = -0.5 / cast_like(temperature, twice_kl)
-    return (twice_kl * scale).reshape(*mean.shape[:-1], -1)
+    columns = jnp.concatenate(
+        [twice, -2.0 * information, constant, jnp.ones_like(constant)], axis=-1
+    )
+    return blocks.bank_logits(0.5 * rows[..., None, :], columns[:, None], temperature)
 
 
 def bank_logits(
@@ -86,9 +86,4 @@ def bank_logits(
     >>> (bank_logits(belief, bank, irreps((1,)), 1.0) + 0.0).round(3).tolist()
     [0.0, -1.0, -1.0]
     """
-    rows, columns = receiver_rows(belief, kind), sender_rows(bank, kind)
-    rows = rows.reshape(*rows.shape[:-2], -1)
-    columns = columns.reshape(columns.shape[0], -1)
-    flat = matmul(rows.reshape(-1, rows.shape[-1]), columns.T)
-    logits = -flat / cast_like(temperature, flat)
-    return logits.reshape(*rows.shape[:-1], -1)
+    return blocks.bank_logits(receiver_rows(belief, kind), sender_rows(bank, kind), temperature)

@@ -25,6 +25,7 @@ __all__ = [
     "from_natural",
     "irreps",
     "kl_divergence",
+    "moments",
     "natural_parameters",
     "pairwise_kl",
     "receiver_rows",
@@ -188,3 +189,39 @@ def pairwise_kl(receivers: IrrepGaussian, senders: IrrepGaussian, kind: Irreps) 
     """
     rows, columns = receiver_rows(receivers, kind), sender_rows(senders, kind)
     return _einsum("bnhf,bmhf->bhnm", rows, columns)
+
+
+def moments(
+    beliefs: IrrepGaussian, ids: Array, counts: Array, vocab_size: int, kind: Irreps
+) -> tuple[IrrepGaussian, Array]:
+    """The Gaussian of each token that beliefs about it diverge from least: their joint moments.
+
+    ``argmin_pi sum_i KL(q_i || pi)`` has the mean of the means, and the mean variance with the
+    spread of the means added.
+
+    Args:
+        beliefs: means ``[b, n, h, c]``.
+        ids: which token each belief is about, ``[b, n]``.
+        counts: 1 where a belief counts, ``[b, n]``.
+        vocab_size: number of tokens v.
+        kind: the irreps of a head.
+
+    Returns:
+        Gaussians ``[v, h, c]``, standard ones where there is no belief, and how many there are
+        ``[v]``.
+    """
+    weight = counts[..., None, None]
+
+    def sums(x: Array) -> Array:
+        return jnp.zeros((vocab_size, *x.shape[2:]), x.dtype).at[ids].add(weight * x)
+
+    number = jnp.zeros(vocab_size, counts.dtype).at[ids].add(counts)
+    share = jnp.maximum(number, 1.0)[:, None, None]
+    mean = sums(beliefs.mean) / share
+    sizes = kind.sizes(mean.dtype)
+    apart = beliefs.mean - mean[ids]
+    second = kind.to_irreps(jnp.square(apart)) / sizes + jnp.exp(beliefs.log_variance)
+    variance = sums(second) / share
+    there = number[:, None, None] > 0
+    log_variance = jnp.log(jnp.where(there, variance, 1.0))
+    return IrrepGaussian(mean, log_variance), number

@@ -10,7 +10,6 @@ The loss that is reported belongs to predictions that were made before the targe
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_la
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, kl_divergence
 from vfejax.models.pure_fep.layer import Ancestors, Surroundings
-from vfejax.models.pure_fep.learning import Lesson, Observed, learn_layer, moments
+from vfejax.models.pure_fep.learning import Lesson, Observed, learn_layer
 from vfejax.models.pure_fep.model import ancestor_weights, perceive, surroundings
+from vfejax.models.pure_fep.slow import SlowMemory, averaged, slow_step
 from vfejax.numerics import tree_norm
 from vfejax.types import (
     Array,
@@ -35,50 +35,9 @@ from vfejax.types import (
     TrainState,
 )
 
-__all__ = ["SCALINGS", "SlowMemory", "learn", "slow_slopes", "trainer"]
+__all__ = ["learn", "slow_slopes", "trainer"]
 
-_DAMPING = 1e-3  # of the Fisher information of a parameter per token
 _NEWBORN = -3.0  # coupling of a layer that is added: it hardly listens yet
-
-
-class SlowMemory(NamedTuple):
-    """What learning remembers: smoothed slopes, running squares of slopes, and what decides about
-    layers.
-    """
-
-    slopes: Parameters
-    squares: Parameters
-    watched: growth.Watch
-
-
-def _plain(slope: Array, square: Array, tokens: float) -> Array:
-    """The slope itself: steepest descent."""
-    del square, tokens
-    return slope
-
-
-def _fisher(slope: Array, square: Array, tokens: float) -> Array:
-    """Slope over the diagonal of the empirical Fisher information per token: a natural gradient."""
-    return slope / (tokens * square + _DAMPING)
-
-
-def _rms(slope: Array, square: Array, tokens: float) -> Array:
-    """Slope over the root of its running mean square, shortened to a mean square of 1: slopes that
-    are larger than those before would else make a step ten times as long.
-    """
-    del tokens
-    step = slope / (jnp.sqrt(square) + 1e-8)
-    return step * jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(step)), 1.0))
-
-
-SCALINGS: dict[str, Callable[[Array, Array, float], Array]] = {
-    "plain": _plain,
-    "fisher": _fisher,
-    "rms": _rms,
-}
-"""Directions of slow descent by the name of the option: ``(slope, running square, tokens per
-batch) -> direction``.
-"""
 
 
 def learn(
@@ -136,64 +95,6 @@ def slow_slopes(
         lambda own, x: own + jnp.tensordot(share, x, axes=1), embedded.readout, lessons.readout
     )
     return embedded._replace(readout=readout, layers=layers)
-
-
-def _averaged(
-    parts: Anatomy,
-    params: Parameters,
-    around: Surroundings,
-    observed: Observed,
-    lessons: Lesson,
-    share: Array,
-) -> tuple[IrrepGaussian | None, IrrepGaussian | None]:
-    """Table and bank after a moving average: a token's first prior moves as the beliefs of the
-    first layer moved from their priors when the target was shown, and its Gaussian of the bank,
-    where that is an output, towards the last layer's beliefs that it followed.
-    """
-    kind, vocab = parts.rules.kind, parts.vocab_size
-    first = jax.tree.map(lambda x: x[0], (lessons.prior, lessons.shown))
-    last = jax.tree.map(lambda x: x[growth.last_of(params.alive)], lessons.shown)
-
-    def moved(rows: IrrepGaussian, start: PyTree, goal: PyTree, number: Array) -> IrrepGaussian:
-        step = jnp.where(number > 0, share, 0.0)[:, None, None]
-        return jax.tree.map(lambda x, s, g: x + step * (g - s), rows, start, goal)
-
-    table, bank = params.table, params.readout.bank
-    start, goal = (moments(q, around.tokens, observed.counts, vocab, kind) for q in first)
-    followed, number = moments(last, observed.targets, observed.counts, vocab, kind)
-    if bank is not None and parts.config.output != "linear":
-        bank = moved(bank, bank, followed, number)
-    if table is not None:
-        table = moved(table, start[0], goal[0], start[1])
-    elif bank is not None:
-        bank = moved(bank, start[0], goal[0], start[1])
-    return table, bank
-
-
-def _slow_step(
-    config: PureFEPConfig, memory: SlowMemory, slopes: Parameters, count: Array, tokens: float
-) -> tuple[Parameters, SlowMemory]:
-    """Directions of the slow descent, and what is remembered; ``count`` updates came before."""
-
-    def running(kept: float, old: PyTree, new: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, y: kept * x + (1.0 - kept) * y, old, new)
-
-    smoothed = running(config.momentum, memory.slopes, slopes)
-    squares = running(config.memory, memory.squares, jax.tree.map(jnp.square, slopes))
-    updates = (count + 1).astype(jnp.float32)
-
-    def direction(slope: Array, square: Array) -> Array:
-        # Running means start at 0: what they lack is made up for.
-        first, second = (
-            (1.0 - jnp.power(kept, updates)).astype(slope.dtype)
-            for kept in (config.momentum, config.memory)
-        )
-        return SCALINGS[config.scaling](slope / first, square / second, tokens)
-
-    # The layers' axis is not theirs to know: each has its own step.
-    layers = jax.tree.map(jax.vmap(direction), smoothed.layers, squares.layers)
-    directions = jax.tree.map(direction, smoothed, squares)._replace(layers=layers)
-    return directions, memory._replace(slopes=smoothed, squares=squares)
 
 
 def _grown(
@@ -275,12 +176,12 @@ def trainer(
         around, observed = _arranged(windows, params.alive.dtype)
         lessons, divergence = learn(parts, params, around, observed)
         slopes = slow_slopes(parts, params, around, lessons)
-        directions, memory = _slow_step(config, memory, slopes, state.step, around.tokens.size)
+        directions, memory = slow_step(config, memory, slopes, state.step, around.tokens.size)
         rate = jnp.asarray(learning_rate_fn(state.step), params.alive.dtype)
         learned = jax.tree.map(lambda x, d: x - rate * d, params, directions)
         if config.prior_update == "average":
             share = jnp.minimum(config.average_gain * rate, 1.0)
-            table, bank = _averaged(parts, params, around, observed, lessons, share)
+            table, bank = averaged(parts, params, around, observed, lessons, share)
             learned = learned._replace(table=table, readout=learned.readout._replace(bank=bank))
         learned = learned._replace(alive=params.alive)
         change = tree_norm(jax.tree.map(jnp.subtract, learned, params))

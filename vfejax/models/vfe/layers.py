@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models.blocks import dropout, embedding, normal
+from vfejax.models.blocks import dropout, normal
 from vfejax.models.gpt_modern.block import EPSILON
 from vfejax.models.vfe.beliefs import Belief, Transport
+from vfejax.models.vfe.channels import frame_of, joined, make_norm, per_head, split
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.inference import Rule, Strength
 from vfejax.models.vfe.irreps import Phases, turn_matrices
@@ -28,72 +29,11 @@ from vfejax.models.vfe.options import rule_of
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = [
-    "EMBEDDINGS",
-    "LAYERS",
-    "BeliefEmbedding",
-    "CarriedLayer",
-    "ProjectedLayer",
-    "StreamEmbedding",
-    "make_norm",
-    "per_head",
-    "split",
-    "waves",
-]
-
-_FIRST_SPREAD = 0.1  # of carried beliefs, in units of the embedding: five times its own
-
-
-def make_norm(config: VFEConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Any:
-    """The norm that the options ask for, a function of ``[..., dim]``; None for none.
-
-    Args:
-        config: the model's options.
-        dtype: that of the stream.
-        rngs: where first weights come from.
-    """
-    if config.norm == "none":
-        return None
-    return nnx.RMSNorm(
-        config.dim,
-        epsilon=EPSILON,
-        dtype=dtype,
-        param_dtype=at_least_float32(dtype),
-        rngs=rngs,
-    )
+__all__ = ["LAYERS", "CarriedLayer", "ProjectedLayer"]
 
 
 def _normed(norm: Any, x: Array) -> Array:
     return x if norm is None else norm(x)
-
-
-def split(x: Array, rule: Rule) -> Array:
-    """A stream ``[..., dim]`` as channels ``[..., heads, K, copies]``, at least float32.
-
-    >>> rule = rule_of(VFEConfig(dim=32, heads=2, spins=(0, 1)))
-    >>> split(jnp.ones((5, 32)), rule).shape, per_head(jnp.ones((5, 6)), rule).shape
-    ((5, 2, 4, 4), (5, 2, 3))
-    """
-    layout = rule.layout
-    shape = (layout.heads, layout.components, layout.copies)
-    return x.astype(at_least_float32(x.dtype)).reshape(*x.shape[:-1], *shape)
-
-
-def _joined(x: Array, dtype: jnp.dtype) -> Array:
-    """The inverse of :func:`split`."""
-    return x.reshape(*x.shape[:-3], -1).astype(dtype)
-
-
-def per_head(x: Array, rule: Rule) -> Array:
-    """``[..., heads m]`` as ``[..., heads, m]``, at least float32."""
-    wide = x.astype(at_least_float32(x.dtype))
-    return wide.reshape(*x.shape[:-1], rule.layout.heads, -1)
-
-
-def _frame(phi: Array, rule: Rule) -> Array:
-    """``exp(phi . J)`` of each head, ``[..., heads a]`` to ``[..., heads, K, K]``."""
-    group = rule.layout.group
-    return group.exponential(per_head(phi, rule), group.generators)
 
 
 def _first_spread(config: VFEConfig, dtype: jnp.dtype) -> Array:
@@ -103,28 +43,6 @@ def _first_spread(config: VFEConfig, dtype: jnp.dtype) -> Array:
     logs = jnp.linspace(-config.spread_range, config.spread_range, count, dtype=dtype)
     raw = rule.family.raw(logs.reshape(layout.copies, -1).T, layout)
     return jnp.broadcast_to(raw, (layout.heads, raw.size))
-
-
-def waves(positions: Array, dim: int, base: float, dtype: jnp.dtype) -> Array:
-    """Sines and cosines of positions.
-
-    Args:
-        positions: integers ``[b | 1, n]``.
-        dim: how many numbers there are for each.
-        base: slowest wavelength in tokens, divided by 2 pi.
-        dtype: of the result.
-
-    Returns:
-        ``[b | 1, n, dim]``.
-
-    Source: Vaswani et al., Attention is all you need (2017), section 3.5.
-
-    >>> waves(jnp.asarray([[0]]), 4, 100.0, jnp.float32).tolist()
-    [[[0.0, 0.0, 1.0, 1.0]]]
-    """
-    rates = base ** (-jnp.arange(-(-dim // 2), dtype=dtype) / (dim / 2))
-    angles = positions.astype(dtype)[..., None] * rates[None, None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[..., :dim]
 
 
 def _first_link(config: VFEConfig, dtype: jnp.dtype) -> Array:
@@ -227,7 +145,7 @@ class ProjectedLayer(_Layer):
         rule = self.rule
         read = _normed(self.norm, x)
         raw = per_head(self.spread(read), rule) + self.spread_bias[...]
-        frame = None if self.config.frames == "identity" else _frame(self.phi(read), rule)
+        frame = None if self.config.frames == "identity" else frame_of(self.phi(read), rule)
         return Belief(self._mean(read), rule.family.spread(raw, rule.layout), frame)
 
     def _mean(self, read: Array) -> Array:
@@ -252,7 +170,7 @@ class ProjectedLayer(_Layer):
         found = posterior.mean
         if self.config.adds == "change":
             found = found - prior.mean
-        update = self.out(_joined(found, self.dtype))
+        update = self.out(joined(found, self.dtype))
         return self.feed_forward(x + dropout(update, self.config.dropout, keys[0]), keys[1])
 
     @staticmethod
@@ -279,101 +197,14 @@ class CarriedLayer(_Layer):
         """
         if not self.config.hidden:
             return posterior
-        x = self.feed_forward(_joined(posterior.mean, self.dtype), key)
+        x = self.feed_forward(joined(posterior.mean, self.dtype), key)
         return posterior._replace(mean=split(x, self.rule))
 
     @staticmethod
     def stream(belief: Belief, dtype: jnp.dtype) -> Array:
         """The means."""
-        return _joined(belief.mean, dtype)
-
-
-class StreamEmbedding(nnx.Module):
-    """Tokens as vectors, with waves of their positions if the options ask for them.
-
-    Args:
-        config: the model's options.
-        vocab_size: number of tokens.
-        dtype: that of the stream.
-        rngs: where first weights come from.
-    """
-
-    def __init__(self, config: VFEConfig, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
-        self.tokens = embedding(vocab_size, config.dim, dtype=dtype, rngs=rngs)
-        if config.position == "sinusoidal":
-            self.wave_scale = nnx.Param(jnp.full((), 0.02, at_least_float32(dtype)))
-
-    @property
-    def rule(self) -> Rule:
-        """What is the same for all layers."""
-        return rule_of(self.config)
-
-    def vectors(self, tokens: Array, positions: Array, key: Array | None) -> Array:
-        """Vectors ``[b, n, dim]``.
-
-        Args:
-            tokens: integers ``[b, n]``.
-            positions: integers ``[b | 1, n]``.
-            key: source of dropout; None outside training.
-        """
-        x = self.tokens(tokens)
-        if self.config.position == "sinusoidal":
-            real = at_least_float32(self.dtype)
-            wave = waves(positions, self.config.dim, self.config.base, real)
-            x = x + (self.wave_scale[...] * wave).astype(x.dtype)
-        return dropout(x, self.config.dropout, key)
-
-    def __call__(self, tokens: Array, positions: Array, key: Array | None = None) -> Any:
-        """What the first layer is given.
-
-        Args:
-            tokens: integers ``[b, n]``.
-            positions: integers ``[b | 1, n]``.
-            key: source of dropout; None outside training.
-        """
-        return self.vectors(tokens, positions, key)
-
-    def attend(self, x: Array) -> Array:
-        """Logits ``[b, n, v]`` of an output that shares the table."""
-        return self.tokens.attend(x)
-
-
-class BeliefEmbedding(StreamEmbedding):
-    """Tokens as Gaussians with frames.
-
-    Args:
-        config: the model's options.
-        vocab_size: number of tokens.
-        dtype: that of the stream.
-        rngs: where first weights come from.
-    """
-
-    def __init__(self, config: VFEConfig, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        super().__init__(config, vocab_size, dtype=dtype, rngs=rngs)
-        rule = self.rule
-        table = partial(embedding, vocab_size, dtype=at_least_float32(dtype), rngs=rngs)
-        self.spread = table(config.heads * rule.family.num_raw(rule.layout))
-        if config.frames != "identity":
-            self.phi = table(config.heads * rule.layout.group.generators.shape[0])
-
-    def __call__(self, tokens: Array, positions: Array, key: Array | None = None) -> Belief:
-        """The priors of the first layer.
-
-        Args:
-            tokens: integers ``[b, n]``.
-            positions: integers ``[b | 1, n]``.
-            key: source of dropout; None outside training.
-        """
-        rule = self.rule
-        mean = split(self.vectors(tokens, positions, key), rule) / _FIRST_SPREAD
-        spread = rule.family.spread(per_head(self.spread(tokens), rule), rule.layout)
-        frame = None if self.config.frames == "identity" else _frame(self.phi(tokens), rule)
-        return Belief(mean, spread, frame)
+        return joined(belief.mean, dtype)
 
 
 LAYERS: dict[str, Any] = {"projected": ProjectedLayer, "carried": CarriedLayer}
 """Layers by where their priors come from."""
-
-EMBEDDINGS: dict[str, Any] = {"projected": StreamEmbedding, "carried": BeliefEmbedding}
-"""What the first layer is given, by where priors come from."""

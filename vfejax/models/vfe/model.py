@@ -12,10 +12,8 @@ The mathematics stands in modules without flax: :mod:`vfejax.models.vfe.beliefs`
 products of rows), :mod:`vfejax.models.vfe.energy` and :mod:`vfejax.models.vfe.inference`. No weight
 depends on the number of steps, which may differ between training and use.
 
-**Observation.** With ``observation > 0`` and the targets of a batch, training goes on: the last
-layer's agents make as many steps again on ``F_i - log p(y_i | mean of q_i)``, the likelihood taken
-at the mean, and what they then pay is a term of the loss. Predictions are made before, and nothing
-flows back into them.
+**Observation.** With ``observation > 0`` and the targets of a batch, training goes on after the
+predictions are made (:mod:`vfejax.models.vfe.observation`).
 
 **Decoding** keeps the senders' rows of every layer and step. With a window and no stride it is a
 ring buffer, and a text may have any length.
@@ -33,14 +31,16 @@ from flax import nnx
 from vfejax.models.blocks import Stack
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.vfe import inference, irreps
-from vfejax.models.vfe.beliefs import Belief, Transport, log_det_link
+from vfejax.models.vfe.beliefs import Belief, Transport
 from vfejax.models.vfe.config import VFEConfig
+from vfejax.models.vfe.embeddings import EMBEDDINGS
 from vfejax.models.vfe.energy import Places
 from vfejax.models.vfe.inference import Info, Rule
-from vfejax.models.vfe.layers import EMBEDDINGS, LAYERS
+from vfejax.models.vfe.layers import LAYERS
+from vfejax.models.vfe.observation import Held, observed_free_energy
 from vfejax.models.vfe.options import check, rule_of
 from vfejax.models.vfe.readout import READOUTS
-from vfejax.models.vfe.statistics import Statistics, counted, summary, sums_of
+from vfejax.models.vfe.statistics import Statistics, summary, sums_of
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
@@ -68,14 +68,6 @@ class Memory(NamedTuple):
     rows: Array
     places: Array
     position: Array
-
-
-class Held(NamedTuple):
-    """What the last layer was given and what it found, for the observation of targets."""
-
-    carry: PyTree
-    prior: Belief
-    posterior: Belief
 
 
 class VFETransformer(nnx.Module):
@@ -172,8 +164,7 @@ class VFETransformer(nnx.Module):
         state = (first, held)
         (carry, held), sums = self.blocks.scan(step, state, None if keys is None else keys[:-1])
         if watched:
-            observed = self._last_block(partial(self._observed, held, batch, turn, places))
-            sums = sums._replace(observed=observed)
+            sums = sums._replace(observed=self._observed(held, batch, turn, places))
         return Prediction(self._logits(carry), {}, {}, sums._replace(tokens=sums.tokens[0]))
 
     def _observes(self, batch: Batch) -> bool:
@@ -184,37 +175,13 @@ class VFETransformer(nnx.Module):
         return fn(nnx.merge(graphdef, jax.tree.map(lambda x: x[-1], params)))
 
     def _observed(
-        self, held: Held, batch: Batch, turn: irreps.Phases | None, places: Places, block: Any
+        self, held: Held, batch: Batch, turn: irreps.Phases | None, places: Places
     ) -> Array:
-        """Free energy of the last layer with the targets observed, in nats, summed over tokens."""
         assert batch.targets is not None  # for the type checker
-        targets = batch.targets[..., None]
-
-        def nats(mean: Array) -> Array:
-            after = block.finish(held.carry, held.prior, held.posterior._replace(mean=mean), None)
-            logits = self._logits(after).astype(at_least_float32(self.dtype))
-            chosen = jnp.take_along_axis(logits, targets, axis=-1)[..., 0]
-            return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-        transport, strength = block.transport(turn), block.strength()
-        belief, _, _ = inference.infer(
-            held.prior,
-            transport,
-            strength,
-            places,
-            self.rule,
-            steps=self.config.steps,
-            start=held.posterior,
-            potential=nats,
+        observe = partial(
+            observed_free_energy, held, batch.targets, turn, places, self._logits, batch.mask
         )
-        rows = inference.senders(belief, transport, self.rule)
-        if transport.link is not None:
-            transport = transport._replace(log_det=log_det_link(transport.link))
-        paid = inference.free_energy(
-            belief, held.prior, rows, transport, strength, places, self.rule
-        )
-        total = jnp.sum(paid.self_coupling + paid.alignment, axis=-1) + nats(belief.mean)
-        return jnp.sum(counted(total, batch.mask))
+        return self._last_block(observe)
 
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config

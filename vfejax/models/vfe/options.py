@@ -13,8 +13,8 @@ from vfejax.models.blocks import (
 from vfejax.models.vfe import energy, irreps
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.covariances import COVARIANCES
-from vfejax.models.vfe.energy import neighbours
 from vfejax.models.vfe.dynamics import Dynamics, gradient_flow, hamiltonian
+from vfejax.models.vfe.energy import neighbours
 from vfejax.models.vfe.inference import Rule
 from vfejax.models.vfe.irreps import Layout
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models.blocks import embedding, normal
+from vfejax.models.blocks import bank_logits, embedding, normal
 from vfejax.models.vfe.beliefs import Belief, Transport
+from vfejax.models.vfe.channels import make_norm, per_head, split
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.inference import Rule
-from vfejax.models.vfe.layers import make_norm, per_head, split
 from vfejax.models.vfe.options import rule_of
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -45,8 +45,7 @@ def divergence_logits(belief: Belief, bank: Belief, temperature: Array, rule: Ru
     family, layout = rule.family, rule.layout
     own = family.receivers(belief, Transport(), layout)
     others = family.senders(bank, Transport(), layout)
-    products = jnp.einsum("bnhr,vhr->bnv", own, others, precision="highest")
-    return -products / temperature
+    return bank_logits(own, others, temperature)
 
 
 class TiedReadout(nnx.Module):
