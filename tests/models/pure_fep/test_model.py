@@ -1,5 +1,5 @@
 """The Pure-FEP transformer: every option changes what it claims to change, in perception and in
-learning; layers learn without each other's gradients; it is causal in every variant.
+learning; layers learn without each other's gradients.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.causality import assert_reads_only_the_past
 
 from vfejax.models.blocks import OptionError
 from vfejax.models.pure_fep.anatomy import anatomy
@@ -102,26 +101,6 @@ def test_the_bank_is_embedding_and_output_in_one():
     both = jax.eval_shape(_built(output="both").init, jax.random.key(0)).readout
     assert both.bank is not None
     assert both.weights is not None
-
-
-VARIANTS = {
-    "tower": {"tower_depth": 1, "embedding": "bank", "position": "sinusoidal", "output": "both"},
-    "hybrid": {"embedding": "hybrid", "prior_weight": 0.3, "position": "none"},
-    "linear": {"embedding": "learned", "output": "linear", "inference_steps": 3},
-}
-
-
-@pytest.mark.slow  # what is tiny in the table is tested in test_sequence_models.py
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_is_causal_and_decodes_what_it_reads(name, rng):
-    model = _built(**VARIANTS[name])
-    params, apply, decode = _drawn(model), _jit(model.apply), _jit(model.decode)
-    tokens = rng.integers(0, VOCABULARY, (2, LENGTH)).astype(np.int32)
-    assert_reads_only_the_past(lambda t: apply(params, t).logits, tokens, VOCABULARY)
-    expected, state = apply(params, tokens).logits, model.init_decode(params, 2)
-    for t in range(LENGTH):
-        logits, state = decode(params, state, tokens[:, t])
-        np.testing.assert_allclose(logits, expected[:, t], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(

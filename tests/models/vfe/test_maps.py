@@ -18,17 +18,17 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.mark.slow
-def test_pictures_are_attention_steps_and_frames(rng):
+def test_pictures_are_attention_steps_beliefs_and_frames(rng):
     shown = maps(CONFIG, 5, 6)
     params = random_weights(build(CONFIG, 5, 6), 0, 0.3)
     tokens = rng.integers(0, 5, (2, 6)).astype(np.int32)
     pictures = (shown, *shown.further)
-    assert [picture.name for picture in pictures] == ["attention", "inference", "frames"]
+    assert [picture.name for picture in pictures] == ["attention", "inference", "beliefs", "frames"]
 
     def values(params, tokens):
         return [picture.values(params, tokens) for picture in pictures]
 
-    attention, lengths, turns = jax.jit(values, compiler_options=QUICK)(params, tokens)
+    attention, lengths, changes, turns = jax.jit(values, compiler_options=QUICK)(params, tokens)
     assert len(attention) == 4
     for weights in attention.values():
         near = np.tri(6, k=-1, dtype=bool) & ~np.tri(6, k=-4, dtype=bool)
@@ -38,6 +38,9 @@ def test_pictures_are_attention_steps_and_frames(rng):
     # The first token has nobody to read.
     assert np.all(lengths["layer 0"][:, 0] == 0)
     assert np.all(np.array(list(lengths.values()))[..., 1:] > 0)
+    assert changes["layer 1"].shape == (3, 6)
+    assert np.all(changes["layer 1"][:, 0] == 0)
+    assert np.all(np.array(list(changes.values()))[..., 1:] > 0)
     assert turns["layer 0"].shape == (2, 6)
     assert np.all(np.array(list(turns.values())) > 0)
 

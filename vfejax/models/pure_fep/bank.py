@@ -17,7 +17,7 @@ from vfejax.models.pure_fep.gaussians import (
     receiver_rows,
     sender_rows,
 )
-from vfejax.numerics import cast_like, log_det_cholesky
+from vfejax.numerics import identity_like, log_det_cholesky
 from vfejax.types import Array
 
 __all__ = ["bank_logits", "prior_bank_logits"]
@@ -57,7 +57,7 @@ def prior_bank_logits(belief: Gaussian, bank: Gaussian, temperature: float | Arr
     rows = jnp.concatenate([second, mean, jnp.ones_like(volume), -volume], axis=-1)
 
     information, precision = gaussian.natural_parameters(bank)
-    twice = pack(precision * cast_like(2.0 - jnp.eye(k), precision))
+    twice = pack(precision * (2.0 - identity_like(precision)))
     constant = jnp.sum(bank.mean * information, axis=-1) + log_det_cholesky(jnp.tril(bank.chol))
     constant = constant[:, None]
     columns = jnp.concatenate(

@@ -1,5 +1,5 @@
-"""Pictures of what a trained VFE transformer does with a text: attention, steps of inference and
-frames.
+"""Pictures of what a trained VFE transformer does with a text: attention, steps of inference, how
+far beliefs come, and frames.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,14 @@ class Traces(NamedTuple):
     Attributes:
         attention: weights between posteriors, ``[layers, b, heads, n, n]``.
         length: Fisher length of every step, ``[layers, steps, b, n, heads]``.
+        change: KL of beliefs from their priors after every step, nats, of the same shape.
         turn: how far posterior frames are turned, ``|A - 1| / 2^(1/2)``, which is the angle in
             radians where it is small, ``[layers, b, n, heads]``; None without frames.
     """
 
     attention: Array
     length: Array
+    change: Array
     turn: Array | None
 
 
@@ -48,7 +50,9 @@ def traces(module: VFETransformer, tokens: Array) -> Traces:
         own = rule.family.receivers(posterior, transport, rule.layout)
         rows = senders(posterior, transport, rule)
         weights = energy.attention(rule.reader, own, rows, tau, places)
-        found = Traces(weights, info.length, _turned(posterior.frame))
+        last = rule.family.divergence(posterior, prior, rule.layout)
+        change = jnp.concatenate([info.self_coupling, last[None]])[1:]
+        found = Traces(weights, info.length, change, _turned(posterior.frame))
         return block.finish(carry, prior, posterior, None), found
 
     return module.blocks.scan(step, module.embed(tokens, here[None]))[1]
@@ -71,6 +75,12 @@ def _steps(traces: Traces) -> dict[str, Array]:
     return {f"layer {i}": length for i, length in enumerate(jnp.mean(traces.length, axis=-1))}
 
 
+def _changes(traces: Traces) -> dict[str, Array]:
+    nats = jnp.sum(traces.change, axis=-1)
+    # Rounding may take a divergence below 0, where no picture begins. NaN stays.
+    return {f"layer {i}": jnp.where(x <= 0, 0 * x, x) for i, x in enumerate(nats)}
+
+
 def _frames(traces: Traces) -> dict[str, Array]:
     assert traces.turn is not None  # for the type checker
     return {f"layer {i}": heads.T for i, heads in enumerate(traces.turn)}
@@ -80,7 +90,7 @@ def _mean(found: Traces) -> Traces:
     """The mean over texts of batches of one."""
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
     turn = None if mean.turn is None else mean.turn[:, 0]
-    return Traces(mean.attention[:, 0], mean.length[:, :, 0], turn)
+    return Traces(mean.attention[:, 0], mean.length[:, :, 0], mean.change[:, :, 0], turn)
 
 
 def _steps_picture(values: Callable[..., dict[str, Array]]) -> Maps:
@@ -92,6 +102,18 @@ def _steps_picture(values: Callable[..., dict[str, Array]]) -> Maps:
         xlabel="token",
         ylabel="step",
         label="Fisher length",
+    )
+
+
+def _changes_picture(values: Callable[..., dict[str, Array]]) -> Maps:
+    return Maps(
+        values,
+        name="beliefs",
+        title="Paths of beliefs",
+        caption=f"KL of each agent's belief from its prior after every step, all heads. {_TEXTS}",
+        xlabel="token",
+        ylabel="step",
+        label="KL from the prior (nats)",
     )
 
 
@@ -108,7 +130,8 @@ def _frames_picture(values: Callable[..., dict[str, Array]]) -> Maps:
 
 
 def maps(config: VFEConfig, vocab_size: int, length: int, dtype: jnp.dtype = jnp.float32) -> Maps:
-    """Attention of every head, how far every step of inference moves beliefs, and frames.
+    """Attention of every head, how far every step of inference moves beliefs and how far they have
+    come, and frames.
 
     Args:
         config, vocab_size, length, dtype: as :func:`vfejax.models.vfe.model.build` takes them.
@@ -128,7 +151,9 @@ def maps(config: VFEConfig, vocab_size: int, length: int, dtype: jnp.dtype = jnp
 
         return values
 
-    further = [_steps_picture(seen(_steps))] if config.steps else []
+    further = []
+    if config.steps:
+        further += [_steps_picture(seen(_steps)), _changes_picture(seen(_changes))]
     further += [_frames_picture(seen(_frames))] if config.frames != "identity" else []
     return Maps(
         seen(_attention),
