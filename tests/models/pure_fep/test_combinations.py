@@ -70,7 +70,7 @@ def _state(method, params):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 16))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 16))]
 )
 def test_any_combination_of_options_keeps_what_every_model_must(seed, rng):
     config = _drawn(seed)

@@ -58,6 +58,7 @@ PERCEIVED = {
     "temperature": 3.0,
     "output_temperature": 2.0,
     "position": "none",
+    "spins": (1, 0),
     "tower_depth": 1,
 }
 
@@ -86,6 +87,37 @@ def test_without_alignment_nobody_hears_of_another_token():
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, (2, LENGTH))
     alone = _jit(lambda t: model.apply(params, t).logits)(tokens[:, -1:])
     np.testing.assert_allclose(logits[:, -1:], alone, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_modes_of_embedding_and_output_are_made_of_each_other():
+    """A hybrid without offsets is the bank, and so is a table that holds the bank; without a linear
+    map, both outputs are divergences, and what it adds is the linear output.
+    """
+    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (2, LENGTH))
+    params = _drawn(_built(embedding="learned", output="both"))
+    nothing = jax.tree.map(jnp.zeros_like, params.table)
+
+    def logits(params, **options):
+        model = _built(**options)
+        return np.asarray(_jit(lambda p: model.apply(p, tokens).logits)(params))
+
+    def outputs(**changes):
+        return params._replace(readout=params.readout._replace(**changes))
+
+    bank = logits(params._replace(table=None), embedding="bank", output="both")
+    hybrid = logits(params._replace(table=nothing), embedding="hybrid", output="both")
+    np.testing.assert_allclose(hybrid, bank, rtol=1e-12)
+    copied = params._replace(table=params.readout.bank)
+    np.testing.assert_allclose(logits(copied, output="both"), bank, rtol=1e-12)
+    both, kl = logits(params, output="both"), logits(outputs(weights=None))
+    np.testing.assert_allclose(
+        logits(outputs(weights=nothing.mean.reshape(7, -1).T), output="both"), kl
+    )
+    linear = logits(outputs(bank=None), output="linear")
+    np.testing.assert_allclose(both, kl + linear - params.readout.prevalence, rtol=1e-9, atol=1e-11)
+    for other in (both, kl, linear):
+        assert not np.allclose(other, bank, rtol=1e-3)
 
 
 def test_the_bank_is_embedding_and_output_in_one():
@@ -224,7 +256,20 @@ LEARNED = {
     "prior_update": "average",
     "nudge": 1.0,
     "nudge_steps": 3,
+    "average_gain": 5.0,
 }
+# Where an option has something to act on.
+STARTS = {"nudge_steps": {"nudge": 0.01}, "average_gain": {"prior_update": "average"}}
+ELSEWHERE = {
+    *("layers", "max_layers", "spawn_pressure", "merge_divergence", "cool_down"),  # test_growth.py
+    *("dim", "hidden"),  # shapes
+    *("embedding", "output", "tower_weight", "tower_decay"),  # tests of their own
+}
+
+
+def test_every_option_has_a_test_of_what_it_changes():
+    names = {field.name for field in dataclasses.fields(PureFEPConfig)}
+    assert names == PERCEIVED.keys() | LEARNED.keys() | ELSEWHERE
 
 
 @pytest.mark.slow
@@ -232,7 +277,7 @@ LEARNED = {
 def test_an_option_of_learning_changes_what_is_learned_and_no_prediction(name, rng):
     windows = rng.integers(0, VOCABULARY, (2, LENGTH + 1))
     steps = 3  # momentum and memory are what is kept of earlier ones
-    start = {"nudge": 0.01} if name == "nudge_steps" else {}
+    start = STARTS.get(name, {})
     changed = start | {name: LEARNED[name]}
     (plain, _), (state, info) = (_stepped(windows, steps, **x) for x in (start, changed))
     (_, before), (_, first) = (_stepped(windows, **x) for x in (start, changed))

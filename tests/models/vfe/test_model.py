@@ -188,6 +188,9 @@ def test_the_choices_of_options_are_the_tables():
         ({"covariance": "round"}, "covariance must be one of irrep, full, diagonal, got 'round'"),
         ({"position": "learned"}, "position must be one of frame, sinusoidal, none"),
         ({"observation": -1.0}, "observation must be at least 0"),
+        ({"observation": 1e30}, "observation must be at most 1e\\+06, got 1e\\+30"),
+        ({"mean_bias": 1e30}, "mean_bias must be at most 1e\\+06, got 1e\\+30"),
+        ({"base": 0.01}, "base must be at least 1, got 0.01"),
     ],
 )
 def test_options_that_do_not_fit_are_named(changes, message):

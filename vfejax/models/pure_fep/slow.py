@@ -68,7 +68,18 @@ batch) -> direction``.
 def slow_step(
     config: PureFEPConfig, memory: SlowMemory, slopes: Parameters, count: Array, tokens: float
 ) -> tuple[Parameters, SlowMemory]:
-    """Directions of the slow descent, and what is remembered; ``count`` updates came before."""
+    """Directions of the slow descent.
+
+    Args:
+        config: scaling, momentum and memory.
+        memory: of the updates before.
+        slopes: of this batch.
+        count: updates that came before, a scalar.
+        tokens: of a batch.
+
+    Returns:
+        What is subtracted from the parameters, times the rate; and the memory with this batch.
+    """
 
     def running(kept: float, old: PyTree, new: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: kept * x + (1.0 - kept) * y, old, new)
@@ -99,9 +110,19 @@ def averaged(
     lessons: Lesson,
     share: Array,
 ) -> tuple[IrrepGaussian | None, IrrepGaussian | None]:
-    """Table and bank after a moving average: a token's first prior moves as the beliefs of the
-    first layer moved from their priors when the target was shown, and its Gaussian of the bank,
-    where that is an output, towards the last layer's beliefs that it followed.
+    """Table and bank after a moving average.
+
+    A token's first prior moves as the beliefs of the first layer moved from their priors when the
+    target was shown, and its Gaussian of the bank, where that is an output, towards the last
+    layer's beliefs that it followed.
+
+    Args:
+        parts: the model.
+        params: its parameters.
+        around: tokens and where they stand.
+        observed: what followed.
+        lessons: stacked by layer.
+        share: of the way that is gone, a scalar of at most 1.
     """
     kind, vocab = parts.rules.kind, parts.vocab_size
     first = jax.tree.map(lambda x: x[0], (lessons.prior, lessons.shown))

@@ -62,7 +62,7 @@ class VFEConfig:
     waves are added to the embedding; or nowhere.
     """
     base: float = 100.0
-    """Slowest wavelength of positions, in tokens, divided by 2 pi."""
+    """Slowest wavelength of positions, in tokens, divided by 2 pi; at least 1."""
     turned: float = 1.0
     """Share of the copies of irreps that positions in the frame turn."""
     mean_norm: bool = True

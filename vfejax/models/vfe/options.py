@@ -76,6 +76,11 @@ def _check_moderate(config: VFEConfig) -> None:
         value = getattr(config, name)
         if not least <= value <= most:
             raise OptionError(name, value, f"between {least:g} and {most:g}")
+    for name in ("mean_bias", "observation"):
+        if getattr(config, name) > most:
+            raise OptionError(name, getattr(config, name), f"at most {most:g}")
+    if config.base < 1:
+        raise OptionError("base", config.base, "at least 1")
 
 
 def _check_turned(config: VFEConfig) -> None:
