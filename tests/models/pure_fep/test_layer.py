@@ -30,8 +30,9 @@ from vfejax.models.pure_fep.layer import (
     layer_prior,
 )
 from vfejax.models.pure_fep.learning import Observed, learn_layer, token_loss
-from vfejax.models.pure_fep.model import surroundings
+from vfejax.models.pure_fep.model import build, surroundings
 from vfejax.models.pure_fep.nudges import FARTHEST, natural_direction, nudged
+from vfejax.models.pure_fep.trainer import trainer
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -128,6 +129,35 @@ def test_the_common_frame_is_that_of_explicit_transports(rng):
         sender = IrrepGaussian(message[None], q.log_variance[0, j, head][None])
         expected = kl_divergence(receiver, sender, kind)
         np.testing.assert_allclose(pairs[0, head, i, j], expected, rtol=1e-11)
+
+
+def test_blocks_of_receivers_change_nothing(rng, monkeypatch):
+    """Blocks that do not divide the length; with the slopes, for which they are made again."""
+    parts, params, layer, around = _drawn(rng, prior_weight=0.5)
+    below = parts.embed_fn(params, around.tokens, around.positions)
+
+    def found(layer):
+        prior = layer_prior(layer, below, around, None, parts.rules)
+        belief, weights = descend(layer, prior, prior, around, parts.rules)
+        paid = layer_energy(layer, prior, belief, around, None, parts.rules).total
+        return jnp.sum(jnp.sin(paid)), (belief, weights, paid)
+
+    whole = _jit(jax.value_and_grad(found, has_aux=True))(layer)
+    monkeypatch.setattr(energy, "BLOCK", 2)
+    blocks = _jit(jax.value_and_grad(lambda layer: found(layer), has_aux=True))(layer)
+    chex.assert_trees_all_close(blocks, whole, rtol=1e-11, atol=1e-12)  # sums in another order
+
+
+@pytest.mark.slow
+def test_a_long_text_is_learned_in_memory_of_its_own_size():
+    """All pairs of 2048 tokens would take 150 MB for each array of them."""
+    config = PureFEPConfig(layers=1, max_layers=1, hidden=16)
+    model = build(config, VOCABULARY, 2048)
+    method = trainer(model, config, lambda step: 1e-3, jax.random.key(1))
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    windows = jax.ShapeDtypeStruct((1, 2049), jnp.int32)
+    program = _jit(method.step).lower(state, windows).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 150e6
 
 
 @pytest.mark.slow

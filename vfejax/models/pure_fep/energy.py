@@ -13,10 +13,15 @@ begins, their priors: so a belief knows of earlier tokens only.
 Alignments are the entropic ones, ``-tau log sum_j w_ij exp(-KL_ij / tau) = sum beta KL + tau
 KL(beta || w)``. The weights w are a softmax of *links*, learned numbers of each head and distance:
 before it compares beliefs, a head may prefer the last token, or the one before it.
+
+Long sequences are read by blocks of receivers (:func:`by_receivers`), so that no array of all pairs
+is kept.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.agents import alignment
@@ -27,10 +32,15 @@ __all__ = [
     "EnergyTerms",
     "alignment_energy",
     "attention",
+    "by_receivers",
     "hyperprior_energy",
     "link_weights",
     "pooled_prior",
 ]
+
+
+BLOCK = 128
+"""Receivers of a block; sequences of up to twice as many are read in one piece."""
 
 
 class EnergyTerms(NamedTuple):
@@ -64,6 +74,40 @@ def link_weights(links: Array, lags: Array) -> Array:
     """
     chosen = links[:, jnp.clip(lags - 1, 0, links.shape[-1] - 1)]
     return jnp.where((lags >= 1)[None], chosen, -jnp.inf)[None]
+
+
+def by_receivers(
+    fn: Callable[[IrrepGaussian, Array], Any], receivers: IrrepGaussian, lags: Array
+) -> Any:
+    """``fn(receivers, lags)``, by blocks of receivers where there are many of them. Each block is
+    made again in the backward pass.
+
+    Args:
+        fn: returns arrays ``[b, n, ...]``; no receiver depends on another.
+        receivers: means ``[b, n, h, c]``.
+        lags: distance of every sender from every receiver, ``[n, m]``.
+
+    >>> q = IrrepGaussian(jnp.ones((2, 300, 1, 3)), jnp.ones((2, 300, 1, 1)))
+    >>> far = jnp.ones((300, 4))
+    >>> by_receivers(lambda q, lags: q.mean[..., 0] * lags[None, :, :1], q, far).shape
+    (2, 300, 1)
+    """
+    count = lags.shape[0]
+    if count <= 2 * BLOCK:
+        return fn(receivers, lags)
+    num = -(-count // BLOCK)
+    spare = num * BLOCK - count
+
+    def apart(x: Array) -> Array:
+        # Receivers behind the last one are like it.
+        padded = jnp.pad(x, ((0, 0), (0, spare), *((0, 0),) * (x.ndim - 2)), mode="edge")
+        return jnp.moveaxis(padded.reshape(x.shape[0], num, BLOCK, *x.shape[2:]), 1, 0)
+
+    blocks = jax.tree.map(apart, receivers), apart(lags[None])[:, 0]
+    found = jax.lax.map(lambda block: jax.checkpoint(fn, prevent_cse=False)(*block), blocks)
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :count], found
+    )
 
 
 def _compared(

@@ -183,7 +183,20 @@ def descend(
     Returns:
         Beliefs ``[b, n, h, c]``, and ``beta [b, h, n, m]``.
     """
-    log_weight = energy.link_weights(layer.links, around.lags)
+
+    def found(prior: IrrepGaussian, lags: Array) -> tuple[IrrepGaussian, Array]:
+        belief, weights = _descended(layer, prior, senders, lags, rules)
+        return belief, jnp.swapaxes(weights, 1, 2)
+
+    belief, weights = energy.by_receivers(found, prior, around.lags)
+    return belief, jnp.swapaxes(weights, 1, 2)
+
+
+def _descended(
+    layer: Layer, prior: IrrepGaussian, senders: IrrepGaussian, lags: Array, rules: Rules
+) -> tuple[IrrepGaussian, Array]:
+    """:func:`descend` of receivers that are read at once."""
+    log_weight = energy.link_weights(layer.links, lags)
     own, sent = natural_parameters(prior, rules.kind), natural_parameters(senders, rules.kind)
     strength = couplings(layer, rules)[:, None, None]
 
@@ -199,8 +212,8 @@ def descend(
         )
         return (from_natural(information, precision, rules.kind), weights), none
 
-    (batch, _), heads = around.tokens.shape, layer.links.shape[0]
-    nothing = jnp.zeros((batch, heads, *around.lags.shape), prior.mean.dtype)
+    batch, _, heads, _ = prior.mean.shape
+    nothing = jnp.zeros((batch, heads, *lags.shape), prior.mean.dtype)
     return jax.lax.scan(step, (prior, nothing), length=rules.steps)[0]
 
 
@@ -224,10 +237,14 @@ def layer_energy(
     """
     kind, place = rules.kind, frames_of(layer, around, rules)
     q = to_common(belief, place, kind)
-    log_weight = energy.link_weights(layer.links, around.lags)
+
+    def paid(receivers: IrrepGaussian, lags: Array) -> Array:
+        log_weight = energy.link_weights(layer.links, lags)
+        found = energy.alignment_energy(receivers, prior, log_weight, kind, rules.temperature)
+        return jnp.swapaxes(found, 1, 2)
 
     def alignment(receivers: IrrepGaussian) -> Array:
-        return energy.alignment_energy(receivers, prior, log_weight, kind, rules.temperature)
+        return jnp.swapaxes(energy.by_receivers(paid, receivers, around.lags), 1, 2)
 
     zero = jnp.zeros(around.tokens.shape, belief.mean.dtype)
     agreement = jnp.einsum("h,bhn->bn", couplings(layer, rules), alignment(q))
