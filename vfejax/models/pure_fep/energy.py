@@ -14,8 +14,8 @@ Alignments are the entropic ones, ``-tau log sum_j w_ij exp(-KL_ij / tau) = sum 
 KL(beta || w)``. The weights w are a softmax of *links*, learned numbers of each head and distance:
 before it compares beliefs, a head may prefer the last token, or the one before it.
 
-Long sequences are read by blocks of receivers (:func:`by_receivers`), so that no array of all pairs
-is kept.
+Long sequences are read by blocks of receivers (:func:`by_receivers`). Of all pairs only the
+attention is kept, where somebody asks for it.
 """
 
 from collections.abc import Callable
