@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.inference._logarithms import log_sum
 from vfejax.numerics import as_floating, common_dtype
 from vfejax.types import Array
 
@@ -94,15 +95,6 @@ def _rows(levels: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def _log_sum(x: Array, axis: int) -> Array:
-    highest = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    highest = jnp.where(highest == -jnp.inf, 0.0, highest)
-    total = jnp.sum(jnp.exp(x - highest), axis=axis)
-    zero = total == 0
-    total = jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, total)))
-    return total + jnp.squeeze(highest, axis)
-
-
 def _split(message: Array) -> tuple[Array, Array]:
     """The finite part of a log message, and 1 where it is -inf: sums can then be taken apart."""
     never = message == -jnp.inf
@@ -170,11 +162,11 @@ def sum_product(log_nodes: Array, log_pairs: Array, edges: np.ndarray) -> TreeMa
     own = _split(jnp.concatenate([nodes, jnp.zeros((1, k), nodes.dtype)]))
     up, sums, scale = _upward(own, turned, plan)
     beliefs, down = _downward(sums, up, turned, plan)
-    root = _log_sum(_join(*(x[plan.roots] for x in sums)), axis=1)
-    marginals = jnp.exp(beliefs[:v] - _log_sum(beliefs[:v], axis=1)[:, None])
+    root = log_sum(_join(*(x[plan.roots] for x in sums)), axis=1)
+    marginals = jnp.exp(beliefs[:v] - log_sum(beliefs[:v], axis=1)[:, None])
     below = _join(*(x[plan.child[:num]] for x in sums))
     joint = turned[:num] + down[:num, :, None] + below[:, None, :]
-    joint = jnp.exp(joint - _log_sum(joint.reshape(num, k * k), axis=1)[:, None, None])
+    joint = jnp.exp(joint - log_sum(joint.reshape(num, k * k), axis=1)[:, None, None])
     joint = jnp.where(jnp.broadcast_to(flipped, joint.shape), jnp.swapaxes(joint, 1, 2), joint)
     return TreeMarginals(marginals, joint, jnp.sum(root) + jnp.sum(scale))
 
@@ -191,7 +183,7 @@ def _upward(
         (finite, count), up, scale = carry
         child, parent = jnp.asarray(plan.child)[edges], jnp.asarray(plan.parent)[edges]
         below = _join(finite[child], count[child])
-        message = _log_sum(turned[edges] + below[:, None, :], axis=2)
+        message = log_sum(turned[edges] + below[:, None, :], axis=2)
         highest = jax.lax.stop_gradient(jnp.max(message, axis=1))
         highest = jnp.where(highest == -jnp.inf, 0.0, highest)
         message = message - highest[:, None]
@@ -218,7 +210,7 @@ def _downward(
         child, parent = jnp.asarray(plan.child)[edges], jnp.asarray(plan.parent)[edges]
         own, never = _split(up[edges])
         cavity = _join(finite[parent] - own, count[parent] - never)
-        message = _log_sum(turned[edges] + cavity[:, :, None], axis=1)
+        message = log_sum(turned[edges] + cavity[:, :, None], axis=1)
         highest = jax.lax.stop_gradient(jnp.max(message, axis=1, keepdims=True))
         message = message - jnp.where(highest == -jnp.inf, 0.0, highest)
         real = jnp.broadcast_to((edges < turned.shape[0] - 1)[:, None], message.shape)

@@ -38,7 +38,7 @@ def _everything(initial, transition, log_likelihood, passes):
     filtered = hmm.hidden_markov_filter(model, log_likelihood, passes=passes)
     pairs = hmm.two_slice_marginals(model, smoothed)
     total = hmm.two_slice_sum(model, smoothed)
-    return smoothed, filtered, pairs, total, hmm.viterbi(model, log_likelihood)
+    return smoothed, filtered, pairs, total, hmm.viterbi(model, log_likelihood, passes=passes)
 
 
 everything = jax.jit(_everything, static_argnums=3)
@@ -112,10 +112,43 @@ def test_an_impossible_observation_is_reported_and_counts_as_missing(passes, rng
     np.testing.assert_array_equal(path.states, best.states)
 
 
+def test_both_algorithms_resolve_ties_the_same_way(rng, dtype):
+    """Whole numbers of nats and half probabilities: many paths are equally good, among others in
+    series without any observation.
+    """
+    num, k, t = 4, 4, 37
+    transition = np.zeros((k, k), dtype)
+    for i in range(k):
+        transition[[i, (i + 1 + i % 2) % k], i] = 0.5
+    model = HiddenMarkov(np.full(k, 1 / k, dtype), transition)
+    rows = rng.integers(-2, 1, (num, t, k)).astype(dtype)
+    rows[0] = 0.0
+    one, tree = (
+        jax.jit(jax.vmap(lambda x, passes=passes: hmm.viterbi(model, x, passes=passes)))(rows)
+        for passes in (SEQUENTIAL, ASSOCIATIVE)
+    )
+    np.testing.assert_array_equal(tree.states, one.states)
+    # Sums of 37 numbers of order 1.
+    np.testing.assert_allclose(
+        tree.log_probability, one.log_probability, rtol=40 * jnp.finfo(dtype).eps
+    )
+    assert tree.log_probability.dtype == one.log_probability.dtype == dtype
+
+
+def test_paths_of_one_step():
+    model = HiddenMarkov(np.array([0.25, 0.75]), np.eye(2))
+    algorithms = (SEQUENTIAL, ASSOCIATIVE)
+    both = jax.jit(lambda rows: [hmm.viterbi(model, rows, passes=x) for x in algorithms])
+    for found in both(np.zeros((1, 2))):
+        assert found.states.tolist() == [1]
+        np.testing.assert_allclose(found.log_probability, np.log(0.75), rtol=1e-15)
+
+
 def test_nan_stays_nan(rng):
     initial, transition, rows = draw(rng)
     rows[3, 1] = np.nan
-    smoothed, filtered, *_ = everything(initial, transition, rows, SEQUENTIAL)
+    smoothed, filtered, _, _, path = everything(initial, transition, rows, SEQUENTIAL)
+    assert np.isnan(path.log_probability)
     assert np.isfinite(filtered.probabilities[:3]).all()
     assert np.isnan(filtered.probabilities[3:]).all()
     assert np.isnan(smoothed.log_evidence)

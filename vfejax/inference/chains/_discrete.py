@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vfejax.inference._logarithms import log_matvec, log_sum, safe_log
+from vfejax.inference.chains import _max_product
 from vfejax.numerics import matmul, matvec, transpose
 from vfejax.types import Array
 
@@ -20,9 +22,6 @@ __all__ = [
     "PLATFORM",
     "SEQUENTIAL",
     "DiscretePasses",
-    "log_matvec",
-    "log_sum",
-    "safe_log",
 ]
 
 # Up to this size a matrix times a vector is faster as a sum of columns than as a product.
@@ -40,41 +39,13 @@ class DiscretePasses(NamedTuple):
         filter: returns predicted and filtered probabilities ``[t, k]``, log evidence of each step
             ``[t]``, and which steps are impossible ``[t]``.
         smooth: returns the same four and the smoothed probabilities ``[t, k]``.
+        decode: returns the most probable states ``[t]``, their log probability, and which steps are
+            impossible ``[t]``.
     """
 
     filter: Callable[..., tuple[Array, ...]]
     smooth: Callable[..., tuple[Array, ...]]
-
-
-def safe_log(x: Array) -> Array:
-    """``log x``, -inf with gradient 0 at 0.
-
-    >>> float(safe_log(jnp.zeros(()))), float(jax.grad(safe_log)(0.0))
-    (-inf, 0.0)
-    """
-    zero = x == 0
-    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, x)))
-
-
-def log_sum(x: Array, axis: int) -> Array:
-    """``log sum exp x``; -inf with gradient 0 where all are -inf, NaN where one is.
-
-    >>> float(log_sum(jnp.full(3, -jnp.inf), axis=0))
-    -inf
-    """
-    highest = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    highest = jnp.where(highest == -jnp.inf, 0.0, highest)
-    total = jnp.sum(jnp.exp(x - highest), axis=axis)
-    return safe_log(total) + jnp.squeeze(highest, axis)
-
-
-def log_matvec(table: Array, vector: Array) -> Array:
-    """``log(exp(table) exp(vector))``, ``[k]``.
-
-    >>> log_matvec(jnp.zeros((1, 1)), jnp.ones(1)).tolist()
-    [1.0]
-    """
-    return log_sum(table + vector[None], axis=-1)
+    decode: Callable[..., tuple[Array, ...]]
 
 
 def _push(matrix: Array, vector: Array) -> Array:
@@ -206,13 +177,19 @@ def _with_fallback(fast: Callable, exact: Callable) -> Callable[..., tuple[Array
     return run
 
 
+def _by_platform(on_cpu: Callable, elsewhere: Callable) -> Callable[..., tuple[Array, ...]]:
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
+
+
 def _exact_filter(*arrays: Array) -> tuple[Array, ...]:
     predicted, after, steps, lost = _log_filter(*arrays)
     return jnp.exp(predicted), jnp.exp(after), steps, lost
 
 
 SEQUENTIAL = DiscretePasses(
-    _with_fallback(_fast_filter, _exact_filter), _with_fallback(_fast_smooth, _log_smooth)
+    _with_fallback(_fast_filter, _exact_filter),
+    _with_fallback(_fast_smooth, _log_smooth),
+    _max_product.sequential,
 )
 
 
@@ -253,14 +230,11 @@ def _tree_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tu
 
 
 ASSOCIATIVE = DiscretePasses(
-    _with_fallback(_tree_filter, _exact_filter), _with_fallback(_tree_smooth, _log_smooth)
+    _with_fallback(_tree_filter, _exact_filter),
+    _with_fallback(_tree_smooth, _log_smooth),
+    _max_product.associative,
 )
 
 PLATFORM = DiscretePasses(
-    lambda *arrays: jax.lax.platform_dependent(
-        *arrays, cpu=SEQUENTIAL.filter, default=ASSOCIATIVE.filter
-    ),
-    lambda *arrays: jax.lax.platform_dependent(
-        *arrays, cpu=SEQUENTIAL.smooth, default=ASSOCIATIVE.smooth
-    ),
+    *(_by_platform(*pair) for pair in zip(SEQUENTIAL, ASSOCIATIVE, strict=True))
 )

@@ -15,11 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.chains._discrete import (
-    PLATFORM,
-    DiscretePasses,
-    safe_log,
-)
+from vfejax.inference._logarithms import safe_log
+from vfejax.inference.chains._discrete import PLATFORM, DiscretePasses
 from vfejax.numerics import as_floating, common_dtype, matmul_tn
 from vfejax.types import Array
 
@@ -278,15 +275,16 @@ def two_slice_sum(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> Array:
     return transition * matmul_tn(_ratio(smoothed), before)
 
 
-def viterbi(model: HiddenMarkov, log_likelihood: Array) -> HiddenMarkovPath:
-    """The most probable path of states. O(t k^2).
+def viterbi(
+    model: HiddenMarkov, log_likelihood: Array, *, passes: DiscretePasses = PLATFORM
+) -> HiddenMarkovPath:
+    """The most probable path of states. O(t k^2), as an associative scan O(t k^3).
 
     An impossible observation counts as missing and makes the log probability -inf. Of several best
     paths it is the one with the lowest numbers, from the end.
 
     Args:
-        model: its emission is not read.
-        log_likelihood: ``[t, k]``, in nats.
+        model, log_likelihood, passes: as :func:`hidden_markov_filter` takes them.
 
     Returns:
         The path.
@@ -294,35 +292,15 @@ def viterbi(model: HiddenMarkov, log_likelihood: Array) -> HiddenMarkovPath:
     Raises:
         ValueError: naming the argument that does not fit.
 
-    Source: Viterbi (1967).
+    Source: Viterbi (1967); Hassan, Sarkka and Garcia-Fernandez, Temporal parallelization of
+        inference in hidden Markov models (2021), with the path as a composition of maps.
 
     >>> model = HiddenMarkov(jnp.array([0.5, 0.5]), jnp.array([[0.9, 0.1], [0.1, 0.9]]))
     >>> viterbi(model, jnp.array([[0.0, -3.0], [0.0, 0.1], [0.0, -3.0]])).states.tolist()
     [0, 0, 0]
     """
-    initial, transition, log_likelihood = _checked(model, log_likelihood)
-    table = safe_log(transition)
-    tables = table if table.ndim == 3 else None
-    score = safe_log(initial)
-
-    def take_in(score: Array, row: Array) -> tuple[Array, Array]:
-        joint = score + row
-        lost = jnp.all(joint == -jnp.inf) & ~jnp.any(jnp.isnan(joint))
-        return jnp.where(lost, score, joint), lost
-
-    def step(score: Array, xs: tuple) -> tuple[Array, tuple[Array, Array]]:
-        row, varying = xs
-        score, lost = take_in(score, row)
-        candidates = (table if varying is None else varying) + score[None]
-        return jnp.max(candidates, axis=1), (jnp.argmax(candidates, axis=1), lost)
-
-    score, (links, lost) = jax.lax.scan(step, score, (log_likelihood[:-1], tables))
-    score, last_lost = take_in(score, log_likelihood[-1])
-    last = jnp.argmax(score)
-    _, states = jax.lax.scan(lambda s, link: (link[s], link[s]), last, links, reverse=True)
-    impossible = jnp.concatenate([lost, last_lost[None]])
-    best = jnp.where(jnp.any(impossible), -jnp.inf, jnp.max(score))
-    return HiddenMarkovPath(jnp.append(states, last), best, _info(impossible))
+    states, best, impossible = passes.decode(*_checked(model, log_likelihood))
+    return HiddenMarkovPath(states, best, _info(impossible))
 
 
 def check_model(model: HiddenMarkov) -> None:

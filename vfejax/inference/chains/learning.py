@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from vfejax.beliefs import coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.inference._logarithms import safe_log
 from vfejax.inference.chains._chain import checked
-from vfejax.inference.chains._discrete import safe_log
 from vfejax.inference.chains.hidden_markov import (
     HiddenMarkov,
     HiddenMarkovSmoothed,

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vfejax.inference.chains._discrete import safe_log
+from vfejax.inference._logarithms import safe_log
 from vfejax.inference.chains.hidden_markov import HiddenMarkov, HiddenMarkovFiltered
 from vfejax.inference.chains.square_root import BackwardChain
 from vfejax.numerics import as_floating, matmul_nt
