@@ -1,4 +1,4 @@
-"""Sum-product on trees against the sum over all assignments."""
+"""Sum-product and max-product on trees against all assignments."""
 
 import itertools
 
@@ -7,20 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference.trees import sum_product
+from vfejax.inference.trees import max_product, sum_product
 
 # Two trees and a node alone; some edges lead to the root, some away from it.
 EDGES = np.array([[0, 1], [2, 1], [1, 3], [3, 4], [6, 5]])
 V, K = 8, 3
 run = jax.jit(lambda nodes, pairs: sum_product(nodes, pairs, EDGES))
+decode = jax.jit(lambda nodes, pairs: max_product(nodes, pairs, EDGES))
+
+
+def draw(rng, impossible):
+    nodes, pairs = rng.normal(size=(V, K)), rng.normal(size=(len(EDGES), K, K))
+    if impossible:
+        nodes[3, 1] = nodes[5, 2] = -np.inf
+        pairs[0, :, 1] = pairs[2, 0, 0] = -np.inf
+    return nodes, pairs
 
 
 def enumerate_all(nodes, pairs, edges):
-    weights = {}
+    weights, scores = {}, {}
     for x in itertools.product(range(nodes.shape[1]), repeat=len(nodes)):
         score = sum(nodes[v, a] for v, a in enumerate(x))
         score += sum(pairs[e, x[a], x[b]] for e, (a, b) in enumerate(edges))
-        weights[x] = np.exp(score)
+        weights[x], scores[x] = np.exp(score), score
     total = sum(weights.values())
     marginals, joint = np.zeros(nodes.shape), np.zeros(pairs.shape)
     for x, weight in weights.items():
@@ -28,21 +37,29 @@ def enumerate_all(nodes, pairs, edges):
             marginals[v, a] += weight / total
         for e, (a, b) in enumerate(edges):
             joint[e, x[a], x[b]] += weight / total
-    return marginals, joint, np.log(total)
+    best = max(scores, key=scores.get)
+    return marginals, joint, np.log(total), (best, scores[best])
 
 
 @pytest.mark.parametrize("impossible", [False, True])
 def test_equals_the_sum_over_all_assignments(impossible, rng):
-    nodes, pairs = rng.normal(size=(V, K)), rng.normal(size=(len(EDGES), K, K))
-    if impossible:
-        nodes[3, 1] = nodes[5, 2] = -np.inf
-        pairs[0, :, 1] = pairs[2, 0, 0] = -np.inf
-    found = run(nodes, pairs)
-    marginals, joint, log_partition = enumerate_all(nodes, pairs, EDGES)
+    nodes, pairs = draw(rng, impossible)
+    found, assignment = run(nodes, pairs), decode(nodes, pairs)
+    marginals, joint, log_partition, (best, score) = enumerate_all(nodes, pairs, EDGES)
+    assert assignment.nodes.tolist() == list(best)
+    np.testing.assert_allclose(assignment.log_score, score, rtol=1e-14)
     # A few dozen roundings.
     np.testing.assert_allclose(found.nodes, marginals, rtol=0, atol=1e-14)
     np.testing.assert_allclose(found.edges, joint, rtol=0, atol=1e-14)
     np.testing.assert_allclose(found.log_partition, log_partition, rtol=1e-14)
+
+
+def test_an_impossible_forest_has_a_score_of_minus_infinity_and_nan_stays_nan(rng):
+    nodes, pairs = draw(rng, False)
+    nodes[7] = -np.inf
+    assert decode(nodes, pairs).log_score == run(nodes, pairs).log_partition == -np.inf
+    nodes[2, 0] = np.nan
+    assert np.isnan(decode(nodes, pairs).log_score)
 
 
 @pytest.mark.slow
@@ -68,6 +85,10 @@ def test_large_trees_in_single_precision(shape, rng):
     edges = np.stack([above, np.arange(1, num)], axis=1)
     pair = jnp.array([[0.4, -0.4], [-0.4, 0.4]], "float32")
     found = jax.jit(lambda p: sum_product(jnp.zeros((num, 2), "float32"), p, edges))(pair)
+    # All equal; the lowest value at the root decides between the two best.
+    assignment = jax.jit(lambda p: max_product(jnp.zeros((num, 2), "float32"), p, edges))(pair)
+    assert not assignment.nodes.any()
+    np.testing.assert_allclose(assignment.log_score, 0.4 * (num - 1), rtol=1e-5)
     expected = np.log(2.0) + (num - 1) * np.log(2 * np.cosh(0.4))
     np.testing.assert_allclose(found.log_partition, expected, rtol=1e-5)
     np.testing.assert_allclose(found.nodes, 0.5, rtol=0, atol=1e-3)

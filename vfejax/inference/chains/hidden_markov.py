@@ -11,7 +11,6 @@ beliefs go on as if it had been missing, and the info says at which time it came
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
