@@ -24,7 +24,7 @@ from vfejax.numerics import (
 )
 from vfejax.types import Array
 
-__all__ = ["Chain", "Passes", "checked", "emission_offsets", "prepare"]
+__all__ = ["Chain", "Passes", "checked", "emission_offsets", "prepare", "time_last", "whitened"]
 
 
 class Chain(NamedTuple):
@@ -68,7 +68,11 @@ def _shape(name: str, x: Array, core: tuple[int, ...], length: int | None, axis:
 
 
 def checked(
-    model: Any, observations: Array, mask: Array | None, controls: Array | None
+    model: Any,
+    observations: Array,
+    mask: Array | None,
+    controls: Array | None,
+    num_moves: int | None = None,
 ) -> tuple[Any, Array, Array | None, Array | None]:
     """All arrays floating, of one dtype and fitting shapes.
 
@@ -77,6 +81,7 @@ def checked(
         observations: ``[t, o]``.
         mask: booleans ``[t, o]``, or None.
         controls: ``[t, u]``, or None.
+        num_moves: how many transitions there are; None for t - 1.
 
     Returns:
         The four of them, converted.
@@ -105,7 +110,7 @@ def checked(
     if y.ndim != 2 or y.shape[1] != o or not y.shape[0]:
         raise ValueError(f"observations must be [t, {o}] with t >= 1, got shape {list(y.shape)}")
     t = y.shape[0]
-    _check_fields(fields, n, o, t)
+    _check_fields(fields, n, o, t, t - 1 if num_moves is None else num_moves)
     _check_controls(fields, u, n, o, t)
     if mask is not None:
         mask = jnp.asarray(mask)
@@ -123,8 +128,8 @@ def _given(model: Any) -> dict[str, Any]:
     return {k: v for k, v in model._asdict().items() if v is not None}
 
 
-def _check_fields(fields: dict[str, Array], n: int, o: int, t: int) -> None:
-    steps, times = t - 1, "length t - 1 ="
+def _check_fields(fields: dict[str, Array], n: int, o: int, t: int, steps: int) -> None:
+    times = "length t - 1 =" if steps == t - 1 else "length e ="
     shapes = {
         "initial_cov": ((n, n), None, ""),
         "transition": ((n, n), steps, times),
@@ -169,34 +174,37 @@ def prepare(model: Any, observations: Array, mask: Array | None, controls: Array
     >>> prepare(model, jnp.full((3, 1), 4.0), None, None).values.tolist()
     [[2.0, 2.0, 2.0]]
     """
-    emission, values, constant = _whitened(
+    emission, values, constant = whitened(
         model, observations - emission_offsets(model, observations, controls), mask
     )
-    t = observations.shape[0]
     eye = jnp.eye(model.initial_mean.shape[0], dtype=observations.dtype)
     return Chain(
         model.initial_mean,
         semidefinite(model.initial_cov[..., None])[..., 0],
-        _time_last(model.transition, 2, t, eye),
-        semidefinite(_time_last(model.transition_cov, 2, t, jnp.zeros_like(eye))),
-        _drift(model, t, controls),
+        time_last(model.transition, 2, eye),
+        semidefinite(time_last(model.transition_cov, 2, jnp.zeros_like(eye))),
+        _drift(model, controls),
         emission,
         values,
         constant,
     )
 
 
-def _time_last(x: Array, core: int, num_steps: int, last: Array) -> Array:
-    """``[*item]`` or ``[t - 1, *item]`` to ``[*item, 1]`` or ``[*item, t]``, ending in ``last``."""
+def time_last(x: Array, core: int, last: Array) -> Array:
+    """``[*item]`` or ``[t - 1, *item]`` to ``[*item, 1]`` or ``[*item, t]``, ending in ``last``.
+
+    >>> time_last(jnp.ones((2, 1)), 1, jnp.zeros(1)).tolist()
+    [[1.0, 1.0, 0.0]]
+    """
     if x.ndim == core:
         return x[..., None]
     return jnp.moveaxis(jnp.concatenate([x, last[None]]), 0, -1)
 
 
-def _drift(model: Any, num_steps: int, controls: Array | None) -> Array:
+def _drift(model: Any, controls: Array | None) -> Array:
     zero = jnp.zeros_like(model.initial_mean)
     offset = zero if model.transition_offset is None else model.transition_offset
-    drift = _time_last(offset, 1, num_steps, zero)
+    drift = time_last(offset, 1, zero)
     if controls is None or model.transition_control is None:
         return drift
     pushed = matmul_nt(model.transition_control, controls)
@@ -227,9 +235,20 @@ def emission_offsets(model: Any, observations: Array, controls: Array | None) ->
     return offset
 
 
-def _whitened(model: Any, values: Array, mask: Array | None) -> tuple[Array, Array, Array]:
+def whitened(model: Any, values: Array, mask: Array | None) -> tuple[Array, Array, Array]:
     """Whitened emission ``[o, n, t or 1]`` and values ``[o, t]``, and what that adds to each log
     density ``[t]``.
+
+    Args:
+        model: checked.
+        values: observations without their offsets, ``[t, o]``.
+        mask: booleans ``[t, o]``, or None.
+
+    >>> from vfejax.inference.chains.linear_gaussian import LinearGaussian
+    >>> one = jnp.eye(1)
+    >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, 4 * one)
+    >>> whitened(model, jnp.full((3, 1), 4.0), None)[0].tolist()
+    [[[0.5]]]
     """
     emission, cov = model.emission, model.emission_cov
     t, o = values.shape

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vfejax import lanes
 from vfejax.types import Array
 
-__all__ = ["condition", "semidefinite", "solve"]
+__all__ = ["condition", "log_det_sum", "semidefinite", "solve"]
 
 
 def semidefinite(cov: Array) -> Array:
@@ -78,6 +78,14 @@ def _solve_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
     return solved, solve(primals[0], tangents[1] - lanes.matmul(tangents[0], solved))
 
 
+def _inner(cov: Array, precision: Array) -> tuple[Array, Array]:
+    """``L^T`` and ``1 + L^T precision L``."""
+    # L^T = L^- cov, for the generalised inverse too.
+    rows = _eliminate(cov, cov)
+    eye = jnp.broadcast_to(jnp.eye(cov.shape[0], dtype=cov.dtype)[..., None], cov.shape)
+    return rows, eye + lanes.matmul(lanes.matmul(rows, precision), jnp.swapaxes(rows, 0, 1))
+
+
 @jax.custom_jvp
 def condition(cov: Array, precision: Array) -> Array:
     """``(cov^-1 + precision)^-1`` for positive semidefinite matrices ``[k, k, s]``, either of which
@@ -88,10 +96,7 @@ def condition(cov: Array, precision: Array) -> Array:
     >>> condition(jnp.full((1, 1, 1), 4.0), jnp.full((1, 1, 1), 0.75))[0, 0].tolist()
     [1.0]
     """
-    # L^T = L^- cov, for the generalised inverse too.
-    rows = _eliminate(cov, cov)
-    eye = jnp.broadcast_to(jnp.eye(cov.shape[0], dtype=cov.dtype)[..., None], cov.shape)
-    inner = eye + lanes.matmul(lanes.matmul(rows, precision), jnp.swapaxes(rows, 0, 1))
+    rows, inner = _inner(cov, precision)
     root = _eliminate(inner, rows)
     return lanes.matmul_tn(root, root)
 
@@ -105,3 +110,25 @@ def _condition_jvp(
     kept = eye - lanes.matmul(after, primals[1])
     narrowed = lanes.matmul(lanes.matmul(after, tangents[1]), after)
     return after, lanes.matmul_nt(lanes.matmul(kept, tangents[0]), kept) - narrowed
+
+
+@jax.custom_jvp
+def log_det_sum(cov: Array, precision: Array) -> Array:
+    """``log |1 + cov precision|``, ``[s]``, of positive semidefinite matrices ``[k, k, s]``.
+
+    >>> log_det_sum(jnp.full((1, 1, 1), 3.0), jnp.full((1, 1, 1), 0.0)).tolist()
+    [0.0]
+    """
+    chol = lanes.cholesky(_inner(cov, precision)[1])
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol, axis1=0, axis2=1)), axis=-1)
+
+
+@log_det_sum.defjvp
+def _log_det_sum_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    cov, precision = primals
+    slope = jnp.sum(condition(precision, cov) * tangents[0], axis=(0, 1))
+    return log_det_sum(cov, precision), slope + jnp.sum(
+        condition(cov, precision) * tangents[1], axis=(0, 1)
+    )
