@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from vfejax.beliefs.supports import Support
 from vfejax.numerics import expand_leading
 from vfejax.types import Array
 
@@ -39,6 +40,7 @@ class Family(NamedTuple):
         standard: ``standard(eta) -> standard``, its inverse.
         log_base: ``log_base(x) -> log h(x)``, ``[...]``; None where h is 1.
         both: ``both(eta) -> (E t(x), A(eta))`` where the two share work; None where they do not.
+        support: which values there can be; None where all are.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Family(NamedTuple):
     standard: Callable[[Natural], tuple[Array, ...]]
     log_base: Callable[[Array], Array] | None = None
     both: Callable[[Natural], tuple[Statistics, Array]] | None = None
+    support: Support | None = None
 
 
 def inner(family: Family, natural: Natural, statistics: Statistics) -> Array:

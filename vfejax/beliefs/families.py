@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
+from vfejax.beliefs import supports
 from vfejax.beliefs.exponential_families import Family, Natural, Statistics
 from vfejax.numerics import (
     as_floating,
@@ -133,6 +134,7 @@ GAMMA = Family(
     _gamma_mean,
     lambda shape, rate: (shape - 1.0, -rate),
     _gamma_standard,
+    support=supports.POSITIVE,
 )
 """Positive numbers; standard ``(shape, rate)``, statistics ``(log x, x)``."""
 
@@ -176,6 +178,7 @@ WISHART = Family(
     _wishart_natural,
     _wishart_standard,
     both=_wishart_moments,
+    support=supports.POSITIVE_DEFINITE,
 )
 """Positive definite matrices ``[..., k, k]``; standard ``(dof, rate [..., k, k])`` with mean ``dof
 rate^{-1}``, statistics ``(log |x|, x)``.
@@ -200,6 +203,7 @@ DIRICHLET = Family(
     _dirichlet_mean,
     lambda alpha: (alpha - 1.0,),
     lambda natural: (natural[0] + 1.0,),
+    support=supports.PROBABILITIES,
 )
 """Probabilities ``[..., k]``; standard ``(concentration [..., k],)``, statistics ``(log x,)``."""
 
@@ -221,6 +225,7 @@ BETA = Family(
     _beta_mean,
     lambda a, b: (a - 1.0, b - 1.0),
     lambda natural: (natural[0] + 1.0, natural[1] + 1.0),
+    support=supports.PROBABILITY,
 )
 """Probabilities of success; standard ``(a, b)``, statistics ``(log x, log (1 - x))``."""
 
@@ -233,6 +238,7 @@ CATEGORICAL = Family(
     lambda natural: (jax.nn.softmax(natural[0], axis=-1),),
     lambda probabilities: (jnp.log(probabilities),),
     lambda natural: (jax.nn.softmax(natural[0], axis=-1),),
+    support=supports.ONE_HOT,
 )
 """States as one-hot rows ``[..., k]`` (see :func:`one_hot`); standard ``(probabilities [...,
 k],)``, statistics ``(x,)``.
@@ -246,6 +252,7 @@ BERNOULLI = Family(
     lambda natural: (jax.nn.sigmoid(natural[0]),),
     lambda probability: (jnp.log(probability) - jnp.log1p(-probability),),
     lambda natural: (jax.nn.sigmoid(natural[0]),),
+    support=supports.BINARY,
 )
 """0 or 1; standard ``(probability of 1,)``, statistics ``(x,)``."""
 
@@ -258,6 +265,7 @@ POISSON = Family(
     lambda rate: (jnp.log(rate),),
     lambda natural: (jnp.exp(natural[0]),),
     lambda x: -gammaln(x + 1.0),
+    support=supports.COUNTS,
 )
 """Counts; standard ``(rate,)``, statistics ``(x,)``, base measure ``1 / x!``."""
 
@@ -283,6 +291,7 @@ def multinomial(num_trials: float) -> Family:
         CATEGORICAL.natural,
         CATEGORICAL.standard,
         log_base,
+        support=supports.counts_of(num_trials),
     )
 
 

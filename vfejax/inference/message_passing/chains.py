@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vfejax.beliefs.exponential_families import Family, Natural, Statistics
 from vfejax.beliefs.families import DIRICHLET, GAMMA, MULTIVARIATE_GAUSSIAN, WISHART
+from vfejax.beliefs.supports import ONE_HOT
 from vfejax.inference.message_passing.graph import Node, Parent
 from vfejax.numerics import (
     matmul,
@@ -87,6 +88,7 @@ CATEGORICAL_CHAIN = Family(
     lambda evidence, coupling: (evidence, coupling),
     lambda natural: natural,
     both=_states,
+    support=ONE_HOT,
 )
 """Sequences of states as one-hot rows ``[..., t, k]``; natural parameters: evidence ``[..., t,
 k]`` and coupling ``[..., k, k]`` (from, to); statistics: states, and the sum over their pairs of

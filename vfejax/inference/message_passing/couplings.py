@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from vfejax.beliefs.exponential_families import Natural, Statistics
 from vfejax.beliefs.families import CATEGORICAL, DIRICHLET, GAMMA, GAUSSIAN, MULTIVARIATE_GAUSSIAN
+from vfejax.beliefs.supports import NON_NEGATIVE
+from vfejax.inference.message_passing._plates import weighted_sum
 from vfejax.inference.message_passing.chains import CATEGORICAL_CHAIN, GAUSSIAN_CHAIN
-from vfejax.inference.message_passing.graph import Node, Parent, weighted_sum
+from vfejax.inference.message_passing.graph import Node, Parent
 from vfejax.inference.message_passing.rows import GAUSSIAN_ROWS
 from vfejax.numerics import expand_leading, matmul, matmul_nt, matmul_tn
 from vfejax.types import Array
@@ -21,7 +23,7 @@ __all__ = ["gain", "mixture", "mixture_of_counts"]
 
 SELECTORS = (CATEGORICAL, CATEGORICAL_CHAIN)
 VECTORS = (GAUSSIAN_ROWS, MULTIVARIATE_GAUSSIAN, GAUSSIAN_CHAIN)
-COUNTS = CATEGORICAL._replace(name="counts")
+COUNTS = CATEGORICAL._replace(name="counts", support=NON_NEGATIVE)
 Message = tuple[Natural, Array]
 
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.beliefs.exponential_families import Family, Natural, Statistics, inner
+from vfejax.beliefs.supports import check_inside, nan_outside
+from vfejax.inference.message_passing._plates import present, weighted_sum
 from vfejax.numerics import as_floating, cast_like, expand_leading
 from vfejax.types import Array
 
@@ -33,7 +35,6 @@ __all__ = [
     "graph",
     "observe",
     "parent_statistics",
-    "weighted_sum",
 ]
 
 Parent = Any
@@ -92,7 +93,8 @@ def graph(**nodes: Node) -> Model:
 
     Raises:
         ValueError: when a parent is not declared before its child, is of a family that its slot
-            does not take, or has a shape that does not fit; the message names node and slot.
+            does not take, does not fit, or is a constant that cannot be, such as a negative
+            precision; the message names node and slot.
 
     >>> from vfejax.inference.message_passing import nodes
     >>> model = graph(mean=nodes.gaussian(0.0, 1.0), x=nodes.gaussian("mean", 4.0, plates=(5,)))
@@ -104,6 +106,8 @@ def graph(**nodes: Node) -> Model:
         for parent, (slot, families) in zip(node.parents, node.slots, strict=True):
             if isinstance(parent, str):
                 _check_parent(model, name, slot, families, parent)
+            else:
+                check_inside(parent, families[0].support, f"{slot} of {name}")
         shapes, plates = _node_shapes(model, name, node)
         model.shapes[name], model.plates[name] = shapes, plates
         model.nodes[name], model.children[name] = node, ()
@@ -199,7 +203,8 @@ def observe(
         weights: by name, broadcastable to plates.
 
     Raises:
-        ValueError: for a name that is no node, or a shape that does not fit.
+        ValueError: for a name that is no node, a shape that does not fit, or a value that cannot
+            be, such as a count of -1. Where values are traced it becomes NaN.
 
     >>> from vfejax.inference.message_passing import nodes
     >>> model = graph(x=nodes.gaussian(0.0, 1.0, plates=(2,)))
@@ -210,45 +215,19 @@ def observe(
     for name, value in data.items():
         if name not in model.nodes:
             raise ValueError(f"data: no node {name!r}, there are {', '.join(model.nodes)}")
-        statistics = model.nodes[name].family.statistics(as_floating(value, f"data[{name!r}]"))
+        family, called = model.nodes[name].family, f"data[{name!r}]"
+        statistics = family.statistics(nan_outside(as_floating(value, called), family.support))
         if tuple(t.shape for t in statistics) != model.shapes[name]:
             raise ValueError(
-                f"data[{name!r}] must have plates {model.plates[name]} and statistics of shapes "
+                f"{called} must have plates {model.plates[name]} and statistics of shapes "
                 f"{model.shapes[name]}, got shape {jnp.shape(value)}"
             )
+        weight, plates = (weights or {}).get(name, 1.0), len(model.plates[name])
+        check_inside(value, family.support, called, weight, plates)
         if weights is not None and name in weights:
-            statistics = _present(statistics, weights[name], len(model.plates[name]))
+            statistics = present(statistics, weight, plates)
         observed[name] = statistics
     return observed
-
-
-def _present(statistics: Statistics, weights: Array, plates: int) -> Statistics:
-    """Statistics whose members of weight 0 are 0."""
-    absent = expand_leading(jnp.asarray(weights) == 0, plates)
-
-    def present(t: Array) -> Array:
-        mask = jnp.reshape(absent, (*absent.shape, *(1,) * (t.ndim - plates)))
-        return jnp.where(mask, 0.0, t)
-
-    return tuple(present(t) for t in statistics)
-
-
-def weighted_sum(terms: Array, weights: Array | None, plates: tuple[int, ...]) -> Array:
-    """``sum_n w_n terms_n`` over plates; a term of weight 0 does not count, whatever it is.
-
-    Args:
-        terms: broadcastable to ``plates``.
-        weights: broadcastable to ``plates``; None for 1.
-        plates: the full shape.
-
-    >>> float(weighted_sum(jnp.array([jnp.nan, 2.0]), jnp.array([0.0, 3.0]), (2,)))
-    6.0
-    """
-    full = jnp.broadcast_to(expand_leading(terms, len(plates)), plates)
-    if weights is None:
-        return jnp.sum(full)
-    weights = jnp.broadcast_to(expand_leading(weights, len(plates)), plates)
-    return jnp.sum(jnp.where(weights == 0, 0.0, weights * full))
 
 
 def _log_density(

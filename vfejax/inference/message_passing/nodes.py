@@ -8,6 +8,7 @@ children from the right, as NumPy broadcasts.
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.beliefs.exponential_families import Family, Natural, Statistics
 from vfejax.beliefs.families import (
@@ -22,6 +23,7 @@ from vfejax.beliefs.families import (
     WISHART,
 )
 from vfejax.beliefs.families import multinomial as multinomial_family
+from vfejax.beliefs.supports import POSITIVE, POSITIVE_DEFINITE, Support, above, nan_outside
 from vfejax.inference.message_passing.graph import Node, Parent
 from vfejax.numerics import expand_leading, matvec
 from vfejax.types import Array
@@ -121,10 +123,13 @@ def relevance(precisions: Parent, plates: tuple[int, ...] | None = None) -> Node
     return Node(MULTIVARIATE_GAUSSIAN, (precisions,), slots, natural, plates)
 
 
-def _constant(family: Family, *standard: Parent, plates: tuple[int, ...] | None) -> Node:
-    """A node with constant parameters."""
-    if any(isinstance(parameter, str) for parameter in standard):
-        raise ValueError(f"the parameters of a {family.name} node are constants, got {standard}")
+def _constant(
+    family: Family, plates: tuple[int, ...] | None, **standard: tuple[Parent, Support]
+) -> Node:
+    """A node with constant parameters, each with its support."""
+    parents = tuple(value for value, _ in standard.values())
+    if any(isinstance(parameter, str) for parameter in parents):
+        raise ValueError(f"the parameters of a {family.name} node are constants, got {parents}")
 
     def natural(*parents: Statistics) -> Message:
         plates = max(x.ndim - rank for (x,), rank in zip(parents, family.ranks, strict=True))
@@ -136,19 +141,22 @@ def _constant(family: Family, *standard: Parent, plates: tuple[int, ...] | None)
         )
         return eta, family.log_partition(eta)
 
-    slots = tuple((f"parameter {i}", (_VALUE,)) for i in range(len(standard)))
-    return Node(family, standard, slots, natural, plates)
+    slots = tuple((name, (_value(support),)) for name, (_, support) in standard.items())
+    return Node(family, parents, slots, natural, plates)
 
 
-_VALUE = Family(
-    "constant",
-    (0,),
-    lambda x: (x,),
-    lambda natural: natural[0],
-    lambda natural: natural,
-    lambda x: (x,),
-    lambda natural: natural,
-)
+def _value(support: Support) -> Family:
+    """Constants as they are."""
+    return Family(
+        "constant",
+        (0,),
+        lambda x: (nan_outside(x, support),),
+        lambda natural: natural[0],
+        lambda natural: natural,
+        lambda x: (x,),
+        lambda natural: natural,
+        support=support,
+    )
 
 
 def gamma(shape: Parent, rate: Parent, plates: tuple[int, ...] | None = None) -> Node:
@@ -162,7 +170,7 @@ def gamma(shape: Parent, rate: Parent, plates: tuple[int, ...] | None = None) ->
     >>> gamma(1e-3, 1e-3, plates=(5,)).family.name
     'gamma'
     """
-    return _constant(GAMMA, shape, rate, plates=plates)
+    return _constant(GAMMA, plates, shape=(shape, POSITIVE), rate=(rate, POSITIVE))
 
 
 def wishart(dof: Parent, rate: Parent, plates: tuple[int, ...] | None = None) -> Node:
@@ -176,7 +184,8 @@ def wishart(dof: Parent, rate: Parent, plates: tuple[int, ...] | None = None) ->
     >>> wishart(2.0, jnp.eye(2)).family.name
     'wishart'
     """
-    return _constant(WISHART, dof, rate, plates=plates)
+    enough = above(np.shape(rate)[-1] - 1) if np.ndim(rate) else POSITIVE
+    return _constant(WISHART, plates, dof=(dof, enough), rate=(rate, POSITIVE_DEFINITE))
 
 
 def dirichlet(concentration: Parent, plates: tuple[int, ...] | None = None) -> Node:
@@ -185,7 +194,7 @@ def dirichlet(concentration: Parent, plates: tuple[int, ...] | None = None) -> N
     >>> dirichlet(jnp.ones(3)).family.name
     'dirichlet'
     """
-    return _constant(DIRICHLET, concentration, plates=plates)
+    return _constant(DIRICHLET, plates, concentration=(concentration, POSITIVE))
 
 
 def beta(a: Parent, b: Parent, plates: tuple[int, ...] | None = None) -> Node:
@@ -199,7 +208,7 @@ def beta(a: Parent, b: Parent, plates: tuple[int, ...] | None = None) -> Node:
     >>> beta(1.0, 1.0).family.name
     'beta'
     """
-    return _constant(BETA, a, b, plates=plates)
+    return _constant(BETA, plates, a=(a, POSITIVE), b=(b, POSITIVE))
 
 
 def categorical(probabilities: Parent, plates: tuple[int, ...] | None = None) -> Node:
