@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.chains import hidden_markov, learning, sampling
+from vfejax.inference.chains import hidden_markov, hidden_markov_learning, sampling
 from vfejax.inference.chains.hidden_markov import HiddenMarkov
 
 FAIR = np.full(6, 1 / 6)
@@ -40,8 +40,8 @@ def learn(start: HiddenMarkov, rolls, num_steps: int):
     def step(model, _):
         rows = hidden_markov.log_likelihoods(model, rolls)
         found = hidden_markov.hidden_markov_smoother(model, rows)
-        counts = learning.expect_hidden_markov(model, found, rolls)
-        return learning.maximize_hidden_markov(counts), found.log_evidence
+        counts = hidden_markov_learning.expect_hidden_markov(model, found, rolls)
+        return hidden_markov_learning.maximize_hidden_markov(model, counts), found.log_evidence
 
     return jax.lax.scan(step, start, None, length=num_steps)
 

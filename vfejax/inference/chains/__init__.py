@@ -2,7 +2,9 @@
 
 from vfejax.inference.chains import (
     blocks,
+    coordinates,
     hidden_markov,
+    hidden_markov_learning,
     information,
     learning,
     linear_gaussian,
@@ -20,7 +22,9 @@ from vfejax.inference.chains.linear_gaussian import (
 __all__ = [
     "LinearGaussian",
     "blocks",
+    "coordinates",
     "hidden_markov",
+    "hidden_markov_learning",
     "information",
     "kalman_filter",
     "kalman_smoother",

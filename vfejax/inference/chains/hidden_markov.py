@@ -12,11 +12,11 @@ beliefs go on as if it had been missing, and the info says at which time it came
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from vfejax.inference._logarithms import safe_log
+from vfejax.inference.chains._arguments import check_columns, checked
 from vfejax.inference.chains._discrete import PLATFORM, DiscretePasses
-from vfejax.numerics import as_floating, common_dtype, matmul_tn
+from vfejax.numerics import as_floating, matmul_tn
 from vfejax.types import Array
 
 __all__ = [
@@ -141,28 +141,6 @@ def log_likelihoods(model: HiddenMarkov, observations: Array, mask: Array | None
     return jnp.where(jnp.broadcast_to(mask[:, None], found.shape), found, 0.0)
 
 
-def _checked(model: HiddenMarkov, log_likelihood: Array) -> tuple[Array, Array, Array]:
-    """Initial, transition and log likelihoods, floating and of one dtype."""
-    initial, transition = (
-        as_floating(x, f"model.{name}")
-        for x, name in ((model.initial, "initial"), (model.transition, "transition"))
-    )
-    found = as_floating(log_likelihood, "log_likelihood")
-    if initial.ndim != 1 or not initial.shape[0]:
-        raise ValueError(f"model.initial must be [k], got shape {list(initial.shape)}")
-    k = initial.shape[0]
-    if found.ndim != 2 or found.shape[1] != k or not found.shape[0]:
-        raise ValueError(f"log_likelihood must be [t, {k}], t >= 1; got {list(found.shape)}")
-    t = found.shape[0]
-    if transition.shape not in ((k, k), (t - 1, k, k)):
-        raise ValueError(
-            f"model.transition must be [{k}, {k}] or [{t - 1}, {k}, {k}] for {t} observations, got "
-            f"{list(transition.shape)}"
-        )
-    dtype = common_dtype(initial, transition, found)
-    return initial.astype(dtype), transition.astype(dtype), found.astype(dtype)
-
-
 def _info(impossible: Array) -> HiddenMarkovInfo:
     first = jnp.where(jnp.any(impossible), jnp.argmax(impossible), -1)
     return HiddenMarkovInfo(impossible, first)
@@ -198,7 +176,7 @@ def hidden_markov_filter(
     >>> [round(float(p), 3) for p in found.probabilities[-1]]
     [0.988, 0.012]
     """
-    return _filtered(passes.filter(*_checked(model, log_likelihood)))
+    return _filtered(passes.filter(*checked(model, log_likelihood)))
 
 
 def hidden_markov_smoother(
@@ -220,7 +198,7 @@ def hidden_markov_smoother(
     >>> [round(float(p), 3) for p in found.probabilities[0]]
     [0.988, 0.012]
     """
-    *parts, smoothed = passes.smooth(*_checked(model, log_likelihood))
+    *parts, smoothed = passes.smooth(*checked(model, log_likelihood))
     filtered = _filtered(tuple(parts))
     return HiddenMarkovSmoothed(smoothed, filtered.log_evidence, filtered)
 
@@ -298,7 +276,7 @@ def viterbi(
     >>> viterbi(model, jnp.array([[0.0, -3.0], [0.0, 0.1], [0.0, -3.0]])).states.tolist()
     [0, 0, 0]
     """
-    states, best, impossible = passes.decode(*_checked(model, log_likelihood))
+    states, best, impossible = passes.decode(*checked(model, log_likelihood))
     return HiddenMarkovPath(states, best, _info(impossible))
 
 
@@ -315,26 +293,5 @@ def check_model(model: HiddenMarkov) -> None:
     ValueError: transition: column 0 must sum to 1; it sums to 0.5
     """
     for name, value in model._asdict().items():
-        if value is None:
-            continue
-        array = np.asarray(value)
-        bad = np.argwhere(~np.isfinite(array) | (array < 0))
-        if len(bad):
-            raise ValueError(
-                f"{name} must hold probabilities; entry {bad[0].tolist()} is "
-                f"{array[tuple(bad[0])]:.6g}"
-            )
-        axis = 0 if array.ndim == 1 else -2
-        sums = array.astype(np.float64).sum(axis=axis)
-        eps = np.finfo(array.dtype if array.dtype.kind == "f" else float).eps
-        off = np.argwhere(np.abs(sums - 1) > 100 * array.shape[axis] * eps)
-        if len(off):
-            place = off[0].tolist()
-            where = "" if array.ndim == 1 else f"column {place[-1]} "
-            where = where + (f"at time {place[0]} " if array.ndim == 3 else "")
-            hint = ""
-            if array.ndim == 2 and np.allclose(array.sum(axis=1), 1.0):
-                hint = "; its rows sum to 1: transpose it"
-            raise ValueError(
-                f"{name}: {where}must sum to 1; it sums to {sums[tuple(off[0])]:.6g}{hint}"
-            )
+        if value is not None:
+            check_columns(name, value)

@@ -1,11 +1,13 @@
-"""Parameters of chains from observations: expectation maximisation, and coordinates for gradients.
+"""Parameters of linear Gaussian chains from observations, by expectation maximisation.
 
-A step of expectation maximisation is ``maximize(expect(model, observations))``, in closed form.
-Expected statistics are sums over time, so those of several series add up, and the log evidence of
-all of them never falls. For gradients, ``unconstrain`` and ``constrain`` map a model to free
-numbers and back: covariances by log Cholesky factors, probabilities by their logarithms.
+A step is ``maximize(model, expect(model, observations))``, in closed form. Expected statistics are
+sums over time, so those of several series add up, and the log evidence of all of them never falls.
 
-Source: Shumway and Stoffer (1982); Rabiner (1989). Missing entries are integrated out, given the
+What has a time axis is known and stays; what has none is learned. The matrices beside a covariance
+that changes have no closed form: they must be known too, or be learned by gradients
+(:mod:`vfejax.inference.chains.coordinates`).
+
+Source: Shumway and Stoffer (1982). Missing entries are integrated out, given the
 others: their part of R is the conditional one.
 """
 
@@ -13,50 +15,36 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vfejax.beliefs import coordinates
-from vfejax.beliefs.coordinates import GaussianCoordinates
-from vfejax.beliefs.gaussian import Gaussian
-from vfejax.inference._logarithms import safe_log
-from vfejax.inference.chains._chain import checked
-from vfejax.inference.chains.hidden_markov import (
-    HiddenMarkov,
-    HiddenMarkovSmoothed,
-    two_slice_sum,
-)
+from vfejax.inference.chains._chain import Passes, checked, emission_offsets
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, kalman_smoother
+from vfejax.inference.chains.parallel import PLATFORM
 from vfejax.numerics import (
     cholesky,
     matmul,
     matmul_nt,
-    matmul_tn,
     symmetrize,
     transpose,
     triangular_inverse,
 )
-from vfejax.types import Array, PyTree
+from vfejax.types import Array
 
 __all__ = [
     "GaussianStatistics",
-    "HiddenMarkovStatistics",
-    "constrain",
-    "constrain_hidden_markov",
     "expect",
-    "expect_hidden_markov",
     "maximize",
-    "maximize_hidden_markov",
-    "unconstrain",
-    "unconstrain_hidden_markov",
 ]
 
 
 class GaussianStatistics(NamedTuple):
     """Expected sums of a linear Gaussian chain; those of several series add up leaf by leaf.
 
-    With ``z = (x, 1)``: ``past`` sums ``z_i z_i^T`` over i < t - 1 ``[n + 1, n + 1]``, ``future``
-    sums ``x_{i+1} x_{i+1}^T``, ``moved`` sums ``x_{i+1} z_i^T``, ``states`` sums ``z z^T`` over all
-    times, ``seen`` sums ``y z^T``, ``outputs`` sums ``y y^T``. ``first`` and ``first_square`` are
-    the moments of the first state, ``num_series``, ``num_moves`` and ``num_outputs`` count.
+    With ``z = (x, u, 1)``, ``x'`` the next state and ``y`` the observation, both less what is known
+    of them: ``past`` sums ``z z^T`` over all moves, ``moved`` sums ``x' z^T``, ``future`` sums ``x'
+    x'^T``; ``states`` sums ``z z^T`` over all times, ``seen`` sums ``y z^T``, ``outputs`` sums ``y
+    y^T``. ``first`` and ``first_square`` are the moments of the first state, ``num_series``,
+    ``num_moves`` and ``num_outputs`` count.
     """
 
     first: Array
@@ -73,29 +61,86 @@ class GaussianStatistics(NamedTuple):
     log_evidence: Array
 
 
-class HiddenMarkovStatistics(NamedTuple):
-    """Expected counts of a hidden Markov chain; those of several series add up leaf by leaf:
-    of first states ``[k]``, transitions ``[k, k]``, discrete observations ``[o, k]``, and the log
-    evidence.
-    """
-
-    initial: Array
-    transition: Array
-    emission: Array
-    log_evidence: Array
-
-
 def _solve(matrix: Array, right: Array) -> Array:
     """``right matrix^-1`` for a symmetric positive definite matrix."""
     inverse = triangular_inverse(cholesky(matrix))
     return matmul(matmul_nt(right, inverse), inverse)
 
 
-def _with_one(mean: Array, square: Array) -> Array:
-    """Second moments of ``(x, 1)`` from ``mean [..., n]`` and ``square [..., n, n]``."""
-    top = jnp.concatenate([square, mean[..., None]], axis=-1)
-    one = jnp.ones((*mean.shape[:-1], 1), mean.dtype)
-    return jnp.concatenate([top, jnp.concatenate([mean, one], axis=-1)[..., None, :]], axis=-2)
+class _Equation(NamedTuple):
+    """One of the two equations of a model: ``output = matrix x + control u + offset + noise``."""
+
+    matrix: Array
+    control: Array | None
+    offset: Array | None
+    cov: Array
+
+    def known(self, num_inputs: int) -> Array | None:
+        """The parts that change with time as a matrix of z, ``[t, rows, p]``; None without any."""
+        parts: list[tuple[Array, slice]] = []
+        if jnp.ndim(self.matrix) == 3:
+            parts.append((self.matrix, slice(self.matrix.shape[-1])))
+        if self.offset is not None and jnp.ndim(self.offset) == 2:
+            parts.append((self.offset[..., None], slice(num_inputs - 1, num_inputs)))
+        if not parts:
+            return None
+        first = parts[0][0]
+        whole = jnp.zeros((*first.shape[:2], num_inputs), first.dtype)
+        for part, place in parts:
+            whole = whole.at[..., place].set(part)
+        return whole
+
+    def learned(self, num_inputs: int) -> np.ndarray:
+        """Places in z of the parts that do not change."""
+        n = jnp.shape(self.matrix)[-1]
+        places = np.full(num_inputs, self.control is not None)
+        places[:n] = jnp.ndim(self.matrix) == 2
+        places[-1] = self.offset is not None and jnp.ndim(self.offset) == 1
+        return np.flatnonzero(places)
+
+
+def _equations(model: LinearGaussian) -> tuple[_Equation, _Equation]:
+    m = model
+    return (
+        _Equation(m.transition, m.transition_control, m.transition_offset, m.transition_cov),
+        _Equation(m.emission, m.emission_control, m.emission_offset, m.emission_cov),
+    )
+
+
+def _check_learnable(model: LinearGaussian) -> None:
+    for name, equation in zip(("transition", "emission"), _equations(model), strict=True):
+        if jnp.ndim(equation.cov) == 3:
+            ranks = {"": (equation.matrix, 3), "_control": (equation.control, 3)}
+            ranks["_offset"] = (equation.offset, 2)
+            for suffix, (part, rank) in ranks.items():
+                if part is not None and jnp.ndim(part) < rank:
+                    raise ValueError(
+                        f"{name}_cov has a time axis, so {name}{suffix} is not learned in closed "
+                        "form: give it a time axis too (a control as an offset), or learn by "
+                        "gradients"
+                    )
+
+
+def _moments(mean: Array, square: Array, controls: Array | None) -> Array:
+    """Second moments of ``(x, u, 1)``, ``[t, p, p]``, from ``mean [t, n]`` and ``square``."""
+    rest = jnp.ones((mean.shape[0], 1), mean.dtype)
+    if controls is not None:
+        rest = jnp.concatenate([controls, rest], axis=1)
+    cross = mean[:, :, None] * rest[:, None, :]
+    top = jnp.concatenate([square, cross], axis=2)
+    bottom = jnp.concatenate([transpose(cross), rest[:, :, None] * rest[:, None, :]], axis=2)
+    return jnp.concatenate([top, bottom], axis=1)
+
+
+def _unexplained(
+    known: Array | None, square: Array, cross: Array, outputs: Array
+) -> tuple[Array, Array]:
+    """Sums of ``v z^T`` and ``v v^T`` for ``v = output - known z``, from moments at every time."""
+    if known is not None:
+        part, lead = matmul(known, square), matmul_nt(known, cross)
+        outputs = outputs - lead - transpose(lead) + matmul_nt(part, known)
+        cross = cross - part
+    return jnp.sum(cross, axis=0), jnp.sum(outputs, axis=0)
 
 
 def _completion(cov: Array, mask: Array) -> tuple[Array, Array]:
@@ -108,55 +153,56 @@ def _completion(cov: Array, mask: Array) -> tuple[Array, Array]:
     return weights, matmul(matmul(kept, cov), transpose(kept))
 
 
-def _check_constant(model: LinearGaussian) -> None:
-    for name, core in (("transition", 2), ("transition_cov", 2), ("emission", 2)):
-        if jnp.ndim(getattr(model, name)) > core:
-            raise ValueError(f"only a constant model is learned; {name} has a time axis")
-    for name, core in (("emission_cov", 2), ("transition_offset", 1), ("emission_offset", 1)):
-        if getattr(model, name) is not None and jnp.ndim(getattr(model, name)) > core:
-            raise ValueError(f"only a constant model is learned; {name} has a time axis")
-    if model.transition_control is not None or model.emission_control is not None:
-        raise ValueError("control matrices are learned by gradients, not by expectation")
-
-
 def expect(
-    model: LinearGaussian, observations: Array, mask: Array | None = None
+    model: LinearGaussian,
+    observations: Array,
+    mask: Array | None = None,
+    controls: Array | None = None,
+    *,
+    passes: Passes = PLATFORM,
 ) -> GaussianStatistics:
-    """Expected statistics of one series under the posterior of a constant model.
+    """Expected statistics of one series under the posterior.
 
     Args:
-        model: without time axes and without controls.
+        model: what has a time axis is known.
         observations: ``[t, o]``, t >= 2.
         mask: booleans ``[t, o]``, True where an entry was observed.
+        controls: ``[t, u]``, for a model with control matrices.
+        passes: the algorithm of the smoother.
 
     Returns:
         The sums, and the log evidence of this model.
 
     Raises:
-        ValueError: when an argument does not fit, or the model changes with time.
+        ValueError: when an argument does not fit, or a covariance changes with time and what stands
+            beside it is to be learned.
 
     >>> one = jnp.eye(1)
     >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, one)
     >>> float(expect(model, jnp.zeros((3, 1))).num_moves)
     2.0
     """
-    _check_constant(model)
-    model, y, mask, _ = checked(model, observations, mask, None)
-    smoothed = kalman_smoother(model, y, mask)
-    mean, cov = smoothed.mean, smoothed.cov
-    outer = mean[:, :, None] * mean[:, None, :]
-    square = _with_one(mean, cov + outer)
-    moved = smoothed.cross_cov + mean[1:, :, None] * mean[:-1, None, :]
-    moved = jnp.concatenate([moved, mean[1:, :, None]], axis=-1)
-    seen, outputs = _observed(model, y, mask, square)
-    t = y.shape[0]
-    count = jnp.asarray(1.0, y.dtype)
+    model, y, mask, u = checked(model, observations, mask, controls)
+    _check_learnable(model)
+    smoothed = kalman_smoother(model, y, mask, u, passes=passes)
+    mean, second = smoothed.mean, smoothed.cov + smoothed.mean[:, :, None] * smoothed.mean[:, None]
+    square = _moments(mean, second, u)
+    n, p = mean.shape[1], square.shape[-1]
+    # z without x is known.
+    beside = mean[1:, :, None] * square[:-1, -1:, n:]
+    moved = smoothed.cross_cov + mean[1:, :, None] * mean[:-1, None]
+    moved = jnp.concatenate([moved, beside], axis=2)
+    transition, emission = _equations(model)
+    moved, future = _unexplained(transition.known(p), square[:-1], moved, second[1:])
+    seen, outputs = _observed(model, y, mask, u, square)
+    seen, outputs = _unexplained(emission.known(p), square, seen, outputs)
+    t, count = y.shape[0], jnp.asarray(1.0, y.dtype)
     return GaussianStatistics(
         mean[0],
-        cov[0] + outer[0],
+        second[0],
         jnp.sum(square[:-1], axis=0),
-        jnp.sum(moved, axis=0),
-        jnp.sum(square[1:, :-1, :-1], axis=0),
+        moved,
+        future,
         jnp.sum(square, axis=0),
         seen,
         outputs,
@@ -168,19 +214,21 @@ def expect(
 
 
 def _observed(
-    model: LinearGaussian, y: Array, mask: Array | None, square: Array
+    model: LinearGaussian, y: Array, mask: Array | None, u: Array | None, square: Array
 ) -> tuple[Array, Array]:
-    """Expected ``sum y z^T`` and ``sum y y^T``, with missing entries given the observed ones."""
-    o = y.shape[1]
-    offset = model.emission_offset
-    column = jnp.zeros((o, 1), y.dtype) if offset is None else offset[:, None]
-    emission = jnp.concatenate([model.emission, column], axis=1)
+    """Expected ``y z^T`` and ``y y^T`` at every time, missing entries given the observed ones."""
     if mask is None:
-        z = square[:, :, -1]
-        return matmul_tn(y, z), matmul_tn(y, y)
+        return y[:, :, None] * square[:, -1:, :], y[:, :, None] * y[:, None, :]
+    t, n, p = y.shape[0], model.initial_mean.shape[0], square.shape[-1]
+    # The offset carries the controls, which are known.
+    column = emission_offsets(model, y, u)[..., None]
+    emission = jnp.broadcast_to(model.emission, (t, y.shape[1], n))
+    emission = jnp.concatenate([emission, jnp.zeros((t, y.shape[1], p - n - 1), y.dtype)], axis=2)
+    emission = jnp.concatenate([emission, column], axis=2)
+    cov = jnp.broadcast_to(model.emission_cov, (t, *model.emission_cov.shape[-2:]))
 
-    def one(y: Array, mask: Array, square: Array) -> tuple[Array, Array]:
-        weights, spread = _completion(model.emission_cov, mask)
+    def one(y: Array, mask: Array, square: Array, emission: Array, cov: Array) -> tuple:
+        weights, spread = _completion(cov, mask)
         known = matmul(weights, jnp.where(mask, y, 0.0)[:, None])
         rest = emission - matmul(weights, emission)
         z = square[:, -1:]
@@ -189,30 +237,40 @@ def _observed(
         outputs = matmul_nt(known, known) + cross + transpose(cross)
         return seen, outputs + matmul_nt(matmul(rest, square), rest) + spread
 
-    seen, outputs = jax.vmap(one)(y, mask, square)
-    return jnp.sum(seen, axis=0), jnp.sum(outputs, axis=0)
+    return jax.vmap(one)(y, mask, square, emission, cov)
 
 
 def _regression(
-    model_offset: Array | None, inputs: Array, cross: Array, outputs: Array, count: Array
-) -> tuple[Array, Array | None, Array]:
-    """Matrix, offset (None where the model has none) and covariance of outputs given inputs."""
-    n = inputs.shape[0] - 1
-    if model_offset is None:
-        inputs, cross = inputs[:n, :n], cross[:, :n]
-    weights = _solve(inputs, cross)
-    cov = symmetrize(outputs - matmul_nt(weights, cross)) / count
-    return weights[:, :n], None if model_offset is None else weights[:, n], cov
+    equation: _Equation, inputs: Array, cross: Array, outputs: Array, count: Array
+) -> _Equation:
+    """The equation with every part learned that does not change with time."""
+    if jnp.ndim(equation.cov) == 3:
+        return equation
+    n, p = jnp.shape(equation.matrix)[-1], inputs.shape[0]
+    places = equation.learned(p)
+    whole = jnp.zeros_like(cross)
+    if len(places):
+        weights = _solve(inputs[places][:, places], cross[:, places])
+        outputs = outputs - matmul_nt(weights, cross[:, places])
+        whole = whole.at[:, places].set(weights)
+    return _Equation(
+        equation.matrix if jnp.ndim(equation.matrix) == 3 else whole[:, :n],
+        None if equation.control is None else whole[:, n : p - 1],
+        whole[:, -1] if p - 1 in places else equation.offset,
+        symmetrize(outputs) / count,
+    )
 
 
 def maximize(model: LinearGaussian, statistics: GaussianStatistics) -> LinearGaussian:
-    """The model under which these statistics are most probable: every array of it, in closed form.
+    """The model under which these statistics are most probable, in closed form: every array of it
+    that does not change with time.
 
-    Offsets are learned where the model has them. ``maximize(...)._replace(emission=...)`` would
-    hold an array fixed only approximately: the covariance beside it is that of the new one.
+    Offsets and control matrices are learned where the model has them. ``maximize(...)._replace(
+    emission=...)`` would hold an array fixed only approximately: the covariance beside it is that
+    of the new one. An array with a time axis is held fixed exactly.
 
     Args:
-        model: says which offsets there are.
+        model: says what there is to learn.
         statistics: of :func:`expect`, of one series or summed over several.
 
     Returns:
@@ -227,114 +285,14 @@ def maximize(model: LinearGaussian, statistics: GaussianStatistics) -> LinearGau
     s = statistics
     first = s.first / s.num_series
     spread = s.first_square / s.num_series - first[:, None] * first[None]
-    a, drift, q = _regression(model.transition_offset, s.past, s.moved, s.future, s.num_moves)
-    c, offset, r = _regression(model.emission_offset, s.states, s.seen, s.outputs, s.num_outputs)
-    return LinearGaussian(first, symmetrize(spread), a, q, c, r, drift, offset)
-
-
-def expect_hidden_markov(
-    model: HiddenMarkov,
-    smoothed: HiddenMarkovSmoothed,
-    observations: Array,
-    mask: Array | None = None,
-) -> HiddenMarkovStatistics:
-    """Expected counts of one series of discrete observations.
-
-    Args:
-        model: the one that was smoothed.
-        smoothed: what :func:`vfejax.inference.chains.hidden_markov.hidden_markov_smoother`
-        returned. observations: integers ``[t]``.
-        mask: booleans ``[t]``, True where there is an observation.
-
-    Returns:
-        The counts.
-
-    >>> from vfejax.inference.chains.hidden_markov import hidden_markov_smoother
-    >>> model = HiddenMarkov(jnp.ones(1), jnp.eye(1), jnp.ones((2, 1)) / 2)
-    >>> smoothed = hidden_markov_smoother(model, jnp.zeros((3, 1)))
-    >>> expect_hidden_markov(model, smoothed, jnp.array([0, 1, 1])).emission.tolist()
-    [[1.0], [2.0]]
-    """
-    if model.emission is None:
-        raise ValueError("expect_hidden_markov needs a model with an emission; it has None")
-    weights = smoothed.probabilities
-    if mask is not None:
-        weights = jnp.where(jnp.broadcast_to(mask[:, None], weights.shape), weights, 0.0)
-        observations = jnp.where(mask, observations, 0)
-    counts = jax.ops.segment_sum(weights, observations, model.emission.shape[0])
-    return HiddenMarkovStatistics(
-        smoothed.probabilities[0], two_slice_sum(model, smoothed), counts, smoothed.log_evidence
-    )
-
-
-def maximize_hidden_markov(statistics: HiddenMarkovStatistics) -> HiddenMarkov:
-    """The model under which these counts are most probable. A state that was never left, or never
-    seen, gives a column of NaN: add prior counts to the statistics to avoid it.
-
-    >>> counts = HiddenMarkovStatistics(jnp.ones(1), jnp.full((1, 1), 3.0), jnp.ones((2, 1)), 0.0)
-    >>> maximize_hidden_markov(counts).emission.tolist()
-    [[0.5], [0.5]]
-    """
-    initial, transition, emission, _ = statistics
-    return HiddenMarkov(
-        *(x / jnp.sum(x, axis=0, keepdims=True) for x in (initial, transition, emission))
-    )
-
-
-_COVARIANCES = ("initial_cov", "transition_cov", "emission_cov")
-
-
-def unconstrain(model: LinearGaussian) -> PyTree:
-    """Free numbers of a model: each covariance as the log Cholesky factor of
-    :mod:`vfejax.beliefs.coordinates`, everything else as it is. Minimise ``-log_evidence`` of
-    :func:`constrain` over them by any gradient method.
-
-    >>> one = jnp.eye(1)
-    >>> unconstrain(LinearGaussian(jnp.zeros(1), one, one, one, one, one)).emission_cov.tolist()
-    [[0.0]]
-    """
-
-    def free(cov: Array) -> Array:
-        belief = Gaussian(jnp.zeros(cov.shape[:-1], cov.dtype), cholesky(cov))
-        return coordinates.unconstrain(belief).factor
-
-    return model._replace(**{name: free(getattr(model, name)) for name in _COVARIANCES})
-
-
-def constrain(free: PyTree) -> LinearGaussian:
-    """The model of these free numbers, inverse of :func:`unconstrain`.
-
-    >>> one = jnp.eye(1)
-    >>> model = LinearGaussian(jnp.zeros(1), one, one, one, one, one)
-    >>> constrain(unconstrain(model)).emission_cov.tolist()
-    [[1.0]]
-    """
-
-    def bound(factor: Array) -> Array:
-        mean = jnp.zeros(factor.shape[:-1], factor.dtype)
-        chol = coordinates.constrain(GaussianCoordinates(mean, factor)).chol
-        return matmul_nt(chol, chol)
-
-    return free._replace(**{name: bound(getattr(free, name)) for name in _COVARIANCES})
-
-
-def unconstrain_hidden_markov(model: HiddenMarkov) -> PyTree:
-    """Free numbers of a hidden Markov model: the logarithms of its probabilities.
-
-    >>> unconstrain_hidden_markov(HiddenMarkov(jnp.ones(1), jnp.eye(1))).initial.tolist()
-    [0.0]
-    """
-    return jax.tree.map(safe_log, model)
-
-
-def constrain_hidden_markov(free: PyTree) -> HiddenMarkov:
-    """The model of these free numbers, by softmax over the columns.
-
-    >>> model = HiddenMarkov(jnp.ones(1), jnp.eye(1))
-    >>> constrain_hidden_markov(unconstrain_hidden_markov(model)).transition.tolist()
-    [[1.0]]
-    """
-    emission = None if free.emission is None else jax.nn.softmax(free.emission, axis=-2)
-    return HiddenMarkov(
-        jax.nn.softmax(free.initial), jax.nn.softmax(free.transition, axis=-2), emission
+    transition, emission = _equations(model)
+    a = _regression(transition, s.past, s.moved, s.future, s.num_moves)
+    c = _regression(emission, s.states, s.seen, s.outputs, s.num_outputs)
+    return LinearGaussian(
+        first,
+        symmetrize(spread),
+        *(a.matrix, a.cov),
+        *(c.matrix, c.cov),
+        *(a.offset, c.offset),
+        *(a.control, c.control),
     )

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vfejax.beliefs.exponential_families import Natural, Statistics, inner, moments
+from vfejax.inference.message_passing._plates import weighted_sum
 from vfejax.inference.message_passing.graph import (
     Model,
     expected_log_joint,
     observe,
     parent_statistics,
-    weighted_sum,
 )
 from vfejax.numerics import cast_like, expand_leading
 from vfejax.types import Array
