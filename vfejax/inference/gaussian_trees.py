@@ -182,9 +182,10 @@ def _upward(
 
     def up(below: tuple[Array, Array], row: Array) -> tuple[tuple[Array, Array], Array]:
         child, parent = jnp.asarray(plan.child)[row], jnp.asarray(plan.parent)[row]
-        *message, score = _pull(tuple(x[..., child] for x in below), steps.at(row))
-        added = tuple(x.at[..., parent].add(m) for x, m in zip(below, message, strict=True))
-        return added, score
+        vector, precision = below
+        pulled = _pull((vector[..., child], precision[..., child]), steps.at(row))
+        vector = vector.at[..., parent].add(pulled[0])
+        return (vector, precision.at[..., parent].add(pulled[1])), pulled[2]
 
     return jax.lax.scan(up, (vector, precision), jnp.asarray(plan.rows))
 
@@ -193,11 +194,13 @@ def _downward(
     below: tuple[Array, Array], roots: tuple[Array, ...], steps: _Edges, plan: Schedule
 ) -> tuple[Array, Array, Array]:
     """Means ``[n, 1, v + 1]``, covariances, and those of each edge's ends ``[n, n, e + 1]``."""
+    vector, precision = below
 
     def down(carry: tuple[Array, Array, Array], row: Array) -> tuple[tuple, None]:
         mean, cov, cross = carry
         child, parent = jnp.asarray(plan.child)[row], jnp.asarray(plan.parent)[row]
-        offset, gain, own = _push(tuple(x[..., child] for x in below), steps.at(row))
+        end = vector[..., child], precision[..., child]
+        offset, gain, own = _push(end, steps.at(row))
         both = lanes.matmul(gain, cov[..., parent])
         spread = lanes.matmul_nt(both, gain) + own
         spread = 0.5 * (spread + jnp.swapaxes(spread, 0, 1))
@@ -210,7 +213,6 @@ def _downward(
         mean, cov = mean.at[..., child].set(moved), cov.at[..., child].set(spread)
         return (mean, cov, cross.at[..., row].set(both)), None
 
-    vector, precision = below
     start = (
         jnp.zeros_like(vector).at[..., plan.roots].set(roots[0]),
         jnp.zeros_like(precision).at[..., plan.roots].set(roots[2]),

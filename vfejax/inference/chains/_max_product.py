@@ -92,8 +92,7 @@ def associative(initial: Array, transition: Array, log_likelihood: Array) -> tup
     table = jnp.broadcast_to(safe_log(transition), (t - 1, k, k))
     first = jnp.broadcast_to(safe_log(initial)[None, :, None], (1, k, k))
     maps = jnp.concatenate([first, table]) + log_likelihood[..., None]
-    maps = _relative(maps, (-2, -1))
-    scores, offset = jax.lax.associative_scan(_product, maps)
+    scores, offset = jax.lax.associative_scan(_product, _relative(maps, (-2, -1)))
     scores = scores[..., 0]
     links = jnp.argmax(table + scores[:-1, None], axis=-1)
     last = jnp.argmax(scores[-1])

@@ -222,9 +222,9 @@ def observe(
                 f"{called} must have plates {model.plates[name]} and statistics of shapes "
                 f"{model.shapes[name]}, got shape {jnp.shape(value)}"
             )
-        weight, plates = (weights or {}).get(name, 1.0), len(model.plates[name])
-        check_inside(value, family.support, called, weight, plates)
-        if weights is not None and name in weights:
+        weight, plates = (weights or {}).get(name), len(model.plates[name])
+        check_inside(value, family.support, called, 1.0 if weight is None else weight, plates)
+        if weight is not None:
             statistics = present(statistics, weight, plates)
         observed[name] = statistics
     return observed
