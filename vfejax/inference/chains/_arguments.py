@@ -21,7 +21,7 @@ def checked(model: Any, log_likelihood: Array) -> tuple[Array, Array, Array]:
         ValueError: naming the argument that does not fit.
 
     >>> from vfejax.inference.chains.hidden_markov import HiddenMarkov
-    >>> checked(HiddenMarkov(jnp.ones(1), jnp.eye(1)), jnp.zeros((3, 1), int))[2].dtype.kind
+    >>> checked(HiddenMarkov(np.ones(1), np.eye(1)), np.zeros((3, 1), int))[2].dtype.kind
     'f'
     """
     initial, transition = (
@@ -55,7 +55,7 @@ def check_columns(name: str, value: Array) -> None:
     Raises:
         ValueError: naming the entry or the column.
 
-    >>> check_columns("transition", jnp.eye(2))
+    >>> check_columns("transition", np.eye(2))
     """
     array = np.asarray(value)
     bad = np.argwhere(~np.isfinite(array) | (array < 0))

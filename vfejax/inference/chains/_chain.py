@@ -193,6 +193,11 @@ def prepare(model: Any, observations: Array, mask: Array | None, controls: Array
 def time_last(x: Array, core: int, last: Array) -> Array:
     """``[*item]`` or ``[t - 1, *item]`` to ``[*item, 1]`` or ``[*item, t]``, ending in ``last``.
 
+    Args:
+        x: an array of the model.
+        core: number of axes of an item.
+        last: the item of the last time.
+
     >>> time_last(jnp.ones((2, 1)), 1, jnp.zeros(1)).tolist()
     [[1.0, 1.0, 0.0]]
     """

@@ -85,6 +85,9 @@ def associative(initial: Array, transition: Array, log_likelihood: Array) -> tup
     is impossible. Sums of scores are rounded in another order: of paths that are equally probable
     to rounding either may come back.
 
+    Args:
+        initial, transition, log_likelihood: as :func:`sequential` takes them.
+
     >>> associative(jnp.ones(1), jnp.eye(1), jnp.full((2, 1), -1.5))[1].tolist()
     -3.0
     """
