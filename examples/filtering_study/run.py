@@ -19,9 +19,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vfejax.inference import gaussian_process, nonlinear_filters
+from vfejax.inference import embedded_samples, gaussian_process, nonlinear_filters
 from vfejax.inference import generalized_coordinates as coordinates
-from vfejax.inference.generalized_filtering import filter_series, generalized_filter, mode
+from vfejax.inference.generalized_filtering import filter_series, generalized_filter
 from vfejax.inference.hierarchical_models import (
     Hyperparameters,
     Model,
@@ -30,6 +30,7 @@ from vfejax.inference.hierarchical_models import (
     rest,
     zero_hyperparameters,
 )
+from vfejax.inference.path_beliefs import mode
 from vfejax.problems import linear_convolution, lorenz
 
 SMOOTHNESS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -170,7 +171,7 @@ def generalized(observations: jax.Array, known: bool, num: int) -> dict[str, np.
     lag = (ORDER - 1) // 2
     expected = jnp.asarray(bump_path(num)[ORDER - 1 - lag : num - lag])
     expected = expected if known else jnp.zeros_like(expected[:, :3])
-    embedded = [coordinates.embedded_covariance(ORDER, 1.0, s) for s in SMOOTHNESS]
+    embedded = [embedded_samples.embedded_covariance(ORDER, 1.0, s) for s in SMOOTHNESS]
     embedded = jnp.asarray(np.stack(embedded) + 1e-9 * np.eye(ORDER))
 
     def model_of(s: jax.Array, covariance: jax.Array | None) -> tuple[Model, tuple]:
@@ -186,7 +187,7 @@ def generalized(observations: jax.Array, known: bool, num: int) -> dict[str, np.
     @partial(jax.vmap, in_axes=(0, 0, 0))
     @partial(jax.vmap, in_axes=(0, None, None))
     def run(series: jax.Array, s: jax.Array, covariance: jax.Array) -> list[jax.Array]:
-        sensed = coordinates.embed(series, ORDER, 1.0)
+        sensed = embedded_samples.embed(series, ORDER, 1.0)
         found = []
         for noise, by in ((None, partial(generalized_filter, dt=1.0)), (covariance, None)):
             model, parameters = model_of(s, noise)
@@ -247,7 +248,7 @@ def chaotic_methods(num: int) -> dict[str, tuple[Callable, tuple[float, ...]]]:
         )
         hyper = zero_hyperparameters(model)
         hyper = hyper._replace(state=(jnp.log(w)[None] - 4.0,))
-        seen = observation(model, coordinates.embed(series, ORDER, 1.0))
+        seen = observation(model, embedded_samples.embed(series, ORDER, 1.0))
         run = generalized_filter(model, 1.0, num_steps=1)
         start = rest(model)
         start = start._replace(states=(start.states[0].at[0].set(jnp.asarray(lorenz.START)),))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vfejax.inference import embedded_samples, smooth_noise
 from vfejax.inference import generalized_coordinates as gc
 
 ORDERS = [1, 2, 3, 6]
@@ -18,7 +19,10 @@ def test_covariance_of_order_three_is_the_published_one(dtype):
     a, b = 1 / (2 * 0.7**2), 3 / (4 * 0.7**4)
     expected = np.array([[1, 0, -a], [0, a, 0], [-a, 0, b]], dtype)
     # Rounding of a few products.
-    for value in (gc.temporal_covariance(3, s), jax.jit(lambda s: gc.temporal_covariance(3, s))(s)):
+    for value in (
+        smooth_noise.temporal_covariance(3, s),
+        jax.jit(lambda s: smooth_noise.temporal_covariance(3, s))(s),
+    ):
         chex.assert_trees_all_close(value, expected, rtol=8 * jnp.finfo(dtype).eps)
         assert value.dtype == dtype
 
@@ -34,13 +38,15 @@ def test_covariance_is_that_of_derivatives_of_the_autocorrelation():
         rho = jax.grad(rho)
     expected = [[(-1) ** i * derivatives[i + j] for j in range(4)] for i in range(4)]
     # Nested derivatives of an exponential add terms of both signs.
-    np.testing.assert_allclose(gc.temporal_covariance(4, 0.8), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        smooth_noise.temporal_covariance(4, 0.8), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_precision_is_the_inverse_of_the_covariance(order, dtype):
-    precision = gc.temporal_precision(order, jnp.asarray(0.6, dtype))
-    exact = np.linalg.inv(np.asarray(gc.temporal_covariance(order, 0.6), np.float64))
+    precision = smooth_noise.temporal_precision(order, jnp.asarray(0.6, dtype))
+    exact = np.linalg.inv(np.asarray(smooth_noise.temporal_covariance(order, 0.6), np.float64))
     # No cancellation: rounding alone in both precisions; NumPy's inverse has a condition of 1e6.
     tolerance = 1e-9 if dtype == jnp.float64 else 32 * jnp.finfo(dtype).eps
     chex.assert_trees_all_close(precision.astype(float), exact, rtol=tolerance, atol=1e-8)
@@ -48,15 +54,15 @@ def test_precision_is_the_inverse_of_the_covariance(order, dtype):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_log_determinant_has_its_closed_form(order):
-    _, expected = np.linalg.slogdet(np.asarray(gc.temporal_precision(order, 0.9)))
-    np.testing.assert_allclose(gc.temporal_log_det(order, 0.9), expected, atol=1e-10)
+    _, expected = np.linalg.slogdet(np.asarray(smooth_noise.temporal_precision(order, 0.9)))
+    np.testing.assert_allclose(smooth_noise.temporal_log_det(order, 0.9), expected, atol=1e-10)
 
 
 def test_embedding_is_exact_for_polynomials(rng):
     coefficients = rng.normal(size=5)
     times = np.arange(12) * 0.3
     series = np.polynomial.polynomial.polyval(times, coefficients)
-    path = gc.embed(jnp.asarray(series)[:, None], 5, 0.3, window=7, lag=2)
+    path = embedded_samples.embed(jnp.asarray(series)[:, None], 5, 0.3, window=7, lag=2)
     for k in range(5):
         derivative = np.polynomial.polynomial.polyder(coefficients, k)
         expected = np.polynomial.polynomial.polyval(times, derivative)[4:-2]
@@ -67,23 +73,23 @@ def test_embedding_is_exact_for_polynomials(rng):
 @pytest.mark.slow
 def test_online_embedding_equals_the_batch(rng, dtype):
     series = jnp.asarray(rng.normal(size=(9, 2)), dtype)
-    batch = gc.embed(series, 3, 0.5, window=5, lag=1)
-    online = gc.embedding(3, 0.5, window=5, lag=1)
+    batch = embedded_samples.embed(series, 3, 0.5, window=5, lag=1)
+    online = embedded_samples.embedding(3, 0.5, window=5, lag=1)
     _, paths = jax.lax.scan(online.step, online.init(2, dtype), series)
     assert jnp.isnan(paths[:4]).all()
     chex.assert_trees_all_close(paths[4:], batch, rtol=64 * jnp.finfo(dtype).eps)
 
 
 def test_covariance_of_embedded_white_noise_is_that_of_its_polynomial():
-    operator = gc.embedding_operator(3, np.array([-1.0, 0.0, 1.0, 2.0]))
-    covariance = gc.embedded_covariance(3, 1.0, 0.0, window=4, lag=2)
+    operator = embedded_samples.embedding_operator(3, np.array([-1.0, 0.0, 1.0, 2.0]))
+    covariance = embedded_samples.embedded_covariance(3, 1.0, 0.0, window=4, lag=2)
     np.testing.assert_allclose(covariance, operator @ operator.T, atol=1e-14)
 
 
 def test_embedded_covariance_of_very_smooth_noise_is_that_of_its_derivatives():
-    covariance = gc.embedded_covariance(3, 0.01, 1.0)
+    covariance = embedded_samples.embedded_covariance(3, 0.01, 1.0)
     # The polynomial errs by (dt / s)^2 = 1e-4 times numbers of order 1.
-    np.testing.assert_allclose(covariance, gc.temporal_covariance(3, 1.0), atol=1e-3)
+    np.testing.assert_allclose(covariance, smooth_noise.temporal_covariance(3, 1.0), atol=1e-3)
 
 
 def _curved(x, v):
@@ -102,7 +108,7 @@ def test_exact_derivatives_agree_and_are_those_of_the_path(rng):
     values = jax.vmap(_curved)(
         jnp.asarray(powers @ np.asarray(x)), jnp.asarray(powers @ np.asarray(v))
     )
-    differences = gc.embedding_operator(4, times) @ np.asarray(values)
+    differences = embedded_samples.embedding_operator(4, times) @ np.asarray(values)
     # Differences of third order at 1e-2: truncation 1e-4 times derivatives of order 7.
     np.testing.assert_allclose(by_jvp, differences, rtol=0.02, atol=0.02)
 
@@ -122,25 +128,25 @@ def test_local_linearity_is_exact_for_linear_functions(rng):
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="order must be at least 1, got 0"):
-        gc.temporal_covariance(0, 1.0)
+        smooth_noise.temporal_covariance(0, 1.0)
     with pytest.raises(ValueError, match=r"offsets must be \[window\] with window >= 3"):
-        gc.embedding_operator(3, [0.0, 1.0])
+        embedded_samples.embedding_operator(3, [0.0, 1.0])
     with pytest.raises(ValueError, match="lag must be from 0 to window - 1 = 2, got 3"):
-        gc.embedding(3, 1.0, lag=3)
+        embedded_samples.embedding(3, 1.0, lag=3)
     with pytest.raises(ValueError, match="at least window = 4 samples, got 2"):
-        gc.embed(jnp.zeros((2, 1)), 4, 1.0)
+        embedded_samples.embed(jnp.zeros((2, 1)), 4, 1.0)
     with pytest.raises(ValueError, match=r"series must be \[t, o\]"):
-        gc.embed(jnp.zeros(5), 2, 1.0)
+        embedded_samples.embed(jnp.zeros(5), 2, 1.0)
 
 
 @pytest.mark.parametrize("smoothness", [0.0, -1.0])
 def test_noise_without_a_path_is_refused(smoothness):
-    for covariance in (gc.temporal_covariance, gc.temporal_precision):
+    for covariance in (smooth_noise.temporal_covariance, smooth_noise.temporal_precision):
         with pytest.raises(ValueError, match=f"smoothness must be above 0, got {smoothness}"):
             covariance(3, smoothness)
     with pytest.raises(ValueError, match=r"smoothness must be at least 0, got -1\.0"):
-        gc.embedded_covariance(3, 1.0, -1.0)
+        embedded_samples.embedded_covariance(3, 1.0, -1.0)
 
 
 def test_a_smoothness_that_is_nan_stays_nan():
-    assert np.isnan(gc.embedded_covariance(3, 1.0, np.nan)).all()
+    assert np.isnan(embedded_samples.embedded_covariance(3, 1.0, np.nan)).all()

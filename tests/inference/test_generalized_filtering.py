@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference import generalized_coordinates as gc
+from vfejax.inference import embedded_samples, path_beliefs, path_energy, smooth_noise
 from vfejax.inference import generalized_filtering as gf
 from vfejax.inference import hierarchical_models as hm
 from vfejax.problems.linear_convolution import DRIFT, EMISSION, GAIN, convolution_model
@@ -35,7 +35,7 @@ def _dense(seen, motion_order=ORDER - 1):
     """Precision and mode of the flat path ``(x~, v~)``, row by row from the model's equations."""
 
     def inverse(order):
-        return np.linalg.inv(np.asarray(gc.temporal_covariance(order, 0.8)))
+        return np.linalg.inv(np.asarray(smooth_noise.temporal_covariance(order, 0.8)))
 
     causes = np.eye(CAUSES)
     pad = np.eye(ORDER, CAUSES)
@@ -69,16 +69,16 @@ def compiled():
     @jax.jit
     def run(path, seen):
         def energy(p):
-            return hm.energy(model, p, seen, parameters, hyper)
+            return path_energy.energy(model, p, seen, parameters, hyper)
 
-        state = gf.FilterState(path, parameters, hyper)
-        best = gf.mode(model, path, seen, parameters, hyper)
+        state = path_beliefs.FilterState(path, parameters, hyper)
+        best = path_beliefs.mode(model, path, seen, parameters, hyper)
         return {
             "mode": best,
-            "info": gf.laplace(model, state._replace(path=best), seen),
+            "info": path_beliefs.laplace(model, state._replace(path=best), seen),
             "gradient": jax.grad(energy)(path),
             "energy": energy(path),
-            "expansion": gf._expand(model, path, seen, parameters, hyper).gradient,
+            "expansion": path_beliefs.expand(model, path, seen, parameters, hyper).gradient,
         }
 
     return run
@@ -136,7 +136,7 @@ def test_step_solves_the_recognition_dynamics_exactly(rng, path, metric):
     expected = (scipy.linalg.expm(0.5 * whole) @ start)[: len(precision)]
     options = {"plain": {}, "natural": {"rate": 3.0, "metric_fn": gf.natural_metric}}
     run = gf.generalized_filter(model, 0.5, **options[metric])
-    state = gf.FilterState(path, parameters, hm.zero_hyperparameters(model))
+    state = path_beliefs.FilterState(path, parameters, hm.zero_hyperparameters(model))
     moved = ravel_pytree(jax.jit(run.step)(state, seen)[0].path)[0]
     # Rounding of |J| dt, about 1000.
     np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-9)
@@ -160,7 +160,7 @@ def test_order_one_is_a_static_gaussian(dtype):
     model, parameters = convolution_model(order=1, cause_order=1, dtype=dtype, output_precision=4.0)
     seen = hm.observation(model, jnp.asarray([[1.0, 0.5, -0.5, 2.0]], dtype))
     hyper = hm.zero_hyperparameters(model, dtype)
-    found = gf.mode(model, hm.rest(model, dtype), seen, parameters, hyper)
+    found = path_beliefs.mode(model, hm.rest(model, dtype), seen, parameters, hyper)
     expected = np.linalg.lstsq(EMISSION, np.asarray(seen.sensed[0], float), rcond=None)[0]
     # C^T C has entries of 0.06.
     tolerance = 200 * jnp.finfo(dtype).eps
@@ -189,7 +189,7 @@ def test_filter_online_equals_the_scan_and_follows_the_states(rng):
     # Errors die as exp(-4 t); what stays is the last derivative, whose own motion is left out.
     np.testing.assert_allclose(path.states[0][10:, 0], states[10:], atol=0.05)
     assert (info.energy[10:] < info.energy[:1]).all()
-    mean, deviation = gf.moments(last.path, info.covariance[-1])
+    mean, deviation = path_beliefs.moments(last.path, info.covariance[-1])
     assert jax.tree.map(jnp.shape, mean) == jax.tree.map(jnp.shape, deviation)
 
 
@@ -198,7 +198,7 @@ def test_published_errors_of_the_last_motion_can_be_taken_in(rng):
     model, parameters = _model(motion_order=ORDER)
     seen = _seen(rng, model)
     hyper = hm.zero_hyperparameters(model)
-    found = gf.mode(model, hm.rest(model), seen, parameters, hyper)
+    found = path_beliefs.mode(model, hm.rest(model), seen, parameters, hyper)
     _, place, _ = _dense(seen, motion_order=ORDER)
     np.testing.assert_allclose(ravel_pytree(found)[0], place, rtol=1e-9, atol=1e-9)
 
@@ -206,19 +206,21 @@ def test_published_errors_of_the_last_motion_can_be_taken_in(rng):
 @pytest.mark.slow
 def test_covariance_of_embedded_noise_makes_the_likelihood_of_the_samples(rng):
     times = np.array([-1.0, 0.0, 1.0])
-    operator = gc.embedding_operator(3, times)
+    operator = embedded_samples.embedding_operator(3, times)
     samples = rng.normal(size=(3, 4))
-    covariance = gc.embedded_covariance(3, 1.0, 0.5)
+    covariance = embedded_samples.embedded_covariance(3, 1.0, 0.5)
     model, parameters = _model(sensed_covariance=covariance)
     seen = hm.observation(model, jnp.asarray(operator @ samples))
     hyper = hm.zero_hyperparameters(model)
     flat = hm.rest(model)
     kernel = np.exp(-((times[:, None] - times) ** 2) / (4 * 0.5**2))
     square = np.sum(samples * np.linalg.solve(kernel, samples)) * 50.0
-    errors = hm.prediction_errors(model, flat, seen, parameters).output[0]
+    errors = path_energy.prediction_errors(model, flat, seen, parameters).output[0]
     np.testing.assert_allclose(50.0 * jnp.sum(errors**2), square, rtol=1e-10)
-    exact = hm.log_normalizer(model, hyper) - hm.log_normalizer(_model()[0], hyper)
-    change = -np.linalg.slogdet(covariance)[1] - float(gc.temporal_log_det(3, 0.8))
+    exact = path_energy.log_normalizer(model, hyper) - path_energy.log_normalizer(
+        _model()[0], hyper
+    )
+    change = -np.linalg.slogdet(covariance)[1] - float(smooth_noise.temporal_log_det(3, 0.8))
     np.testing.assert_allclose(exact, 2.0 * change, rtol=1e-10)
 
 
@@ -239,7 +241,7 @@ def test_hierarchy_of_two_static_levels_is_a_linear_regression(rng):
     model = hm.check_model(hm.Model(levels, 0.5 * np.eye(1), 1, 1, 1.0))
     y = rng.normal(size=3)
     seen = hm.observation(model, jnp.asarray(y)[None])
-    found = gf.mode(
+    found = path_beliefs.mode(
         model,
         hm.rest(model),
         seen,

@@ -27,16 +27,11 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from vfejax.inference.dynamic_expectation_maximization import Prior
-from vfejax.inference.generalized_filtering import Filter, FilterInfo, FilterState
-from vfejax.inference.hierarchical_models import (
-    Hyperparameters,
-    Model,
-    Observation,
-    Path,
-    log_normalizer,
-    residuals,
-)
+from vfejax.inference.generalized_filtering import Filter
+from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path
 from vfejax.inference.local_linearization import ozaki_step
+from vfejax.inference.path_beliefs import FilterInfo, FilterState
+from vfejax.inference.path_energy import log_normalizer, residuals
 from vfejax.numerics import cholesky, log_det_cholesky, matmul_tn
 from vfejax.types import Array
 

@@ -20,7 +20,7 @@ from vfejax.cli.filter.lines import lines
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
-from vfejax.data.series import BadRow, Layout, Row, cells, layout, read_row
+from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for
 from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
