@@ -141,10 +141,10 @@ def dynamic_expectation_maximization(
     Source: Friston, Trujillo-Barreto and Daunizeau, NeuroImage 41 (2008) 849, section "Dynamic
     expectation maximisation".
 
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.hierarchical_models import zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1)
-    >>> ones = jax.tree.map(jnp.ones_like, parameters)
+    >>> ones = jax.tree.map(jax.numpy.ones_like, parameters)
     >>> prior = Prior(parameters, ones, zero_hyperparameters(model), 1.0)
     >>> learner = dynamic_expectation_maximization(model, prior, by_mode(model))
     >>> learner.init().hyper.state[0].tolist()

@@ -76,7 +76,7 @@ class Model(NamedTuple):
         sensed_covariance: ``[order, order]``, covariance in time of the noise of the generalised
             observation; None for that of exact derivatives, S. An observation that was embedded
             from samples has another
-            (:func:`vfejax.inference.generalized_coordinates.embedded_covariance`).
+            (:func:`vfejax.inference.embedded_samples.embedded_covariance`).
         derivatives_fn: generalised motion of a function, ``locally_linear`` or another of
             :mod:`vfejax.inference.generalized_coordinates`.
     """

@@ -87,7 +87,7 @@ def expand(
         hyper: logarithms of the weights of precision components.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> expansion = expand(model, rest(model), seen, parameters, hyper)
@@ -121,7 +121,7 @@ def describe(
         expansion: of F at the path.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> expansion = expand(model, rest(model), seen, parameters, hyper)
@@ -162,7 +162,7 @@ def mode(
         The path.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> float(mode(model, rest(model), seen, parameters, hyper).states[0].sum())
@@ -208,7 +208,7 @@ def laplace(model: Model, state: FilterState, seen: Observation) -> FilterInfo:
         The info of a filter.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> state = FilterState(rest(model), parameters, zero_hyperparameters(model))
     >>> laplace(model, state, observation(model, jnp.zeros((2, 4)))).covariance.shape
