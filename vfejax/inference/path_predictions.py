@@ -1,0 +1,125 @@
+"""What is known of the states of a model after the last observation: its flow, and smooth noise.
+
+States move by ``dx/dt = f(x, v) + w``. The flow is linearised about its own mean, ``A = df/dx``,
+``B = df/dv``. A force with autocorrelation ``R(h)`` that is independent of the states at the start
+adds ``Q(t)`` to their covariance, exactly for linear f:
+
+    dQ/dt = A Q + Q A^T + M + M^T,    dM/dt = exp(A t) R(t),    Q(0) = M(0) = 0.
+
+``R(h) = Sigma_w rho_w(h) + B Sigma_v B^T rho_v(h)``. The causes are expected to return to their
+prior as it says, ``E v(h) = rho_v(h) v(0)``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.inference.hierarchical_models import Hyperparameters, Model
+from vfejax.inference.local_linearization import exponential_minus_one, ozaki_step
+from vfejax.inference.path_beliefs import spd_inverse
+from vfejax.numerics import matmul, matmul_nt, transpose
+from vfejax.types import Array
+
+__all__ = ["Ahead", "predict"]
+
+
+class Ahead(NamedTuple):
+    """States after 1, 2, ... steps: ``x = mean + transition (x_0 - E x_0) + noise``.
+
+    Attributes:
+        mean: ``[h, n]``.
+        transition: ``[h, n, n]``.
+        noise: covariance of the noise, ``[h, n, n]``.
+    """
+
+    mean: Array
+    transition: Array
+    noise: Array
+
+
+class _Carry(NamedTuple):
+    time: Array
+    mean: Array
+    transition: Array
+    noise: Array
+    memory: Array  # M
+
+
+def predict(
+    model: Model,
+    states: Array,
+    causes: Array,
+    parameters: tuple,
+    hyper: Hyperparameters,
+    dt: float,
+    num_steps: int,
+    num_substeps: int = 16,
+) -> Ahead:
+    """The states of a model of one level, ``num_steps`` times ``dt`` ahead.
+
+    Args:
+        model: a hierarchy of one level.
+        states: expected values now, ``[n]``.
+        causes: expected values now, ``[m]``.
+        parameters: one pytree, in a tuple.
+        hyper: logarithms of the weights of precision components.
+        dt: length of a step.
+        num_steps: how many.
+        num_substeps: of each; the error of the noise is of their second order.
+
+    Returns:
+        Mean, transition and noise after every step.
+
+    Raises:
+        ValueError: when the model has not one level.
+
+    >>> from vfejax.inference.hierarchical_models import zero_hyperparameters
+    >>> from vfejax.problems.linear_convolution import convolution_model
+    >>> model, parameters = convolution_model()
+    >>> hyper = zero_hyperparameters(model)
+    >>> predict(model, jnp.ones(2), jnp.zeros(1), parameters, hyper, 1.0, 3).mean.shape
+    (3, 2)
+    """
+    if len(model.levels) != 1:
+        raise ValueError(f"model must have one level, got {len(model.levels)}")
+    level, theta, dtype = model.levels[0], parameters[0], states.dtype
+    weights = jnp.exp(hyper.state[0])[:, None, None]
+    state_cov = spd_inverse(jnp.sum(weights * jnp.asarray(level.state_precision, dtype), axis=0))
+    cause_cov = spd_inverse(jnp.asarray(model.cause_precision, dtype))
+    slow = model.smoothness if model.cause_smoothness is None else model.cause_smoothness
+    length = jnp.asarray(dt / num_substeps, dtype)
+
+    def kernel(smoothness: Array, time: Array) -> Array:
+        return jnp.exp(-(time**2) / (4.0 * jnp.asarray(smoothness, dtype) ** 2))
+
+    def flow(x: Array, time: Array) -> tuple[Array, Array, Array]:
+        """The flow, its Jacobian, and the autocorrelation of the force."""
+        v = causes * kernel(slow, time)
+        value = level.motion_fn(x, v, theta)
+        by_state, by_cause = jax.jacfwd(level.motion_fn, (0, 1))(x, v, theta)
+        driven = matmul_nt(matmul(by_cause, cause_cov), by_cause)
+        force = state_cov * kernel(model.smoothness, time) + driven * kernel(slow, time)
+        return value, by_state, force
+
+    def substep(carry: _Carry, _: None) -> tuple[_Carry, None]:
+        # The middle of the substep, so that causes that change are met in the mean.
+        value, jacobian, _ = flow(carry.mean, carry.time + 0.5 * length)
+        step = exponential_minus_one(length * jacobian) + jnp.eye(len(states), dtype=dtype)
+        begin = matmul(carry.transition, flow(carry.mean, carry.time)[2])
+        mean = carry.mean + ozaki_step(jacobian, value, length)
+        transition = matmul(step, carry.transition)
+        end = matmul(transition, flow(mean, carry.time + length)[2])
+        memory = carry.memory + 0.5 * length * (begin + end)
+        before, after = (x + transpose(x) for x in (carry.memory, memory))
+        moved = matmul_nt(matmul(step, carry.noise + 0.5 * length * before), step)
+        noise = moved + 0.5 * length * after
+        return _Carry(carry.time + length, mean, transition, noise, memory), None
+
+    def step(carry: _Carry, _: None) -> tuple[_Carry, Ahead]:
+        carry, _ = jax.lax.scan(substep, carry, None, length=num_substeps)
+        return carry, Ahead(carry.mean, carry.transition, carry.noise)
+
+    zeros = jnp.zeros((len(states), len(states)), dtype)
+    start = _Carry(jnp.zeros((), dtype), states, jnp.eye(len(states), dtype=dtype), zeros, zeros)
+    return jax.lax.scan(step, start, None, length=num_steps)[1]
