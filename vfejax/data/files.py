@@ -1,5 +1,6 @@
 """Writing files so that a reader finds either the old content or the new, never half of it."""
 
+import codecs
 import contextlib
 import errno
 import os
@@ -50,13 +51,18 @@ def read_errors(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{os.fspath(path)} does not exist; check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{os.fspath(path)} is not UTF-8 text; check that it is the right file"
-        ) from error
+        raise UserError(f"{os.fspath(path)} is {_encoding(error.object)}") from error
     except OSError as error:
         raise UserError(
             f"cannot read {os.fspath(path)}: {one_line(error)}; check the path"
         ) from error
+
+
+def _encoding(content: bytes) -> str:
+    """What bytes that are not UTF-8 are, and what to do."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16 text, and UTF-8 is needed; save it as UTF-8"
+    return "not UTF-8 text; check that it is the right file"
 
 
 def _check_name(path: str | os.PathLike) -> None:

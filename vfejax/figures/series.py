@@ -179,12 +179,16 @@ def _draw_quantiles(ax: Axes, known: np.ndarray) -> None:
     style_axes(ax, xlabel="normal quantile", title="quantiles", grid="both")
 
 
-def evidence(steps: ArrayLike, values: ArrayLike) -> Figure:
-    """How far the log evidence was from that of the last iteration of learning.
+def evidence(
+    steps: ArrayLike, values: ArrayLike, name: str = "log evidence", sign: int = 1
+) -> Figure:
+    """How far the log evidence, or what stands for it, was from that of the last iteration.
 
     Args:
         steps: iterations ``[t]``.
         values: in nats ``[t]``.
+        name: what they are.
+        sign: 1 where more is better, -1 where less is.
 
     Returns:
         One axes, logarithmic.
@@ -194,14 +198,15 @@ def evidence(steps: ArrayLike, values: ArrayLike) -> Figure:
     """
     x = as_array("steps", steps, "t")
     y = as_array("values", values, len(x))
-    short = np.where(y[-1] > y, y[-1] - y, np.nan)
+    short = np.where(sign * y[-1] > sign * y, np.abs(y[-1] - y), np.nan)
     figure = new_figure(3.2)
     ax = figure.add_subplot()
     ax.plot(x, short, color=BLUE, linewidth=1.8, marker="o", markersize=3)
     if np.any(np.isfinite(short)):
         log_axis(ax.yaxis)
-    title = f"Log evidence {y[0]:.6g} to {y[-1]:.6g} nats"
-    style_axes(ax, xlabel="iteration", ylabel="nats below the last", title=title)
+    side = "below" if sign > 0 else "above"
+    title = f"{name.capitalize()} {y[0]:.6g} to {y[-1]:.6g} nats"
+    style_axes(ax, xlabel="iteration", ylabel=f"nats {side} the last", title=title)
     return figure
 
 

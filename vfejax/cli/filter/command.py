@@ -70,7 +70,7 @@ def _filter(config: FilterConfig) -> int:
         params = outcome.state
         which = config.estimate or "smoothed"
         found = engine.estimates(params, which, config.interval, config.horizon)
-        _check(config, found, series)
+        _check(engine.num_blank.get(which, 0), found)
         stamps = (*series.stamps, *estimates.future_stamps(series, config.horizon))
         run = session.run
         atomic_write(run.file("estimates.csv"), estimates.table(series, found, stamps))
@@ -89,36 +89,39 @@ def _program(config: FilterConfig, engine: Engine) -> loop.Program:
     Raises:
         UserError: when the log evidence is not finite at the start.
     """
+    measure = engine.measure
 
     def observe(step: int, params: PyTree, infos: Any, memory: PyTree) -> loop.Observation:
         value = engine.evidence(params)
         if infos is None:
             if np.isnan(value) or (config.learn and np.isinf(value)):
                 raise UserError(
-                    "the log evidence of the model is not finite; check its covariances, and the "
-                    "data for values far from all others"
+                    f"the {measure.name} of the model is not finite; check its covariances, and "
+                    "the data for values far from all others"
                 )
-            return loop.Observation({"log_evidence": value}, memory)
+            return loop.Observation({measure.column: measure.sign * value}, memory)
         rise = value - float(np.asarray(infos)[-1])
         settled = np.array(rise < config.tolerance)
-        return loop.Observation({"log_evidence": value}, settled, stop=_reason(config, settled))
+        reason = _reason(config, engine, settled)
+        return loop.Observation({measure.column: measure.sign * value}, settled, stop=reason)
 
     return loop.Program(
         init=lambda: engine.params,
         step=lambda params, _: engine.update(params),
         observe=observe,
         memory=np.array(False),
-        watched=lambda infos: {"log evidence": infos},
+        watched=lambda infos: {measure.name: infos},
         advice="learn fewer --states, or from more rows",
-        ended=lambda step, memory: _reason(config, memory),
+        ended=lambda step, memory: _reason(config, engine, memory),
     )
 
 
-def _reason(config: FilterConfig, settled: np.ndarray) -> str:
+def _reason(config: FilterConfig, engine: Engine, settled: np.ndarray) -> str:
     if not settled:
         return ""
+    measure = engine.measure
     return (
-        f"learning settled: an iteration raises the log evidence by less than "
+        f"learning settled: an iteration {measure.improves} the {measure.name} by less than "
         f"{config.tolerance:g} nats (--tolerance)"
     )
 
@@ -152,10 +155,10 @@ def _guessed(config: FilterConfig, engine: Engine, given: ModelFile | None) -> l
     return ["the scales of noise and drift are guesses from differences of rows; --learn fits them"]
 
 
-def _check(config: FilterConfig, found: estimates.Estimates, series: Series) -> None:
-    bad = ~np.all(np.isfinite(found.mean), axis=1)
+def _check(num_blank: int, found: estimates.Estimates) -> None:
+    bad = ~np.all(np.isfinite(found.mean), axis=1)[num_blank:]
     if np.any(bad):
         raise UserError(
-            f"the estimate of row {int(np.argmax(bad))} is not finite; check the covariances of "
-            "the model, and the data for values far from all others"
+            f"the estimate of row {num_blank + int(np.argmax(bad))} is not finite; check the "
+            "covariances of the model, and the data for values far from all others"
         )

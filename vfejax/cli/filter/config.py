@@ -51,7 +51,8 @@ class FilterConfig(RunOptions):
     model: str | None = None
     """local-level (each series wanders), local-trend (its slope wanders: constant velocity), lgssm
     (linear Gaussian state space) or hmm (hidden Markov, Gaussian emissions); or a TOML file with
-    the parameters, such as model.toml of an earlier run. By default local-level for a file,
+    the parameters, such as model.toml of an earlier run, or a linear model in continuous time with
+    smooth noise, model = "generalized". By default local-level for a file,
     local-trend for the embedded target.
     """
     states: int | None = None
@@ -83,11 +84,15 @@ class FilterConfig(RunOptions):
     """Number of steps to predict after the last row."""
 
     learn: bool = False
-    """Learn the parameters by expectation maximisation."""
+    """Learn the parameters by expectation maximisation; those of a generalized model by its dynamic
+    form, where the file gives them a prior, and the scales of its precisions.
+    """
     steps: int = 500
     """Most iterations of --learn."""
     tolerance: float = 1e-3
-    """--learn ends when an iteration raises the log evidence by less than this, in nats."""
+    """--learn ends when an iteration raises the log evidence, or lowers the free energy, by less
+    than this, in nats.
+    """
     log_every: int = 5
     """Iterations between rows of metrics.csv."""
     checkpoint_every: int = 50
@@ -191,7 +196,9 @@ def _check_online(config: FilterConfig) -> None:
     check(fits, "estimate", config.estimate, requirement)
     fits = config.model not in ("lgssm", "hmm")
     requirement = (
-        "a file with its parameters with --online, such as model.toml of a run with --learn"
+        "a file of its parameters with --online; learn one from earlier rows with "
+        f"'vfejax filter FILE.csv --model {config.model} --learn', and give --model "
+        "runs/filter/model.toml"
     )
     check(fits, "model", config.model, requirement)
     limit = f"at least 3 and at most {LARGEST_COUNT}"

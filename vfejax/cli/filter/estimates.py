@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,40 @@ import numpy as np
 from vfejax.data.series import Series
 from vfejax.types import Array, PyTree
 
-__all__ = ["Engine", "Estimates", "States", "future_stamps", "half_width", "table"]
+__all__ = [
+    "FREE_ENERGY",
+    "LOG_EVIDENCE",
+    "Engine",
+    "Estimates",
+    "Measure",
+    "States",
+    "future_stamps",
+    "half_width",
+    "table",
+]
+
+
+class Measure(NamedTuple):
+    """What says how well a model explains a series.
+
+    Attributes:
+        name: in words.
+        sign: of it in the log evidence, or in the bound that stands for it.
+        improves: what an iteration of learning does to it.
+    """
+
+    name: str
+    sign: int
+    improves: str
+
+    @property
+    def column(self) -> str:
+        """Its name in tables."""
+        return self.name.replace(" ", "_")
+
+
+LOG_EVIDENCE = Measure("log evidence", 1, "raises")
+FREE_ENERGY = Measure("free energy", -1, "lowers")
 
 
 class States(NamedTuple):
@@ -36,7 +70,7 @@ class Estimates(NamedTuple):
         state_names: of further states.
         state_mean, state_lower, state_upper: ``[rows, s]``.
         states: discrete states, if there are any.
-        log_evidence: log density of all observations, in nats.
+        log_evidence: log density of all observations, or minus the free energy, in nats.
         residuals: how far each observation was from its prediction by the rows before it, in
             standard deviations ``[t, o]``; NaN where it is missing.
     """
@@ -63,11 +97,13 @@ class Engine(NamedTuple):
         params: its parameters, a pytree of arrays.
         update: ``params -> (params, log evidence before)``: one step of expectation maximisation,
             pure.
-        evidence: log evidence of parameters, in nats.
+        evidence: log evidence of parameters, or minus the free energy, in nats.
         estimates: ``(params, which, interval, horizon) -> Estimates``, which = smoothed, filtered
             or predicted.
         document: parameters as a file of ``--model`` has them.
         impossible: rows that no state explains.
+        measure: what ``evidence`` is.
+        num_blank: by which, the number of first rows that have no estimate.
     """
 
     kind: str
@@ -77,6 +113,8 @@ class Engine(NamedTuple):
     estimates: Callable[[PyTree, str, float, int], Estimates]
     document: Callable[[PyTree], dict]
     impossible: Callable[[PyTree], np.ndarray] = lambda params: np.zeros(0, int)
+    measure: Measure = LOG_EVIDENCE
+    num_blank: Mapping[str, int] = MappingProxyType({})
 
 
 def half_width(interval: float) -> float:

@@ -35,6 +35,23 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "transition_offset": ("n",),
         "emission_offset": ("o",),
     },
+    "generalized": {
+        "drift": ("n", "n"),
+        "emission": ("o", "n"),
+        "output_precision": ("o", "o"),
+        "state_precision": ("n", "n"),
+        "smoothness": (),
+        "order": (),
+        "dt": (),
+        "gain": ("n", "m"),
+        "cause_precision": ("m", "m"),
+        "cause_order": (),
+        "cause_smoothness": (),
+        "output_smoothness": (),
+        "drift_std": ("n", "n"),
+        "gain_std": ("n", "m"),
+        "emission_std": ("o", "n"),
+    },
     "hmm": {
         "initial": ("k",),
         "transition": ("k", "k"),
@@ -48,14 +65,18 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """Fields of each model and their axes: n is the size of the state, o the number of series, k the
-number of states and m that of symbols.
+number of states, and m that of symbols or of causes. A field without axes is a number.
 """
-OPTIONAL = ("transition_offset", "emission_offset")
+OPTIONAL = (
+    *("transition_offset", "emission_offset"),
+    *("dt", "gain", "cause_precision", "cause_order", "cause_smoothness", "output_smoothness"),
+    *("drift_std", "gain_std", "emission_std"),
+)
 _LETTERS = {
     "n": "the size of the state",
     "o": "the number of series",
     "k": "the number of states",
-    "m": "the number of symbols",
+    "m": "the number of symbols or causes",
 }
 
 
@@ -119,7 +140,8 @@ def read(path: Path) -> ModelFile:
     for key in wanted:
         if key not in content and key not in OPTIONAL:
             axes = ", ".join(wanted[key])
-            raise UserError(f"{path}: key '{key}' [{axes}] is missing")
+            shape = f" [{axes}]" if axes else ""
+            raise UserError(f"{path}: key '{key}'{shape} is missing")
     fields = {key: _array(path, key, content[key], len(wanted[key])) for key in content}
     sizes = _sizes(path, fields, wanted, columns)
     return ModelFile(kind, columns, fields, sizes.get("o", 1))
@@ -134,7 +156,7 @@ def _columns(path: Path, value: Any) -> tuple[str, ...] | None:
 
 
 def _array(path: Path, key: str, value: Any, rank: int) -> np.ndarray:
-    shape = ("a list of numbers", "a list of rows of numbers", "a list of matrices")[rank - 1]
+    shape = ("a number", "a list of numbers", "a list of rows of numbers")[rank]
 
     def check(value: Any, depth: int, place: str) -> None:
         if depth == 0:
@@ -156,7 +178,8 @@ def _array(path: Path, key: str, value: Any, rank: int) -> np.ndarray:
         raise UserError(f"{path}: '{key}' has an integer that is too large") from None
     if not np.all(np.isfinite(array)):
         entry = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise UserError(f"{path}: '{key}' is {array[tuple(entry)]} at {entry}; it must be finite")
+        place = f" at {entry}" if entry else ""
+        raise UserError(f"{path}: '{key}' is {array[tuple(entry)]}{place}; it must be finite")
     return array
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli.filter import emissions, free, hidden, local, model_file
+from vfejax.cli.filter import emissions, free, generalized, hidden, local, model_file, paths
 from vfejax.cli.filter.config import LOCAL, FilterConfig, is_file
 from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Engine
+from vfejax.cli.filter.generalized import Smooth
 from vfejax.cli.filter.linear import Data, engine
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
@@ -40,12 +41,21 @@ def given_file(config: FilterConfig) -> ModelFile | None:
     return found
 
 
-def file_model(found: ModelFile) -> LocalModel | LinearGaussian | GaussianStates | Symbols:
+def file_model(
+    found: ModelFile, dt: float = 1.0
+) -> LocalModel | LinearGaussian | GaussianStates | Symbols | Smooth:
     """The parameters in a model file.
+
+    Args:
+        found: the file.
+        dt: time between rows, for a model that needs it and does not say.
 
     Raises:
         ValueError: naming the field whose values cannot be right.
     """
+    if found.kind == generalized.KIND:
+        generalized.check(found.fields)
+        return Smooth.of(found.fields, dt)
     if found.kind in HIDDEN:
         states = HIDDEN[found.kind](**{k: jnp.asarray(v) for k, v in found.fields.items()})
         emissions.check(states)
@@ -103,7 +113,7 @@ def times_of(config: FilterConfig, kind: str, series: Series) -> Times:
             f"{steps[odd - 1]:g}, and {usual:g} elsewhere; {kind} needs equal steps: take "
             "local-level or local-trend, or count rows with --spacing equal"
         )
-    return Times(np.ones(count), 1.0)
+    return Times(np.full(count, usual), usual)
 
 
 def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engine:
@@ -129,6 +139,9 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
     times = times_of(config, kind, series)
     if kind in HIDDEN:
         return _hidden(config, kind, given, series)
+    if kind == generalized.KIND:
+        assert given is not None
+        return _generalized(config, given, series, times)
     data = Data.of(series.values)
     if kind in LOCAL:
         parameters = (
@@ -156,6 +169,34 @@ def _check_unit(series: Series) -> None:
                 f"column '{name}': its values differ by {spread:.3g} at most, too little for the "
                 "squares of them; give it in a smaller unit"
             )
+
+
+def _generalized(config: FilterConfig, given: ModelFile, series: Series, times: Times) -> Engine:
+    smooth = file_model(given, times.future)
+    assert isinstance(smooth, Smooth)
+    try:
+        generalized.check_window(smooth)
+    except ValueError as error:
+        raise UserError(f"{config.model}: {error}") from None
+    if series.times is not None and config.spacing == "measured":
+        if not abs(smooth.dt - times.future) <= 1e-3 * smooth.dt:
+            raise UserError(
+                f"{config.file}: rows are {times.future:g} apart, and 'dt' in {config.model} is "
+                f"{smooth.dt:g}; correct it, or count rows with --spacing equal"
+            )
+    if len(series.values) <= smooth.order:
+        raise UserError(
+            f"{config.file} has {len(series.values)} rows, and 'order' {smooth.order} in "
+            f"{config.model} needs at least {smooth.order + 1}"
+        )
+    missing = np.argwhere(np.isnan(series.values))
+    if len(missing):
+        row, column = missing[0]
+        raise UserError(
+            f"{config.file} line {series.lines[row]}, column '{series.names[column]}': there is no "
+            f"number, and {given.kind} needs every one; fill it in, or take lgssm, which does not"
+        )
+    return paths.engine(smooth, series.names, series.values)
 
 
 def _hidden(config: FilterConfig, kind: str, given: ModelFile | None, series: Series) -> Engine:

@@ -14,11 +14,13 @@ import numpy as np
 
 from vfejax.cli.filter import local, models
 from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
-from vfejax.cli.filter.estimates import cell, half_width
+from vfejax.cli.filter.estimates import Measure, cell, half_width
+from vfejax.cli.filter.generalized import KIND, Smooth, check_window
 from vfejax.cli.filter.latency import Latencies
 from vfejax.cli.filter.lines import lines
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
+from vfejax.cli.filter.paths import path_stream
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
 from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for
@@ -55,9 +57,9 @@ def run(config: FilterConfig) -> int:
     counts = _Counts(Latencies(), [0])
     with Interrupt("vfejax filter: interrupted") as interrupt, interrupt.graceful():
         rows = _rows(config, given, lines(descriptor, lambda: interrupt.requested), counts)
-        log_evidence = _answer(config, given, rows, counts)
+        measure, value = _answer(config, given, rows, counts)
     if not config.quiet:
-        _tell(counts, log_evidence)
+        _tell(counts, measure, value)
     return 0
 
 
@@ -140,8 +142,8 @@ def _with_clock(table: Layout, row: list[str]) -> Layout:
 
 def _answer(
     config: FilterConfig, given: ModelFile | None, rows: Iterator[_Line], counts: _Counts
-) -> float:
-    """Print an estimate after every row; the log evidence of all of them."""
+) -> tuple[Measure, float]:
+    """Print an estimate after every row; the log evidence of all of them, or what stands for it."""
     held = _warm_up(config, given, rows)
     if not held:
         raise UserError("--online: standard input has no row of numbers")
@@ -153,7 +155,8 @@ def _answer(
     print(",".join(["time" if table.time_index is not None else "row", *stream.columns]))
     state, total, last, count = stream.init, 0.0, None, 0
     for line in _chained(held, rows, counts):
-        elapsed = 1.0 if line.row.time is None or not measured else line.row.time - (last or 0.0)
+        known = measured and line.row.time is not None
+        elapsed = (line.row.time or 0.0) - (last or 0.0) if known else stream.usual
         values = line.row.values
         state, answer = step(
             state,
@@ -167,10 +170,10 @@ def _answer(
         counts.latencies.add(time.perf_counter() - line.came)
         total += float(answer.log_evidence)
         if answer.impossible:
-            said = f"vfejax filter: line {line.number}: no state of the model allows this row"
-            print(f"{said}; it counts as missing", file=sys.stderr, flush=True)
+            said = f"vfejax filter: line {line.number}: {stream.impossible}"
+            print(said, file=sys.stderr, flush=True)
         last, count = line.row.time, count + 1
-    return total
+    return stream.measure, stream.measure.sign * total
 
 
 def _chained(held: list[_Line], rows: Iterator[_Line], counts: _Counts) -> Iterator[_Line]:
@@ -183,7 +186,9 @@ def _chained(held: list[_Line], rows: Iterator[_Line], counts: _Counts) -> Itera
 def _warm_up(config: FilterConfig, given: ModelFile | None, rows: Iterator[_Line]) -> list[_Line]:
     """The rows that are read before the first estimate."""
     known = given is not None or (config.noise_std is not None and config.drift_std is not None)
-    wanted = 1 if known else config.warm_up
+    # A step that the file does not name is that of the first two rows.
+    first = 2 if given is not None and given.kind == KIND and "dt" not in given.fields else 1
+    wanted = first if known else config.warm_up
     if not known and not config.quiet:
         print(
             f"vfejax filter: the first {wanted} rows set the scales; --noise-std and --drift-std, "
@@ -206,9 +211,17 @@ def _stream(
     kind = given.kind if given is not None else config.model or "local-level"
     names = held[0].table.names
     width, which = half_width(config.interval), config.estimate or "filtered"
-    measured = kind in LOCAL and config.spacing == "measured"
+    measured = kind in (*LOCAL, KIND) and config.spacing == "measured"
     if given is not None:
-        parameters = models.file_model(given)
+        elapsed = [line.row.time or 0.0 for line in held[:2]] if measured else []
+        dt = elapsed[1] - elapsed[0] if len(elapsed) == 2 and elapsed != [0.0, 0.0] else 1.0
+        parameters = models.file_model(given, dt)
+        if isinstance(parameters, Smooth):
+            try:
+                check_window(parameters)
+            except ValueError as error:
+                raise UserError(f"{config.model}: {error}") from None
+            return path_stream(parameters, names, width, which), measured
         if isinstance(parameters, LocalModel):
             return local_stream(kind, parameters, names, width, which), measured
         if isinstance(parameters, LinearGaussian):
@@ -224,11 +237,11 @@ def _stream(
     return local_stream(kind, model, names, width, which), measured
 
 
-def _tell(counts: _Counts, log_evidence: float) -> None:
+def _tell(counts: _Counts, measure: Measure, value: float) -> None:
     skipped, latencies = counts.skipped[0], counts.latencies
     more = f", {skipped} skipped" if skipped else ""
     print(
-        f"vfejax filter: {latencies.count} rows{more}; log evidence {log_evidence:.6g} nats; "
+        f"vfejax filter: {latencies.count} rows{more}; {measure.name} {value:.6g} nats; "
         f"latency of an estimate: median {1e3 * latencies.quantile(0.5):.2f} ms, 99 % within "
         f"{1e3 * latencies.quantile(0.99):.2f} ms",
         file=sys.stderr,

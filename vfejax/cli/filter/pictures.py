@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vfejax.cli.filter.config import FilterConfig
-from vfejax.cli.filter.estimates import Estimates, half_width
+from vfejax.cli.filter.estimates import Estimates, Measure, half_width
 from vfejax.cli.filter.residuals import autocorrelation
 from vfejax.data.series import Series
 from vfejax.figures import series as figures
@@ -42,6 +42,7 @@ def pictures(
     found: Estimates,
     target: Target | None,
     metrics: dict[str, np.ndarray],
+    measure: Measure,
 ) -> Iterator[Picture]:
     """The pictures in the order of the report, drawn when they are asked for.
 
@@ -51,6 +52,7 @@ def pictures(
         found: the estimates.
         target: the truth, of the embedded target.
         metrics: columns of ``metrics.csv``.
+        measure: what learning improves.
     """
     axis = _axis(series, config.horizon)
     if target is not None:
@@ -61,10 +63,10 @@ def pictures(
     if len(metrics["step"]) > 1:
         yield Picture(
             "learning",
-            "Log evidence while parameters are learned",
-            "How far the log evidence was from where it ended. Expectation maximisation never "
-            "lowers it. A curve that is still high at its end has not settled: allow more --steps.",
-            figures.evidence(metrics["step"], metrics["log_evidence"]),
+            f"{measure.name.capitalize()} while parameters are learned",
+            f"How far the {measure.name} was from where it ended; an iteration {measure.improves} it. "
+            "A curve that is still high at its end has not settled: allow more --steps.",
+            figures.evidence(metrics["step"], metrics[measure.column], measure.name, measure.sign),
         )
     yield _residuals(series, found, axis)
 

@@ -9,7 +9,13 @@ import numpy as np
 
 from vfejax.cli.filter import moving
 from vfejax.cli.filter.config import FilterConfig
-from vfejax.cli.filter.estimates import Engine, Estimates
+from vfejax.cli.filter.estimates import (
+    FREE_ENERGY,
+    LOG_EVIDENCE,
+    Engine,
+    Estimates,
+    Measure,
+)
 from vfejax.cli.filter.pictures import pictures
 from vfejax.cli.filter.residuals import Checks, checks
 from vfejax.data.series import Series
@@ -53,10 +59,16 @@ class Result(NamedTuple):
 def build(result: Result) -> tuple[Report, dict[str, Any]]:
     """What the run shows in the end, and its summary."""
     config, series, found = result.config, result.series, result.found
-    metrics = read_metrics(result.run, required=("step", "log_evidence"))
+    metrics = read_metrics(result.run, required=("step", result.engine.measure.column))
     tests = [checks(name, found.residuals[:, j]) for j, name in enumerate(series.names)]
     summary = _summary(result, metrics, tests)
-    notes = [_first_line(summary), *_check_notes(tests)]
+    measure = result.engine.measure
+    notes = [_first_line(summary, measure), *_check_notes(tests)]
+    if measure is FREE_ENERGY:
+        notes.append(
+            "The free energy is the sum of those of overlapping windows of rows; compare it "
+            "between runs of one order, and not with a log evidence."
+        )
     if result.target is not None:
         notes.append(
             "The best possible estimate is the best on average over paths. On a single one another "
@@ -75,7 +87,7 @@ def build(result: Result) -> tuple[Report, dict[str, Any]]:
             (name, *(_fixed(row[key], places) for key, places in _COLUMNS.items()))
             for name, row in summary["errors"].items()
         ]
-    shown = pictures(config, series, found, result.target, metrics)
+    shown = pictures(config, series, found, result.target, metrics, measure)
     texts = [("The parameters, model.toml: --model reads them again.", result.document)]
     return Report("vfejax filter", rows, shown, texts, notes, header), summary
 
@@ -90,18 +102,18 @@ def _fixed(value: float | None, decimals: int) -> Decimal | str:
 def _summary(
     result: Result, metrics: dict[str, np.ndarray], tests: Sequence[Checks]
 ) -> dict[str, Any]:
-    series, config = result.series, result.config
+    series, config, measure = result.series, result.config, result.engine.measure
     summary: dict[str, Any] = {
         "model": result.engine.kind,
         "estimate": config.estimate or "smoothed",
         "series": ", ".join(series.names),
         "rows": len(series.values),
         "missing_entries": int(np.isnan(series.values).sum()),
-        "log_evidence_nats": _known(result.found.log_evidence),
+        f"{measure.column}_nats": _known(measure.sign * result.found.log_evidence),
     }
     if config.learn:
         summary["iterations"] = int(metrics["step"][-1])
-        summary["log_evidence_before_learning_nats"] = float(metrics["log_evidence"][0])
+        summary[f"{measure.column}_before_learning_nats"] = float(metrics[measure.column][0])
     summary["residuals"] = {
         test.name: {k: _known(v) for k, v in test._asdict().items() if k != "name"}
         for test in tests
@@ -125,20 +137,20 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _first_line(summary: dict[str, Any]) -> str:
+def _first_line(summary: dict[str, Any], measure: Measure) -> str:
     learned = (
         f", {summary['iterations']} iterations of learning from "
-        f"{summary['log_evidence_before_learning_nats']:.6g} nats"
+        f"{summary[f'{measure.column}_before_learning_nats']:.6g} nats"
         if "iterations" in summary
         else ""
     )
-    value = summary["log_evidence_nats"]
+    value = summary[f"{measure.column}_nats"]
     said = "-inf" if value is None else f"{value:.6g} nats"
     series = summary["series"]
     series = series if len(series) <= _LONGEST_NAMES else f"{series[:_LONGEST_NAMES]}..."
     return (
         f"{summary['rows']} rows of {series}, {summary['missing_entries']} entries "
-        f"missing; {summary['estimate']} estimates by {summary['model']}; log evidence "
+        f"missing; {summary['estimate']} estimates by {summary['model']}; {measure.name} "
         f"{said}{learned}."
     )
 
@@ -163,7 +175,8 @@ def _check_notes(tests: Sequence[Checks]) -> list[str]:
 
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
-    lines = [f"{_first_line(summary)} {summary['seconds']} s"]
+    measure = FREE_ENERGY if "free_energy_nats" in summary else LOG_EVIDENCE
+    lines = [f"{_first_line(summary, measure)} {summary['seconds']} s"]
     if "errors" in summary:
         width = max(len(name) for name in summary["errors"]) + 2
         percent = f"in {100 * summary['interval']:g} % intervals"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.filter.emissions import GaussianStates, Symbols
+from vfejax.cli.filter.estimates import LOG_EVIDENCE, Measure
 from vfejax.cli.filter.local import ORDERS
 from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.inference.chains.hidden_markov import HiddenMarkov, hidden_markov_filter
@@ -15,7 +16,7 @@ from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
 from vfejax.numerics import matmul, matmul_nt, matvec, symmetrize
 from vfejax.types import Array, PyTree
 
-__all__ = ["Answer", "Stream", "free_stream", "hidden_stream", "local_stream"]
+__all__ = ["Answer", "Stream", "free_stream", "hidden_stream", "local_stream", "series_columns"]
 
 
 class Answer(NamedTuple):
@@ -40,14 +41,21 @@ class Stream(NamedTuple):
         init: the state before the first row.
         step: ``(state, elapsed, values [o], mask [o]) -> (state, Answer)``, pure; ``elapsed`` is
             the time since the row before, 0 for the first one.
+        impossible: what is said of a row that an answer calls so.
+        measure: what ``log_evidence`` is, or minus what.
+        usual: time between rows that come without one.
     """
 
     columns: tuple[str, ...]
     init: PyTree
     step: Callable[[PyTree, Array, Array, Array], tuple[PyTree, Answer]]
+    impossible: str = "no state of the model allows this row; it counts as missing"
+    measure: Measure = LOG_EVIDENCE
+    usual: float = 1.0
 
 
-def _columns(names: tuple[str, ...], states: tuple[str, ...]) -> tuple[str, ...]:
+def series_columns(names: tuple[str, ...], states: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the numbers about series and states that have intervals."""
     ends = ("mean", "lower", "upper")
     series = [f"{name}_{end}" for name in names for end in (*ends, "new_lower", "new_upper")]
     return (*series, *(f"{name}_{end}" for name in states for end in ends))
@@ -81,7 +89,7 @@ def _linear(
         return (*after, jnp.ones_like(begun)), Answer(numbers, found.log_evidence, jnp.array(False))
 
     init = (start.initial_mean, start.initial_cov, jnp.array(False))
-    return Stream(_columns(names, tuple(states.values())), init, step)
+    return Stream(series_columns(names, tuple(states.values())), init, step)
 
 
 def _numbers(
