@@ -87,7 +87,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"--config {path}: not valid TOML: it must be UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"--config {path}: cannot read it: {error.strerror}") from None

@@ -10,8 +10,17 @@ from typing import IO
 
 from vfejax.errors import UserError
 
-__all__ = ["atomic_file", "atomic_write", "is_temporary", "one_line", "read_errors", "write_errors"]
+__all__ = [
+    "UTF_16",
+    "atomic_file",
+    "atomic_write",
+    "is_temporary",
+    "one_line",
+    "read_errors",
+    "write_errors",
+]
 
+UTF_16 = "UTF-16 text, and UTF-8 is needed; save it as UTF-8"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -61,7 +70,7 @@ def read_errors(path: str | os.PathLike) -> Iterator[None]:
 def _encoding(content: bytes) -> str:
     """What bytes that are not UTF-8 are, and what to do."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16 text, and UTF-8 is needed; save it as UTF-8"
+        return UTF_16
     return "not UTF-8 text; check that it is the right file"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfejax.data.files import read_errors
+from vfejax.data.files import UTF_16, read_errors
 from vfejax.data.series_rows import BadRow, Layout, Row, layout, read_row, shown
 from vfejax.data.stamps import Clock
 from vfejax.errors import UserError
@@ -58,6 +58,8 @@ def load_series(path: Path, columns: Sequence[str] = (), time: str | None = None
     """
     with read_errors(path):
         text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text[:2]:
+        raise UserError(f"{path} is {UTF_16}")
     lines = list(_records(path, text))
     if not lines:
         raise UserError(f"{path} is empty; columns of numbers are needed")

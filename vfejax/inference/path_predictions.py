@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from vfejax.inference.hierarchical_models import Hyperparameters, Model
 from vfejax.inference.local_linearization import exponential_minus_one, ozaki_step
@@ -90,7 +91,7 @@ def predict(
     slow = model.smoothness if model.cause_smoothness is None else model.cause_smoothness
     length = jnp.asarray(dt / num_substeps, dtype)
 
-    def kernel(smoothness: Array, time: Array) -> Array:
+    def kernel(smoothness: ArrayLike, time: Array) -> Array:
         return jnp.exp(-(time**2) / (4.0 * jnp.asarray(smoothness, dtype) ** 2))
 
     def flow(x: Array, time: Array) -> tuple[Array, Array, Array]:
@@ -104,7 +105,7 @@ def predict(
 
     def substep(carry: _Carry, _: None) -> tuple[_Carry, None]:
         # The middle of the substep, so that causes that change are met in the mean.
-        value, jacobian, _ = flow(carry.mean, carry.time + 0.5 * length)
+        value, jacobian, __ = flow(carry.mean, carry.time + 0.5 * length)
         step = exponential_minus_one(length * jacobian) + jnp.eye(len(states), dtype=dtype)
         begin = matmul(carry.transition, flow(carry.mean, carry.time)[2])
         mean = carry.mean + ozaki_step(jacobian, value, length)
@@ -117,7 +118,7 @@ def predict(
         return _Carry(carry.time + length, mean, transition, noise, memory), None
 
     def step(carry: _Carry, _: None) -> tuple[_Carry, Ahead]:
-        carry, _ = jax.lax.scan(substep, carry, None, length=num_substeps)
+        carry = jax.lax.scan(substep, carry, None, length=num_substeps)[0]
         return carry, Ahead(carry.mean, carry.transition, carry.noise)
 
     zeros = jnp.zeros((len(states), len(states)), dtype)

@@ -141,8 +141,8 @@ def check(fields: dict[str, np.ndarray]) -> Smooth:
     for name in ("dt", "smoothness", "cause_smoothness", "output_smoothness"):
         white = name == "output_smoothness"
         if name in fields and not (fields[name] >= 0 if white else fields[name] > 0):
-            least = "at least 0" if white else "above 0"
-            raise ValueError(f"'{name}' must be {least}, got {fields[name]:g}")
+            limit = "at least 0" if white else "above 0"
+            raise ValueError(f"'{name}' must be {limit}, got {fields[name]:g}")
     if ("gain" in fields) != ("cause_precision" in fields):
         raise ValueError("'gain' and 'cause_precision' belong together; give both or neither")
     for name in MATRICES:

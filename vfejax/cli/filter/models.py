@@ -178,12 +178,12 @@ def _generalized(config: FilterConfig, given: ModelFile, series: Series, times: 
         generalized.check_window(smooth)
     except ValueError as error:
         raise UserError(f"{config.model}: {error}") from None
-    if series.times is not None and config.spacing == "measured":
-        if not abs(smooth.dt - times.future) <= 1e-3 * smooth.dt:
-            raise UserError(
-                f"{config.file}: rows are {times.future:g} apart, and 'dt' in {config.model} is "
-                f"{smooth.dt:g}; correct it, or count rows with --spacing equal"
-            )
+    timed = series.times is not None and config.spacing == "measured"
+    if timed and not abs(smooth.dt - times.future) <= 1e-3 * smooth.dt:
+        raise UserError(
+            f"{config.file}: rows are {times.future:g} apart, and 'dt' in {config.model} is "
+            f"{smooth.dt:g}; correct it, or count rows with --spacing equal"
+        )
     if len(series.values) <= smooth.order:
         raise UserError(
             f"{config.file} has {len(series.values)} rows, and 'order' {smooth.order} in "

@@ -4,6 +4,7 @@ Memory is constant, and after the first row nothing is compiled. A line that can
 reported on standard error with its number and skipped: a stream should not end by one bad line.
 """
 
+import codecs
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.paths import path_stream
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
+from vfejax.data.files import UTF_16
 from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for
 from vfejax.errors import UserError
@@ -110,6 +112,8 @@ def _text(line: bytes | None) -> str:
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError:
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"standard input is {UTF_16}") from None
         raise BadRow("is not UTF-8 text") from None
 
 

@@ -111,17 +111,17 @@ def _later(
     moved = jnp.einsum("hik,kl,hjl->hij", found.transition, p[:n, :n], found.transition)
     cov = moved + found.noise
     fresh = jnp.einsum("oi,hij,oj->ho", emission, found.noise, emission)
-    new_spread = jnp.einsum("hok,kl,hol->ho", flat, p, flat) + fresh + left[:, None] * noise
+    new_spread = jnp.einsum("hok,kl,hol->ho", flat, p, flat) + fresh + left[:, None] * noise[None]
     fade = np.exp(-(times**2) / (4 * float(smooth.fields["cause_smoothness"]) ** 2))[:, None]
     prior = jnp.diagonal(jnp.linalg.inv(smooth.fields["cause_precision"]))
     known = jnp.diagonal(belief.covariance)[order * n : order * n + m]
-    causes = fade**2 * known + (1.0 - fade**2) * prior
+    causes = fade**2 * known[None] + (1.0 - fade**2) * prior[None]
     return _Moments(
         signal,
         jnp.einsum("oi,hij,oj->ho", emission, cov, emission),
         signal + weights @ off,
         new_spread,
-        jnp.concatenate([found.mean, fade * v], axis=1),
+        jnp.concatenate([found.mean, fade * v[None]], axis=1),
         jnp.concatenate([jnp.diagonal(cov, axis1=1, axis2=2), causes], axis=1),
     )
 

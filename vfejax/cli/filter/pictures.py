@@ -64,8 +64,8 @@ def pictures(
         yield Picture(
             "learning",
             f"{measure.name.capitalize()} while parameters are learned",
-            f"How far the {measure.name} was from where it ended; an iteration {measure.improves} it. "
-            "A curve that is still high at its end has not settled: allow more --steps.",
+            f"How far the {measure.name} was from where it ended; an iteration {measure.improves} "
+            "it. A curve that is still high at its end has not settled: allow more --steps.",
             figures.evidence(metrics["step"], metrics[measure.column], measure.name, measure.sign),
         )
     yield _residuals(series, found, axis)
