@@ -123,7 +123,7 @@ def test_names_without_a_header_are_refused(tmp_path):
 
 
 def test_an_encoding_that_is_not_utf8_is_named(tmp_path):
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="is UTF-16 text, and UTF-8 is needed"):
         _load(tmp_path, "x\n1\n2\n", encoding="utf-16")
 
 
