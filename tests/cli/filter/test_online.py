@@ -118,7 +118,7 @@ def test_streams_with_nothing_to_read_are_one_line(stream):
     assert stream("a;b\n1;2\n", *SCALES)[0] == 2
     status, _, said = stream("1\n", "--model", "hmm")
     assert status == 2
-    assert "a file with its parameters with --online" in said
+    assert "a file of its parameters with --online; learn one" in said
 
 
 def test_a_stream_without_names_needs_them_for_a_model_of_fewer_series(stream, tmp_path):
