@@ -1,0 +1,205 @@
+"""The expected free energy of policies.
+
+For each future step of a policy pi, with predicted beliefs q(s | pi) and q(o | pi),
+
+    G = KL(q(o | pi) || p(o | C)) + E_q H[p(o | s)]              risk plus ambiguity
+      = -E_q(o | pi) log p(o | C) - I(s; o | pi)                 minus utility, minus information
+
+and further gains of information about parameters are subtracted. ``neg_efe`` is minus the sum of G
+over the steps, so that **higher is better**. The preferences C are log probabilities up to a
+constant: utility takes them as they are, risk with the constant ``logsumexp(C)``, which is the same
+for all policies.
+
+Policies that begin alike share what their beginnings cost, and a transition is contracted with a
+belief once for all of its controls.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.inference import information_gain as gain
+from vfejax.inference.policies import PolicyTree, check_policies, policy_tree
+from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
+from vfejax.inference.pomdp.prediction import predict_observations
+from vfejax.types import Array
+
+__all__ = [
+    "ExpectedFreeEnergy",
+    "StepTerms",
+    "expected_free_energy",
+    "predict_all_controls",
+    "step_terms",
+    "utility",
+]
+
+
+class ExpectedFreeEnergy(NamedTuple):
+    """Minus the expected free energy of policies and its terms at every step, in nats.
+
+    Attributes:
+        neg_efe: ``[p]``, higher is better: utility and information gains, summed over the steps.
+        utility: ``E_q(o) C``, the pragmatic value, ``[p, horizon]``.
+        state_information_gain: ``I(s; o_1, ..., o_M)``, ``[p, horizon]``; None without ``joint``.
+        state_information_gain_per_modality: ``sum_m I(s; o_m)``, ``[p, horizon]``.
+        parameter_information_gain: about A and B, ``[p, horizon]``; 0 without their counts.
+        risk: ``KL(q(o) || p(o | C))``, ``[p, horizon]``; without ``joint`` the sum over
+            modalities.
+        ambiguity: ``E_q H[p(o | s)]``, ``[p, horizon]``.
+    """
+
+    neg_efe: Array
+    utility: Array
+    state_information_gain: Array | None
+    state_information_gain_per_modality: Array
+    parameter_information_gain: Array
+    risk: Array
+    ambiguity: Array
+
+
+class StepTerms(NamedTuple):
+    """The terms of one step, as in :class:`ExpectedFreeEnergy`."""
+
+    utility: Array
+    joint: Array | None
+    per_modality: Array
+    parameters: Array
+    risk: Array
+    ambiguity: Array
+
+    @property
+    def neg_efe(self) -> Array:
+        """Minus G of this step."""
+        information = self.per_modality if self.joint is None else self.joint
+        return self.utility + information + self.parameters
+
+
+def predict_all_controls(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array, ...]:
+    """Beliefs about the next state of each factor under each of its controls, ``[s_f, u_f]``.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.zeros(2)], [jnp.array([1.0, 0.0])])
+    >>> predict_all_controls(model, model.D)[0].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return tuple(
+        contract(transition, {axis + 1: beliefs[d] for axis, d in enumerate(factors)})
+        for transition, factors in zip(model.B, model.B_dependencies, strict=True)
+    )
+
+
+def _preferences(model: POMDP, step: int) -> tuple[Array, ...]:
+    return tuple(c if c.ndim == 1 else c[step] for c in model.C)
+
+
+def utility(model: POMDP, observations: Sequence[Array], step: int = 0) -> Array:
+    """``sum_m E_q(o_m) C_m`` at one step of a policy, in nats.
+
+    Args:
+        model: the model.
+        observations: predicted probabilities for each modality, ``[o_m]``.
+        step: from 0, for preferences that change with it.
+
+    >>> prefer = jnp.array([0.0, 2.0])
+    >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [prefer], [jnp.array([0.5, 0.5])])
+    >>> float(utility(model, [jnp.array([0.5, 0.5])]))
+    1.0
+    """
+    total = jnp.zeros((), model.D[0].dtype)
+    for seen, preferred in zip(observations, _preferences(model, step), strict=True):
+        # An outcome that never comes may have a log preference of -inf.
+        value = jnp.where(seen == 0, 0.0, jnp.where(seen == 0, 0.0, preferred) * seen)
+        total += jnp.sum(value)
+    return total
+
+
+def step_terms(
+    model: POMDP, beliefs: Sequence[Array], step: int = 0, joint: bool = True
+) -> StepTerms:
+    """Terms of one step at predicted beliefs ``[s_f]``, without a gain about parameters."""
+    observations = predict_observations(model, beliefs)
+    pragmatic = utility(model, observations, step)
+    separate = gain.state_information_gain_per_modality(model, beliefs)
+    information = gain.state_information_gain(model, beliefs) if joint else None
+    unclear = gain.ambiguity(model, beliefs)
+    constant = sum(jax.nn.logsumexp(c) for c in _preferences(model, step))
+    risk = constant - pragmatic - (separate if information is None else information) - unclear
+    return StepTerms(pragmatic, information, separate, jnp.zeros_like(unclear), risk, unclear)
+
+
+def _levels(model: POMDP, policies: Array | np.ndarray, beliefs: Sequence[Array], tree: PolicyTree):
+    """For each step: beliefs of the step before ``[n, s_f]`` and the parents, controls, and own
+    beliefs of its nodes.
+    """
+    nodes = tuple(q[None] for q in beliefs)
+    for parents, actions in zip(tree.parents, tree.actions, strict=True):
+        after = jax.vmap(lambda *q: predict_all_controls(model, q))(*nodes)
+        own = tuple(x[parents, :, actions[:, f]] for f, x in enumerate(after))
+        yield nodes, parents, actions, own
+        nodes = own
+
+
+def expected_free_energy(
+    model: POMDP,
+    beliefs: Sequence[Array],
+    policies: Array | np.ndarray,
+    *,
+    joint: bool = True,
+    A_counts: Sequence[Array] | None = None,
+    B_counts: Sequence[Array] | None = None,
+    product: bool = False,
+) -> ExpectedFreeEnergy:
+    """Minus the expected free energy of policies from where the agent believes to be.
+
+    Args:
+        model: the model.
+        beliefs: probabilities of the present states for each factor, ``[s_f]``.
+        policies: integers ``[p, horizon, f]``. Step 1 is the state after the first controls.
+            NumPy arrays share the cost of common beginnings.
+        joint: whether the information about states is that of all modalities together; else it is
+            the sum over modalities.
+        A_counts: Dirichlet counts of A; with them the gain of information about A counts.
+        B_counts: Dirichlet counts of B, likewise.
+        product: whether gains about parameters take the product form.
+
+    Returns:
+        ``neg_efe [p]``, higher is better, and its terms.
+
+    Raises:
+        ValueError: when arguments do not fit the model, a control does not exist, or preferences
+            have fewer steps than the policies.
+
+    Source: Parr, Pezzulo and Friston, Active Inference (2022), equation 4.9; the sign is ours.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
+    >>> expected_free_energy(model, model.D, np.array([[[0]], [[1]]])).neg_efe.tolist()
+    [0.0, 3.0]
+    """
+    check_policies(model, policies)
+    start = check_beliefs(model, beliefs, "beliefs")
+    horizon = policies.shape[1]
+    for m, preferences in enumerate(model.C):
+        if preferences.ndim == 2 and len(preferences) < horizon:
+            raise ValueError(f"C[{m}] has {len(preferences)} steps and the policies have {horizon}")
+    about_a, about_b = gain.likelihood_information_gain, gain.transition_information_gain
+    if product:
+        about_a = gain.likelihood_information_gain_product
+        about_b = gain.transition_information_gain_product
+    tree, columns = policy_tree(policies), []
+    for step, (before, parents, actions, own) in enumerate(_levels(model, policies, start, tree)):
+        terms = jax.vmap(lambda *q: step_terms(model, q, step, joint))(*own)  # noqa: B023
+        learned = terms.parameters
+        if A_counts is not None:
+            learned += jax.vmap(lambda *q: about_a(model, A_counts, q))(*own)
+        if B_counts is not None:
+            by_control = jax.vmap(lambda *q: about_b(model, B_counts, q))(*before)
+            for f, found in enumerate(by_control):
+                learned += found[parents, actions[:, f]]
+        terms = terms._replace(parameters=learned)
+        columns.append(jax.tree.map(lambda x: x[tree.nodes[step]], terms))  # noqa: B023
+    every = jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *columns)
+    return ExpectedFreeEnergy(jnp.sum(every.neg_efe, axis=1), *every)

@@ -1,0 +1,92 @@
+"""What a belief says about the next states and observations, and beliefs along a history."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.inference.pomdp.model import POMDP, contract
+from vfejax.inference.pomdp.states import StateInfo, infer_states
+from vfejax.types import Array
+
+__all__ = ["filter_states", "predict_observations", "predict_states"]
+
+
+def predict_states(
+    model: POMDP, beliefs: Sequence[Array], action: Sequence[Any]
+) -> tuple[Array, ...]:
+    """Beliefs about the next states: ``sum_s B_f[s_f', s_deps, u_f] prod_d q_d(s_d)``.
+
+    Args:
+        model: the model.
+        beliefs: probabilities for each factor, ``[s_f]``.
+        action: the control of each factor, integers ``[f]``.
+
+    >>> turn = jnp.array([[0.0, 1.0], [1.0, 0.0]])[..., None]
+    >>> model = POMDP([jnp.eye(2)], [turn], [jnp.zeros(2)], [jnp.array([1.0, 0.0])])
+    >>> predict_states(model, model.D, [0])[0].tolist()
+    [0.0, 1.0]
+    """
+    if len(action) != len(model.B):
+        raise ValueError(f"action must have {len(model.B)} entries, got {len(action)}")
+    return tuple(
+        contract(
+            jax.lax.dynamic_index_in_dim(transition, action[f], axis=-1, keepdims=False),
+            {axis + 1: beliefs[d] for axis, d in enumerate(model.B_dependencies[f])},
+        )
+        for f, transition in enumerate(model.B)
+    )
+
+
+def predict_observations(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array, ...]:
+    """Probabilities of each modality's observations under beliefs about states, ``[o_m]``.
+
+    >>> see, stay = jnp.eye(2), jnp.eye(2)[..., None]
+    >>> model = POMDP([see], [stay], [jnp.zeros(2)], [jnp.array([1.0, 0.0])])
+    >>> predict_observations(model, model.D)[0].tolist()
+    [1.0, 0.0]
+    """
+    return tuple(
+        contract(likelihood, {axis + 1: beliefs[d] for axis, d in enumerate(factors)})
+        for likelihood, factors in zip(model.A, model.A_dependencies, strict=True)
+    )
+
+
+def filter_states(
+    model: POMDP, observations: Sequence[Array], actions: Array, *, mask: Array | None = None
+) -> tuple[tuple[Array, ...], StateInfo]:
+    """Beliefs along a history, each moment's prior being the prediction from the one before.
+
+    Args:
+        model: the model.
+        observations: integers ``[t]`` for each modality.
+        actions: controls of each factor between the moments, integers ``[t - 1, f]``.
+        mask: booleans ``[t, m]``, True where there is an observation; None where all are.
+
+    Returns:
+        Beliefs for each factor ``[t, s_f]``, and the free energy of every moment ``[t]``.
+
+    >>> see = jnp.array([[0.9, 0.2], [0.1, 0.8]])
+    >>> model = POMDP([see], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.array([0.5, 0.5])])
+    >>> (q,), info = filter_states(model, [jnp.array([0, 0, 0])], jnp.zeros((2, 1), int))
+    >>> [round(float(x), 3) for x in q[:, 0]]
+    [0.818, 0.953, 0.989]
+    """
+    seen = tuple(jnp.asarray(o) for o in observations)
+    steps = seen[0].shape[0]
+    actions = jnp.asarray(actions)
+    if actions.shape != (steps - 1, len(model.B)):
+        raise ValueError(
+            f"actions must have shape [{steps - 1}, {len(model.B)}], got {list(actions.shape)}"
+        )
+    rows = jnp.ones((steps, len(model.A)), bool) if mask is None else jnp.asarray(mask)
+
+    def step(prior: tuple[Array, ...], xs: tuple) -> tuple[tuple[Array, ...], tuple]:
+        observation, there, action = xs
+        found = infer_states(model, observation, prior, mask=there)
+        return predict_states(model, found[0], action), found
+
+    # The prediction behind the last moment is not used.
+    actions = jnp.concatenate([actions, jnp.zeros_like(actions, shape=(1, len(model.B)))])
+    return jax.lax.scan(step, model.D, (seen, rows, actions))[1]
