@@ -68,7 +68,7 @@ def sophisticated(
             None for all.
         min_probability: outcomes that are less probable are left out. The rest share their weight.
         min_action_probability: later actions whose probability by one step alone,
-            ``softmax(gamma g)``, is smaller are not considered.
+            ``softmax(gamma g)``, is smaller are not considered, unless it is the largest.
 
     Returns:
         ``[u]``, higher is better, for the joint controls in the order of
@@ -165,8 +165,9 @@ def _expected_value(
     """Value of a node from those of its actions ``[n, u]``: the best, or the mean under pi."""
     if search.min_action_probability > 0:
         greedy = _values(model, search._replace(horizon=step + 1), beliefs, step)
-        rare = jax.nn.softmax(search.gamma * greedy, axis=1) < search.min_action_probability
-        values = jnp.where(rare, -jnp.inf, values)
+        likely = jax.nn.softmax(search.gamma * greedy, axis=1)
+        bar = jnp.minimum(jnp.max(likely, axis=1), search.min_action_probability)
+        values = jnp.where(likely < bar[:, None], -jnp.inf, values)
     if search.hard:
         return jnp.max(values, axis=1)
     chosen = jax.nn.softmax(search.gamma * values, axis=1)
@@ -231,16 +232,18 @@ def plan_by_gradient(
 ) -> RelaxedPlan:
     """A relaxed policy by mirror ascent on ``neg_efe + H / gamma``.
 
-    ``log pi <- (1 - eta) log pi + eta gamma d neg_efe / d pi``, normalised: its fixed points are
+    ``log pi <- log pi + eta (d neg_efe / d pi - log pi / gamma)``, normalised: its fixed points are
     ``pi ~ exp(gamma d neg_efe / d pi)``. It costs one gradient of a single policy for each
-    iteration, whatever the number of policies, and finds a local optimum.
+    iteration, whatever the number of policies, and finds a local optimum. A relaxed policy takes
+    its own chance for uncertainty about the world, so that information about states rewards
+    mixtures; take the most probable controls, and compare them by ``expected_free_energy``.
 
     Args:
         model: the model.
         beliefs: probabilities of the present states for each factor, ``[s_f]``.
         horizon: steps.
         gamma: precision.
-        step_size: eta, in (0, 1].
+        step_size: eta times the horizon.
         num_iterations: updates.
         key: where given, first controls are drawn at random rather than all equal: equal ones can
             be a saddle.
@@ -267,7 +270,7 @@ def plan_by_gradient(
         controls = tuple(jax.nn.softmax(x, axis=1) for x in logits)
         found, slopes = jax.value_and_grad(value)(controls)
         after = tuple(
-            jax.nn.log_softmax((1 - step_size) * x + step_size * gamma * slope, axis=1)
+            jax.nn.log_softmax(x + step_size / horizon * (slope - x / gamma), axis=1)
             for x, slope in zip(logits, slopes, strict=True)
         )
         return after, found

@@ -1,0 +1,141 @@
+"""Beliefs about one moment and along a history, against sums over all states."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import pomdp_oracle
+from vfejax.inference.pomdp import (
+    POMDP,
+    exact_posterior,
+    filter_states,
+    infer_states,
+    predict_observations,
+    predict_states,
+)
+
+
+def brute_posterior(model, observation, there=None):
+    model = pomdp_oracle.numbers(model)
+    joint = np.zeros(model.num_states)
+    for state in pomdp_oracle.combinations(model):
+        joint[state] = pomdp_oracle.start(model, state)
+        joint[state] *= pomdp_oracle.likelihood(model, observation, state, there)
+    return joint / joint.sum(), np.log(joint.sum())
+
+
+def test_one_factor_is_bayes_rule(rng, dtype):
+    model = pomdp_oracle.one_factor(rng, dtype)
+    joint, log_evidence = brute_posterior(model, [2, 0])
+    (q,), info = infer_states(model, [2, 0], model.D)
+    chex.assert_type(q, dtype)
+    # A few roundings of numbers of size 1.
+    chex.assert_trees_all_close(q, joint.astype(dtype), atol=8 * jnp.finfo(dtype).eps)
+    chex.assert_trees_all_close(
+        info.free_energy, jnp.asarray(-log_evidence, dtype), rtol=16 * jnp.finfo(dtype).eps
+    )
+
+
+def test_the_exact_posterior_sums_over_all_states(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    for there in ([True, True], [False, True]):
+        joint, log_evidence = brute_posterior(model, [1, 2], there)
+        found = exact_posterior(model, [1, 2], model.D, mask=jnp.array(there))
+        chex.assert_trees_all_close(found.joint, joint, atol=1e-15)
+        chex.assert_trees_all_close(found.log_evidence, jnp.asarray(log_evidence), rtol=1e-14)
+        for f, marginal in enumerate(found.marginals):
+            others = tuple(g for g in range(3) if g != f)
+            chex.assert_trees_all_close(marginal, joint.sum(axis=others), atol=1e-15)
+
+
+def test_free_energy_never_rises_and_bounds_the_evidence(rng):
+    infer = jax.jit(lambda m, o: infer_states(m, list(o), m.D, num_sweeps=8)[1])
+    gaps = []
+    for _ in range(40):
+        model = pomdp_oracle.three_factors(rng, jnp.float64)
+        model = pomdp_oracle.sharpened(model, 4)
+        info = infer(model, jnp.array([1, 2]))
+        _, log_evidence = brute_posterior(model, [1, 2])
+        steps = np.diff(info.free_energies)
+        assert steps.max() <= 1e-13
+        gaps.append(float(info.free_energy) + log_evidence)
+    assert min(gaps) > -1e-12
+    assert max(gaps) > 0.01  # the bound is not always tight, or there would be nothing to bound
+
+
+def test_a_missing_modality_says_nothing(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    (masked,), info = infer_states(model, [0, 1], model.D, mask=jnp.array([False, False]))
+    chex.assert_trees_all_close(masked, model.D[0], atol=1e-15)
+    chex.assert_trees_all_close(info.free_energy, jnp.zeros(()), atol=1e-15)
+
+
+def test_weights_of_observations_average_their_likelihoods(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    sure = infer_states(model, [jnp.array([0.0, 1.0, 0.0]), 1], model.D)
+    chex.assert_trees_all_close(sure, infer_states(model, [1, 1], model.D), atol=1e-15)
+    (vague,), _ = infer_states(model, [jnp.ones(3), jnp.ones(2)], model.D)
+    chex.assert_trees_all_close(vague, model.D[0], atol=1e-15)
+
+
+def test_impossible_observations_keep_beliefs_finite_and_have_no_evidence(dtype):
+    see, start = jnp.eye(2, dtype=dtype), jnp.array([1.0, 0.0], dtype)
+    model = POMDP([see], [see[..., None]], [jnp.zeros(2, dtype)], [start])
+    (q,), info = infer_states(model, [1], model.D)
+    assert bool(jnp.isfinite(q).all())
+    assert float(info.free_energy) > 80
+    exact = exact_posterior(model, [1], model.D)
+    assert float(exact.log_evidence) == -np.inf
+    assert bool(jnp.isnan(exact.joint).all())
+
+
+def test_nan_and_observations_that_do_not_exist_stay_nan(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    (q,), info = infer_states(model, [3, 0], model.D)
+    assert bool(jnp.isnan(q).all() & jnp.isnan(info.free_energy))
+    (q,), _ = infer_states(model, [0, 0], [model.D[0].at[0].set(jnp.nan)])
+    assert bool(jnp.isnan(q).all())
+
+
+def test_predictions_sum_over_present_states(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    action, plain = [1, 0, 0], pomdp_oracle.numbers(model)
+    after = np.zeros(model.num_states)
+    seen = [np.zeros(n) for n in model.num_observations]
+    for state in pomdp_oracle.combinations(model):
+        weight = pomdp_oracle.start(plain, state)
+        for later in pomdp_oracle.combinations(model):
+            after[later] += weight * pomdp_oracle.transition(plain, later, state, action)
+        for m, factors in enumerate(model.A_dependencies):
+            seen[m] += weight * plain.A[m][(slice(None), *(state[f] for f in factors))]
+    for f, q in enumerate(predict_states(model, model.D, action)):
+        chex.assert_trees_all_close(q, after.sum(axis=tuple({0, 1, 2} - {f})), atol=1e-15)
+    for found, expected in zip(predict_observations(model, model.D), seen, strict=True):
+        chex.assert_trees_all_close(found, expected, atol=1e-15)
+
+
+def test_filtering_ends_where_the_window_posterior_does(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    observations, actions = [np.array([0, 2, 1]), np.array([1, 1, 0])], np.array([[0], [1]])
+    there = np.array([[True, True], [False, True], [True, True]])
+    (q,), info = filter_states(model, observations, actions, mask=there)
+    expected, log_evidence = pomdp_oracle.window_posterior(model, observations, actions, there)
+    chex.assert_trees_all_close(q[-1], expected[0][-1], atol=1e-14)
+    chex.assert_trees_all_close(info.free_energy.sum(), jnp.asarray(-log_evidence), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("observation", "prior", "message"),
+    [
+        ([0], None, "observation must have 2 entries, one per modality, got 1"),
+        ([0, jnp.ones(3)], None, r"observation\[1\] must be an integer or weights \[2\]"),
+        ([0, 0], [], "prior must have 1 entries, one per factor, got 0"),
+        ([0, 0], [jnp.ones(2)], r"prior\[0\] must have shape \[3\], got \[2\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(rng, observation, prior, message):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    with pytest.raises(ValueError, match=message):
+        infer_states(model, observation, model.D if prior is None else prior)

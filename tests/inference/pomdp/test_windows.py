@@ -1,0 +1,73 @@
+"""Beliefs about a window against sums over all histories."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import pomdp_oracle
+from vfejax.inference.pomdp import windows
+
+
+def test_one_factor_is_exact(rng, dtype):
+    model = pomdp_oracle.one_factor(rng, dtype)
+    observations, actions = [np.array([0, 2, 1, 1]), np.array([1, 1, 0, 1])], [[0], [1], [0]]
+    there = np.array([[True, True], [False, True], [False, False], [True, True]])
+    found = windows.smooth_states(model, observations, np.array(actions), mask=there)
+    (expected,), log_evidence = pomdp_oracle.window_posterior(model, observations, actions, there)
+    # Sums of a few logarithms of size 10.
+    tolerance = 64 * jnp.finfo(dtype).eps
+    chex.assert_trees_all_close(found.states[0], expected.astype(dtype), atol=float(tolerance))
+    chex.assert_trees_all_close(found.pairs[0].sum(axis=1), found.states[0][:-1], atol=tolerance)
+    chex.assert_trees_all_close(found.pairs[0].sum(axis=2), found.states[0][1:], atol=tolerance)
+    chex.assert_trees_all_close(
+        found.info.free_energy, jnp.asarray(-log_evidence, dtype), rtol=float(tolerance)
+    )
+
+
+def test_free_energy_never_rises_and_bounds_the_evidence(rng):
+    observations, actions = [np.array([0, 3, 1]), np.array([2, 0, 1])], np.array([[0, 0, 1]] * 2)
+    smooth = jax.jit(lambda m: windows.smooth_states(m, observations, actions, num_sweeps=6))
+    for number in range(8):
+        model = pomdp_oracle.three_factors(rng, jnp.float64)
+        model = pomdp_oracle.sharpened(model, 3)
+        found = smooth(model)
+        assert np.diff(found.info.free_energies).max() <= 1e-12
+        if number < 2:
+            _, log_evidence = pomdp_oracle.window_posterior(model, observations, actions)
+            assert 0 < float(found.info.free_energy) + log_evidence < 2
+        for q, pair in zip(found.states, found.pairs, strict=True):
+            chex.assert_trees_all_close(pair.sum(axis=1), q[:-1], atol=1e-13)
+
+
+def test_structure_over_time_is_worth_having(rng):
+    """On sticky chains, beliefs of single moments miss what neighbours say of each other."""
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    sticky = jnp.broadcast_to((0.97 * jnp.eye(3) + 0.01)[..., None], (3, 3, 2))
+    model = model.replace(B=[sticky])
+    observations, actions = [np.array([0, 0, 1, 0]), np.array([1, 0, 1, 1])], np.zeros((3, 1), int)
+    (expected,), _ = pomdp_oracle.window_posterior(model, observations, actions)
+    exact = windows.smooth_states(model, observations, actions).states[0]
+    (product,) = windows.marginal_message_passing(model, observations, actions)
+    chex.assert_trees_all_close(product.sum(axis=1), jnp.ones(4), atol=1e-14)
+    assert np.abs(exact - expected).max() < 1e-13
+    assert np.abs(product - expected).max() > 0.1
+
+
+def test_a_window_of_one_moment_is_bayes_rule(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    observations = [np.array([2]), np.array([0])]
+    found = windows.smooth_states(model, observations, np.zeros((0, 1), int))
+    (expected,), log_evidence = pomdp_oracle.window_posterior(model, observations, [])
+    chex.assert_trees_all_close(found.states[0], expected, atol=1e-14)
+    chex.assert_trees_all_close(found.info.free_energy, jnp.asarray(-log_evidence), rtol=1e-14)
+
+
+def test_what_does_not_fit_is_named(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    observations = [np.zeros(2, int)] * 2
+    with pytest.raises(ValueError, match=r"actions must have shape \[1, 3\], got \[1, 1\]"):
+        windows.smooth_states(model, observations, np.zeros((1, 1), int))
+    with pytest.raises(ValueError, match=r"needs B_dependencies\[1\] = \[1\], got \[1, 0\]"):
+        windows.marginal_message_passing(model, observations, np.zeros((1, 3), int))

@@ -1,0 +1,145 @@
+"""Sophisticated inference and relaxed policies."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import pomdp_oracle
+from vfejax.inference import planning
+from vfejax.inference.expected_free_energy import expected_free_energy, step_terms
+from vfejax.inference.policies import enumerate_policies
+from vfejax.inference.pomdp import POMDP, infer_states, predict_states
+
+
+def search(model, horizon, **options):
+    """Sophisticated inference from the first belief, compiled."""
+    return jax.jit(lambda m: planning.sophisticated(m, m.D, horizon, **options))(model)
+
+
+def brute_values(model, belief, horizon, gamma, hard):
+    """The recursion of sophisticated inference, node by node."""
+    values = []
+    for action in enumerate_policies(model, 1)[:, 0]:
+        after = predict_states(model, belief, list(action))
+        value = float(step_terms(model, after).neg_efe)
+        if horizon > 1:
+            for outcome in itertools.product(*(range(n) for n in model.num_observations)):
+                plain = pomdp_oracle.numbers(model)
+                chance = sum(
+                    np.prod([q[s] for q, s in zip(after, state, strict=True)])
+                    * pomdp_oracle.likelihood(plain, outcome, state)
+                    for state in pomdp_oracle.combinations(model)
+                )
+                seen, _ = infer_states(model, list(outcome), after)
+                later = brute_values(model, seen, horizon - 1, gamma, hard)
+                chosen = jax.nn.softmax(gamma * later)
+                value += chance * float(jnp.max(later) if hard else chosen @ later)
+        values.append(value)
+    return jnp.array(values)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_search_is_the_recursion(rng, hard):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    found = search(model, 2, gamma=3.0, hard=hard)
+    expected = brute_values(model, model.D, 2, 3.0, hard)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12)
+
+
+def cue_task():
+    """A reward is left or right, and only a cue tells where; a fixed policy cannot use it.
+
+    Places: start, cue, left, right. Modalities: the place with what is found there, and the cue.
+    """
+    places, sides = 4, 2
+    move = np.zeros((places, places, places))
+    for target in range(places):
+        # Left and right cannot be left again.
+        for place in range(places):
+            move[place if place >= 2 else target, place, target] = 1
+    found = np.zeros((3, places, sides))  # nothing, reward, punishment
+    told = np.zeros((3, places, sides))  # nothing, left, right
+    found[0, :2], told[0] = 1, 1
+    for side in range(sides):
+        found[1, 2 + side, side] = found[2, 3 - side, side] = 1
+        told[:, 1, side] = np.eye(3)[1 + side]
+    return POMDP(
+        [jnp.asarray(found), jnp.asarray(told)],
+        [jnp.asarray(move), jnp.eye(2)[..., None]],
+        [jnp.array([0.0, 2.0, -4.0]), jnp.zeros(3)],
+        [jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.array([0.5, 0.5])],
+    )
+
+
+def test_it_looks_for_the_cue_first_and_expects_the_reward():
+    model = cue_task()
+    plan = jax.jit(lambda m, d: planning.sophisticated(m, d, 2, gamma=8.0, num_outcomes=3))
+    first = plan(model, model.D)
+    assert int(first.argmax()) == 1
+    # What the cue says, log 2, and then the reward in full; where it is surely is no news then.
+    chex.assert_trees_all_close(first[1], jnp.log(2.0) + 2.0, rtol=1e-6)
+    fixed = expected_free_energy(model, model.D, enumerate_policies(model, 2))
+    # The best fixed policy earns nothing after the cue but what it learns on the way.
+    assert float(fixed.utility.sum(axis=1).max()) <= 0
+    told, _ = infer_states(model, [0, 2], predict_states(model, model.D, [1, 0]))
+    assert int(plan(model, told).argmax()) == 3
+
+
+def test_improbable_outcomes_and_actions_can_be_left_out(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    full = search(model, 2)
+    chex.assert_trees_all_close(search(model, 2, num_outcomes=100, min_probability=1e-9), full)
+    few = search(model, 2, num_outcomes=3)
+    assert 0 < float(jnp.abs(few - full).max()) < 0.5
+    # Above one half, only the better action by one step is considered: no better than the best.
+    greedy = search(model, 2, min_action_probability=0.6)
+    assert bool((greedy <= search(model, 2, hard=True) + 1e-12).all())
+
+
+def test_a_horizon_of_one_is_the_expected_free_energy(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    chex.assert_trees_all_close(
+        search(model, 1),
+        expected_free_energy(model, model.D, enumerate_policies(model, 1)).neg_efe,
+        rtol=1e-14,
+    )
+
+
+def test_trees_that_are_too_large_are_refused_with_a_remedy(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    with pytest.raises(ValueError, match=r"more than 2\^22; follow fewer outcomes"):
+        planning.sophisticated(model, model.D, 5)
+    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
+        planning.sophisticated(model, model.D, 0)
+    with pytest.raises(ValueError, match="num_outcomes must be at least 1, got 0"):
+        planning.sophisticated(model, model.D, 2, num_outcomes=0)
+
+
+def test_a_relaxed_policy_without_chance_is_the_policy(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    policies = enumerate_policies(model, 2)
+    expected = expected_free_energy(model, model.D, policies).neg_efe
+    for p in (0, 9):
+        controls = [
+            jax.nn.one_hot(policies[p, :, f], u, dtype=jnp.float64)
+            for f, u in enumerate(model.num_controls)
+        ]
+        found = planning.relaxed_neg_efe(model, model.D, controls)
+        chex.assert_trees_all_close(found, expected[p], rtol=1e-13)
+
+
+def test_the_gradient_finds_the_way_to_a_preferred_place():
+    """Five places in a row, stay or step; the last one is preferred."""
+    step = jnp.zeros((5, 5)).at[jnp.minimum(jnp.arange(5) + 1, 4), jnp.arange(5)].set(1.0)
+    move = jnp.stack([jnp.eye(5), step], axis=-1)
+    model = POMDP([jnp.eye(5)], [move], [jnp.arange(5.0)], [jnp.eye(5)[0]])
+    plan = jax.jit(lambda m: planning.plan_by_gradient(m, m.D, 4, num_iterations=200))(model)
+    assert plan.controls[0].argmax(axis=1).tolist() == [1, 1, 1, 1]
+    assert float(plan.neg_efe[-1]) > float(plan.neg_efe[0])
+    every = enumerate_policies(model, 4)
+    best = every[int(expected_free_energy(model, model.D, every).neg_efe.argmax()), :, 0]
+    assert best.tolist() == [1, 1, 1, 1]
