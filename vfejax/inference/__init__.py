@@ -1,5 +1,5 @@
-"""Inference: bounds on the evidence, message passing, exact chains and trees, and filtering in
-generalised coordinates.
+"""Inference: bounds on the evidence, message passing, exact chains and trees, filtering in
+generalised coordinates, and active inference.
 """
 
 from vfejax.inference import (
@@ -8,11 +8,13 @@ from vfejax.inference import (
     elbo,
     embedded_samples,
     expectations,
+    expected_free_energy,
     gaussian_process,
     gaussian_trees,
     generalized_coordinates,
     generalized_filtering,
     hierarchical_models,
+    information_gain,
     joint_filtering,
     local_linearization,
     loopy,
@@ -21,6 +23,9 @@ from vfejax.inference import (
     path_beliefs,
     path_energy,
     path_predictions,
+    planning,
+    policies,
+    pomdp,
     predictive_coding,
     smooth_noise,
     trees,
@@ -33,11 +38,13 @@ __all__ = [
     "elbo",
     "embedded_samples",
     "expectations",
+    "expected_free_energy",
     "gaussian_process",
     "gaussian_trees",
     "generalized_coordinates",
     "generalized_filtering",
     "hierarchical_models",
+    "information_gain",
     "joint_filtering",
     "local_linearization",
     "loopy",
@@ -46,6 +53,9 @@ __all__ = [
     "path_beliefs",
     "path_energy",
     "path_predictions",
+    "planning",
+    "policies",
+    "pomdp",
     "predictive_coding",
     "smooth_noise",
     "trees",
