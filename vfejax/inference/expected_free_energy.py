@@ -14,7 +14,7 @@ Policies that begin alike share what their beginnings cost, and a transition is 
 belief once for all of its controls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -130,7 +130,7 @@ def step_terms(
     return StepTerms(pragmatic, information, separate, jnp.zeros_like(unclear), risk, unclear)
 
 
-def _levels(model: POMDP, policies: Array | np.ndarray, beliefs: Sequence[Array], tree: PolicyTree):
+def _levels(model: POMDP, beliefs: Sequence[Array], tree: PolicyTree) -> Iterator[tuple]:
     """For each step: beliefs of the step before ``[n, s_f]`` and the parents, controls, and own
     beliefs of its nodes.
     """
@@ -190,7 +190,7 @@ def expected_free_energy(
         about_a = gain.likelihood_information_gain_product
         about_b = gain.transition_information_gain_product
     tree, columns = policy_tree(policies), []
-    for step, (before, parents, actions, own) in enumerate(_levels(model, policies, start, tree)):
+    for step, (before, parents, actions, own) in enumerate(_levels(model, start, tree)):
         terms = jax.vmap(lambda *q: step_terms(model, q, step, joint))(*own)  # noqa: B023
         learned = terms.parameters
         if A_counts is not None:

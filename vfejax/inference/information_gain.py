@@ -14,6 +14,7 @@ averages a first-order approximation under q(o) q(s), has its own name for compa
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ __all__ = [
 _LARGEST_TABLE = 2**24
 
 
-def _axes(beliefs: Sequence[Array], factors: Sequence[int], first: int) -> dict[int, Array]:
+def _axes(beliefs: Sequence[Array], factors: Sequence[int], first: int) -> dict[Any, Array]:
     return {first + axis: beliefs[f] for axis, f in enumerate(factors)}
 
 

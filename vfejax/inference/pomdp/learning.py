@@ -51,7 +51,7 @@ class Counts(NamedTuple):
     E: Array | None = None
 
 
-def counts_of(model: POMDP, names: str, scale: float = 1.0) -> Counts:
+def counts_of(model: POMDP, names: str, scale: Array | float = 1.0) -> Counts:
     """Counts whose expectation is the model: its probabilities times ``scale``.
 
     Args:

@@ -116,7 +116,7 @@ def infer_states(
         model: the model.
         observation: for each modality an integer, or weights ``[o_m]`` of its values.
         prior: probabilities for each factor, ``[s_f]``: D at first, later the prediction of
-            :func:`predict_states`.
+            :func:`vfejax.inference.pomdp.prediction.predict_states`.
         mask: booleans ``[m]``, True where there is an observation; None where all are.
         num_sweeps: sweeps over the factors; by default 16, or 1 where one is exact.
 
@@ -206,7 +206,7 @@ def exact_posterior(
 
     logits = jnp.zeros(model.num_states, priors[0].dtype)
     impossible = jnp.zeros(model.num_states, bool)
-    pieces = [(safe_log(p), (f,)) for f, p in enumerate(priors)]
+    pieces: list[Any] = [(safe_log(p), (f,)) for f, p in enumerate(priors)]
     pieces += zip(log_likelihoods(model, observation, mask), model.A_dependencies, strict=True)
     for term, factors in pieces:
         wide = jnp.broadcast_to(spread(term, factors), logits.shape)

@@ -11,7 +11,7 @@ passing, can be far from it, since neighbouring states inform each other.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def _potentials(
     unary = jnp.zeros_like(states[f]).at[0].add(window.start[f])
     for term, factors in zip(window.likelihoods, model.A_dependencies, strict=True):
         if f in factors:
-            others = {a: states[g] for a, g in enumerate(factors) if g != f}
+            others: dict[Any, Array] = {a: states[g] for a, g in enumerate(factors) if g != f}
             unary += jax.vmap(contract)(term, others)
     links = jnp.zeros((len(unary) - 1, *model.B[f].shape[:1], unary.shape[1]), unary.dtype)
     for g, factors in enumerate(model.B_dependencies):
@@ -273,7 +273,9 @@ def marginal_message_passing(
             logits = jnp.where(both, (past + future) / 2, past)
             for term, factors in zip(window.likelihoods, model.A_dependencies, strict=True):
                 if f in factors:
-                    others = {a: states[g] for a, g in enumerate(factors) if g != f}
+                    others: dict[Any, Array] = {
+                        a: states[g] for a, g in enumerate(factors) if g != f
+                    }
                     logits += jax.vmap(contract)(term, others)
             states[f] = jax.nn.softmax(logits, axis=1)
         return tuple(states), None
