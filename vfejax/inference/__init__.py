@@ -3,6 +3,7 @@ generalised coordinates, and active inference.
 """
 
 from vfejax.inference import (
+    active_inference,
     chains,
     dynamic_expectation_maximization,
     elbo,
@@ -33,6 +34,7 @@ from vfejax.inference import (
 )
 
 __all__ = [
+    "active_inference",
     "chains",
     "dynamic_expectation_maximization",
     "elbo",

@@ -1,8 +1,12 @@
-"""Problems with a known answer, and the flows that join agents and dynamics."""
+"""Problems with a known answer, worlds for agents that plan, and the flows that join agents and
+dynamics.
+"""
 
 from vfejax.problems import (
     clocks,
     emergent_flow,
+    environments,
+    episodes,
     image_denoising,
     inertial_flow,
     linear_convolution,
@@ -17,6 +21,8 @@ from vfejax.problems import (
 __all__ = [
     "clocks",
     "emergent_flow",
+    "environments",
+    "episodes",
     "image_denoising",
     "inertial_flow",
     "linear_convolution",

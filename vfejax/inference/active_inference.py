@@ -1,0 +1,175 @@
+"""An agent that perceives, plans and acts: beliefs about the present, a choice, a prediction.
+
+The loop is one pure function from a state and an observation to the next state and an action, so
+that an episode is a scan, a batch of agents a ``vmap``, and a gradient goes through all of it but
+the drawing of actions. How it plans is an argument: a function from a model and beliefs to the
+probabilities of policies.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vfejax.inference.expected_free_energy import expected_free_energy
+from vfejax.inference.planning import sophisticated
+from vfejax.inference.policies import (
+    action_marginals,
+    enumerate_policies,
+    policy_posterior,
+    sample_action,
+)
+from vfejax.inference.pomdp.model import POMDP
+from vfejax.inference.pomdp.prediction import predict_states
+from vfejax.inference.pomdp.states import infer_states
+from vfejax.types import Array
+
+__all__ = [
+    "Agent",
+    "AgentState",
+    "Decision",
+    "Plan",
+    "agent",
+    "policy_planner",
+    "sophisticated_planner",
+    "utility_planner",
+]
+
+
+class Plan(NamedTuple):
+    """What a planner found.
+
+    Attributes:
+        posterior: probabilities of policies, ``[p]``, or of joint first controls.
+        neg_efe: their values in nats, ``[p]``.
+        controls: probabilities of the first control of each factor, ``[u_f]``.
+    """
+
+    posterior: Array
+    neg_efe: Array
+    controls: tuple[Array, ...]
+
+
+Planner = Callable[[POMDP, Sequence[Array]], Plan]
+
+
+class AgentState(NamedTuple):
+    """What an agent carries from one observation to the next: its prediction for each factor."""
+
+    prior: tuple[Array, ...]
+
+
+class Decision(NamedTuple):
+    """What happened inside an agent at one observation.
+
+    Attributes:
+        beliefs: about the present states, ``[s_f]`` for each factor.
+        free_energy: F of the observation, in nats.
+        plan: what the planner found.
+        action: the controls that were taken, ``[f]``.
+    """
+
+    beliefs: tuple[Array, ...]
+    free_energy: Array
+    plan: Plan
+    action: Array
+
+
+class Agent(NamedTuple):
+    """An agent as two pure functions.
+
+    Attributes:
+        init: ``init() -> state``.
+        step: ``step(state, observation, key, mask=None) -> (state, decision)``.
+    """
+
+    init: Callable[[], AgentState]
+    step: Callable[..., tuple[AgentState, Decision]]
+
+
+def policy_planner(
+    policies: np.ndarray, *, gamma: Array | float = 16.0, joint: bool = True
+) -> Planner:
+    """Plan by the expected free energy of listed policies, with the habits E of the model.
+
+    Args:
+        policies: integers ``[p, horizon, f]``, as of
+            :func:`vfejax.inference.policies.enumerate_policies`.
+        gamma: precision of the choice.
+        joint: whether information about states is that of all modalities together.
+    """
+
+    def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
+        values = expected_free_energy(model, beliefs, policies, joint=joint).neg_efe
+        posterior = policy_posterior(values, gamma, model.E)
+        return Plan(posterior, values, action_marginals(model, policies, posterior))
+
+    return plan
+
+
+def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Planner:
+    """Plan by preferences alone, without any value of information: the baseline."""
+
+    def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
+        found = expected_free_energy(model, beliefs, policies, joint=False)
+        values = jnp.sum(found.utility, axis=1)
+        posterior = policy_posterior(values, gamma, model.E)
+        return Plan(posterior, values, action_marginals(model, policies, posterior))
+
+    return plan
+
+
+def sophisticated_planner(
+    horizon: int, *, gamma: Array | float = 16.0, **options: object
+) -> Planner:
+    """Plan by :func:`vfejax.inference.planning.sophisticated`, whose options it takes."""
+
+    def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
+        values = sophisticated(model, beliefs, horizon, gamma=gamma, **options)
+        posterior = policy_posterior(values, gamma)
+        return Plan(
+            posterior, values, action_marginals(model, enumerate_policies(model, 1), posterior)
+        )
+
+    return plan
+
+
+def agent(
+    model: POMDP,
+    planner: Planner,
+    *,
+    temperature: Array | float = 1.0,
+    num_sweeps: int | None = None,
+) -> Agent:
+    """An agent with a model of its world and a way to plan.
+
+    Args:
+        model: what it believes about the world.
+        planner: ``planner(model, beliefs) -> Plan``.
+        temperature: of the drawn actions; 0 takes the most probable control of each factor.
+        num_sweeps: of :func:`vfejax.inference.pomdp.states.infer_states`.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([0.5, 0.5])])
+    >>> chooser = agent(model, policy_planner(enumerate_policies(model, 1)), temperature=0)
+    >>> state, decision = chooser.step(chooser.init(), jnp.array([0]), jax.random.key(0))
+    >>> decision.action.tolist()
+    [1]
+    """
+
+    def init() -> AgentState:
+        return AgentState(model.D)
+
+    def step(
+        state: AgentState, observation: Array, key: Array, mask: Array | None = None
+    ) -> tuple[AgentState, Decision]:
+        beliefs, info = infer_states(
+            model, list(observation), state.prior, mask=mask, num_sweeps=num_sweeps
+        )
+        plan = planner(model, beliefs)
+        action = sample_action(key, plan.controls, temperature)
+        after = AgentState(predict_states(model, beliefs, list(action)))
+        return after, Decision(beliefs, info.free_energy, plan, action)
+
+    return Agent(init, step)
