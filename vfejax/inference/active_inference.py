@@ -7,7 +7,7 @@ probabilities of policies.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +98,12 @@ def policy_planner(
             :func:`vfejax.inference.policies.enumerate_policies`.
         gamma: precision of the choice.
         joint: whether information about states is that of all modalities together.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
+    >>> plan = policy_planner(enumerate_policies(model, 1), gamma=1.0)(model, model.D)
+    >>> [round(float(p), 3) for p in plan.posterior]  # softmax(0, 3)
+    [0.047, 0.953]
     """
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
@@ -109,7 +115,17 @@ def policy_planner(
 
 
 def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Planner:
-    """Plan by preferences alone, without any value of information: the baseline."""
+    """Plan by preferences alone, without any value of information: the baseline.
+
+    Args:
+        policies: integers ``[p, horizon, f]``.
+        gamma: precision of the choice.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
+    >>> utility_planner(enumerate_policies(model, 1))(model, model.D).neg_efe.tolist()
+    [0.0, 3.0]
+    """
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
         found = expected_free_energy(model, beliefs, policies, joint=False)
@@ -120,10 +136,20 @@ def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Pla
     return plan
 
 
-def sophisticated_planner(
-    horizon: int, *, gamma: Array | float = 16.0, **options: object
-) -> Planner:
-    """Plan by :func:`vfejax.inference.planning.sophisticated`, whose options it takes."""
+def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **options: Any) -> Planner:
+    """Plan by :func:`vfejax.inference.planning.sophisticated`.
+
+    Args:
+        horizon: steps.
+        gamma: precision of the choice, and of those that the agent expects of itself.
+        **options: the other options of that function.
+
+    >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
+    >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
+    >>> plan = sophisticated_planner(2, hard=True)(model, model.D)
+    >>> [round(float(g), 2) for g in plan.neg_efe]
+    [3.0, 6.0]
+    """
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
         values = sophisticated(model, beliefs, horizon, gamma=gamma, **options)

@@ -119,7 +119,21 @@ def utility(model: POMDP, observations: Sequence[Array], step: int = 0) -> Array
 def step_terms(
     model: POMDP, beliefs: Sequence[Array], step: int = 0, joint: bool = True
 ) -> StepTerms:
-    """Terms of one step at predicted beliefs ``[s_f]``, without a gain about parameters."""
+    """Terms of one step, without a gain about parameters.
+
+    Args:
+        model: the model.
+        beliefs: predicted probabilities for each factor, ``[s_f]``.
+        step: from 0, for preferences that change with it.
+        joint: whether the joint information is computed.
+
+    Returns:
+        Scalars in nats.
+
+    >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
+    >>> round(float(step_terms(model, model.D).neg_efe), 4)  # log(2), to be told where one is
+    0.6931
+    """
     observations = predict_observations(model, beliefs)
     pragmatic = utility(model, observations, step)
     separate = gain.state_information_gain_per_modality(model, beliefs)

@@ -187,6 +187,11 @@ def likelihood_information_gain_product(
 
     It counts pairs of a state and an observation that never come together.
 
+    Args:
+        model: the model.
+        counts: Dirichlet counts of A, one array of its shape for each modality.
+        beliefs: predicted probabilities for each factor, ``[s_f]``.
+
     >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> float(likelihood_information_gain_product(model, [jnp.ones((2, 2))], model.D))
     0.5
@@ -224,6 +229,11 @@ def transition_information_gain_product(
     model: POMDP, counts: Sequence[Array], beliefs: Sequence[Array]
 ) -> tuple[Array, ...]:
     """The product form for B, ``sum_s' q(s') sum_s q(s) (1 / b_s' - 1 / b_0)``, ``[u_f]``.
+
+    Args:
+        model: the model.
+        counts: Dirichlet counts of B, one array of its shape for each factor.
+        beliefs: probabilities of the states before the transition, ``[s_f]``.
 
     >>> model = POMDP([jnp.eye(2)], [jnp.ones((2, 2, 1)) / 2], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> transition_information_gain_product(model, [2 * model.B[0]], model.D)[0].tolist()

@@ -69,7 +69,12 @@ def enumerate_policies(model: POMDP, horizon: int) -> np.ndarray:
 
 
 def check_policies(model: POMDP, policies: Array | np.ndarray) -> None:
-    """Refuse policies of the wrong shape, or concrete ones with controls that do not exist."""
+    """Refuse policies of the wrong shape, or concrete ones with controls that do not exist.
+
+    >>> see, move = jnp.eye(2), jnp.ones((2, 2, 2)) / 2
+    >>> model = POMDP([see], [move], [jnp.zeros(2)], [jnp.ones(2) / 2])
+    >>> check_policies(model, np.array([[[0]], [[1]]]))
+    """
     wanted = f"[p, horizon, {len(model.B)}]"
     if policies.ndim != 3 or policies.shape[2] != len(model.B) or 0 in policies.shape[:2]:
         raise ValueError(f"policies must have shape {wanted}, got {list(policies.shape)}")

@@ -227,8 +227,17 @@ def contract(tensor: Array, weights: Mapping[int | tuple[int, ...], Array]) -> A
 def check_beliefs(model: POMDP, beliefs: Sequence[Array], name: str) -> tuple[Array, ...]:
     """Beliefs in the model's dtype, one per factor.
 
+    Args:
+        model: the model.
+        beliefs: probabilities for each factor, ``[s_f]``.
+        name: what an error should call them.
+
     Raises:
-        ValueError: when there is not one ``[s_f]`` for each factor; ``name`` is what it calls them.
+        ValueError: when there is not one ``[s_f]`` for each factor.
+
+    >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
+    >>> check_beliefs(model, [jnp.array([1, 0])], "beliefs")[0].tolist()
+    [1.0, 0.0]
     """
     if len(beliefs) != len(model.D):
         raise ValueError(
