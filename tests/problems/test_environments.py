@@ -8,13 +8,13 @@ import pytest
 from vfejax.inference import active_inference
 from vfejax.inference.policies import enumerate_policies
 from vfejax.inference.pomdp import check_model
-from vfejax.problems import environments
+from vfejax.problems import environments, grid_world
 from vfejax.problems.episodes import run_episode
 
 WORLDS = {
     "bandit": lambda: environments.bandit(jnp.array([0.2, 0.5, 0.9])),
     "t-maze": lambda: environments.t_maze(validity=0.9),
-    "grid": lambda: environments.grid_world(slip=0.1, validity=0.8),
+    "grid": lambda: grid_world.grid_world(slip=0.1, validity=0.8),
     "cue chain": lambda: environments.cue_chain(3, 3),
     "random": lambda: environments.random_model(jax.random.key(0), [3, 2], [4, 2], [2, 1]),
 }
@@ -52,8 +52,8 @@ def test_a_world_behaves_as_its_model_says():
 
 
 def test_walls_stop_moves_and_goals_keep():
-    model = environments.grid_world("#####\n#S.1#\n#.#T#")
-    grid = environments.read_map("#####\n#S.1#\n#.#T#")
+    model = grid_world.grid_world("#####\n#S.1#\n#.#T#")
+    grid = grid_world.read_map("#####\n#S.1#\n#.#T#")
     assert grid.cells.tolist() == [[1, 1], [1, 2], [1, 3], [2, 1], [2, 3]]
     targets = np.asarray(model.B[0]).argmax(axis=0)  # [place, control]
     assert targets[0].tolist() == [0, 1, 3, 0, 0]
@@ -74,14 +74,14 @@ def test_walls_stop_moves_and_goals_keep():
 )
 def test_a_map_that_cannot_be_read_names_its_fault(text, message):
     with pytest.raises(ValueError, match=message):
-        environments.grid_world(text)
+        grid_world.grid_world(text)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: environments.t_maze(validity=1.5), "validity must be a probability, got 1.5"),
-        (lambda: environments.grid_world(slip=-0.1), "slip must be a probability, got -0.1"),
+        (lambda: grid_world.grid_world(slip=-0.1), "slip must be a probability, got -0.1"),
         (lambda: environments.bandit(jnp.ones(1)), r"chances must have shape \[k\], k at least 2"),
         (lambda: environments.cue_chain(0), "length must be at least 1 and sides 2, got 0 and 2"),
     ],
@@ -117,11 +117,11 @@ def test_an_agent_that_values_information_asks_first_and_one_that_does_not_canno
 
 @pytest.mark.slow
 def test_the_map_that_ships_needs_the_cue():
-    model = environments.grid_world()
+    model = grid_world.grid_world()
     every = enumerate_policies(model, 4)
     right, _, episodes = rewards(model, active_inference.policy_planner(every), 9, 16)
     assert right == 1.0
-    cue = environments.read_map(environments.EXAMPLE_MAP).cues[0]
+    cue = grid_world.read_map(grid_world.EXAMPLE_MAP).cues[0]
     assert (np.asarray(episodes.states)[:, :, 0] == cue).any(axis=1).all()
     greedy, _, _ = rewards(model, active_inference.utility_planner(every), 9, 16)
     assert greedy < 0.8

@@ -178,6 +178,7 @@ def agent(
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([0.5, 0.5])])
+    >>> import jax
     >>> chooser = agent(model, policy_planner(enumerate_policies(model, 1)), temperature=0)
     >>> state, decision = chooser.step(chooser.init(), jnp.array([0]), jax.random.key(0))
     >>> decision.action.tolist()
