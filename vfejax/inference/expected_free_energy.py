@@ -78,7 +78,7 @@ class StepTerms(NamedTuple):
 
 
 def predict_all_controls(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array, ...]:
-    """Beliefs about the next state of each factor under each of its controls, ``[s_f, u_f]``.
+    """Beliefs about the next state of each factor under each of its controls, ``[u_f, s_f]``.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.zeros(2)], [jnp.array([1.0, 0.0])])
@@ -86,7 +86,10 @@ def predict_all_controls(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array,
     [[1.0, 0.0], [0.0, 1.0]]
     """
     return tuple(
-        contract(transition, {axis + 1: beliefs[d] for axis, d in enumerate(factors)})
+        contract(
+            jnp.moveaxis(transition, -1, 0),
+            {axis + 2: beliefs[d] for axis, d in enumerate(factors)},
+        )
         for transition, factors in zip(model.B, model.B_dependencies, strict=True)
     )
 
@@ -151,7 +154,7 @@ def _levels(model: POMDP, beliefs: Sequence[Array], tree: PolicyTree) -> Iterato
     nodes = tuple(q[None] for q in beliefs)
     for parents, actions in zip(tree.parents, tree.actions, strict=True):
         after = jax.vmap(lambda *q: predict_all_controls(model, q))(*nodes)
-        own = tuple(x[parents, :, actions[:, f]] for f, x in enumerate(after))
+        own = tuple(x[parents, actions[:, f]] for f, x in enumerate(after))
         yield nodes, parents, actions, own
         nodes = own
 

@@ -131,9 +131,7 @@ def _outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
 def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int) -> Array:
     """G of every action at every node: beliefs ``[n, s_f]`` to ``[n, u]``."""
     after = jax.vmap(lambda *q: predict_all_controls(model, q))(*beliefs)
-    own = tuple(
-        jnp.moveaxis(x[:, :, search.controls[:, f]], 1, 2) for f, x in enumerate(after)
-    )  # [n, u, s_f]
+    own = tuple(x[:, search.controls[:, f]] for f, x in enumerate(after))  # [n, u, s_f]
     n, u = own[0].shape[:2]
     flat = tuple(x.reshape(n * u, -1) for x in own)
     now = jax.vmap(lambda *q: step_terms(model, q, step, search.joint).neg_efe)(*flat)
@@ -201,7 +199,7 @@ def relaxed_neg_efe(model: POMDP, beliefs: Sequence[Array], controls: Sequence[A
     for step in range(horizon):
         after = predict_all_controls(model, nodes)
         nodes = tuple(
-            contract(x, {1: row[step].astype(x.dtype)})
+            contract(x, {0: row[step].astype(x.dtype)})
             for x, row in zip(after, controls, strict=True)
         )
         total += step_terms(model, nodes, step).neg_efe
