@@ -52,7 +52,8 @@ def cases(quick: bool) -> dict[str, tuple[POMDP, int]]:
     large = random_model(jax.random.key(0), [size], [size], [4])
     horizons = (1, 2) if quick else (1, 2, 3, 4, 6)
     found |= {f"{size} states, horizon {h}": (large, h) for h in horizons}
-    return found | {f"grid {size}, horizon 3": (grid(size), 3) for size in ((4,) if quick else (15,))}
+    side = 4 if quick else 15
+    return found | {f"grid {side}, horizon 3": (grid(side), 3)}
 
 
 def ours(model: POMDP, horizon: int) -> Callable:

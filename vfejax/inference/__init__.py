@@ -4,6 +4,7 @@ generalised coordinates, and active inference.
 
 from vfejax.inference import (
     active_inference,
+    behaviour,
     chains,
     dynamic_expectation_maximization,
     elbo,
@@ -35,6 +36,7 @@ from vfejax.inference import (
 
 __all__ = [
     "active_inference",
+    "behaviour",
     "chains",
     "dynamic_expectation_maximization",
     "elbo",

@@ -1,0 +1,64 @@
+"""Fitting an agent to what it did."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.inference.active_inference import agent, policy_planner
+from vfejax.inference.behaviour import behaviour_log_likelihood
+from vfejax.inference.policies import enumerate_policies
+from vfejax.problems.environments import bandit, process
+from vfejax.problems.episodes import run_episode
+
+
+def chooser(preference):
+    """A player of two arms, whose wish for a payment is to be found, and its way to plan."""
+    model = bandit(jnp.array([0.3, 0.7]), reward=0.0)
+    model = model.replace(C=[jnp.zeros(3).at[2].set(preference), model.C[1]])
+    return model, policy_planner(enumerate_policies(model, 1), gamma=1.0)
+
+
+@pytest.fixture(scope="module")
+def histories():
+    """What 300 players with a wish of 2 nats saw and did in 12 moments."""
+    model, planner = chooser(2.0)
+    player, world = agent(model, planner), process(model)
+    keys = jax.random.split(jax.random.key(0), 300)
+    episodes = jax.jit(jax.vmap(lambda key: run_episode(player, world, key, 12)))(keys)
+    return episodes.observations, episodes.decisions
+
+
+def test_the_likelihood_is_that_of_the_agents_own_plans(histories):
+    observations, decisions = histories
+    model, planner = chooser(2.0)
+    find = jax.jit(lambda o, a: behaviour_log_likelihood(model, planner, o, a))
+    found = find(observations[0], decisions.action[0])
+    chex.assert_trees_all_close(
+        found.controls, tuple(p[0] for p in decisions.plan.controls), atol=1e-6
+    )
+    taken = found.controls[0][jnp.arange(12), decisions.action[0, :, 0]]
+    chex.assert_trees_all_close(found.log_likelihood, jnp.log(taken).sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match="as many actions as observations, got 2 and 3"):
+        behaviour_log_likelihood(model, planner, observations[0, :3], decisions.action[0, :2])
+
+
+def test_a_wish_is_recovered_from_choices_by_gradients(histories):
+    observations, decisions = histories
+
+    def loss(preference):
+        model, planner = chooser(preference)
+
+        def one(o, a):
+            return behaviour_log_likelihood(model, planner, o, a).log_likelihood
+
+        return -jnp.mean(jax.vmap(one)(observations, decisions.action))
+
+    newton = jax.jit(lambda x: x - jax.grad(loss)(x) / jax.hessian(loss)(x))
+    found = jnp.asarray(1.0)
+    for _ in range(5):
+        found = newton(found)
+    spread = 1 / np.sqrt(300 * float(jax.jit(jax.hessian(loss))(found)))
+    assert abs(float(found) - 2.0) < 3 * spread
+    assert spread < 0.2
