@@ -3,6 +3,7 @@ programs compiled quickly.
 """
 # ruff: noqa: E402 (JAX reads the environment when it is imported)
 
+import gc
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ if os.environ["JAX_PLATFORMS"] == "cuda":
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["VFEJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="vfejax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["VFEJAX_TEST_CACHE"]
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 # Most tests are nearly all compilation, of programs that then run for milliseconds: XLA optimises
@@ -48,6 +49,11 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Traced programs are millions of small objects that live on, and Python's collector would look
+# through all of them again and again, for more than a second each time.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_unconfigure(config):
