@@ -290,7 +290,7 @@ def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_repor
 
 @pytest.mark.slow  # tests/training/test_sharding.py splits batches by default
 def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8", prepend=" ")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "run"
     process = start_process("--out", out, *TINY, command="train")
