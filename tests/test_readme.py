@@ -57,6 +57,11 @@ def test_beliefs_with_inertia_lose_energy_by_friction(printed):
 
 
 @pytest.mark.slow
+def test_an_agent_asks_first_and_is_rewarded(printed):
+    assert _numbers(printed, r"asked the cue first: (\d+)%, rewarded: (\d+)%") == [100, 100]
+
+
+@pytest.mark.slow
 def test_a_field_is_as_long_as_its_circle(printed):
     (length,) = _numbers(printed, r"once around: (\S+) root nats")
     # Radius 1 and standard deviation 0.1; central differences take away h^2 / 6, which is 0.2 %.

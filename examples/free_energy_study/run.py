@@ -1,11 +1,12 @@
 """Free-energy language models beside the references: the study that README.md describes.
 
     python examples/free_energy_study/run.py --text shakespeare=FILE --text wikitext=FILE \
-        [--arms vfe gpt-modern] [--ablations] [--seeds 3] [--lanes 12] [--out FOLDER] [--report]
-        [--pace]
+        [--arms vfe gpt-modern | --ablations] [--seeds 3] [--lanes 12] [--out FOLDER]
+        [--report | --pace]
 
 Every finished run is a line of ``runs.jsonl`` in the folder, and is not run again. Tables and
-picture are made of what is there. ``--pace`` trains nothing to the end: it measures what an update
+picture are made of what is there; the folder ``measured`` here keeps the lines that the
+documentation shows. ``--pace`` trains nothing to the end: it measures what an update
 of each arm costs, arm after arm in one process on this machine, for the picture's axis of time.
 Batches, optimiser, choice of rates and statistics are those of ``benchmarks/language_models.py``.
 """
@@ -26,7 +27,6 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import language_models as benchmark
 
-RATE_SEEDS = 3
 ROUNDS = 5  # the fastest of these counts
 
 
@@ -35,18 +35,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--text", action="append", help="NAME=FILE, or a bare name for the help topics of Python"
     )
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(MODELS))
-    parser.add_argument("--ablations", action="store_true", help="those of vfe besides --arms")
+    arms = parser.add_mutually_exclusive_group()
+    arms.add_argument("--arms", nargs="+", choices=ARMS, default=list(MODELS))
+    arms.add_argument("--ablations", action="store_true", help="those of vfe, small")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000, help="updates, a multiple of 200")
+    parser.add_argument("--rate-seeds", type=int, default=1, help="seeds per rate tried")
+    parser.add_argument(
+        "--steps", type=int, help="updates, a multiple of 200; by default 2000, of ablations 1000"
+    )
     parser.add_argument("--lanes", type=int, default=1, help="runs trained side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/free_energy_study"))
     parser.add_argument("--report", action="store_true", help="show what is there, train nothing")
     parser.add_argument("--pace", action="store_true", help="measure seconds per update only")
     options = parser.parse_args(arguments)
-    for name in ("seeds", "lanes"):
+    if options.steps is None:
+        options.steps = 1000 if options.ablations else 2000
+    for name in ("seeds", "rate_seeds", "lanes"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag} must be at least 1, got {getattr(options, name)}")
     if options.steps < 200 or options.steps % 200:
         parser.error(f"--steps must be a positive multiple of 200, got {options.steps}")
     return options
@@ -54,14 +61,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def plan_of(options: argparse.Namespace) -> benchmark.Plan:
     """What is to be there at the end."""
-    names = [*options.arms, *(ABLATIONS if options.ablations else ())]
-    names = list(dict.fromkeys(names))
+    names = list(ABLATIONS) if options.ablations else list(dict.fromkeys(options.arms))
     benchmark.ARMS.update({name: (ARMS[name].model, options_of(ARMS[name])) for name in names})
     texts = [benchmark.load(argument) for argument in options.text or ["topics"]]
-    seeds = range(options.seeds)
-    return benchmark.Plan(
-        names, texts, seeds, list(benchmark.RATES), range(RATE_SEEDS), options.steps
-    )
+    seeds, rate_seeds = range(options.seeds), range(options.rate_seeds)
+    return benchmark.Plan(names, texts, seeds, list(benchmark.RATES), rate_seeds, options.steps)
 
 
 def paces(plan: benchmark.Plan) -> dict[str, float]:
@@ -94,8 +98,8 @@ def pace_table(measured: dict[str, float]) -> list[str]:
 
 
 def report(plan: benchmark.Plan, results: benchmark.Results, measured: dict[str, float]) -> str:
-    """Losses by rate, losses with their spread over seeds, differences to gpt-modern, and what an
-    update costs.
+    """Losses by rate, losses with their spread over seeds, what the VFE transformer has more than
+    the others, and what an update costs.
     """
     lines = [*benchmark.rate_table(plan, results), "", *benchmark.loss_table(plan, results), ""]
     lines += ["| model | " + " | ".join(text.name for text in plan.texts) + " |"]
@@ -107,9 +111,9 @@ def report(plan: benchmark.Plan, results: benchmark.Results, measured: dict[str,
             mean, half = benchmark.interval(losses) if losses else (0.0, 0.0)
             cells.append(f"{mean:.4f} ± {half:.4f}" if losses else "")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    if "gpt-modern" in plan.arms:
-        others = [arm for arm in plan.arms if arm != "gpt-modern"]
-        lines += ["", *benchmark.difference_table(plan, results, "gpt-modern", others)]
+    for first in {"vfe", "small vfe"} & set(plan.arms):
+        others = [arm for arm in plan.arms if arm != first]
+        lines += ["", *benchmark.difference_table(plan, results, first, others)]
     if measured:
         lines += ["", *pace_table(measured)]
     return "\n".join([*lines, ""])
@@ -128,8 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
         benchmark.train_missing(plan, results, options.lanes)
     measured = json.loads(pace.read_text()) if pace.exists() else {}
     text = report(plan, results, measured)
-    (options.out / "tables.md").write_text(text)
-    draw(plan, results, measured).savefig(options.out / "curves.png")
+    name = "ablations" if options.ablations else "models"
+    (options.out / f"{name}.md").write_text(text)
+    draw(plan, results, measured).savefig(options.out / f"{name}.png")
     print(text)
     return text
 

@@ -35,10 +35,11 @@ def test_arms_have_equal_parameters(load):
     for name, arm in arms.ARMS.items():
         config = table.MODELS[arm.model].config(**arms.options_of(arm))
         sizes[name] = arms.count(arm.model, config)
-    assert sizes.pop("vfe, no feed-forward") < 0.3 * arms.PARAMETERS
-    assert sizes.pop("gpt-modern") == arms.PARAMETERS
+    assert sizes.pop("no feed-forward") < 0.3 * arms.SMALL
+    assert sizes["gpt-modern"] == arms.PARAMETERS
     for name, size in sizes.items():
-        assert abs(size - arms.PARAMETERS) < 0.005 * arms.PARAMETERS, name
+        aim = arms.PARAMETERS if name in arms.MODELS else arms.SMALL
+        assert abs(size - aim) < 0.005 * aim, name
 
 
 @pytest.mark.slow
@@ -51,7 +52,6 @@ def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monke
     }
     monkeypatch.setattr(run, "ARMS", tiny)
     monkeypatch.setattr(run, "ROUNDS", 1)
-    monkeypatch.setattr(run, "RATE_SEEDS", 1)
     text = tmp_path / "text"
     text.write_text("to be or not to be, that is the question. " * 60)
     out = tmp_path / "study"
@@ -68,8 +68,8 @@ def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monke
     assert len(final) == 4
     assert all(0 < loss < 4 for loss in final)
     assert "| transformer | " in tables
-    assert (out / "tables.md").read_text() == tables
-    assert matplotlib.image.imread(out / "curves.png").std() > 0
+    assert (out / "models.md").read_text() == tables
+    assert matplotlib.image.imread(out / "models.png").std() > 0
 
     assert run.main([*common, "--arms", "gpt-modern", "transformer", "--report"]) == tables
     timed = run.main([*common, "--arms", "gpt-modern", "transformer", "--pace"])

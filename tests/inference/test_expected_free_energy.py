@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import digamma, gammaln
 
-from tests.helpers import pomdp_oracle
+from helpers import pomdp_oracle
 from vfejax.inference import information_gain as gain
 from vfejax.inference.expected_free_energy import expected_free_energy
 from vfejax.inference.policies import enumerate_policies

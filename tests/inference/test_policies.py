@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import pomdp_oracle
+from helpers import pomdp_oracle
 from vfejax.inference import policies
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import betaln
 
-from tests.helpers import pomdp_oracle
+from helpers import pomdp_oracle
 from vfejax.inference.pomdp import learning, reduction, windows
 
 
