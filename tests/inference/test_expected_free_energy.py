@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import pomdp_oracle
 from scipy.special import digamma, gammaln
 
-from helpers import pomdp_oracle
 from vfejax.inference import information_gain as gain
 from vfejax.inference.expected_free_energy import expected_free_energy
 from vfejax.inference.policies import enumerate_policies

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from helpers import pomdp_oracle
+
 from vfejax.inference import planning
 from vfejax.inference.expected_free_energy import expected_free_energy, step_terms
 from vfejax.inference.policies import enumerate_policies

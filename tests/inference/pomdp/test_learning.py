@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import pomdp_oracle
 from scipy.special import betaln
 
-from helpers import pomdp_oracle
 from vfejax.inference.pomdp import learning, reduction, windows
 
 

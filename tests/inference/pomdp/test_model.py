@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from helpers import pomdp_oracle
+
 from vfejax.inference.pomdp import POMDP, check_model
 
 SEE, MOVE = jnp.eye(2), jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from helpers import pomdp_oracle
+
 from vfejax.inference.pomdp import (
     POMDP,
     exact_posterior,
