@@ -27,6 +27,7 @@ import numpy as np
 from vfejax.inference.expected_free_energy import expected_free_energy
 from vfejax.inference.policies import enumerate_policies, policy_posterior
 from vfejax.inference.pomdp import POMDP, infer_states
+from vfejax.inference.pomdp.pymdp_arrays import to_pymdp
 from vfejax.problems.environments import random_model, t_maze
 from vfejax.problems.grid_world import grid_world
 
@@ -73,17 +74,7 @@ def ours(model: POMDP, horizon: int) -> Callable:
 
 def theirs(model: POMDP, horizon: int, batch: int) -> tuple[Any, Callable]:
     """The same by pymdp: the agent, and a step of it."""
-    agent = Agent(
-        list(model.A),
-        list(model.B),
-        list(model.C),
-        list(model.D),
-        A_dependencies=[list(row) for row in model.A_dependencies],
-        B_dependencies=[list(row) for row in model.B_dependencies],
-        policy_len=horizon,
-        batch_size=batch,
-        gamma=1.0,
-    )
+    agent = Agent(**to_pymdp(model), policy_len=horizon, batch_size=batch, gamma=1.0)
 
     def step(agent: Any, observations: list, priors: list) -> tuple:
         beliefs = agent.infer_states(observations, priors)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import pomdp_oracle
 
-from vfejax.inference.pomdp import POMDP, check_model
+from vfejax.inference.pomdp import POMDP, check_model, pymdp_arrays
 
 SEE, MOVE = jnp.eye(2), jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)
 EVEN, FLAT = jnp.array([0.5, 0.5]), jnp.zeros(2)
@@ -77,3 +77,14 @@ def test_numbers_that_cannot_be_are_named(arrays, message):
 def test_only_its_own_arrays_are_replaced():
     with pytest.raises(ValueError, match="a POMDP has A, B, C, D and E, got 'F'"):
         POMDP([SEE], [MOVE], [FLAT], [EVEN]).replace(F=1)
+
+
+def test_arrays_of_pymdp_make_the_same_model(rng):
+    model = pomdp_oracle.three_factors(rng, jnp.float64)
+    given = pymdp_arrays.to_pymdp(model)
+    chex.assert_trees_all_equal(pymdp_arrays.from_pymdp(**given), model)
+    batch = {name: [np.stack([x, x]) for x in given[name]] for name in "ABCD"}
+    chex.assert_trees_all_equal(pymdp_arrays.from_pymdp(**(given | batch), batched=True), model)
+    objects = np.empty(2, object)
+    objects[:] = [np.asarray(a) for a in given["A"]]
+    chex.assert_trees_all_equal(pymdp_arrays.from_pymdp(**(given | {"A": objects})), model)
