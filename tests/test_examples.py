@@ -227,6 +227,8 @@ def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
 @pytest.mark.usefixtures("library_promotion")
 def test_predictive_coding_and_backpropagation_learn_the_spirals(capsys):
     example = _load("predictive_coding")
-    results = example.main(["--seeds", "2", "--steps", "150"])
+    results = example.main(["--seeds", "2", "--steps", "400"])
     assert capsys.readouterr().out.count("accuracy") == 2
-    assert all(accuracy.mean() > 0.55 for accuracy in results.values())
+    # Guessing has 0.5. Of points near the border between the arms both leave some.
+    assert results["predictive coding"].mean() > 0.9
+    assert results["backpropagation"].mean() > 0.95
