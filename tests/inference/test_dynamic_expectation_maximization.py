@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vfejax.inference import _learning_steps as steps
 from vfejax.inference import dynamic_expectation_maximization as dem
 from vfejax.inference import generalized_filtering as gf
 from vfejax.inference import hierarchical_models as hm
@@ -71,9 +72,9 @@ def test_parameter_step_is_bayesian_linear_regression():
     path = hm.Path((jnp.asarray(rng.normal(size=(4, ORDER, 1))),), (jnp.zeros((4, 1, 0)),))
     tiny = 1e-12 * jnp.broadcast_to(jnp.eye(ORDER), (4, ORDER, ORDER))
     seen = hm.observation(model, path.states[0])
-    beliefs = dem._Beliefs(seen, path, tiny)
+    beliefs = steps.Beliefs(seen, path, tiny)
     state = dem.LearningState(prior.parameters, hyper)
-    found, factor, squares = jax.jit(lambda: dem._parameter_step(model, prior, beliefs, state))()
+    found, factor, squares = jax.jit(lambda: steps._parameter_step(model, prior, beliefs, state))()
     weights = np.asarray(gf.temporal_covariance(ORDER - 1, SMOOTH))
     weights = np.linalg.inv(weights)
     x = np.asarray(path.states[0][..., 0])

@@ -242,7 +242,8 @@ def learn(
     >>> prior = Prior(parameters, jax.tree.map(jnp.ones_like, parameters), state.hyper, 1.0)
     >>> path = jax.tree.map(lambda x: x[None], rest(model))
     >>> beliefs = Beliefs(observation(model, jnp.ones((1, 2, 4))), path, jnp.eye(5)[None])
-    >>> bool(learn(model, prior, beliefs, state)[1] <= free_energy(model, prior, beliefs, state))
+    >>> before = jax.jit(lambda b: free_energy(model, prior, b, state))(beliefs)
+    >>> bool(jax.jit(lambda b: learn(model, prior, b, state)[1])(beliefs) <= before)
     True
     """
     parameters, factor, squares = _parameter_step(model, prior, beliefs, state)
@@ -270,7 +271,7 @@ def free_energy(model: Model, prior: Prior, beliefs: Beliefs, state: LearningSta
     >>> prior = Prior(parameters, jax.tree.map(jnp.ones_like, parameters), state.hyper, 1.0)
     >>> path = jax.tree.map(lambda x: x[None], rest(model))
     >>> beliefs = Beliefs(observation(model, jnp.ones((1, 2, 4))), path, jnp.eye(5)[None])
-    >>> free_energy(model, prior, beliefs, state).shape
+    >>> jax.jit(lambda b: free_energy(model, prior, b, state))(beliefs).shape
     ()
     """
     errors = _parameter_errors(model, prior, beliefs, state)
