@@ -24,7 +24,7 @@ def _curve(plan: Any, results: Any, arm: str, text: Any) -> np.ndarray | None:
 
 def draw(plan: Any, results: Any, paces: Mapping[str, float]) -> Figure:
     """One row of panels for each text: by tokens, and by time where ``paces`` has the seconds of an
-    arm's update.
+    arm's update. Losses above that of a uniform guess are beyond the panels.
     """
     figure = new_figure(2.9 * len(plan.texts) + 0.6)
     axes = figure.subplots(len(plan.texts), 2, squeeze=False, sharey="row")
@@ -44,6 +44,12 @@ def draw(plan: Any, results: Any, paces: Mapping[str, float]) -> Figure:
                 row[1].plot(minutes, smooth, style, color=colour)
         style_axes(row[0], xlabel="tokens (millions)", ylabel="loss (nats)", title=text.name)
         style_axes(row[1], xlabel="training time (minutes)", title="the same by time")
-    if axes[0, 0].lines:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        lowest = [np.nanmin(line.get_ydata()) for line in row[0].lines]
+        if lowest:
+            row[0].set_ylim(min(lowest) - 0.1, np.log(text.corpus.vocabulary.size))
+    shown = {line.get_label(): line for line in (line for row in axes for line in row[0].lines)}
+    if shown:
+        names = [arm for arm in plan.arms if arm in shown]
+        lines = [shown[arm] for arm in names]
+        figure.legend(lines, names, loc="outside lower center", ncols=5, frameon=False)
     return figure

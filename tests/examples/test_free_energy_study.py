@@ -47,8 +47,8 @@ def test_arms_have_equal_parameters(load):
 def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monkeypatch, capsys):
     run, arms = load("run"), load("arms")
     tiny = {
-        "gpt-modern": arms.Arm("gpt-modern", TINY, sized=False),
-        "transformer": arms.Arm("transformer", TINY, sized=False),
+        "gpt-modern": arms.Arm("gpt-modern", TINY),
+        "transformer": arms.Arm("transformer", TINY),
     }
     monkeypatch.setattr(run, "ARMS", tiny)
     monkeypatch.setattr(run, "ROUNDS", 1)
