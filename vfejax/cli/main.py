@@ -40,6 +40,11 @@ COMMANDS = {
         "filter.command",
         "FILE, --states or --horizon",
     ),
+    "plan": Command(
+        "agents perceive, plan and act by their expected free energy",
+        "plan.command",
+        "--horizon, --batch, --length or --outcomes",
+    ),
     "train": Command(
         "a next-token model learns a text",
         "train.command",

@@ -1,0 +1,1 @@
+"""``vfejax plan``: options, worlds, episodes and pictures."""

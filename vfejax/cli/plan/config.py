@@ -1,0 +1,183 @@
+"""Options of ``vfejax plan``: their meaning, their defaults, their limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from vfejax.cli import options as configuration
+from vfejax.cli.limits import check, check_counts, check_numbers, check_run
+from vfejax.cli.options import RunOptions, flag
+
+__all__ = ["PlanConfig", "check_values", "learned", "parse"]
+
+_OF_WORLDS = {
+    "map": ("grid",),
+    "reward": ("grid", "tmaze", "bandit", "cue-chain"),
+    "punishment": ("grid", "tmaze"),
+    "validity": ("grid", "tmaze"),
+    "slip": ("grid",),
+    "chances": ("bandit",),
+    "cues": ("cue-chain",),
+    "sides": ("cue-chain",),
+    "states": ("random",),
+    "observations": ("random",),
+    "controls": ("random",),
+}
+"""The worlds that each option of a world belongs to."""
+
+
+@dataclass(frozen=True)
+class PlanConfig(RunOptions):
+    """Agents perceive, plan and act in a world, by their expected free energy.
+
+    Without arguments: a grid world in which a reward waits behind one of two doors and a cue,
+    which is on another way, tells behind which.
+    """
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every")
+    INPUTS: ClassVar[tuple[str, ...]] = ("map",)
+
+    out: Path = Path("runs/plan")
+    """Run directory to create."""
+    seed: int = 0
+    """Seed of the worlds, of what agents observe and draw, and of the random world."""
+
+    env: Literal["grid", "tmaze", "bandit", "cue-chain", "random"] = "grid"
+    """World: a grid from a text map, a T-maze with a cue, a bandit, a chain of cues that must be
+    visited in order, or a random model.
+    """
+    map: Path | None = None
+    """Text map of the grid world: # wall, . free, S start, C cue, T trap, 1 to 9 places where the
+    reward may be. By default the map of the package.
+    """
+    reward: float | None = None
+    """Log preference for the reward, in nats; 3 by default, 1 for the bandit."""
+    punishment: float | None = None
+    """Minus the log preference for a trap or a place without the reward, in nats; 6 by default."""
+    validity: float | None = None
+    """Probability that a cue of grid and tmaze tells the truth; 1 by default."""
+    slip: float | None = None
+    """Probability that a move on the grid is not made; 0 by default."""
+    chances: Annotated[tuple[float, ...], tyro.conf.arg(metavar="CHANCE...")] = ()
+    """Probabilities with which the arms of the bandit pay; 0.1 0.5 0.9 by default."""
+    cues: int | None = None
+    """Cues of the chain; 2 by default."""
+    sides: int | None = None
+    """Places at the end of the chain of cues where the reward may be; 2 by default."""
+    states: int | None = None
+    """Number of states of the random world; 8 by default."""
+    observations: int | None = None
+    """Number of observations of the random world; 8 by default."""
+    controls: int | None = None
+    """Number of controls of the random world; 3 by default."""
+
+    steps: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 12
+    """Number of episodes, each of all agents of the batch."""
+    log_every: int = 1
+    """Episodes between rows of metrics.csv, which are means over them; also the number of episodes
+    compiled into one call.
+    """
+    checkpoint_every: int = 4
+    """Episodes between checkpoints, a multiple of --log-every."""
+    length: int = 10
+    """Observations of an episode, each followed by an action."""
+    batch: int = 16
+    """Agents side by side, each in a world of its own."""
+
+    planner: Literal["policies", "sophisticated", "greedy", "utility", "gradient"] = "policies"
+    """How agents plan: by all sequences of actions (policies), by a tree of actions and outcomes
+    (sophisticated), one step ahead (greedy), by preferences without any value of information
+    (utility), or by gradient on relaxed policies (gradient).
+    """
+    horizon: int = 5
+    """Steps that agents look ahead; greedy agents look one step ahead."""
+    outcomes: int | None = None
+    """Most probable outcomes that sophisticated planning follows after each action; all by default.
+    """
+    gamma: float = 16.0
+    """Precision of the choice between policies: probabilities are exp(-gamma G), normalised."""
+    temperature: float = 1.0
+    """Temperature of drawn actions; 0 takes the most probable one."""
+    learn: str | None = None
+    """Arrays that agents learn by Dirichlet counts over all episodes, letters of ABCDE separated by
+    commas. By default they know the world.
+    """
+    learning_rate: float = 1.0
+    """Count that one event adds to what is learned."""
+    forgetting: float = 0.0
+    """Share of all counts that is lost with each update, from 0 to 1."""
+
+    precision: Literal["float32", "float64"] = "float32"
+    """Floating-point precision of beliefs and values."""
+
+
+def parse(arguments: Sequence[str]) -> PlanConfig:
+    """Flags over the configuration file (or, with --resume, over the run's own configuration) over
+    the defaults.
+    """
+    return configuration.parse_run(PlanConfig, arguments, program="vfejax plan")
+
+
+def learned(config: PlanConfig) -> str:
+    """The letters of ``--learn``, in alphabetical order.
+
+    >>> learned(PlanConfig(learn="B, A"))
+    'AB'
+    """
+    given = (config.learn or "").split(",")
+    return "".join(sorted({name.strip() for name in given if name.strip()}))
+
+
+def check_values(config: PlanConfig) -> None:
+    """Raise a UserError that names the option and its limits for the first value that is out of
+    them.
+    """
+    check_run(config)
+    check_counts(config, ["length", "batch", "horizon"], 1)
+    check_numbers(config, ["gamma", "temperature"], positive=False)
+    _check_world(config)
+    _check_planner(config)
+    _check_learning(config)
+
+
+def _check_world(config: PlanConfig) -> None:
+    for name, worlds in _OF_WORLDS.items():
+        value = getattr(config, name)
+        if value is None or value == ():
+            continue
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        requirement = f"left out with --env {config.env}; it belongs to {' and '.join(worlds)}"
+        check(config.env in worlds, name, shown, requirement)
+        if name in ("validity", "slip"):
+            check(0 <= value <= 1, name, value, "a probability, from 0 to 1")
+        elif name in ("reward", "punishment"):
+            check_numbers(config, [name], positive=False)
+        elif name == "chances":
+            fits = len(value) > 1 and all(0 <= chance <= 1 for chance in value)
+            check(fits, name, shown, "two or more probabilities, from 0 to 1")
+        elif name != "map":
+            least = 1 if name == "cues" else 2
+            check(least <= value <= 1000, name, value, f"at least {least} and at most 1000")
+
+
+def _check_planner(config: PlanConfig) -> None:
+    if config.outcomes is not None:
+        check_counts(config, ["outcomes"], 1)
+        fits = config.planner == "sophisticated"
+        requirement = f"left out with --planner {config.planner}; it needs sophisticated"
+        check(fits, "outcomes", config.outcomes, requirement)
+
+
+def _check_learning(config: PlanConfig) -> None:
+    if config.learn is not None:
+        fits = bool(learned(config)) and set(learned(config)) <= set("ABCDE")
+        check(fits, "learn", repr(config.learn), "letters of ABCDE, separated by commas")
+    check_numbers(config, ["learning_rate"], positive=True)
+    check(0 <= config.forgetting <= 1, "forgetting", config.forgetting, "from 0 to 1")
+    for name in ("learning_rate", "forgetting"):
+        value = getattr(config, name)
+        fits = config.learn is not None or value == getattr(PlanConfig, name)
+        check(fits, name, value, f"left out without {flag('learn')}")
