@@ -80,12 +80,24 @@ _PLANNERS: dict[str, Callable[[PlanConfig, POMDP], Planner]] = {
 
 
 def planner(config: PlanConfig, model: POMDP, name: str) -> Planner:
-    """The planner of that name, with the horizon and the precision of the options."""
+    """How an agent plans.
+
+    Args:
+        config: the horizon, the precision and the outcomes that are followed.
+        model: of the agent.
+        name: of a planner, as ``--planner`` has them.
+    """
     return _PLANNERS[name](config, model)
 
 
 def build(config: PlanConfig, model: POMDP, name: str) -> Agent:
-    """An agent that plans as ``name`` says and tells a :class:`Moment` of every observation."""
+    """An agent that tells a :class:`Moment` of every observation.
+
+    Args:
+        config: the options of planning, and the temperature.
+        model: what it believes about the world.
+        name: of its planner, as ``--planner`` has them.
+    """
     agent = active_inference.agent(
         model, planner(config, model, name), temperature=config.temperature
     )

@@ -54,8 +54,14 @@ def score(problem: Problem, observations: Array) -> Score:
 
 
 def play(agent: Agent, world: Environment, config: PlanConfig, number: Array) -> Episode:
-    """The episode of that number, of all agents of the batch ``[b, t, ...]``: its worlds depend on
-    the seed and the number alone.
+    """One episode of all agents of the batch ``[b, t, ...]``: its worlds depend on the seed and the
+    number alone, so that other agents meet the same.
+
+    Args:
+        agent: who plays.
+        world: where.
+        config: the seed, the batch and the length.
+        number: of the episode, from 0.
     """
     key = jax.random.fold_in(random_key(config.seed), number)
     keys = jax.random.split(key, config.batch)

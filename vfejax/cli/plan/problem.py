@@ -1,7 +1,7 @@
 """The world that ``vfejax plan`` asks for: a model, what its numbers mean, and what the goal is."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     layout: GridMap | None = None
 
 
-def _given(config: PlanConfig, *names: str) -> dict[str, float]:
+def _given(config: PlanConfig, *names: str) -> dict[str, Any]:
     """The options of the world that were given, for the function that has their defaults."""
     return {n: getattr(config, n) for n in names if getattr(config, n) is not None}
 
