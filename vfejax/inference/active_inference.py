@@ -20,6 +20,7 @@ from vfejax.inference.policies import (
     policy_posterior,
     sample_action,
 )
+from vfejax.inference.pomdp.learning import Counts
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.inference.pomdp.prediction import predict_states
 from vfejax.inference.pomdp.states import infer_states
@@ -77,19 +78,23 @@ class Decision(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """An agent as two pure functions.
+    """An agent as two pure functions; what its state is made of is its own affair.
 
     Attributes:
         init: ``init() -> state``.
         step: ``step(state, observation, key, mask=None) -> (state, decision)``.
     """
 
-    init: Callable[[], AgentState]
-    step: Callable[..., tuple[AgentState, Decision]]
+    init: Callable[[], Any]
+    step: Callable[..., tuple[Any, Decision]]
 
 
 def policy_planner(
-    policies: np.ndarray, *, gamma: Array | float = 16.0, joint: bool = True
+    policies: np.ndarray,
+    *,
+    gamma: Array | float = 16.0,
+    joint: bool = True,
+    counts: Counts | None = None,
 ) -> Planner:
     """Plan by the expected free energy of listed policies, with the habits E of the model.
 
@@ -98,6 +103,7 @@ def policy_planner(
             :func:`vfejax.inference.policies.enumerate_policies`.
         gamma: precision of the choice.
         joint: whether information about states is that of all modalities together.
+        counts: with those of A and B, what is learned about them counts as well.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
@@ -106,8 +112,12 @@ def policy_planner(
     [0.047, 0.953]
     """
 
+    known = Counts() if counts is None else counts
+
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
-        values = expected_free_energy(model, beliefs, policies, joint=joint).neg_efe
+        values = expected_free_energy(
+            model, beliefs, policies, joint=joint, A_counts=known.A, B_counts=known.B
+        ).neg_efe
         posterior = policy_posterior(values, gamma, model.E)
         return Plan(posterior, values, action_marginals(model, policies, posterior))
 

@@ -19,6 +19,7 @@ from vfejax.types import Array
 __all__ = [
     "PolicyTree",
     "action_marginals",
+    "count_policies",
     "enumerate_policies",
     "policy_posterior",
     "policy_tree",
@@ -162,6 +163,28 @@ def action_marginals(
         jnp.zeros(size, posterior.dtype).at[policies[:, 0, f]].add(posterior)
         for f, size in enumerate(model.num_controls)
     )
+
+
+def count_policies(policies: Array, posterior: Array, action: Array) -> Array:
+    """Which policy was followed, from what was done: ``q(pi | u_1) ~ q(pi) [pi begins with u_1]``.
+
+    Args:
+        policies: integers ``[p, horizon, f]``.
+        posterior: probabilities of the policies before the action, ``[p]``.
+        action: the controls that were taken, integers ``[f]``.
+
+    Returns:
+        ``[p]``, with sum 1; zeros where no policy begins so.
+
+    >>> both = jnp.array([[[0]], [[1]]])
+    >>> count_policies(both, jnp.array([0.25, 0.75]), jnp.array([0])).tolist()
+    [1.0, 0.0]
+    """
+    first = jnp.asarray(policies, action.dtype)[:, 0]
+    begins = jnp.all(first == action[None], axis=1)
+    weights = jnp.where(begins, posterior, 0.0)
+    total = jnp.sum(weights)
+    return weights / jnp.where(total == 0, 1.0, total)
 
 
 def sample_action(

@@ -5,7 +5,8 @@ probability w adds w to the count of what happened:
 
     a <- f a + eta w        f: what is kept (1 keeps all), eta: learning rate
 
-With ``f = eta = 1`` and states that are known this is Bayes' rule. Preferences C are learned from
+With ``f = eta = 1`` and states that are known this is Bayes' rule. What is forgotten can return to
+the counts before all data instead of vanishing. Preferences C are learned from
 what was observed, as log probabilities of their counts. An entry whose count is 0 cannot happen and
 is never learned.
 """
@@ -24,7 +25,7 @@ from vfejax.types import Array
 __all__ = [
     "Counts",
     "count_likelihoods",
-    "count_start",
+    "count_observations",
     "count_transitions",
     "count_window",
     "counts_of",
@@ -132,6 +133,26 @@ def count_likelihoods(
     return tuple(found)
 
 
+def count_observations(
+    model: POMDP, observation: Sequence[Array], mask: Array | None = None
+) -> tuple[Array, ...]:
+    """How often each observation came at one moment, whatever the state: events of C, ``[o_m]``.
+
+    Args:
+        model: gives sizes.
+        observation: for each modality an integer.
+        mask: booleans ``[m]``, True where there is an observation.
+
+    >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
+    >>> count_observations(model, [1])[0].tolist()
+    [0.0, 1.0]
+    """
+    seen = [
+        jax.nn.one_hot(o, len(c), dtype=c.dtype) for o, c in zip(observation, model.C, strict=True)
+    ]
+    return tuple(x if mask is None else jnp.where(mask[m], x, 0.0) for m, x in enumerate(seen))
+
+
 def count_transitions(
     model: POMDP, action: Sequence[Array], before: Sequence[Array], after: Sequence[Array]
 ) -> tuple[Array, ...]:
@@ -213,32 +234,29 @@ def count_window(
     return Counts(
         A=tuple(jnp.sum(x, axis=0) for x in moments),
         B=tuple(moves),
-        D=count_start([q[0] for q in smoothed.states]),
+        D=tuple(q[0] for q in smoothed.states),
     )
 
 
-def count_start(beliefs: Sequence[Array]) -> tuple[Array, ...]:
-    """How often each first state was the case: the beliefs about it.
-
-    >>> count_start([jnp.array([0.25, 0.75])])[0].tolist()
-    [0.25, 0.75]
-    """
-    return tuple(beliefs)
-
-
 def update_counts(
-    counts: Counts, events: Counts, rate: Array | float = 1.0, keep: Array | float = 1.0
+    counts: Counts,
+    events: Counts,
+    rate: Array | float = 1.0,
+    keep: Array | float = 1.0,
+    *,
+    prior: Counts | None = None,
 ) -> Counts:
-    """``a <- keep a + rate w`` where the count is above 0.
+    """``a <- a' + keep (a - a') + rate w`` where the count is above 0, ``a' = 0`` without a prior.
 
     Args:
         counts: Dirichlet counts.
         events: what happened, with the same arrays; None where nothing is to be learned.
         rate: learning rate.
-        keep: share of the old counts that is kept, at most 1; below 1 the past is forgotten.
+        keep: share of what was counted that is kept, at most 1; below 1 the past is forgotten.
+        prior: counts that forgetting leads back to.
 
     Raises:
-        ValueError: when there are events of something that has no counts.
+        ValueError: when there are events of something that has no counts, or counts without prior.
 
     >>> old, new = Counts(D=(jnp.array([1.0, 0.0]),)), Counts(D=(jnp.array([0.5, 0.5]),))
     >>> update_counts(old, new).D[0].tolist()  # a count of 0 stays
@@ -252,5 +270,10 @@ def update_counts(
         if old is None or new is None:
             found[name] = old
             continue
-        found[name] = jax.tree.map(lambda a, w: jnp.where(a == 0, a, keep * a + rate * w), old, new)
+        first = jax.tree.map(jnp.zeros_like, old) if prior is None else getattr(prior, name)
+        if first is None:
+            raise ValueError(f"there are counts of {name} but no prior of it")
+        found[name] = jax.tree.map(
+            lambda a, w, b: jnp.where(a == 0, a, b + keep * (a - b) + rate * w), old, new, first
+        )
     return Counts(**found)
