@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import pomdp_oracle
 
-from vfejax.inference import planning
+from vfejax.inference import active_inference, planning
 from vfejax.inference.expected_free_energy import expected_free_energy, step_terms
 from vfejax.inference.policies import enumerate_policies
 from vfejax.inference.pomdp import POMDP, infer_states, predict_states
@@ -20,7 +20,7 @@ def search(model, horizon, **options):
     return jax.jit(lambda m: planning.sophisticated(m, m.D, horizon, **options))(model)
 
 
-def brute_values(model, belief, horizon, gamma, hard):
+def brute_values(model, belief, horizon, gamma, hard, habits):
     """The recursion of sophisticated inference, node by node."""
     values = []
     for action in enumerate_policies(model, 1)[:, 0]:
@@ -35,9 +35,10 @@ def brute_values(model, belief, horizon, gamma, hard):
                     for state in pomdp_oracle.combinations(model)
                 )
                 seen, _ = infer_states(model, list(outcome), after)
-                later = brute_values(model, seen, horizon - 1, gamma, hard)
-                chosen = jax.nn.softmax(gamma * later)
-                value += chance * float(jnp.max(later) if hard else chosen @ later)
+                later = brute_values(model, seen, horizon - 1, gamma, hard, habits)
+                logits = gamma * later + jnp.log(habits)
+                best = later[jnp.argmax(logits)]
+                value += chance * float(best if hard else jax.nn.softmax(logits) @ later)
         values.append(value)
     return jnp.array(values)
 
@@ -45,9 +46,30 @@ def brute_values(model, belief, horizon, gamma, hard):
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_search_is_the_recursion(rng, hard):
     model = pomdp_oracle.one_factor(rng, jnp.float64)
-    found = search(model, 2, gamma=3.0, hard=hard)
-    expected = brute_values(model, model.D, 2, 3.0, hard)
-    chex.assert_trees_all_close(found, expected, rtol=1e-12)
+    for habits in (None, jnp.array([0.99, 0.01])):
+        found = search(model.replace(E=habits), 2, gamma=3.0, hard=hard)
+        own = jnp.ones(2) if habits is None else habits
+        expected = brute_values(model, model.D, 2, 3.0, hard, own)
+        chex.assert_trees_all_close(found, expected, rtol=1e-12)
+
+
+def test_every_planner_weighs_its_policies_by_habits(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64).replace(E=jnp.array([0.9, 0.1]))
+    every = enumerate_policies(model, 1)
+    for planner in (
+        active_inference.policy_planner(every, gamma=0.5),
+        active_inference.utility_planner(every, gamma=0.5),
+        active_inference.sophisticated_planner(1, gamma=0.5),
+    ):
+        plan = planner(model, model.D)
+        free = planner(model.replace(E=None), model.D)
+        chex.assert_trees_all_close(plan.neg_efe, free.neg_efe, rtol=1e-14)
+        odds = plan.controls[0][0] / plan.controls[0][1]
+        chex.assert_trees_all_close(odds, 9 * free.controls[0][0] / free.controls[0][1], rtol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"E must have shape \[2\], a habit for each joint control"
+    ):
+        planning.sophisticated(model.replace(E=jnp.ones(4) / 4), model.D, 2)
 
 
 def cue_task():

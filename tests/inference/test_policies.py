@@ -49,6 +49,33 @@ def test_pruned_policies_have_no_probability_and_habits_weigh():
         policies.policy_posterior(neg_efe, 1.0, jnp.array([0.5, 0.5]))
 
 
+def test_policies_far_below_the_best_are_pruned_and_none_otherwise():
+    neg_efe = jnp.array([0.0, -1.0, -4.0, -jnp.inf])
+    pruned = policies.policy_posterior(neg_efe, 2.0, window=3.0)
+    chex.assert_trees_all_close(
+        pruned, jnp.array([1, jnp.exp(-2.0), 0.0, 0.0]) / (1 + jnp.exp(-2.0))
+    )
+    chex.assert_trees_all_close(
+        policies.policy_posterior(neg_efe, 2.0, window=jnp.inf),
+        policies.policy_posterior(neg_efe, 2.0),
+    )
+    # Habits count: the third policy is the habit by 12 nats, and the first then out of the window.
+    habits = jax.nn.softmax(jnp.array([0.0, 0.0, 12.0, 0.0]))
+    found = policies.policy_posterior(neg_efe, 2.0, habits, window=3.0)
+    chex.assert_trees_all_close(found, jnp.array([0.0, 0.0, 1.0, 0.0]), atol=1e-15)
+    assert bool(jnp.isnan(policies.policy_posterior(neg_efe.at[0].set(jnp.nan), window=1.0)).all())
+
+
+def test_a_policy_that_is_listed_twice_is_computed_once_and_counts_as_a_habit(model):
+    twice = policies.enumerate_policies(model, 2)[[0, 3, 3]]
+    tree = policies.policy_tree(twice)
+    assert [len(x) for x in tree.parents] == [1, 2]
+    assert tree.nodes[1].tolist() == [0, 1, 1]
+    doubled = policies.policy_posterior(jnp.array([1.0, 2.0, 2.0]))
+    habit = policies.policy_posterior(jnp.array([1.0, 2.0]), 1.0, jnp.array([1 / 3, 2 / 3]))
+    chex.assert_trees_all_close(doubled[0], habit[0], rtol=1e-14)
+
+
 def test_actions_are_drawn_from_the_marginals_of_each_factor_independently(model):
     every = policies.enumerate_policies(model, 1)
     posterior = jnp.array([0.1, 0.2, 0.3, 0.4])

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference.expected_free_energy import expected_free_energy
+from vfejax.inference.inductive import Intention
 from vfejax.inference.planning import sophisticated
 from vfejax.inference.policies import (
     action_marginals,
@@ -95,6 +96,8 @@ def policy_planner(
     gamma: Array | float = 16.0,
     joint: bool = True,
     counts: Counts | None = None,
+    intention: Intention | None = None,
+    window: Array | float | None = None,
 ) -> Planner:
     """Plan by the expected free energy of listed policies, with the habits E of the model.
 
@@ -104,6 +107,9 @@ def policy_planner(
         gamma: precision of the choice.
         joint: whether information about states is that of all modalities together.
         counts: with those of A and B, what is learned about them counts as well.
+        intention: goals of :func:`vfejax.inference.inductive.intention`, which add the inductive
+            term.
+        window: policies that are this many nats less probable than the best are pruned.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
@@ -116,9 +122,15 @@ def policy_planner(
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
         values = expected_free_energy(
-            model, beliefs, policies, joint=joint, A_counts=known.A, B_counts=known.B
+            model,
+            beliefs,
+            policies,
+            joint=joint,
+            A_counts=known.A,
+            B_counts=known.B,
+            intention=intention,
         ).neg_efe
-        posterior = policy_posterior(values, gamma, model.E)
+        posterior = policy_posterior(values, gamma, model.E, window=window)
         return Plan(posterior, values, action_marginals(model, policies, posterior))
 
     return plan
@@ -147,7 +159,7 @@ def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Pla
 
 
 def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **options: Any) -> Planner:
-    """Plan by :func:`vfejax.inference.planning.sophisticated`.
+    """Plan by :func:`vfejax.inference.planning.sophisticated`, with the habits E of the model.
 
     Args:
         horizon: steps.
@@ -163,7 +175,7 @@ def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **option
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
         values = sophisticated(model, beliefs, horizon, gamma=gamma, **options)
-        posterior = policy_posterior(values, gamma)
+        posterior = policy_posterior(values, gamma, model.E)
         return Plan(
             posterior, values, action_marginals(model, enumerate_policies(model, 1), posterior)
         )

@@ -5,8 +5,9 @@ For each future step of a policy pi, with predicted beliefs q(s | pi) and q(o | 
     G = KL(q(o | pi) || p(o | C)) + E_q H[p(o | s)]              risk plus ambiguity
       = -E_q(o | pi) log p(o | C) - I(s; o | pi)                 minus utility, minus information
 
-and further gains of information about parameters are subtracted. ``neg_efe`` is minus the sum of G
-over the steps, so that **higher is better**. The preferences C are log probabilities up to a
+and further gains of information about parameters are subtracted, and what a step off the way to an
+intended state costs is added. ``neg_efe`` is minus the sum of G over the steps, so that **higher is
+better**. The preferences C are log probabilities up to a
 constant: utility takes them as they are, risk with the constant ``logsumexp(C)``, which is the same
 for all policies.
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference import information_gain as gain
+from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import PolicyTree, check_policies, policy_tree
 from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
 from vfejax.inference.pomdp.prediction import predict_observations
@@ -41,7 +43,8 @@ class ExpectedFreeEnergy(NamedTuple):
     """Minus the expected free energy of policies and its terms at every step, in nats.
 
     Attributes:
-        neg_efe: ``[p]``, higher is better: utility and information gains, summed over the steps.
+        neg_efe: ``[p]``, higher is better: utility, information gains and the inductive term, over
+            all steps.
         utility: ``E_q(o) C``, the pragmatic value, ``[p, horizon]``.
         state_information_gain: ``I(s; o_1, ..., o_M)``, ``[p, horizon]``; None without ``joint``.
         state_information_gain_per_modality: ``sum_m I(s; o_m)``, ``[p, horizon]``.
@@ -49,6 +52,7 @@ class ExpectedFreeEnergy(NamedTuple):
         risk: ``KL(q(o) || p(o | C))``, ``[p, horizon]``; without ``joint`` the sum over
             modalities.
         ambiguity: ``E_q H[p(o | s)]``, ``[p, horizon]``.
+        inductive: at most 0, ``[p, horizon]``; 0 without an intention.
     """
 
     neg_efe: Array
@@ -58,6 +62,7 @@ class ExpectedFreeEnergy(NamedTuple):
     parameter_information_gain: Array
     risk: Array
     ambiguity: Array
+    inductive: Array
 
 
 class StepTerms(NamedTuple):
@@ -69,12 +74,13 @@ class StepTerms(NamedTuple):
     parameters: Array
     risk: Array
     ambiguity: Array
+    inductive: Array
 
     @property
     def neg_efe(self) -> Array:
         """Minus G of this step."""
         information = self.per_modality if self.joint is None else self.joint
-        return self.utility + information + self.parameters
+        return self.utility + information + self.parameters + self.inductive
 
 
 def predict_all_controls(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array, ...]:
@@ -122,7 +128,7 @@ def utility(model: POMDP, observations: Sequence[Array], step: int = 0) -> Array
 def step_terms(
     model: POMDP, beliefs: Sequence[Array], step: int = 0, joint: bool = True
 ) -> StepTerms:
-    """Terms of one step, without a gain about parameters.
+    """Terms of one step, without a gain about parameters or an inductive term.
 
     Args:
         model: the model.
@@ -144,7 +150,8 @@ def step_terms(
     unclear = gain.ambiguity(model, beliefs)
     constant = sum(jax.nn.logsumexp(c) for c in _preferences(model, step))
     risk = constant - pragmatic - (separate if information is None else information) - unclear
-    return StepTerms(pragmatic, information, separate, jnp.zeros_like(unclear), risk, unclear)
+    none = jnp.zeros_like(unclear)
+    return StepTerms(pragmatic, information, separate, none, risk, unclear, none)
 
 
 def _levels(model: POMDP, beliefs: Sequence[Array], tree: PolicyTree) -> Iterator[tuple]:
@@ -165,6 +172,7 @@ def expected_free_energy(
     policies: Array | np.ndarray,
     *,
     joint: bool = True,
+    intention: Intention | None = None,
     A_counts: Sequence[Array] | None = None,
     B_counts: Sequence[Array] | None = None,
     product: bool = False,
@@ -178,6 +186,8 @@ def expected_free_energy(
             NumPy arrays share the cost of common beginnings.
         joint: whether the information about states is that of all modalities together; else it is
             the sum over modalities.
+        intention: goals of :func:`vfejax.inference.inductive.intention`; with them the inductive
+            term counts.
         A_counts: Dirichlet counts of A; with them the gain of information about A counts.
         B_counts: Dirichlet counts of B, likewise.
         product: whether gains about parameters take the product form.
@@ -217,6 +227,9 @@ def expected_free_energy(
             for f, found in enumerate(by_control):
                 learned += found[parents, actions[:, f]]
         terms = terms._replace(parameters=learned)
+        if intention is not None:
+            value = jax.vmap(lambda *q: inductive_value(intention, start, q, step))(*own)  # noqa: B023
+            terms = terms._replace(inductive=value)
         columns.append(jax.tree.map(lambda x: x[tree.nodes[step]], terms))  # noqa: B023
     every = jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *columns)
     return ExpectedFreeEnergy(jnp.sum(every.neg_efe, axis=1), *every)

@@ -5,7 +5,8 @@ Sophisticated inference asks what the agent would believe, and then do, after ea
     G(u, q) = g(q_u) + E_q(o | u) sum_u' pi(u' | q_o) G(u', q_o),    pi = softmax(gamma G)
 
 where ``q_u`` is the belief after the control u, ``q_o`` what it becomes when o is observed, and g
-minus the expected free energy of one step. A policy that is fixed beforehand cannot use what it
+minus the expected free energy of one step. Habits E weigh the actions of every choice, now and
+later: ``pi ~ E exp(gamma G)``. A policy that is fixed beforehand cannot use what it
 will see; this one does. Its tree has a fixed shape: all controls, and the most probable outcomes.
 """
 
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
-from vfejax.inference.policies import enumerate_policies
+from vfejax.inference.inductive import Intention, inductive_value
+from vfejax.inference.policies import check_habits, enumerate_policies, policy_posterior
 from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
 from vfejax.inference.pomdp.states import infer_states
 from vfejax.types import Array
@@ -41,6 +43,7 @@ class _Search(NamedTuple):
     joint: bool
     min_probability: float
     min_action_probability: float
+    intention: Intention | None
 
 
 def sophisticated(
@@ -54,28 +57,32 @@ def sophisticated(
     num_outcomes: int | None = None,
     min_probability: float = 0.0,
     min_action_probability: float = 0.0,
+    intention: Intention | None = None,
 ) -> Array:
     """Minus the expected free energy of each first action, by a search over actions and outcomes.
 
     Args:
-        model: the model.
+        model: the model; habits E are those of its joint controls, ``[u]``.
         belief: probabilities of the present states for each factor, ``[s_f]``.
         horizon: steps, at least 1; 1 is greedy.
         gamma: precision of the choices that the agent expects of itself.
-        hard: whether it expects to take the best action rather than to draw one.
+        hard: whether it expects to take its most probable action rather than to draw one.
         joint: whether information about states is that of all modalities together.
         num_outcomes: how many of the most probable joint outcomes are followed after each action;
             None for all.
         min_probability: outcomes that are less probable are left out. The rest share their weight.
         min_action_probability: later actions whose probability by one step alone,
             ``softmax(gamma g)``, is smaller are not considered, unless it is the largest.
+        intention: goals of :func:`vfejax.inference.inductive.intention`; with them the inductive
+            term of each step counts, from the belief before it.
 
     Returns:
         ``[u]``, higher is better, for the joint controls in the order of
         ``enumerate_policies(model, 1)``.
 
     Raises:
-        ValueError: when arguments do not fit, or the tree would have more than 2^22 nodes.
+        ValueError: when arguments do not fit, E has not one entry for each joint control, or the
+            tree would have more than 2^22 nodes.
 
     Source: Friston, Da Costa, Hafner, Hesp and Parr, Sophisticated inference, Neural Computation 33
     (2021) 713.
@@ -89,6 +96,7 @@ def sophisticated(
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     controls = enumerate_policies(model, 1)[:, 0]
+    check_habits(model)
     sizes = model.num_observations
     total = math.prod(sizes)
     branches = total if num_outcomes is None else min(num_outcomes, total)
@@ -112,6 +120,7 @@ def sophisticated(
         joint,
         min_probability,
         min_action_probability,
+        intention,
     )
     return _values(model, search, tuple(q[None] for q in start), 0)[0]
 
@@ -135,8 +144,12 @@ def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int
     n, u = own[0].shape[:2]
     flat = tuple(x.reshape(n * u, -1) for x in own)
     now = jax.vmap(lambda *q: step_terms(model, q, step, search.joint).neg_efe)(*flat)
+    now = now.reshape(n, u)
+    if (intended := search.intention) is not None:
+        value = jax.vmap(lambda q, after: inductive_value(intended, q, after), (None, 0))
+        now += jax.vmap(value)(beliefs, own)
     if step + 1 == search.horizon:
-        return now.reshape(n, u)
+        return now
 
     chances = jax.vmap(lambda *q: _outcome_probabilities(model, q))(*flat)
     weights, which = jax.lax.top_k(chances, search.branches)
@@ -154,21 +167,28 @@ def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int
         search, _values(model, search, later, step + 1), model, later, step + 1
     )
     ahead = jnp.sum(weights * values.reshape(weights.shape), axis=1)
-    return (now + ahead).reshape(n, u)
+    return now + ahead.reshape(n, u)
 
 
 def _expected_value(
     search: _Search, values: Array, model: POMDP, beliefs: tuple[Array, ...], step: int
 ) -> Array:
     """Value of a node from those of its actions ``[n, u]``: the best, or the mean under pi."""
+
+    def chances(values: Array) -> Array:
+        return jax.vmap(lambda row: policy_posterior(row, search.gamma, model.E))(values)
+
     if search.min_action_probability > 0:
         greedy = _values(model, search._replace(horizon=step + 1), beliefs, step)
-        likely = jax.nn.softmax(search.gamma * greedy, axis=1)
+        likely = chances(greedy)
         bar = jnp.minimum(jnp.max(likely, axis=1), search.min_action_probability)
         values = jnp.where(likely < bar[:, None], -jnp.inf, values)
-    if search.hard:
+    if search.hard and model.E is None:
         return jnp.max(values, axis=1)
-    chosen = jax.nn.softmax(search.gamma * values, axis=1)
+    chosen = chances(values)
+    if search.hard:
+        best = jnp.argmax(chosen, axis=1)
+        return jnp.take_along_axis(values, best[:, None], axis=1)[:, 0]
     return jnp.sum(jnp.where(chosen == 0, 0.0, chosen * values), axis=1)
 
 

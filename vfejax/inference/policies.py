@@ -6,6 +6,7 @@ step leads to the first future state.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,8 @@ from vfejax.types import Array
 __all__ = [
     "PolicyTree",
     "action_marginals",
+    "check_habits",
+    "check_policies",
     "count_policies",
     "enumerate_policies",
     "policy_posterior",
@@ -93,12 +96,31 @@ def check_policies(model: POMDP, policies: Array | np.ndarray) -> None:
         )
 
 
+def check_habits(model: POMDP) -> None:
+    """Refuse habits that are not those of single joint controls.
+
+    Args:
+        model: E must be None or have one entry for each joint control, in the order of
+            ``enumerate_policies(model, 1)``.
+
+    >>> see, move = jnp.eye(2), jnp.ones((2, 2, 2)) / 2
+    >>> check_habits(POMDP([see], [move], [jnp.zeros(2)], [jnp.ones(2) / 2], jnp.ones(2) / 2))
+    """
+    wanted = math.prod(model.num_controls)
+    if model.E is not None and model.E.size != wanted:
+        raise ValueError(
+            f"E must have shape [{wanted}], a habit for each joint control, got "
+            f"[{model.E.size}]; model.replace(E=None) has none"
+        )
+
+
 def policy_tree(policies: Array | np.ndarray) -> PolicyTree:
     """Distinct beginnings of policies ``[p, horizon, f]``: with U joint controls and all policies,
     ``U + U^2 + ... + U^H`` nodes where a copy for each policy has ``H U^H``.
 
     Policies that are known when the program is made (NumPy arrays, constants) share; traced ones
-    have a node each at every step.
+    have a node each at every step. A policy that is listed twice costs nothing more and has twice
+    the probability in the end, as a habit of twice the weight.
 
     >>> tree = policy_tree(np.array([[[0], [0]], [[0], [1]], [[1], [0]]]))
     >>> [len(parents) for parents in tree.parents]
@@ -120,13 +142,21 @@ def policy_tree(policies: Array | np.ndarray) -> PolicyTree:
     return PolicyTree(*(tuple(column) for column in zip(*levels, strict=True)))
 
 
-def policy_posterior(neg_efe: Array, gamma: Array | float = 1.0, E: Array | None = None) -> Array:
+def policy_posterior(
+    neg_efe: Array,
+    gamma: Array | float = 1.0,
+    E: Array | None = None,
+    *,
+    window: Array | float | None = None,
+) -> Array:
     """``softmax(gamma neg_efe + log E)``: probabilities of policies, ``[p]``.
 
     Args:
         neg_efe: minus expected free energy, ``[p]``, in nats; -inf for a policy that is pruned.
         gamma: precision, at least 0.
         E: habits, probabilities ``[p]``; None for equal ones.
+        window: policies whose log probability lies more than this below that of the best, in nats,
+            are pruned; None for none.
 
     Raises:
         ValueError: when E has another shape.
@@ -140,7 +170,10 @@ def policy_posterior(neg_efe: Array, gamma: Array | float = 1.0, E: Array | None
     # -inf times a precision of 0 would be NaN.
     pruned = neg_efe == -jnp.inf
     scaled = jnp.where(pruned, -jnp.inf, gamma * jnp.where(pruned, 0.0, neg_efe))
-    return jax.nn.softmax(scaled + habits)
+    logits = scaled + habits
+    if window is not None:
+        logits = jnp.where(logits < jnp.max(logits) - window, -jnp.inf, logits)
+    return jax.nn.softmax(logits)
 
 
 def action_marginals(
