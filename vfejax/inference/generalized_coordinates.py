@@ -16,23 +16,28 @@ Functions of a path. The generalised motion ``f~`` of ``f(x, v)`` is the list of
   order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.jet import jet
+from jax.typing import ArrayLike
 
 from vfejax.types import Array
 
 __all__ = [
     "DerivativesFn",
+    "advance",
+    "along_flow",
     "by_jvp",
     "by_taylor",
     "locally_linear",
     "resize",
     "shift",
+    "shift_matrix",
 ]
 
 
@@ -56,6 +61,47 @@ def shift(path: Array) -> Array:
     [2.0, 3.0, 0.0]
     """
     return jnp.concatenate([path[1:], jnp.zeros_like(path[:1])])
+
+
+def shift_matrix(paths: Sequence[Array]) -> Array:
+    """D as a matrix on several paths, each flattened and one after the other.
+
+    Args:
+        paths: ``[order_i, n_i]`` each.
+
+    Returns:
+        ``[size, size]`` with ``size = sum_i order_i n_i``.
+
+    >>> shift_matrix([jnp.zeros((2, 1))]).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+    size = sum(path.size for path in paths)
+    matrix, start = np.zeros((size, size)), 0
+    for rows, columns in (path.shape for path in paths):
+        here = np.arange(start, start + (rows - 1) * columns)
+        matrix[here, here + columns] = 1.0
+        start += rows * columns
+    return jnp.asarray(matrix, paths[0].dtype)
+
+
+def advance(path: Array, time: ArrayLike) -> Array:
+    """``exp(D time) x~``: the Taylor series of a path at another time.
+
+    Args:
+        path: ``[order, n]``.
+        time: how much later; negative for earlier.
+
+    Returns:
+        ``[order, n]``.
+
+    >>> advance(jnp.array([[1.0], [2.0], [4.0]]), 0.5)[:, 0].tolist()
+    [2.5, 4.0, 4.0]
+    """
+    total, term = path, path
+    for k in range(1, path.shape[0]):
+        term = shift(term) * (jnp.asarray(time, path.dtype) / k)
+        total = total + term
+    return total
 
 
 def resize(path: Array, order: int) -> Array:
@@ -152,3 +198,35 @@ def locally_linear(function: Callable[..., Array], /, *paths: Array) -> Array:
     """
     value, push = jax.linearize(function, *(path[0] for path in paths))
     return jnp.concatenate([value[None], jax.vmap(push)(*(path[1:] for path in paths))])
+
+
+def along_flow(
+    function: Callable[[Array], Array],
+    flow_fn: Callable[[Array], Array],
+    state: Array,
+    order: int,
+) -> Array:
+    """Derivatives in time of ``function(x(t))`` where ``dx/dt = flow_fn(x)``: exact, by nested
+    forward differentiation. The program doubles with each order.
+
+    Args:
+        function: ``(state [n]) -> [o]``.
+        flow_fn: ``(state [n]) -> [n]``.
+        state: where they are taken, ``[n]``.
+        order: number of derivatives, the value included.
+
+    Returns:
+        ``[order, o]``.
+
+    >>> along_flow(lambda x: x**2, lambda x: -x, jnp.array([1.0]), 3)[:, 0].tolist()
+    [1.0, -2.0, 4.0]
+    """
+
+    def slope(of: Callable[[Array], Array], x: Array) -> Array:
+        return jax.jvp(of, (x,), (flow_fn(x),))[1]
+
+    derivatives = []
+    for _ in range(order):
+        derivatives.append(function(state))
+        function = partial(slope, function)
+    return jnp.stack(derivatives)

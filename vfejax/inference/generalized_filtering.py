@@ -22,11 +22,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from vfejax.inference.generalized_coordinates import shift
+from vfejax.inference.generalized_coordinates import advance, shift, shift_matrix
 from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path, rest
 from vfejax.inference.local_linearization import ozaki_step
 from vfejax.inference.path_beliefs import FilterInfo, FilterState, describe, expand, spd_inverse
@@ -84,35 +83,6 @@ def natural_metric(curvature: Array) -> Array:
     return spd_inverse(curvature)
 
 
-def _shifted(seen: Observation) -> Observation:
-    return jax.tree.map(shift, seen)
-
-
-def _rewound(seen: Observation, dt: Array) -> Observation:
-    """``exp(-D dt) y~``: the Taylor series of the newest observation, one step before."""
-
-    def leaf(path: Array) -> Array:
-        total, term = path, path
-        for k in range(1, path.shape[0]):
-            term = shift(term) * (-dt / k)
-            total = total + term
-        return total
-
-    return jax.tree.map(leaf, seen)
-
-
-def _shift_matrix(path: Path) -> Array:
-    """D as a matrix on the flat path."""
-    leaves = jax.tree.leaves(path)
-    size = sum(leaf.size for leaf in leaves)
-    matrix, start = np.zeros((size, size)), 0
-    for rows, columns in (leaf.shape for leaf in leaves):
-        here = np.arange(start, start + (rows - 1) * columns)
-        matrix[here, here + columns] = 1.0
-        start += rows * columns
-    return jnp.asarray(matrix, leaves[0].dtype)
-
-
 def generalized_filter(
     model: Model,
     dt: float,
@@ -157,11 +127,11 @@ def generalized_filter(
         flat, unravel = ravel_pytree(state.path)
         expansion = expand(model, state.path, seen, state.parameters, state.hyper)
         descent = jnp.asarray(rate, flat.dtype) * metric_fn(expansion.curvature)
-        motion = _shift_matrix(state.path)
+        motion = shift_matrix(jax.tree.leaves(state.path))
         flow = matvec(motion, flat) - matvec(descent, expansion.gradient)
         columns, moving = [flow], seen
         for _ in range(1, model.order):
-            moving = _shifted(moving)
+            moving = jax.tree.map(shift, moving)
             force = matvec(expansion.cross, ravel_pytree(moving)[0])
             columns.append(-matvec(descent, force))
         jacobian = motion - matmul(descent, expansion.curvature)
@@ -171,7 +141,8 @@ def generalized_filter(
     def step(state: FilterState, seen: Observation) -> tuple[FilterState, FilterInfo]:
         length = jnp.asarray(dt / num_steps, state.path.states[0].dtype)
         for k in reversed(range(num_steps)):
-            state = substep(state, _rewound(seen, (k + 1) * length), length)
+            before = jax.tree.map(lambda y, time=-(k + 1) * length: advance(y, time), seen)
+            state = substep(state, before, length)
         expansion = expand(model, state.path, seen, state.parameters, state.hyper)
         return state, describe(model, state, seen, expansion)
 
