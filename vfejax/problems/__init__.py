@@ -3,6 +3,8 @@ dynamics.
 """
 
 from vfejax.problems import (
+    belief_graph,
+    belief_mdp,
     clocks,
     emergent_flow,
     environments,
@@ -20,6 +22,8 @@ from vfejax.problems import (
 )
 
 __all__ = [
+    "belief_graph",
+    "belief_mdp",
     "clocks",
     "emergent_flow",
     "environments",
