@@ -19,6 +19,7 @@ from vfejax.problems import (
     population_flow,
     scenes,
     sensor_network,
+    several_agents,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "population_flow",
     "scenes",
     "sensor_network",
+    "several_agents",
 ]

@@ -1,5 +1,6 @@
 """Grid worlds from text maps, as models of an agent and its world."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.types import Array
 
-__all__ = ["EXAMPLE_MAP", "GridMap", "grid_world", "read_map"]
+__all__ = ["EXAMPLE_MAP", "GridMap", "grid_world", "marks", "move_targets", "read_map"]
 
 EXAMPLE_MAP = """
 #########
@@ -41,6 +42,48 @@ class GridMap(NamedTuple):
     traps: tuple[int, ...]
 
 
+def marks(text: str, allowed: str) -> Iterator[tuple[int, int, str]]:
+    """Row, column and mark of every place of a map that is not a wall, row by row.
+
+    Args:
+        text: the map.
+        allowed: the marks that there may be beside walls.
+
+    Raises:
+        ValueError: for another mark; it names row and column, counted from 1.
+
+    >>> list(marks("#.", "."))
+    [(0, 1, '.')]
+    """
+    for row, line in enumerate(text.strip("\n").split("\n")):
+        for column, mark in enumerate(line.rstrip("\r")):
+            if mark == "#":
+                continue
+            if mark not in allowed:
+                known = " ".join(c for c in "#" + allowed if c not in " 123456789")
+                digits = " and 1 to 9" if "1" in allowed else ""
+                raise ValueError(
+                    f"map row {row + 1}, column {column + 1}: {mark!r} must be one of "
+                    f"{known}{digits}"
+                )
+            yield row, column, mark
+
+
+def move_targets(cells: np.ndarray) -> np.ndarray:
+    """Where up, right, down, left and stay lead from each cell, ``[s, 5]``; walls stop a move.
+
+    >>> move_targets(np.array([[0, 0], [0, 1]])).tolist()
+    [[0, 1, 0, 0, 0], [1, 1, 1, 0, 1]]
+    """
+    place = {tuple(cell): i for i, cell in enumerate(cells.tolist())}
+    return np.array(
+        [
+            [place.get((row + down, column + right), i) for down, right in _MOVES.values()]
+            for i, (row, column) in enumerate(cells.tolist())
+        ]
+    )
+
+
 def read_map(text: str) -> GridMap:
     """Read a map: ``#`` wall, ``.`` or space free, ``S`` start, ``C`` cue, ``T`` trap, ``1`` to
     ``9`` places where the reward may be.
@@ -56,19 +99,10 @@ def read_map(text: str) -> GridMap:
     """
     cells: list[tuple[int, int]] = []
     found: dict[str, list[int]] = {"S": [], "C": [], "T": []}
-    rows = text.strip("\n").split("\n")
-    for row, line in enumerate(rows):
-        for column, mark in enumerate(line.rstrip("\r")):
-            if mark == "#":
-                continue
-            if mark not in ". SCT123456789":
-                raise ValueError(
-                    f"map row {row + 1}, column {column + 1}: {mark!r} must be one of # . S C T "
-                    "and 1 to 9"
-                )
-            if mark in found or mark.isdigit():
-                found.setdefault(mark, []).append(len(cells))
-            cells.append((row, column))
+    for row, column, mark in marks(text, ". SCT123456789"):
+        if mark in found or mark.isdigit():
+            found.setdefault(mark, []).append(len(cells))
+        cells.append((row, column))
     goals = sorted(mark for mark in found if mark.isdigit())
     for mark in ["S", *goals]:
         if len(found[mark]) != 1:
@@ -119,14 +153,13 @@ def grid_world(
             raise ValueError(f"{name} must be a probability, got {value}")
     grid = read_map(text)
     num, sides = len(grid.cells), len(grid.goals)
-    place = {tuple(cell): i for i, cell in enumerate(grid.cells.tolist())}
-    final = {*grid.goals, *grid.traps}
+    targets = move_targets(grid.cells)
+    final = [*grid.goals, *grid.traps]
+    targets[final] = np.array(final)[:, None]
     move = np.zeros((num, num, len(_MOVES)))
-    for i, (row, column) in enumerate(grid.cells.tolist()):
-        for u, (down, right) in enumerate(_MOVES.values()):
-            target = i if i in final else place.get((row + down, column + right), i)
-            move[target, i, u] += 1 - slip
-            move[i, i, u] += slip
+    for i, u in np.ndindex(targets.shape):
+        move[targets[i, u], i, u] += 1 - slip
+        move[i, i, u] += slip
     outcome, told = np.zeros((3, num, sides)), np.zeros((sides + 1, num, sides))
     outcome[0], told[0] = 1, 1
     outcome[:, list(grid.traps)] = np.array([0.0, 0.0, 1.0])[:, None, None]
