@@ -34,6 +34,7 @@ _WALL = "#5a606b"
 _EDGES = {"start": GREY, "cue": "#b07800", "trap": VERMILLION, "goal": GREEN}
 _RIM = 0.5  # of wall around the places
 _LANE = 0.13  # how far to its right a step is drawn, so that ways back can be told apart
+_SQUARE = 1e-6  # cosine below which a corner is a square one
 _HALF = 0.5
 _DARKEST = 0.7  # of the colour map, so that letters stay readable
 
@@ -174,20 +175,35 @@ def draw_way(ax: Axes, cells: np.ndarray, path: ArrayLike) -> None:
         path: the places in their order, integers ``[t]``.
     """
     points = np.asarray(cells, np.float64)[np.asarray(path, int)][:, ::-1]
-    moves = np.diff(points, axis=0)
-    moved = np.flatnonzero(np.any(moves != 0, axis=1))
-    halo = [Stroke(linewidth=4.0, foreground="white"), Normal()]
+    moved = np.flatnonzero(np.any(np.diff(points, axis=0) != 0, axis=1))
+    lane = points[:1]
     if len(moved):
-        unit = moves[moved] / np.linalg.norm(moves[moved], axis=1, keepdims=True)
-        # Rows grow downwards, so that (-y, x) is to the right.
-        aside = _LANE * np.stack([-unit[:, 1], unit[:, 0]], axis=1)
-        ends = np.stack([points[moved] + aside, points[moved + 1] + aside], axis=1)
-        ax.plot(*ends.reshape(-1, 2).T, color=INK, linewidth=1.8, path_effects=halo, zorder=5)
-        for middle, (right, down) in zip(ends.mean(axis=1), unit, strict=True):
+        before, after = points[moved], points[moved + 1]
+        unit = (after - before) / np.linalg.norm(after - before, axis=1, keepdims=True)
+        lane = _lane(before, after, unit)
+        halo = [Stroke(linewidth=4.0, foreground="white"), Normal()]
+        ax.plot(*lane.T, color=INK, linewidth=1.8, path_effects=halo, zorder=5)
+        for middle, (right, down) in zip((before + after) / 2 + _aside(unit), unit, strict=True):
             angle = np.degrees(np.arctan2(-down, right)) - 90
             ax.plot(*middle, marker=(3, 0, angle), color=INK, markersize=7, zorder=6)
-        first, last = ends[0, 0], ends[-1, 1]
-    else:
-        first = last = points[0]
-    ax.plot(*first, "o", color="white", markeredgecolor=INK, markersize=7, zorder=7)
-    ax.plot(*last, "o", color=INK, markersize=8, zorder=7)
+    ax.plot(*lane[0], "o", color="white", markeredgecolor=INK, markersize=7, zorder=7)
+    ax.plot(*lane[-1], "o", color=INK, markersize=8, zorder=7)
+
+
+def _aside(unit: np.ndarray) -> np.ndarray:
+    """To the right of directions ``[n, 2]``: rows grow downwards."""
+    return _LANE * np.stack([-unit[:, 1], unit[:, 0]], axis=1)
+
+
+def _lane(before: np.ndarray, after: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Corners of a way whose steps lie to the right of their directions."""
+    aside = _aside(unit)
+    corners: list[np.ndarray] = []
+    for i in range(len(unit)):
+        square = i > 0 and abs(unit[i] @ unit[i - 1]) < _SQUARE
+        if square:
+            corners[-1] = before[i] + aside[i - 1] + aside[i]
+        else:
+            corners.append(before[i] + aside[i])
+        corners.append(after[i] + aside[i])
+    return np.array(corners)

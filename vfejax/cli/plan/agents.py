@@ -1,65 +1,81 @@
-"""The agents of ``vfejax plan``: how they plan, and what they tell of every moment."""
+"""The agents of ``vfejax plan``: how they plan, and what they know and learn."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vfejax.beliefs.categorical import entropy
-from vfejax.cli.plan.config import PlanConfig
+from vfejax.cli.plan.config import LISTED, PlanConfig, learned
+from vfejax.cli.plan.problem import Problem
 from vfejax.inference import active_inference
-from vfejax.inference.active_inference import Agent, AgentState, Plan, Planner
-from vfejax.inference.expected_free_energy import StepTerms, step_terms
+from vfejax.inference.active_inference import Plan, Planner
+from vfejax.inference.inductive import goals_of_observations, intention
+from vfejax.inference.learning_agents import Learner, episode_learner
 from vfejax.inference.planning import plan_by_gradient
 from vfejax.inference.policies import enumerate_policies
+from vfejax.inference.pomdp.learning import Counts, counts_of
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.runs.seeds import random_key
 from vfejax.types import Array
 
-__all__ = ["Moment", "build", "planner"]
+__all__ = ["Player", "build"]
+
+PlannerFn = Callable[[Counts], Planner]
 
 
-class Moment(NamedTuple):
-    """What an agent tells of one observation.
+class Player(NamedTuple):
+    """An agent that may learn.
 
     Attributes:
-        beliefs: about the present states, ``[s_f]`` for each factor.
-        free_energy: F of the observation, in nats.
-        controls: probabilities of the first control of each factor, ``[u_f]``.
-        entropy: of the policy posterior, in nats.
-        terms: of the expected free energy of the next step under the action that was taken.
-        action: the controls that were taken, ``[f]``.
+        model: what it believes about the world before all episodes.
+        prior: its counts then; without any it learns nothing.
+        learner: makes the agent of an episode from counts, and counts from an episode.
     """
 
-    beliefs: tuple[Array, ...]
-    free_energy: Array
-    controls: tuple[Array, ...]
-    entropy: Array
-    terms: StepTerms
-    action: Array
+    model: POMDP
+    prior: Counts
+    learner: Learner
 
 
-def _policies(config: PlanConfig, model: POMDP) -> Planner:
-    listed = enumerate_policies(model, config.horizon)
-    return active_inference.policy_planner(listed, gamma=config.gamma)
+def _policies(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    def plan(counts: Counts) -> Planner:
+        return active_inference.policy_planner(listed, gamma=config.gamma, counts=counts)
+
+    return plan
 
 
-def _utility(config: PlanConfig, model: POMDP) -> Planner:
-    listed = enumerate_policies(model, config.horizon)
-    return active_inference.utility_planner(listed, gamma=config.gamma)
+def _induction(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    modality, value = problem.goal
+    wanted: list[Array | None] = [None] * len(problem.model.A)
+    wanted[modality] = jnp.arange(problem.model.num_observations[modality]) == value
+    goals = goals_of_observations(problem.model, wanted)
+    intended = intention(problem.model, goals)
+
+    def plan(counts: Counts) -> Planner:
+        return active_inference.policy_planner(
+            listed, gamma=config.gamma, counts=counts, intention=intended
+        )
+
+    return plan
 
 
-def _greedy(config: PlanConfig, model: POMDP) -> Planner:
-    return active_inference.sophisticated_planner(1, gamma=config.gamma)
+def _utility(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    return lambda counts: active_inference.utility_planner(listed, gamma=config.gamma)
 
 
-def _sophisticated(config: PlanConfig, model: POMDP) -> Planner:
-    return active_inference.sophisticated_planner(
+def _greedy(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    return lambda counts: active_inference.sophisticated_planner(1, gamma=config.gamma)
+
+
+def _sophisticated(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    return lambda counts: active_inference.sophisticated_planner(
         config.horizon, gamma=config.gamma, num_outcomes=config.outcomes
     )
 
 
-def _gradient(config: PlanConfig, model: POMDP) -> Planner:
+def _gradient(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
         # Equal controls at first can be a saddle.
         key = random_key(config.seed)
@@ -67,11 +83,12 @@ def _gradient(config: PlanConfig, model: POMDP) -> Planner:
         first = tuple(x[0] for x in found.controls)
         return Plan(first[0], jnp.broadcast_to(found.neg_efe[-1], first[0].shape), first)
 
-    return plan
+    return lambda counts: plan
 
 
-_PLANNERS: dict[str, Callable[[PlanConfig, POMDP], Planner]] = {
+_PLANNERS: dict[str, Callable[[PlanConfig, Problem, np.ndarray], PlannerFn]] = {
     "policies": _policies,
+    "induction": _induction,
     "sophisticated": _sophisticated,
     "greedy": _greedy,
     "utility": _utility,
@@ -79,43 +96,41 @@ _PLANNERS: dict[str, Callable[[PlanConfig, POMDP], Planner]] = {
 }
 
 
-def planner(config: PlanConfig, model: POMDP, name: str) -> Planner:
-    """How an agent plans.
+def _start(config: PlanConfig, model: POMDP, names: str, num_policies: int) -> POMDP:
+    """The model with what is to be learned blurred: all is as probable where nothing is known."""
+
+    def blurred(x: Array) -> Array:
+        known = config.prior_knowledge
+        return known * x + (1 - known) / x.shape[0]
+
+    arrays = {n: tuple(map(blurred, getattr(model, n))) for n in "ABD" if n in names}
+    if "E" in names:
+        habits = jnp.full(num_policies, 1 / num_policies, model.D[0].dtype)
+        return model.replace(**arrays, E=habits)
+    return model.replace(**arrays)
+
+
+def build(config: PlanConfig, problem: Problem, name: str) -> Player:
+    """An agent of the options.
 
     Args:
-        config: the horizon, the precision and the outcomes that are followed.
-        model: of the agent.
-        name: of a planner, as ``--planner`` has them.
-    """
-    return _PLANNERS[name](config, model)
-
-
-def build(config: PlanConfig, model: POMDP, name: str) -> Agent:
-    """An agent that tells a :class:`Moment` of every observation.
-
-    Args:
-        config: the options of planning, and the temperature.
-        model: what it believes about the world.
+        config: how it plans, and what it learns.
+        problem: the world, and what is known about it.
         name: of its planner, as ``--planner`` has them.
     """
-    agent = active_inference.agent(
-        model, planner(config, model, name), temperature=config.temperature
+    names = learned(config)
+    listed = np.zeros((1, 1, len(problem.model.B)), np.int32)
+    if name in LISTED:
+        listed = enumerate_policies(problem.model, config.horizon)
+    model = _start(config, problem.model, names, len(listed))
+    prior = counts_of(model, names, config.prior_counts)
+    learner = episode_learner(
+        model,
+        _PLANNERS[name](config, problem, listed),
+        prior,
+        policies=listed,
+        rate=config.learning_rate,
+        keep=1 - config.forgetting,
+        temperature=config.temperature,
     )
-
-    def step(
-        state: AgentState, observation: Array, key: Array, mask: Array | None = None
-    ) -> tuple[AgentState, Moment]:
-        after, decision = agent.step(state, observation, key, mask)
-        plan = decision.plan
-        terms = step_terms(model, after.prior)
-        told = Moment(
-            decision.beliefs,
-            decision.free_energy,
-            plan.controls,
-            entropy(plan.posterior),
-            terms,
-            decision.action,
-        )
-        return after, told
-
-    return Agent(agent.init, cast(Callable[..., Any], step))
+    return Player(model, jax.tree.map(jnp.asarray, prior), learner)

@@ -5,15 +5,21 @@ ahead is not enough.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import episodes, report
+from vfejax.cli.plan import agents, episodes, pictures, report
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
+from vfejax.cli.plan.episodes import Shown
+from vfejax.data.files import atomic_write
+from vfejax.data.population_arrays import save_npz
 
 __all__ = ["main"]
+
+_OF_MOMENTS = ("controls", "action", "free_energy", "policy_entropy")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,8 +36,26 @@ def _episodes(config: PlanConfig) -> int:
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
-    program = episodes.program(config, problem)
+    player = agents.build(config, problem, config.planner)
+    program = episodes.program(config, problem, player)
     with sessions.begin(config, "plan", inputs) as session:
         outcome = session.advance(program, unit="episodes")
-        shown, summary = report.build(config, session.run)
-        return session.finish(outcome, shown, summary, report.summary_text)
+        run, shown = session.run, outcome.memory
+        session.say("comparing, and drawing the pictures")
+        if outcome.step:
+            save_npz(run.file("episode.npz"), _arrays(shown))
+            atomic_write(run.file("figures/episode.gif"), pictures.film(problem, shown))
+        whole, summary = report.build(config, problem, shown, run)
+        return session.finish(outcome, whole, summary, report.summary_text)
+
+
+def _arrays(shown: Shown) -> dict[str, Any]:
+    """The last episode: states and observations of all agents, and what went on in the first."""
+    first = shown.first
+    return {
+        "states": shown.states,
+        "observations": shown.observations,
+        **{f"beliefs_{f}": q for f, q in enumerate(first.beliefs)},
+        **{name: getattr(first, name) for name in _OF_MOMENTS},
+        **first.terms,
+    }

@@ -9,10 +9,12 @@ import tyro
 
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
-from vfejax.cli.options import RunOptions, flag
+from vfejax.cli.options import RunOptions
 
-__all__ = ["PlanConfig", "check_values", "learned", "parse"]
+__all__ = ["LISTED", "PlanConfig", "check_values", "learned", "parse"]
 
+LISTED = ("policies", "induction", "utility")
+"""The planners that value a list of policies."""
 _OF_WORLDS = {
     "map": ("grid",),
     "reward": ("grid", "tmaze", "bandit", "cue-chain"),
@@ -73,8 +75,12 @@ class PlanConfig(RunOptions):
     """Number of observations of the random world; 8 by default."""
     controls: int | None = None
     """Number of controls of the random world; 3 by default."""
+    fixed: bool = False
+    """What is hidden (where the reward is, which arm pays) is the same in every episode, the first
+    possibility, and agents do not know that. They find out with --learn D.
+    """
 
-    steps: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 12
+    steps: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 8
     """Number of episodes, each of all agents of the batch."""
     log_every: int = 1
     """Episodes between rows of metrics.csv, which are means over them; also the number of episodes
@@ -87,10 +93,13 @@ class PlanConfig(RunOptions):
     batch: int = 16
     """Agents side by side, each in a world of its own."""
 
-    planner: Literal["policies", "sophisticated", "greedy", "utility", "gradient"] = "policies"
+    planner: Literal["policies", "sophisticated", "greedy", "utility", "induction", "gradient"] = (
+        "policies"
+    )
     """How agents plan: by all sequences of actions (policies), by a tree of actions and outcomes
     (sophisticated), one step ahead (greedy), by preferences without any value of information
-    (utility), or by gradient on relaxed policies (gradient).
+    (utility), backwards from the goal (induction, for goals that are further than the horizon), or
+    by gradient on relaxed policies (gradient).
     """
     horizon: int = 5
     """Steps that agents look ahead; greedy agents look one step ahead."""
@@ -108,7 +117,13 @@ class PlanConfig(RunOptions):
     learning_rate: float = 1.0
     """Count that one event adds to what is learned."""
     forgetting: float = 0.0
-    """Share of all counts that is lost with each update, from 0 to 1."""
+    """Share of what was counted that is lost with each episode, from 0 to 1."""
+    prior_knowledge: float = 0.1
+    """What agents know at first of the arrays A, B and D that they learn: 0 is nothing, so that all
+    is as probable, and 1 is how the world is.
+    """
+    prior_counts: float = 1.0
+    """How many events that is worth in each column."""
 
     precision: Literal["float32", "float64"] = "float32"
     """Floating-point precision of beliefs and values."""
@@ -162,6 +177,9 @@ def _check_world(config: PlanConfig) -> None:
             least = 1 if name == "cues" else 2
             check(least <= value <= 1000, name, value, f"at least {least} and at most 1000")
 
+    requirement = "left out with --env random, in which nothing is hidden for an episode"
+    check(not config.fixed or config.env != "random", "fixed", "", requirement)
+
 
 def _check_planner(config: PlanConfig) -> None:
     if config.outcomes is not None:
@@ -175,9 +193,14 @@ def _check_learning(config: PlanConfig) -> None:
     if config.learn is not None:
         fits = bool(learned(config)) and set(learned(config)) <= set("ABCDE")
         check(fits, "learn", repr(config.learn), "letters of ABCDE, separated by commas")
-    check_numbers(config, ["learning_rate"], positive=True)
-    check(0 <= config.forgetting <= 1, "forgetting", config.forgetting, "from 0 to 1")
-    for name in ("learning_rate", "forgetting"):
+    check_numbers(config, ["learning_rate", "prior_counts"], positive=True)
+    for name in ("forgetting", "prior_knowledge"):
+        check(0 <= getattr(config, name) <= 1, name, getattr(config, name), "from 0 to 1")
+    for name in ("learning_rate", "forgetting", "prior_knowledge", "prior_counts"):
         value = getattr(config, name)
         fits = config.learn is not None or value == getattr(PlanConfig, name)
-        check(fits, name, value, f"left out without {flag('learn')}")
+        check(fits, name, value, "left out without --learn")
+    requirement = f"without E with --planner {config.planner}: habits are of listed policies"
+    check(
+        "E" not in learned(config) or config.planner in LISTED, "learn", config.learn, requirement
+    )
