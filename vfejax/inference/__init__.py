@@ -4,6 +4,7 @@ generalised coordinates, and active inference.
 
 from vfejax.inference import (
     active_inference,
+    allocation,
     behaviour,
     chains,
     dynamic_expectation_maximization,
@@ -38,6 +39,7 @@ from vfejax.inference import (
 
 __all__ = [
     "active_inference",
+    "allocation",
     "behaviour",
     "chains",
     "dynamic_expectation_maximization",

@@ -1,0 +1,12 @@
+"""Token allocation: from the patches of a picture and a query to whole numbers of tokens."""
+
+from vfejax.inference.allocation import (
+    budgets,
+    information,
+    looking,
+    queries,
+    scores,
+    textures,
+)
+
+__all__ = ["budgets", "information", "looking", "queries", "scores", "textures"]
