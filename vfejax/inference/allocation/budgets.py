@@ -122,8 +122,12 @@ def relaxed_tokens(log_pi: Array, budget: int, k_min: int = 64, k_max: int = 400
 
 def _fill(amount: Array, capacity: Array) -> Array:
     """Give ``amount`` to entries in their order, each up to its ``capacity``; whole numbers."""
-    before = jnp.cumsum(capacity) - capacity
+    before = jnp.cumsum(capacity, dtype=capacity.dtype) - capacity
     return jnp.clip(amount - before, 0, capacity)
+
+
+def _missing(counts: Array, budget: int) -> Array:
+    return budget - jnp.sum(counts, dtype=counts.dtype)
 
 
 def whole_tokens(relaxed: Array, budget: int, k_min: int = 64, k_max: int = 400) -> Array:
@@ -153,10 +157,10 @@ def whole_tokens(relaxed: Array, budget: int, k_min: int = 64, k_max: int = 400)
     remainder = jnp.where(unknown, 0.0, relaxed - floor)
     order = jnp.argsort(remainder, descending=True, stable=True)
     counts = below[order]
-    counts += _fill(budget - jnp.sum(counts), jnp.minimum(k_max - counts, 1))
+    counts += _fill(_missing(counts, budget), jnp.minimum(k_max - counts, 1))
     # What rounding of the real numbers may have left, in either direction.
-    counts += _fill(budget - jnp.sum(counts), k_max - counts)
-    counts -= _fill(jnp.sum(counts) - budget, counts - k_min)
+    counts += _fill(_missing(counts, budget), k_max - counts)
+    counts -= _fill(-_missing(counts, budget), counts - k_min)
     tokens = jnp.zeros_like(counts).at[order].set(counts)
     return jnp.where(unknown, -1, tokens)
 
@@ -218,4 +222,4 @@ def token_mask(tokens: Array, k_max: int) -> Array:
     >>> token_mask(jnp.array([2.0, 0.5]), 3).tolist()
     [[1.0, 1.0, 0.0], [0.5, 0.0, 0.0]]
     """
-    return jnp.clip(tokens[:, None] - jnp.arange(k_max, dtype=tokens.dtype), 0.0, 1.0)
+    return jnp.clip(tokens[:, None] - jnp.arange(k_max, dtype=tokens.dtype)[None], 0.0, 1.0)

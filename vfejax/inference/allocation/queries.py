@@ -25,11 +25,12 @@ __all__ = [
     "region_prior",
 ]
 
-# Cells: lightness in 10 steps of 10, a* and b* in 16 of 14 about 0, which hold all of sRGB.
-_CELLS = (10, 16, 16)
-_LOW = (0.0, -112.0, -112.0)
+# Cells: lightness in 10 steps of 10, a* and b* in 17 of 14, which hold all of sRGB. Greys lie in the
+# middle of a cell.
+_CELLS = (10, 17, 17)
+_LOW = (0.0, -119.0, -119.0)
 _WIDTH = (10.0, 14.0, 14.0)
-NUM_CODES = 10 * 16 * 16
+NUM_CODES = 10 * 17 * 17
 _LATTICE = 48  # points along an edge of the sRGB cube
 _UNSEEN = 1e-3  # part of all colours in cells that the lattice misses
 
@@ -44,7 +45,7 @@ def colour_codes(picture: Array) -> Array:
         ValueError: for another last axis, or integers.
 
     >>> colour_codes(jnp.zeros((1, 3))).tolist()  # black: lightness 0, a* and b* in the middle
-    [136]
+    [144]
     """
     lab = jnp.moveaxis(srgb_to_lab(picture), -1, 0)
     places = [
@@ -103,7 +104,7 @@ def colour_query(example: Array, *, bandwidth: float = 20.0, probability: float 
     >>> from vfejax.inference.allocation.information import mutual_information
     >>> red = colour_query(jnp.array([1.0, 0.0, 0.0]))
     >>> red.shape, bool(mutual_information(red) > 0)
-    ((2, 2560), True)
+    ((2, 2890), True)
     """
     if not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")

@@ -158,7 +158,7 @@ def _entropy(lightness: Array, patch: int) -> Array:
     """Entropy of the lightness in each patch, from counts in bins of equal width."""
     bins = jnp.clip(lightness * (_NUM_BINS / 100), 0, _NUM_BINS - 1).astype(jnp.int8)
     every = jnp.arange(_NUM_BINS, dtype=jnp.int8)[:, None, None]
-    counts = _sums((bins == every).astype(jnp.int32), patch)
+    counts = _sums((bins[None] == every).astype(jnp.int32), patch)
     return entropy(jnp.moveaxis(counts, 0, -1).astype(lightness.dtype) / patch**2)
 
 

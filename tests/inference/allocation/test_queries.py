@@ -1,0 +1,83 @@
+"""Queries: tables that sum to 1, information that finds what was asked, priors of regions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.inference.allocation import information, queries
+
+RED, DULL, GREEN, GREY = (0.9, 0.1, 0.1), (0.8, 0.2, 0.15), (0.1, 0.7, 0.1), (0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def red():
+    return jax.jit(queries.colour_query)(jnp.asarray(RED, jnp.float32))
+
+
+def test_a_query_is_a_joint_table(red):
+    assert red.shape == (2, queries.NUM_CODES)
+    # Sums of thousands of float32 numbers.
+    np.testing.assert_allclose(red.sum(axis=1), [0.95, 0.05], rtol=1e-5)
+    assert red.min() >= 0
+    assert information.mutual_information(red) > 0.05
+
+
+def test_information_is_largest_where_the_colour_is(red):
+    picture = jnp.asarray([RED, DULL, GREEN, GREY], jnp.float32)
+    picture = jnp.broadcast_to(picture[None, :, None], (6, 4, 6, 3)).reshape(6, 24, 3)
+    found = np.asarray(queries.colour_information(picture, red, 6))[0]
+    assert found[0] > found[1] > 3 * max(found[2:])
+    # What is asked for is certain at most: -log 0.05.
+    assert found[0] < -np.log(0.05)
+    half = queries.colour_information(picture[:, 9:15], red, 6)
+    np.testing.assert_allclose(half[0, 0], (found[1] + found[2]) / 2, rtol=1e-5)
+
+
+def test_an_example_is_asked_for_as_its_colours_are(red, dtype):
+    example = jnp.broadcast_to(jnp.asarray(RED, dtype), (4, 5, 3))
+    found = queries.colour_query(example)
+    assert found.dtype == dtype
+    # A point of the lattice that lies on the border of two cells counts 1e-5.
+    np.testing.assert_allclose(found, red, atol=1e-4)
+
+
+def test_the_information_of_typical_pixels_is_the_mutual_information(red, rng):
+    cells = rng.choice(queries.NUM_CODES, size=200_000, p=np.asarray(red.sum(0) / red.sum()))
+    told = np.asarray(information.specific_information(red))[cells]
+    expected = float(information.mutual_information(red))
+    # Four standard errors of the mean.
+    assert abs(told.mean() - expected) < 4 * told.std() / np.sqrt(told.size)
+
+
+def test_codes_tell_colours_apart_and_hold_every_colour():
+    colours = jnp.asarray([RED, DULL, GREEN, GREY, (0, 0, 0), (1, 1, 1), (0, 0, 1)], jnp.float32)
+    codes = queries.colour_codes(colours)
+    assert len(set(codes.tolist())) == 7
+    assert codes.max() < queries.NUM_CODES
+
+
+def test_nan_is_not_hidden_by_counts(red):
+    assert np.all(np.isnan(queries.colour_query(jnp.full((2, 3), jnp.nan))[1]))
+    picture = jnp.zeros((4, 8, 3), jnp.float32).at[0, 0, 0].set(jnp.nan)
+    assert np.isnan(queries.colour_information(picture, red, 4)).tolist() == [[True, False]]
+
+
+def test_the_prior_of_a_region_has_its_pixels_and_a_little_elsewhere():
+    found = np.exp(queries.region_prior(10, 20, (5, 2, 100, 4), 5, dtype=jnp.float64))
+    # Columns 5 to 20 and rows 2 to 6 of 2 x 4 patches of 5 pixels.
+    overlap = np.outer([3, 1], [0, 5, 5, 5]).reshape(-1)
+    np.testing.assert_allclose(found, 0.9 * overlap / overlap.sum() + 0.1 / 8, rtol=1e-12)
+
+
+def test_arguments_are_refused():
+    with pytest.raises(ValueError, match="30,0,5,5 must hold a pixel of the picture of 20 x 10"):
+        queries.region_prior(10, 20, (30, 0, 5, 5), 5)
+    with pytest.raises(ValueError, match="miss must be a probability above 0 and below 1, got 0"):
+        queries.region_prior(10, 20, (0, 0, 5, 5), 5, miss=0)
+    with pytest.raises(ValueError, match="bandwidth must be positive, got 0"):
+        queries.colour_query(jnp.zeros(3), bandwidth=0)
+    with pytest.raises(ValueError, match=r"example must hold a colour, got shape \[0, 3\]"):
+        queries.colour_query(jnp.zeros((0, 3)))
+    with pytest.raises(ValueError, match=r"joint must have shape \[2, 2890\], got \[2, 2\]"):
+        queries.colour_information(jnp.zeros((2, 2, 3)), jnp.ones((2, 2)))

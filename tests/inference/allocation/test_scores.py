@@ -1,0 +1,134 @@
+"""Scores: their bound and its optimum, iterations that raise it, and messages patch by patch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.inference.allocation import budgets, scores, textures
+from vfejax.inference.allocation.scores import Messages
+
+
+def draw(rng, dtype=jnp.float64, size=6):
+    rows = jnp.asarray(rng.gamma(2.0, size=(3, size)), dtype)
+    prior = jnp.asarray(np.log(rng.dirichlet(np.ones(size))), dtype)
+    return Messages(*rows), jnp.asarray([1.0, 0.5, 2.0], dtype), prior
+
+
+def test_the_posterior_is_the_belief_with_the_largest_bound(rng):
+    messages, weights, prior = draw(rng)
+    value = scores.score(messages, weights)
+    np.testing.assert_allclose(value, messages[0] + 0.5 * messages[1] + 2 * messages[2])
+    log_pi = scores.posterior(value, 0.7, prior)
+    best = scores.elbo(log_pi, value, 0.7, prior)
+    evidence = 0.7 * np.log(np.sum(np.exp(prior + value / 0.7)))
+    np.testing.assert_allclose(best, evidence, rtol=1e-13)
+    others = np.log(rng.dirichlet(np.ones(6), size=200))
+    bounds = jax.vmap(lambda q: scores.elbo(q, value, 0.7, prior))(jnp.asarray(others))
+    # ELBO = optimum - T KL(pi || pi*), for every belief.
+    missing = 0.7 * np.sum(np.exp(others) * (others - np.asarray(log_pi)), axis=1)
+    np.testing.assert_allclose(bounds, best - missing, rtol=1e-12)
+
+
+def test_each_iteration_raises_the_bound_to_its_optimum(rng, dtype):
+    messages, weights, prior = draw(rng, dtype)
+    for rate in (0.2, 1.0):
+        found = scores.combine(
+            messages, weights, temperature=0.5, log_prior=prior, rate=rate, num_iterations=40
+        )
+        # Rounding of sums of six numbers up to 50.
+        noise = 100 * jnp.finfo(dtype).eps
+        assert np.all(np.diff(found.elbo) >= -noise)
+        assert found.elbo[0] < found.elbo[1]
+        np.testing.assert_allclose(found.elbo[-1], found.optimum, rtol=1e-5)
+        assert found.elbo.dtype == found.log_pi.dtype == dtype
+    value = scores.score(messages, weights)
+    np.testing.assert_allclose(
+        found.log_pi, scores.posterior(value, 0.5, prior), atol=40 * jnp.finfo(dtype).eps
+    )
+    np.testing.assert_allclose(
+        found.elbo[-1], scores.elbo(found.log_pi, value, 0.5, prior), rtol=1e-5
+    )
+
+
+def test_patches_that_do_not_count_are_never_looked_at(rng):
+    messages, weights, prior = draw(rng)
+    prior = prior.at[2].set(-jnp.inf)
+    found = scores.combine(messages, weights, log_prior=prior)
+    assert found.log_pi[2] == -jnp.inf
+    assert np.all(np.isfinite(found.elbo))
+    assert scores.elbo(jnp.log(jnp.full(6, 1 / 6)), messages[0], 1.0, prior) == -jnp.inf
+    slope = jax.grad(lambda w: scores.combine(messages, w, log_prior=prior).elbo[-1])(weights)
+    assert np.all(np.isfinite(slope))
+
+
+def plain_perspectival(colour):
+    rows, columns, _ = colour.shape
+    found = np.zeros((rows, columns))
+    for i, j in np.ndindex(rows, columns):
+        near = [
+            colour[r, c]
+            for r in range(max(i - 1, 0), min(i + 2, rows))
+            for c in range(max(j - 1, 0), min(j + 2, columns))
+            if (r, c) != (i, j)
+        ]
+        if near:
+            contrast = np.sum((colour[i, j] - np.mean(near, axis=0)) ** 2)
+            variance = np.sum(np.var(near, axis=0))
+            found[i, j] = 0.5 * np.log(1 + contrast / 100) / (1 + variance / 100)
+    return found
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 3), (2, 1), (1, 1)])
+def test_precision_times_salience_is_that_of_plain_loops(rng, size):
+    given = rng.normal(size=(*size, 13)) * 20
+    found = scores.perspectival(jnp.asarray(given))
+    np.testing.assert_allclose(found, plain_perspectival(given[..., 3:6]), atol=1e-12)
+
+
+def test_messages_of_a_picture_depend_on_it_alone(rng):
+    pictures = jnp.asarray(rng.random((2, 12, 16, 3)), jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def pipeline(picture):
+        messages = scores.messages(textures.patch_textures(picture, 4))
+        log_pi = scores.posterior(scores.score(messages, jnp.ones(3)))
+        return messages, log_pi, budgets.allocate(log_pi, 60, 2, 20)
+
+    before, after = pipeline(pictures), pipeline(pictures.at[1].multiply(0.01))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[0]), before, after)
+    assert not np.array_equal(before[1][1], after[1][1])
+    broken = pipeline(pictures.at[1, 0, 0, 0].set(jnp.nan))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[0]), before, broken)
+    assert np.all(np.isnan(broken[1][1]))
+
+
+def test_the_gradient_of_a_loss_of_tokens_reaches_the_weights(rng):
+    messages, weights, _ = draw(rng)
+    wanted = jnp.arange(6.0)
+
+    def loss(weights):
+        log_pi = scores.posterior(scores.score(messages, weights))
+        return jnp.sum((budgets.relaxed_tokens(log_pi, 30, 1, 12) - wanted) ** 2)
+
+    slope = jax.jit(jax.grad(loss))(weights)
+    step = 1e-6
+    for i in range(3):
+        shift = step * jnp.eye(3)[i]
+        difference = (loss(weights + shift) - loss(weights - shift)) / (2 * step)
+        np.testing.assert_allclose(slope[i], difference, rtol=1e-6, atol=1e-6)
+    assert np.all(slope != 0)
+
+
+def test_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"information must have shape \[2, 3\], got \[3, 2\]"):
+        scores.messages(jnp.zeros((2, 3, 13)), jnp.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"textures must have shape \[r, c, 13\], got \[2, 3, 4\]"):
+        scores.perspectival(jnp.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"weights must have shape \[3\], got \[2\]"):
+        scores.score(Messages(*jnp.zeros((3, 5))), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"log_prior must have shape \[5\], got \[4\]"):
+        scores.posterior(jnp.zeros(5), 1.0, jnp.zeros(4))
+    with pytest.raises(ValueError, match="rate must be above 0 and at most 1, got 0"):
+        scores.combine(Messages(*jnp.zeros((3, 5))), jnp.ones(3), rate=0)
