@@ -5,6 +5,7 @@ generalised coordinates, and active inference.
 from vfejax.inference import (
     active_inference,
     allocation,
+    anytime,
     behaviour,
     chains,
     dynamic_expectation_maximization,
@@ -40,6 +41,7 @@ from vfejax.inference import (
 __all__ = [
     "active_inference",
     "allocation",
+    "anytime",
     "behaviour",
     "chains",
     "dynamic_expectation_maximization",

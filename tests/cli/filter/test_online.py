@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.cli.filter.latency import Latencies
-from vfejax.cli.filter.lines import LONGEST, lines
 from vfejax.cli.filter.stream import local_stream
+from vfejax.cli.lines import LONGEST, lines
 from vfejax.cli.main import main
 from vfejax.inference.chains.local_models import LocalModel
 
@@ -160,17 +159,6 @@ def test_lines_end_when_they_are_told_to():
     assert list(lines(reader, lambda: True)) == []
     os.close(reader)
     os.close(writer)
-
-
-def test_quantiles_of_latencies_are_right_to_their_bins(rng):
-    durations = np.exp(rng.normal(-7, 1, 2000))
-    found = Latencies()
-    for duration in durations:
-        found.add(float(duration))
-    for share in (0.5, 0.99):
-        exact = np.quantile(durations, share, method="inverted_cdf")
-        assert found.quantile(share) == pytest.approx(exact, rel=0.024)
-    assert np.isnan(Latencies().quantile(0.5))
 
 
 @pytest.mark.slow

@@ -17,12 +17,11 @@ from vfejax.cli.filter import local, models
 from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
 from vfejax.cli.filter.estimates import Measure, cell, half_width
 from vfejax.cli.filter.generalized import KIND, Smooth, check_window
-from vfejax.cli.filter.latency import Latencies
-from vfejax.cli.filter.lines import lines
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.paths import path_stream
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
+from vfejax.cli.lines import lines
 from vfejax.data.files import UTF_16
 from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for
@@ -30,6 +29,7 @@ from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.inference.chains.local_models import LocalModel
 from vfejax.runs.interrupt import Interrupt
+from vfejax.runs.latency import Latencies
 
 __all__ = ["run"]
 
