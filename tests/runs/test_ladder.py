@@ -111,3 +111,11 @@ def test_a_late_cycle_takes_a_cheaper_rung_and_no_deeper_one_than_the_load_allow
     for left, rung in ((0.016, 0), (0.006, 1), (0.002, 2), (-0.1, 2)):
         assert reach(SECONDS, Load(), left, SHEDDING) == rung
     assert reach(SECONDS, Load(rung=1), 1.0, SHEDDING) == 1
+
+
+def test_depth_that_takes_next_to_nothing_is_not_given_up_for_the_pauses_of_the_system():
+    pauses, seconds = Load(deviation=0.006), (0.0006, 0.0004, 0.0001)
+    assert settle(seconds, pauses, 0.016, SHEDDING).rung == 0  # 0.5 ms of 16 is a trifle
+    assert settle(seconds, pauses._replace(rung=1), 0.016, SHEDDING).calm == 1
+    assert reach(seconds, pauses, 0.008, SHEDDING) == 1
+    assert settle(SECONDS, pauses, 0.016, SHEDDING).rung == 2  # and 9 ms are none

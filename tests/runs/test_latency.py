@@ -14,8 +14,10 @@ def test_quantiles_of_latencies_are_right_to_their_bins(rng):
     for share in (0.5, 0.99):
         exact = np.quantile(durations, share, method="inverted_cdf")
         assert found.quantile(share) == pytest.approx(exact, rel=0.024)
+        assert found.share_below(0.97 * exact) <= share <= found.share_below(1.03 * exact)
     assert found.longest == found.quantile(1.0) == durations.max()
     assert np.isnan(Latencies().quantile(0.5))
+    assert np.isnan(Latencies().share_below(0.5))
 
 
 def test_a_histogram_counts_every_duration_between_its_ends(rng):

@@ -139,13 +139,16 @@ class Shedding(NamedTuple):
 
     Attributes:
         shed: share of the time until the deadline that a rung may be expected to take.
-        restore: share that the next deeper rung may be expected to take before it is tried.
-        patience: cycles in a row for which that must hold. It doubles, up to eightfold, whenever
-            the deeper rung is given up again before so many cycles have passed.
+        restore: share that the next deeper rung may be expected to take before it is taken back.
+        trifle: share that depth may always take beyond what the last rung takes: where the system
+            itself makes cycles late, giving up so little would not help.
+        patience: cycles in a row for which depth must fit before it is taken back. It doubles, up
+            to eightfold, whenever that depth is given up again before so many cycles have passed.
     """
 
     shed: float = 0.8
     restore: float = 0.6
+    trifle: float = 0.05
     patience: int = 60
 
 
@@ -228,7 +231,7 @@ def settle(seconds: tuple[float, ...], load: Load, left: float, shedding: Sheddi
         return load._replace(rung=below, calm=0, held=0, patience=patience)
     held = load.held + (load.held > 0)
     above = load.rung - 1
-    if above < 0 or expected(seconds, load, above) > shedding.restore * left:
+    if above < 0 or not _fits(seconds, load, above, left, shedding.restore, shedding.trifle):
         return load._replace(calm=0, held=held, patience=patience)
     if load.calm + 1 < patience:
         return load._replace(calm=load.calm + 1, held=held, patience=patience)
@@ -249,6 +252,13 @@ def reach(seconds: tuple[float, ...], load: Load, left: float, shedding: Sheddin
     1
     """
     for rung in range(load.rung, len(seconds)):
-        if expected(seconds, load, rung) <= shedding.shed * left:
+        if _fits(seconds, load, rung, left, shedding.shed, shedding.trifle):
             return rung
     return len(seconds) - 1
+
+
+def _fits(
+    seconds: tuple[float, ...], load: Load, rung: int, left: float, share: float, trifle: float
+) -> bool:
+    more = load.factor * (seconds[rung] - seconds[-1])
+    return expected(seconds, load, rung) <= share * left or more <= trifle * left
