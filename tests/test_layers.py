@@ -40,6 +40,7 @@ STRANGERS = {"dynamics", "agents", "energy", "inference"}
 BORDER = {"data", "figures", "runs", "cli", "__main__"}
 HOME = {
     "flax": {"models"},
+    "gymnasium": {"problems"},
     **dict.fromkeys(("matplotlib", "rich", "orbax", "tyro", "time", "datetime"), BORDER),
 }
 # A pretrained model is its directory, so `models.phi.load(directory)` belongs to the model. One
