@@ -111,7 +111,8 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
     >>> env.reset(seed=0)[0].tolist()  # in the centre
     [0, 0, 0]
     """
-    library, controlled = _library(), _controlled(model)
+    base: Any = _library().Env
+    controlled = _controlled(model)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     if not controlled:
@@ -119,7 +120,7 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
     actions = _codec(_space(tuple(model.num_controls[f] for f in controlled)), "action_space")
     seen = _codec(_space(model.num_observations), "observation_space")
 
-    class World(library.Env):
+    class World(base):
         """The world as gymnasium has it."""
 
         metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
@@ -144,7 +145,7 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
                 raise ValueError(f"action must be in {self.action_space}, got {action}")
             controls = np.zeros(len(model.B), np.int32)
             controls[controlled] = actions.encode(action)
-            self._state, observation = world.step(self._state, controls, self._draw())
+            self._state, observation = world.step(self._state, jnp.asarray(controls), self._draw())
             self._taken += 1
             row = np.asarray(observation)
             pay = _reward(model, row, self._taken)
@@ -201,10 +202,8 @@ def act_in(env: Any, agent: Agent, model: POMDP, key: Array, num_steps: int) -> 
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    seen, taken = (
-        _codec(env.observation_space, "observation_space"),
-        _codec(env.action_space, "action_space"),
-    )
+    seen = _codec(env.observation_space, "observation_space")
+    taken = _codec(env.action_space, "action_space")
     controlled = _controlled(model)
     for name, found, wanted in (
         ("observation_space", seen.sizes, model.num_observations),
@@ -214,15 +213,16 @@ def act_in(env: Any, agent: Agent, model: POMDP, key: Array, num_steps: int) -> 
             raise ValueError(f"{name} must have sizes {wanted} as the model, got {found}")
     first, key = jax.random.split(key)
     seed = int(jax.random.randint(first, (), 0, 2**31 - 1))
-    rows, actions, rewards = [seen.encode(env.reset(seed=seed)[0])], [], []
+    rows = [seen.encode(env.reset(seed=seed)[0])]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
     state, terminated, truncated = agent.init(), False, False
     while len(actions) < num_steps and not (terminated or truncated):
         key, own = jax.random.split(key)
         state, decision = agent.step(state, jnp.asarray(rows[-1], jnp.int32), own)
         actions.append(np.asarray(decision.action))
-        observation, reward, terminated, truncated, _ = env.step(
-            taken.decode(actions[-1][controlled])
-        )
+        chosen = taken.decode(actions[-1][controlled])
+        observation, reward, terminated, truncated, _ = env.step(chosen)
         rows.append(seen.encode(observation))
         rewards.append(float(reward))
     cut = bool(truncated) or not terminated
