@@ -15,6 +15,7 @@ import numpy as np
 
 from vfejax.data import tokenizers
 from vfejax.data.files import one_line, read_errors
+from vfejax.data.population_arrays import load_npz
 from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
@@ -46,6 +47,8 @@ class Run(NamedTuple):
         step: number of updates after which those weights were saved.
         valid_loss: their validation loss, in nats per token.
         events: groups of agents that formed and came apart, of a simulation with meta-agents.
+        episode: arrays of the last episode of agents that plan; None for any other run, and until
+            its end.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Run(NamedTuple):
     step: int | None = None
     valid_loss: float | None = None
     events: tuple[Event, ...] = ()
+    episode: dict[str, np.ndarray] | None = None
 
 
 def load(path: str | os.PathLike) -> Run:
@@ -84,7 +88,8 @@ def load(path: str | os.PathLike) -> Run:
     """
     path = Path(path)
     config = directory.read_config(path)
-    run = Run(path, config, _metrics(path), _summary(path), events=tuple(read_events(path)))
+    events, episode = tuple(read_events(path)), _episode(path)
+    run = Run(path, config, _metrics(path), _summary(path), events=events, episode=episode)
     # The model of `vfejax filter` is no language model.
     return run if "model" not in config or "horizon" in config else _with_model(run)
 
@@ -97,6 +102,11 @@ def _metrics(path: Path) -> dict[str, np.ndarray]:
     if not written or b"\n" not in _first_bytes(file):
         return {}
     return read_metrics(path)
+
+
+def _episode(path: Path) -> dict[str, np.ndarray] | None:
+    file = path / "episode.npz"
+    return load_npz(file) if file.exists() else None
 
 
 def _first_bytes(file: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import agents, episodes, pictures, report
+from vfejax.cli.plan import agents, episodes, pictures, report, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
@@ -36,6 +36,7 @@ def _episodes(config: PlanConfig) -> int:
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
+    sizes.check(config, problem)
     player = agents.build(config, problem, config.planner)
     program = episodes.program(config, problem, player)
     with sessions.begin(config, "plan", inputs) as session:

@@ -15,6 +15,7 @@ __all__ = ["LISTED", "PlanConfig", "check_values", "learned", "parse"]
 
 LISTED = ("policies", "induction", "utility")
 """The planners that value a list of policies."""
+_FURTHEST = 100
 _OF_WORLDS = {
     "map": ("grid",),
     "reward": ("grid", "tmaze", "bandit", "cue-chain"),
@@ -151,7 +152,9 @@ def check_values(config: PlanConfig) -> None:
     them.
     """
     check_run(config)
-    check_counts(config, ["length", "batch", "horizon"], 1)
+    check_counts(config, ["length", "batch"], 1)
+    fits = 1 <= config.horizon <= _FURTHEST
+    check(fits, "horizon", config.horizon, f"at least 1 and at most {_FURTHEST}")
     check_numbers(config, ["gamma", "temperature"], positive=False)
     _check_world(config)
     _check_planner(config)

@@ -157,6 +157,11 @@ def _told(problem: Problem, episode: Episode, moments: Moments) -> _Info:
 def program(config: PlanConfig, problem: Problem, player: Player) -> loop.Program:
     """All episodes, one for each step of the loop, whose state is what agents have counted.
 
+    Args:
+        config: the command's options.
+        problem: the world.
+        player: the agent.
+
     Raises:
         UserError: when such agents cannot plan in such a world.
     """

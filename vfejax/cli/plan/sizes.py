@@ -1,0 +1,55 @@
+"""How much an agent of ``vfejax plan`` would look at: too much is refused before it begins."""
+
+import math
+import os
+
+import numpy as np
+
+from vfejax.cli.plan.config import LISTED, PlanConfig
+from vfejax.cli.plan.problem import Problem
+from vfejax.errors import UserError
+
+__all__ = ["check"]
+
+_MOST_POLICIES = 2**20
+_LARGEST_TREE = 2**22
+
+
+def check(config: PlanConfig, problem: Problem) -> None:
+    """Refuse what no machine plans, and what is larger than the memory of this one.
+
+    Raises:
+        UserError: with the options that make it smaller.
+    """
+    model, horizon = problem.model, config.horizon
+    actions, outcomes = math.prod(model.num_controls), math.prod(model.num_observations)
+    policies = nodes = actions
+    if config.planner in LISTED:
+        policies = nodes = actions**horizon
+        if policies > _MOST_POLICIES:
+            raise UserError(
+                f"--horizon {horizon}: there are {actions}^{horizon} sequences of actions, more "
+                f"than {_MOST_POLICIES}; choose a smaller --horizon, or --planner sophisticated "
+                "with few --outcomes, or gradient"
+            )
+    elif config.planner == "sophisticated":
+        followed = min(config.outcomes or outcomes, outcomes)
+        nodes = actions**horizon * followed ** (horizon - 1)
+        if nodes > _LARGEST_TREE:
+            raise UserError(
+                f"--horizon {horizon}: the tree of {actions} actions and {followed} of {outcomes} "
+                f"outcomes has more than {_LARGEST_TREE} nodes; choose a smaller --horizon or "
+                "fewer --outcomes"
+            )
+    states = sum(model.num_states)
+    numbers = nodes * (states + outcomes) + config.length * (2 * policies + states)
+    _check_memory(config, config.batch * numbers * np.dtype(config.precision).itemsize)
+
+
+def _check_memory(config: PlanConfig, needed: int) -> None:
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise UserError(
+            f"these agents take about {min(needed, 10**40) / 2**30:.3g} GiB, and this machine has "
+            f"{present / 2**30:.3g} GiB; choose a smaller --batch, --horizon or --length"
+        )
