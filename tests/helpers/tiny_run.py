@@ -48,3 +48,9 @@ TINY_TRAINING = [
     ),
     *("--sample-tokens", "6"),
 ]
+
+# The same for agents that plan: a T-maze, in which they ask the cue and then have what they want.
+TINY_PLAN = [
+    *("--env", "tmaze", "--horizon", "2", "--length", "3", "--batch", "2"),
+    *("--steps", "4", "--log-every", "2", "--checkpoint-every", "2"),
+]

@@ -36,7 +36,7 @@ _RIM = 0.5  # of wall around the places
 _LANE = 0.13  # how far to its right a step is drawn, so that ways back can be told apart
 _SQUARE = 1e-6  # cosine below which a corner is a square one
 _HALF = 0.5
-_DARKEST = 0.7  # of the colour map, so that letters stay readable
+_DARKEST = 0.6  # of the colour map, so that letters stay readable
 
 
 class Mark(NamedTuple):
@@ -173,8 +173,16 @@ def draw_way(ax: Axes, cells: np.ndarray, path: ArrayLike) -> None:
         ax: where the map is drawn.
         cells: row and column of each place, ``[s, 2]``.
         path: the places in their order, integers ``[t]``.
+
+    Raises:
+        ValueError: when the path is empty or leaves the map.
     """
-    points = np.asarray(cells, np.float64)[np.asarray(path, int)][:, ::-1]
+    places = as_array("path", path, "t").astype(int)
+    if places.min() < 0 or places.max() >= len(cells):
+        raise ValueError(
+            f"path must be places, 0 to {len(cells) - 1}, got {places.min()} to {places.max()}"
+        )
+    points = np.asarray(cells, np.float64)[places, ::-1]
     moved = np.flatnonzero(np.any(np.diff(points, axis=0) != 0, axis=1))
     lane = points[:1]
     if len(moved):

@@ -180,8 +180,8 @@ def _check_world(config: PlanConfig) -> None:
             least = 1 if name == "cues" else 2
             check(least <= value <= 1000, name, value, f"at least {least} and at most 1000")
 
-    requirement = "left out with --env random, in which nothing is hidden for an episode"
-    check(not config.fixed or config.env != "random", "fixed", "", requirement)
+    requirement = "another world with --fixed: nothing in it is hidden for an episode"
+    check(not config.fixed or config.env != "random", "env", config.env, requirement)
 
 
 def _check_planner(config: PlanConfig) -> None:

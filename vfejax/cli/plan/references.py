@@ -80,13 +80,15 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
     told = dataclasses.replace(config, learn=None)
     player = agents.build(told, problem, "greedy")
 
-    def one(states: Array, number: Array) -> tuple[Array, Score]:
-        _, episode = play(told, problem, player, player.prior, number)
+    def one(_: Array, number: Array) -> tuple[Array, Score]:
+        episode = play(told, problem, player, player.prior, number)[1]
         return episode.states, jax.vmap(lambda seen: score(problem, seen))(episode.observations)
 
-    shape = (config.batch, config.length, len(problem.model.D))
-    numbers = jnp.arange(first, episodes, dtype=jnp.uint32)
-    states, scores = jax.jit(lambda x: jax.lax.scan(one, jnp.zeros(shape, int), x))(numbers)
+    def every(numbers: Array) -> tuple[Array, Score]:
+        states = jax.eval_shape(one, jnp.zeros(()), numbers[0])[0]
+        return jax.lax.scan(one, jnp.zeros(states.shape, states.dtype), numbers)
+
+    states, scores = jax.jit(every)(jnp.arange(first, episodes, dtype=jnp.uint32))
     success, reward, steps = (np.asarray(x, np.float64) for x in scores)
     mean = float(np.nanmean(steps)) if success.any() else math.nan
     return Greedy(Fare(float(success.mean()), float(reward.mean()), mean), np.asarray(states))
