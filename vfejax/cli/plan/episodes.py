@@ -16,7 +16,7 @@ from vfejax.inference.expected_free_energy import expected_free_energy
 from vfejax.inference.pomdp.learning import Counts, expected_model
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.problems.environments import process
-from vfejax.problems.episodes import Episode, learn_episode
+from vfejax.problems.episodes import Episode, learn_episode, run_episode
 from vfejax.runs import loop
 from vfejax.runs.seeds import random_key
 from vfejax.types import Array
@@ -72,6 +72,8 @@ def play(
     key = jax.random.fold_in(random_key(config.seed), number)
 
     def one(counts: Counts, key: Array) -> tuple[Counts, Episode]:
+        if config.learn is None:
+            return counts, run_episode(player.learner.agent(counts), world, key, config.length)
         return learn_episode(player.learner, world, counts, key, config.length)
 
     return jax.vmap(one)(counts, jax.random.split(key, config.batch))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli.once import compiled_once
 from vfejax.cli.plan import agents
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.episodes import Score, play, score
@@ -88,7 +89,7 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
         states = jax.eval_shape(one, jnp.zeros(()), numbers[0])[0]
         return jax.lax.scan(one, jnp.zeros(states.shape, states.dtype), numbers)
 
-    states, scores = jax.jit(every)(jnp.arange(first, episodes, dtype=jnp.uint32))
+    states, scores = compiled_once(every)(jnp.arange(first, episodes, dtype=jnp.uint32))
     success, reward, steps = (np.asarray(x, np.float64) for x in scores)
     mean = float(np.nanmean(steps)) if success.any() else math.nan
     return Greedy(Fare(float(success.mean()), float(reward.mean()), mean), np.asarray(states))
