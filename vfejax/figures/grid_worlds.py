@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from vfejax.figures.style import (
     FONT_SIZE,
     GREEN,
-    GREY,
     INK,
     VERMILLION,
     as_array,
@@ -31,7 +30,7 @@ from vfejax.figures.style import (
 __all__ = ["Mark", "Walk", "draw_map", "draw_way", "walks"]
 
 _WALL = "#5a606b"
-_EDGES = {"start": GREY, "cue": "#b07800", "trap": VERMILLION, "goal": GREEN}
+_EDGES = {"start": INK, "cue": "#b07800", "trap": VERMILLION, "goal": GREEN}
 _RIM = 0.5  # of wall around the places
 _LANE = 0.13  # how far to its right a step is drawn, so that ways back can be told apart
 _SQUARE = 1e-6  # cosine below which a corner is a square one
@@ -140,7 +139,7 @@ def draw_map(
 
 
 def _draw_mark(ax: Axes, column: float, row: float, mark: Mark, filled: float) -> None:
-    colour = _EDGES[mark.kind]
+    colour, (left, up) = _EDGES[mark.kind], (0.32, 0.26) if mark.kind == "start" else (0.16, 0.12)
     if mark.kind != "start":
         ax.add_patch(
             FancyBboxPatch(
@@ -154,11 +153,11 @@ def _draw_mark(ax: Axes, column: float, row: float, mark: Mark, filled: float) -
             )
         )
     ax.text(
-        column - 0.19,
-        row - 0.16,
+        column - left,
+        row - up,
         mark.text,
         color="white" if filled > _HALF else colour,
-        fontsize=FONT_SIZE,
+        fontsize=FONT_SIZE - 1,
         fontweight="bold",
         ha="center",
         va="center",
