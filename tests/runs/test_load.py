@@ -74,7 +74,7 @@ def test_any_other_run_has_settings_metrics_and_summary(tmp_path):
     assert run.metrics["step"].tolist() == [0, 2]
     assert run.metrics["energy"].tolist() == [3.0, 0.1]
     assert run.summary == {"steps": 2}
-    assert run[4:] == (*(None,) * 5, ())
+    assert run[4:] == (*(None,) * 5, (), None)
 
 
 def test_a_run_of_ones_own_has_what_it_wrote(tmp_path):
