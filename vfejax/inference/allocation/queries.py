@@ -25,8 +25,8 @@ __all__ = [
     "region_prior",
 ]
 
-# Cells: lightness in 10 steps of 10, a* and b* in 17 of 14, which hold all of sRGB. Greys lie in the
-# middle of a cell.
+# Cells: lightness in 10 steps of 10, a* and b* in 17 of 14, which hold all of sRGB. Greys lie in
+# the middle of a cell.
 _CELLS = (10, 17, 17)
 _LOW = (0.0, -119.0, -119.0)
 _WIDTH = (10.0, 14.0, 14.0)

@@ -30,6 +30,7 @@ __all__ = [
     "Messages",
     "combine",
     "elbo",
+    "iterate",
     "messages",
     "perspectival",
     "posterior",
@@ -202,6 +203,31 @@ def elbo(
     ) * jnp.sum(pi * gap)
 
 
+def iterate(
+    added: Array, score: Array, temperature: Array | float = 1.0, rate: float = 0.5
+) -> Array:
+    """One iteration on what messages add to the log prior: ``added + rate (score / T - added)``.
+
+    Args:
+        added: natural parameters so far, ``[p]``, from 0 on.
+        score: ``[p]``, in nats.
+        temperature: T, positive.
+        rate: above 0 and at most 1.
+
+    Returns:
+        ``[p]``; ``log_softmax(log_prior + added)`` is the belief.
+
+    Raises:
+        ValueError: when the rate is out of its limits.
+
+    >>> iterate(jnp.zeros(2), jnp.array([1.0, 2.0])).tolist()
+    [0.5, 1.0]
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
+    return added + rate * (score / cast_like(temperature, score) - added)
+
+
 class Combined(NamedTuple):
     """Beliefs after iterations of message combination.
 
@@ -242,20 +268,18 @@ def combine(
     >>> bool(jnp.all(jnp.diff(found.elbo) >= 0)), bool(found.elbo[-1] <= found.optimum)
     (True, True)
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
     value, prior = _both(score(messages, weights), log_prior)
     temperature = cast_like(temperature, value)
 
     def bound(added: Array) -> Array:
         return elbo(jax.nn.log_softmax(prior + added), value, temperature, prior)
 
-    def iterate(added: Array, _: None) -> tuple[Array, Array]:
-        after = added + rate * (value / temperature - added)
+    def move(added: Array, _: None) -> tuple[Array, Array]:
+        after = iterate(added, value, temperature, rate)
         return after, bound(after)
 
     start = jnp.zeros_like(value)
-    added, later = jax.lax.scan(iterate, start, None, length=num_iterations)
+    added, later = jax.lax.scan(move, start, None, length=num_iterations)
     optimum = temperature * jax.nn.logsumexp(prior + value / temperature)
     every = jnp.concatenate([bound(start)[None], later])
     return Combined(jax.nn.log_softmax(prior + added), every, optimum)
