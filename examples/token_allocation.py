@@ -24,7 +24,7 @@ import optax
 
 from vfejax.data.pictures import load_picture
 from vfejax.figures.pictures import token_map
-from vfejax.inference.allocation import budgets, queries, scores, textures
+from vfejax.inference.allocation import budgets, messages, posteriors, queries, textures
 from vfejax.problems.important_region import draw_scene
 
 PATCH = 16
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
     patch^2]`` from coarse to fine, and the share of each patch that matters ``[p]``.
     """
 
-    messages: scores.Messages
+    messages: messages.Messages
     energies: jax.Array
     important: jax.Array
 
@@ -65,14 +65,14 @@ def coefficients(picture: jax.Array) -> jax.Array:
 def read(picture: jax.Array, important: jax.Array, query: jax.Array) -> Picture:
     """A picture, whose sides are multiples of the patch, as the loss needs it."""
     told = queries.colour_information(picture, query, PATCH)
-    messages = scores.messages(textures.patch_textures(picture, PATCH), told)
+    found = messages.picture_messages(textures.patch_textures(picture, PATCH), told)
     share = textures.patch_means(important, PATCH).reshape(-1)
-    return Picture(messages, coefficients(picture) ** 2, share)
+    return Picture(found, coefficients(picture) ** 2, share)
 
 
-def log_pi(messages: scores.Messages, weights: jax.Array) -> jax.Array:
+def log_pi(given: messages.Messages, weights: jax.Array) -> jax.Array:
     """The belief where to look."""
-    return scores.posterior(scores.score(messages, weights))
+    return posteriors.posterior(messages.score(given, weights))
 
 
 def error(tokens: jax.Array, picture: Picture) -> jax.Array:
@@ -156,7 +156,7 @@ def main(num_pictures: int = 8, num_steps: int = 200, file: str | None = None, o
     shown = pixels[-1] if file is None else jnp.asarray(load_picture(file))
     told = queries.colour_information(shown, query, PATCH)
     texture = textures.patch_textures(shown, PATCH)
-    belief = log_pi(scores.messages(texture, told), weights)
+    belief = log_pi(messages.picture_messages(texture, told), weights)
     tokens = budgets.allocate(belief, TOKENS_PER_PATCH * belief.size, K_MIN, K_MAX).tokens
     figure = token_map(shown, tokens.reshape(texture.shape[:2]), PATCH)
     figure.savefig(Path(out or ".") / "token_allocation.png")

@@ -4,9 +4,10 @@ from vfejax.inference.allocation import (
     budgets,
     information,
     looking,
+    messages,
+    posteriors,
     queries,
-    scores,
     textures,
 )
 
-__all__ = ["budgets", "information", "looking", "queries", "scores", "textures"]
+__all__ = ["budgets", "information", "looking", "messages", "posteriors", "queries", "textures"]

@@ -1,0 +1,91 @@
+"""The belief where to look: its bound and its optimum, and iterations that raise it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.inference.allocation import budgets, posteriors
+from vfejax.inference.allocation import messages as of_patches
+from vfejax.inference.allocation.messages import Messages
+
+
+def draw(rng, dtype=jnp.float64, size=6):
+    rows = jnp.asarray(rng.gamma(2.0, size=(3, size)), dtype)
+    prior = jnp.asarray(np.log(rng.dirichlet(np.ones(size))), dtype)
+    return Messages(*rows), jnp.asarray([1.0, 0.5, 2.0], dtype), prior
+
+
+def test_the_posterior_is_the_belief_with_the_largest_bound(rng):
+    messages, weights, prior = draw(rng)
+    value = of_patches.score(messages, weights)
+    np.testing.assert_allclose(value, messages[0] + 0.5 * messages[1] + 2 * messages[2])
+    log_pi = posteriors.posterior(value, 0.7, prior)
+    best = posteriors.elbo(log_pi, value, 0.7, prior)
+    evidence = 0.7 * np.log(np.sum(np.exp(prior + value / 0.7)))
+    np.testing.assert_allclose(best, evidence, rtol=1e-13)
+    others = np.log(rng.dirichlet(np.ones(6), size=200))
+    bounds = jax.vmap(lambda q: posteriors.elbo(q, value, 0.7, prior))(jnp.asarray(others))
+    # ELBO = optimum - T KL(pi || pi*), for every belief.
+    missing = 0.7 * np.sum(np.exp(others) * (others - np.asarray(log_pi)), axis=1)
+    np.testing.assert_allclose(bounds, best - missing, rtol=1e-12)
+
+
+def test_each_iteration_raises_the_bound_to_its_optimum(rng, dtype):
+    messages, weights, prior = draw(rng, dtype)
+    for rate in (0.2, 1.0):
+        found = posteriors.combine(
+            messages, weights, temperature=0.5, log_prior=prior, rate=rate, num_iterations=40
+        )
+        # Rounding of sums of six numbers up to 50.
+        noise = 100 * jnp.finfo(dtype).eps
+        assert np.all(np.diff(found.elbo) >= -noise)
+        assert found.elbo[0] < found.elbo[1]
+        np.testing.assert_allclose(found.elbo[-1], found.optimum, rtol=1e-5)
+        assert found.elbo.dtype == found.log_pi.dtype == dtype
+    value = of_patches.score(messages, weights)
+    np.testing.assert_allclose(
+        found.log_pi, posteriors.posterior(value, 0.5, prior), atol=40 * jnp.finfo(dtype).eps
+    )
+    np.testing.assert_allclose(
+        found.elbo[-1], posteriors.elbo(found.log_pi, value, 0.5, prior), rtol=1e-5
+    )
+
+
+def test_patches_that_do_not_count_are_never_looked_at(rng):
+    messages, weights, prior = draw(rng)
+    prior = prior.at[2].set(-jnp.inf)
+    found = posteriors.combine(messages, weights, log_prior=prior)
+    assert found.log_pi[2] == -jnp.inf
+    assert np.all(np.isfinite(found.elbo))
+    assert posteriors.elbo(jnp.log(jnp.full(6, 1 / 6)), messages[0], 1.0, prior) == -jnp.inf
+    slope = jax.grad(lambda w: posteriors.combine(messages, w, log_prior=prior).elbo[-1])(weights)
+    assert np.all(np.isfinite(slope))
+
+
+def test_the_gradient_of_a_loss_of_tokens_reaches_the_weights(rng):
+    messages, weights, _ = draw(rng)
+    wanted = jnp.arange(6.0)
+
+    def loss(weights):
+        log_pi = posteriors.posterior(of_patches.score(messages, weights))
+        return jnp.sum((budgets.relaxed_tokens(log_pi, 30, 1, 12) - wanted) ** 2)
+
+    slope = jax.jit(jax.grad(loss))(weights)
+    step = 1e-6
+    for i in range(3):
+        shift = step * jnp.eye(3)[i]
+        difference = (loss(weights + shift) - loss(weights - shift)) / (2 * step)
+        np.testing.assert_allclose(slope[i], difference, rtol=1e-6, atol=1e-6)
+    assert np.all(slope != 0)
+
+
+def test_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"log_prior must have shape \[5\], got \[4\]"):
+        posteriors.posterior(jnp.zeros(5), 1.0, jnp.zeros(4))
+    with pytest.raises(ValueError, match=r"log_pi must have shape \[5\], got \[4\]"):
+        posteriors.elbo(jnp.zeros(4), jnp.zeros(5))
+    with pytest.raises(ValueError, match=r"score must have shape \[p\], not empty, got \[0\]"):
+        posteriors.posterior(jnp.zeros(0))
+    with pytest.raises(ValueError, match="rate must be above 0 and at most 1, got 0"):
+        posteriors.combine(Messages(*jnp.zeros((3, 5))), jnp.ones(3), rate=0)
