@@ -232,3 +232,35 @@ def test_predictive_coding_and_backpropagation_learn_the_spirals(capsys):
     # Guessing has 0.5. Of points near the border between the arms both leave some.
     assert results["predictive coding"].mean() > 0.9
     assert results["backpropagation"].mean() > 0.95
+
+
+def test_reflexes_hold_loads_and_swing_back(tmp_path, capsys):
+    springs, cars = _load("reflex").main(num_series=4, out=tmp_path)
+    for case in ("as known", "load", "stiffness x 2", "mass x 4"):
+        # Float32, and an approach as exp(-t) for 20 units of time.
+        assert springs[case, "reflex"][0] < 1e-3
+        assert 4.5 < springs[case, "reflex"][1] < 6.0
+    # Without an integral of errors the spring rests where forces balance.
+    np.testing.assert_allclose(springs["load", "PD"][0], 0.5, rtol=1e-3)
+    np.testing.assert_allclose(springs["load", "LQR"][0], 0.5 / np.sqrt(2), rtol=1e-3)
+    assert springs["load", "PID"][0] < 1e-3
+    # Its sense of acceleration is noisy: the regulator is better there.
+    assert springs["noise", "LQR"][0] < springs["noise", "reflex"][0] < 0.2
+    for name, arrived in (("reflex", 1.0), ("pumping", 1.0), ("full force", 0.0)):
+        assert cars["as known", name][0] == arrived
+    assert cars["as known", "pumping"][1] < cars["as known", "reflex"][1] < 20
+    assert cars["as known", "reflex"][2] < cars["as known", "pumping"][2]
+    assert capsys.readouterr().out.count("reflex") == len(springs) // 4 + len(cars) // 3
+    assert _is_drawn(tmp_path / "reflex.png")
+
+
+def test_a_planner_above_a_hand_looks_first(tmp_path, capsys):
+    rows = _load("mixed_hierarchy").main(num_trials=16, out=tmp_path)
+    at_target, at_other, sure = rows["expected free energy"]
+    # A mean of noise of 0.8 over 2.8 correlation times lies in 3 % of trials.
+    assert at_target >= 14 / 16
+    assert at_other <= 2 / 16
+    assert 0.85 < sure < 1
+    assert rows["utility alone"] == (0.0, 0.0, 0.5)
+    assert "at the target" in capsys.readouterr().out
+    assert _is_drawn(tmp_path / "mixed_hierarchy.png")

@@ -10,9 +10,9 @@ what is sensed agree with what is expected. A model whose flow is a wish (a pull
 gait) is fulfilled by it, and a constant load is held against, for action is an integral of errors.
 
 ``dy~/da`` is the forward model, all that the agent knows about the effect of its actions. A force
-reaches an observed velocity by its first derivative, so a reflex needs two derivatives at least.
-Its errors must count less than those of motion (``Pi_z < Pi_w``): an agent that believes its
-senses more than its wishes finds that it does not move, and explains it.
+reaches an observed velocity by its first derivative, so a reflex needs two derivatives at least. An
+agent that believes its senses far more than its wishes (``Pi_z`` many times ``Pi_w``) finds that it
+does not move, explains it, and acts slowly or not steadily.
 
 A step is Ozaki's (:mod:`vfejax.inference.local_linearization`). Alone, the filter expects that what
 it senses follows its action as the forward model says; in a loop with a world
