@@ -28,7 +28,7 @@ QUICK = {"xla_backend_optimization_level": 0}  # compilation is all the cost
 CHOICES = [
     {"spins": [(0, 1), (1,), (2, 0), (1, 0, 0)], "position": ["frame", "sinusoidal", "none"]},
     {"layers": [1, 2], "max_layers": [2, 3]},
-    {"hidden": [1, 5], "inference_steps": [1, 3]},
+    {"hidden": [1, 5], "inference_steps": [1, 3], "log_variance_bound": [0.1, 1.5, 20.0]},
     {"self_weight": [0.3, 2.0], "belief_weight": [0.5, 3.0], "prior_weight": [0.0, 0.4]},
     {"temperature": [1e-3, 0.5, 1e3], "output_temperature": [0.3, 10.0]},
     {"embedding": ["bank", "learned", "hybrid"], "output": ["kl", "linear", "both"]},

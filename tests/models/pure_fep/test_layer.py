@@ -90,6 +90,23 @@ def test_no_descent_raises_the_energy_that_an_agent_pays(rng):
 
 
 @pytest.mark.slow
+def test_log_variances_of_priors_keep_within_their_bound(rng):
+    parts, params, layer, around = _drawn(rng, log_variance_bound=0.75)
+    wild = layer._replace(contract=1e3 * layer.contract)
+
+    @_jit
+    def spread(layer):
+        below = parts.embed_fn(params, around.tokens, around.positions)
+        return layer_prior(layer, below, around, None, parts.rules).log_variance
+
+    found = np.abs(spread(wild))
+    assert 0.7 < found.max() <= 0.75
+    free = parts.rules._replace(log_variance_bound=1e6)
+    below = parts.embed_fn(params, around.tokens, around.positions)
+    unbound = layer_prior(layer, below, around, None, free).log_variance
+    chex.assert_trees_all_close(0.75 * np.tanh(unbound / 0.75), spread(layer), rtol=1e-9)
+
+
 def test_transports_know_distances_and_no_positions(rng):
     parts, _, layer, around = _drawn(rng)
     place, kind = frames_of(layer, around, parts.rules), parts.rules.kind

@@ -57,6 +57,7 @@ PERCEIVED = {
     "belief_weight": 0.3,
     "temperature": 3.0,
     "output_temperature": 2.0,
+    "log_variance_bound": 0.3,
     "position": "none",
     "spins": (1, 0),
     "tower_depth": 1,
@@ -157,6 +158,7 @@ def test_the_bank_is_embedding_and_output_in_one():
         ({"nudge": 1e30}, "nudge must be between 1e-06 and 1e\\+06, got 1e\\+30"),
         ({"tower_weight": 1e30}, "tower_weight must be at most 1e\\+06, got 1e\\+30"),
         ({"tower_decay": 2.0}, "tower_decay must be at most 1, got 2.0"),
+        ({"log_variance_bound": 0.0}, "log_variance_bound must be above 0 and at most 20, got 0"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(options, message):

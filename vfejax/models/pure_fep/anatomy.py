@@ -99,6 +99,9 @@ def check(config: PureFEPConfig) -> None:
     check_options(config, average_gain=0, spawn_pressure=0, merge_divergence=0)
     check_positive(config, "self_weight", "temperature", "output_temperature", "nudge")
     _check_moderate(config)
+    if not 0 < config.log_variance_bound <= 20:
+        value = config.log_variance_bound
+        raise OptionError("log_variance_bound", value, "above 0 and at most 20")
     check_choice(config, "embedding", _EMBEDDINGS)
     check_choice(config, "output", _OUTPUTS)
     check_choice(config, "position", _POSITIONS)
@@ -203,6 +206,7 @@ def anatomy(
         config.prior_weight,
         config.temperature,
         config.inference_steps,
+        config.log_variance_bound,
     )
 
     def embed_fn(params: Parameters, tokens: Array, positions: Array) -> IrrepGaussian:

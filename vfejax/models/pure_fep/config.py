@@ -22,6 +22,8 @@ class PureFEPConfig:
     """Spins of the so(3) irreps of one head. A covariance is constant on each irrep."""
     hidden: int = 752
     """Features of the map from a layer's beliefs to the priors of the next one."""
+    log_variance_bound: float = 1.5
+    """Bound of the log variances of priors, of both signs."""
     inference_steps: int = 2
     """Descents of the beliefs of a layer before it predicts."""
     self_weight: float = 1.0

@@ -1,9 +1,11 @@
 """One layer: from the beliefs below to priors, from priors to beliefs, and what that costs.
 
-    p_i = N(z_i + d_i, exp(t_i + s + e_i))      (d_i, e_i) = W_2 gelu(W_1 norm(z_i) + b)
+    p_i = N(z_i + d_i, exp(r tanh((t_i + s + e_i) / r)))
+    (d_i, e_i) = W_2 gelu(W_1 norm(z_i) + b)
     q_i = argmin_q  alpha KL(q || p_i) + sum_h lambda_h A_h(q, {Omega_ij p_j})
 
-z_i and t_i are mean and log variance of the belief below. The argmin is found by exact coordinate
+z_i and t_i are mean and log variance of the belief below. Log variances stay between -r and r:
+without a bound those of rare tokens run off to where a divergence is thousands of nats. The argmin is found by exact coordinate
 descent: for given attention the minimum has the mean natural parameters of prior and messages, and
 attention is the minimum for given beliefs. So F never rises.
 """
@@ -74,6 +76,7 @@ class Rules(NamedTuple):
         prior_weight: lambda_g.
         temperature: tau, in nats.
         steps: descents of the beliefs.
+        log_variance_bound: r.
     """
 
     kind: Irreps
@@ -83,6 +86,7 @@ class Rules(NamedTuple):
     prior_weight: float
     temperature: float
     steps: int
+    log_variance_bound: float
 
 
 class Surroundings(NamedTuple):
@@ -121,8 +125,10 @@ def frames_of(layer: Layer, around: Surroundings, rules: Rules) -> Frames:
     return Frames(rotation, around.positions, rules.rates)
 
 
-def map_prior(layer: Layer, below: IrrepGaussian) -> IrrepGaussian:
-    """Priors from the beliefs below, in the agents' own frames, ``[b, n, h, c]``."""
+def map_prior(layer: Layer, below: IrrepGaussian, bound: float) -> IrrepGaussian:
+    """Priors from the beliefs below, in the agents' own frames, ``[b, n, h, c]``; their log
+    variances lie between ``-bound`` and ``bound``.
+    """
     mean = below.mean.reshape(*below.mean.shape[:-2], -1)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(mean), axis=-1, keepdims=True) + 1e-6)
     features = jax.nn.gelu(matmul(mean * scale, layer.expand) + layer.offset)
@@ -131,7 +137,7 @@ def map_prior(layer: Layer, below: IrrepGaussian) -> IrrepGaussian:
     widths = change[..., width:].reshape(below.log_variance.shape)
     return IrrepGaussian(
         below.mean + change[..., :width].reshape(below.mean.shape),
-        below.log_variance + layer.log_variance + widths,
+        bound * jnp.tanh((below.log_variance + layer.log_variance + widths) / bound),
     )
 
 
@@ -152,7 +158,7 @@ def layer_prior(
         rules: the numbers of the model.
     """
     place = frames_of(layer, around, rules)
-    prior = to_common(map_prior(layer, below), place, rules.kind)
+    prior = to_common(map_prior(layer, below, rules.log_variance_bound), place, rules.kind)
     if ancestors is None:
         return prior
     own = natural_parameters(prior, rules.kind)
