@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from helpers.tiny_run import TINY_PLAN
 
@@ -28,9 +29,10 @@ def _resume(out, *arguments):
 def _same(out, unbroken):
     """Metrics byte for byte, every array bit for bit, and the same summary."""
     assert (out / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
-    found, wanted = (load_npz(run / "episode.npz") for run in (out, unbroken))
-    assert found.keys() == wanted.keys()
-    assert all(found[key].tobytes() == wanted[key].tobytes() for key in wanted)
+    for name in ("episode.npz", "learned.npz"):
+        found, wanted = (load_npz(run / name) for run in (out, unbroken))
+        assert found.keys() == wanted.keys()
+        assert all(found[key].tobytes() == wanted[key].tobytes() for key in wanted)
     assert load(out).summary["fares"] == load(unbroken).summary["fares"]
     assert checkpoint.latest_step(out) == EPISODES
 
@@ -53,6 +55,10 @@ def test_agents_learn_where_the_reward_always_is_and_stop_asking(unbroken):
     assert steps[1] == 1.5
     assert steps[-1] == 1.0
     assert load(unbroken).summary["counted_from_episode"] == 9
+    # One event for each episode on top of one count; the reward is where the first side is.
+    counts = load_npz(unbroken / "learned.npz")["D_1"]
+    np.testing.assert_allclose(counts.sum(axis=1), 1 + EPISODES, rtol=1e-6)
+    assert np.all(counts[:, 0] > EPISODES)
 
 
 def test_a_run_that_lost_its_last_episodes_goes_on_bit_for_bit(copied, unbroken):

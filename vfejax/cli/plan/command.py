@@ -16,6 +16,7 @@ from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
 from vfejax.data.files import atomic_write
 from vfejax.data.population_arrays import save_npz
+from vfejax.inference.pomdp.learning import Counts
 
 __all__ = ["main"]
 
@@ -45,6 +46,8 @@ def _episodes(config: PlanConfig) -> int:
         session.say("comparing, and drawing the pictures")
         if outcome.step:
             save_npz(run.file("episode.npz"), _arrays(shown))
+            if config.learn is not None:
+                save_npz(run.file("learned.npz"), _counts(outcome.state))
             atomic_write(run.file("figures/episode.gif"), pictures.film(problem, shown))
         whole, summary = report.build(config, problem, shown, run)
         return session.finish(outcome, whole, summary, report.summary_text)
@@ -60,3 +63,12 @@ def _arrays(shown: Shown) -> dict[str, Any]:
         **{name: getattr(first, name) for name in _OF_MOMENTS},
         **first.terms,
     }
+
+
+def _counts(counts: Counts) -> dict[str, Any]:
+    """What has been counted, of each agent: ``A_0 [b, ...]`` and so on."""
+    found: dict[str, Any] = {}
+    for name, arrays in counts._asdict().items():
+        listed = (arrays,) if name == "E" else arrays
+        found |= {f"{name}_{i}": x for i, x in enumerate(listed or ()) if x is not None}
+    return found
