@@ -16,7 +16,8 @@ from helpers.tiny_run import TINY_PLAN
 from PIL import Image
 
 from vfejax.cli.main import main
-from vfejax.cli.plan import references
+from vfejax.cli.plan import agents, references
+from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.episodes import COLUMNS
 from vfejax.inference.active_inference import agent, policy_planner
@@ -169,6 +170,18 @@ def test_without_arguments_agents_look_for_the_cue_and_a_greedy_agent_fails(tmp_
     assert fares["this run"] == pytest.approx(fares["best possible"])
     assert fares["this run"]["success_rate"] == 1.0
     assert fares["greedy agent"]["success_rate"] <= 0.5
+
+
+def test_agents_that_learn_know_a_little_and_that_what_is_hidden_stays():
+    config = PlanConfig(env="tmaze", learn="A,B", horizon=1, prior_knowledge=0.2, prior_counts=3)
+    problem = plan_problem.build(config)
+    prior = agents.build(config, problem, "policies").prior
+    for f, wanted in enumerate(problem.model.B):
+        blurred = 0.2 * wanted + 0.8 / len(wanted) if f == 0 else wanted
+        np.testing.assert_allclose(prior.B[f], 3 * blurred, rtol=1e-6)  # float32
+    for counts, wanted in zip(prior.A, problem.model.A, strict=True):
+        np.testing.assert_allclose(counts, 3 * (0.2 * wanted + 0.8 / len(wanted)), rtol=1e-6)
+    assert prior.D is None
 
 
 def test_means_over_rows_count_episodes_and_successes():

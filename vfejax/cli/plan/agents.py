@@ -103,7 +103,11 @@ def _start(config: PlanConfig, model: POMDP, names: str, num_policies: int) -> P
         known = config.prior_knowledge
         return known * x + (1 - known) / x.shape[0]
 
-    arrays = {n: tuple(map(blurred, getattr(model, n))) for n in "ABD" if n in names}
+    arrays = {n: tuple(map(blurred, getattr(model, n))) for n in "AD" if n in names}
+    if "B" in names:
+        # Agents that think that what is hidden may move at any moment ask for ever.
+        moves = zip(model.B, model.num_controls, strict=True)
+        arrays["B"] = tuple(x if controls == 1 else blurred(x) for x, controls in moves)
     if "E" in names:
         habits = jnp.full(num_policies, 1 / num_policies, model.D[0].dtype)
         return model.replace(**arrays, E=habits)

@@ -113,7 +113,8 @@ class PlanConfig(RunOptions):
     """Temperature of drawn actions; 0 takes the most probable one."""
     learn: str | None = None
     """Arrays that agents learn by Dirichlet counts over all episodes, letters of ABCDE separated by
-    commas. By default they know the world.
+    commas: observations, transitions that they control, preferences, what is the case at first,
+    and habits. By default they know the world.
     """
     learning_rate: float = 1.0
     """Count that one event adds to what is learned."""
