@@ -88,7 +88,7 @@ def test_after_kill_9_the_run_goes_on_bit_for_bit(unbroken, start_process, tmp_p
     assert rows[: len(wanted)] == wanted
 
 
-def test_other_settings_and_changed_maps_are_refused_by_name(copied, refused):
+def test_other_settings_and_fewer_episodes_are_refused_by_name(copied, refused):
     flags = ["--resume", "--gamma", "3"]
     refused(copied, flags, "--gamma was 16.0", "--resume", command="plan")
     refused(copied, ["--resume", "--episodes", 4], "--steps 4", str(EPISODES), command="plan")
