@@ -120,7 +120,7 @@ class PlanConfig(RunOptions):
     """Count that one event adds to what is learned."""
     forgetting: float = 0.0
     """Share of what was counted that is lost with each episode, from 0 to 1."""
-    prior_knowledge: float = 0.1
+    prior_knowledge: float = 0.3
     """What agents know at first of the arrays A, B and D that they learn: 0 is nothing, so that all
     is as probable, and 1 is how the world is.
     """
