@@ -1,14 +1,19 @@
 """Figures on top of a picture: how many tokens each of its patches has."""
 
+from collections.abc import Mapping
+from typing import cast
+
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from vfejax.figures.style import FONT_SIZE, INK, as_array, leave_room, new_figure, style_colour_bar
 
-__all__ = ["token_map"]
+__all__ = ["patch_maps", "token_map"]
 
 COLOURS = "inferno"
 _MOST_PIXELS = 1200  # of a drawn picture, along its longer side
@@ -59,12 +64,38 @@ def token_map(picture: ArrayLike, tokens: ArrayLike, patch: int) -> Figure:
         ax.set_axis_off()
         ax.set_title(title, color=INK, fontsize=FONT_SIZE + 1, loc="left")
     bar = figure.colorbar(heat, ax=[left, right], shrink=0.85, aspect=30)
-    bar.solids.set_alpha(1)
+    cast(QuadMesh, bar.solids).set_alpha(1)
     style_colour_bar(bar, "tokens")
     return figure
 
 
-def _write(ax, counts: np.ndarray, patch: int, norm: Normalize) -> None:
+def patch_maps(panels: Mapping[str, ArrayLike]) -> Figure:
+    """Numbers of the patches of a picture side by side, each with its own colours.
+
+    Args:
+        panels: ``[rows, columns]`` by name, all of one shape, at least one.
+
+    Returns:
+        Two axes per panel: the numbers, and their colours.
+
+    Raises:
+        ValueError: for no panel, or panels of different shapes.
+    """
+    if not panels:
+        raise ValueError("panels must hold at least one array, got none")
+    size = as_array("panels", next(iter(panels.values())), "rows", "columns").shape
+    arrays = {name: as_array(f"panels[{name!r}]", x, *size) for name, x in panels.items()}
+    figure = new_figure(float(np.clip(7.0 / len(arrays) * size[0] / size[1], 0.8, 8.0)) + 0.9)
+    leave_room(figure)
+    for ax, (name, x) in zip(figure.subplots(1, len(arrays), squeeze=False)[0], arrays.items()):
+        image = ax.imshow(x, cmap=colormaps[COLOURS], interpolation="nearest")
+        ax.set_axis_off()
+        bar = figure.colorbar(image, ax=ax, location="bottom", aspect=25, pad=0.03)
+        style_colour_bar(bar, name)
+    return figure
+
+
+def _write(ax: Axes, counts: np.ndarray, patch: int, norm: Normalize) -> None:
     """The number of tokens on each patch."""
     for (i, j), count in np.ndenumerate(counts):
         ax.text(

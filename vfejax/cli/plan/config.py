@@ -41,7 +41,7 @@ class PlanConfig(RunOptions):
     """
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every")
-    INPUTS: ClassVar[tuple[str, ...]] = ("map",)
+    INPUTS: ClassVar[tuple[str, ...]] = ("map", "image")
 
     out: Path = Path("runs/plan")
     """Run directory to create."""
@@ -129,6 +129,27 @@ class PlanConfig(RunOptions):
 
     precision: Literal["float32", "float64"] = "float32"
     """Floating-point precision of beliefs and values."""
+
+    image: Path | None = None
+    """Picture whose patches are given tokens, instead of a world: --steps then counts iterations of
+    message combination, and --temperature is that of the belief where to look.
+    """
+    query: str | None = None
+    """What is asked of --image: a colour by its name or as #rrggbb, a region x,y,width,height in
+    pixels, or another picture, whose colours are looked for. Nothing by default.
+    """
+    budget: int | None = None
+    """Tokens of all patches of --image; by default twice --k-min for each."""
+    k_min: int | None = None
+    """Fewest tokens of a patch of --image; 64 by default."""
+    k_max: int | None = None
+    """Most tokens of a patch of --image; 400 by default."""
+    patch: int | None = None
+    """Side of a patch of --image, in pixels; 28 by default."""
+    weights: tuple[float, float, float] | None = None
+    """Weights of the entropy of a patch of --image, of how surely it stands out, and of what it
+    tells about the query; 1 1 3 by default.
+    """
 
 
 def parse(arguments: Sequence[str]) -> PlanConfig:

@@ -19,7 +19,7 @@ from vfejax.inference.allocation.messages import Messages
 from vfejax.numerics import as_floating, cast_like
 from vfejax.types import Array
 
-__all__ = ["Combined", "combine", "elbo", "iterate", "posterior"]
+__all__ = ["Combined", "combine", "elbo", "iterate", "optimum", "posterior"]
 
 
 def posterior(
@@ -75,6 +75,30 @@ def elbo(
     return jnp.sum(jnp.where(nowhere, 0.0 * score, pi * score)) - cast_like(
         temperature, score
     ) * jnp.sum(pi * gap)
+
+
+def optimum(
+    score: Array, temperature: Array | float = 1.0, log_prior: Array | None = None
+) -> Array:
+    """``T log sum p exp(score / T)``: the ELBO of the posterior, which no belief exceeds.
+
+    Args:
+        score: ``[p]``, in nats.
+        temperature: T, positive.
+        log_prior: log p, ``[p]``; None for an even one.
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        ValueError: when the shapes differ, or there is no patch.
+
+    >>> round(float(optimum(jnp.array([2.0, 2.0]))), 4)
+    2.0
+    """
+    score, prior = _both(score, log_prior)
+    temperature = cast_like(temperature, score)
+    return temperature * jax.nn.logsumexp(prior + score / temperature)
 
 
 def iterate(
@@ -154,9 +178,9 @@ def combine(
 
     start = jnp.zeros_like(value)
     added, later = jax.lax.scan(move, start, None, length=num_iterations)
-    optimum = temperature * jax.nn.logsumexp(prior + value / temperature)
     every = jnp.concatenate([bound(start)[None], later])
-    return Combined(jax.nn.log_softmax(prior + added), every, optimum)
+    best = optimum(value, temperature, prior)
+    return Combined(jax.nn.log_softmax(prior + added), every, best)
 
 
 def _both(score: Array, log_prior: Array | None) -> tuple[Array, Array]:
