@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.runs.pace import MONOTONIC, Clock
 from vfejax.types import Array, PyTree
@@ -51,7 +52,7 @@ def compile_ladder(
     steps: Mapping[int, Step],
     state: PyTree,
     observation: PyTree,
-    mask: Array,
+    mask: Array | np.ndarray,
     key: Array,
     *,
     clock: Clock = MONOTONIC,
@@ -82,16 +83,16 @@ def compile_ladder(
     depths = tuple(steps)
     if not depths or list(depths) != sorted(set(depths), reverse=True):
         raise ValueError(f"steps must have depths in falling order, got {list(depths)}")
-    state, observation, mask = jax.tree.map(jnp.asarray, (state, observation, mask))
-    if mask.dtype != jnp.bool_:
-        raise ValueError(f"mask must be boolean, got {mask.dtype}")
+    state, observation, shown = jax.tree.map(jnp.asarray, (state, observation, mask))
+    if shown.dtype != jnp.bool_:
+        raise ValueError(f"mask must be boolean, got {shown.dtype}")
     carry = (state, key)
     programs = []
     for depth, step in steps.items():
-        _check_state(depth, step, carry, observation, mask)
-        programs.append(jax.jit(_cycle(step)).lower(carry, observation, mask).compile())
-    seconds = tuple(_median(program, carry, observation, mask, clock) for program in programs)
-    absent = (observation, jnp.zeros_like(mask))
+        _check_state(depth, step, carry, observation, shown)
+        programs.append(jax.jit(_cycle(step)).lower(carry, observation, shown).compile())
+    seconds = tuple(_median(program, carry, observation, shown, clock) for program in programs)
+    absent = (observation, jnp.zeros_like(shown))
     return Ladder(depths, tuple(programs), seconds, carry, absent)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vfejax.runs.ladder import Ladder, Load, Shedding, follow, reach, settle
 from vfejax.runs.latency import Latencies
@@ -39,7 +40,7 @@ class Reading(NamedTuple):
     """
 
     observation: PyTree
-    mask: Array
+    mask: Array | np.ndarray
     time: float
 
 
@@ -220,7 +221,7 @@ def _ticks(
 
 def _usable(
     ladder: Ladder, reading: Reading | None, clock: Clock, max_age: float, record: Record
-) -> tuple[PyTree, Array]:
+) -> tuple[PyTree, Array | np.ndarray]:
     """Observation and mask of a cycle; nothing where nothing new enough is there."""
     if reading is not None:
         if clock.now() - reading.time <= max_age:
@@ -231,7 +232,7 @@ def _usable(
 
 
 def _call(
-    ladder: Ladder, rung: int, carry: PyTree, observation: PyTree, mask: Array
+    ladder: Ladder, rung: int, carry: PyTree, observation: PyTree, mask: Array | np.ndarray
 ) -> tuple[PyTree, PyTree]:
     try:
         return jax.block_until_ready(ladder.programs[rung](carry, observation, mask))

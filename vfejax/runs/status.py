@@ -16,7 +16,7 @@ from typing import Any
 from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
 
-__all__ = ["StatusFile"]
+__all__ = ["StatusFile", "finite"]
 
 
 class StatusFile:
@@ -75,15 +75,23 @@ class StatusFile:
     def _write(self, state: str) -> None:
         told = {"state": state, "pid": os.getpid(), "written": time.time(), **self._content}
         try:
-            atomic_write(self._path, json.dumps(_finite(told), indent=2) + "\n")
+            atomic_write(self._path, json.dumps(finite(told), indent=2) + "\n")
             self.error = None
         except UserError as error:
             self.error = error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with None in place of numbers that are not finite, which JSON does not have.
+
+    Args:
+        value: mappings are followed.
+
+    >>> finite({"rate": math.nan, "counts": {"late": 2}})
+    {'rate': None, 'counts': {'late': 2}}
+    """
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -20,7 +20,7 @@ from vfejax.inference.pomdp.model import POMDP
 from vfejax.runs.seeds import random_key
 from vfejax.types import Array
 
-__all__ = ["Player", "build"]
+__all__ = ["Player", "build", "planner"]
 
 PlannerFn = Callable[[Counts], Planner]
 
@@ -114,6 +114,25 @@ def _start(config: PlanConfig, model: POMDP, names: str, num_policies: int) -> P
     return model.replace(**arrays)
 
 
+def _listed(config: PlanConfig, problem: Problem, name: str) -> np.ndarray:
+    """The policies that a planner values; one for a planner that lists none."""
+    if name in LISTED:
+        return enumerate_policies(problem.model, config.horizon)
+    return np.zeros((1, 1, len(problem.model.B)), np.int32)
+
+
+def planner(config: PlanConfig, problem: Problem, name: str) -> Planner:
+    """How an agent plans that learns nothing.
+
+    Args:
+        config: the horizon and the other options of planning.
+        problem: the world, and what is known about it.
+        name: as ``--planner`` has them.
+    """
+    plan = _PLANNERS[name](config, problem, _listed(config, problem, name))
+    return plan(counts_of(problem.model, "", config.prior_counts))
+
+
 def build(config: PlanConfig, problem: Problem, name: str) -> Player:
     """An agent of the options.
 
@@ -122,10 +141,7 @@ def build(config: PlanConfig, problem: Problem, name: str) -> Player:
         problem: the world, and what is known about it.
         name: of its planner, as ``--planner`` has them.
     """
-    names = learned(config)
-    listed = np.zeros((1, 1, len(problem.model.B)), np.int32)
-    if name in LISTED:
-        listed = enumerate_policies(problem.model, config.horizon)
+    names, listed = learned(config), _listed(config, problem, name)
     model = _start(config, problem.model, names, len(listed))
     prior = counts_of(model, names, config.prior_counts)
     learner = episode_learner(

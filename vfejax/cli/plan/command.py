@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import agents, episodes, pictures, report, sizes
+from vfejax.cli.plan import agents, episodes, pictures, realtime, report, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     check_values(config)
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    return _episodes(config)
+    return _episodes(config) if config.realtime is None else realtime.run(config)
 
 
 def _episodes(config: PlanConfig) -> int:

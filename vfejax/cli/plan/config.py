@@ -127,6 +127,20 @@ class PlanConfig(RunOptions):
     prior_counts: float = 1.0
     """How many events that is worth in each column."""
 
+    realtime: float | None = None
+    """Cycles per second of one agent that acts in real time, instead of episodes, with deadlines.
+    Where it would be late it plans less far ahead than --horizon. The run keeps a histogram of
+    latencies, and status.json, rewritten every second.
+    """
+    duration: float | None = None
+    """Seconds that it acts in real time; until Ctrl-C by default."""
+    sensor: Literal["world", "stdin"] = "world"
+    """What it observes in real time: the world, or lines of standard input with an integer for each
+    modality (- where it is missing). The newest line counts, and actions are printed.
+    """
+    max_age: float | None = None
+    """Age in seconds above which an observation counts as missing; two cycles by default."""
+
     precision: Literal["float32", "float64"] = "float32"
     """Floating-point precision of beliefs and values."""
 
@@ -181,6 +195,7 @@ def check_values(config: PlanConfig) -> None:
     _check_world(config)
     _check_planner(config)
     _check_learning(config)
+    _check_realtime(config)
 
 
 def _check_world(config: PlanConfig) -> None:
@@ -229,3 +244,17 @@ def _check_learning(config: PlanConfig) -> None:
     check(
         "E" not in learned(config) or config.planner in LISTED, "learn", config.learn, requirement
     )
+
+
+def _check_realtime(config: PlanConfig) -> None:
+    if config.realtime is None:
+        for name in ("duration", "sensor", "max_age"):
+            value = getattr(config, name)
+            check(value == getattr(PlanConfig, name), name, value, "left out without --realtime")
+        return
+    check_numbers(config, ["realtime"], positive=True)
+    given = [name for name in ("duration", "max_age") if getattr(config, name) is not None]
+    check_numbers(config, given, positive=True)
+    for name in ("learn", "resume", "tensorboard"):
+        value = getattr(config, name)
+        check(not value, name, value, "left out with --realtime, which has no episodes")
