@@ -54,7 +54,7 @@ def latency_histogram(
     log_axis(ax.yaxis)
     _mark(ax, deadline, f"deadline {deadline:.3g} ms", VERMILLION, "-", 0.98)
     for place, (name, value) in enumerate(quantiles.items(), 1):
-        _mark(ax, value, f"{name} {value:.2g} ms", INK, ":", 0.98 - 0.08 * place)
+        _mark(ax, value, f"{name} {value:.3g} ms", INK, ":", 0.98 - 0.08 * place)
     style_axes(ax, xlabel="latency of an answer (ms)", ylabel="cycles", title="Latency")
     names = [str(depth) for depth in depths]
     side.barh(names, list(depths.values()), color=BLUE, height=0.6)
