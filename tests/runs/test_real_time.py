@@ -65,6 +65,15 @@ def test_ticks_do_not_drift_and_a_late_cycle_is_a_miss_that_skips_whole_periods(
     assert record.latencies.quantile(0.88) == pytest.approx(0.008, rel=0.03)
 
 
+def test_ticks_after_the_end_are_not_skipped_and_time_ends_with_the_last_cycle():
+    world = World({0: 0.001}, load=lambda t: 50 if t > 0.075 else 1)
+    record = world.run(duration=0.1).record  # the cycle at 80 ms ends at 130 ms
+    assert (record.cycles, record.misses, record.skipped) == (9, 1, 1)
+    assert record.seconds == pytest.approx(0.09)
+    ended = World({0: 0.001}).run(iter([None, None]).__next__)
+    assert ended.record.seconds == pytest.approx(0.02)
+
+
 def test_handing_the_answer_over_counts_as_latency():
     record = World({0: 0.004}, acting=0.007).run(duration=0.03).record
     assert record.misses == record.cycles == 3

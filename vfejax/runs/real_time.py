@@ -180,7 +180,7 @@ def run(
     tell = _teller(record, publish, watch)
     carry, load, period, answer = ladder.carry, Load(), 1 / rate, None
     with _quiet_collector():
-        for due in _ticks(period, duration, clock, spin, stopped, record):
+        for due, seconds in _ticks(period, duration, clock, spin, stopped, record):
             try:
                 observation, mask = _usable(ladder, sense(), clock, oldest, record)
             except StopIteration:
@@ -191,6 +191,7 @@ def run(
             carry, answer = _call(ladder, rung, carry, observation, mask)
             load = follow(ladder.seconds, load, rung, clock.now() - begun)
             act(answer)
+            record.seconds = seconds
             record.add(ladder.depths[rung], clock.now() - due, period)
             tell(answer)
         tell(answer, last=True)
@@ -204,18 +205,19 @@ def _ticks(
     spin: float,
     stopped: Callable[[], bool],
     record: Record,
-) -> Iterator[float]:
-    """The moments at which cycles are due, each when it has come; those that passed are counted."""
-    start, tick, end = clock.now(), 0, duration / period - 0.5
-    while tick < end:
+) -> Iterator[tuple[float, float]]:
+    """The moments at which cycles are due, each when it has come, and the seconds from the first to
+    the next one; those that passed are counted.
+    """
+    start, tick, number = clock.now(), 0, duration / period
+    while tick < number - 0.5:
         due = start + tick * period
         wait_until(due, clock, spin=spin, stopped=stopped)
         if stopped():
             return
-        record.seconds = (tick + 1) * period
-        yield due
+        yield due, (tick + 1) * period
         after = max(tick + 1, int((clock.now() - start) / period))
-        record.skipped += after - tick - 1
+        record.skipped += round(min(after, number)) - tick - 1
         tick = after
 
 

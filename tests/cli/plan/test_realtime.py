@@ -39,7 +39,7 @@ def test_a_run_acts_in_its_world_and_keeps_report_summary_and_status(tmp_path, c
     status = json.loads((out / "status.json").read_text())
     assert (status["state"], status["cycles"]) == ("ended", summary["cycles"])
     assert status["free_energy"] >= 0
-    assert abs(status["last_fall"]) < 1e-5
+    assert abs(status["free_energy_fall"]) < 1e-5
     assert (out / "figures/latency.png").exists()
     assert read_config(out)["realtime"] == 50
     said = capsys.readouterr()

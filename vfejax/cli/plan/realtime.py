@@ -107,7 +107,7 @@ def _in_episodes(agent: AnytimeAgent, step: Callable[..., Any]) -> Callable[...,
 
 def _watched(choice: Choice) -> Mapping[str, float]:
     """What a supervisor sees of inference."""
-    return {"free_energy": float(choice.free_energy), "last_fall": float(choice.fall)}
+    return {"free_energy": float(choice.free_energy), "free_energy_fall": float(choice.fall)}
 
 
 def _finish(session: Session, config: PlanConfig, record: Record, sensor: Sensor) -> int:
