@@ -42,6 +42,11 @@ class World:
 
     After ``--length`` observations an episode is over, and the next one begins.
 
+    Args:
+        config: the length.
+        problem: the world, and its goal.
+        key: a random key.
+
     Attributes:
         episodes: how many have begun.
         successes: in how many of them the goal was observed.
@@ -90,6 +95,10 @@ class World:
 class Lines:
     """Lines of standard input, of which the newest counts; a line of standard output for each
     action.
+
+    Args:
+        problem: how many observations and controls there are.
+        stopped: whether to read no more.
 
     Attributes:
         read: how many lines were observations.
