@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
 
@@ -82,14 +84,16 @@ class StatusFile:
 
 
 def finite(value: Any) -> Any:
-    """The value with None in place of numbers that are not finite, which JSON does not have.
+    """The value as JSON has it: without NumPy's scalars, and None for a number that is not finite.
 
     Args:
         value: mappings are followed.
 
-    >>> finite({"rate": math.nan, "counts": {"late": 2}})
+    >>> finite({"rate": np.float32("nan"), "counts": {"late": np.int64(2)}})
     {'rate': None, 'counts': {'late': 2}}
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
