@@ -24,6 +24,8 @@ from vfejax.types import Array
 
 __all__ = ["Lines", "Observed", "World", "parse_line"]
 
+_SWITCH_INTERVAL = 2e-4  # seconds
+
 
 class Observed(NamedTuple):
     """What a real-time agent is told.
@@ -125,12 +127,16 @@ class Lines:
         names = ["action"] if len(free) < 2 else [f"action_{f}" for f in free]
         print(",".join(["cycle", *names, "free_energy"]), flush=True)
         self._free = free or [0]
+        # A thread that reads a flood of lines would hold up the loop for 5 ms at a time.
+        self._switch_interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        sys.setswitchinterval(self._switch_interval)
 
     @property
     def example(self) -> tuple[Observed, np.ndarray]:
