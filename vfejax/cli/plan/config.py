@@ -127,6 +127,7 @@ class PlanConfig(RunOptions):
     prior_counts: float = 1.0
     """How many events that is worth in each column."""
 
+    # One agent in real time.
     realtime: float | None = None
     """Cycles per second of one agent that acts in real time, instead of episodes, with deadlines.
     Where it would be late it plans less far ahead than --horizon. The run keeps a histogram of

@@ -32,6 +32,7 @@ __all__ = ["run"]
 
 Sensor = World | Lines
 _STATUS = "status.json"
+_DENSE = 6  # up to here every depth can be chosen
 
 
 def run(config: PlanConfig) -> int:
@@ -80,8 +81,7 @@ def _sensor(config: PlanConfig, problem: Problem, session: Session, key: Array) 
 
 def _ladder(config: PlanConfig, problem: Problem, sensor: Sensor, key: Array) -> Ladder:
     """Planning of every depth from the horizon to none."""
-    deepest = 1 if config.planner == "greedy" else config.horizon
-    depths = range(deepest, 0, -1)
+    depths = _depths(1 if config.planner == "greedy" else config.horizon)
     planners = [
         agents.planner(dataclasses.replace(config, horizon=h), problem, config.planner)
         for h in depths
@@ -90,6 +90,18 @@ def _ladder(config: PlanConfig, problem: Problem, sensor: Sensor, key: Array) ->
     steps = {d: _in_episodes(agent, s) for d, s in zip((*depths, 0), agent.steps, strict=True)}
     observed, mask = sensor.example
     return compile_ladder(steps, agent.init(), observed, mask, key)
+
+
+def _depths(horizon: int) -> list[int]:
+    """Falling depths from the horizon to 1; far ones in halves, as each must be compiled.
+
+    >>> _depths(3), _depths(30)
+    ([3, 2, 1], [30, 15, 7, 6, 5, 4, 3, 2, 1])
+    """
+    depths = [horizon]
+    while (depth := depths[-1]) > 1:
+        depths.append(max(depth // 2, _DENSE) if depth > _DENSE else depth - 1)
+    return depths
 
 
 def _in_episodes(agent: AnytimeAgent, step: Callable[..., Any]) -> Callable[..., Any]:
