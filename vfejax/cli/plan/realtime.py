@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import agents
+from vfejax.cli.plan import agents, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.problem import Problem
@@ -39,12 +39,13 @@ def run(config: PlanConfig) -> int:
     """Act until the duration is over, standard input ends, or a signal comes; write the run.
 
     Raises:
-        UserError: when nothing could be read from standard input.
+        UserError: when there is too much to look at, or nothing could be read from standard input.
     """
     assert config.realtime is not None
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
+    sizes.check(dataclasses.replace(config, batch=1), problem)
     with sessions.begin(config, "plan", inputs) as session:
         session.say("compiling")
         of_world, of_agent = jax.random.split(random_key(config.seed))
