@@ -105,15 +105,18 @@ def test_lines_give_a_mask_and_what_does_not_fit_is_named():
             parse_line(text, (3, 2, 1))
 
 
-def test_the_world_moves_as_the_agent_acts_and_begins_again():
+def test_the_world_moves_as_the_agent_acts_and_begins_again_and_nothing_is_compiled(caplog):
     config = PlanConfig(env="tmaze", length=2)
     world = World(config, plan_problem.build(config), jax.random.key(0))
+    choices = [Choice(jnp.array([a, 0]), (), jnp.zeros(()), jnp.zeros(())) for a in (3, 3, 1, 3, 0)]
     places, begins = [], []
-    for action in (3, 3, 1, 3, 0):
-        reading = world.sense()
-        places.append(int(reading.observation.seen[0]))
-        begins.append(bool(reading.observation.begins))
-        world.act(Choice(jnp.array([action, 0]), (), jnp.zeros(()), jnp.zeros(())))
+    with jax.log_compiles():
+        for choice in choices:
+            reading = world.sense()
+            places.append(int(np.asarray(reading.observation.seen)[0]))
+            begins.append(bool(reading.observation.begins))
+            world.act(choice)
+    assert "compil" not in caplog.text.lower()
     assert places == [0, 3, 0, 1, 0]
     assert begins == [True, False, True, False, True]
     assert world.episodes == 3

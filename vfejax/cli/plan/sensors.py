@@ -83,9 +83,9 @@ class World:
     def sense(self) -> Reading:
         """The observation that followed the last action."""
         modality, value = self._goal
-        if self._observed.begins:
+        if np.asarray(self._observed.begins):
             self.episodes, self._reached = self.episodes + 1, False
-        if not self._reached and int(self._observed.seen[modality]) == value:
+        if not self._reached and np.asarray(self._observed.seen)[modality] == value:
             self.successes, self._reached = self.successes + 1, True
         return Reading(self._observed, self._mask, MONOTONIC.now())
 
