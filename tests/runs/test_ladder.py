@@ -81,12 +81,17 @@ def test_depth_is_given_up_at_once_down_to_what_fits():
         assert settle(SECONDS, Load(factor=factor), 0.016, SHEDDING).rung == rung
 
 
-def test_depth_is_taken_back_a_rung_at_a_time_after_a_calm_while():
-    load, rungs = Load(rung=2), []
-    for _ in range(11):
-        load = settle(SECONDS, load, 0.018, SHEDDING)
-        rungs.append(load.rung)
-    assert rungs == [2, 2, 2, 2, 1, 1, 1, 1, 1, 0, 0]
+def test_depth_is_taken_back_after_a_calm_while_as_far_as_there_was_time_in_all_of_it():
+    for factors, rungs in (
+        ([1.0] * 5, [2, 2, 2, 2, 0]),
+        ([1.0, 1.0, 1.5, 1.0, 1.0], [2, 2, 2, 2, 1]),  # 15 ms of 18 once
+        ([1.0, 1.0, 4.0, 1.0, 1.0], [2, 2, 2, 2, 2]),
+    ):
+        load, found = Load(rung=2), []
+        for factor in factors:
+            load = settle(SECONDS, load._replace(factor=factor), 0.018, SHEDDING)
+            found.append(load.rung)
+        assert found == rungs
     # Between the shares of shed and restore nothing changes: 0.0102 < 0.01 * 1.2 < 0.0136.
     busy = Load(rung=1, factor=1.2, calm=4)
     assert settle(SECONDS, busy, 0.017, SHEDDING) == busy._replace(calm=0, patience=5)

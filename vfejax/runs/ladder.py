@@ -140,7 +140,7 @@ class Shedding(NamedTuple):
 
     Attributes:
         shed: share of the time until the deadline that a rung may be expected to take.
-        restore: share that the next deeper rung may be expected to take before it is taken back.
+        restore: share that a deeper rung may be expected to take before it is taken back.
         trifle: share that depth may always take beyond what the last rung takes: where the system
             itself makes cycles late, giving up so little would not help.
         patience: cycles in a row for which depth must fit before it is taken back. It doubles, up
@@ -160,7 +160,8 @@ class Load(NamedTuple):
         rung: the deepest that may run now, 0 for the first.
         factor: by which a call takes longer than when the ladder was compiled.
         deviation: mean absolute error of that, in seconds.
-        calm: cycles in a row for which the next deeper rung would have been taken back.
+        calm: cycles in a row for which there was time for a deeper rung.
+        goal: the deepest rung for which there was time in all of them.
         held: cycles since this rung was taken back.
         patience: cycles that count as calm enough now.
     """
@@ -169,6 +170,7 @@ class Load(NamedTuple):
     factor: float = 1.0
     deviation: float = 0.0
     calm: int = 0
+    goal: int = 0
     held: int = 0
     patience: int = 0
 
@@ -231,12 +233,13 @@ def settle(seconds: tuple[float, ...], load: Load, left: float, shedding: Sheddi
         patience = min(2 * patience, limit) if soon else shedding.patience
         return load._replace(rung=below, calm=0, held=0, patience=patience)
     held = load.held + (load.held > 0)
-    above = load.rung - 1
-    if above < 0 or not _fits(seconds, load, above, left, shedding.restore, shedding.trifle):
+    fit = _deepest(seconds, load._replace(rung=0), left, shedding.restore, shedding.trifle)
+    if fit >= load.rung:
         return load._replace(calm=0, held=held, patience=patience)
+    goal = max(fit, load.goal) if load.calm else fit
     if load.calm + 1 < patience:
-        return load._replace(calm=load.calm + 1, held=held, patience=patience)
-    return load._replace(rung=above, calm=0, held=1, patience=patience)
+        return load._replace(calm=load.calm + 1, goal=goal, held=held, patience=patience)
+    return load._replace(rung=goal, calm=0, held=1, patience=patience)
 
 
 def reach(seconds: tuple[float, ...], load: Load, left: float, shedding: Shedding) -> int:
@@ -252,14 +255,15 @@ def reach(seconds: tuple[float, ...], load: Load, left: float, shedding: Sheddin
     >>> reach((0.01, 0.001), Load(), 0.002, Shedding())
     1
     """
+    return _deepest(seconds, load, left, shedding.shed, shedding.trifle)
+
+
+def _deepest(
+    seconds: tuple[float, ...], load: Load, left: float, share: float, trifle: float
+) -> int:
+    """The first rung, from that of the load on, that fits; the last one where none does."""
     for rung in range(load.rung, len(seconds)):
-        if _fits(seconds, load, rung, left, shedding.shed, shedding.trifle):
+        more = load.factor * (seconds[rung] - seconds[-1])
+        if expected(seconds, load, rung) <= share * left or more <= trifle * left:
             return rung
     return len(seconds) - 1
-
-
-def _fits(
-    seconds: tuple[float, ...], load: Load, rung: int, left: float, share: float, trifle: float
-) -> bool:
-    more = load.factor * (seconds[rung] - seconds[-1])
-    return expected(seconds, load, rung) <= share * left or more <= trifle * left
