@@ -32,7 +32,7 @@ from vfejax.problems.closed_loop import (
     run_loop,
 )
 from vfejax.problems.mass_spring import goal_model, mass_spring, regulator_gain, tracking_gain
-from vfejax.problems.mountain_car import GOAL, height, mountain_car, pumping, swing_model
+from vfejax.problems.mountain_car import GOAL, mountain_car, pumping, swing_model
 
 DT, NUM, SMOOTHNESS = 0.1, 400, 0.3
 KNOWN = mass_spring()

@@ -118,7 +118,7 @@ def test_a_loop_runs_in_both_precisions_batches_and_lowers_for_gpus(dtype):
 
 @pytest.mark.slow
 def test_gradients_go_through_world_belief_and_action():
-    model, agent, own = _agent(order=2, **NATURAL)
+    _, agent, own = _agent(order=2, **NATURAL)
     outside = hm.Observation(jnp.zeros((8, 2, 2)), jnp.ones((8, 1, 1)))
 
     @jax.jit

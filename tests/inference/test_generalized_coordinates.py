@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from vfejax.inference import embedded_samples, smooth_noise
 from vfejax.inference import generalized_coordinates as gc
+from vfejax.numerics import matvec
 
 ORDERS = [1, 2, 3, 6]
 
@@ -150,3 +152,25 @@ def test_noise_without_a_path_is_refused(smoothness):
 
 def test_a_smoothness_that_is_nan_stays_nan():
     assert np.isnan(embedded_samples.embedded_covariance(3, 1.0, np.nan)).all()
+
+
+def test_paths_advance_by_the_exponential_of_the_shift(rng):
+    paths = [jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=(2, 3)))]
+    matrix = scipy.linalg.expm(-0.7 * np.asarray(gc.shift_matrix(paths)))
+    flat = np.concatenate([np.ravel(path) for path in paths])
+    found = [gc.advance(path, -0.7) for path in paths]
+    np.testing.assert_allclose(
+        np.concatenate([np.ravel(path) for path in found]), matrix @ flat, rtol=1e-13, atol=1e-14
+    )
+
+
+def test_derivatives_along_a_linear_flow_are_powers_of_it(rng):
+    sensor, flow, x = rng.normal(size=(1, 3)), rng.normal(size=(3, 3)), rng.normal(size=3)
+    found = gc.along_flow(
+        lambda x: matvec(jnp.asarray(sensor), x),
+        lambda x: matvec(jnp.asarray(flow), x),
+        jnp.asarray(x),
+        4,
+    )
+    expected = [sensor @ np.linalg.matrix_power(flow, k) @ x for k in range(4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

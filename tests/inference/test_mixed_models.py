@@ -80,6 +80,14 @@ def test_smooth_noise_is_worth_one_observation_per_correlation_time(rng):
     assert abs(found - ratio) < 0.3 * np.sqrt(scale)
 
 
+def test_what_was_expected_is_no_evidence_by_itself():
+    precision = jnp.diag(jnp.array([2.0, 5.0]))
+    unseen = mixed_models.CauseBelief(jnp.array([0.3, -1.0]), jnp.diag(1 / jnp.diagonal(precision)))
+    values = [jnp.array([[0.3, -1.0], [4.0, 2.0]])]
+    found = mixed_models.reduced_log_evidence(unseen, unseen.mean, precision, values)
+    np.testing.assert_allclose(found[0], 0.0, atol=1e-14)
+
+
 def test_expected_causes_mix_the_values_of_outcomes():
     outcomes = [jnp.array([0.5, 0.5, 0.0]), jnp.array([0.1, 0.9])]
     values = [jnp.array([[0.0, 0.0], [2.0, 4.0], [9.0, 9.0]]), jnp.array([[1.0], [2.0]])]

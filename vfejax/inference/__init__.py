@@ -3,6 +3,7 @@ generalised coordinates, and active inference.
 """
 
 from vfejax.inference import (
+    active_filtering,
     active_inference,
     allocation,
     anytime,
@@ -25,6 +26,7 @@ from vfejax.inference import (
     local_linearization,
     loopy,
     message_passing,
+    mixed_models,
     nonlinear_filters,
     path_beliefs,
     path_energy,
@@ -39,6 +41,7 @@ from vfejax.inference import (
 )
 
 __all__ = [
+    "active_filtering",
     "active_inference",
     "allocation",
     "anytime",
@@ -61,6 +64,7 @@ __all__ = [
     "local_linearization",
     "loopy",
     "message_passing",
+    "mixed_models",
     "nonlinear_filters",
     "path_beliefs",
     "path_energy",
