@@ -41,6 +41,7 @@ BORDER = {"data", "figures", "runs", "cli", "__main__"}
 HOME = {
     "flax": {"models"},
     "gymnasium": {"problems"},
+    "mctx": {"inference"},
     **dict.fromkeys(("matplotlib", "rich", "orbax", "tyro", "time", "datetime"), BORDER),
 }
 # A pretrained model is its directory, so `models.phi.load(directory)` belongs to the model. One

@@ -36,6 +36,7 @@ from vfejax.inference import (
     pomdp,
     predictive_coding,
     smooth_noise,
+    tree_search,
     trees,
     worked_models,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "pomdp",
     "predictive_coding",
     "smooth_noise",
+    "tree_search",
     "trees",
     "worked_models",
 ]

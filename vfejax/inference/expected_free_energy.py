@@ -100,11 +100,11 @@ def predict_all_controls(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array,
     )
 
 
-def _preferences(model: POMDP, step: int) -> tuple[Array, ...]:
+def _preferences(model: POMDP, step: int | Array) -> tuple[Array, ...]:
     return tuple(c if c.ndim == 1 else c[step] for c in model.C)
 
 
-def utility(model: POMDP, observations: Sequence[Array], step: int = 0) -> Array:
+def utility(model: POMDP, observations: Sequence[Array], step: int | Array = 0) -> Array:
     """``sum_m E_q(o_m) C_m`` at one step of a policy, in nats.
 
     Args:
@@ -126,7 +126,7 @@ def utility(model: POMDP, observations: Sequence[Array], step: int = 0) -> Array
 
 
 def step_terms(
-    model: POMDP, beliefs: Sequence[Array], step: int = 0, joint: bool = True
+    model: POMDP, beliefs: Sequence[Array], step: int | Array = 0, joint: bool = True
 ) -> StepTerms:
     """Terms of one step, without a gain about parameters or an inductive term.
 

@@ -125,7 +125,7 @@ def sophisticated(
     return _values(model, search, tuple(q[None] for q in start), 0)[0]
 
 
-def _outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
+def outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
     """``q(o_1, ..., o_M)`` of all joint outcomes, ``[o]``."""
     operands: list = []
     for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
@@ -151,7 +151,7 @@ def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int
     if step + 1 == search.horizon:
         return now
 
-    chances = jax.vmap(lambda *q: _outcome_probabilities(model, q))(*flat)
+    chances = jax.vmap(lambda *q: outcome_probabilities(model, q))(*flat)
     weights, which = jax.lax.top_k(chances, search.branches)
     if search.min_probability > 0:
         weights = jnp.where(weights < search.min_probability, 0.0, weights)
