@@ -23,6 +23,7 @@ from vfejax.inference.expected_free_energy import predict_all_controls, step_ter
 from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import check_habits, enumerate_policies, policy_posterior
 from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
+from vfejax.inference.pomdp.prediction import outcome_probabilities
 from vfejax.inference.pomdp.states import infer_states
 from vfejax.types import Array
 
@@ -123,18 +124,6 @@ def sophisticated(
         intention,
     )
     return _values(model, search, tuple(q[None] for q in start), 0)[0]
-
-
-def outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
-    """``q(o_1, ..., o_M)`` of all joint outcomes, ``[o]``."""
-    operands: list = []
-    for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
-        operands += [likelihood, [len(model.D) + m, *factors]]
-    used = {f for factors in model.A_dependencies for f in factors}
-    for f in sorted(used):
-        operands += [beliefs[f], [f]]
-    axes = [len(model.D) + m for m in range(len(model.A))]
-    return jnp.einsum(*operands, axes, precision=jax.lax.Precision.HIGHEST).reshape(-1)
 
 
 def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int) -> Array:

@@ -20,9 +20,9 @@ from vfejax.errors import UserError
 from vfejax.inference.active_inference import Plan, Planner
 from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
 from vfejax.inference.inductive import Intention, inductive_value
-from vfejax.inference.planning import outcome_probabilities
 from vfejax.inference.policies import action_marginals, check_habits, enumerate_policies
 from vfejax.inference.pomdp.model import POMDP, check_beliefs
+from vfejax.inference.pomdp.prediction import outcome_probabilities
 from vfejax.inference.pomdp.states import infer_states
 from vfejax.types import Array
 

@@ -10,7 +10,7 @@ from vfejax.inference.pomdp.model import POMDP, contract
 from vfejax.inference.pomdp.states import StateInfo, infer_states
 from vfejax.types import Array
 
-__all__ = ["filter_states", "predict_observations", "predict_states"]
+__all__ = ["filter_states", "outcome_probabilities", "predict_observations", "predict_states"]
 
 
 def predict_states(
@@ -51,6 +51,24 @@ def predict_observations(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array,
         contract(likelihood, {axis + 1: beliefs[d] for axis, d in enumerate(factors)})
         for likelihood, factors in zip(model.A, model.A_dependencies, strict=True)
     )
+
+
+def outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
+    """``q(o_1, ..., o_M)`` of all joint outcomes, ``[o]``; the last modality changes fastest.
+
+    >>> see, stay, flat = jnp.eye(2), jnp.eye(2)[..., None], jnp.zeros(2)
+    >>> twice = POMDP([see, see], [stay], [flat, flat], [jnp.array([0.25, 0.75])])
+    >>> outcome_probabilities(twice, twice.D).tolist()
+    [0.25, 0.0, 0.0, 0.75]
+    """
+    operands: list = []
+    for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
+        operands += [likelihood, [len(model.D) + m, *factors]]
+    used = {f for factors in model.A_dependencies for f in factors}
+    for f in sorted(used):
+        operands += [beliefs[f], [f]]
+    axes = [len(model.D) + m for m in range(len(model.A))]
+    return jnp.einsum(*operands, axes, precision=jax.lax.Precision.HIGHEST).reshape(-1)
 
 
 def filter_states(
