@@ -5,9 +5,9 @@
     q_i = argmin_q  alpha KL(q || p_i) + sum_h lambda_h A_h(q, {Omega_ij p_j})
 
 z_i and t_i are mean and log variance of the belief below. Log variances stay between -r and r:
-without a bound those of rare tokens run off to where a divergence is thousands of nats. The argmin is found by exact coordinate
-descent: for given attention the minimum has the mean natural parameters of prior and messages, and
-attention is the minimum for given beliefs. So F never rises.
+without a bound those of rare tokens run off to where a divergence is thousands of nats. The argmin
+is found by exact coordinate descent: for given attention the minimum has the mean natural
+parameters of prior and messages, and attention is the minimum for given beliefs. So F never rises.
 """
 
 from typing import NamedTuple
