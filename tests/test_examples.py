@@ -264,3 +264,41 @@ def test_a_planner_above_a_hand_looks_first(tmp_path, capsys):
     assert rows["utility alone"] == (0.0, 0.0, 0.5)
     assert "at the target" in capsys.readouterr().out
     assert _is_drawn(tmp_path / "mixed_hierarchy.png")
+
+
+def test_a_cue_is_worth_what_the_best_policy_makes_of_it(tmp_path, capsys):
+    rows = _load("t_maze").main(num_episodes=200, num_cues=3, out=tmp_path)
+    best, agent, plan = (
+        rows[name] for name in ("optimal", "expected free energy", "preferences alone")
+    )
+    # A coin tells nothing; a cue that is right in three of four cases is followed; the truth is
+    # worth two steps of the reward of 3 nats.
+    np.testing.assert_allclose(best[:, 0], [0.0, 1.5, 6.0], atol=1e-6)
+    np.testing.assert_allclose(agent[[0, 2], 0], [0.0, 6.0], atol=1e-6)
+    assert agent[2, 2] == best[2, 2] == 1
+    assert (agent[:, 0] < best[:, 0] + 4 * agent[:, 3] + 1e-6).all()
+    assert not plan[:, 0].any()
+    assert "worth 6.00 nats" in capsys.readouterr().out
+    assert _is_drawn(tmp_path / "t_maze.png")
+
+
+def test_an_agent_learns_the_grid_that_it_walks_on(tmp_path, capsys):
+    results, reference = _load("learn_grid").main(num_learners=4, num_episodes=50, out=tmp_path)
+    for rewards, looks, moves in results.values():
+        assert rewards[:, -10:].mean() > max(0.3 * reference, 2 * rewards[:, :10].mean())
+        assert looks[:, -1].mean() < 0.5 * looks[:, 0].mean()
+        assert moves[:, -1].mean() < 0.6 * moves[:, 0].mean()
+    assert f"the world is known: {reference:.1f}" in capsys.readouterr().out
+    assert _is_drawn(tmp_path / "learn_grid.png")
+
+
+def test_what_moves_an_agent_is_found_from_its_actions(tmp_path, capsys):
+    truth, found, errors = _load("fit_behaviour").main(
+        num_subjects=3, num_episodes=100, out=tmp_path
+    )
+    distances = [(x - y) / e for x, y, e in zip(found, truth, errors, strict=True)]
+    # Six numbers of a standard normal distribution.
+    assert np.max(np.abs(distances)) < 4
+    assert np.median(errors.log_reward) < 0.5
+    assert capsys.readouterr().out.count("standard errors") == 2
+    assert _is_drawn(tmp_path / "fit_behaviour.png")
