@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from vfejax.figures.style import FONT_SIZE, INK, as_array, leave_room, new_figure, style_colour_bar
@@ -63,7 +64,8 @@ def token_map(picture: ArrayLike, tokens: ArrayLike, patch: int) -> Figure:
         ax.set(xlim=(0, width), ylim=(height, 0))
         ax.set_axis_off()
         ax.set_title(title, color=INK, fontsize=FONT_SIZE + 1, loc="left")
-    bar = figure.colorbar(heat, ax=[left, right], shrink=0.85, aspect=30)
+    ticks = MaxNLocator(integer=True, min_n_ticks=1)
+    bar = figure.colorbar(heat, ax=[left, right], shrink=0.85, aspect=30, ticks=ticks)
     cast(QuadMesh, bar.solids).set_alpha(1)
     style_colour_bar(bar, "tokens")
     return figure
@@ -87,7 +89,8 @@ def patch_maps(panels: Mapping[str, ArrayLike]) -> Figure:
     arrays = {name: as_array(f"panels[{name!r}]", x, *size) for name, x in panels.items()}
     figure = new_figure(float(np.clip(7.0 / len(arrays) * size[0] / size[1], 0.8, 8.0)) + 0.9)
     leave_room(figure)
-    for ax, (name, x) in zip(figure.subplots(1, len(arrays), squeeze=False)[0], arrays.items()):
+    axes = figure.subplots(1, len(arrays), squeeze=False)[0]
+    for ax, (name, x) in zip(axes, arrays.items(), strict=True):
         image = ax.imshow(x, cmap=colormaps[COLOURS], interpolation="nearest")
         ax.set_axis_off()
         bar = figure.colorbar(image, ax=ax, location="bottom", aspect=25, pad=0.03)

@@ -1,7 +1,8 @@
 """``vfejax plan``: agents perceive, plan and act in a world, by their expected free energy.
 
 Without arguments: a grid world in which looking for a cue first is right, and looking one step
-ahead is not enough.
+ahead is not enough. With ``--image`` there is no world, but a picture whose patches are given
+tokens.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from typing import Any
 import jax
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import agents, episodes, pictures, realtime, report, sizes
+from vfejax.cli.plan import agents, episodes, image, pictures, realtime, report, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
+from vfejax.cli.plan.image_options import check_image
 from vfejax.data.files import atomic_write
 from vfejax.data.population_arrays import save_npz
 from vfejax.inference.pomdp.learning import Counts
@@ -27,8 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, plan, and return the exit status."""
     config = parse(arguments)
     check_values(config)
+    check_image(config)
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
+    if config.image is not None:
+        return image.run(config)
     return _episodes(config) if config.realtime is None else realtime.run(config)
 
 

@@ -1,5 +1,7 @@
 """Options of ``vfejax plan``: their meaning, their defaults, their limits."""
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import tyro
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.cli.plan import query
 
 __all__ = ["LISTED", "PlanConfig", "check_values", "learned", "parse"]
 
@@ -163,7 +166,7 @@ class PlanConfig(RunOptions):
     """Side of a patch of --image, in pixels; 28 by default."""
     weights: tuple[float, float, float] | None = None
     """Weights of the entropy of a patch of --image, of how surely it stands out, and of what it
-    tells about the query; 1 1 3 by default.
+    tells about the query; 1 1 5 by default.
     """
 
 
@@ -171,7 +174,11 @@ def parse(arguments: Sequence[str]) -> PlanConfig:
     """Flags over the configuration file (or, with --resume, over the run's own configuration) over
     the defaults.
     """
-    return configuration.parse_run(PlanConfig, arguments, program="vfejax plan")
+    config = configuration.parse_run(PlanConfig, arguments, program="vfejax plan")
+    file = query.file_of(config.query)
+    if file is not None and file.exists():
+        return dataclasses.replace(config, query=os.path.abspath(file))
+    return config
 
 
 def learned(config: PlanConfig) -> str:

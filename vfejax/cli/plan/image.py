@@ -194,12 +194,16 @@ def _pictures(task: Task, arrays: Mapping[str, np.ndarray]) -> Iterator[Picture]
 
 
 def _first_line(summary: Mapping[str, Any]) -> str:
+    half = summary["patches_with_half_of_the_tokens_to_spare"]
     return (
-        f"{summary['budget']} tokens for {summary['patches']} patches, "
+        f"{summary['budget']} tokens for {_patches(summary['patches'])}, "
         f"{summary['fewest_tokens']} to {summary['most_tokens']} each, asked for "
-        f"{summary['query']}; half of those beyond the minimum are on "
-        f"{summary['patches_with_half_of_the_tokens_to_spare']} patches."
+        f"{summary['query']}; half of those beyond the minimum are on {_patches(half)}."
     )
+
+
+def _patches(number: int) -> str:
+    return "1 patch" if number == 1 else f"{number} patches"
 
 
 def _text(summary: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from vfejax.cli.limits import LARGEST_COUNT, check, check_numbers
 from vfejax.cli.options import RunOptions
+from vfejax.cli.plan import query
 from vfejax.cli.plan.config import PlanConfig
 
 __all__ = ["Chosen", "check_image", "chosen"]
@@ -34,7 +35,7 @@ def chosen(config: PlanConfig) -> Chosen:
         64 if config.k_min is None else config.k_min,
         400 if config.k_max is None else config.k_max,
         28 if config.patch is None else config.patch,
-        (1.0, 1.0, 3.0) if config.weights is None else config.weights,
+        (1.0, 1.0, 5.0) if config.weights is None else config.weights,
     )
 
 
@@ -53,6 +54,12 @@ def check_image(config: PlanConfig) -> None:
         fits = field.name in kept or value == field.default
         check(fits, field.name, _said(value), "left out with --image")
     check_numbers(config, ["temperature"], positive=True)
+    file = query.file_of(config.query)
+    requirement = (
+        "a colour by its name or as #rrggbb, a region x,y,width,height in pixels, or a picture "
+        "that exists"
+    )
+    check(file is None or file.exists(), "query", config.query, requirement)
     options = chosen(config)
     limit = f"at least 0 and at most {LARGEST_COUNT}"
     for name in ("k_min", "k_max"):

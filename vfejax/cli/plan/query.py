@@ -1,6 +1,5 @@
 """What ``--query`` asks of a picture: a colour, a region, or what another picture looks like."""
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -66,10 +65,5 @@ def read(query: str | None, width: int, height: int) -> Query:
                 f"picture of {width} x {height} pixels"
             )
         return Query(None, (left, top, wide, high), f"the region {query}")
-    if not os.path.lexists(query):
-        raise UserError(
-            f"--query {query}: must be a colour by its name or as #rrggbb, a region x,y,width,height "
-            "in pixels, or a picture that exists"
-        )
     pixels = load_picture(query, "--query").reshape(-1, 3)
     return Query(pixels, None, f"what {Path(query).name} looks like")
