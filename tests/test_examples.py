@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -302,3 +303,17 @@ def test_what_moves_an_agent_is_found_from_its_actions(tmp_path, capsys):
     assert np.median(errors.log_reward) < 0.5
     assert capsys.readouterr().out.count("standard errors") == 2
     assert _is_drawn(tmp_path / "fit_behaviour.png")
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_learned_weights_send_the_tokens_to_the_sign(tmp_path, capsys):
+    with jax.enable_x64(False):
+        found = _load("token_allocation").main(num_pictures=4, num_steps=120, out=tmp_path)
+    rows = found["rows"]
+    learned = rows.pop("learned weights")
+    assert learned[0] < 0.7 * min(error for error, _ in rows.values())
+    assert learned[1] > 3 * max(share for _, share in rows.values())
+    # The entropy of the noise is not what the loss asks for.
+    assert found["weights"][0] < 0.5 < found["weights"][2]
+    assert capsys.readouterr().out.count("%") == 4
+    assert _is_drawn(tmp_path / "token_allocation.png")
