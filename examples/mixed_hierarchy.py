@@ -4,7 +4,8 @@ Above, a T-maze: a target is on the left or on the right, and a cue tells which.
 the next place. What it expects of place, touch and light goes down as the prior of the causes of a
 continuous model, whose reflex moves a hand through the plane, with smooth noise in all senses. Up
 comes the evidence of each outcome in the second half of a movement, by Bayesian model reduction: no
-place, touch or light is ever handed to the planner. The light is so noisy that it sometimes lies.
+place, touch or light is ever handed to the planner. The light is so noisy that one look may leave
+it in doubt, and then it looks again.
 
 The baseline plans by utility alone.
 
