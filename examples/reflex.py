@@ -24,7 +24,6 @@ from vfejax.inference.generalized_filtering import natural_metric
 from vfejax.inference.hierarchical_models import Observation, rest, zero_hyperparameters
 from vfejax.inference.path_energy import log_normalizer
 from vfejax.problems.closed_loop import (
-    LoopState,
     World,
     closed_loop,
     noise_paths,
@@ -61,10 +60,10 @@ def reflex(world, model, start, noise, *, known, rate, action_rate, prior):
     )
     path = rest(model)
     path = path._replace(states=(path.states[0].at[0].set(start),))
-    hyper = zero_hyperparameters(model)
-    own = agent.init((None,), hyper, jnp.zeros(1), path)
+    hyper, loop = zero_hyperparameters(model), closed_loop(world, agent, DT)
+    state = loop.init(start, (None,), hyper, jnp.zeros(1), path)
     outside = Observation(noise, jnp.broadcast_to(prior, (len(noise), *prior.shape)))
-    _, info = run_loop(closed_loop(world, agent, DT), LoopState(start, own), outside)
+    _, info = run_loop(loop, state, outside)
     errors = info.belief.energy + log_normalizer(model, hyper)
     return info.state.world, info.state.agent.action, errors
 

@@ -195,8 +195,11 @@ def test_noise_has_the_covariance_of_smooth_noise(rng):
 
 
 def test_bad_loops_are_named(rng):
-    agent, _ = _agent()
+    agent, start = _agent()
     with pytest.raises(ValueError, match="dt must be above 0, got 0"):
         closed_loop.closed_loop(mass_spring.mass_spring(), agent, 0.0)
+    loop = closed_loop.closed_loop(mass_spring.mass_spring(), agent, DT)
+    with pytest.raises(ValueError, match=r"state must be \[n\], got shape \(2, 1\)"):
+        loop.init(jnp.zeros((2, 1)), (None,), start.belief.hyper, start.action)
     with pytest.raises(ValueError, match="smoothness must be above 0, got -1"):
         closed_loop.noise_paths(rng, 3, 0.1, 2, -1.0, 1)

@@ -195,7 +195,7 @@ def active_filter(
     >>> agent = active_filter(model, forward_fn, 0.1, metric_fn=natural_metric)
     >>> state = agent.init((None,), zero_hyperparameters(model), jnp.zeros(1))
     >>> goal = observation(model, jnp.zeros((model.order, 2)), jnp.ones((1, 1)))
-    >>> state, info = agent.step(state, goal)
+    >>> state, info = jax.jit(agent.step)(state, goal)
     >>> bool(state.action[0] > 0)  # towards the goal
     True
     """

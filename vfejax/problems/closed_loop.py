@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from vfejax.inference.active_filtering import ActiveFilter, ActiveState, move
 from vfejax.inference.generalized_coordinates import along_flow, shift
-from vfejax.inference.hierarchical_models import Observation
+from vfejax.inference.hierarchical_models import Hyperparameters, Observation, Path
 from vfejax.inference.local_linearization import ozaki_step
 from vfejax.inference.path_beliefs import FilterInfo
 from vfejax.inference.smooth_noise import check_order
@@ -67,13 +67,16 @@ class LoopInfo(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """An agent in a world as one pure function.
+    """An agent in a world as two pure functions.
 
     Attributes:
+        init: ``init(state [n], parameters, hyper, action [k], path=None) -> state``, the first for
+            the world, the others for the agent.
         step: ``step(state, outside) -> (state, info)``, where ``outside`` is an Observation: its
             ``sensed`` is what is added to the sensors, its ``prior`` the expectation of the causes.
     """
 
+    init: Callable[..., LoopState]
     step: Callable[[LoopState, Observation], tuple[LoopState, LoopInfo]]
 
 
@@ -105,8 +108,8 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
         dt: length of a step.
 
     Raises:
-        ValueError: when dt is not above 0, or by ``step`` when what the world gives does not fit
-            the model of the agent.
+        ValueError: when dt is not above 0, the state of the world is no vector, or what the world
+            gives does not fit the model of the agent.
 
     Source: Friston, Daunizeau, Kilner and Kiebel, Biological Cybernetics 102 (2010) 227, equation
     (7). There the world has generalised states; here action is held while its sensations are
@@ -118,13 +121,25 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
     >>> own = active_filtering.forward_model(spring.motion_fn, spring.sensor_fn, model.order)
     >>> agent = active_filtering.active_filter(model, own, 0.1)
     >>> hyper = hierarchical_models.zero_hyperparameters(model)
-    >>> state = LoopState(jnp.zeros(2), agent.init((None,), hyper, jnp.zeros(1)))
+    >>> loop = closed_loop(spring, agent, 0.1)
+    >>> state = loop.init(jnp.zeros(2), (None,), hyper, jnp.zeros(1))
     >>> goal = Observation(jnp.zeros((model.order, 2)), jnp.ones((1, 1)))
-    >>> closed_loop(spring, agent, 0.1).step(state, goal)[1].sensed.shape
+    >>> jax.jit(loop.step)(state, goal)[1].sensed.shape
     (2, 2)
     """
     if not dt > 0:
         raise ValueError(f"dt must be above 0, got {dt}")
+
+    def init(
+        state: Array,
+        parameters: tuple,
+        hyper: Hyperparameters,
+        action: Array,
+        path: Path | None = None,
+    ) -> LoopState:
+        if state.ndim != 1:
+            raise ValueError(f"state must be [n], got shape {state.shape}")
+        return LoopState(state, agent.init(parameters, hyper, action, path))
 
     def step(state: LoopState, outside: Observation) -> tuple[LoopState, LoopInfo]:
         x, a, order = state.world, state.agent.action, outside.sensed.shape[0]
@@ -157,7 +172,7 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
         after = LoopState(x + moved[: x.size], move(state.agent, moved[x.size :]))
         return after, LoopInfo(state, seen.sensed, response.info)
 
-    return Loop(step)
+    return Loop(init, step)
 
 
 def run_loop(loop: Loop, state: LoopState, outside: Observation) -> tuple[LoopState, LoopInfo]:
@@ -171,7 +186,7 @@ def run_loop(loop: Loop, state: LoopState, outside: Observation) -> tuple[LoopSt
     Returns:
         The last state, and the infos of all steps.
 
-    >>> run_loop(Loop(lambda state, y: (state + y, state)), 0, jnp.arange(3))[1].tolist()
+    >>> run_loop(Loop(int, lambda state, y: (state + y, state)), 0, jnp.arange(3))[1].tolist()
     [0, 0, 1]
     """
     return jax.lax.scan(loop.step, state, outside)

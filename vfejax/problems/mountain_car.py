@@ -31,7 +31,7 @@ def height(x: Array) -> Array:
     Source: Friston, Daunizeau and Kiebel, Reinforcement learning or active inference?, PLoS ONE 4
     (2009) e6421; the slopes are theirs.
 
-    >>> height(jnp.array([-0.5, 0.0, 1.0])).round(4).tolist()
+    >>> [round(float(h), 4) for h in height(jnp.array([-0.5, 0.0, 1.0]))]
     [-0.25, 0.0, 0.4207]
     """
     right = x / jnp.sqrt(1 + 5 * x**2) + x**5 / 80
