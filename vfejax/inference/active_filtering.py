@@ -213,34 +213,25 @@ def active_filter(
 
     def respond(state: ActiveState, seen: Observation) -> Response:
         belief, seen = state.belief, observation(model, seen.sensed, seen.prior)
-        flat, unravel = ravel_pytree(belief.path)
-        flat_seen, unravel_seen = ravel_pytree(seen)
         forward = _forward(forward_fn(belief.path, state.action), seen, state.action)
-
-        def errors(z: Array) -> Array:
-            path, now = unravel(z[: flat.size]), unravel_seen(z[flat.size :])
-            return residuals(model, path, now, belief.parameters, belief.hyper)
-
-        z = jnp.concatenate([flat, flat_seen])
-        value, jacobian = errors(z), jax.jacfwd(errors)(z)
-        by_path, by_seen = jacobian[:, : flat.size], jacobian[:, flat.size :]
+        value, by_path, by_seen = _errors(model, belief, seen)
         by_action = matmul(by_seen, forward)
         curvature = matmul_tn(by_path, by_path)
-        weights = (jnp.asarray(r, flat.dtype) for r in (rate, action_rate))
-        metrics = metric_fn(curvature), action_metric_fn(matmul_tn(by_action, by_action))
-        descent = jnp.concatenate(
-            [
-                weight * matmul_nt(metric, by)
-                for weight, metric, by in zip(weights, metrics, (by_path, by_action), strict=True)
-            ]
+        metric, action_metric = (
+            metric_fn(curvature),
+            action_metric_fn(matmul_tn(by_action, by_action)),
         )
-        still = jnp.zeros(state.action.shape, flat.dtype)
-        motion = _pad(shift_matrix(jax.tree.leaves(belief.path)), still.size)
-        own = jnp.concatenate([flat, still])
+        speed, action_speed = (jnp.asarray(r, value.dtype) for r in (rate, action_rate))
+        descent = jnp.concatenate(
+            [speed * matmul_nt(metric, by_path), action_speed * matmul_nt(action_metric, by_action)]
+        )
+        num = state.action.size  # action has no motion of its own
+        drift = jnp.pad(ravel_pytree(jax.tree.map(shift, belief.path))[0], (0, num))
+        motion = jnp.pad(shift_matrix(jax.tree.leaves(belief.path)), (0, num))
         expansion = Expansion(matvec(by_path.T, value), curvature, matmul_tn(by_path, by_seen))
         return Response(
-            matvec(motion, own) - matvec(descent, value),
-            motion - jnp.pad(matmul(descent, by_path), ((0, 0), (0, still.size))),
+            drift - matvec(descent, value),
+            motion - jnp.pad(matmul(descent, by_path), ((0, 0), (0, num))),
             -matmul(descent, by_seen),
             forward,
             describe(model, belief, seen, expansion),
@@ -271,5 +262,15 @@ def _forward(forward: Array, seen: Observation, action: Array) -> Array:
     return jnp.pad(forward.reshape(-1, action.size), ((0, seen.prior.size), (0, 0)))
 
 
-def _pad(matrix: Array, size: int) -> Array:
-    return jnp.pad(matrix, ((0, size), (0, size)))
+def _errors(model: Model, belief: FilterState, seen: Observation) -> tuple[Array, Array, Array]:
+    """Whitened errors ``[r]``, and their Jacobians by the flat path and the flat observation."""
+    flat, unravel = ravel_pytree(belief.path)
+    flat_seen, unravel_seen = ravel_pytree(seen)
+
+    def errors(z: Array) -> Array:
+        path, now = unravel(z[: flat.size]), unravel_seen(z[flat.size :])
+        return residuals(model, path, now, belief.parameters, belief.hyper)
+
+    z = jnp.concatenate([flat, flat_seen])
+    jacobian = jax.jacfwd(errors)(z)
+    return errors(z), jacobian[:, : flat.size], jacobian[:, flat.size :]

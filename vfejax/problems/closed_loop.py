@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference.active_filtering import ActiveFilter, ActiveState, move
+from vfejax.inference.active_filtering import ActiveFilter, ActiveState, Response, move
 from vfejax.inference.generalized_coordinates import along_flow, shift
 from vfejax.inference.hierarchical_models import Hyperparameters, Observation, Path
 from vfejax.inference.local_linearization import ozaki_step
@@ -149,18 +149,8 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
 
         seen = outside._replace(sensed=sensed(x, a) + outside.sensed)
         response = agent.respond(state.agent, seen)
-        rest = ((0, outside.prior.size), (0, 0))
-        senses = [
-            matmul(response.by_seen, jnp.pad(by.reshape(-1, by.shape[-1]), rest))
-            for by in jax.jacfwd(sensed, (0, 1))(x, a)
-        ]
-        by_state, by_action = jax.jacfwd(world.motion_fn, (0, 1))(x, a)
-        own = ((0, 0), (response.flow.size - a.size, 0))  # the path comes before the action
-        jacobian = jnp.block(
-            [
-                [by_state, jnp.pad(by_action, own)],
-                [senses[0], response.by_self + jnp.pad(senses[1], own)],
-            ]
+        jacobian = _jacobian(
+            jax.jacfwd(world.motion_fn, (0, 1))(x, a), jax.jacfwd(sensed, (0, 1))(x, a), response
         )
         columns = [jnp.concatenate([world.motion_fn(x, a), response.flow])]
         moving = outside
@@ -173,6 +163,24 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
         return after, LoopInfo(state, seen.sensed, response.info)
 
     return Loop(init, step)
+
+
+def _jacobian(
+    motion: tuple[Array, Array], sensed: tuple[Array, Array], response: Response
+) -> Array:
+    """Of world, path and action, from derivatives by state and action of what moves and is
+    sensed."""
+    (by_state, by_action), size = motion, sensed[0].shape[0] * sensed[0].shape[1]
+    own = ((0, 0), (response.flow.size - by_action.shape[1], 0))  # path before action
+    through_state, through_action = (
+        matmul(response.by_seen[:, :size], by.reshape(size, -1)) for by in sensed
+    )
+    return jnp.block(
+        [
+            [by_state, jnp.pad(by_action, own)],
+            [through_state, response.by_self + jnp.pad(through_action, own)],
+        ]
+    )
 
 
 def run_loop(loop: Loop, state: LoopState, outside: Observation) -> tuple[LoopState, LoopInfo]:
