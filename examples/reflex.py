@@ -5,6 +5,9 @@ reflex stand three laws that a designer computes from mass and spring: proportio
 gains (PD) that give the same approach, those with an integral (PID), and the linear quadratic
 regulator (LQR). All know a mass of 1, a stiffness of 1 and no load; the world has others.
 
+There world and agent are one flow in continuous time. Once more with what a machine has: samples,
+whose derivatives are embedded, and forces that are held from sample to sample.
+
 A car in a valley is to get up a hill that its engine is too weak for. The agent expects that its
 energy becomes that of the goal, and its reflex finds that it must swing back; beside it stands the
 law that pushes with all force in the direction of the motion.
@@ -20,8 +23,10 @@ import numpy as np
 
 from vfejax.figures.style import BLUE, CURVES, GREY, INK, new_figure, style_axes
 from vfejax.inference.active_filtering import active_filter, forward_model
+from vfejax.inference.embedded_samples import EmbeddingState, embedding
 from vfejax.inference.generalized_filtering import natural_metric
 from vfejax.inference.hierarchical_models import Observation, rest, zero_hyperparameters
+from vfejax.inference.local_linearization import ozaki_step
 from vfejax.inference.path_energy import log_normalizer
 from vfejax.problems.closed_loop import (
     World,
@@ -123,6 +128,69 @@ def spring_table(num_series: int) -> tuple[dict, dict]:
     return rows, runs
 
 
+def held(world, policy_fn, memory, noise):
+    """Places and forces ``[t]`` under a controller ``policy_fn(memory, sample) -> (memory, force)``
+    that is called every DT.
+    """
+
+    def step(carry, noise):
+        x, memory = carry
+        memory, action = policy_fn(memory, world.sensor_fn(x) + noise)
+        flow, slope = world.motion_fn(x, action), jax.jacfwd(world.motion_fn)(x, action)
+        return (x + ozaki_step(slope, flow, DT), memory), (x[0], action[0])
+
+    return jax.lax.scan(step, (jnp.zeros(2), memory), noise)[1]
+
+
+def sampled_reflex(world, noise):
+    """The reflex, whose observation is a line through the last four samples."""
+    model, window = goal_model(smoothness=SMOOTHNESS), 4
+    forward_fn = forward_model(KNOWN.motion_fn, KNOWN.sensor_fn, model.order)
+    rates = {"rate": 10.0, "action_rate": 100.0, "metric_fn": natural_metric}
+    agent = active_filter(model, forward_fn, DT, **rates)
+    embed = embedding(model.order, DT, window=window, lag=0)
+
+    def policy_fn(memory, sample):
+        samples, own = memory
+        samples, sensed = embed.step(samples, sample)
+        own, _ = agent.step(own, Observation(sensed, jnp.ones((1, 1))))
+        return (samples, own), own.action
+
+    # It has been at rest for a while.
+    samples = EmbeddingState(jnp.zeros((window, 2)), jnp.asarray(window, jnp.int32))
+    own = agent.init((None,), zero_hyperparameters(model), jnp.zeros(1))
+    return held(world, policy_fn, (samples, own), noise)
+
+
+def sampled_pid(world, noise):
+    """The PID law on samples."""
+
+    def policy_fn(total, sample):
+        off = sample[0] - 1.0
+        force = 1.0 - 2.0 * off - 2.8 * sample[1] - total
+        return total + DT * off, force[None]
+
+    return held(world, policy_fn, jnp.zeros(()), noise)
+
+
+def sampled_table(num_series: int) -> dict:
+    """Distance from the goal and deviation of the force in the second half, root mean square, by
+    world and controller. The noise is independent from sample to sample.
+    """
+    noise = np.random.default_rng(2).standard_normal((num_series, NUM, 2))
+    rows = {}
+    for name, controller in {"reflex": sampled_reflex, "PID": sampled_pid}.items():
+
+        def run(noise, mass, stiffness, load, controller=controller):
+            return controller(mass_spring(mass, stiffness, 0.2, load), noise)
+
+        both = jax.jit(jax.vmap(run, (0, None, None, None)))
+        for case, (scale, *world) in WORLDS.items():
+            place, force = (np.asarray(x)[:, NUM // 2 :] for x in both(scale * noise, *world))
+            rows[case, name] = np.sqrt(np.mean((place - 1) ** 2)), np.std(force)
+    return rows
+
+
 def car_reflex(friction, noise):
     """The reflex in the car. It does not know of friction."""
     options = {"rate": 100.0, "action_rate": 3000.0, "prior": jnp.zeros((1, 0))}
@@ -193,7 +261,7 @@ def draw(springs: dict, cars: dict, path: Path) -> None:
     figure.savefig(path)
 
 
-def main(num_series: int = 16, out: Path = Path()) -> tuple[dict, dict]:
+def main(num_series: int = 16, out: Path = Path()) -> tuple[dict, dict, dict]:
     """Tables and picture."""
     springs, spring_runs = spring_table(num_series)
     print("spring: distance from the goal in the second half, settling time")
@@ -203,13 +271,20 @@ def main(num_series: int = 16, out: Path = Path()) -> tuple[dict, dict]:
             for name in CONTROLLERS
         ]
         print(f"{case:>14}: " + ",  ".join(cells))
+    sampled = sampled_table(num_series)
+    print("spring, sampled: distance from the goal and deviation of the force in the second half")
+    for case in WORLDS:
+        cells = [
+            "{} {:.3f} {:.2f}".format(name, *sampled[case, name]) for name in ("reflex", "PID")
+        ]
+        print(f"{case:>14}: " + ",  ".join(cells))
     cars, car_runs = car_table(num_series)
     print("car: share at the goal, time, mean square force")
     for case in CARS:
         cells = ["{} {:.2f} {:4.1f} {:.2f}".format(name, *cars[case, name]) for name in DRIVERS]
         print(f"{case:>14}: " + ",  ".join(cells))
     draw(spring_runs, car_runs, out / "reflex.png")
-    return springs, cars
+    return springs, sampled, cars
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def test_predictive_coding_and_backpropagation_learn_the_spirals(capsys):
 
 
 def test_reflexes_hold_loads_and_swing_back(tmp_path, capsys):
-    springs, cars = _load("reflex").main(num_series=4, out=tmp_path)
+    springs, sampled, cars = _load("reflex").main(num_series=4, out=tmp_path)
     for case in ("as known", "load", "stiffness x 2", "mass x 4"):
         # Float32, and an approach as exp(-t) for 20 units of time.
         assert springs[case, "reflex"][0] < 1e-3
@@ -245,13 +245,16 @@ def test_reflexes_hold_loads_and_swing_back(tmp_path, capsys):
     np.testing.assert_allclose(springs["load", "PD"][0], 0.5, rtol=1e-3)
     np.testing.assert_allclose(springs["load", "LQR"][0], 0.5 / np.sqrt(2), rtol=1e-3)
     assert springs["load", "PID"][0] < 1e-3
+    for case in ("load", "stiffness x 2", "mass x 4"):
+        assert sampled[case, "reflex"][0] < 2e-3
+    assert sampled["noise", "PID"][1] < sampled["noise", "reflex"][1]
     # Its sense of acceleration is noisy: the regulator is better there.
     assert springs["noise", "LQR"][0] < springs["noise", "reflex"][0] < 0.2
     for name, arrived in (("reflex", 1.0), ("pumping", 1.0), ("full force", 0.0)):
         assert cars["as known", name][0] == arrived
     assert cars["as known", "pumping"][1] < cars["as known", "reflex"][1] < 20
     assert cars["as known", "reflex"][2] < cars["as known", "pumping"][2]
-    assert capsys.readouterr().out.count("reflex") == len(springs) // 4 + len(cars) // 3
+    assert capsys.readouterr().out.count(": reflex") == 6 + 6 + 4
     assert _is_drawn(tmp_path / "reflex.png")
 
 
