@@ -38,6 +38,8 @@ __all__ = [
     "utility",
 ]
 
+_FEW_NODES = 512
+
 
 class ExpectedFreeEnergy(NamedTuple):
     """Minus the expected free energy of policies and its terms at every step, in nats.
@@ -154,16 +156,54 @@ def step_terms(
     return StepTerms(pragmatic, information, separate, none, risk, unclear, none)
 
 
-def _levels(model: POMDP, beliefs: Sequence[Array], tree: PolicyTree) -> Iterator[tuple]:
-    """For each step: beliefs of the step before ``[n, s_f]`` and the parents, controls, and own
-    beliefs of its nodes.
-    """
+class _Nodes(NamedTuple):
+    """Nodes of the tree of policies, of one step or of several."""
+
+    step: Array | np.ndarray  # [n], from 0
+    before: tuple[Array, ...]  # beliefs of the step before, [b, s_f]
+    parents: Array | np.ndarray  # [n], rows of ``before``
+    actions: Array | np.ndarray  # [n, f]
+    own: tuple[Array, ...]  # [n, s_f]
+
+
+def _entries(x: Array, rows: Array | np.ndarray, columns: Array | np.ndarray) -> Array:
+    """``x[rows, columns]`` of ``[n, u, s]``; no copy where these are all of them, in order."""
+    n, u = x.shape[:2]
+    known = not isinstance(columns, jax.core.Tracer)
+    if known and np.array_equal(rows * u + columns, np.arange(n * u)):
+        return x.reshape(n * u, -1)
+    return x[rows, columns]
+
+
+def _levels(model: POMDP, beliefs: Sequence[Array], tree: PolicyTree) -> Iterator[_Nodes]:
+    """The nodes of each step."""
     nodes = tuple(q[None] for q in beliefs)
-    for parents, actions in zip(tree.parents, tree.actions, strict=True):
+    for step, (parents, actions) in enumerate(zip(tree.parents, tree.actions, strict=True)):
         after = jax.vmap(lambda *q: predict_all_controls(model, q))(*nodes)
-        own = tuple(x[parents, actions[:, f]] for f, x in enumerate(after))
-        yield nodes, parents, actions, own
+        own = tuple(_entries(x, parents, actions[:, f]) for f, x in enumerate(after))
+        yield _Nodes(np.full(len(parents), step), nodes, parents, actions, own)
         nodes = own
+
+
+def _together(levels: Sequence[_Nodes]) -> _Nodes:
+    """The nodes of several steps as one set."""
+    above = np.cumsum([0, *(len(level.before[0]) for level in levels[:-1])])
+    parents = [level.parents + shift for level, shift in zip(levels, above, strict=True)]
+    joined = jax.tree.map(lambda *xs: jnp.concatenate(xs), *levels)
+    return joined._replace(parents=jnp.concatenate(parents))
+
+
+def _groups(levels: Iterator[_Nodes]) -> Iterator[_Nodes]:
+    """Sets of nodes: small steps together, since small kernels cost as much as larger ones, and
+    each large one alone, since memory is that of the largest set.
+    """
+    waiting: list[_Nodes] = []
+    for level in levels:
+        if waiting and sum(len(x.step) for x in [*waiting, level]) > _FEW_NODES:
+            yield _together(waiting)
+            waiting = []
+        waiting.append(level)
+    yield _together(waiting)
 
 
 def expected_free_energy(
@@ -216,20 +256,25 @@ def expected_free_energy(
     if product:
         about_a = gain.likelihood_information_gain_product
         about_b = gain.transition_information_gain_product
-    tree, columns = policy_tree(policies), []
-    for step, (before, parents, actions, own) in enumerate(_levels(model, start, tree)):
-        terms = jax.vmap(lambda *q: step_terms(model, q, step, joint))(*own)  # noqa: B023
+
+    def terms_of(nodes: _Nodes) -> StepTerms:
+        terms = jax.vmap(lambda step, q: step_terms(model, q, step, joint))(nodes.step, nodes.own)
         learned = terms.parameters
         if A_counts is not None:
-            learned += jax.vmap(lambda *q: about_a(model, A_counts, q))(*own)
+            learned += jax.vmap(lambda *q: about_a(model, A_counts, q))(*nodes.own)
         if B_counts is not None:
-            by_control = jax.vmap(lambda *q: about_b(model, B_counts, q))(*before)
+            by_control = jax.vmap(lambda *q: about_b(model, B_counts, q))(*nodes.before)
             for f, found in enumerate(by_control):
-                learned += found[parents, actions[:, f]]
+                learned += found[nodes.parents, nodes.actions[:, f]]
         terms = terms._replace(parameters=learned)
-        if intention is not None:
-            value = jax.vmap(lambda *q: inductive_value(intention, start, q, step))(*own)  # noqa: B023
-            terms = terms._replace(inductive=value)
-        columns.append(jax.tree.map(lambda x: x[tree.nodes[step]], terms))  # noqa: B023
-    every = jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *columns)
+        if intention is None:
+            return terms
+        value = jax.vmap(lambda step, q: inductive_value(intention, start, q, step))
+        return terms._replace(inductive=value(nodes.step, nodes.own))
+
+    tree = policy_tree(policies)
+    groups = [terms_of(nodes) for nodes in _groups(_levels(model, start, tree))]
+    first = np.cumsum([0, *(len(parents) for parents in tree.parents[:-1])])
+    which = np.stack([nodes + i for nodes, i in zip(tree.nodes, first, strict=True)], axis=1)
+    every = jax.tree.map(lambda *xs: jnp.concatenate(xs)[which], *groups)
     return ExpectedFreeEnergy(jnp.sum(every.neg_efe, axis=1), *every)

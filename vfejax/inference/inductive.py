@@ -177,7 +177,7 @@ def goals_of_observations(
 
 
 def inductive_value(
-    intended: Intention, beliefs: Sequence[Array], predicted: Sequence[Array], step: int = 0
+    intended: Intention, beliefs: Sequence[Array], predicted: Sequence[Array], step: int | Array = 0
 ) -> Array:
     """``log(epsilon) sum_f q_f(d > max(d(s*) - step - 1, 0))``: 0 on the way, negative off it.
 
@@ -200,7 +200,7 @@ def inductive_value(
     total = jnp.zeros_like(intended.penalty)
     for distances, now, later in zip(intended.distances, beliefs, predicted, strict=True):
         here = distances[jnp.argmax(now)]
-        behind = distances > jnp.maximum(here - (step + 1), 0)
+        behind = distances > jnp.maximum(here - jnp.asarray(step + 1, here.dtype), 0)
         astray = jnp.sum(jnp.where(behind, later, 0.0))
         total -= jnp.where(jnp.isinf(here), 0.0, intended.penalty * astray)
     return total
