@@ -154,6 +154,7 @@ def test_zero_episodes_write_a_whole_run(tmp_path):
         "--planner gradient --precision float64",
         "--planner induction --env grid --horizon 1",
         "--planner greedy --env random",
+        "--planner mcts --simulations 8 --horizon 20",
         "--learn A,B,C,E --forgetting 0.1",
     ],
 )
@@ -217,6 +218,7 @@ def test_means_over_rows_count_episodes_and_successes():
         ("--env random --states 1", ("--states 1", "at least 2")),
         ("--env random --fixed", ("--env random", "--fixed")),
         ("--outcomes 2", ("--outcomes 2", "sophisticated")),
+        ("--simulations 9", ("--simulations 9", "mcts")),
         ("--learn A,x", ("--learn 'A,x'", "letters of ABCDE")),
         ("--learn ,", ("--learn ','", "letters of ABCDE")),
         ("--learn E --planner greedy", ("--learn E", "--planner greedy")),

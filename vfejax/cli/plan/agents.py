@@ -17,6 +17,7 @@ from vfejax.inference.planning import plan_by_gradient
 from vfejax.inference.policies import enumerate_policies
 from vfejax.inference.pomdp.learning import Counts, counts_of
 from vfejax.inference.pomdp.model import POMDP
+from vfejax.inference.tree_search import tree_search_planner
 from vfejax.runs.seeds import random_key
 from vfejax.types import Array
 
@@ -86,6 +87,13 @@ def _gradient(config: PlanConfig, problem: Problem, listed: np.ndarray) -> Plann
     return lambda counts: plan
 
 
+def _tree_search(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
+    plan = tree_search_planner(
+        config.horizon, random_key(config.seed), num_simulations=config.simulations or 512
+    )
+    return lambda counts: plan
+
+
 _PLANNERS: dict[str, Callable[[PlanConfig, Problem, np.ndarray], PlannerFn]] = {
     "policies": _policies,
     "induction": _induction,
@@ -93,6 +101,7 @@ _PLANNERS: dict[str, Callable[[PlanConfig, Problem, np.ndarray], PlannerFn]] = {
     "greedy": _greedy,
     "utility": _utility,
     "gradient": _gradient,
+    "mcts": _tree_search,
 }
 
 

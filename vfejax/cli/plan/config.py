@@ -97,19 +97,22 @@ class PlanConfig(RunOptions):
     batch: int = 16
     """Agents side by side, each in a world of its own."""
 
-    planner: Literal["policies", "sophisticated", "greedy", "utility", "induction", "gradient"] = (
-        "policies"
-    )
+    planner: Literal[
+        "policies", "sophisticated", "greedy", "utility", "induction", "gradient", "mcts"
+    ] = "policies"
     """How agents plan: by all sequences of actions (policies), by a tree of actions and outcomes
     (sophisticated), one step ahead (greedy), by preferences without any value of information
-    (utility), backwards from the goal (induction, for goals that are further than the horizon), or
-    by gradient on relaxed policies (gradient).
+    (utility), backwards from the goal (induction, for goals that are further than the horizon), by
+    gradient on relaxed policies (gradient), or by Monte Carlo tree search over beliefs (mcts, for
+    far horizons; pip install 'vfejax[mctx]').
     """
     horizon: int = 5
     """Steps that agents look ahead; greedy agents look one step ahead."""
     outcomes: int | None = None
     """Most probable outcomes that sophisticated planning follows after each action; all by default.
     """
+    simulations: int | None = None
+    """Nodes of the tree that mcts grows at every observation; 512 by default. Few do not see far."""
     gamma: float = 16.0
     """Precision of the choice between policies: probabilities are exp(-gamma G), normalised."""
     temperature: float = 1.0
@@ -230,11 +233,12 @@ def _check_world(config: PlanConfig) -> None:
 
 
 def _check_planner(config: PlanConfig) -> None:
-    if config.outcomes is not None:
-        check_counts(config, ["outcomes"], 1)
-        fits = config.planner == "sophisticated"
-        requirement = f"left out with --planner {config.planner}; it needs sophisticated"
-        check(fits, "outcomes", config.outcomes, requirement)
+    for name, planner in (("outcomes", "sophisticated"), ("simulations", "mcts")):
+        value = getattr(config, name)
+        if value is not None:
+            check_counts(config, [name], 1)
+            requirement = f"left out with --planner {config.planner}; it needs {planner}"
+            check(config.planner == planner, name, value, requirement)
 
 
 def _check_learning(config: PlanConfig) -> None:

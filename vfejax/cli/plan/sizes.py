@@ -30,7 +30,7 @@ def check(config: PlanConfig, problem: Problem) -> None:
             raise UserError(
                 f"--horizon {horizon}: there are {actions}^{horizon} sequences of actions, more "
                 f"than {_MOST_POLICIES}; choose a smaller --horizon, or --planner sophisticated "
-                "with few --outcomes, or gradient"
+                "with few --outcomes, or mcts"
             )
     elif config.planner == "sophisticated":
         followed = min(config.outcomes or outcomes, outcomes)
@@ -39,8 +39,10 @@ def check(config: PlanConfig, problem: Problem) -> None:
             raise UserError(
                 f"--horizon {horizon}: the tree of {actions} actions and {followed} of {outcomes} "
                 f"outcomes has more than {_LARGEST_TREE} nodes; choose a smaller --horizon or "
-                "fewer --outcomes"
+                "fewer --outcomes, or --planner mcts"
             )
+    elif config.planner == "mcts":
+        nodes = actions * (config.simulations or 512)
     states = sum(model.num_states)
     numbers = nodes * (states + outcomes) + config.length * (2 * policies + states)
     _check_memory(config, config.batch * numbers * np.dtype(config.precision).itemsize)
