@@ -73,16 +73,26 @@ def reflex(world, model, start, noise, *, known, rate, action_rate, prior):
     return info.state.world, info.state.agent.action, errors
 
 
-def spring_reflex(world, noise):
+def many_springs(controller):
+    """``controller(world, noise, gain)`` for many series in one world, compiled once for all
+    worlds and gains: ``(noise, mass, stiffness, load, gain)``.
+    """
+
+    def run(noise, mass, stiffness, load, gain):
+        return controller(mass_spring(mass, stiffness, 0.2, load), noise, gain)
+
+    return jax.jit(jax.vmap(run, (0, None, None, None, None)))
+
+
+def spring_reflex(world, noise, _):
     """The reflex on the spring."""
     model = goal_model(smoothness=SMOOTHNESS)
     options = {"known": KNOWN, "rate": 10.0, "action_rate": 100.0, "prior": jnp.ones((1, 1))}
     return reflex(world, model, jnp.zeros(2), noise, **options)
 
 
-def spring_law(gain, world, noise):
+def spring_law(world, noise, gain):
     """A control law of gains on place, velocity and the integral of the distance, ``[3]``."""
-    gain = jnp.asarray(np.array(gain))
 
     def motion_fn(x, a):
         return jnp.append(world.motion_fn(x[:2], a[:1]), a[1])
@@ -97,11 +107,11 @@ def spring_law(gain, world, noise):
     return states[:, :2], actions[:, :1], jnp.zeros(len(noise))
 
 
-CONTROLLERS = {
-    "reflex": spring_reflex,
-    "PD": lambda *x: spring_law([*tracking_gain(1.0, 1.0, 1.0, 0.2), 0.0], *x),
-    "PID": lambda *x: spring_law([2.0, 2.8, 1.0], *x),  # three poles at -1
-    "LQR": lambda *x: spring_law([*regulator_gain(1.0, 1.0, 0.2, 1.0, 1.0), 0.0], *x),
+GAINS = {
+    "reflex": np.zeros(3),
+    "PD": np.append(tracking_gain(1.0, 1.0, 1.0, 0.2), 0.0),
+    "PID": np.array([2.0, 2.8, 1.0]),  # three poles at -1
+    "LQR": np.append(regulator_gain(1.0, 1.0, 0.2, 1.0, 1.0), 0.0),
 }
 
 
@@ -112,14 +122,11 @@ def spring_table(num_series: int) -> tuple[dict, dict]:
     rng = np.random.default_rng(0)
     noise = [noise_paths(rng, NUM, DT, 2, SMOOTHNESS, 2) for _ in range(num_series)]
     noise, rows, runs = np.array(noise), {}, {}
-    for name, controller in CONTROLLERS.items():
-
-        def run(noise, mass, stiffness, load, controller=controller):
-            return controller(mass_spring(mass, stiffness, 0.2, load), noise)
-
-        both = jax.jit(jax.vmap(run, (0, None, None, None)))
+    act, obey = many_springs(spring_reflex), many_springs(spring_law)
+    for name, gain in GAINS.items():
+        run = act if name == "reflex" else obey
         for case, (scale, *world) in WORLDS.items():
-            found = [np.asarray(x) for x in both(scale * noise, *world)]
+            found = [np.asarray(x) for x in run(scale * noise, *world, gain)]
             off = np.abs(found[0][..., 0] - 1)
             late = np.sqrt(np.mean(off[:, NUM // 2 :] ** 2))
             times = DT * (NUM - np.argmax(off[:, ::-1] > 0.05, axis=1))
@@ -142,7 +149,7 @@ def held(world, policy_fn, memory, noise):
     return jax.lax.scan(step, (jnp.zeros(2), memory), noise)[1]
 
 
-def sampled_reflex(world, noise):
+def sampled_reflex(world, noise, _):
     """The reflex, whose observation is a line through the last four samples."""
     model, window = goal_model(smoothness=SMOOTHNESS), 4
     forward_fn = forward_model(KNOWN.motion_fn, KNOWN.sensor_fn, model.order)
@@ -162,12 +169,12 @@ def sampled_reflex(world, noise):
     return held(world, policy_fn, (samples, own), noise)
 
 
-def sampled_pid(world, noise):
+def sampled_pid(world, noise, gain):
     """The PID law on samples."""
 
     def policy_fn(total, sample):
         off = sample[0] - 1.0
-        force = 1.0 - 2.0 * off - 2.8 * sample[1] - total
+        force = 1.0 - jnp.sum(gain * jnp.stack([off, sample[1], total]))
         return total + DT * off, force[None]
 
     return held(world, policy_fn, jnp.zeros(()), noise)
@@ -180,13 +187,10 @@ def sampled_table(num_series: int) -> dict:
     noise = np.random.default_rng(2).standard_normal((num_series, NUM, 2))
     rows = {}
     for name, controller in {"reflex": sampled_reflex, "PID": sampled_pid}.items():
-
-        def run(noise, mass, stiffness, load, controller=controller):
-            return controller(mass_spring(mass, stiffness, 0.2, load), noise)
-
-        both = jax.jit(jax.vmap(run, (0, None, None, None)))
+        run = many_springs(controller)
         for case, (scale, *world) in WORLDS.items():
-            place, force = (np.asarray(x)[:, NUM // 2 :] for x in both(scale * noise, *world))
+            found = run(scale * noise, *world, GAINS[name])
+            place, force = (np.asarray(x)[:, NUM // 2 :] for x in found)
             rows[case, name] = np.sqrt(np.mean((place - 1) ** 2)), np.std(force)
     return rows
 
@@ -236,7 +240,7 @@ def draw(springs: dict, cars: dict, path: Path) -> None:
     """Springs above, cars below: where they are, what they do, and F."""
     figure = new_figure(5.6)
     axes, times = figure.subplots(2, 3), DT * np.arange(NUM)
-    for colour, name in zip(CURVES, CONTROLLERS, strict=False):
+    for colour, name in zip(CURVES, GAINS, strict=False):
         states, actions, _ = springs["load", name]
         axes[0, 0].plot(times, states[0, :, 0], color=colour, label=name)
         axes[0, 1].plot(times, actions[0, :, 0], color=colour)
@@ -267,8 +271,7 @@ def main(num_series: int = 16, out: Path = Path()) -> tuple[dict, dict, dict]:
     print("spring: distance from the goal in the second half, settling time")
     for case in WORLDS:
         cells = [
-            f"{name} {springs[case, name][0]:.3f} {springs[case, name][1]:4.1f}"
-            for name in CONTROLLERS
+            f"{name} {springs[case, name][0]:.3f} {springs[case, name][1]:4.1f}" for name in GAINS
         ]
         print(f"{case:>14}: " + ",  ".join(cells))
     sampled = sampled_table(num_series)
