@@ -19,7 +19,7 @@ def test_tokens_lie_on_their_patches(rng):
     figure = pictures.token_map(picture, tokens, 8)
     left, right, bar = figure.axes
     np.testing.assert_array_equal(left.images[0].get_array(), picture)
-    grey, heat = right.images
+    _, heat = right.images
     np.testing.assert_array_equal(heat.get_array(), tokens)
     # The last patches reach over the picture, which is drawn to its own edge.
     assert list(heat.get_extent()) == [0, 24, 16, 0]

@@ -47,8 +47,12 @@ def file_of(query: str | None) -> Path | None:
 def read(query: str | None, width: int, height: int) -> Query:
     """The query of a picture of this size.
 
+    Args:
+        query: what ``--query`` says; None when it is not given.
+        width, height: of the picture, in pixels.
+
     Raises:
-        UserError: for what is no query, a region beside the picture, or a file that cannot be read.
+        UserError: for a region beside the picture, or a file that cannot be read.
 
     >>> read("10,20,30,40", 640, 480).region
     (10, 20, 30, 40)
