@@ -34,7 +34,7 @@ def draw_scene(rng: np.random.Generator, height: int = 192, width: int = 256) ->
         ValueError: for a smaller picture.
 
     >>> scene = draw_scene(np.random.default_rng(0), 64, 96)
-    >>> scene.picture.shape, 0.01 < scene.important.mean() < 0.2
+    >>> scene.picture.shape, bool(0.01 < scene.important.mean() < 0.2)
     ((64, 96, 3), True)
     """
     if min(height, width) < 8:

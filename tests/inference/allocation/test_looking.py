@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference.allocation import looking
-from vfejax.inference.pomdp import check_model
+from vfejax.inference.allocation import budgets, looking
+from vfejax.inference.pomdp import check_model, infer_states, predict_states
 
 BUDGET, COST, WORTH = 1000, 100, 0.01
+
+
+plan = jax.jit(looking.plan_looks, static_argnums=1)
 
 
 def plain_values(belief, looks, detection, false_alarm, spent=0, done=False):
@@ -51,18 +54,17 @@ def model(belief, looks=2, **options):
 
 @pytest.mark.parametrize(("detection", "false_alarm"), [(0.9, 0.1), (0.6, 0.5)])
 def test_values_are_those_of_a_search_over_all_plans(rng, detection, false_alarm):
-    plan = jax.jit(lambda m: looking.plan_looks(m, 3))
     for belief in (np.full(3, 1 / 3), rng.dirichlet(np.ones(3)), np.array([0.9, 0.1, 0.0])):
         given = model(belief, detection=detection, false_alarm=false_alarm)
         check_model(given)
         expected = plain_values(belief, 2, detection, false_alarm)
         # Beliefs are floored at the smallest number, and normalised again.
-        np.testing.assert_allclose(plan(given), expected, atol=1e-9)
+        np.testing.assert_allclose(plan(given, 3), expected, atol=1e-9)
 
 
 def test_it_looks_first_where_looks_are_sure_and_spends_where_it_knows():
     def first(belief, horizon, **options):
-        return int(looking.plan_looks(model(belief, **options), horizon).argmax())
+        return int(plan(model(belief, **options), horizon).argmax())
 
     even = [0.4, 0.3, 0.3]
     assert first(even, 2, detection=0.95, false_alarm=0.05) < 3
@@ -71,6 +73,26 @@ def test_it_looks_first_where_looks_are_sure_and_spends_where_it_knows():
     assert first([0.99, 0.005, 0.005], 2) == 3
     # Who does not plan ahead spends at once.
     assert first(even, 1, detection=0.95, false_alarm=0.05) == 3
+
+
+def test_what_a_look_tells_moves_the_tokens_of_patches(rng):
+    regions = jnp.array([0, 0, 1, 1, 1, 2])
+    log_pi = jnp.log(jnp.asarray(rng.dirichlet(np.ones(6))))
+    belief = looking.region_belief(log_pi, regions, 3)
+    np.testing.assert_allclose(belief, [np.exp(log_pi)[regions == r].sum() for r in range(3)])
+    same = looking.prior_after_looks(log_pi, regions, belief)
+    np.testing.assert_allclose(same, log_pi, rtol=1e-12)
+    # A look at region 2 that reports the thing: nothing spent, and seen.
+    given = model(belief, detection=0.9, false_alarm=0.1)
+    state = predict_states(given, given.D, [0, 2])
+    (after, _), _ = infer_states(given, [2, 0], state)
+    expected = np.asarray(belief) * [0.1, 0.1, 0.9]
+    np.testing.assert_allclose(after, expected / expected.sum(), rtol=1e-12)
+    told = looking.prior_after_looks(log_pi, regions, after)
+    np.testing.assert_allclose(looking.region_belief(told, regions, 3), after, rtol=1e-12)
+    before, later = (budgets.allocate(x, 300, 10, 200).tokens for x in (log_pi, told))
+    assert later[5] > before[5]
+    assert later.sum() == 300
 
 
 def test_arguments_are_refused():
@@ -82,3 +104,5 @@ def test_arguments_are_refused():
         model([0.5, 0.5], detection=1.5)
     with pytest.raises(ValueError, match="horizon must be 1 to 3, got 4"):
         looking.plan_looks(model([0.5, 0.5]), 4)
+    with pytest.raises(ValueError, match=r"one shape \[p\], got \[3\] and \[2\]"):
+        looking.region_belief(jnp.zeros(3), jnp.zeros(2, int), 2)

@@ -4,17 +4,22 @@ Some thing is in one of r regions. A look at a region costs tokens and reports i
 in the end all tokens that are left go to one region. This is a POMDP whose preferences are tokens:
 those that reach the thing, times what one is worth in nats. Its expected free energy says when a
 look is worth its price: looking pays by what is seen, spending by what is reached.
+
+Regions are groups of patches. Their belief is that of their patches summed, and what looks have
+told about regions is a new prior over patches, by Jeffrey's rule.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.beliefs.categorical import safe_log
 from vfejax.inference.planning import sophisticated
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.numerics import as_floating
 from vfejax.types import Array
 
-__all__ = ["look_then_spend", "plan_looks"]
+__all__ = ["look_then_spend", "plan_looks", "prior_after_looks", "region_belief"]
 
 
 def look_then_spend(
@@ -117,3 +122,56 @@ def plan_looks(model: POMDP, horizon: int, *, hard: bool = True) -> Array:
     if not 1 <= horizon <= steps:
         raise ValueError(f"horizon must be 1 to {steps}, got {horizon}")
     return sophisticated(model, model.D, horizon, hard=hard)
+
+
+def region_belief(log_pi: Array, regions: Array, num_regions: int) -> Array:
+    """Probabilities of regions from those of their patches, ``[r]``.
+
+    Args:
+        log_pi: log probabilities of the patches, ``[p]``.
+        regions: the region of each patch, integers ``[p]``.
+        num_regions: r.
+
+    Raises:
+        ValueError: when the shapes differ.
+
+    >>> region_belief(jnp.log(jnp.array([0.5, 0.25, 0.25])), jnp.array([0, 1, 1]), 2).tolist()
+    [0.5, 0.5]
+    """
+    _check_regions(log_pi, regions)
+    return jax.ops.segment_sum(jnp.exp(log_pi), regions, num_regions)
+
+
+def prior_after_looks(log_pi: Array, regions: Array, belief: Array) -> Array:
+    """Log probabilities of the patches once looks have told about regions.
+
+    Each region has the probability of its belief, shared out among its patches as before.
+
+    Args:
+        log_pi: log probabilities of the patches before, ``[p]``.
+        regions: the region of each patch, integers ``[p]``.
+        belief: probabilities of the regions after the looks, ``[r]``.
+
+    Returns:
+        ``[p]``, normalised: a ``log_prior`` for scores from what was seen, or itself the belief by
+        which tokens are spent.
+
+    Raises:
+        ValueError: when the shapes differ.
+
+    >>> before, regions = jnp.log(jnp.array([0.5, 0.25, 0.25])), jnp.array([0, 1, 1])
+    >>> after = jnp.exp(prior_after_looks(before, regions, jnp.array([0.2, 0.8])))
+    >>> [round(float(p), 3) for p in after]
+    [0.2, 0.4, 0.4]
+    """
+    before = region_belief(log_pi, regions, belief.size)
+    ratio = safe_log(belief.astype(log_pi.dtype)) - safe_log(before)
+    return jax.nn.log_softmax(log_pi + ratio[regions])
+
+
+def _check_regions(log_pi: Array, regions: Array) -> None:
+    if log_pi.ndim != 1 or regions.shape != log_pi.shape:
+        raise ValueError(
+            f"log_pi and regions must have one shape [p], got {list(log_pi.shape)} and "
+            f"{list(regions.shape)}"
+        )
