@@ -43,7 +43,7 @@ COMMANDS = {
     "plan": Command(
         "agents perceive, plan and act by their expected free energy",
         "plan.command",
-        "--horizon, --batch, --length or --outcomes",
+        "--horizon, --batch, --length, --outcomes or --image",
     ),
     "train": Command(
         "a next-token model learns a text",

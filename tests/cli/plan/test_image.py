@@ -100,6 +100,7 @@ def test_what_does_not_fit_is_refused_in_one_line(scene, tmp_path, refused):
     no(["--budget", "10"], "--budget 10: budget must be 384 to 2400 for 6 patches of 64 to 400")
     no(["--k-min", "500"], "--k-min 500: must be at most --k-max 400")
     no(["--query", "redd"], "--query redd: must be a colour", "region", "picture that exists")
+    no(["--query", "x" * 300], "--query xxx", "must be a colour")
     no(["--query", "100,0,5,5"], "--query 100,0,5,5: must be a region", "64 x 48")
     no(["--patch", "0"], "--patch 0: must be at least 1")
     no(["--temperature", "0"], "--temperature 0.0: must be positive")

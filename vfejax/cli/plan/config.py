@@ -40,7 +40,8 @@ class PlanConfig(RunOptions):
     """Agents perceive, plan and act in a world, by their expected free energy.
 
     Without arguments: a grid world in which a reward waits behind one of two doors and a cue,
-    which is on another way, tells behind which.
+    which is on another way, tells behind which. With --image there is no world: the patches of a
+    picture are given tokens, by what they hold and what they tell about --query.
     """
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every")
@@ -179,7 +180,7 @@ def parse(arguments: Sequence[str]) -> PlanConfig:
     """
     config = configuration.parse_run(PlanConfig, arguments, program="vfejax plan")
     file = query.file_of(config.query)
-    if file is not None and file.exists():
+    if file is not None and os.path.exists(file):
         return dataclasses.replace(config, query=os.path.abspath(file))
     return config
 

@@ -1,6 +1,7 @@
 """Options of ``vfejax plan --image``: their defaults and their limits."""
 
 import dataclasses
+import os
 from typing import NamedTuple
 
 from vfejax.cli.limits import LARGEST_COUNT, check, check_numbers
@@ -59,7 +60,7 @@ def check_image(config: PlanConfig) -> None:
         "a colour by its name or as #rrggbb, a region x,y,width,height in pixels, or a picture "
         "that exists"
     )
-    check(file is None or file.exists(), "query", config.query, requirement)
+    check(file is None or os.path.exists(file), "query", config.query, requirement)
     options = chosen(config)
     limit = f"at least 0 and at most {LARGEST_COUNT}"
     for name in ("k_min", "k_max"):

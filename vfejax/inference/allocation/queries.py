@@ -66,9 +66,10 @@ def _even_colours(dtype: jnp.dtype) -> Array:
 def _count(colours: Array) -> Array:
     """The part of ``colours [n, 3]`` in each cell; NaN where one of them is."""
     codes = colour_codes(colours)
-    counts = jnp.zeros(NUM_CODES, colours.dtype).at[codes].add(1 / codes.size)
+    # Whole numbers: millions of small parts would not add up in float32.
+    counts = jnp.zeros(NUM_CODES, jnp.int32).at[codes].add(1)
     # A NaN falls into some cell, so that a count would hide it.
-    return counts + 0.0 * jnp.sum(colours)
+    return counts.astype(colours.dtype) / codes.size + 0.0 * jnp.sum(colours)
 
 
 def _near(counts: Array, bandwidth: float) -> Array:
