@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vfejax.inference.allocation import information, queries
+from vfejax.inference.allocation.textures import srgb_to_lab
 
 RED, DULL, GREEN, GREY = (0.9, 0.1, 0.1), (0.8, 0.2, 0.15), (0.1, 0.7, 0.1), (0.5, 0.5, 0.5)
 
@@ -50,6 +51,21 @@ def test_the_information_of_typical_pixels_is_the_mutual_information(red, rng):
     assert abs(told.mean() - expected) < 4 * told.std() / np.sqrt(told.size)
 
 
+def test_gaussian_information_is_that_of_the_power_along_the_colour(rng, dtype):
+    picture = rng.random((8, 12, 3))
+    lab = np.asarray(srgb_to_lab(jnp.asarray(picture)))
+    grey, asked = np.asarray(srgb_to_lab(jnp.asarray([[0.5, 0.5, 0.5], RED])))
+    heard = (lab - grey) @ (asked - grey) / np.linalg.norm(asked - grey)
+    power = (heard**2).reshape(2, 4, 3, 4).mean(axis=(1, 3))
+    found = queries.gaussian_colour_information(
+        jnp.asarray(picture, dtype), jnp.asarray(RED, dtype), 4, noise=15.0
+    )
+    assert found.dtype == dtype
+    # Colours of size 100, squared.
+    rounding = 1e3 * jnp.finfo(dtype).eps
+    np.testing.assert_allclose(found, 0.5 * np.log1p(power / 225), rtol=rounding)
+
+
 def test_codes_tell_colours_apart_and_hold_every_colour():
     colours = jnp.asarray([RED, DULL, GREEN, GREY, (0, 0, 0), (1, 1, 1), (0, 0, 1)], jnp.float32)
     codes = queries.colour_codes(colours)
@@ -75,6 +91,10 @@ def test_arguments_are_refused():
         queries.region_prior(10, 20, (30, 0, 5, 5), 5)
     with pytest.raises(ValueError, match="miss must be a probability above 0 and below 1, got 0"):
         queries.region_prior(10, 20, (0, 0, 5, 5), 5, miss=0)
+    with pytest.raises(ValueError, match=r"colour must have shape \[3\], got \[2, 3\]"):
+        queries.gaussian_colour_information(jnp.zeros((2, 2, 3)), jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match="noise must be positive, got 0"):
+        queries.gaussian_colour_information(jnp.zeros((2, 2, 3)), jnp.zeros(3), noise=0)
     with pytest.raises(ValueError, match="bandwidth must be positive, got 0"):
         queries.colour_query(jnp.zeros(3), bandwidth=0)
     with pytest.raises(ValueError, match=r"example must hold a colour, got shape \[0, 3\]"):

@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.allocation.information import specific_information
+from vfejax.inference.allocation.information import gaussian_information, specific_information
 from vfejax.inference.allocation.textures import patch_grid, patch_means, srgb_to_lab
+from vfejax.numerics import safe_norm
 from vfejax.types import Array
 
 __all__ = [
     "colour_codes",
     "colour_information",
     "colour_query",
+    "gaussian_colour_information",
     "region_prior",
 ]
 
@@ -142,6 +144,53 @@ def colour_information(picture: Array, joint: Array, patch: int = 28) -> Array:
         raise ValueError(f"joint must have shape [2, {NUM_CODES}], got {list(joint.shape)}")
     told = specific_information(joint)[colour_codes(picture)]
     return patch_means(told + 0.0 * jnp.sum(picture, axis=-1), patch)
+
+
+def gaussian_colour_information(
+    picture: Array,
+    colour: Array,
+    patch: int = 28,
+    *,
+    background: Array | None = None,
+    noise: float = 20.0,
+) -> Array:
+    """What each patch tells about a colour where contents are Gaussian, in nats: no cells, and a
+    gradient to the picture and to both colours.
+
+    ``I = 1/2 log(1 + E[(w . x)^2] / noise^2)``, with x the pixels' distance from the background in
+    CIELAB and w the direction of the colour from it. A Gaussian knows no sign: the opposite colour
+    tells as much.
+
+    Args:
+        picture: sRGB, ``[h, w, 3]``, from 0 to 1.
+        colour: that is asked for, sRGB, ``[3]``; another one than the background.
+        patch: side of a patch, in pixels.
+        background: sRGB, ``[3]``; a middle grey by default.
+        noise: standard deviation of what is heard, in units of CIELAB.
+
+    Returns:
+        ``[rows, columns]``.
+
+    Raises:
+        ValueError: for other shapes, integers, or noise that is not positive.
+
+    >>> red = jnp.full((28, 56, 3), 0.5).at[:, 28:, 1:].set(0.0)
+    >>> gaussian_colour_information(red, jnp.array([1.0, 0.0, 0.0])).argmax().item()
+    1
+    """
+    if colour.shape != (3,):
+        raise ValueError(f"colour must have shape [3], got {list(colour.shape)}")
+    if not noise > 0:
+        raise ValueError(f"noise must be positive, got {noise}")
+    behind = jnp.full(3, 0.5, colour.dtype) if background is None else background
+    grey = srgb_to_lab(behind)
+    away = srgb_to_lab(colour) - grey
+    lab = srgb_to_lab(picture)
+    away = away / safe_norm(away)
+    heard = jnp.matmul(lab - jnp.broadcast_to(grey, lab.shape), away, precision="highest")
+    power = patch_means(heard * heard, patch)
+    unit = jnp.ones((1, 1), power.dtype)
+    return gaussian_information(power[..., None, None], unit, noise**2 * unit)
 
 
 def region_prior(
