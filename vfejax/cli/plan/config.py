@@ -113,7 +113,9 @@ class PlanConfig(RunOptions):
     """Most probable outcomes that sophisticated planning follows after each action; all by default.
     """
     simulations: int | None = None
-    """Nodes of the tree that mcts grows at every observation; 512 by default. Few do not see far."""
+    """Nodes of the tree that mcts grows at every observation; 512 by default. With few it does not
+    see far.
+    """
     gamma: float = 16.0
     """Precision of the choice between policies: probabilities are exp(-gamma G), normalised."""
     temperature: float = 1.0

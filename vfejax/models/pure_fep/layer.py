@@ -126,8 +126,12 @@ def frames_of(layer: Layer, around: Surroundings, rules: Rules) -> Frames:
 
 
 def map_prior(layer: Layer, below: IrrepGaussian, bound: float) -> IrrepGaussian:
-    """Priors from the beliefs below, in the agents' own frames, ``[b, n, h, c]``; their log
-    variances lie between ``-bound`` and ``bound``.
+    """Priors from the beliefs below, in the agents' own frames, ``[b, n, h, c]``.
+
+    Args:
+        layer: the layer.
+        below: beliefs of the layer below, ``[b, n, h, c]``.
+        bound: of the log variances, of both signs.
     """
     mean = below.mean.reshape(*below.mean.shape[:-2], -1)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(mean), axis=-1, keepdims=True) + 1e-6)
