@@ -19,6 +19,7 @@ SHORT = {
     "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
     "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 100},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
+    "09_active_inference": {"num_models": 4, "num_episodes": 8, "num_trials": 4},
 }
 
 
@@ -293,3 +294,36 @@ def test_generalised_filtering_notebook_says_what_it_claims():
     assert errors["Kalman filter"] >= errors["exact, past"] > errors["exact, all"]
     assert abs(number("rate:") - 0.6) < 0.06
     assert abs(number("noise: standard deviation") - 0.1) < 0.03
+
+
+def test_active_inference_notebook_says_what_it_claims():
+    printed = _printed(_read("09_active_inference"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed, re.MULTILINE).groups()]
+
+    number = r"\s*([-+.e\d]+)"
+    # Sums of a few numbers below 20 in float32.
+    assert numbers(rf"largest rise of F in a sweep:{number} nats")[0] < 1e-5
+    assert numbers(rf"at the end: least{number}, median")[0] > -1e-5
+    assert numbers(rf"decompose it differ by{number} nats")[0] < 1e-5
+    values = {
+        name: numbers(rf"^{name} +-G{number} +utility{number} +information{number}")
+        for name in ("centre", "left", "right", "cue")
+    }
+    assert max(values, key=lambda name: values[name][0]) == "cue"
+    best, success = numbers(rf"^optimal +utility{number} nats, reward found{number}, exactly")
+    for name in ("sophisticated", "fixed policies"):
+        utility, found, asked = numbers(
+            rf"^{name} +utility{number} nats, reward found{number}, asked first{number}"
+        )
+        # Of 400 episodes: a standard error of 0.015, each worth 18 nats.
+        assert abs(found - success) < 0.06
+        assert abs(utility - best) < 1.1
+        assert asked == 1
+    assert numbers(rf"^utility alone +utility{number}") == [0.0]
+    back, rewarded = numbers(rf"^looking back.* with{number} \(.*last trials{number}$")
+    at_once, _ = numbers(rf"^at every step.* with{number} \(.*last trials{number}$")
+    assert abs(back - 0.9) < 0.05
+    assert abs(rewarded - 0.9) < 0.06
+    assert at_once < 0.7
