@@ -11,8 +11,13 @@ from helpers import pomdp_oracle
 
 from vfejax.inference import active_inference, planning
 from vfejax.inference.expected_free_energy import expected_free_energy, step_terms
+from vfejax.inference.information_gain import (
+    likelihood_information_gain,
+    transition_information_gain,
+)
 from vfejax.inference.policies import enumerate_policies
 from vfejax.inference.pomdp import POMDP, infer_states, predict_states
+from vfejax.inference.pomdp.learning import counts_of
 
 
 def search(model, horizon, **options):
@@ -20,12 +25,16 @@ def search(model, horizon, **options):
     return jax.jit(lambda m: planning.sophisticated(m, m.D, horizon, **options))(model)
 
 
-def brute_values(model, belief, horizon, gamma, hard, habits):
+def brute_values(model, belief, horizon, gamma, hard, habits, counts=None):
     """The recursion of sophisticated inference, node by node."""
     values = []
     for action in enumerate_policies(model, 1)[:, 0]:
         after = predict_states(model, belief, list(action))
         value = float(step_terms(model, after).neg_efe)
+        if counts is not None:
+            value += float(likelihood_information_gain(model, counts.A, after))
+            about = transition_information_gain(model, counts.B, belief)
+            value += float(sum(gain[u] for gain, u in zip(about, action, strict=True)))
         if horizon > 1:
             for outcome in itertools.product(*(range(n) for n in model.num_observations)):
                 plain = pomdp_oracle.numbers(model)
@@ -35,12 +44,21 @@ def brute_values(model, belief, horizon, gamma, hard, habits):
                     for state in pomdp_oracle.combinations(model)
                 )
                 seen, _ = infer_states(model, list(outcome), after)
-                later = brute_values(model, seen, horizon - 1, gamma, hard, habits)
+                later = brute_values(model, seen, horizon - 1, gamma, hard, habits, counts)
                 logits = gamma * later + jnp.log(habits)
                 best = later[jnp.argmax(logits)]
                 value += chance * float(best if hard else jax.nn.softmax(logits) @ later)
         values.append(value)
     return jnp.array(values)
+
+
+def test_what_is_learned_counts_at_every_step_of_the_search(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    counts = counts_of(model, "AB", 3.0)
+    found = search(model, 2, gamma=3.0, counts=counts)
+    expected = brute_values(model, model.D, 2, 3.0, False, jnp.ones(2) / 2, counts)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12)
+    assert (found > search(model, 2, gamma=3.0)).all()
 
 
 @pytest.mark.parametrize("hard", [False, True])

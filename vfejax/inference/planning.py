@@ -6,22 +6,25 @@ Sophisticated inference asks what the agent would believe, and then do, after ea
 
 where ``q_u`` is the belief after the control u, ``q_o`` what it becomes when o is observed, and g
 minus the expected free energy of one step. Habits E weigh the actions of every choice, now and
-later: ``pi ~ E exp(gamma G)``. A policy that is fixed beforehand cannot use what it
-will see; this one does. Its tree has a fixed shape: all controls, and the most probable outcomes.
+later: ``pi ~ E exp(gamma G)``. A policy that is fixed beforehand cannot use what it will see; this
+one does. Its tree has a fixed shape: all controls, and the most probable outcomes.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.inference import information_gain
 from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
 from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import check_habits, enumerate_policies, policy_posterior
+from vfejax.inference.pomdp.learning import Counts
 from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
 from vfejax.inference.pomdp.prediction import outcome_probabilities
 from vfejax.inference.pomdp.states import infer_states
@@ -45,6 +48,7 @@ class _Search(NamedTuple):
     min_probability: float
     min_action_probability: float
     intention: Intention | None
+    counts: Counts
 
 
 def sophisticated(
@@ -59,6 +63,7 @@ def sophisticated(
     min_probability: float = 0.0,
     min_action_probability: float = 0.0,
     intention: Intention | None = None,
+    counts: Counts | None = None,
 ) -> Array:
     """Minus the expected free energy of each first action, by a search over actions and outcomes.
 
@@ -76,6 +81,7 @@ def sophisticated(
             ``softmax(gamma g)``, is smaller are not considered, unless it is the largest.
         intention: goals of :func:`vfejax.inference.inductive.intention`; with them the inductive
             term of each step counts, from the belief before it.
+        counts: with those of A and B, what is learned about them counts; they stay as they are.
 
     Returns:
         ``[u]``, higher is better, for the joint controls in the order of
@@ -122,6 +128,7 @@ def sophisticated(
         min_probability,
         min_action_probability,
         intention,
+        Counts() if counts is None else counts,
     )
     return _values(model, search, tuple(q[None] for q in start), 0)[0]
 
@@ -137,6 +144,13 @@ def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int
     if (intended := search.intention) is not None:
         value = jax.vmap(lambda q, after: inductive_value(intended, q, after), (None, 0))
         now += jax.vmap(value)(beliefs, own)
+    if (known := search.counts).A is not None:
+        learned = partial(information_gain.likelihood_information_gain, model, known.A)
+        now += jax.vmap(lambda *q: learned(q))(*flat).reshape(n, u)
+    if known.B is not None:
+        moved = partial(information_gain.transition_information_gain, model, known.B)
+        for f, gain in enumerate(jax.vmap(lambda *q: moved(q))(*beliefs)):
+            now += gain[:, search.controls[:, f]]
     if step + 1 == search.horizon:
         return now
 
