@@ -182,3 +182,27 @@ def test_episodes_are_at_least_one():
     learner = step_learner(model, lambda c: utility_planner(enumerate_policies(model, 1)), prior)
     with pytest.raises(ValueError, match="num_episodes must be at least 1, got 0"):
         run_episodes(learner, process(model), prior, jax.random.key(0), num_episodes=0, num_steps=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_not_seen_is_not_counted(form, dtype):
+    model = seen_ring(dtype)
+    prior = counts_of(model, "ACD", 4.0)
+    learner = FORMS[form](model, lambda c: utility_planner(enumerate_policies(model, 1)), prior)
+    player, there = learner.agent(prior), jnp.array([[True], [False]])
+    observations = jnp.array([[1], [2]])
+
+    @jax.jit
+    def live(key):
+        def step(own, xs):
+            return player.step(own, xs[0], key, xs[1])
+
+        own, decisions = jax.lax.scan(step, player.init(), (observations, there))
+        return learner.learn(prior, own, observations, decisions, there)
+
+    after = live(jax.random.key(0))
+    for new, old in ((after.A[0], prior.A[0]), (after.C[0], prior.C[0])):
+        assert new.dtype == dtype
+        added = jnp.sum((new - old).reshape(3, -1), axis=1)
+        np.testing.assert_allclose(added, [0.0, 1.0, 0.0], atol=10 * jnp.finfo(dtype).eps)
+    jax.export.export(live, platforms=["cuda"])(jax.random.key(0))
