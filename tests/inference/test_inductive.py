@@ -155,3 +155,15 @@ def test_goals_come_from_preferred_observations_and_transitions_may_follow_other
 def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(corridor(4))
+
+
+def test_nan_of_model_and_prediction_stays_nan():
+    model, beliefs = corridor(3), [jnp.eye(3)[2]]
+    goals = [jnp.arange(3) == 2]
+    unknown = [jnp.full(3, jnp.nan)]
+    plain = inductive.intention(model, goals)
+    assert jnp.isnan(inductive.inductive_value(plain, beliefs, unknown))
+    broken = model.replace(B=[model.B[0].at[0, 0, 0].set(jnp.nan)])
+    lost = inductive.intention(broken, goals)
+    assert jnp.isnan(lost.distances[0]).all()
+    assert jnp.isnan(inductive.inductive_value(lost, beliefs, beliefs))

@@ -127,7 +127,8 @@ def intention(
             found.append(jnp.zeros(size, dtype))
         else:
             limit = size if depth is None else depth
-            found.append(_distances(_possible(model, f, threshold), wanted, limit, dtype))
+            steps = _distances(_possible(model, f, threshold), wanted, limit, dtype)
+            found.append(jnp.where(jnp.any(jnp.isnan(model.B[f] - threshold)), jnp.nan, steps))
     return Intention(tuple(found), -jnp.log(jnp.asarray(epsilon, dtype)))
 
 
@@ -201,6 +202,7 @@ def inductive_value(
     for distances, now, later in zip(intended.distances, beliefs, predicted, strict=True):
         here = distances[jnp.argmax(now)]
         behind = distances > jnp.maximum(here - jnp.asarray(step + 1, here.dtype), 0)
-        astray = jnp.sum(jnp.where(behind, later, 0.0))
-        total -= jnp.where(jnp.isinf(here), 0.0, intended.penalty * astray)
+        # A product lets NaN of the prediction through, where a choice would not.
+        astray = jnp.where(jnp.isnan(here), jnp.nan, jnp.sum(behind.astype(later.dtype) * later))
+        total -= intended.penalty * jnp.where(jnp.isinf(here), 0.0, astray)
     return total
