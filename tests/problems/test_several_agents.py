@@ -108,6 +108,10 @@ def test_kinds_may_differ():
         (lambda: shared_grid("..S"), "map row 1, column 3: 'S' must be one of # ."),
         (lambda: shared_grid_model("##"), "the map must have a place that is no wall"),
         (lambda: team([]), "agents must have at least one"),
+        (
+            lambda: team([None]).step((), jnp.zeros((2, 3), int), jax.random.key(0)),
+            "observation must have a row for each of 1 agents, got 2",
+        ),
         (lambda: alike(None, 0), "num must be at least 1, got 0"),
     ],
 )

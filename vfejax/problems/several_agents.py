@@ -66,6 +66,9 @@ def team(agents: Sequence[Agent]) -> Agent:
         An agent of observations ``[n, m]``, whose decisions have actions ``[n, f]``, free energies
         ``[n]``, and beliefs and plans as tuples.
 
+    Raises:
+        ValueError: when there is no agent, or by ``step`` when the world has another number.
+
     >>> from vfejax.inference.active_inference import agent, policy_planner, utility_planner
     >>> from vfejax.inference.policies import enumerate_policies
     >>> model = shared_grid_model("...")
@@ -83,6 +86,11 @@ def team(agents: Sequence[Agent]) -> Agent:
     def step(
         state: tuple, observation: Array, key: Array, mask: Array | None = None
     ) -> tuple[tuple, Decision]:
+        if len(observation) != len(agents):
+            raise ValueError(
+                f"observation must have a row for each of {len(agents)} agents, got "
+                f"{len(observation)}"
+            )
         keys = jax.random.split(key, len(agents))
         found = [
             agent.step(state[i], observation[i], keys[i], None if mask is None else mask[i])
