@@ -109,6 +109,28 @@ def test_preferences_may_change_with_the_step():
     np.testing.assert_allclose(solve(model, 3).value, 0.81 * 3 - 0.01 * 6, rtol=1e-6)
     with pytest.raises(ValueError, match=r"C\[1\] has 3 steps and the horizon is 4"):
         solve(model, 4)
+    with pytest.raises(ValueError, match=r"C\[1\] has 3 steps and the horizon is 4"):
+        evaluate(model, solve(model, 4, goal=(1, 1)), (1, 1))
+
+
+def test_what_must_never_be_seen_is_worth_minus_infinity(model):
+    never = model.replace(C=[model.C[0].at[0].set(-jnp.inf), model.C[1]])
+    found = solve(never, 2)
+    assert found.value == evaluate(never, found, (1, 1)).utility.sum() == -np.inf
+    # Where it can be avoided nothing is paid.
+    loss = jnp.array([0.0, 3.0, -jnp.inf], jnp.float32)
+    spare = MAZE.replace(C=[MAZE.C[0], loss, MAZE.C[2]])
+    found = solve(spare, 3)
+    assert found.value == evaluate(spare, found, (1, 1)).utility.sum() == 0.0
+
+
+def test_an_observation_that_does_not_exist_is_excluded():
+    # By its number alone the second would be taken for another one.
+    player = optimal_agent(MAZE, solve(MAZE, 1))
+    step = jax.jit(player.step)
+    for seen, possible in (([0, 0, 0], True), ([0, -1, 3], False), ([0, 0, 3], False)):
+        decision = step(player.init(), jnp.array(seen), jax.random.key(0))[1]
+        assert bool(jnp.isfinite(decision.free_energy)) == possible
 
 
 def test_the_agent_does_what_the_solution_says_and_is_worth_its_value():

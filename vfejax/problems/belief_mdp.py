@@ -92,6 +92,12 @@ def _expect(graph: BeliefGraph, values: np.ndarray) -> np.ndarray:
     return found
 
 
+def _check_preferences(model: POMDP, horizon: int) -> None:
+    for m, preferences in enumerate(model.C):
+        if preferences.ndim == 2 and len(preferences) < horizon:
+            raise ValueError(f"C[{m}] has {len(preferences)} steps and the horizon is {horizon}")
+
+
 def _utilities(model: POMDP, graph: BeliefGraph, step: int) -> np.ndarray:
     """``sum_m C_m(o_m)`` of each joint outcome, ``[o]``."""
     rows = [np.asarray(c if c.ndim == 1 else c[step], np.float64) for c in model.C]
@@ -122,11 +128,10 @@ def solve(
     >>> round(best.value, 6), best.graph.controls[best.actions[0, 0], 0].item()
     (6.0, 3)
     """
-    if goal is not None:
+    if goal is None:
+        _check_preferences(model, horizon)
+    else:
         _check_goal(model, goal)
-    for m, preferences in enumerate(model.C):
-        if goal is None and preferences.ndim == 2 and len(preferences) < horizon:
-            raise ValueError(f"C[{m}] has {len(preferences)} steps and the horizon is {horizon}")
     graph = reachable_beliefs(model, horizon, max_beliefs=max_beliefs)
     num, actions = len(graph.beliefs), len(graph.controls)
     values, waits = np.zeros((horizon + 1, num)), np.zeros(num)
@@ -174,7 +179,7 @@ def evaluate(model: POMDP, solution: Solution, goal: Goal) -> Evaluation:
         goal: a modality and one of its observations.
 
     Raises:
-        ValueError: when the goal is none.
+        ValueError: when the goal is none, or preferences have fewer steps than the solution.
 
     >>> from vfejax.problems.environments import t_maze
     >>> found = evaluate(t_maze(), solve(t_maze(), 3), (1, 1))
@@ -183,6 +188,7 @@ def evaluate(model: POMDP, solution: Solution, goal: Goal) -> Evaluation:
     """
     _check_goal(model, goal)
     graph, horizon = solution.graph, len(solution.actions)
+    _check_preferences(model, horizon)
     edges, num = graph.edges, len(graph.beliefs)
     seen = _hits(graph, goal, graph.start.outcome)
     everyone: np.ndarray = np.zeros(num)
@@ -193,11 +199,10 @@ def evaluate(model: POMDP, solution: Solution, goal: Goal) -> Evaluation:
     success[0] = graph.start.probability[seen].sum()
     hit = _hits(graph, goal, edges.outcome)
     for step in range(horizon):
-        taken = solution.actions[step, edges.source] == edges.action
-        flow = np.where(taken, edges.probability, 0.0)
+        flow = edges.probability * (solution.actions[step, edges.source] == edges.action)
         arriving = flow * everyone[edges.source]
-        rewards = _utilities(model, graph, step)[edges.outcome]
-        utility[step] = np.sum(np.where(arriving == 0, 0.0, arriving * np.where(taken, rewards, 0)))
+        came = arriving > 0  # 0 times a preference of -inf would be NaN
+        utility[step] = arriving[came] @ _utilities(model, graph, step)[edges.outcome[came]]
         left = flow * searching[edges.source]
         success[step + 1] = success[step] + left[hit].sum()
         everyone = np.bincount(edges.target, arriving, num)
@@ -262,7 +267,7 @@ def optimal_agent(model: POMDP, solution: Solution) -> Agent:
     best = jnp.asarray(solution.actions, jnp.int32)
     values, controls = jnp.asarray(solution.action_values, dtype), jnp.asarray(graph.controls)
     later = np.cumprod((1, *model.num_observations[:0:-1]))[::-1]  # outcomes of later modalities
-    weights = jnp.asarray(later, jnp.int32)
+    weights, sizes = jnp.asarray(later, jnp.int32), jnp.asarray(model.num_observations)
 
     def init() -> OptimalState:
         return OptimalState(jnp.int32(num), jnp.int32(0), jnp.int32(-1))
@@ -276,7 +281,8 @@ def optimal_agent(model: POMDP, solution: Solution) -> Agent:
         outcome = jnp.sum(observation.astype(jnp.int32) * weights, dtype=jnp.int32)
         code = (state.belief * len(graph.controls) + state.action) * len(graph.outcomes) + outcome
         place = jnp.minimum(jnp.searchsorted(codes, code), len(codes) - 1)
-        chance = jnp.where(codes[place] == code, chances[place], 0.0)
+        inside = jnp.all((observation >= 0) & (observation < sizes))
+        chance = jnp.where(inside & (codes[place] == code), chances[place], 0.0)
         belief, done = targets[place], state.step + 1
         now = jnp.minimum(done, horizon - 1)
         action = best[now, belief]
