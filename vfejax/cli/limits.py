@@ -83,7 +83,7 @@ def check_numbers(config: Any, names: Sequence[str], *, positive: bool, prefix: 
             check(fits, prefix + name, value, "positive and finite, from 1.2e-38 to 3.4e38")
         else:
             fits = math.isfinite(value) and 0 <= value <= 3.4e38
-            check(fits, prefix + name, value, "at least 0 and finite")
+            check(fits, prefix + name, value, "at least 0 and at most 3.4e38")
 
 
 def check_seed(seed: int) -> None:

@@ -226,7 +226,13 @@ def test_means_over_rows_count_episodes_and_successes():
         ("--learn A --forgetting 1.5", ("--forgetting 1.5", "from 0 to 1")),
         ("--planner chess", ("chess",)),
         ("--horizon 12", ("--horizon 12", "4^12", "smaller --horizon")),
+        ("--horizon 12", ("choose a smaller --horizon, or --planner gradient or mcts\n",)),
         ("--planner sophisticated --horizon 6", ("--horizon 6", "fewer --outcomes")),
+        (
+            "--planner sophisticated --horizon 12 --outcomes 1",
+            ("choose a smaller --horizon, or --planner mcts\n",),
+        ),
+        ("--reward 1e39", ("--reward 1e+39", "at most 3.4e38")),
         ("--batch 2000000000", ("GiB", "--batch, --horizon or --length")),
         ("--env grid --map none.txt", ("none.txt", "does not exist")),
     ],

@@ -29,17 +29,18 @@ def check(config: PlanConfig, problem: Problem) -> None:
         if policies > _MOST_POLICIES:
             raise UserError(
                 f"--horizon {horizon}: there are {actions}^{horizon} sequences of actions, more "
-                f"than {_MOST_POLICIES}; choose a smaller --horizon, or --planner sophisticated "
-                "with few --outcomes, or mcts"
+                f"than {_MOST_POLICIES}; choose a smaller --horizon, or --planner gradient or mcts"
             )
     elif config.planner == "sophisticated":
         followed = min(config.outcomes or outcomes, outcomes)
         nodes = actions**horizon * followed ** (horizon - 1)
         if nodes > _LARGEST_TREE:
+            # With a single outcome there is still a node for each sequence of actions.
+            fewer = " or fewer --outcomes" if actions**horizon <= _LARGEST_TREE else ""
             raise UserError(
                 f"--horizon {horizon}: the tree of {actions} actions and {followed} of {outcomes} "
-                f"outcomes has more than {_LARGEST_TREE} nodes; choose a smaller --horizon or "
-                "fewer --outcomes, or --planner mcts"
+                f"outcomes has more than {_LARGEST_TREE} nodes; choose a smaller --horizon{fewer}, "
+                "or --planner mcts"
             )
     elif config.planner == "mcts":
         nodes = actions * (config.simulations or 512)
