@@ -10,7 +10,7 @@ import pytest
 from helpers import pomdp_oracle
 
 from vfejax.inference.policies import enumerate_policies
-from vfejax.inference.pomdp import exact_posterior
+from vfejax.inference.pomdp import POMDP, exact_posterior
 from vfejax.problems.belief_graph import reachable_beliefs
 from vfejax.problems.belief_mdp import evaluate, optimal_agent, solve
 from vfejax.problems.environments import bandit, process, t_maze
@@ -66,6 +66,18 @@ def test_values_are_those_of_the_whole_tree(model, goal):
         expected = brute(plain, np.asarray(posterior.joint).reshape(-1), 2, goal)
         np.testing.assert_allclose(found.values[0, node], expected, rtol=1e-12)
         np.testing.assert_allclose(found.action_values[0, node].max(), expected, rtol=1e-12)
+
+
+def test_arrays_that_depend_on_no_factor_are_the_same_for_all_states(rng):
+    # Its square shapes would fit each other in the wrong way, too.
+    free = pomdp_oracle.random_model(rng, (2,), (2, 2), (2,), [[0], []], [[]], jnp.float64)
+    alike = POMDP(
+        [free.A[0], jnp.repeat(free.A[1][:, None], 2, axis=1)],
+        [jnp.repeat(free.B[0][:, None], 2, axis=1)],
+        free.C,
+        free.D,
+    )
+    np.testing.assert_allclose(solve(free, 2).value, solve(alike, 2).value, rtol=1e-12)
 
 
 def test_what_is_expected_is_what_the_values_say(model):

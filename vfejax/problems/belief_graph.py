@@ -83,11 +83,12 @@ def _tables(model: POMDP, controls: np.ndarray, outcomes: np.ndarray) -> _Tables
     for m, factors in enumerate(model.A_dependencies):
         places: list = [states[:, f] for f in factors]
         table = _columns(model.A[m])[:, *places]
-        likelihood *= table[outcomes[:, m]]
+        likelihood *= table[outcomes[:, m]].reshape(len(outcomes), -1)  # [o, 1] without factors
     transition = np.ones((len(controls), len(states), len(states)))
     for f, factors in enumerate(model.B_dependencies):
         before: list = [states[:, d] for d in factors]
-        table = _columns(model.B[f])[:, *before]  # [s_f', s, u]
+        table = _columns(model.B[f])[:, *before]
+        table = table.reshape(len(table), -1, table.shape[-1])  # [s_f', s or 1, u]
         transition *= np.moveaxis(table[states[:, f]][..., controls[:, f]], -1, 0)
     return _Tables(likelihood, transition, start)
 
