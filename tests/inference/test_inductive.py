@@ -163,6 +163,7 @@ def test_nan_of_model_and_prediction_stays_nan():
     unknown = [jnp.full(3, jnp.nan)]
     plain = inductive.intention(model, goals)
     assert jnp.isnan(inductive.inductive_value(plain, beliefs, unknown))
+    assert jnp.isnan(inductive.inductive_value(plain, unknown, beliefs))
     broken = model.replace(B=[model.B[0].at[0, 0, 0].set(jnp.nan)])
     lost = inductive.intention(broken, goals)
     assert jnp.isnan(lost.distances[0]).all()

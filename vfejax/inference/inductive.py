@@ -200,7 +200,7 @@ def inductive_value(
     """
     total = jnp.zeros_like(intended.penalty)
     for distances, now, later in zip(intended.distances, beliefs, predicted, strict=True):
-        here = distances[jnp.argmax(now)]
+        here = jnp.where(jnp.any(jnp.isnan(now)), jnp.nan, distances[jnp.argmax(now)])
         behind = distances > jnp.maximum(here - jnp.asarray(step + 1, here.dtype), 0)
         # A product lets NaN of the prediction through, where a choice would not.
         astray = jnp.where(jnp.isnan(here), jnp.nan, jnp.sum(behind.astype(later.dtype) * later))
