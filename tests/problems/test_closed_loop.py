@@ -203,3 +203,7 @@ def test_bad_loops_are_named(rng):
         loop.init(jnp.zeros((2, 1)), (None,), start.belief.hyper, start.action)
     with pytest.raises(ValueError, match="smoothness must be above 0, got -1"):
         closed_loop.noise_paths(rng, 3, 0.1, 2, -1.0, 1)
+    with pytest.raises(ValueError, match="dt must be above 0, got 0"):
+        closed_loop.noise_paths(rng, 3, 0.0, 2, 1.0, 1)
+    with pytest.raises(ValueError, match="num must be at least 1, got 0"):
+        closed_loop.noise_paths(rng, 0, 0.1, 2, 1.0, 1)

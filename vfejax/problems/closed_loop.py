@@ -251,14 +251,17 @@ def noise_paths(
         ``[num, order, num_outputs]``, float64.
 
     Raises:
-        ValueError: when the order is below 1, or the smoothness not above 0.
+        ValueError: when order or number are below 1, or dt or smoothness not above 0.
 
     >>> noise_paths(np.random.default_rng(0), 5, 0.1, 3, 0.5, 2).shape
     (5, 3, 2)
     """
     check_order(order)
-    if not smoothness > 0:
-        raise ValueError(f"smoothness must be above 0, got {smoothness}")
+    if num < 1:
+        raise ValueError(f"num must be at least 1, got {num}")
+    for name, length in (("dt", dt), ("smoothness", smoothness)):
+        if not length > 0:
+            raise ValueError(f"{name} must be above 0, got {length}")
     substeps = max(1, int(np.ceil(4.0 * dt / smoothness)))
     grid = dt / substeps
     reach = int(np.ceil(7.0 * smoothness / grid))

@@ -270,6 +270,10 @@ def _check_realtime(config: PlanConfig) -> None:
     check_numbers(config, ["realtime"], positive=True)
     given = [name for name in ("duration", "max_age") if getattr(config, name) is not None]
     check_numbers(config, given, positive=True)
+    if config.duration is not None:
+        fits = config.duration * config.realtime >= 0.5  # it is rounded to whole cycles
+        requirement = f"at least one cycle of --realtime {config.realtime}"
+        check(fits, "duration", config.duration, requirement)
     for name in ("learn", "resume", "tensorboard"):
         value = getattr(config, name)
         check(not value, name, value, "left out with --realtime, which has no episodes")
