@@ -45,6 +45,8 @@ def test_a_run_acts_in_its_world_and_keeps_report_summary_and_status(tmp_path, c
     said = capsys.readouterr()
     assert f"{summary['cycles']} cycles at" in said.out
     assert "50 cycles a second until 0.6 s are over" in said.err
+    assert main(["plan", "--resume", "--out", str(out)]) == 2
+    assert "--overwrite in its place" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import tyro
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.errors import UserError
 from vfejax.cli.plan import query
 
 __all__ = ["LISTED", "PlanConfig", "check_values", "learned", "parse"]
@@ -274,6 +275,11 @@ def _check_realtime(config: PlanConfig) -> None:
         fits = config.duration * config.realtime >= 0.5  # it is rounded to whole cycles
         requirement = f"at least one cycle of --realtime {config.realtime}"
         check(fits, "duration", config.duration, requirement)
-    for name in ("learn", "resume", "tensorboard"):
+    if config.resume:
+        raise UserError(
+            "--resume: a run in real time cannot go on; begin a new one with another --out, or "
+            "with --overwrite in its place"
+        )
+    for name in ("learn", "tensorboard"):
         value = getattr(config, name)
         check(not value, name, value, "left out with --realtime, which has no episodes")
