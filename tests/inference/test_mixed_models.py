@@ -101,6 +101,10 @@ def test_bad_arguments_are_named():
         mixed_models.cause_belief(path, jnp.eye(6))
     with pytest.raises(ValueError, match="values must have 1 tables, one per modality, got 2"):
         mixed_models.expected_causes([jnp.ones(2)], [jnp.ones((2, 1)), jnp.ones((2, 1))])
+    with pytest.raises(ValueError, match=r"outcomes\[0\] must be \[2\], got shape \[3\]"):
+        mixed_models.expected_causes([jnp.ones(3)], [jnp.ones((2, 1))])
     belief = mixed_models.CauseBelief(jnp.zeros(2), jnp.eye(2))
     with pytest.raises(ValueError, match="values must have 2 columns, one for each cause, got 1"):
         mixed_models.reduced_log_evidence(belief, jnp.zeros(2), jnp.eye(2), [jnp.ones((3, 1))])
+    with pytest.raises(ValueError, match=r"values\[0\] must be \[o, c\], got shape \[3\]"):
+        mixed_models.reduced_log_evidence(belief, jnp.zeros(2), jnp.eye(2), [jnp.ones(3)])

@@ -64,6 +64,12 @@ def cause_belief(path: Path, covariance: Array) -> CauseBelief:
     return CauseBelief(values[0], covariance[here, here])
 
 
+def _check_tables(values: Sequence[Array]) -> None:
+    for m, table in enumerate(values):
+        if table.ndim != 2:
+            raise ValueError(f"values[{m}] must be [o, c], got shape {list(table.shape)}")
+
+
 def expected_causes(outcomes: Sequence[Array], values: Sequence[Array]) -> Array:
     """``sum_o p(o) v_o`` for each modality, one after the other: the prior of the causes.
 
@@ -75,7 +81,7 @@ def expected_causes(outcomes: Sequence[Array], values: Sequence[Array]) -> Array
         ``[sum_m c_m]``.
 
     Raises:
-        ValueError: when there is not one table of values per modality.
+        ValueError: when there is not one table of values per modality, or shapes do not fit.
 
     >>> expected_causes([jnp.array([0.25, 0.75])], [jnp.array([[0.0], [4.0]])]).tolist()
     [3.0]
@@ -84,6 +90,10 @@ def expected_causes(outcomes: Sequence[Array], values: Sequence[Array]) -> Array
         raise ValueError(
             f"values must have {len(outcomes)} tables, one per modality, got {len(values)}"
         )
+    _check_tables(values)
+    for m, (p, v) in enumerate(zip(outcomes, values, strict=True)):
+        if p.shape != v.shape[:1]:
+            raise ValueError(f"outcomes[{m}] must be [{len(v)}], got shape {list(p.shape)}")
     means = [matvec(v.T, p.astype(v.dtype)) for p, v in zip(outcomes, values, strict=True)]
     return jnp.concatenate(means)
 
@@ -115,6 +125,7 @@ def reduced_log_evidence(
     >>> found[0].tolist()  # (2^2 - 0^2) / (2 * 2)
     [0.0, 1.0]
     """
+    _check_tables(values)
     num = prior_mean.shape[0]
     columns = sum(v.shape[1] for v in values)
     if columns != num:
