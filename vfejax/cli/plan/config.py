@@ -12,8 +12,8 @@ import tyro
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
-from vfejax.errors import UserError
 from vfejax.cli.plan import query
+from vfejax.errors import UserError
 
 __all__ = ["LISTED", "PlanConfig", "check_values", "learned", "parse"]
 
