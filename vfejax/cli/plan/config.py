@@ -271,15 +271,15 @@ def _check_realtime(config: PlanConfig) -> None:
     check_numbers(config, ["realtime"], positive=True)
     given = [name for name in ("duration", "max_age") if getattr(config, name) is not None]
     check_numbers(config, given, positive=True)
-    if config.duration is not None:
-        fits = config.duration * config.realtime >= 0.5  # it is rounded to whole cycles
-        requirement = f"at least one cycle of --realtime {config.realtime}"
-        check(fits, "duration", config.duration, requirement)
     if config.resume:
         raise UserError(
             "--resume: a run in real time cannot go on; begin a new one with another --out, or "
             "with --overwrite in its place"
         )
+    if config.duration is not None:
+        fits = config.duration * config.realtime >= 0.5  # it is rounded to whole cycles
+        requirement = f"at least one cycle of --realtime {config.realtime}"
+        check(fits, "duration", config.duration, requirement)
     for name in ("learn", "tensorboard"):
         value = getattr(config, name)
         check(not value, name, value, "left out with --realtime, which has no episodes")
