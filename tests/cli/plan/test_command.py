@@ -216,6 +216,8 @@ def test_means_over_rows_count_episodes_and_successes():
         ("--validity 2", ("--validity 2", "probability")),
         ("--env bandit --chances 0.5", ("--chances 0.5", "two or more")),
         ("--env random --states 1", ("--states 1", "at least 2")),
+        ("--env cue-chain --sides 1000", ("--cues 2, --sides 1000", "1008021018 transitions")),
+        ("--env random --states 1000 --controls 1000", ("--states 1000", "1000000000 transitions")),
         ("--env random --fixed", ("--env random", "--fixed")),
         ("--outcomes 2", ("--outcomes 2", "sophisticated")),
         ("--simulations 9", ("--simulations 9", "mcts")),

@@ -27,6 +27,7 @@ MAP = """
 """
 """Of the run without arguments: a cue, on another way, tells behind which door the reward is."""
 _MOST_PLACES = 2000
+_MOST_TRANSITIONS = 2**26
 
 
 class Names(NamedTuple):
@@ -116,8 +117,19 @@ def _bandit(config: PlanConfig) -> Problem:
     return Problem(model, model, (0, 2), names)
 
 
+def _check_transitions(states: int, controls: int, options: str) -> None:
+    """Refuse a table that no memory holds, before it is made."""
+    number = states**2 * controls
+    if number > _MOST_TRANSITIONS:
+        raise UserError(
+            f"{options}: the world would have {number} transitions, and can have "
+            f"{_MOST_TRANSITIONS}; choose smaller ones"
+        )
+
+
 def _cue_chain(config: PlanConfig) -> Problem:
     cues, sides = config.cues or 2, config.sides or 2
+    _check_transitions(1 + cues + sides, 2 + sides, f"--cues {cues}, --sides {sides}")
     model = environments.cue_chain(cues, sides, **_given(config, "reward"))
     ends = _numbered("side", sides, 1)
     places = ("start", *_numbered("cue", cues, 1), *ends)
@@ -131,6 +143,7 @@ def _cue_chain(config: PlanConfig) -> Problem:
 
 def _random(config: PlanConfig) -> Problem:
     states, seen, controls = config.states or 8, config.observations or 8, config.controls or 3
+    _check_transitions(states, controls, f"--states {states}, --controls {controls}")
     # Not the key of the episodes, which fold in their numbers.
     key = jax.random.split(random_key(config.seed))[0]
     model = environments.random_model(key, [states], [seen], [controls])
@@ -152,7 +165,8 @@ def build(config: PlanConfig) -> Problem:
     """The world of ``--env``, in the precision of the run.
 
     Raises:
-        UserError: for a map that cannot be read, naming row and column.
+        UserError: for a map that cannot be read, naming row and column, or a world that is too
+            large.
     """
     problem = _WORLDS[config.env](config)
     model = jax.tree.map(lambda x: x.astype(config.precision), problem.model)
