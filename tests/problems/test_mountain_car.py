@@ -50,3 +50,9 @@ def test_the_expected_flow_keeps_the_energy_of_the_goal_and_rests_there():
     # Nothing is pumped; the approach has a weight of exp(-20) here.
     expected = [speed, -jax.grad(mountain_car.height)(place)]
     np.testing.assert_allclose(found, np.asarray(expected), atol=1e-7)
+
+
+def test_a_velocity_that_is_not_known_is_not_pumped():
+    sensed = [[-0.5, 0.0], [-0.5, -0.1], [-0.5, jnp.nan], [jnp.nan, 0.0]]
+    found = [float(mountain_car.pumping(jnp.array(s))[0]) for s in sensed]
+    np.testing.assert_array_equal(found, [5.0, -5.0, np.nan, np.nan])

@@ -119,6 +119,7 @@ def pumping(sensed: Array) -> Array:
     [-5.0]
     """
     place, velocity = sensed
-    swing = 5.0 * jnp.where(velocity < 0, -1.0, 1.0)
+    onward = jnp.where(velocity >= 0, 1.0, velocity)  # NaN stays
+    swing = 5.0 * jnp.where(velocity < 0, -1.0, onward)
     approach = 4.0 * (GOAL - place) - 8.0 * velocity + 0.5
     return jnp.where(place < 0.7, swing, approach).astype(sensed.dtype)[None]
