@@ -37,6 +37,15 @@ def test_events_sum_to_one_and_follow_the_dependencies(rng):
     )
 
 
+def test_an_observation_that_does_not_exist_is_no_event_of_preferences(rng):
+    model, seen = pomdp_oracle.one_factor(rng, jnp.float32), [jnp.array(0), jnp.array(99)]
+    first, second = learning.count_observations(model, seen)
+    assert float(jnp.sum(first)) == 1.0
+    assert jnp.isnan(second).all()
+    masked = learning.count_observations(model, seen, jnp.array([True, False]))
+    assert float(jnp.sum(masked[1])) == 0.0
+
+
 def test_learning_from_windows_raises_the_evidence(rng):
     """With one factor, point estimates from the counts are the Baum-Welch algorithm."""
     truth = pomdp_oracle.sharpened(pomdp_oracle.one_factor(rng, jnp.float64), 3)

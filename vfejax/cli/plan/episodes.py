@@ -195,7 +195,7 @@ def program(config: PlanConfig, problem: Problem, player: Player) -> loop.Progra
         memory=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), blank.shown),
         inputs=lambda step, num_steps: np.arange(step, step + num_steps, dtype=np.uint32),
         watched=lambda infos: {n: x for n, x in infos.row.items() if n != "steps_to_goal"},
-        advice="try a smaller --gamma, or --precision float64",
+        advice="try a smaller --gamma, --reward or --punishment, or --precision float64",
     )
 
 

@@ -140,17 +140,19 @@ def count_observations(
 
     Args:
         model: gives sizes.
-        observation: for each modality an integer.
+        observation: for each modality an integer; one that is no value of it gives NaN.
         mask: booleans ``[m]``, True where there is an observation.
 
     >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> count_observations(model, [1])[0].tolist()
     [0.0, 1.0]
     """
-    seen = [
-        jax.nn.one_hot(o, len(c), dtype=c.dtype) for o, c in zip(observation, model.C, strict=True)
-    ]
-    return tuple(x if mask is None else jnp.where(mask[m], x, 0.0) for m, x in enumerate(seen))
+    found = []
+    for m, (value, c) in enumerate(zip(observation, model.C, strict=True)):
+        inside = (value >= 0) & (value < c.shape[0])
+        seen = jnp.where(inside, jax.nn.one_hot(value, c.shape[0], dtype=c.dtype), jnp.nan)
+        found.append(seen if mask is None else jnp.where(mask[m], seen, 0.0))
+    return tuple(found)
 
 
 def count_transitions(
