@@ -10,8 +10,10 @@ import pytest
 from helpers import pomdp_oracle
 from scipy.special import digamma, gammaln
 
+from vfejax.inference import expected_free_energy as module
 from vfejax.inference import information_gain as gain
 from vfejax.inference.expected_free_energy import expected_free_energy
+from vfejax.inference.inductive import intention
 from vfejax.inference.policies import enumerate_policies
 from vfejax.inference.pomdp import POMDP
 
@@ -183,6 +185,25 @@ def test_the_product_form_averages_over_pairs_that_never_meet(rng):
     impossible = [jnp.zeros_like(c).at[0].set(1.0) for c in counts]
     for about in (gain.likelihood_information_gain, gain.likelihood_information_gain_product):
         assert float(about(model, impossible, model.D)) == 0.0
+
+
+def test_steps_of_the_tree_are_the_same_together_and_apart(rng, monkeypatch):
+    plain = pomdp_oracle.three_factors(rng, jnp.float64)
+    model = plain.replace(C=[jnp.asarray(rng.normal(size=(2, *c.shape))) for c in plain.C])
+    counts = {"A_counts": [4 * a for a in model.A], "B_counts": [9 * b for b in model.B]}
+    intended = intention(model, [jnp.array([True, False]), None, jnp.array([False, True])])
+    policies = enumerate_policies(model, 2)[::-1]
+    found = []
+    for few in (0, 20):  # 4 and 16 nodes, each step alone and both together
+        monkeypatch.setattr(module, "_FEW_NODES", few)
+        found.append(
+            jax.jit(lambda m: expected_free_energy(m, m.D, policies, intention=intended, **counts))(
+                model
+            )
+        )
+    chex.assert_trees_all_close(found[0], found[1], rtol=1e-12)
+    for term in found[0]:
+        assert float(jnp.abs(term).max()) > 0
 
 
 def test_gradients_reach_every_array(rng):

@@ -92,5 +92,7 @@ def test_what_does_not_fit_is_named():
         tree_search(model, model.D, 0, key)
     with pytest.raises(ValueError, match="num_simulations must be at least 1, got 0"):
         tree_search(model, model.D, 1, key, num_simulations=0)
+    with pytest.raises(ValueError, match="40 actions and joint outcomes has more than 2"):
+        tree_search(model, model.D, 1, key, num_simulations=2**21)
     with pytest.raises(ValueError, match=r"E must have shape \[4\]"):
         tree_search(model.replace(E=jnp.ones(3) / 3), model.D, 1, key)

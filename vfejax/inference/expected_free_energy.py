@@ -38,7 +38,7 @@ __all__ = [
     "utility",
 ]
 
-_FEW_NODES = 512
+_FEW_NODES = 128
 
 
 class ExpectedFreeEnergy(NamedTuple):

@@ -9,6 +9,7 @@ will be known for nothing, and keep a search from asking. Actions are tried in p
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from vfejax.inference.pomdp.states import infer_states
 from vfejax.types import Array
 
 __all__ = ["TreeSearch", "tree_search", "tree_search_planner"]
+
+_LARGEST_TREE = 2**26
 
 
 def _library() -> Any:
@@ -115,7 +118,7 @@ def tree_search(
 
     Raises:
         UserError: when mctx is not installed.
-        ValueError: when arguments do not fit.
+        ValueError: when arguments do not fit, or the tree would have more than 2^26 branches.
 
     Source: Silver and Veness, Monte-Carlo planning in large POMDPs (2010), on beliefs and with the
     chance nodes of Antonoglou, Schrittwieser, Ozair, Hubert and Silver, Planning in stochastic
@@ -133,6 +136,12 @@ def tree_search(
     if num_simulations < 1:
         raise ValueError(f"num_simulations must be at least 1, got {num_simulations}")
     check_habits(model)
+    branches = math.prod(model.num_controls) + math.prod(model.num_observations)
+    if branches * num_simulations > _LARGEST_TREE:
+        raise ValueError(
+            f"a tree of {num_simulations} nodes with {branches} actions and joint outcomes has "
+            "more than 2^26 branches; use fewer simulations"
+        )
     outcomes = jnp.asarray(list(itertools.product(*map(range, model.num_observations))), jnp.int32)
     habits = 0.0 if model.E is None else safe_log(model.E)
     nothing = jnp.zeros((), start[0].dtype)
