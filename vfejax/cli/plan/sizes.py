@@ -13,6 +13,8 @@ __all__ = ["check"]
 
 _MOST_POLICIES = 2**20
 _LARGEST_TREE = 2**22
+_DEPTH = {"sophisticated": "--horizon, --outcomes", "mcts": "--simulations"}
+"""The options that decide how much a planner looks at, where it is not --horizon alone."""
 
 
 def check(config: PlanConfig, problem: Problem) -> None:
@@ -54,5 +56,6 @@ def _check_memory(config: PlanConfig, needed: int) -> None:
     if needed > present:
         raise UserError(
             f"these agents take about {min(needed, 10**40) / 2**30:.3g} GiB, and this machine has "
-            f"{present / 2**30:.3g} GiB; choose a smaller --batch, --horizon or --length"
+            f"{present / 2**30:.3g} GiB; choose a smaller --batch, "
+            f"{_DEPTH.get(config.planner, '--horizon')} or --length"
         )
