@@ -140,6 +140,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, refused):
         (["--realtime", "60", "--duration=-1"], "--duration -1.0: must be positive"),
         (["--realtime", "0.1", "--duration", "4"], "at least one cycle of --realtime 0.1"),
         (["--realtime", "60", "--learn", "A"], "--learn A: must be left out with --realtime"),
+        (["--realtime", "60", "--batch", "2"], "--batch 2: must be left out with --realtime"),
         (["--sensor", "stdin"], "--sensor stdin: must be left out without --realtime"),
         (["--max-age", "1"], "--max-age 1.0: must be left out without --realtime"),
     ):

@@ -280,6 +280,7 @@ def _check_realtime(config: PlanConfig) -> None:
         fits = config.duration * config.realtime >= 0.5  # it is rounded to whole cycles
         requirement = f"at least one cycle of --realtime {config.realtime}"
         check(fits, "duration", config.duration, requirement)
-    for name in ("learn", "tensorboard"):
+    for name in ("learn", "tensorboard", "steps", "log_every", "checkpoint_every", "batch"):
         value = getattr(config, name)
-        check(not value, name, value, "left out with --realtime, which has no episodes")
+        requirement = "left out with --realtime, which has one agent and no episodes"
+        check(value == getattr(PlanConfig, name), name, value, requirement)
