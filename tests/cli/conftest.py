@@ -1,5 +1,8 @@
 """Shared by the command's tests: one compilation cache, and runs too small to take time."""
 
+import contextlib
+import functools
+import io
 import os
 import subprocess
 import sys
@@ -49,6 +52,29 @@ def blank_pictures():
         blank = true(Figure(figsize=(0.1, 0.1)), dpi=10)
         patch.setattr(report, "figure_png", lambda figure: blank)
         yield true
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """What commands within ``drawn`` say on standard output and standard error."""
+    return io.StringIO(), io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def drawn(blank_pictures, printed):
+    """Within it pictures are drawn, coarsely, and what is said is kept."""
+
+    @contextlib.contextmanager
+    def coarsely():
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(printed[0]),
+            contextlib.redirect_stderr(printed[1]),
+        ):
+            patch.setattr(report, "figure_png", functools.partial(blank_pictures, dpi=20))
+            yield
+
+    return coarsely
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """``vfejax plan``: what a run leaves behind, what its numbers are, every bad input as one line."""
 
-import contextlib
-import functools
-import io
 import json
 import math
 import re
@@ -24,7 +21,7 @@ from vfejax.inference.active_inference import agent, policy_planner
 from vfejax.inference.policies import enumerate_policies
 from vfejax.problems.environments import process, t_maze
 from vfejax.problems.episodes import run_episode
-from vfejax.runs import checkpoint, report
+from vfejax.runs import checkpoint
 from vfejax.runs.load import load
 from vfejax.runs.metrics import read_metrics
 from vfejax.runs.seeds import random_key
@@ -37,22 +34,10 @@ def _run(out, *arguments):
 
 
 @pytest.fixture(scope="module")
-def printed():
-    """What the run of ``finished`` says on standard output and standard error."""
-    return io.StringIO(), io.StringIO()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, blank_pictures, printed):
+def finished(tmp_path_factory, drawn):
     """A run with its pictures drawn, coarsely; nothing changes it."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(printed[0]),
-        contextlib.redirect_stderr(printed[1]),
-    ):
-        patch.setattr(report, "figure_png", functools.partial(blank_pictures, dpi=20))
-        # Uncertain cues and drawn actions, so that agents differ.
+    with drawn():  # uncertain cues and drawn actions, so that agents differ
         assert _run(out, "--validity", 0.9, "--gamma", 0.5) == 0
     return out
 

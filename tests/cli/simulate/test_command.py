@@ -1,10 +1,7 @@
 """``vfejax simulate``: what a run leaves behind, and every bad input as one line."""
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
-import io
 import json
 import math
 import re
@@ -27,7 +24,7 @@ from vfejax.cli.main import main
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.data import population_arrays
-from vfejax.runs import checkpoint, report
+from vfejax.runs import checkpoint
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import load
 from vfejax.runs.metrics import read_metrics
@@ -55,21 +52,10 @@ def _named(rows, piece):
 
 
 @pytest.fixture(scope="module")
-def printed():
-    """What the run of ``finished`` says on standard output and standard error."""
-    return io.StringIO(), io.StringIO()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, blank_pictures, printed):
+def finished(tmp_path_factory, drawn):
     """A run with its pictures drawn, coarsely; tests that change anything work on a copy."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(printed[0]),
-        contextlib.redirect_stderr(printed[1]),
-    ):
-        patch.setattr(report, "figure_png", functools.partial(blank_pictures, dpi=20))
+    with drawn():
         assert _run(out) == 0
     return out
 
