@@ -64,7 +64,15 @@ def brute_terms(model, beliefs):
 def test_every_term_is_a_sum_over_states_and_outcomes(rng, make):
     model = make(rng, jnp.float64)
     policies = enumerate_policies(model, 2)
-    found = jax.jit(lambda m: expected_free_energy(m, m.D, policies))(model)
+    tables = gain.observation_entropies(model)
+    found, known, doubled = jax.jit(
+        lambda m: tuple(
+            expected_free_energy(m, m.D, policies, entropies=entropies)
+            for entropies in (None, tables, [2 * table for table in tables])
+        )
+    )(model)
+    chex.assert_trees_all_close(found, known, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(doubled.ambiguity, 2 * found.ambiguity, rtol=1e-13)
     plain = pomdp_oracle.numbers(model)
     for p in (0, len(policies) - 1, 2):
         for step, beliefs in enumerate(brute_beliefs(plain, plain.D, policies[p])):

@@ -98,6 +98,7 @@ def policy_planner(
     counts: Counts | None = None,
     intention: Intention | None = None,
     window: Array | float | None = None,
+    entropies: Sequence[Array] | None = None,
 ) -> Planner:
     """Plan by the expected free energy of listed policies, with the habits E of the model.
 
@@ -110,6 +111,8 @@ def policy_planner(
         intention: goals of :func:`vfejax.inference.inductive.intention`, which add the inductive
             term.
         window: policies that are this many nats less probable than the best are pruned.
+        entropies: of observations, see
+            :func:`vfejax.inference.expected_free_energy.expected_free_energy`.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
@@ -129,6 +132,7 @@ def policy_planner(
             A_counts=known.A,
             B_counts=known.B,
             intention=intention,
+            entropies=entropies,
         ).neg_efe
         posterior = policy_posterior(values, gamma, model.E, window=window)
         return Plan(posterior, values, action_marginals(model, policies, posterior))

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.beliefs.categorical import entropy
 from vfejax.inference import information_gain as gain
 from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import PolicyTree, check_policies, policy_tree
@@ -128,7 +129,11 @@ def utility(model: POMDP, observations: Sequence[Array], step: int | Array = 0) 
 
 
 def step_terms(
-    model: POMDP, beliefs: Sequence[Array], step: int | Array = 0, joint: bool = True
+    model: POMDP,
+    beliefs: Sequence[Array],
+    step: int | Array = 0,
+    joint: bool = True,
+    entropies: Sequence[Array] | None = None,
 ) -> StepTerms:
     """Terms of one step, without a gain about parameters or an inductive term.
 
@@ -137,6 +142,7 @@ def step_terms(
         beliefs: predicted probabilities for each factor, ``[s_f]``.
         step: from 0, for preferences that change with it.
         joint: whether the joint information is computed.
+        entropies: see :func:`expected_free_energy`.
 
     Returns:
         Scalars in nats.
@@ -147,9 +153,9 @@ def step_terms(
     """
     observations = predict_observations(model, beliefs)
     pragmatic = utility(model, observations, step)
-    separate = gain.state_information_gain_per_modality(model, beliefs)
-    information = gain.state_information_gain(model, beliefs) if joint else None
-    unclear = gain.ambiguity(model, beliefs)
+    unclear = gain.ambiguity(model, beliefs, entropies)
+    separate = sum(entropy(seen) for seen in observations) - unclear
+    information = gain.observation_entropy(model, beliefs) - unclear if joint else None
     constant = sum(jax.nn.logsumexp(c) for c in _preferences(model, step))
     risk = constant - pragmatic - (separate if information is None else information) - unclear
     none = jnp.zeros_like(unclear)
@@ -216,6 +222,7 @@ def expected_free_energy(
     A_counts: Sequence[Array] | None = None,
     B_counts: Sequence[Array] | None = None,
     product: bool = False,
+    entropies: Sequence[Array] | None = None,
 ) -> ExpectedFreeEnergy:
     """Minus the expected free energy of policies from where the agent believes to be.
 
@@ -231,6 +238,8 @@ def expected_free_energy(
         A_counts: Dirichlet counts of A; with them the gain of information about A counts.
         B_counts: Dirichlet counts of B, likewise.
         product: whether gains about parameters take the product form.
+        entropies: what :func:`vfejax.inference.information_gain.observation_entropies` says of the
+            model, for agents that take many steps with the same one; taken anew by default.
 
     Returns:
         ``neg_efe [p]``, higher is better, and its terms.
@@ -258,7 +267,9 @@ def expected_free_energy(
         about_b = gain.transition_information_gain_product
 
     def terms_of(nodes: _Nodes) -> StepTerms:
-        terms = jax.vmap(lambda step, q: step_terms(model, q, step, joint))(nodes.step, nodes.own)
+        terms = jax.vmap(lambda step, q: step_terms(model, q, step, joint, entropies))(
+            nodes.step, nodes.own
+        )
         learned = terms.parameters
         if A_counts is not None:
             learned += jax.vmap(lambda *q: about_a(model, A_counts, q))(*nodes.own)

@@ -29,6 +29,7 @@ __all__ = [
     "ambiguity",
     "likelihood_information_gain",
     "likelihood_information_gain_product",
+    "observation_entropies",
     "observation_entropy",
     "state_information_gain",
     "state_information_gain_per_modality",
@@ -43,8 +44,26 @@ def _axes(beliefs: Sequence[Array], factors: Sequence[int], first: int) -> dict[
     return {first + axis: beliefs[f] for axis, f in enumerate(factors)}
 
 
-def ambiguity(model: POMDP, beliefs: Sequence[Array]) -> Array:
+def observation_entropies(model: POMDP) -> tuple[Array, ...]:
+    """``H[p(o_m | s)]`` for each modality, ``[*s_deps]``: what the states alone say of ambiguity.
+
+    >>> see = jnp.array([[0.5, 1.0], [0.5, 0.0]])
+    >>> model = POMDP([see], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
+    >>> [round(float(h), 4) for h in observation_entropies(model)[0]]  # log(2), 0
+    [0.6931, 0.0]
+    """
+    return tuple(entropy(jnp.moveaxis(likelihood, 0, -1)) for likelihood in model.A)
+
+
+def ambiguity(
+    model: POMDP, beliefs: Sequence[Array], entropies: Sequence[Array] | None = None
+) -> Array:
     """``sum_m E_q H[p(o_m | s)]``: how uncertain observations stay where states are known.
+
+    Args:
+        model: the model.
+        beliefs: predicted probabilities for each factor, ``[s_f]``.
+        entropies: :func:`observation_entropies` of the model, if they are known already.
 
     >>> see = jnp.array([[0.5, 1.0], [0.5, 0.0]])
     >>> model = POMDP([see], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
@@ -52,8 +71,8 @@ def ambiguity(model: POMDP, beliefs: Sequence[Array]) -> Array:
     0.3466
     """
     total = jnp.zeros((), model.D[0].dtype)
-    for likelihood, factors in zip(model.A, model.A_dependencies, strict=True):
-        table = entropy(jnp.moveaxis(likelihood, 0, -1))
+    tables = observation_entropies(model) if entropies is None else entropies
+    for table, factors in zip(tables, model.A_dependencies, strict=True):
         total += contract(table, _axes(beliefs, factors, 0))
     return total
 
