@@ -47,10 +47,10 @@ def _axes(beliefs: Sequence[Array], factors: Sequence[int], first: int) -> dict[
 def observation_entropies(model: POMDP) -> tuple[Array, ...]:
     """``H[p(o_m | s)]`` for each modality, ``[*s_deps]``: what the states alone say of ambiguity.
 
-    >>> see = jnp.array([[0.5, 1.0], [0.5, 0.0]])
+    >>> see = jnp.array([[0.5, 0.9], [0.5, 0.1]])
     >>> model = POMDP([see], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
-    >>> [round(float(h), 4) for h in observation_entropies(model)[0]]  # log(2), 0
-    [0.6931, 0.0]
+    >>> [round(float(h), 4) for h in observation_entropies(model)[0]]  # log(2), and less
+    [0.6931, 0.3251]
     """
     return tuple(entropy(jnp.moveaxis(likelihood, 0, -1)) for likelihood in model.A)
 
