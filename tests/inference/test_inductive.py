@@ -150,6 +150,10 @@ def test_goals_come_from_preferred_observations_and_transitions_may_follow_other
             lambda m: inductive.goals_of_observations(m.replace(C=[jnp.zeros((2, 4))])),
             r"C\[0\] changes with the step; name the wanted observations",
         ),
+        (
+            lambda m: inductive.goals_of_observations(m.replace(C=[m.C[0].at[1].set(jnp.nan)])),
+            r"C\[0\] must hold no NaN",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

@@ -153,6 +153,8 @@ def test_what_does_not_fit_is_named(maze):
     model, world = maze
     env = as_gymnasium(world, model, 1)
     seeker = agent(model, sophisticated_planner(1))
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
+        env.step(0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         as_gymnasium(world, model, 0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):

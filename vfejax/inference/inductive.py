@@ -51,6 +51,13 @@ def _check_goals(given: Sequence[Array | None], sizes: Sequence[int], name: str)
     return found
 
 
+def _check_known(arrays: Sequence[Array], name: str) -> None:
+    """Booleans cannot hold NaN, so where values are known it is refused."""
+    for i, x in enumerate(arrays):
+        if not isinstance(x, jax.core.Tracer) and bool(jnp.any(jnp.isnan(x))):
+            raise ValueError(f"{name}[{i}] must hold no NaN, of which no goal can be told")
+
+
 def _possible(model: POMDP, f: int, threshold: Array | float) -> Array:
     """Whether some controls, and some states of other factors, lead from s to s', ``[s', s]``."""
     factors, size = model.B_dependencies[f], model.num_states[f]
@@ -153,7 +160,8 @@ def goals_of_observations(
         Booleans ``[s_f]`` for each factor, as :func:`intention` takes them.
 
     Raises:
-        ValueError: when ``wanted`` does not fit, or C changes with the step and it is not given.
+        ValueError: when ``wanted`` does not fit, C changes with the step and it is not given, or an
+            array that is known holds NaN, of which no goal can be told.
 
     >>> see = jnp.eye(3)[jnp.array([0, 0, 1])].T  # the last of three places looks different
     >>> model = POMDP([see], [jnp.eye(3)[..., None]], [jnp.array([0.0, 1, 0])], [jnp.ones(3) / 3])
@@ -165,6 +173,8 @@ def goals_of_observations(
             if preferences.ndim > 1:
                 raise ValueError(f"C[{m}] changes with the step; name the wanted observations")
         wanted = [c == jnp.max(c) for c in model.C]
+        _check_known(model.C, "C")
+    _check_known(model.A, "A")
     goals = [jnp.ones(size, bool) for size in model.num_states]
     given = _check_goals(wanted, model.num_observations, "wanted")
     for m, (outcomes, factors) in enumerate(zip(given, model.A_dependencies, strict=True)):

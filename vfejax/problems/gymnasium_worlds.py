@@ -111,7 +111,8 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
     >>> env.reset(seed=0)[0].tolist()  # in the centre
     [0, 0, 0]
     """
-    base: Any = _library().Env
+    library = _library()
+    base: Any = library.Env
     controlled = _controlled(model)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -128,6 +129,7 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
         def __init__(self) -> None:
             self.action_space = _space(actions.sizes)
             self.observation_space = _space(seen.sizes)
+            self._state: Array | None = None
 
         def _draw(self) -> Array:
             return jax.random.key(int(self.np_random.integers(2**31)))
@@ -141,6 +143,8 @@ def as_gymnasium(world: Environment, model: POMDP, num_steps: int) -> Any:
             return seen.decode(np.asarray(observation)), {"state": np.asarray(self._state)}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            if self._state is None:
+                raise library.error.ResetNeeded("call reset() before the first step()")
             if not self.action_space.contains(action):
                 raise ValueError(f"action must be in {self.action_space}, got {action}")
             controls = np.zeros(len(model.B), np.int32)

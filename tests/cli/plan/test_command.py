@@ -222,6 +222,7 @@ def test_means_over_rows_count_episodes_and_successes():
         ("--reward 1e39", ("--reward 1e+39", "at most 3.4e38")),
         ("--batch 2000000000", ("GiB", "--batch, --horizon or --length")),
         ("--planner mcts --simulations 2000000000", ("--batch, --simulations or --length",)),
+        ("--env grid --slip 0.95 --planner induction", ("--slip 0.95", "at most 0.89")),
         ("--env grid --map none.txt", ("none.txt", "does not exist")),
     ],
 )

@@ -9,9 +9,10 @@ import numpy as np
 
 from vfejax.cli.plan.config import LISTED, PlanConfig, learned
 from vfejax.cli.plan.problem import Problem
+from vfejax.errors import UserError
 from vfejax.inference import active_inference
 from vfejax.inference.active_inference import Plan, Planner
-from vfejax.inference.inductive import goals_of_observations, intention
+from vfejax.inference.inductive import Intention, goals_of_observations, intention
 from vfejax.inference.learning_agents import Learner, episode_learner
 from vfejax.inference.planning import plan_by_gradient
 from vfejax.inference.policies import enumerate_policies
@@ -53,6 +54,11 @@ def _induction(config: PlanConfig, problem: Problem, listed: np.ndarray) -> Plan
     wanted[modality] = jnp.arange(problem.model.num_observations[modality]) == value
     goals = goals_of_observations(problem.model, wanted)
     intended = intention(problem.model, goals)
+    if config.slip is not None and not _leads(intended, goals):
+        raise UserError(
+            f"--slip {config.slip:g} leaves no move that the induction planner relies on, and no "
+            "way to the goal; take a --slip of at most 0.89, or another --planner"
+        )
 
     def plan(counts: Counts) -> Planner:
         return active_inference.policy_planner(
@@ -60,6 +66,14 @@ def _induction(config: PlanConfig, problem: Problem, listed: np.ndarray) -> Plan
         )
 
     return plan
+
+
+def _leads(intended: Intention, goals: Sequence[Array]) -> bool:
+    """Whether a way leads to the goals of every factor from some state that is none."""
+    return all(
+        bool(jnp.any(jnp.isfinite(steps) & ~wanted)) or bool(jnp.all(wanted))
+        for steps, wanted in zip(intended.distances, goals, strict=True)
+    )
 
 
 def _utility(config: PlanConfig, problem: Problem, listed: np.ndarray) -> PlannerFn:
