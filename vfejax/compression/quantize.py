@@ -109,11 +109,13 @@ def _join(groups: Array, layout: _Layout) -> Array:
 
 def _as_scale(step: Array) -> Array:
     """Steps as float16, never infinite. Small ones, which lose digits there, are rounded up: then
-    they still reach what they should, and none but 0 becomes 0.
+    they still reach what they should, and none but 0 becomes 0. A quotient that its own rounding
+    brought above a number of float16 is that number.
     """
     size = jnp.minimum(jnp.abs(step), _LARGEST)
     normal = float(np.finfo(np.float16).smallest_normal)
-    size = jnp.where(size <= normal, jnp.ceil(size / _SMALLEST) * _SMALLEST, size)
+    up = jnp.ceil(size * ((1 - 2.0**-20) / _SMALLEST)) * _SMALLEST
+    size = jnp.where(size <= normal, up, size)
     return (jnp.sign(step) * size).astype(jnp.float16)
 
 
