@@ -91,6 +91,21 @@ class Prediction(NamedTuple):
     statistics: PyTree = ()
 
 
+class Layers(NamedTuple):
+    """What the blocks of a sequence model do with a batch, for who wants to look inside.
+
+    Attributes:
+        hidden: the residual stream after each block, ``[layers, b, n, d]``; for layers of beliefs,
+            their means. Finite but meaningless at padding.
+        resolvent: modulus of the diagonal of each head's resolvent in units of its inverse hopping,
+            the factor by which a token multiplies what the head remembers, ``[layers, b, n,
+            heads]``; None for a model without resolvents.
+    """
+
+    hidden: Array
+    resolvent: Array | None = None
+
+
 class SequenceModel(NamedTuple):
     """A causal next-token model as pure functions; the weights are a pytree that the caller holds.
 
@@ -112,6 +127,8 @@ class SequenceModel(NamedTuple):
             by one.
         config: what the model was built from, for functions that build a variant of it; None where
             there is no such function.
+        watch: ``watch(params, batch, key) -> (Prediction, Layers)``: that of ``apply``, and what
+            the blocks did. None for a model that does not show them.
     """
 
     init: Callable[[Array], PyTree]
@@ -122,6 +139,7 @@ class SequenceModel(NamedTuple):
     summarize: Callable[[PyTree], tuple[dict[str, Array], dict[str, Array]]] | None = None
     read: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]] | None = None
     config: Any = None
+    watch: Callable[..., tuple[Prediction, Layers]] | None = None
 
 
 class Maps(NamedTuple):

@@ -161,3 +161,39 @@ def test_training_minimises_to_the_entropy_of_the_source(bigram, rng):
     sums = learned(method.init(jax.random.key(0)), text[starts[..., None] + np.arange(9)])
     # Sampling: 17500 tokens, standard deviation of a token's nats about 1.
     np.testing.assert_allclose(sums.nats / sums.num_tokens, entropy, atol=4 / np.sqrt(17500))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_model_reads_what_weights_fn_makes_of_the_weights_and_the_weights_learn(
+    bigram, windows, accumulation
+):
+    """From update 1 on the table is doubled, so that its slope is twice that at the double."""
+    model = bigram(5)
+
+    def doubled(params, step):
+        return params | {"kernel": jnp.where(step >= 1, 2.0, 1.0) * params["kernel"]}
+
+    method = trainer(
+        model,
+        optax.sgd(0.5),
+        jax.random.key(1),
+        accumulation=accumulation,
+        trained={"kernel": True, "scale": False},
+        weights_fn=doubled,
+    )
+    slope_fn = jax.grad(lambda p: next_token_loss(model, p, windows[0], None)[0])
+
+    @jax.jit
+    def run(state):
+        first, _ = method.step(state, windows[0])
+        second, _ = method.step(first, windows[0])
+        slopes = [slope_fn(state.params), slope_fn(doubled(first.params, 1))]
+        return first.params, second.params, [slope["kernel"] for slope in slopes]
+
+    start = method.init(jax.random.key(0))
+    first, second, (plain, twice) = run(start)
+    # A sum over tokens in another order.
+    expected = start.params["kernel"] - 0.5 * plain
+    np.testing.assert_allclose(first["kernel"], expected, rtol=1e-13)
+    np.testing.assert_allclose(second["kernel"], expected - 0.5 * 2 * twice, rtol=1e-13)
+    assert second["scale"] == start.params["scale"]

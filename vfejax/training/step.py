@@ -2,7 +2,7 @@
 the caller.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ def trainer(
     padding: int | None = None,
     accumulation: int = 1,
     trained: PyTree | None = None,
+    weights_fn: Callable[[PyTree, Array], PyTree] | None = None,
 ) -> Trainer:
     """Minimise the next-token loss.
 
@@ -57,6 +58,9 @@ def trainer(
         trained: True for the weights that learn, a tree like the parameters; all by default. The
             others have no gradient and no place in the optimiser's state, and keep their bits; see
             :mod:`vfejax.training.partial`.
+        weights_fn: ``weights_fn(params, step) -> params``: what the model reads in place of all
+            weights at the update of that number, such as rounded ones from some step on. Gradients
+            pass through it, to the weights themselves; None for the weights as they are.
 
     Returns:
         The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n +
@@ -85,7 +89,7 @@ def trainer(
         batch = windows if isinstance(windows, Batch) else training_batch(windows, padding)
         step_key = jax.random.fold_in(key, state.step)
         learning, fixed = partial.split(state.params, trained)
-        learner = partial.fix(model, fixed)
+        learner = partial.fix(_reading(model, weights_fn, state.step), fixed)
         if accumulation == 1:
             gradient, (loss, info) = _gradient(learner, learning, batch, step_key, padding)
         else:
@@ -98,6 +102,19 @@ def trainer(
         )
 
     return Trainer(init, step)
+
+
+def _reading(
+    model: SequenceModel, weights_fn: Callable[[PyTree, Array], PyTree] | None, step: Array
+) -> SequenceModel:
+    """The model that reads what ``weights_fn`` makes of its weights."""
+    if weights_fn is None:
+        return model
+
+    def apply(params: PyTree, *inputs: Any) -> Any:
+        return model.apply(weights_fn(params, step), *inputs)
+
+    return model._replace(apply=apply)
 
 
 def _gradient(
