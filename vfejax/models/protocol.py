@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
+from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel
 
 __all__ = [
     "Packing",
@@ -24,10 +24,12 @@ __all__ = [
     "check_batch",
     "merging",
     "pack",
+    "packed_batch",
     "packing",
     "permute",
     "positions_of",
     "pure",
+    "unpacked_layers",
 ]
 
 
@@ -35,7 +37,8 @@ class SequenceModule(Protocol):
     """What a flax module offers to become a :class:`vfejax.types.SequenceModel`.
 
     A module may also have ``read(state, tokens [b, n]) -> (logits [b, v], state)``, which decodes
-    several tokens at once.
+    several tokens at once, and ``watch(batch, key) -> (Prediction, Layers)``, which shows what its
+    blocks do (:class:`vfejax.models.watched.Watched`).
     """
 
     @property
@@ -187,6 +190,29 @@ def pack(batch: Batch) -> tuple[Batch, Packing | None]:
     return Batch(tokens, mask, positions, targets), Packing(order, place)
 
 
+def packed_batch(batch: Batch | Array, max_length: int | None) -> tuple[Batch, Packing | None]:
+    """:func:`pack` of what a model is asked to read, once it is known to fit.
+
+    Args:
+        batch: a batch, or bare tokens.
+        max_length: the most tokens a row may have; None for any number.
+
+    Raises:
+        ValueError: for arrays that do not fit, see :func:`check_batch`.
+    """
+    batch = as_batch(batch)
+    check_batch(batch, max_length)
+    return pack(batch)
+
+
+def unpacked_layers(layers: Layers, packed: Packing | None) -> Layers:
+    """What blocks did with a packed batch, each token back in its place."""
+    if packed is None:
+        return layers
+    back = jax.vmap(lambda x: permute(x, packed.place, packed.order))
+    return jax.tree.map(back, layers)
+
+
 def positions_of(batch: Batch) -> Array:
     """Positions of a batch as a module sees it: those given, ``[b, n]``, else 0, 1, 2, ... as
     ``[1, n]``.
@@ -235,12 +261,19 @@ def pure(
         return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
 
     def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        batch = as_batch(batch)
-        check_batch(batch, max_length)
-        batch, packed = pack(batch)
-        prediction = nnx.merge(graphdef, params)(batch, key)
-        if packed is not None:
-            logits = permute(prediction.logits, packed.place, packed.order)
+        packed, place = packed_batch(batch, max_length)
+        return finished(nnx.merge(graphdef, params)(packed, key), place)
+
+    def watch(
+        params: PyTree, batch: Batch | Array, key: Array | None = None
+    ) -> tuple[Prediction, Layers]:
+        packed, place = packed_batch(batch, max_length)
+        prediction, layers = nnx.merge(graphdef, params).watch(packed, key)
+        return finished(prediction, place), unpacked_layers(layers, place)
+
+    def finished(prediction: Prediction, place: Packing | None) -> Prediction:
+        if place is not None:
+            logits = permute(prediction.logits, place.place, place.order)
             prediction = prediction._replace(logits=logits)
         if summarize is None:
             return prediction
@@ -257,4 +290,7 @@ def pure(
         return nnx.merge(graphdef, params).read(state, tokens)
 
     several = read if hasattr(abstract, "read") else None
-    return SequenceModel(init, apply, init_decode, decode, max_length, summarize, several)
+    seeing = watch if hasattr(abstract, "watch") else None
+    return SequenceModel(
+        init, apply, init_decode, decode, max_length, summarize, several, watch=seeing
+    )

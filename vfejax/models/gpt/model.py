@@ -8,6 +8,7 @@ from there.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from vfejax.models.blocks import (
 from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt.config import TransformerConfig
 from vfejax.models.protocol import positions_of, pure
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
@@ -59,7 +61,7 @@ class _Block(nnx.Module):
         )
 
 
-class Transformer(nnx.Module):
+class Transformer(Watched):
     """The weights of a GPT, and what it computes with them; :func:`build` checks the options.
 
     Args:
@@ -92,7 +94,7 @@ class Transformer(nnx.Module):
             config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens) + self.positions(positions_of(batch))
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
@@ -100,11 +102,12 @@ class Transformer(nnx.Module):
         num_tokens = batch.tokens.shape[1]
         causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
-        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, attend(*block.project(x), causal), key), None
+        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, Any]:
+            x = block.finish(x, attend(*block.project(x), causal), key)
+            return x, watch_fn(x)
 
-        x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
-        return Prediction(self.tokens.attend(self.norm(x)), {}, {})
+        x, seen = self.blocks.scan(step, x, None if keys is None else keys[:-1])
+        return Prediction(self.tokens.attend(self.norm(x)), {}, {}), seen
 
     def init_decode(self, batch_size: int) -> Cache:
         heads, channels = self.config.heads, self.config.dim // self.config.heads

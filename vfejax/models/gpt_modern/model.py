@@ -15,6 +15,8 @@ transformer (2020). The scale 0.02 of the first weights, less by ``(2 layers)^(1
 residual stream, is that of the first reference (:mod:`vfejax.models.gpt`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -33,13 +35,14 @@ from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt_modern.block import EPSILON, Block
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.protocol import positions_of, pure
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
 __all__ = ["ModernGPTConfig", "build"]
 
 
-class ModernGPT(nnx.Module):
+class ModernGPT(Watched):
     """The weights of a modern GPT, and what it computes with them; :func:`build` checks the
     options.
 
@@ -79,7 +82,7 @@ class ModernGPT(nnx.Module):
         base = self.config.base
         return rotary(query, positions, base=base), rotary(key, positions, base=base), value
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens)
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
@@ -87,11 +90,12 @@ class ModernGPT(nnx.Module):
         num_tokens = batch.tokens.shape[1]
         causal = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
 
-        def step(block: Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, attend(*self._turned(block, x, positions), causal), key), None
+        def step(block: Block, x: Array, key: Array | None) -> tuple[Array, Any]:
+            x = block.finish(x, attend(*self._turned(block, x, positions), causal), key)
+            return x, watch_fn(x)
 
-        x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
-        return Prediction(self.tokens.attend(self.norm(x)), {}, {})
+        x, seen = self.blocks.scan(step, x, None if keys is None else keys[:-1])
+        return Prediction(self.tokens.attend(self.norm(x)), {}, {}), seen
 
     def init_decode(self, batch_size: int) -> Cache:
         heads, channels = self.config.heads, self.config.dim // self.config.heads

@@ -13,8 +13,9 @@ transformers computes it (``PhiForCausalLM``, with the tanh form of the gelu).
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -24,6 +25,7 @@ from vfejax.models.cache import append
 from vfejax.models.phi.attention import Mixer, first_fusion, mixer
 from vfejax.models.phi.config import PhiConfig, Segment, Toroidal, segments
 from vfejax.models.protocol import positions_of, pure
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
@@ -109,7 +111,7 @@ class _Block(nnx.Module):
         return x + attended + self.mlp_out(nnx.gelu(self.mlp_in(y), approximate=True))
 
 
-class Phi(nnx.Module):
+class Phi(Watched):
     """The weights of a Phi model, and what it computes with them.
 
     Args:
@@ -138,19 +140,24 @@ class Phi(nnx.Module):
         # Not nnx.Embed's own call, which converts the whole table when its dtype is another.
         return jnp.take(self.embedding.embedding[...], tokens, axis=0).astype(self.dtype)
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+        del key  # nothing is random
         positions = jnp.broadcast_to(positions_of(batch), batch.tokens.shape)
 
-        def step(block: _Block, x: Array, _: None) -> tuple[Array, None]:
+        def step(block: _Block, x: Array, _: None) -> tuple[Array, Any]:
             y = block.norm(x)
             query, keys, values = block.project(y, positions)
             answer = block.mixer.attend(query, block.shared(keys), block.shared(values))
-            return block.finish(x, y, answer), None
+            x = block.finish(x, y, answer)
+            return x, watch_fn(x)
 
-        x = self._embedded(batch.tokens)
+        x, seen = self._embedded(batch.tokens), []
         for stack in self.segments:
-            x, _ = stack.scan(step, x)
-        return Prediction(self._logits(x), {}, {})
+            x, layers = stack.scan(step, x)
+            seen.append(layers)
+        return Prediction(self._logits(x), {}, {}), jax.tree.map(
+            lambda *parts: jnp.concatenate(parts), *seen
+        )
 
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config

@@ -12,12 +12,12 @@ layers are visited twice: the beliefs of the first visit are what the ancestors 
 Decoding keeps the beliefs with which every earlier token began each layer.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vfejax.models.protocol import as_batch, check_batch, pack, permute, positions_of
+from vfejax.models.protocol import packed_batch, permute, positions_of, unpacked_layers
 from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import from_common
@@ -30,7 +30,7 @@ from vfejax.models.pure_fep.layer import (
     frames_of,
     layer_prior,
 )
-from vfejax.types import Array, Batch, Maps, Prediction, PyTree, SequenceModel
+from vfejax.types import Array, Batch, Layers, Maps, Prediction, PyTree, SequenceModel
 
 __all__ = [
     "Memory",
@@ -63,6 +63,7 @@ class Perception(NamedTuple):
         senders: what later tokens read of these, ``[l, b, m, h, c]``.
         ancestors: beliefs of all layers before their priors were drawn to them; None without a
             tower.
+        hidden: means of what each layer passes on, ``[l, b, n, h c]``; None unless it is watched.
     """
 
     last: IrrepGaussian
@@ -70,6 +71,7 @@ class Perception(NamedTuple):
     attention: Array
     senders: IrrepGaussian
     ancestors: IrrepGaussian | None
+    hidden: Array | None = None
 
 
 def ancestor_weights(alive: Array, config: PureFEPConfig) -> Array:
@@ -114,6 +116,7 @@ def _visit(
     around: Surroundings,
     ancestors: IrrepGaussian | None,
     memory: tuple[IrrepGaussian, Array] | None,
+    watched: bool,
 ) -> Perception:
     """One way up through the layers."""
     rules = parts.rules
@@ -126,17 +129,24 @@ def _visit(
         senders = prior if memory is None else _stored(past, prior, memory[1])
         common, attention = descend(layer, prior, senders, around, rules)
         belief = from_common(common, frames_of(layer, around, rules), rules.kind)
-        return passed_on(alive, belief, below), (common, attention, senders)
+        after = passed_on(alive, belief, below)
+        hidden = after.mean.reshape(*after.mean.shape[:2], -1) if watched else None
+        return after, (common, attention, senders, hidden)
 
     first = parts.embed_fn(params, around.tokens, around.positions)
     past = None if memory is None else memory[0]
     inputs = params.layers, params.alive, weights, past
-    last, (common, attention, senders) = jax.lax.scan(step, first, inputs)
-    return Perception(last, common, attention, senders, ancestors)
+    last, (common, attention, senders, hidden) = jax.lax.scan(step, first, inputs)
+    return Perception(last, common, attention, senders, ancestors, hidden)
 
 
 def perceive(
-    parts: Anatomy, params: Parameters, around: Surroundings, memory: Memory | None = None
+    parts: Anatomy,
+    params: Parameters,
+    around: Surroundings,
+    memory: Memory | None = None,
+    *,
+    watched: bool = False,
 ) -> tuple[Perception, Memory | None]:
     """Beliefs about tokens, by descent of the free energy alone.
 
@@ -145,6 +155,7 @@ def perceive(
         params: what it has learned.
         around: the tokens and where they stand.
         memory: of the tokens before; None when there are none.
+        watched: whether to say what each layer passes on.
 
     Returns:
         The beliefs of the last visit, and the memory with these tokens.
@@ -155,7 +166,7 @@ def perceive(
         past = None
         if memory is not None:
             past = jax.tree.map(lambda x, visit=visit: x[visit], memory.senders), memory.position
-        seen = _visit(parts, params, around, ancestors, past)
+        seen = _visit(parts, params, around, ancestors, past, watched)
         ancestors = seen.common
         stored.append(seen.senders)
     assert seen is not None  # there is one visit at least
@@ -190,15 +201,25 @@ def build(
         return draw_parameters(key, parts)
 
     def apply(params: Parameters, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        batch = as_batch(batch)
-        check_batch(batch, length)
-        batch, packed = pack(batch)
+        return forward(params, batch, watched=False)[0]
+
+    def watch(
+        params: Parameters, batch: Batch | Array, key: Array | None = None
+    ) -> tuple[Prediction, Layers]:
+        return forward(params, batch, watched=True)
+
+    def forward(
+        params: Parameters, batch: Batch | Array, *, watched: bool
+    ) -> tuple[Prediction, Any]:
+        batch, packed = packed_batch(batch, length)
         around = surroundings(batch.tokens, positions_of(batch))
-        seen, _ = perceive(parts, params, around)
+        seen, _ = perceive(parts, params, around, watched=watched)
         logits = parts.logits_fn(params.readout, seen.last).astype(dtype)
         if packed is not None:
             logits = permute(logits, packed.place, packed.order)
-        return Prediction(logits, {}, {})
+        hidden = seen.hidden
+        layers = None if hidden is None else unpacked_layers(Layers(hidden), packed)
+        return Prediction(logits, {}, {}), layers
 
     def init_decode(params: Parameters, batch_size: int) -> Memory:
         visits = 2 if config.tower_depth else 1
@@ -218,7 +239,7 @@ def build(
         assert memory is not None  # one was given
         return parts.logits_fn(params.readout, seen.last)[:, 0].astype(dtype), memory
 
-    return SequenceModel(init, apply, init_decode, decode, length, config=config)
+    return SequenceModel(init, apply, init_decode, decode, length, config=config, watch=watch)
 
 
 def maps(

@@ -15,7 +15,7 @@ each block: constant memory, any length.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -25,6 +25,7 @@ from vfejax.models.blocks import Stack, check_choice, check_options, normal
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.quantum.layers import WINDOW, GivensEmbedding, Measurement, QuantumBlock
+from vfejax.models.watched import Watched, WatchFn, unseen
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
@@ -41,7 +42,7 @@ class Memory(NamedTuple):
     position: Array
 
 
-class QuantumTransformer(nnx.Module):
+class QuantumTransformer(Watched):
     """The weights of a quantum causal transformer, and what it computes with them; :func:`build`
     checks the options.
 
@@ -92,10 +93,10 @@ class QuantumTransformer(nnx.Module):
         self.output = linear(config.width, vocab_size)
 
     def _read(
-        self, batch: Batch, memory: Memory, positions: Array
-    ) -> tuple[Array, Memory, Measurement]:
-        """Logits ``[b, n, v]`` of the next tokens, the memory after the batch, and what the blocks
-        measured.
+        self, batch: Batch, memory: Memory, positions: Array, watch_fn: WatchFn = unseen
+    ) -> tuple[Array, Memory, Measurement, Any]:
+        """Logits ``[b, n, v]`` of the next tokens, the memory after the batch, what the blocks
+        measured, and what is seen of them.
         """
         count = batch.tokens.shape[1]
         places = memory.position + jnp.arange(count, dtype=jnp.int32)
@@ -105,15 +106,17 @@ class QuantumTransformer(nnx.Module):
         def step(block: QuantumBlock, carry: PyTree, past: Array) -> tuple[PyTree, PyTree]:
             x, rho = carry
             carry, past, found = block(x, rho, past, places, positions, batch.mask)
-            return carry, (past, found)
+            return carry, (past, found, watch_fn(carry[0]))
 
-        (x, _), (states, found) = self.blocks.scan(step, (x, rho), memory.states)
-        return self.output(self.norm(x)), Memory(states, memory.position + count), found
+        (x, _), (states, found, seen) = self.blocks.scan(step, (x, rho), memory.states)
+        memory = Memory(states, memory.position + count)
+        return self.output(self.norm(x)), memory, found, seen
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+        del key  # nothing is random
         memory = self.init_decode(batch.tokens.shape[0])
-        logits, _, found = self._read(batch, memory, positions_of(batch))
-        return Prediction(logits, {}, {}, found)
+        logits, _, found, seen = self._read(batch, memory, positions_of(batch), watch_fn)
+        return Prediction(logits, {}, {}, found), seen
 
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config
@@ -123,7 +126,7 @@ class QuantumTransformer(nnx.Module):
 
     def decode(self, state: Memory, tokens: Array) -> tuple[Array, Memory]:
         position = state.position[None, None]
-        logits, state, _ = self._read(Batch(tokens[:, None]), state, position)
+        logits, state, *_ = self._read(Batch(tokens[:, None]), state, position)
         return logits[:, 0], state
 
 

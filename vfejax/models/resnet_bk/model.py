@@ -15,7 +15,7 @@ Birman-Schwinger operator.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,11 @@ from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import MixtureOfExperts
 from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator
+from vfejax.models.resnet_bk.heads import heads_first
 from vfejax.models.resnet_bk.mixers import Mixer
 from vfejax.models.resnet_bk.resolvents import LeftFeatures, ResolventOperator
 from vfejax.models.resnet_bk.tridiagonal import TridiagonalOperator
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
@@ -164,13 +166,16 @@ class _Block(nnx.Module):
         update, sums = self.experts(self.expert_norm(x), keys[0], mask)
         return x + dropout(update, self.rate, keys[1]), sums
 
-    def __call__(self, x: Array, key: Array | None, mask: Array | None) -> tuple[Array, Statistics]:
+    def __call__(
+        self, x: Array, key: Array | None, mask: Array | None, watch_fn: WatchFn
+    ) -> tuple[Array, tuple[Statistics, Any]]:
         keys = (None, None) if key is None else jax.random.split(key)
         x, router = self.feed_forward(x, keys[0], mask)
         # Padding stands behind the tokens, where a causal mixer need not know of it.
         mixed, info = self.mixer(self.mixer_norm(x))
         x = x + dropout(self.scale[...].astype(x.dtype) * mixed, self.rate, keys[1])
-        return x, Statistics(router, *_gate_sums(info.log_gates, mask))
+        seen = watch_fn(x, jnp.exp(heads_first(info.log_gates)))
+        return x, (Statistics(router, *_gate_sums(info.log_gates, mask)), seen)
 
     def decode(self, x: Array, state: PyTree) -> tuple[Array, PyTree]:
         x, _ = self.feed_forward(x, None)
@@ -191,7 +196,7 @@ def _gate_sums(log_gates: Array, mask: Array | None) -> tuple[Array, Array]:
     return jnp.sum(log_gates, axis=(0, 2)), tokens
 
 
-class ResNetBK(nnx.Module):
+class ResNetBK(Watched):
     """The weights of ResNet-BK, and what it computes with them; :func:`build` checks the options.
 
     Args:
@@ -244,11 +249,13 @@ class ResNetBK(nnx.Module):
         x = self.norm(x)
         return self.tokens.attend(x) if self.config.tied else self.output(x)
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers)
         x = self.embed(batch.tokens, positions_of(batch))
-        x, statistics = self.blocks.scan(lambda block, x, key: block(x, key, batch.mask), x, keys)
-        return Prediction(self.logits(x), {}, {}, statistics)
+        x, (statistics, seen) = self.blocks.scan(
+            lambda block, x, key: block(x, key, batch.mask, watch_fn), x, keys
+        )
+        return Prediction(self.logits(x), {}, {}, statistics), seen
 
     def init_decode(self, batch_size: int) -> Memory:
         return Memory(

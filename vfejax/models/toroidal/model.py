@@ -36,6 +36,7 @@ from vfejax.models.toroidal.config import ToroidalConfig
 from vfejax.models.toroidal.options import check, first_slopes, torus_of
 from vfejax.models.toroidal.torus import Torus, attend, read_weights, stream, turned
 from vfejax.models.toroidal.weights import TorusWeights
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Maps, Prediction, PyTree, SequenceModel
 
@@ -64,7 +65,7 @@ class _Block(Block):
         )
 
 
-class ToroidalGPT(nnx.Module):
+class ToroidalGPT(Watched):
     """The weights of a toroidal GPT, and what it computes with them; :func:`build` checks the
     options.
 
@@ -112,16 +113,17 @@ class ToroidalGPT(nnx.Module):
         )
         return block.torus.fuse(attended)
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens)
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])
 
-        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, None]:
-            return block.finish(x, self._attended(block, x, batch), key), None
+        def step(block: _Block, x: Array, key: Array | None) -> tuple[Array, Any]:
+            x = block.finish(x, self._attended(block, x, batch), key)
+            return x, watch_fn(x)
 
-        x, _ = self.blocks.scan(step, x, None if keys is None else keys[:-1])
-        return Prediction(self.tokens.attend(self.norm(x)), {}, {})
+        x, seen = self.blocks.scan(step, x, None if keys is None else keys[:-1])
+        return Prediction(self.tokens.attend(self.norm(x)), {}, {}), seen
 
     def init_decode(self, batch_size: int) -> WindowState:
         shape = (batch_size, 1, self.config.heads, self.config.dim // self.config.heads)

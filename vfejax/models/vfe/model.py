@@ -40,7 +40,8 @@ from vfejax.models.vfe.layers import LAYERS
 from vfejax.models.vfe.observation import Held, observed_free_energy
 from vfejax.models.vfe.options import check, rule_of
 from vfejax.models.vfe.readout import READOUTS
-from vfejax.models.vfe.statistics import Statistics, summary, sums_of
+from vfejax.models.vfe.statistics import summary, sums_of
+from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
@@ -70,7 +71,7 @@ class Memory(NamedTuple):
     position: Array
 
 
-class VFETransformer(nnx.Module):
+class VFETransformer(Watched):
     """The weights of a VFE transformer, and what it computes with them; :func:`build` checks the
     options.
 
@@ -141,31 +142,33 @@ class VFETransformer(nnx.Module):
     def _logits(self, carry: PyTree) -> Array:
         return self.readout(self.stream(carry, self.dtype), self.embed)
 
-    def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
+    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         positions, count = positions_of(batch), batch.tokens.shape[1]
         turn, here = self.turn(positions), jnp.arange(count, dtype=jnp.int32)
         places, watched = Places(here, here), self._observes(batch)
         first = self.embed(batch.tokens, positions, None if keys is None else keys[-1])
 
-        def step(block: Any, state: PyTree, key: Array | None) -> tuple[PyTree, Statistics]:
+        def step(block: Any, state: PyTree, key: Array | None) -> tuple[PyTree, Any]:
             carry = state[0]
             prior, posterior, info, _ = self.infer(block, carry, turn, places)
             after = block.finish(carry, prior, posterior, key)
             held = Held(carry, prior, posterior) if watched else None
             paid = self.rule.family.divergence(posterior, prior, self.rule.layout)
-            return (after, held), sums_of(paid, info, batch.mask)
+            seen = watch_fn(self.stream(after, self.dtype))
+            return (after, held), (sums_of(paid, info, batch.mask), seen)
 
         def empty(block: Any) -> Held:
             prior = block.prior(first)
             return Held(first, prior, prior)
 
         held = self._last_block(empty) if watched else None
-        state = (first, held)
-        (carry, held), sums = self.blocks.scan(step, state, None if keys is None else keys[:-1])
+        state, keys = (first, held), None if keys is None else keys[:-1]
+        (carry, held), (sums, seen) = self.blocks.scan(step, state, keys)
         if watched:
             sums = sums._replace(observed=self._observed(held, batch, turn, places))
-        return Prediction(self._logits(carry), {}, {}, sums._replace(tokens=sums.tokens[0]))
+        logits = self._logits(carry)
+        return Prediction(logits, {}, {}, sums._replace(tokens=sums.tokens[0])), seen
 
     def _observes(self, batch: Batch) -> bool:
         return self.config.observation > 0 and batch.targets is not None
