@@ -129,6 +129,9 @@ class SequenceModel(NamedTuple):
             there is no such function.
         watch: ``watch(params, batch, key) -> (Prediction, Layers)``: that of ``apply``, and what
             the blocks did. None for a model that does not show them.
+        activations: ``activations(params, batch) -> {name: statistics}`` of what its kernels and
+            norms read, by the names of their leaves; see :mod:`vfejax.models.activations`. None for
+            a model that is not made of such layers.
     """
 
     init: Callable[[Array], PyTree]
@@ -140,6 +143,7 @@ class SequenceModel(NamedTuple):
     read: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]] | None = None
     config: Any = None
     watch: Callable[..., tuple[Prediction, Layers]] | None = None
+    activations: Callable[..., dict[str, Array]] | None = None
 
 
 class Maps(NamedTuple):

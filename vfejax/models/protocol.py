@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vfejax.models.activations import activations
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel
 
 __all__ = [
@@ -289,8 +290,21 @@ def pure(
     def read(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
         return nnx.merge(graphdef, params).read(state, tokens)
 
+    def gather(params: PyTree, batch: Batch | Array) -> dict[str, Array]:
+        batch = as_batch(batch)
+        check_batch(batch, max_length)
+        return activations(nnx.merge(graphdef, params), batch)
+
     several = read if hasattr(abstract, "read") else None
     seeing = watch if hasattr(abstract, "watch") else None
     return SequenceModel(
-        init, apply, init_decode, decode, max_length, summarize, several, watch=seeing
+        init,
+        apply,
+        init_decode,
+        decode,
+        max_length,
+        summarize,
+        several,
+        watch=seeing,
+        activations=gather,
     )

@@ -12,22 +12,29 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from vfejax.compression.prune import Part
 from vfejax.models.gpt import model as gpt
 from vfejax.models.gpt.config import TransformerConfig
+from vfejax.models.gpt.pruning import structure as gpt_structure
 from vfejax.models.gpt_modern import model as gpt_modern
 from vfejax.models.gpt_modern.config import ModernGPTConfig
+from vfejax.models.gpt_modern.pruning import structure as gpt_modern_structure
 from vfejax.models.pure_fep import model as pure_fep
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.trainer import trainer as pure_fep_trainer
 from vfejax.models.quantum import model as quantum
 from vfejax.models.quantum.config import QuantumTransformerConfig
+from vfejax.models.quantum.pruning import structure as quantum_structure
 from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.models.resnet_bk.config import ResNetBKConfig
+from vfejax.models.resnet_bk.pruning import structure as resnet_bk_structure
 from vfejax.models.toroidal import model as toroidal
 from vfejax.models.toroidal.config import ToroidalConfig
+from vfejax.models.toroidal.pruning import structure as toroidal_structure
 from vfejax.models.vfe import maps as vfe_maps
 from vfejax.models.vfe import model as vfe
 from vfejax.models.vfe.config import VFEConfig
+from vfejax.models.vfe.pruning import structure as vfe_structure
 from vfejax.types import Array, Maps, SequenceModel, Trainer
 
 __all__ = ["MODELS", "Entry", "TrainerFn", "build", "field_name"]
@@ -71,6 +78,9 @@ class Entry(NamedTuple):
         constants: names of arrays that are stored with the weights and never trained.
         maps: ``maps(config, vocab_size, length, dtype)``: images of what a trained model does with
             a text, for the report of ``vfejax train``; None for none.
+        structure: ``structure(config) -> {option: Part}``: where what can be taken out of the model
+            is in its weights (:mod:`vfejax.compression.prune`); None for a model of which nothing
+            can.
     """
 
     config: type
@@ -81,6 +91,7 @@ class Entry(NamedTuple):
     trainer: TrainerFn | None = None
     constants: tuple[str, ...] = ()
     maps: Callable[[Any, int, int, jnp.dtype], Maps] | None = None
+    structure: Callable[[Any], dict[str, Part]] | None = None
 
 
 MODELS: dict[str, Entry] = {
@@ -88,16 +99,19 @@ MODELS: dict[str, Entry] = {
         ResNetBKConfig,
         resnet_bk.build,
         tiny=ResNetBKConfig(layers=2, dim=16, heads=4, hidden=16, experts=4, top_k=2),
+        structure=resnet_bk_structure,
     ),
     "transformer": Entry(
         TransformerConfig,
         gpt.build,
         tiny=TransformerConfig(layers=2, dim=16, heads=4, hidden=32),
+        structure=gpt_structure,
     ),
     "gpt-modern": Entry(
         ModernGPTConfig,
         gpt_modern.build,
         tiny=ModernGPTConfig(layers=2, dim=16, heads=4, hidden=24),
+        structure=gpt_modern_structure,
     ),
     "quantum": Entry(
         QuantumTransformerConfig,
@@ -106,12 +120,14 @@ MODELS: dict[str, Entry] = {
         needs_counts=True,
         ablations={"decohered": {"decohere": True}},
         constants=("dephasing",),
+        structure=quantum_structure,
     ),
     "toroidal": Entry(
         ToroidalConfig,
         toroidal.build,
         tiny=ToroidalConfig(layers=2, dim=16, heads=4, hidden=24, fusion="attention"),
         maps=toroidal.maps,
+        structure=toroidal_structure,
     ),
     "vfe": Entry(
         VFEConfig,
@@ -119,6 +135,7 @@ MODELS: dict[str, Entry] = {
         tiny=VFEConfig(layers=2, dim=16, heads=2, steps=2, hidden=24),
         ablations={"without_inference": {"steps": 0}},
         maps=vfe_maps.maps,
+        structure=vfe_structure,
     ),
     "pure-fep": Entry(
         PureFEPConfig,

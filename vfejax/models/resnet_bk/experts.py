@@ -8,11 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax import routing
+from vfejax.compression.experts import expert_statistics
 from vfejax.models.blocks import normal
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = ["MixtureOfExperts"]
+__all__ = ["ROUTERS", "MixtureOfExperts"]
+
+ROUTERS = {"top-k": routing.top_k, "gumbel": routing.gumbel_top_k}
+"""How experts are chosen, by the name of the option."""
 
 
 class MixtureOfExperts(nnx.Module):
@@ -57,7 +61,7 @@ class MixtureOfExperts(nnx.Module):
     ):
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k must lie between 1 and num_experts {num_experts}, got {top_k}")
-        self.top_k, self.router_fn = top_k, router_fn
+        self.num_experts, self.top_k, self.router_fn = num_experts, top_k, router_fn
         self.dtype, self.real = dtype, at_least_float32(dtype)
         self.kernel_in = nnx.Param(
             normal(0.02)(rngs.params(), (num_experts, dim, hidden), self.real)
@@ -99,3 +103,27 @@ class MixtureOfExperts(nnx.Module):
         chosen = self.router_fn(logits, self.top_k, key)
         found = routing.expert_feed_forward(x, chosen, kernel_in, kernel_out, nnx.gelu)
         return found, routing.router_sums(logits, chosen, mask)
+
+    def statistics(
+        self, x: Array, key: Array | None = None, mask: Array | None = None
+    ) -> dict[str, Array]:
+        """What pruning asks of the experts (:class:`vfejax.compression.experts.ExpertStatistics`):
+        the moments by the names of the kernels that read them.
+
+        Args:
+            x: ``[..., dim]``.
+            key: not used: without noise, and for all tokens.
+            mask: not used.
+        """
+        del key, mask
+        x = x.reshape(-1, x.shape[-1]).astype(self.real)
+        logits = self.router(x) if self.num_experts > 1 else jnp.zeros((x.shape[0], 1), self.real)
+        found = expert_statistics(
+            x,
+            logits,
+            self.router_fn(logits, self.top_k, None),
+            self.kernel_in[...].astype(self.real),
+            self.kernel_out[...].astype(self.real),
+            nnx.gelu,
+        )._asdict()
+        return {"kernel_in": found.pop("inputs"), "kernel_out": found.pop("hidden"), **found}

@@ -35,7 +35,7 @@ from vfejax.models.blocks import (
 )
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
-from vfejax.models.resnet_bk.experts import MixtureOfExperts
+from vfejax.models.resnet_bk.experts import ROUTERS, MixtureOfExperts
 from vfejax.models.resnet_bk.gates import GateOperator, RealGateOperator
 from vfejax.models.resnet_bk.heads import heads_first
 from vfejax.models.resnet_bk.mixers import Mixer
@@ -109,8 +109,6 @@ MIXERS: dict[str, Callable[[ResNetBKConfig, jnp.dtype, nnx.Rngs], Mixer]] = {
 }
 """How each mixer is made; one line here, and its name in the option, for a new one."""
 
-_ROUTERS = {"top-k": routing.top_k, "gumbel": routing.gumbel_top_k}
-
 
 def _out_scale(config: ResNetBKConfig) -> float:
     """Standard deviation of first weights that write to the residual stream, which 2 per layer
@@ -149,7 +147,7 @@ class _Block(nnx.Module):
             config.hidden,
             config.experts,
             config.top_k,
-            router_fn=_ROUTERS[config.router],
+            router_fn=ROUTERS[config.router],
             out_scale=_out_scale(config),
             dtype=dtype,
             rngs=rngs,
@@ -318,7 +316,7 @@ def build(
     if not 0.0 <= config.coupling <= 1.0:
         raise OptionError("coupling", config.coupling, "between 0 and 1")
     check_choice(config, "mixer", MIXERS)
-    check_choice(config, "router", _ROUTERS)
+    check_choice(config, "router", ROUTERS)
     if not 1 <= config.top_k <= config.experts:
         raise ValueError(
             f"top_k must lie between 1 and experts {config.experts}, got {config.top_k}"

@@ -1,0 +1,49 @@
+"""What can be taken out of a toroidal GPT: what can be out of a modern one, with as many heads on
+every platter.
+"""
+
+from vfejax.compression.prune import Cut, Part, Scaling
+from vfejax.models.gpt_modern.pruning import structure as modern
+from vfejax.models.toroidal.config import ToroidalConfig
+from vfejax.models.units import BLOCK
+
+__all__ = ["structure"]
+
+
+def structure(config: ToroidalConfig) -> dict[str, Part]:
+    """Where heads, channels, hidden units and layers are in the weights.
+
+    Fixed slopes that differ from head to head are an option, not weights, and layers could not keep
+    different ones: heads and the width that goes with them then stay.
+
+    >>> structure(ToroidalConfig(heads=4, depth=2))["heads"].count  # of each platter
+    2
+    """
+    found = modern(config, config.depth)
+    heads = found["heads"]
+    cuts, channels, options = list(heads.cuts), config.dim // config.heads, {}
+    if len(config.slopes) != 1:
+        if not config.learn_slopes:
+            return {name: part for name, part in found.items() if name not in ("heads", "dim")}
+        each = len(config.slopes) == heads.count < config.heads
+        cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=1 if each else config.depth))
+    elif config.learn_slopes:
+        cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=config.depth))
+    if config.fusion == "low-rank":
+        cuts += [Cut(f"{BLOCK}torus/fusion/{i}", -2, config.depth, channels) for i in (0, 1)]
+
+    def fewer(kept: int) -> dict:
+        """First slopes are as many as heads; those that were learned stay what they are."""
+        return {"slopes": config.slopes[: kept * len(config.slopes) // heads.count]}
+
+    if len(config.slopes) > 1:
+        options = {"options": fewer}
+    scalings: tuple[Scaling, ...] = ()
+    if config.fusion == "attention":
+        # Platters read each other by products over the root of their width: values as long as to
+        # leave these as they are, and outputs that undo it.
+        scalings = (
+            Scaling(f"{BLOCK}qkv/kernel", -0.25, part=2, parts=3),
+            Scaling(f"{BLOCK}attention_out/kernel", 0.25),
+        )
+    return found | {"heads": heads._replace(cuts=tuple(cuts), scalings=scalings, **options)}
