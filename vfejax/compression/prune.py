@@ -3,7 +3,7 @@ taken out of its weights, whose shapes shrink.
 
 A model says where its units are: its *structure* is a :class:`Part` for each option that can
 shrink, and a part is a list of :class:`Cut`, axes of leaves that are made up of units. The axis of
-a cut is read as ``[copies, count, size]``: queries, keys and values in one kernel are three copies
+a cut is read as ``[copies, units, size]``: queries, keys and values in one kernel are three copies
 of the heads, of ``size`` channels each.
 """
 
@@ -39,7 +39,7 @@ class Cut(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """A leaf that is multiplied by ``(count / kept)^power``, so that a sum over fewer units means
+    """A leaf that is multiplied by ``(number / kept)^power``, so that a sum over fewer units means
     the same.
 
     Attributes:
@@ -59,7 +59,7 @@ class Part(NamedTuple):
     """The units of one option.
 
     Attributes:
-        count: number of units.
+        number: how many there are.
         cuts: where they live. Every leaf exists.
         reader: the kernel that reads what the units put out, cut along its axis of inputs; by what
             it writes of each unit they are scored. None where ``scored`` says by what.
@@ -75,7 +75,7 @@ class Part(NamedTuple):
             they are cut, once the units are chosen; from statistics of activations.
     """
 
-    count: int
+    number: int
     cuts: tuple[Cut, ...]
     reader: Cut | None = None
     scored: tuple[str, ...] = ()
@@ -142,8 +142,8 @@ def written(kernel: Array, moments: Array, reader: Cut, count: int) -> Array:
         raise ValueError(
             f"moments must be {(*kernel.shape[:-1], width)} to fit the kernel, got {moments.shape}"
         )
-    order = np.arange(width).reshape(reader.copies, count, reader.size)
-    order = np.swapaxes(order, 0, 1).reshape(count, -1)
+    places = np.arange(width).reshape(reader.copies, count, reader.size)
+    order = np.swapaxes(places, 0, 1).reshape(count, -1)
     rows = kernel[..., order, :]
     blocks = moments[..., order[:, :, None], order[:, None, :]]
     squares = jnp.sum(rows * matmul(blocks, rows), axis=(-2, -1))
@@ -189,10 +189,10 @@ def _without_units(params: PyTree, part: Part, units: Array) -> PyTree:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for one in part.cuts:
             if fnmatchcase(name, one.leaf):
-                leaf = _taken(name, leaf, one, part.count, units)
+                leaf = _taken(name, leaf, one, part.number, units)
         for scaling in part.scalings:
             if name == scaling.leaf:
-                leaf = _scaled(leaf, scaling, part.count / kept)
+                leaf = _scaled(leaf, scaling, part.number / kept)
         return leaf
 
     params = jax.tree_util.tree_map_with_path(cut, params)

@@ -37,8 +37,8 @@ def structure(name: str, config: Any) -> dict[str, Part]:
     if found is None:
         able = ", ".join(other for other, entry in MODELS.items() if entry.structure is not None)
         raise ValueError(
-            f"model must be one of {able} to be pruned, got {name}: distil it into a new model with "
-            "smaller options instead"
+            f"model must be one of {able} to be pruned, got {name}; distil it into a new model "
+            "with smaller options instead"
         )
     return found(config)
 
@@ -96,15 +96,15 @@ def _scores(part: Part, params: PyTree, activations: Mapping[str, Array]) -> Arr
         kernel = params
         for key in part.reader.leaf.split("/"):
             kernel = kernel[key]
-        return written(kernel, activations[part.reader.leaf], part.reader, part.count)
+        return written(kernel, activations[part.reader.leaf], part.reader, part.number)
     found = [activations[leaf] for leaf in part.scored]
     if not part.shared:
         return found[0]
-    total = jnp.zeros(part.count, found[0].dtype)
+    total = jnp.zeros(part.number, found[0].dtype)
     for statistic in found:
         sums = jnp.sum(statistic, axis=-1, keepdims=True)
         shares = statistic / jnp.where(sums <= 0, jnp.ones((), sums.dtype), sums)
-        total = total + jnp.sum(shares.reshape(-1, part.count), axis=0)
+        total = total + jnp.sum(shares.reshape(-1, part.number), axis=0)
     return total
 
 
@@ -150,12 +150,13 @@ def pruned(
     parts = structure(name, config)
     wanted = _wanted(parts, config, sizes)
     scores = importance(name, config, params, activations, experts=experts)
-    keep, options = {}, {}
+    keep: dict[str, Array] = {}
+    options: dict[str, Any] = {}
     for option, size in wanted.items():
         part = parts[option]
         kept = size // part.multiple
         options |= {option: size} | part.options(kept)
-        if kept == part.count:
+        if kept == part.number:
             continue
         keep[option] = choose(scores[option], kept)
         if part.correct is not None:
@@ -178,8 +179,8 @@ def _wanted(parts: Mapping[str, Part], config: Any, sizes: Mapping[str, int]) ->
         if option not in parts:
             raise ValueError(f"sizes must name options among {', '.join(parts)}, got {option}")
         part = parts[option]
-        if not part.multiple <= size <= part.count * part.multiple or size % part.multiple:
-            needed = f"between {part.multiple} and {part.count * part.multiple}"
+        if not part.multiple <= size <= part.number * part.multiple or size % part.multiple:
+            needed = f"between {part.multiple} and {part.number * part.multiple}"
             if part.multiple > 1:
                 needed = f"a multiple of {part.multiple} {needed}"
             raise OptionError(option, size, needed)

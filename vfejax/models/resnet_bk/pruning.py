@@ -35,7 +35,7 @@ def structure(config: ResNetBKConfig) -> dict[str, Part]:
     """Where the units are in the weights. Only the features mixer has heads whose number the width
     does not depend on.
 
-    >>> structure(ResNetBKConfig())["experts"].count
+    >>> structure(ResNetBKConfig())["experts"].number
     4
     """
     found = {

@@ -16,28 +16,25 @@ def structure(config: ToroidalConfig) -> dict[str, Part]:
     Fixed slopes that differ from head to head are an option, not weights, and layers could not keep
     different ones: heads and the width that goes with them then stay.
 
-    >>> structure(ToroidalConfig(heads=4, depth=2))["heads"].count  # of each platter
+    >>> structure(ToroidalConfig(heads=4, depth=2))["heads"].number  # of each platter
     2
     """
     found = modern(config, config.depth)
     heads = found["heads"]
-    cuts, channels, options = list(heads.cuts), config.dim // config.heads, {}
-    if len(config.slopes) != 1:
-        if not config.learn_slopes:
-            return {name: part for name, part in found.items() if name not in ("heads", "dim")}
-        each = len(config.slopes) == heads.count < config.heads
+    cuts, channels = list(heads.cuts), config.dim // config.heads
+    if config.learn_slopes:
+        each = 1 < len(config.slopes) == heads.number  # the same for all platters
         cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=1 if each else config.depth))
-    elif config.learn_slopes:
-        cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=config.depth))
+    elif len(config.slopes) != 1:
+        return {name: part for name, part in found.items() if name not in ("heads", "dim")}
     if config.fusion == "low-rank":
         cuts += [Cut(f"{BLOCK}torus/fusion/{i}", -2, config.depth, channels) for i in (0, 1)]
 
     def fewer(kept: int) -> dict:
-        """First slopes are as many as heads; those that were learned stay what they are."""
-        return {"slopes": config.slopes[: kept * len(config.slopes) // heads.count]}
+        """First slopes for as many heads; those that were learned stay what they are."""
+        few = config.slopes[: max(kept * len(config.slopes) // heads.number, 1)]
+        return {"slopes": few}
 
-    if len(config.slopes) > 1:
-        options = {"options": fewer}
     scalings: tuple[Scaling, ...] = ()
     if config.fusion == "attention":
         # Platters read each other by products over the root of their width: values as long as to
@@ -46,4 +43,4 @@ def structure(config: ToroidalConfig) -> dict[str, Part]:
             Scaling(f"{BLOCK}qkv/kernel", -0.25, part=2, parts=3),
             Scaling(f"{BLOCK}attention_out/kernel", 0.25),
         )
-    return found | {"heads": heads._replace(cuts=tuple(cuts), scalings=scalings, **options)}
+    return found | {"heads": heads._replace(cuts=tuple(cuts), scalings=scalings, options=fewer)}
