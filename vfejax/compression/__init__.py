@@ -1,10 +1,25 @@
-"""Smaller models: weights in few bits."""
+"""Smaller models: weights in few bits, what is left out of them, and learning from a larger one."""
 
-from vfejax.compression import packing, quantize, rules
+from vfejax.compression import (
+    distill,
+    experts,
+    low_rank,
+    matching,
+    packing,
+    prune,
+    quantize,
+    rules,
+    sparse,
+)
 
-__all__ = ["packing", "quantize", "rules"]
-"""Smaller models: weights in few bits, and what is left out of them."""
-
-from vfejax.compression import distill, matching
-
-__all__ = ["distill", "matching"]
+__all__ = [
+    "distill",
+    "experts",
+    "low_rank",
+    "matching",
+    "packing",
+    "prune",
+    "quantize",
+    "rules",
+    "sparse",
+]
