@@ -1,6 +1,6 @@
 """Every model of the table learns from another one, with its layers compared."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,44 +18,35 @@ NAMES = tuple(MODELS)
 VOCABULARY, LENGTH = 7, 5
 
 
-def _build(name, **options):
-    config = dataclasses.replace(MODELS[name].tiny, **options)
-    return table.build(name, config, VOCABULARY, LENGTH, jnp.float64)
+@functools.cache
+def _started(name):
+    """A model that begins with weights that are there already, as a trained one does."""
+    model = table.build(name, MODELS[name].tiny, VOCABULARY, LENGTH, jnp.float64)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+    return model._replace(init=lambda key: params)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_family_learns_from_the_next(name, rng):
-    """The loss falls along its gradient, which reaches all that learns and nothing of the teacher;
-    a row of two tokens and padding counts as one prediction.
+    """The gradient reaches all that learns and nothing of the teacher; a row of two tokens and
+    padding counts as one prediction.
     """
-    model = taught(
-        _build(name),
-        _build(NAMES[(NAMES.index(name) + 1) % len(NAMES)]),
-        hidden_weight=0.5,
-        padding=0,
-    )
+    teacher = _started(NAMES[(NAMES.index(name) + 1) % len(NAMES)])
+    model = taught(_started(name), teacher, hidden_weight=0.5, padding=0)
+    params = model.init(jax.random.key(0))
     windows = rng.integers(1, VOCABULARY, (2, LENGTH + 1)) * (np.arange(6) < [[6], [2]])
 
-    @jax.jit
-    def descend(params):
-        def loss_fn(p):
-            return next_token_loss(model, p, windows, None, 0)
+    def loss_fn(params):
+        return next_token_loss(model, params, windows, None, 0)
 
-        (loss, info), slope = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        moved = jax.tree.map(lambda x, g: x - 1e-4 * g, params, slope)
-        return loss, info, slope, loss_fn(moved)[0]
-
-    params = jax.jit(model.init)(jax.random.key(0))
-    loss, info, slope, after = jax.device_get(descend(params))
-    norms = jax.tree.map(lambda x: np.sum(np.square(x)), slope)
-    assert after < loss
-    # First order: the rest is of second order in the step.
-    learned = sum(jax.tree.leaves(norms))
-    np.testing.assert_allclose(loss - after, 1e-4 * learned, rtol=0.2)
-    learns = trained(params, MODELS[name].constants)
-    for has, norm in zip(*map(jax.tree.leaves, (learns, norms)), strict=True):
-        assert np.isfinite(norm)
-        assert has or norm == 0 or MODELS[name].constants
-    assert not any(jax.tree.leaves(norms["teacher"]))
-    assert info.losses["hidden"] > 0
+    found = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
+    (loss, info), slope = jax.device_get(found)
+    assert np.isfinite(loss)
     assert int(info.num_tokens) == LENGTH + 1
+    assert info.losses["hidden"] > 0
+    learns = trained(params, MODELS[name].constants)
+    for (path, x), learn in zip(
+        jax.tree_util.tree_leaves_with_path(slope), jax.tree.leaves(learns), strict=True
+    ):
+        assert np.isfinite(x).all(), path
+        assert x.any() == learn, path
