@@ -25,3 +25,8 @@ __all__ = [
     "rules",
     "sparse",
 ]
+"""Smaller models: weights in few bits, and what is left out of them."""
+
+from vfejax.compression import distill, experts, matching, packing, prune, quantize, rules
+
+__all__ = ["distill", "experts", "matching", "packing", "prune", "quantize", "rules"]
