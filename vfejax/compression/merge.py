@@ -12,9 +12,10 @@ too, so that it shrinks.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 __all__ = ["Merged", "aligned", "clusters", "merge"]
+
+_RARE = 1e-9  # counted as the frequency of an expert that reads nothing, so that means exist
 
 
 class Merged(NamedTuple):
@@ -50,7 +51,7 @@ def clusters(similarity: np.ndarray, frequency: np.ndarray, count: int) -> np.nd
     number = len(frequency)
     if not 1 <= count <= number:
         raise ValueError(f"count must lie between 1 and the {number} experts, got {count}")
-    weights = np.maximum(np.asarray(frequency, np.float64), np.finfo(np.float64).tiny)
+    weights = np.maximum(np.asarray(frequency, np.float64), _RARE)
     similarity = np.asarray(similarity, np.float64)
     groups = [[expert] for expert in range(number)]
 
@@ -87,6 +88,9 @@ def aligned(kernel_in: np.ndarray, kernel_out: np.ndarray, like: tuple) -> np.nd
     [1, 0]
     """
 
+    # Here, because it takes longer to import than the rest of the package's arithmetic.
+    from scipy.optimize import linear_sum_assignment
+
     def unit(rows: np.ndarray) -> np.ndarray:
         lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
         return rows / np.where(lengths <= 0, 1.0, lengths)
@@ -115,7 +119,7 @@ def merge(
     ([[[1.5]]], [[0.75], [0.25]])
     """
     first, last = np.asarray(kernel_in, np.float64), np.asarray(kernel_out, np.float64)
-    weights = np.maximum(np.asarray(frequency, np.float64), np.finfo(np.float64).tiny)
+    weights = np.maximum(np.asarray(frequency, np.float64), _RARE)
     mixing = np.zeros((len(labels), int(np.max(labels)) + 1))
     mixing[np.arange(len(labels)), labels] = weights
     mixing /= np.sum(mixing, axis=0)

@@ -37,7 +37,7 @@ def structure(name: str, config: Any) -> dict[str, Part]:
     if found is None:
         able = ", ".join(other for other, entry in MODELS.items() if entry.structure is not None)
         raise ValueError(
-            f"model must be one of {able} to be pruned, got {name}; distil it into a new model "
+            f"model must be one of {able} to be pruned, got {name}; distil into a new model "
             "with smaller options instead"
         )
     return found(config)
@@ -177,7 +177,10 @@ def _wanted(parts: Mapping[str, Part], config: Any, sizes: Mapping[str, int]) ->
             raise OptionError("dim", width, needed)
     for option, size in wanted.items():
         if option not in parts:
-            raise ValueError(f"sizes must name options among {', '.join(parts)}, got {option}")
+            raise ValueError(
+                f"sizes must name options among {', '.join(parts)}, got {option}; for a smaller "
+                f"{option}, distil into a new model"
+            )
         part = parts[option]
         if not part.multiple <= size <= part.number * part.multiple or size % part.multiple:
             needed = f"between {part.multiple} and {part.number * part.multiple}"

@@ -1,10 +1,13 @@
-"""What can be taken out of a quantum transformer: blocks, channels of its stream, hidden units. The
-levels of its states are no units: states and Hamiltonians have no meaning without some of them.
+"""What can be taken out of a quantum transformer: channels of its stream, and hidden units.
+
+The levels of its states are no units, since a Hamiltonian means nothing without some of them. A
+block is none either: it hands evolved states on, and how much they lose depends on how many blocks
+there are.
 """
 
 from vfejax.compression.prune import Part
 from vfejax.models.quantum.config import QuantumTransformerConfig
-from vfejax.models.units import BLOCK, blocks, hidden, stream
+from vfejax.models.units import BLOCK, hidden, stream
 
 __all__ = ["structure"]
 
@@ -13,10 +16,9 @@ def structure(config: QuantumTransformerConfig) -> dict[str, Part]:
     """Where the units are in the weights.
 
     >>> list(structure(QuantumTransformerConfig()))
-    ['blocks', 'width', 'hidden']
+    ['width', 'hidden']
     """
     return {
-        "blocks": blocks(config.blocks),
         "width": stream(
             config.width,
             writers=["values/kernel", f"{BLOCK}values/kernel", f"{BLOCK}mlp_out/kernel"],

@@ -13,27 +13,25 @@ __all__ = ["structure"]
 def structure(config: ToroidalConfig) -> dict[str, Part]:
     """Where heads, channels, hidden units and layers are in the weights.
 
-    Fixed slopes that differ from head to head are an option, not weights, and layers could not keep
-    different ones: heads and the width that goes with them then stay.
+    Heads, and the width that goes with them, stay where slopes differ from head to head and are an
+    option, not weights, so that layers could not keep different ones; or where platters share them.
 
     >>> structure(ToroidalConfig(heads=4, depth=2))["heads"].number  # of each platter
     2
     """
     found = modern(config, config.depth)
-    heads = found["heads"]
+    heads, many = found["heads"], len(config.slopes)
     cuts, channels = list(heads.cuts), config.dim // config.heads
-    if config.learn_slopes:
-        each = 1 < len(config.slopes) == heads.number  # the same for all platters
-        cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=1 if each else config.depth))
-    elif len(config.slopes) != 1:
+    if many != 1 and not (config.learn_slopes and many in (0, config.heads)):
         return {name: part for name, part in found.items() if name not in ("heads", "dim")}
+    if config.learn_slopes:
+        cuts.append(Cut(f"{BLOCK}torus/slopes", -1, copies=config.depth))
     if config.fusion == "low-rank":
         cuts += [Cut(f"{BLOCK}torus/fusion/{i}", -2, config.depth, channels) for i in (0, 1)]
 
     def fewer(kept: int) -> dict:
         """First slopes for as many heads; those that were learned stay what they are."""
-        few = config.slopes[: max(kept * len(config.slopes) // heads.number, 1)]
-        return {"slopes": few}
+        return {"slopes": config.slopes if many < 2 else config.slopes[: kept * config.depth]}
 
     scalings: tuple[Scaling, ...] = ()
     if config.fusion == "attention":

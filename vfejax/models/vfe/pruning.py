@@ -11,18 +11,17 @@ __all__ = ["structure"]
 def structure(config: VFEConfig) -> dict[str, Part]:
     """Where heads, channels, hidden units and layers are in the weights.
 
-    Heads and channels only where priors are read from a stream of which nothing depends on the
-    number of its channels: not with waves of positions, and not with an output that compares
-    beliefs.
+    Heads and channels only where nothing but weights depends on how many there are: priors are read
+    from the stream, the output compares no beliefs, and there are no positions, whose wavelengths
+    are spread over the heads, or over the channels.
 
-    >>> list(structure(VFEConfig()))
-    ['layers', 'hidden', 'dim', 'heads']
+    >>> list(structure(VFEConfig())), list(structure(VFEConfig(position="none")))
+    (['layers', 'hidden'], ['layers', 'hidden', 'dim', 'heads'])
     """
     found = {"layers": blocks(config.layers)}
     if config.hidden:
         found["hidden"] = hidden(config.hidden, "mlp_in/kernel", "mlp_out/kernel", copies=2)
-    stays = config.output == "kl" or config.position == "sinusoidal"
-    if config.priors == "carried" or stays:
+    if config.priors == "carried" or config.output == "kl" or config.position != "none":
         return found
     return found | {"dim": _stream(config), "heads": _heads(config)}
 
