@@ -39,7 +39,9 @@ class EvaluateConfig:
     """
 
     run: Path = Path("runs/train")
-    """Directory that vfejax train wrote; its best weights are used."""
+    """Directory that vfejax train wrote, whose best weights are used, or the file of vfejax
+    compress.
+    """
     text: Path | None = None
     """UTF-8 text file to predict instead of the run's own data, with the run's vocabulary."""
     split: Literal["train", "valid", "test"] = "valid"

@@ -29,7 +29,9 @@ class GenerateConfig:
     """A trained model continues a text, token by token."""
 
     run: Path = Path("runs/train")
-    """Directory that vfejax train wrote; its best weights are used."""
+    """Directory that vfejax train wrote, whose best weights are used, or the file of vfejax
+    compress.
+    """
     phi: Path | None = None
     """Directory of a pretrained Phi model (config.json and safetensors), in place of --run."""
     tokenizer: Path | None = None

@@ -26,6 +26,7 @@ __all__ = [
     "parse",
     "parse_run",
     "read_toml",
+    "restored",
     "settings",
     "stored",
 ]
@@ -300,6 +301,29 @@ def stored(
     """
     mapping = run_directory.read_config(path)
     where = str(Path(path) / "config.toml")
+    return restored(config_type, mapping, where, program=program, check_values=check_values)
+
+
+def restored(
+    config_type: type[Config],
+    mapping: Mapping[str, Any],
+    where: str,
+    *,
+    program: str,
+    check_values: Callable[[Config], None] | None = None,
+) -> Config:
+    """The configuration that settings of a run, as they were written down, describe.
+
+    Args:
+        config_type: of the command that made the run.
+        mapping: the settings.
+        where: the file they stand in, for messages.
+        program: that command, for messages.
+        check_values: as in :func:`stored`.
+
+    Raises:
+        UserError: as :func:`stored`.
+    """
     unused = _unused_tables(config_type, mapping)
     used = {name: value for name, value in mapping.items() if name not in unused}
     known = {entry.name for entry in dataclasses.fields(cast(Any, config_type))}

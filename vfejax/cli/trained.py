@@ -10,8 +10,8 @@ from vfejax.cli import options
 from vfejax.cli.train.config import TrainConfig, check_values
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, directory
-from vfejax.runs.load import BEST
+from vfejax.runs import artefact, checkpoint
+from vfejax.runs.load import BEST, settings
 from vfejax.types import PyTree, SequenceModel
 
 __all__ = ["Trained", "read"]
@@ -28,17 +28,21 @@ class Trained(NamedTuple):
 
 
 def read(path: Path) -> Trained:
-    """Read what ``vfejax train`` left; switches to float64 when the run used it.
+    """Read what ``vfejax train`` or ``vfejax compress`` left; switches to float64 when the run used it.
 
     Args:
-        path: the directory of the run.
+        path: the directory of the run, or the file of a compressed model.
 
     Raises:
         UserError: when it is no such run, has not been evaluated yet, or is damaged.
     """
-    if "model" not in directory.read_config(path):
+    mapping = settings(path)
+    if "model" not in mapping:
         raise UserError(f"{path} holds no trained model; give a directory that vfejax train wrote")
-    config = options.stored(TrainConfig, path, program="vfejax train", check_values=check_values)
+    where = str(path if artefact.is_artefact(path) else path / "config.toml")
+    config = options.restored(
+        TrainConfig, mapping, where, program="vfejax train", check_values=check_values
+    )
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
     run = runs.load(path)

@@ -1,9 +1,9 @@
 """Named arrays on disk: safetensors files, one or several with an index.
 
-The library ``safetensors`` is an optional part of an installation; it is imported when a file is
-read or written. It checks the header and the length of a file before any array is read.
+The library ``safetensors`` checks the header and the length of a file before any array is read.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,20 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401 (NumPy has bfloat16 once this is imported)
 import numpy as np
+import safetensors
+from safetensors.numpy import save
 
 from vfejax.data.files import atomic_file, one_line, read_errors
 from vfejax.errors import UserError
 
-__all__ = ["checkpoint_files", "read_json", "read_tensors", "write_tensors"]
+__all__ = [
+    "as_bytes",
+    "checkpoint_files",
+    "read_file",
+    "read_json",
+    "read_tensors",
+    "write_tensors",
+]
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_NAMED = 8  # tensors in a message
@@ -52,8 +61,7 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
         The arrays in the precision of the file: bfloat16 stays bfloat16.
 
     Raises:
-        UserError: naming the file, when one is missing, damaged or incomplete, and when the library
-            is not installed.
+        UserError: naming the file, when one is missing, damaged or incomplete.
 
     >>> import tempfile
     >>> place = tempfile.mkdtemp()
@@ -64,12 +72,28 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
     directory = Path(directory)
     single, index = directory / _FILE, directory / _INDEX
     if os.path.exists(single):  # not Path.exists, which raises where a folder may not be searched
-        return dict(_entries(single))
+        return _entries(single)
     if not os.path.exists(index):
         with read_errors(directory):
             os.listdir(directory)
         raise UserError(f"{directory} has no {_FILE} and no {_INDEX}; give a directory that has")
     return _sharded(index)
+
+
+def read_file(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The strings in the header of one safetensors file, and its arrays by name.
+
+    Raises:
+        UserError: naming the file, when it is missing, damaged or incomplete.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    >>> write_tensors(file, {"weight": np.arange(3.0)}, {"made by": "hand"})
+    >>> read_file(file)
+    ({'made by': 'hand'}, {'weight': array([0., 1., 2.])})
+    """
+    with _opened(Path(path)) as opened:
+        return opened.metadata() or {}, dict(_arrays(opened, Path(path)))
 
 
 def checkpoint_files(directory: str | os.PathLike) -> list[str]:
@@ -90,7 +114,7 @@ def _sharded(index: Path) -> dict[str, np.ndarray]:
     places = _places(index)
     found: dict[str, np.ndarray] = {}
     for file in sorted(set(places.values())):
-        held = dict(_entries(index.with_name(file)))
+        held = _entries(index.with_name(file))
         lost = sorted(name for name, place in places.items() if place == file and name not in held)
         if lost:
             more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
@@ -118,20 +142,30 @@ def _places(index: Path) -> dict[str, str]:
     return places
 
 
-def _entries(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays of one file."""
-    library = _library()
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """One file, its header read and checked."""
     with read_errors(path):
         path.stat()
         try:
-            with library.safe_open(path, framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a dict)
-                    yield name, _array(opened, name, path)
-        except library.SafetensorError as error:
+            with safetensors.safe_open(path, framework="np") as opened:
+                yield opened
+        except safetensors.SafetensorError as error:
             raise UserError(
                 f"{path} is damaged, incomplete or no safetensors file ({one_line(error)}); "
                 "fetch it again"
             ) from error
+
+
+def _arrays(opened: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of an open file."""
+    for name in opened.keys():  # noqa: SIM118 (not a dict)
+        yield name, _array(opened, name, path)
+
+
+def _entries(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of one file by name."""
+    return read_file(path)[1]
 
 
 def _array(opened: Any, name: str, path: Path) -> np.ndarray:
@@ -157,22 +191,20 @@ def write_tensors(
         metadata: strings for the header of the file.
 
     Raises:
-        UserError: when it cannot be written, or the library is not installed.
+        UserError: when it cannot be written.
     """
-    _library()
-    from safetensors.numpy import save
-
-    plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    content = as_bytes(tensors, metadata)
     with atomic_file(path) as file:
-        file.write(save(plain, None if metadata is None else dict(metadata)))
+        file.write(content)
 
 
-def _library() -> Any:
-    try:
-        import safetensors
-    except ImportError as error:
-        raise UserError(
-            "a checkpoint of safetensors files needs the library safetensors; "
-            "install it with pip install 'vfejax[phi]'"
-        ) from error
-    return safetensors
+def as_bytes(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """What :func:`write_tensors` writes.
+
+    >>> len(as_bytes({"weight": np.zeros(8, np.float32)}))
+    104
+    """
+    plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return save(plain, None if metadata is None else dict(metadata))

@@ -3,6 +3,7 @@ run back.
 """
 
 from vfejax.runs import (
+    artefact,
     checkpoint,
     checkpoint_arrays,
     checkpoint_record,
@@ -31,6 +32,7 @@ from vfejax.runs.load import Run, load
 
 __all__ = [
     "Run",
+    "artefact",
     "checkpoint",
     "checkpoint_arrays",
     "checkpoint_record",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from vfejax.data import corpus
 from vfejax.data.files import atomic_write, read_errors
 from vfejax.errors import UserError
+from vfejax.runs import artefact
 from vfejax.runs.directory import RunDirectory
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "help_topics",
     "is_recorded",
     "record",
+    "recorded",
 ]
 
 _FILE = "inputs.json"
@@ -66,18 +68,18 @@ def check(run: str | os.PathLike, inputs: Inputs) -> None:
     """Compare the inputs with what the run was computed from. A run without a record passes.
 
     Args:
-        run: the run, or its directory.
+        run: the run, its directory, or the file of a compressed model.
         inputs: as in :func:`record`. Files may have moved, as long as their content is the same.
 
     Raises:
         UserError: naming option and file, when one has changed or is missing.
     """
-    recorded = _read(run)
-    if recorded is None:
+    known = recorded(run)
+    if known is None:
         return
     place = os.fspath(run)
     for option, value in _given(inputs).items():
-        before = recorded.get(option)
+        before = known.get(option)
         if before is None:
             raise UserError(
                 f"{_flag(option)}: the run in {place} was made without it; leave it out"
@@ -176,15 +178,20 @@ def _digest(path: Path) -> dict[str, Any]:
         return {"size": file.tell(), "sha256": digest}
 
 
-def _read(run: str | os.PathLike) -> dict[str, Any] | None:
+def recorded(run: str | os.PathLike) -> dict[str, Any] | None:
+    """What a run, or the run that a compressed model came from, was computed from, as
+    ``inputs.json`` has it; None when it did not note that.
+    """
+    if artefact.is_artefact(run):
+        return artefact.read(run)[0].inputs
     path = Path(run) / _FILE
     if not path.exists():
         return None
     with read_errors(path):
         content = path.read_bytes()
     try:
-        recorded = json.loads(content)
-        for entry in recorded.values():
+        found = json.loads(content)
+        for entry in found.values():
             for file in entry["files"].values():
                 file["size"], file["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -192,4 +199,4 @@ def _read(run: str | os.PathLike) -> dict[str, Any] | None:
             f"{path} is damaged, so it cannot be told whether the data are those of the run; "
             "delete it to go on without the check"
         ) from error
-    return recorded
+    return found

@@ -19,7 +19,7 @@ from vfejax.data.population_arrays import load_npz
 from vfejax.data.tensors import checkpoint_files
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, directory, inputs, toml_values
+from vfejax.runs import artefact, checkpoint, directory, inputs, toml_values
 from vfejax.runs.events import Event, read_events
 from vfejax.runs.metrics import read_metrics
 from vfejax.types import PyTree, SequenceModel
@@ -27,7 +27,7 @@ from vfejax.types import PyTree, SequenceModel
 if TYPE_CHECKING:
     from vfejax.models.table import Entry
 
-__all__ = ["BEST", "Run", "load"]
+__all__ = ["BEST", "Run", "load", "settings"]
 
 BEST = "best"  # folder of a run that holds the weights with the smallest validation loss
 
@@ -68,10 +68,12 @@ def load(path: str | os.PathLike) -> Run:
     """Read a run, whichever command made it. It may still be going.
 
     Args:
-        path: the directory of the run.
+        path: the directory of the run, or the file of a compressed model that ``vfejax compress``
+            wrote.
 
     Returns:
-        The run. Of the options of models, only those of the one it trained are read.
+        The run. Of the options of models, only those of the one it trained are read. A file has
+        neither metrics nor a summary.
 
     Raises:
         UserError: when it is no run, when a file is damaged, and when its weights are float64
@@ -87,11 +89,26 @@ def load(path: str | os.PathLike) -> Run:
     (10, [2.5, 1.5], None)
     """
     path = Path(path)
+    if artefact.is_artefact(path):
+        return _compressed(path)
     config = directory.read_config(path)
     events, episode = tuple(read_events(path)), _episode(path)
     run = Run(path, config, _metrics(path), _summary(path), events=events, episode=episode)
     # The model of `vfejax filter` is no language model.
     return run if "model" not in config or "horizon" in config else _with_model(run)
+
+
+def settings(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings of a run, or of the run that a compressed model came from.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    return (
+        artefact.read(path)[0].config
+        if artefact.is_artefact(path)
+        else directory.read_config(path)
+    )
 
 
 def _metrics(path: Path) -> dict[str, np.ndarray]:
@@ -132,30 +149,15 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 def _with_model(run: Run) -> Run:
     """The run with its language model, when weights are there."""
-    # Here, so that flax is not imported for a run that has no model.
-    from vfejax.models import table
-
     place, config = run.path / "config.toml", run.config
-    name = config["model"]
-    if name == "phi":
+    if config["model"] == "phi":
         return _with_phi(run)
-    if not isinstance(name, str) or name not in table.MODELS:
-        known = ", ".join(table.MODELS)
-        raise UserError(f"{place}: model {name!r} is not known to this vfejax, which has {known}")
+    _check_known(config["model"], place)
     vocabulary_file = run.path / "vocabulary.json"
     if checkpoint.latest_step(run.path / BEST) is None or not vocabulary_file.exists():
         return run
-    dtype = _dtype(config, place)
-    options = _options(table.MODELS[name], config.get(table.field_name(name), {}), place, name)
     vocabulary = tokenizers.load(vocabulary_file)
-    try:
-        model = table.build(name, options, vocabulary.size, _length(config, place), dtype)
-        template = jax.eval_shape(model.init, jax.random.key(0))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{place}: these options make no model ({one_line(error)}); put back the values that "
-            "the run was made with"
-        ) from error
+    model, template = _built(config, vocabulary, place)
     params, meta = checkpoint.restore(run.path / BEST, template)
     return run._replace(
         model=model,
@@ -163,6 +165,51 @@ def _with_model(run: Run) -> Run:
         vocabulary=vocabulary,
         step=int(meta["step"]),
         valid_loss=float(meta["valid_loss"]),
+    )
+
+
+def _check_known(name: Any, place: Path) -> None:
+    # Here, so that flax is not imported for a run that has no model.
+    from vfejax.models import table
+
+    if not isinstance(name, str) or name not in table.MODELS:
+        known = ", ".join(table.MODELS)
+        raise UserError(f"{place}: model {name!r} is not known to this vfejax, which has {known}")
+
+
+def _built(
+    config: Mapping[str, Any], vocabulary: Tokenizer, place: Path
+) -> tuple[SequenceModel, PyTree]:
+    """The model that settings describe, and shapes and types of its weights."""
+    from vfejax.models import table
+
+    name, dtype = config["model"], _dtype(config, place)
+    options = _options(table.MODELS[name], config.get(table.field_name(name), {}), place, name)
+    try:
+        model = table.build(name, options, vocabulary.size, _length(config, place), dtype)
+        return model, jax.eval_shape(model.init, jax.random.key(0))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{place}: these options make no model ({one_line(error)}); put back the values that "
+            "the run was made with"
+        ) from error
+
+
+def _compressed(path: Path) -> Run:
+    """The model of a file of ``vfejax compress``, with its weights."""
+    content, arrays = artefact.read(path)
+    _check_known(content.config.get("model"), path)
+    model, template = _built(content.config, content.vocabulary, path)
+    return Run(
+        path=path,
+        config=content.config,
+        metrics={},
+        summary=None,
+        model=model,
+        params=artefact.weights(path, content, arrays, template),
+        vocabulary=content.vocabulary,
+        step=content.step,
+        valid_loss=content.valid_loss,
     )
 
 
@@ -222,7 +269,7 @@ def _dtype(config: Mapping[str, Any], place: Path) -> jnp.dtype:
         raise UserError(f"{place}: 'compute' must be float32, bfloat16 or float64, got {compute!r}")
     if compute == "float64" and jnp.result_type(float) != jnp.float64:
         raise UserError(
-            f"{place.parent} was computed in float64; allow it before the first computation with "
+            f"{place.parent if place.suffix == '.toml' else place} was computed in float64; allow it before the first computation with "
             "jax.config.update('jax_enable_x64', True), or set JAX_ENABLE_X64=1"
         )
     return jnp.dtype(compute)

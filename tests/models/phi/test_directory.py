@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 import struct
-import sys
 
 import chex
 import jax
@@ -250,12 +249,6 @@ def test_a_length_beyond_the_options_is_refused(checkpoint):
     for length in (0, 33):
         with pytest.raises(UserError, match=f"the model reads 1 to 32 tokens, not {length}"):
             phi.load(directory, length=length)
-
-
-def test_without_the_library_the_extra_is_named(checkpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(UserError, match=r"pip install 'vfejax\[phi\]'"):
-        phi.load(checkpoint("plain").directory)
 
 
 def test_rates_that_older_files_hold_are_left_out(copied, checkpoint):

@@ -1,0 +1,1 @@
+"""``vfejax train``: options, data, run and pictures."""
