@@ -12,6 +12,7 @@ from vfejax.compression import (
     quantize,
     rules,
     sparse,
+    storage,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "quantize",
     "rules",
     "sparse",
+    "storage",
 ]
 """Smaller models: weights in few bits, and what is left out of them."""
 

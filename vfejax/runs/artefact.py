@@ -20,13 +20,13 @@ import jax
 import numpy as np
 
 from vfejax.compression import storage
-from vfejax.compression.low_rank import Factors, product
 from vfejax.compression.quantize import Scheme
 from vfejax.compression.storage import Encoded, Form
 from vfejax.data import tensors, tokenizers
 from vfejax.data.files import one_line, read_errors
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
+from vfejax.numerics import matmul
 from vfejax.types import PyTree
 
 __all__ = ["SUFFIX", "Content", "checksum", "decode", "encode", "is_artefact", "num_bytes", "read", "weights", "write"]
@@ -321,8 +321,7 @@ def decode(leaves: Mapping[str, Encoded], content: Content, template: PyTree) ->
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             if name not in content.ranks:
                 return read(name, like.dtype)
-            factors = (read(name + half, like.dtype) for half in (_LEFT, _RIGHT))
-            return product(Factors(*factors))
+            return matmul(read(name + _LEFT, like.dtype), read(name + _RIGHT, like.dtype))
 
         return jax.tree_util.tree_map_with_path(whole, template)
 
