@@ -63,8 +63,8 @@ class Setting(NamedTuple):
     Attributes:
         bits, embedding_bits, rest_bits: of kernels, of the embedding, of all else.
         group: weights that share a scale.
-        sizes: options that the teacher is pruned to; None for a fresh model.
-        fresh: model and options of a fresh one.
+        sizes: options that the teacher is pruned to; None for the teacher itself.
+        fresh: model and options of a fresh student or reference.
         steps: updates, in units of ``--steps``; of a fresh model in units of ``--fresh-steps``.
         weight: of the teacher in the loss; 0 for the text alone.
         rounded: share of the updates, at their end, with rounded weights.
@@ -92,7 +92,7 @@ SMALLEST = (TEACHER, {"dim": 48, "hidden": 44, "experts": 2, "layers": 3})
 HALF = {"experts": 2}
 FULL = {"bits": EXACT, "embedding_bits": EXACT, "rest_bits": EXACT}
 SETTINGS = {
-    "teacher": Setting(**FULL, weight=0.0, rounded=0.0),
+    "teacher": Setting(**FULL, sizes=None, weight=0.0, rounded=0.0),
     "teacher trained on": Setting(**FULL, weight=0.0, rounded=0.0),
     "int8 by column": Setting(8, 8, group=0, steps=0, bar=">= 3.8x, <= +0.1 %"),
     "int4 rounded": Setting(steps=0, bar=">= 7x, <= +1.2 %"),
@@ -265,8 +265,8 @@ def start(
 ) -> tuple[str, dict[str, Any], PyTree, PyTree]:
     """Model, options and first weights of a student, and its teacher's weights."""
     path = plan.out / f"{text.name}-{seed}-teacher.safetensors"
-    teacher = {} if setting == SETTINGS["teacher"] else teacher_of(path)
-    if setting.fresh is not None or setting == SETTINGS["teacher"]:
+    teacher = {} if setting.sizes is None else teacher_of(path)
+    if setting.fresh is not None or setting.sizes is None:
         name, options = setting.fresh or (TEACHER, {})
         if setting.like is not None:
             options = size_like(plan, setting, text)

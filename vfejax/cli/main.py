@@ -50,6 +50,11 @@ COMMANDS = {
         "train.command",
         "--batch-size, --length, --log-every or the size of the model",
     ),
+    "compress": Command(
+        "a trained model becomes one small file",
+        "compress.command",
+        "--batch-size, --calibration-windows or the size of the model",
+    ),
     "evaluate": Command("how well a trained model predicts a text", "evaluate", "--windows"),
     "generate": Command("a trained model continues a text", "generate", "--tokens"),
 }

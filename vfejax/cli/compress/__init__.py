@@ -1,1 +1,1 @@
-"""``vfejax train``: options, data, run and pictures."""
+"""``vfejax compress``: options, teacher, student, run and report."""

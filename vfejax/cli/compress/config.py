@@ -12,11 +12,12 @@ from vfejax.cli.options import RunOptions
 from vfejax.models.table import MODELS
 from vfejax.runs.artefact import SUFFIX
 
-__all__ = ["CompressConfig", "SIZES", "check_values", "parse"]
+__all__ = ["HALF", "SIZES", "CompressConfig", "check_values", "parse"]
 
 SIZES = ("experts", "hidden", "heads", "dim", "layers")
 """Options of a model that compression can make smaller."""
-_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+_BITS = (2, 3, 4, 5, 6, 7, 8)
+HALF = 16
 _FILE = "model" + SUFFIX
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class CompressConfig(RunOptions):
     and evaluated there.
     """
 
-    SESSION: ClassVar[tuple[str, ...]] = (*RunOptions.SESSION, "run", "file")
+    SESSION: ClassVar[tuple[str, ...]] = (*RunOptions.SESSION, "file")
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("checkpoint_every", "final_windows")
+    INPUTS: ClassVar[tuple[str, ...]] = ("run",)
 
     run: Path = Path("runs/train")
     """Directory of the teacher, which vfejax train wrote and which stays as it is."""
@@ -49,11 +51,11 @@ class CompressConfig(RunOptions):
     """Seed of batches, and of the weights of a fresh student."""
 
     bits: int = 4
-    """Bits of a weight: 2 to 8, or 16 for float16, or 32 for float32. Routers, recurrences, norms
-    and other small parts stay float32 below 16.
+    """Bits of a weight of the kernels, 2 to 8; or 16 for float16, without any rounding to a grid.
+    Routers, recurrences, norms and other small parts are float16 in any case.
     """
     embedding_bits: int = 8
-    """Bits of a weight of the embedding, as --bits."""
+    """Bits of a weight of the embedding and of other tables, 2 to 8."""
     group: int = 64
     """Number of weights that share a scale, which takes 16 bits; 0 for a whole column."""
 
@@ -129,9 +131,10 @@ def check_values(config: CompressConfig) -> None:
     them.
     """
     check_run(config)
-    for name in ("bits", "embedding_bits"):
-        value = getattr(config, name)
-        check(value in _BITS, name, value, f"one of {', '.join(map(str, _BITS))}")
+    listed = ", ".join(map(str, _BITS))
+    check(config.bits in (*_BITS, HALF), "bits", config.bits, f"one of {listed}, {HALF}")
+    value = config.embedding_bits
+    check(value in _BITS, "embedding-bits", value, f"one of {listed}")
     counts = ["group", "low_rank", "batch_size", "warmup_steps", "eval_windows", "final_windows"]
     check_counts(config, counts, 0)
     check_counts(config, ["calibration_windows", "eval_every"], 1)
