@@ -1,4 +1,3 @@
-"""Smaller models: weights in few bits, what is left out of them, and learning from a larger one."""
 """Smaller models: weights in few bits, without those that say little, taught by a larger model."""
 
 from vfejax.compression import (
@@ -28,8 +27,3 @@ __all__ = [
     "sparse",
     "storage",
 ]
-"""Smaller models: weights in few bits, and what is left out of them."""
-
-from vfejax.compression import distill, experts, matching, packing, prune, quantize, rules
-
-__all__ = ["distill", "experts", "matching", "packing", "prune", "quantize", "rules"]
