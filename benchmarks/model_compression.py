@@ -1,6 +1,6 @@
 """What compression costs: bytes of one file against loss, over seeds and texts.
 
-    python benchmarks/compression.py --text topics --text shakespeare=FILE --out FOLDER [--report]
+    python benchmarks/model_compression.py --text topics --text NAME=FILE --out FOLDER [--report]
 
 A teacher (the default model of ``vfejax train``) learns each text from every seed; everything else
 is made from it. A line of ``runs.jsonl`` in the folder is one file that was written, read again and
@@ -10,11 +10,11 @@ what is there. Ratios compare files with files: that of the setting with that of
 float32, vocabulary and header in both.
 
 Students and references read the same batches as the teacher that is trained on, with the same
-schedule (AdamW, warm-up, cosine to a tenth, rounded weights in the last three tenths). A reference is
-a gpt-modern trained from scratch on as many tokens as teacher and student together, whose file,
+schedule (AdamW, warm-up, cosine to a tenth, rounded weights in the last three tenths). A reference
+is a gpt-modern trained from scratch on as many tokens as teacher and student together, whose file,
 rounded and packed in the same way (or in float16), is as large as the student's. Rates of
-references and fresh students are chosen on the first seed from ``--rates``, by the loss on the
-validation text.
+references and fresh students are chosen on the first seed from ``--rates``, by the loss of the file
+on the training text.
 """
 
 import argparse
@@ -53,6 +53,7 @@ from vfejax.types import PyTree, SequenceModel, TrainState
 LENGTH, BATCH, CHUNK = models.LENGTH, models.BATCH, models.CHUNK
 TEACHER = "resnet-bk"
 CALIBRATION = 96  # windows that tell which experts matter
+CHOICE = 240  # windows of the training text by which a rate is chosen
 LATER = 10_000  # added to the seed: batches that the teacher has not seen
 EXACT = 32
 
@@ -157,9 +158,7 @@ def forms_of(params: PyTree, setting: Setting) -> dict[str, Form]:
 
     half = Form(half=setting.rest_bits == 16)
     found = {}
-    rules = rule(
-        params, scheme(setting.bits), embedding=scheme(setting.embedding_bits)
-    )
+    rules = rule(params, scheme(setting.bits), embedding=scheme(setting.embedding_bits))
     for name, leaf in rules.items():
         quantised = leaf.scheme is not None and setting.bits <= 8
         found[name] = Form(leaf.scheme, leaf.axis) if quantised else half
@@ -200,7 +199,9 @@ def program(setting_name: str, name: str, options: str, argument: str, steps: in
     begin = steps - round(setting.rounded * steps)
 
     def read(params: PyTree, step: jax.Array) -> PyTree:
-        return jax.lax.cond(step >= begin, partial(storage.as_stored, forms=forms), lambda p: p, params)
+        return jax.lax.cond(
+            step >= begin, partial(storage.as_stored, forms=forms), lambda p: p, params
+        )
 
     def weights_fn(params: PyTree, step: jax.Array) -> PyTree:
         if teacher is None:
@@ -372,11 +373,15 @@ def stored(
     evaluate = evaluation(model, json.dumps(options), text.argument)
     tokens = text.corpus.valid.tokens
     windows = batches.evaluation_windows(tokens, LENGTH, BATCH, known.padding_id)
+    seen = batches.evaluation_windows(
+        text.corpus.train.tokens, LENGTH, BATCH, known.padding_id, limit=CHOICE
+    )
     return {
         "size": size,
         "counted": storage.num_bytes(params, forms),
         "weights": sum(x.size for x in jax.tree.leaves(params)),
         "loss": evaluate(read, windows).nats_per_token,
+        "training_loss": evaluate(read, seen).nats_per_token,
         "unrounded": evaluate(params, windows).nats_per_token if forms else None,
         "equal": all(jax.tree.leaves(equal)),
     }
@@ -393,14 +398,20 @@ def missing(plan: Plan) -> None:
             rates = plan.rates if SETTINGS[name].fresh else [plan.rate]
             if not plan.updates(SETTINGS[name]):
                 rates = [0.0]
-            first = {rate: make(plan, name, text, plan.seeds[0], rate)["loss"] for rate in rates}
-            rate = min(first, key=lambda rate: math.inf if math.isnan(first[rate]) else first[rate])
+            first = {rate: make(plan, name, text, plan.seeds[0], rate) for rate in rates}
+            rate = min(first, key=lambda rate: _choice(first[rate]))
             for seed in plan.seeds:
                 make(plan, name, text, seed, rate)
 
 
+def _choice(row: dict[str, Any]) -> float:
+    """What a rate is chosen by; training that diverged comes last."""
+    loss = row["training_loss"]
+    return math.inf if math.isnan(loss) else loss
+
+
 def rows_of(plan: Plan, name: str, text: models.Text) -> list[dict[str, Any]]:
-    """Lines of a setting by seed, at the rate with the smallest loss on the first seed."""
+    """Lines of a setting by seed, at the rate that the first seed chose."""
     options, found = json.loads(json.dumps(SETTINGS[name]._asdict())), {}
     for row in results(plan).values():
         job = row["job"]
@@ -409,7 +420,7 @@ def rows_of(plan: Plan, name: str, text: models.Text) -> list[dict[str, Any]]:
         if job["setting"] == name and job["digest"] == text.digest and same:
             found.setdefault(job["rate"], {})[job["seed"]] = row
     first = plan.seeds[0]
-    with_first = {rate: rows[first]["loss"] for rate, rows in found.items() if first in rows}
+    with_first = {rate: _choice(rows[first]) for rate, rows in found.items() if first in rows}
     if not with_first:
         return []
     best = found[min(with_first, key=lambda rate: with_first[rate])]
