@@ -1,6 +1,6 @@
 """Bit packing: codes of a few bits, one after the other without a gap."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from vfejax.types import Array
 
 __all__ = ["pack", "packed_length", "unpack"]
+
+_Bytes = TypeVar("_Bytes", Array, np.ndarray)
 
 
 def packed_length(count: int, bits: int) -> int:
@@ -21,7 +23,7 @@ def packed_length(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def pack(codes: Array | np.ndarray, bits: int) -> Array | np.ndarray:
+def pack(codes: _Bytes, bits: int) -> _Bytes:
     """Codes in ``bits`` each: bit ``j`` of code ``i`` is bit ``i bits + j`` of the result, lowest
     bits first, and the last byte is filled up with zeros.
 
@@ -48,7 +50,7 @@ def pack(codes: Array | np.ndarray, bits: int) -> Array | np.ndarray:
     return xp.packbits(planes.reshape(-1), bitorder="little")
 
 
-def unpack(packed: Array | np.ndarray, bits: int, count: int) -> Array | np.ndarray:
+def unpack(packed: _Bytes, bits: int, count: int) -> _Bytes:
     """The codes that :func:`pack` packed.
 
     Args:

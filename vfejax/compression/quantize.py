@@ -17,7 +17,16 @@ from jax.typing import DTypeLike
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
-__all__ = ["Quantized", "Scheme", "check_scheme", "dequantize", "fake_quantize", "quantize"]
+__all__ = [
+    "Layout",
+    "Quantized",
+    "Scheme",
+    "check_quantized",
+    "check_scheme",
+    "dequantize",
+    "fake_quantize",
+    "quantize",
+]
 
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -70,7 +79,7 @@ def check_scheme(scheme: Scheme) -> None:
         )
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where groups lie: ``length`` numbers along ``axis`` in ``num_groups`` groups of ``size``, the
     last of which may be shorter.
     """
@@ -81,16 +90,16 @@ class _Layout(NamedTuple):
     num_groups: int
 
 
-def _layout(shape: tuple[int, ...], scheme: Scheme, axis: int) -> _Layout:
+def _layout(shape: tuple[int, ...], scheme: Scheme, axis: int) -> Layout:
     check_scheme(scheme)
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis must be one of an array of shape {shape}, got {axis}")
     length = shape[axis]
     size = max(1, min(scheme.group or length, length))
-    return _Layout(axis % len(shape), length, size, -(-length // size))
+    return Layout(axis % len(shape), length, size, -(-length // size))
 
 
-def _split(x: Array, layout: _Layout) -> Array:
+def _split(x: Array, layout: Layout) -> Array:
     """``[..., length, ...]`` to ``[..., count, size, ...]``, the last group filled up with
     zeros.
     """
@@ -100,7 +109,7 @@ def _split(x: Array, layout: _Layout) -> Array:
     return x.reshape(*x.shape[:axis], layout.num_groups, layout.size, *x.shape[axis + 1 :])
 
 
-def _join(groups: Array, layout: _Layout) -> Array:
+def _join(groups: Array, layout: Layout) -> Array:
     """The inverse of :func:`_split`."""
     axis, shape = layout.axis, groups.shape
     x = groups.reshape(*shape[:axis], layout.num_groups * layout.size, *shape[axis + 2 :])
@@ -180,7 +189,7 @@ def _check_weights(x: Array) -> None:
         raise ValueError(f"x must be real and floating, got {x.dtype}")
 
 
-def _quantize(x: Array, scheme: Scheme, axis: int) -> tuple[Array, Array, Array, _Layout]:
+def _quantize(x: Array, scheme: Scheme, axis: int) -> tuple[Array, Array, Array, Layout]:
     """Codes of an endless grid ``[..., count, size, ...]``, scale and zero
     ``[..., count, 1, ...]``, in the precision of the search.
     """
@@ -260,8 +269,7 @@ def dequantize(
     [0.75, -1.0, 0.0, 0.25]
     """
     codes, scale, zero = quantized
-    layout = _layout(codes.shape, scheme, axis)
-    _check_quantized(quantized, scheme, layout)
+    layout = check_quantized(quantized, scheme, axis)
     wide = at_least_float32(dtype)
     members = layout.axis + 1
     if zero is None:
@@ -272,17 +280,32 @@ def dequantize(
     return _join(groups, layout).astype(dtype)
 
 
-def _check_quantized(quantized: Quantized, scheme: Scheme, layout: _Layout) -> None:
-    shape = list(quantized.codes.shape)
-    shape[layout.axis] = layout.num_groups
-    if (quantized.zero is None) != scheme.symmetric:
+def check_quantized(quantized: Quantized, scheme: Scheme, axis: int) -> Layout:
+    """Where the groups of a quantised array lie.
+
+    Args:
+        quantized: from :func:`quantize`.
+        scheme: that of the codes.
+        axis: that of the groups.
+
+    Raises:
+        ValueError: when scale or zero do not fit the codes and the scheme.
+
+    >>> layout = check_quantized(quantize(jnp.ones((9, 2)), Scheme(group=4)), Scheme(group=4), -2)
+    >>> layout.num_groups
+    3
+    """
+    codes, scale, zero = quantized
+    layout = _layout(codes.shape, scheme, axis)
+    if (zero is None) != scheme.symmetric:
         needed = "None in a symmetric scheme" if scheme.symmetric else "given without symmetry"
         raise ValueError(f"zero must be {needed}")
-    codes, scale, zero = quantized
+    shape = (*codes.shape[: layout.axis], layout.num_groups, *codes.shape[layout.axis + 1 :])
     _check_array("codes", codes, jnp.uint8, codes.shape)
-    _check_array("scale", scale, jnp.float16, tuple(shape))
+    _check_array("scale", scale, jnp.float16, shape)
     if zero is not None:
-        _check_array("zero", zero, jnp.uint8, tuple(shape))
+        _check_array("zero", zero, jnp.uint8, shape)
+    return layout
 
 
 def _check_array(name: str, x: Array, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -325,7 +348,7 @@ def fake_quantize(x: Array, scheme: Scheme, axis: int = -2) -> Array:
 
 
 def _rounded(
-    endless: Array, scale: Array, zero: Array, layout: _Layout, scheme: Scheme, dtype: DTypeLike
+    endless: Array, scale: Array, zero: Array, layout: Layout, scheme: Scheme, dtype: DTypeLike
 ) -> Array:
     codes = jnp.clip(endless, 0, 2**scheme.bits - 1)
     return _join(_levels(codes, scale, zero), layout).astype(dtype)
