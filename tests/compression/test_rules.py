@@ -69,9 +69,9 @@ def test_bytes_are_those_of_the_packed_arrays(symmetric):
     x, scheme = jnp.ones((2, 5, 7)), Scheme(3, 4, symmetric)
     for axis in (0, 1, -1):
         found = jax.jit(partial(quantize, scheme=scheme, axis=axis))(x)
-        arrays = [pack(np.asarray(found.codes), scheme.bits), found.scale]
-        arrays += [] if found.zero is None else [found.zero]
-        assert leaf_bytes(x, Leaf(scheme, axis)) == sum(a.nbytes for a in arrays)
+        codes = [code for code in (found.codes, found.zero) if code is not None]
+        packed = sum(pack(np.asarray(code), scheme.bits).nbytes for code in codes)
+        assert leaf_bytes(x, Leaf(scheme, axis)) == packed + found.scale.nbytes
     assert leaf_bytes(x, Leaf(None)) == x.nbytes
 
 

@@ -1,8 +1,10 @@
 """Smaller models: weights in few bits, without those that say little, taught by a larger model."""
 
 from vfejax.compression import (
+    calibrate,
     distill,
     experts,
+    integer_products,
     low_rank,
     matching,
     merge,
@@ -15,8 +17,10 @@ from vfejax.compression import (
 )
 
 __all__ = [
+    "calibrate",
     "distill",
     "experts",
+    "integer_products",
     "low_rank",
     "matching",
     "merge",

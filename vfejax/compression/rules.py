@@ -112,7 +112,7 @@ def _leaf(name: str, x: Array, scheme: Scheme, embedding: Scheme, exact: Sequenc
 
 
 def leaf_bytes(x: Array, leaf: Leaf) -> int:
-    """Bytes of one stored leaf: packed codes, two for each scale, one for each zero.
+    """Bytes of one stored leaf: packed codes, two for each scale, packed zeros.
 
     >>> import jax.numpy as jnp
     >>> leaf_bytes(jnp.ones((128, 64)), Leaf(Scheme(bits=4, group=64)))
@@ -123,7 +123,8 @@ def leaf_bytes(x: Array, leaf: Leaf) -> int:
     length = x.shape[leaf.axis]
     size = max(1, min(leaf.scheme.group or length, length))
     groups = -(-length // size) * (x.size // max(1, length))
-    return packed_length(x.size, leaf.scheme.bits) + groups * (2 if leaf.scheme.symmetric else 3)
+    zeros = 0 if leaf.scheme.symmetric else packed_length(groups, leaf.scheme.bits)
+    return packed_length(x.size, leaf.scheme.bits) + 2 * groups + zeros
 
 
 def packed_bytes(params: PyTree, leaves: Mapping[str, Leaf]) -> int:
