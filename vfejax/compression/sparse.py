@@ -54,7 +54,7 @@ class TwoOfFour(NamedTuple):
         values: ``[..., n / 2, m]``.
     """
 
-    places: Array
+    places: Array | np.ndarray
     values: Array
 
 
@@ -223,7 +223,8 @@ def from_two_of_four(packed: TwoOfFour) -> Array:
     values = packed.values
     before, width = values.shape[:-2], values.shape[-1]
     pairs = (*before, -1, 2, width)
-    values, places = values.reshape(pairs), unpack(packed.places, 2, values.size).reshape(pairs)
-    here = jnp.arange(4, dtype=places.dtype)[:, None, None] == places[..., None, :, :]
+    values = values.reshape(pairs)
+    places = jnp.asarray(unpack(packed.places, 2, values.size)).reshape(pairs)
+    here = jnp.moveaxis(jax.nn.one_hot(places, 4, dtype=bool), -1, -3)
     found = jnp.sum(jnp.where(here, values[..., None, :, :], jnp.zeros((), values.dtype)), axis=-2)
     return found.reshape(*before, -1, width)

@@ -53,7 +53,7 @@ def _statistics(layer: Any, name: str, arguments: tuple) -> Mapping[str, Array]:
     return {f"{name}/scale": jnp.mean(x * x, axis=0)}
 
 
-class _Watched(nnx.Module):
+class _Recorded(nnx.Module):
     def __init__(self, layer: Any, name: str, tape: _Tape):
         self.layer, self.name, self.tape = layer, name, tape
 
@@ -62,7 +62,7 @@ class _Watched(nnx.Module):
         return self.layer(*arguments)
 
 
-class _WatchedStack(Stack):
+class _RecordedStack(Stack):
     """A stack that takes what its blocks leave on the tape out of their scan, stacked by layer."""
 
     def __init__(self, stack: Stack, name: str, tape: _Tape):
@@ -74,13 +74,13 @@ class _WatchedStack(Stack):
         )
 
     def scan(self, step: Any, carry: Any, inputs: Any = None) -> tuple[Any, Any]:
-        def watched(block: Any, before: Any, x: Any) -> tuple[Any, Any]:
+        def recorded(block: Any, before: Any, x: Any) -> tuple[Any, Any]:
             with self.tape.section() as found:
                 after, output = step(block, before, x)
                 found = dict(self.tape.found)
             return after, (output, found | {f"{self.name}/change": _change(before, after)})
 
-        carry, (outputs, found) = super().scan(watched, carry, inputs)
+        carry, (outputs, found) = super().scan(recorded, carry, inputs)
         self.tape.found |= found
         return carry, outputs
 
@@ -95,16 +95,16 @@ def _change(before: Any, after: Any) -> Array:
     return jnp.mean(1 - jnp.where(lengths <= 0, 1, cosine))
 
 
-def _watch(module: Any, prefix: str, tape: _Tape) -> None:
+def _record(module: Any, prefix: str, tape: _Tape) -> None:
     for name, child in list(vars(module).items()):
         if not isinstance(child, nnx.Module):
             continue
         path = f"{prefix}{name}"
-        _watch(child, f"{path}/", tape)
+        _record(child, f"{path}/", tape)
         if isinstance(child, Stack):
-            setattr(module, name, _WatchedStack(child, path, tape))
+            setattr(module, name, _RecordedStack(child, path, tape))
         elif isinstance(child, (nnx.Linear, *_NORMS)) or hasattr(child, "statistics"):
-            setattr(module, name, _Watched(child, path, tape))
+            setattr(module, name, _Recorded(child, path, tape))
 
 
 def activations(module: Any, batch: Batch) -> dict[str, Array]:
@@ -129,6 +129,6 @@ def activations(module: Any, batch: Batch) -> dict[str, Array]:
     if batch.mask is not None:
         raise ValueError("batch must have no padding to gather statistics from, got a mask")
     tape = _Tape()
-    _watch(module, "", tape)
+    _record(module, "", tape)
     module(batch, None)
     return tape.found
