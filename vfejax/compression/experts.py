@@ -157,8 +157,8 @@ def combined_scale(
 
     >>> logits = jnp.log(jnp.asarray([[0.5, 0.5]]))
     >>> one = jnp.ones((2, 1))
-    >>> combined_scale(logits, one / 2, one, 1).tolist()  # both in one: it has all the weight
-    [1.0]
+    >>> combined_scale(logits, one / 2, one, 1).round(3).tolist()  # one of two had half of it
+    [0.5]
     """
     num_new, num_old = members.shape[1], members.shape[0]
     routing = router_fn(matmul(logits, mixing), min(k, num_new), None)

@@ -69,16 +69,6 @@ def importance(
 
     Raises:
         ValueError: for a model of which nothing can be taken out, and for an unknown score.
-
-    >>> import jax
-    >>> from vfejax.models import table
-    >>> config = MODELS["transformer"].tiny
-    >>> model = table.build("transformer", config, vocab_size=11, length=8)
-    >>> params = model.init(jax.random.key(0))
-    >>> found = model.activations(params, jnp.zeros((1, 8), jnp.int32))
-    >>> {option: score.shape for option, score in importance("transformer", config, params, found)
-    ...     .items()}
-    {'layers': (2,), 'dim': (16,), 'heads': (2, 4), 'hidden': (2, 32)}
     """
     scores = ("activation", "contribution", "frequency")
     if experts not in scores:
