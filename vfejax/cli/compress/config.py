@@ -103,7 +103,7 @@ class CompressConfig(RunOptions):
 
     batch_size: int = 0
     """Sequences per update; 0 for as many as the teacher's."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Largest learning rate of AdamW, reached after the warm-up."""
     warmup_steps: int = 30
     """Updates over which the learning rate rises; it then falls along a cosine."""
