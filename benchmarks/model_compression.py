@@ -430,8 +430,8 @@ def rows_of(plan: Plan, name: str, text: models.Text) -> list[dict[str, Any]]:
 def report(plan: Plan) -> Iterator[str]:
     """One row for each setting, Markdown."""
     yield (
-        "| text, setting | seeds, rate | weights | bytes | of float32 | of bfloat16 | loss | to the "
-        "teacher | to the teacher trained on | by rounding | bar |"
+        "| text, setting | seeds, rate | weights | bytes | of float32 | of bfloat16 | loss | to "
+        "the teacher | to the teacher trained on | by rounding | bar |"
     )
     yield "| --- |" + " ---: |" * 9 + " --- |"
     for text in plan.texts:

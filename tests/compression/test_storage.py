@@ -36,9 +36,7 @@ def round_trips():
 
     @jax.jit
     def decoded(back):
-        return [
-            storage.decode(leaf, form, x.dtype) for leaf, form in zip(back, FORMS, strict=True)
-        ]
+        return [storage.decode(leaf, form, x.dtype) for leaf, form in zip(back, FORMS, strict=True)]
 
     return x, parts, decoded(leaves), decoded(back)
 

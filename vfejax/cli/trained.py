@@ -28,7 +28,8 @@ class Trained(NamedTuple):
 
 
 def read(path: Path) -> Trained:
-    """Read what ``vfejax train`` or ``vfejax compress`` left; switches to float64 when the run used it.
+    """Read what ``vfejax train`` or ``vfejax compress`` left; switches to float64 when the run
+    used it.
 
     Args:
         path: the directory of the run, or the file of a compressed model.

@@ -198,9 +198,7 @@ def write_tensors(
         file.write(content)
 
 
-def as_bytes(
-    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> bytes:
+def as_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
     """What :func:`write_tensors` writes.
 
     >>> len(as_bytes({"weight": np.zeros(8, np.float32)}))

@@ -88,6 +88,11 @@ def _point(
     ax.plot([size, size], [losses.min(), losses.max()], color=colour, linewidth=1.4)
     ax.plot([size], [losses.mean()], marker, color=colour, markersize=6, label=label or None)
     ax.annotate(
-        plain(name), (size, losses.mean()), (6, 5), textcoords="offset points", color=INK, fontsize=8
+        plain(name),
+        (size, losses.mean()),
+        (6, 5),
+        textcoords="offset points",
+        color=INK,
+        fontsize=8,
     )
     return pairs

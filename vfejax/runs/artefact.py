@@ -29,7 +29,18 @@ from vfejax.errors import UserError
 from vfejax.numerics import matmul
 from vfejax.types import PyTree
 
-__all__ = ["SUFFIX", "Content", "checksum", "decode", "encode", "is_artefact", "num_bytes", "read", "weights", "write"]
+__all__ = [
+    "SUFFIX",
+    "Content",
+    "checksum",
+    "decode",
+    "encode",
+    "is_artefact",
+    "num_bytes",
+    "read",
+    "weights",
+    "write",
+]
 
 SUFFIX = ".safetensors"
 _FORMAT, _VERSION, _KEY = "vfejax compressed model", 1, "vfejax"

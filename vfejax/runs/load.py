@@ -105,9 +105,7 @@ def settings(path: str | os.PathLike) -> dict[str, Any]:
         UserError: when it is neither.
     """
     return (
-        artefact.read(path)[0].config
-        if artefact.is_artefact(path)
-        else directory.read_config(path)
+        artefact.read(path)[0].config if artefact.is_artefact(path) else directory.read_config(path)
     )
 
 
@@ -268,8 +266,9 @@ def _dtype(config: Mapping[str, Any], place: Path) -> jnp.dtype:
     if compute not in ("float32", "bfloat16", "float64"):
         raise UserError(f"{place}: 'compute' must be float32, bfloat16 or float64, got {compute!r}")
     if compute == "float64" and jnp.result_type(float) != jnp.float64:
+        name = place.parent if place.suffix == ".toml" else place
         raise UserError(
-            f"{place.parent if place.suffix == '.toml' else place} was computed in float64; allow it before the first computation with "
+            f"{name} was computed in float64; allow it before the first computation with "
             "jax.config.update('jax_enable_x64', True), or set JAX_ENABLE_X64=1"
         )
     return jnp.dtype(compute)

@@ -1,5 +1,5 @@
-"""``vfejax compress``: the file is what the student read, the teacher stays as it is, and a run that
-was stopped makes the same file.
+"""``vfejax compress``: the file is what the student read, the teacher stays as it is, and a run
+that was stopped makes the same file.
 """
 
 import hashlib
@@ -114,9 +114,8 @@ def test_a_run_that_was_stopped_makes_the_same_file(teacher, made, tmp_path):
     again = tmp_path / "small.safetensors"
     assert main(["compress", "--out", str(again), "--resume", "--quiet"]) == 0
     assert again.read_bytes() == first.read_bytes()
-    assert read_metrics(folder)["loss"].tolist()[1:] == (
-        read_metrics(first.with_suffix(""))["loss"].tolist()[1:]
-    )
+    losses = [read_metrics(place)["loss"].tolist() for place in (folder, first.with_suffix(""))]
+    assert losses[0][1:] == losses[1][1:]
 
 
 def test_the_file_is_evaluated_and_generates_like_a_run(made, tmp_path, capsys):

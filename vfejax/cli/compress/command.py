@@ -68,6 +68,11 @@ class Task(NamedTuple):
     evaluate_fn: EvaluateFn
     read_fn: Callable[[PyTree, bool], PyTree]
 
+    @property
+    def batch_size(self) -> int:
+        """Sequences per update."""
+        return self.config.batch_size or self.teacher.config.batch_size
+
 
 def _task(config: CompressConfig, teacher: Teacher) -> Task:
     student = students.prepare(config, teacher)
@@ -142,10 +147,9 @@ def _method(
 def _program(task: Task) -> loop.Program:
     """The student's updates as the loop runs them."""
     config, teacher = task.config, task.teacher
-    batch_size = config.batch_size or teacher.config.batch_size
     tokens = teacher.corpus.train.tokens
     # Other batches than the teacher's first ones, whose seed is often the same.
-    batches = Batches(tokens, batch_size, teacher.config.length, config.seed + 2**64)
+    batches = Batches(tokens, task.batch_size, teacher.config.length, config.seed + 2**64)
     windows = teacher.valid_windows(config.eval_windows)
 
     def observe(
@@ -191,8 +195,7 @@ def _row(
         "rounded": float(step > task.first_rounded),
     }
     if infos is None:
-        size = (task.config.batch_size or task.teacher.config.batch_size, task.teacher.config.length)
-        windows = jax.ShapeDtypeStruct((size[0], size[1] + 1), np.int32)
+        windows = jax.ShapeDtypeStruct((task.batch_size, task.teacher.config.length + 1), np.int32)
         _, info = jax.eval_shape(task.trainer.step, state, windows)
         names = ["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics]
         return row | dict.fromkeys(names, math.nan)
@@ -209,7 +212,7 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
     task = _task(config, teacher)
     with sessions.begin(config, "compress", inputs) as session:
         _announce(task, session)
-        units = (config.batch_size or teacher.config.batch_size) * teacher.config.length
+        units = task.batch_size * teacher.config.length
         outcome = session.advance(_program(task), unit="tokens", units_per_step=units)
         whole, summary = compress_report.build(
             config, teacher, task.student, outcome, session.run, task.evaluate_fn, session.say

@@ -60,9 +60,7 @@ class _Bench:
         self.teacher = teacher
         self.windows = teacher.valid_windows(config.final_windows)
 
-    def content(
-        self, name: str, options: Any, forms: Mapping[str, Form], **more: Any
-    ) -> Content:
+    def content(self, name: str, options: Any, forms: Mapping[str, Form], **more: Any) -> Content:
         """What a file of this model says."""
         teacher = self.teacher
         settings = teachers.settings(teacher, name, options)
@@ -158,7 +156,9 @@ def _stages(
     say("evaluating the stages")
     bench, stages = _Bench(config, teacher), []
 
-    def add(stage: str, evaluate: EvaluateFn, params: PyTree, content: Content, kept: PyTree) -> None:
+    def add(
+        stage: str, evaluate: EvaluateFn, params: PyTree, content: Content, kept: PyTree
+    ) -> None:
         loss, pace = bench.loss(evaluate, params)
         stages.append(Stage(stage, bench.size(kept, content), loss, pace))
 

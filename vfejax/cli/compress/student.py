@@ -100,6 +100,10 @@ def prepare(config: CompressConfig, teacher: Teacher) -> Student:
     return Student(name, options, model, params, forms, ranks, sizes)
 
 
+def _no_such(option: str, name: str) -> str:
+    return f"{flag(option)}: {name} has no such option; leave it out"
+
+
 def _build(teacher: Teacher, name: str, options: Any) -> SequenceModel:
     size, settings = teacher.corpus.vocabulary.size, teacher.config
     counts = np.bincount(teacher.corpus.train.tokens, minlength=size)
@@ -117,7 +121,7 @@ def _first(
         options = options if config.student == name else table.MODELS[config.student].config()
         for option in wanted:
             if not hasattr(options, option):
-                raise UserError(f"{flag(option)}: {config.student} has no such option; leave it out")
+                raise UserError(_no_such(option, config.student))
         return config.student, dataclasses.replace(options, **wanted), None, wanted
     params = teacher.params
     if config.order == "quantise-first":
@@ -137,7 +141,7 @@ def _pruned(
     if not sizes:
         return options, params, {}
     for option in sizes.keys() - structure(name, options).keys():
-        raise UserError(f"{flag(option)}: {name} has no such option; leave it out")
+        raise UserError(_no_such(option, name))
     found = _activations(config, teacher, teacher.model, params)
     if config.merge and "experts" in sizes:
         params, options = merged(options, params, found, sizes["experts"])
@@ -216,8 +220,8 @@ def _forms(
 ) -> dict[str, Form]:
     """How the leaves are kept: as the rule says, and float16 for what it keeps exact."""
     whole = jax.eval_shape(dense, params)
-    schemes = (Scheme(min(config.bits, 8), config.group), Scheme(config.embedding_bits, config.group))
-    leaves = rule(whole, schemes[0], embedding=schemes[1])
+    table_scheme = Scheme(config.embedding_bits, config.group)
+    leaves = rule(whole, Scheme(min(config.bits, 8), config.group), embedding=table_scheme)
     forms = {}
     for name, x in storage.leaf_names(params).items():
         of = name.rpartition("/")[0] if name.rpartition("/")[0] in ranks else name
