@@ -1,5 +1,4 @@
 """Smaller models: weights in few bits, without those that say little, taught by a larger model."""
-"""Smaller models: weights in few bits, what is left out of them, and learning from a larger one."""
 
 from vfejax.compression import (
     calibrate,
