@@ -9,7 +9,10 @@ import pytest
 
 from vfejax.compression.quantize import Quantized, Scheme, dequantize, fake_quantize, quantize
 
-SCHEMES = [Scheme(bits, 8, symmetric) for bits in range(2, 9) for symmetric in (True, False)]
+SCHEMES = [
+    *(Scheme(bits, 8) for bits in range(2, 9)),
+    *(Scheme(bits, 8, False) for bits in (2, 4, 8)),
+]
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 LEAST = 2.0**-24  # step of the subnormal numbers of float16
 
@@ -87,7 +90,7 @@ def test_numbers_of_a_grid_return_as_they_are(scheme, rng):
         scale = np.abs(scale)
         codes[:, 1] = top
         zero = jnp.asarray(rng.integers(0, top + 1, (40, 1), dtype=np.uint8))
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64") if scheme.bits == 8 else ("float32",):
         grid = Quantized(jnp.asarray(codes), jnp.asarray(scale), zero)
         x = dequantize(grid, scheme, -1, dtype)
         _, back, fake, _ = _compiled(scheme)(x)
@@ -188,7 +191,7 @@ def test_an_empty_axis_has_no_groups():
 
 def test_everything_lowers_for_cuda(rng):
     x = _weights(rng)
-    for scheme in SCHEMES[:2]:
+    for scheme in (SCHEMES[1], SCHEMES[-2]):
         jax.export.export(_compiled(scheme), platforms=["cuda"])(x)
 
 
