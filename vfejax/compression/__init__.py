@@ -2,6 +2,7 @@
 
 from vfejax.compression import (
     calibrate,
+    compensation,
     distill,
     experts,
     integer_products,
@@ -18,6 +19,7 @@ from vfejax.compression import (
 
 __all__ = [
     "calibrate",
+    "compensation",
     "distill",
     "experts",
     "integer_products",

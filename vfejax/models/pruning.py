@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from vfejax.compression.compensation import compensated, inputs
 from vfejax.compression.prune import Part, choose, shrink, written
 from vfejax.models.blocks import OptionError
 from vfejax.models.table import MODELS
@@ -106,12 +108,14 @@ def pruned(
     sizes: Mapping[str, int],
     *,
     experts: str = "contribution",
+    ridge: float | None = 1e-3,
 ) -> tuple[PyTree, Any]:
     """Weights and options of a smaller model, that has the most important units of a larger one.
 
     Where the width is that of the heads, ``dim`` and ``heads`` shrink together, and one of them is
-    enough. Experts that stay are scaled to what they said among all
-    (:func:`vfejax.compression.experts.kept_scale`).
+    enough. Kernels make up for the inputs that they lose
+    (:func:`vfejax.compression.compensation.compensated`), and experts that stay are scaled to what
+    they said among all (:func:`vfejax.compression.experts.kept_scale`).
 
     Args:
         name: one of ``MODELS``.
@@ -120,6 +124,8 @@ def pruned(
         activations: ``model.activations(params, tokens)`` of real tokens, a few thousand of them.
         sizes: new values of the options that shrink.
         experts: score of experts, as :func:`importance` takes it.
+        ridge: of the regression by which kernels make up for lost inputs; None leaves them as they
+            are.
 
     Returns:
         The weights, as ``table.build`` of that name and of the options asks for, and the options.
@@ -151,7 +157,25 @@ def pruned(
         keep[option] = choose(scores[option], kept)
         if part.correct is not None:
             params = part.correct(params, activations, keep[option])
+        if ridge is not None:
+            params = _compensated(params, part, activations, keep[option], ridge)
     return shrink(params, parts, keep), dataclasses.replace(config, **options)
+
+
+def _compensated(
+    params: PyTree, part: Part, activations: Mapping[str, Array], units: Array, ridge: float
+) -> PyTree:
+    """The weights, where every kernel that reads the units makes up for those that go."""
+    readers = {cut.leaf: cut for cut in part.cuts if cut.axis == -2 and cut.leaf in activations}
+
+    def change(path: tuple, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name not in readers:
+            return leaf
+        kept = inputs(readers[name], part.number, units)
+        return compensated(leaf, activations[name], kept, ridge)
+
+    return jax.tree_util.tree_map_with_path(change, params)
 
 
 def _wanted(parts: Mapping[str, Part], config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
