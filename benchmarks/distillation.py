@@ -1,7 +1,7 @@
 """What a teacher is worth: a student that it taught beside the same student that read the text
 alone, after the same updates on the same batches.
 
-    python benchmarks/distillation.py [--text FILE] [--steps 400] [--seeds 3] [--pairs NAME ...]
+    python benchmarks/distillation.py [--text FILE] [--steps 300] [--seeds 3] [--pairs NAME ...]
 
 Both begin with the same weights and train with the same optimiser (AdamW, warm-up 100 steps, cosine
 to a tenth) on the same windows (12 of 64 characters); a seed stands for both. The teacher was
@@ -148,11 +148,11 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--text", type=Path, help="a text file; the help topics of Python without")
-    parser.add_argument("--steps", type=int, default=400, help="updates of a student")
+    parser.add_argument("--steps", type=int, default=300, help="updates of a student")
     parser.add_argument("--teacher-steps", type=int, default=1200, help="updates of the teacher")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--pairs", nargs="+", choices=STUDENTS, default=list(STUDENTS))
-    for name, value in (("temperature", 2.0), ("weight", 0.7), ("hidden-weight", 0.0)):
+    for name, value in (("temperature", 1.0), ("weight", 0.7), ("hidden-weight", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value, help="of the distillation")
     given = parser.parse_args()
     text = corpus.load_text(given.text, "character", length=LENGTH)

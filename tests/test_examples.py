@@ -320,3 +320,14 @@ def test_learned_weights_send_the_tokens_to_the_sign(tmp_path, capsys):
     assert found["weights"][0] < 0.5 < found["weights"][2]
     assert capsys.readouterr().out.count("%") == 4
     assert _is_drawn(tmp_path / "token_allocation.png")
+
+
+@pytest.mark.usefixtures("library_promotion")
+def test_a_taught_student_says_what_its_teacher_says(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the rose is red, the violet blue, and so are you.\n" * 200)
+    losses = _load("distil").main(str(text), teacher_steps=100, num_steps=100)
+    # Uniform would be ln 20 = 3.0; the text is one line for ever.
+    assert max(losses.values()) < 1.0
+    assert losses["student, taught"] > losses["teacher"]
+    assert capsys.readouterr().out.count("weights") == 3

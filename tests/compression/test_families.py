@@ -1,5 +1,6 @@
 """Every model of the table learns from another one, with its layers compared."""
 
+import dataclasses
 import functools
 
 import jax
@@ -50,3 +51,17 @@ def test_each_family_learns_from_the_next(name, rng):
     ):
         assert np.isfinite(x).all(), path
         assert x.any() == learn, path
+
+
+def test_resolvents_of_two_mixers_with_different_numbers_of_heads_are_compared():
+    entry = MODELS["resnet-bk"]
+    student, teacher = (
+        entry.build(dataclasses.replace(entry.tiny, mixer=mixer, heads=heads), VOCABULARY, LENGTH)
+        for mixer, heads in (("features", 2), ("operator", 4))
+    )
+    model = taught(student, teacher, resolvent_weight=0.5)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert params["projection"]["resolvent"].shape == (2, 2, 4)
+    windows = jax.ShapeDtypeStruct((2, LENGTH + 1), jnp.int32)
+    _, info = jax.eval_shape(lambda p, w: next_token_loss(model, p, w), params, windows)
+    assert info.losses["resolvent"].dtype == jnp.float32

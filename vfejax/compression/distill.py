@@ -133,7 +133,8 @@ def taught(
             should begin with, are ``student._replace(init=lambda key: params)``.
         teacher: the model that it learns from, of any family with the same vocabulary; given
             trained weights in the same way.
-        temperature: T, positive.
+        temperature: T, positive. A student that begins near its teacher, such as a pruned one,
+            learned a little more at 2, and one that begins afresh much more at 1.
         weight: w, from 0 (the text alone) to 1 (the teacher alone).
         hidden_weight: of the mean over pairs of layers of ``|P h_q - h_p|^2 / |h_p|^2``, in nats.
         resolvent_weight: of the same for the modulus of the diagonal of resolvents, for two
