@@ -326,8 +326,7 @@ def test_learned_weights_send_the_tokens_to_the_sign(tmp_path, capsys):
 def test_a_taught_student_says_what_its_teacher_says(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("the rose is red, the violet blue, and so are you.\n" * 200)
-    losses = _load("distil").main(str(text), teacher_steps=100, num_steps=100)
+    losses = _load("distil").main(str(text), teacher_steps=50, num_steps=50)
     # Uniform would be ln 20 = 3.0; the text is one line for ever.
-    assert max(losses.values()) < 1.0
-    assert losses["student, taught"] > losses["teacher"]
+    assert losses["teacher"] < losses["student, taught"] < losses["student, text alone"] < 3.0
     assert capsys.readouterr().out.count("weights") == 3

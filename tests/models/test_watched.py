@@ -53,15 +53,14 @@ def test_streams_are_shown_after_each_block_and_in_their_places(name, rng):
     @jax.jit
     def look(key):
         params = model.init(key)
-        found = model.watch(params, Batch(tokens, mask), None)
-        bare = model.watch(params, tokens[1:, PADDING:])
-        first = shallow.watch(_first_block(params), Batch(tokens, mask), None)
-        return found, model.apply(params, Batch(tokens, mask), None), bare, first
+        _, found = model.watch(params, Batch(tokens, mask), None)
+        _, bare = model.watch(params, tokens[1:, PADDING:])
+        _, first = shallow.watch(_first_block(params), Batch(tokens, mask), None)
+        return found, bare, first
 
-    (seen, layers), applied, (_, bare), (_, first) = jax.device_get(look(jax.random.key(0)))
+    layers, bare, first = jax.device_get(look(jax.random.key(0)))
     # Sums in another order, at most.
     close = {"rtol": 1e-9, "atol": 1e-12}
-    np.testing.assert_allclose(seen.logits, applied.logits, **close)
     assert layers.hidden.shape[:3] == (2, 2, LENGTH)
     assert (layers.resolvent is None) == (name != "resnet-bk")
     for shown, alone, one in zip(*map(jax.tree.leaves, (layers, bare, first)), strict=True):
