@@ -153,14 +153,15 @@ def _program(task: Task) -> loop.Program:
     windows = teacher.valid_windows(config.eval_windows)
 
     def observe(
-        step: int, state: TrainState, infos: TrainInfo | None, memory: PyTree
+        step: int, state: TrainState, infos: TrainInfo | None, last: np.ndarray
     ) -> loop.Observation:
         loss = math.nan
         if step % config.eval_every == 0 or step == config.steps:
             read = task.read_fn(state.params["student"], step > task.first_rounded)
             loss = task.evaluate_fn(read, windows).nats_per_token
+            last = np.asarray(loss)
         row = _row(task, state, step, infos, loss)
-        return loop.Observation(row, memory, {"loss": row["loss"], "valid": row["valid_loss"]})
+        return loop.Observation(row, last, {"loss": row["loss"], "last valid": float(last)})
 
     def stored(state: TrainState) -> TrainState:
         return state._replace(params=partial.split(state.params, task.learns)[0])
@@ -178,6 +179,7 @@ def _program(task: Task) -> loop.Program:
         stored=stored,
         step=task.trainer.step,
         observe=observe,
+        memory=np.asarray(math.nan),
         inputs=lambda step, count: sharding.split_batches(task.mesh, batches.at(step, count)),
         watched=lambda infos: {"loss": infos.loss, "gradient norm": infos.gradient_norm},
         advice="begin again with a smaller --learning-rate",

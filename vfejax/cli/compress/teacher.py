@@ -13,7 +13,7 @@ from vfejax.cli.trained import Trained
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.errors import UserError
-from vfejax.models.table import MODELS, field_name
+from vfejax.models.table import field_name
 from vfejax.runs import artefact
 from vfejax.runs import inputs as run_inputs
 from vfejax.types import PyTree, SequenceModel
@@ -95,21 +95,14 @@ def read(config: CompressConfig) -> Teacher:
 
 
 def _check(config: CompressConfig, found: Trained) -> None:
-    """Refuse a run that has not ended, and a model that AdamW cannot teach."""
-    run, name = runs.load(config.run), found.config.model
+    """Refuse a run that has not ended."""
+    run = runs.load(config.run)
     done = (run.summary or {}).get("steps", -1)
     stopped_early = (run.summary or {}).get("stopped_early", False)
     if done < found.config.steps and not stopped_early:
         raise UserError(
             f"--run {config.run}: has not ended; let vfejax train --resume --out {config.run} end "
             "it first"
-        )
-    student = config.student or name
-    if MODELS[student].trainer is not None:
-        others = ", ".join(other for other, entry in MODELS.items() if entry.trainer is None)
-        raise UserError(
-            f"--student {student}: learns by its own method, from a text and not from a teacher; "
-            f"give one of {others}"
         )
 
 
