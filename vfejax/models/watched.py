@@ -22,10 +22,10 @@ def unseen(hidden: Array, resolvent: Array | None = None, /) -> None:
 
 
 class Watched(nnx.Module):
-    """A module that states what it computes once, in :meth:`forward`, watched or not.
+    """A module that states what it computes once, in ``_forward``, watched or not.
 
     >>> class Copy(Watched):
-    ...     def forward(self, batch, key, watch_fn):
+    ...     def _forward(self, batch, key, watch_fn):
     ...         x = batch.tokens
     ...         return Prediction(x, {}, {}), watch_fn(x)
     >>> Copy()(Batch(3)).logits, Copy().watch(Batch(3))[1].hidden
@@ -34,13 +34,15 @@ class Watched(nnx.Module):
 
     def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         """Predictions for a batch whose padding stands behind the real tokens of each row."""
-        return self.forward(batch, key, unseen)[0]
+        return self._forward(batch, key, unseen)[0]
 
     def watch(self, batch: Batch, key: Array | None = None) -> tuple[Prediction, Layers]:
         """The same, and what the blocks did."""
-        return self.forward(batch, key, Layers)
+        return self._forward(batch, key, Layers)
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         """Predictions, and what ``watch_fn`` made of each block, stacked by layer.
 
         Args:

@@ -94,7 +94,9 @@ class Transformer(Watched):
             config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens) + self.positions(positions_of(batch))
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])

@@ -82,7 +82,9 @@ class ModernGPT(Watched):
         base = self.config.base
         return rotary(query, positions, base=base), rotary(key, positions, base=base), value
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens)
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])

@@ -140,7 +140,9 @@ class Phi(Watched):
         # Not nnx.Embed's own call, which converts the whole table when its dtype is another.
         return jnp.take(self.embedding.embedding[...], tokens, axis=0).astype(self.dtype)
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         del key  # nothing is random
         positions = jnp.broadcast_to(positions_of(batch), batch.tokens.shape)
 

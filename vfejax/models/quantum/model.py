@@ -112,7 +112,9 @@ class QuantumTransformer(Watched):
         memory = Memory(states, memory.position + count)
         return self.output(self.norm(x)), memory, found, seen
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         del key  # nothing is random
         memory = self.init_decode(batch.tokens.shape[0])
         logits, _, found, seen = self._read(batch, memory, positions_of(batch), watch_fn)

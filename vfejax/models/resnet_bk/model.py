@@ -247,7 +247,9 @@ class ResNetBK(Watched):
         x = self.norm(x)
         return self.tokens.attend(x) if self.config.tied else self.output(x)
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers)
         x = self.embed(batch.tokens, positions_of(batch))
         x, (statistics, seen) = self.blocks.scan(

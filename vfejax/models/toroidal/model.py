@@ -113,7 +113,9 @@ class ToroidalGPT(Watched):
         )
         return block.torus.fuse(attended)
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         x = self.tokens(batch.tokens)
         x = dropout(x, self.config.dropout, None if keys is None else keys[-1])

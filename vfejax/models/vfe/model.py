@@ -142,7 +142,9 @@ class VFETransformer(Watched):
     def _logits(self, carry: PyTree) -> Array:
         return self.readout(self.stream(carry, self.dtype), self.embed)
 
-    def forward(self, batch: Batch, key: Array | None, watch_fn: WatchFn) -> tuple[Prediction, Any]:
+    def _forward(
+        self, batch: Batch, key: Array | None, watch_fn: WatchFn
+    ) -> tuple[Prediction, Any]:
         keys = None if key is None else jax.random.split(key, self.config.layers + 1)
         positions, count = positions_of(batch), batch.tokens.shape[1]
         turn, here = self.turn(positions), jnp.arange(count, dtype=jnp.int32)
