@@ -68,6 +68,7 @@ class Setting(NamedTuple):
         fresh: model and options of a fresh student or reference.
         steps: updates, in units of ``--steps``; of a fresh model in units of ``--fresh-steps``.
         weight: of the teacher in the loss; 0 for the text alone.
+        temperature: at which both are compared.
         rounded: share of the updates, at their end, with rounded weights.
         first: whether the teacher is rounded before it is pruned.
         like: the setting whose bytes a reference has, and whose tokens, with those of its teacher.
@@ -82,6 +83,7 @@ class Setting(NamedTuple):
     fresh: tuple[str, dict[str, Any]] | None = None
     steps: int = 1
     weight: float = 0.7
+    temperature: float = 2.0
     rounded: float = 0.3
     first: bool = False
     like: str | None = None
@@ -102,9 +104,9 @@ SETTINGS = {
     "default by the text alone": Setting(sizes=HALF, weight=0.0, bar=">= 0.005 nats above"),
     "rounded first": Setting(sizes=HALF, rounded=1.0, first=True),
     "int3": Setting(3, group=128, sizes=HALF, bar=">= 13x, <= +1 %"),
-    "small": Setting(fresh=SMALL, bar=">= 35x, <= +5 %"),
+    "small": Setting(fresh=SMALL, temperature=1.0, bar=">= 35x, <= +5 %"),
     "small by the text alone": Setting(fresh=SMALL, weight=0.0, bar=">= 0.005 nats above"),
-    "smallest": Setting(4, 6, fresh=SMALLEST, bar=">= 75x, <= +12 %"),
+    "smallest": Setting(4, 6, fresh=SMALLEST, temperature=1.0, bar=">= 75x, <= +12 %"),
 }
 SETTINGS |= {
     f"GPT like {name}": Setting(fresh=("gpt-modern", {}), weight=0.0, like=name)
@@ -194,7 +196,7 @@ def program(setting_name: str, name: str, options: str, argument: str, steps: in
     model, teacher = student, None
     if setting.weight:
         teacher = model_of(TEACHER, "{}", argument)
-        model = taught(student, teacher, weight=setting.weight)
+        model = taught(student, teacher, temperature=setting.temperature, weight=setting.weight)
     forms = forms_of(jax.eval_shape(student.init, jax.random.key(0)), setting)
     begin = steps - round(setting.rounded * steps)
 
