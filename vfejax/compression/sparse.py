@@ -224,7 +224,7 @@ def from_two_of_four(packed: TwoOfFour) -> Array:
     before, width = values.shape[:-2], values.shape[-1]
     pairs = (*before, -1, 2, width)
     values = values.reshape(pairs)
-    places = jnp.asarray(unpack(packed.places, 2, values.size)).reshape(pairs)
+    places = unpack(jnp.asarray(packed.places), 2, values.size).reshape(pairs)
     here = jnp.moveaxis(jax.nn.one_hot(places, 4, dtype=bool), -1, -3)
     found = jnp.sum(jnp.where(here, values[..., None, :, :], jnp.zeros((), values.dtype)), axis=-2)
     return found.reshape(*before, -1, width)
