@@ -78,8 +78,8 @@ def expert_statistics(
     >>> kernels, x = jnp.asarray([[[1.0]], [[2.0]]]), jnp.ones((3, 1))
     >>> logits = jnp.asarray([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
     >>> found = expert_statistics(x, logits, top_k(logits, 1), kernels, kernels, lambda x: x)
-    >>> found.activation.tolist(), found.frequency.round(2).tolist()
-    ([1.0, 4.0], [0.33, 0.67])
+    >>> found.activation.tolist(), (3 * found.frequency).tolist()
+    ([1.0, 4.0], [1.0, 2.0])
     """
     chosen = jax.nn.one_hot(routing.experts, kernel_in.shape[0], dtype=x.dtype).sum(axis=-2)
     read = jnp.maximum(jnp.sum(chosen, axis=0), 1)
@@ -125,8 +125,9 @@ def kept_scale(
         ``[m]``; see :func:`combined_scale`.
 
     >>> logits = jnp.log(jnp.asarray([[0.4, 0.2, 0.4], [0.2, 0.4, 0.4]]))
-    >>> kept_scale(logits, jnp.asarray([0, 1]), 1).round(3).tolist()  # each has 2/3 now
-    [0.6, 0.6]
+    >>> found = kept_scale(logits, jnp.asarray([0, 1]), 1)  # each has 2/3 now
+    >>> bool(jnp.allclose(found, 0.6))
+    True
     """
     select = jax.nn.one_hot(experts, logits.shape[-1], dtype=logits.dtype).T
     return combined_scale(logits, select, select, k, router_fn)
