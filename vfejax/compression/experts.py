@@ -45,8 +45,8 @@ class ExpertStatistics(NamedTuple):
 def shares(routing: Routing) -> Array:
     """The router's weight of every expert, 0 for those that do not read a token: ``[..., e]``.
 
-    >>> shares(top_k(jnp.log(jnp.asarray([[0.25, 0.75]])), 1)).tolist()
-    [[0.0, 0.75]]
+    >>> shares(top_k(jnp.zeros((1, 2)), 1)).tolist()
+    [[0.5, 0.0]]
     """
     num_experts, weights = routing.probabilities.shape[-1], routing.weights
     chosen = jax.nn.one_hot(routing.experts, num_experts, dtype=weights.dtype)
