@@ -20,6 +20,7 @@ SHORT = {
     "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 100},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
     "09_active_inference": {"num_models": 4, "num_episodes": 8, "num_trials": 4},
+    "12_compression": {"num_updates": 20, "num_taught": 10},
 }
 
 
@@ -327,3 +328,28 @@ def test_active_inference_notebook_says_what_it_claims():
     assert abs(back - 0.9) < 0.05
     assert abs(rewarded - 0.9) < 0.06
     assert at_once < 0.7
+
+
+def test_compression_notebook_says_what_it_claims():
+    printed = _printed(_read("12_compression"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed).groups()]
+
+    errors = re.search("groups of 64: (.*)", printed).group(1)
+    two, three, four, *_ = (float(x.split()[-1]) for x in errors.split(","))
+    assert 1.8 < two / three < 2.2  # a bit halves the error
+    assert 1.8 < three / four < 2.2
+    rounded, base = numbers(r"4 bits:.*loss ([\d.]+) \(([\d.]+) before\)")
+    assert rounded < base + 0.02
+    every, best, worst = numbers(
+        r"all four: ([\d.]+), the best two: ([\d.]+), the worst two: ([\d.]+)"
+    )
+    assert every < best < worst
+    (without,) = numbers(r"the text alone .* in 3 bits ([\d.]+)")
+    (late,) = numbers(r"taught  .* in 3 bits ([\d.]+)")
+    (aware,) = numbers(r"rounded at the end .* in 3 bits ([\d.]+)")
+    assert aware < late < without
+    assert "read back bit for bit: True" in printed
+    before, now = numbers(r"loss ([\d.]+) before, ([\d.]+) now")
+    assert now < before

@@ -87,6 +87,11 @@ def encode(x: Array, form: Form) -> Encoded:
 def decode(leaf: Encoded, form: Form, dtype: Any) -> Array:
     """The weights that a model reads.
 
+    Args:
+        leaf: of :func:`encode` or :func:`encoded`.
+        form: its form.
+        dtype: of the weights.
+
     >>> decode(encode(jnp.asarray([0.0, 0.1]), Form(half=True)), Form(half=True), jnp.float32)
     Array([0.        , 0.09997559], dtype=float32)
     """

@@ -280,4 +280,6 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             )
         same = "bit for bit" if summary["bit_for_bit"] else "NOT bit for bit"
         lines.append(f"file: {summary['file']}, read again {same}")
+    else:
+        lines.append("no file was written; go on with --resume")
     return "\n".join(lines)

@@ -135,13 +135,19 @@ def _pruned(
 ) -> tuple[Any, PyTree, dict[str, int]]:
     """Options and weights of the teacher without what matters least, and the smaller options."""
     name, options = teacher.config.model, teacher.options
-    if table.MODELS[name].structure is not None and "experts" in structure(name, options):
+    parts = {} if table.MODELS[name].structure is None else structure(name, options)
+    if "experts" in parts:
         wanted = {"experts": max(options.experts // 2, 1)} | wanted
     sizes = {n: size for n, size in wanted.items() if size != getattr(options, n, None)}
     if not sizes:
         return options, params, {}
-    for option in sizes.keys() - structure(name, options).keys():
-        raise UserError(_no_such(option, name))
+    for option in sizes.keys() - parts.keys():
+        if not hasattr(options, option):
+            raise UserError(_no_such(option, name))
+        raise UserError(
+            f"{flag(option)}: cannot be made smaller in a trained {name}; give --student {name} for "
+            "a fresh one that is"
+        )
     found = _activations(config, teacher, teacher.model, params)
     if config.merge and "experts" in sizes:
         params, options = merged(options, params, found, sizes["experts"])
