@@ -4,6 +4,7 @@ run back.
 
 from vfejax.runs import (
     artefact,
+    artefact_forms,
     checkpoint,
     checkpoint_arrays,
     checkpoint_record,
@@ -33,6 +34,7 @@ from vfejax.runs.load import Run, load
 __all__ = [
     "Run",
     "artefact",
+    "artefact_forms",
     "checkpoint",
     "checkpoint_arrays",
     "checkpoint_record",

@@ -20,13 +20,13 @@ import jax
 import numpy as np
 
 from vfejax.compression import storage
-from vfejax.compression.quantize import Scheme
 from vfejax.compression.storage import Encoded, Form
 from vfejax.data import tensors, tokenizers
-from vfejax.data.files import one_line, read_errors
+from vfejax.data.files import one_line
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.numerics import matmul
+from vfejax.runs import artefact_forms
 from vfejax.types import PyTree
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
 
 SUFFIX = ".safetensors"
 _FORMAT, _VERSION, _KEY = "vfejax compressed model", 1, "vfejax"
-_BITS = range(1, 9)
 _LEFT, _RIGHT = "/left", "/right"
 _EXACT = Form()
 
@@ -156,7 +155,7 @@ def _file(
         "version": _VERSION,
         "config": content.config,
         "vocabulary": content.vocabulary.to_json(),
-        "leaves": _grouped(content.forms),
+        "leaves": artefact_forms.to_json(content.forms),
         "ranks": content.ranks,
         "teacher": content.teacher,
         "step": content.step,
@@ -177,20 +176,6 @@ def _text(document: Mapping[str, Any]) -> str:
     return text
 
 
-def _grouped(forms: Mapping[str, Form]) -> list[list[Any]]:
-    """Every form that is not exact, once, with the names of its leaves."""
-    names: dict[Form, list[str]] = {}
-    for name, form in forms.items():
-        names.setdefault(form, []).append(name)
-    return [[_form_json(form), of_form] for form, of_form in names.items() if form != Form()]
-
-
-def _form_json(form: Form) -> dict[str, Any]:
-    scheme = {} if form.scheme is None else form.scheme._asdict() | {"axis": form.axis}
-    flags = {name: True for name in ("sparse", "half") if getattr(form, name)}
-    return scheme | flags
-
-
 def read(path: str | os.PathLike) -> tuple[Content, dict[str, np.ndarray]]:
     """What a file says, and its arrays.
 
@@ -199,8 +184,6 @@ def read(path: str | os.PathLike) -> tuple[Content, dict[str, np.ndarray]]:
             version or with numbers of bits that this vfejax does not know.
     """
     path = Path(path)
-    with read_errors(path):
-        path.stat()
     metadata, arrays = tensors.read_file(path)
     document = _document(path, metadata)
     if document.pop("sha256", None) != _digest(_text(document).encode(), arrays):
@@ -209,7 +192,7 @@ def read(path: str | os.PathLike) -> tuple[Content, dict[str, np.ndarray]]:
         content = Content(
             config=_of(dict, document, "config"),
             vocabulary=tokenizers.from_json(document.get("vocabulary")),
-            forms=_forms(document.get("leaves", [])),
+            forms=artefact_forms.from_json(document.get("leaves", [])),
             teacher=_of(str, document, "teacher"),
             step=_of(int, document, "step"),
             valid_loss=_of(float, document, "valid_loss"),
@@ -247,32 +230,6 @@ def _of(kind: type, document: Mapping[str, Any], name: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{name!r} must be of type {kind.__name__}, got {value!r:.60}")
     return value
-
-
-def _forms(groups: Any) -> dict[str, Form]:
-    """The forms of the leaves from JSON; ValueError for what is none."""
-    found: dict[str, Form] = {}
-    for group in groups:
-        mapping, names = group
-        found |= dict.fromkeys(names, _form(dict(mapping)))
-    return found
-
-
-def _form(mapping: dict[str, Any]) -> Form:
-    flags = {name: mapping.pop(name, False) for name in ("sparse", "half")}
-    if any(type(flag) is not bool for flag in flags.values()):
-        raise ValueError(f"sparse and half must be true or false, got {flags}")
-    if not mapping:
-        return Form(**flags)
-    bits, group, axis = (mapping.pop(name, None) for name in ("bits", "group", "axis"))
-    symmetric = mapping.pop("symmetric", None)
-    if type(bits) is not int or bits not in _BITS:
-        raise ValueError(f"bits must be from {_BITS[0]} to {_BITS[-1]}, got {bits!r}")
-    if type(group) is not int or group < 0 or type(axis) is not int or type(symmetric) is not bool:
-        raise ValueError(f"no scheme has group {group!r}, axis {axis!r}, symmetric {symmetric!r}")
-    if mapping:
-        raise ValueError(f"a form has no {next(iter(mapping))!r}")
-    return Form(Scheme(bits, group, symmetric), axis, **flags)
 
 
 def weights(

@@ -45,6 +45,10 @@ class CompressConfig(RunOptions):
     """Run directory to create; or a file that ends in .safetensors, and the run directory is its
     name without that.
     """
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its own settings; a --file is
+    named again.
+    """
     file: Path | None = None
     """Where the compressed model is written; by default model.safetensors in --out."""
     seed: int = 0

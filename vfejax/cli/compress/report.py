@@ -117,11 +117,11 @@ def build(
         return Report("vfejax compress", list(summary.items()), notes=notes), summary
     stages, equal = _stages(config, teacher, student, outcome, run, evaluate_fn, say)
     summary["file"], summary["bit_for_bit"] = str(config.file), equal
-    half = _half_bytes(stages[0], teacher)
+    single, half = (_bytes(stages[0], teacher, width) for width in (4, 2))
     summary["stages"] = [
         asdict(stage)
         | {
-            "ratio_to_float32": stages[0].bytes / stage.bytes,
+            "ratio_to_float32": single / stage.bytes,
             "ratio_to_bfloat16": half / stage.bytes,
             "change_per_cent": 100 * (stage.loss / stages[0].loss - 1),
         }
@@ -137,10 +137,10 @@ def build(
     return report, summary
 
 
-def _half_bytes(first: Stage, teacher: Teacher) -> int:
-    """Size of the teacher's file with two bytes for every weight."""
+def _bytes(first: Stage, teacher: Teacher, width: int) -> int:
+    """Size of the teacher's file with so many bytes for every weight."""
     leaves = jax.tree.leaves(teacher.params)
-    return first.bytes - sum(x.size * (x.dtype.itemsize - 2) for x in leaves)
+    return first.bytes - sum(x.size * (x.dtype.itemsize - width) for x in leaves)
 
 
 def _stages(

@@ -145,8 +145,8 @@ def _pruned(
         if not hasattr(options, option):
             raise UserError(_no_such(option, name))
         raise UserError(
-            f"{flag(option)}: cannot be made smaller in a trained {name}; give --student {name} for "
-            "a fresh one that is"
+            f"{flag(option)}: cannot be made smaller in a trained {name}; give --student {name} "
+            "for a fresh one that is"
         )
     found = _activations(config, teacher, teacher.model, params)
     if config.merge and "experts" in sizes:
