@@ -288,8 +288,8 @@ def start(
 
 
 def size_like(plan: Plan, setting: Setting, text: models.Text) -> dict[str, int]:
-    """Options of the gpt-modern whose file is nearest to that of another setting, and not larger by
-    more than one per cent.
+    """Options of the largest gpt-modern whose weights take no more bytes than those of another
+    setting: the width that allows a feed-forward layer of the usual share, widened to the limit.
     """
     rows = [row for row in results(plan).values() if row["job"]["setting"] == setting.like]
     rows = [row for row in rows if row["job"]["digest"] == text.digest]
@@ -303,9 +303,7 @@ def size_like(plan: Plan, setting: Setting, text: models.Text) -> dict[str, int]
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         return storage.num_bytes(shapes, forms_of(shapes, setting))
 
-    dim = max(8 * k for k in range(2, 40) if counted(8 * k, round(2.72 * 8 * k)) <= 1.01 * target)
-    while counted(dim, round(2.72 * dim)) < target and counted(dim + 8, 2 * (dim + 8)) < target:
-        dim += 8
+    dim = max(8 * k for k in range(2, 40) if counted(8 * k, round(2.72 * 8 * k)) <= target)
     hidden = round(2.72 * dim)
     while counted(dim, hidden + 1) <= target:
         hidden += 1
