@@ -11,6 +11,7 @@ import pytest
 from helpers.tiny_run import TINY_TRAINING
 
 from vfejax import runs
+from vfejax.cli.compress import config as compress_config
 from vfejax.cli.compress import report as compress_report
 from vfejax.cli.main import main
 from vfejax.runs import checkpoint, directory
@@ -212,6 +213,15 @@ def test_what_is_no_finished_run_of_a_language_model_is_refused(teacher, made, t
     (teacher.parent / "text.txt").write_text(TEXT)
     shutil.rmtree(copy / "best")
     expect(copy, "holds no weights yet")
+
+
+def test_a_file_may_be_named_in_the_configuration(tmp_path):
+    (tmp_path / "c.toml").write_text(f'out = "{tmp_path}/x.safetensors"\nbits = 3\n')
+    config = compress_config.parse(["--config", str(tmp_path / "c.toml")])
+    assert (config.out, config.file) == (tmp_path / "x", tmp_path / "x.safetensors")
+    assert config.bits == 3
+    config = compress_config.parse(["--out", str(tmp_path / "runs")])
+    assert config.file == tmp_path / "runs" / "model.safetensors"
 
 
 def test_a_file_that_exists_is_kept(teacher, tmp_path, refused):

@@ -174,8 +174,10 @@ def parse(arguments: Sequence[str]) -> CompressConfig:
     """
     program = "vfejax compress"
     out = configuration.parse(CompressConfig, arguments, program=program).out
-    if out.name.endswith(SUFFIX) and out.name != SUFFIX:
+    if out.suffix == SUFFIX:
         arguments = [*arguments, f"--out={out.with_suffix('')}", f"--file={out}"]
     config = configuration.parse_run(CompressConfig, arguments, program=program)
-    file = config.out / _FILE if config.file is None else config.file
-    return dataclasses.replace(config, file=file)
+    if config.out.suffix == SUFFIX:  # the configuration file says so
+        out, file = config.out.with_suffix(""), config.out
+        return dataclasses.replace(config, out=out, file=file)
+    return dataclasses.replace(config, file=config.file or config.out / _FILE)

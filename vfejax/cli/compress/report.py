@@ -3,6 +3,7 @@ again in a fresh process.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -204,9 +205,10 @@ def _afresh(config: CompressConfig, file: Path) -> float:
         words = ["evaluate", "--run", str(file), "--out", str(found), "--quiet"]
         words += ["--windows", str(config.final_windows)]
         code = "import sys; from vfejax.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
-        )
+        # The memory of an accelerator that this process holds is not there for the other one.
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"{file}: a fresh process cannot evaluate it: {problem}")
