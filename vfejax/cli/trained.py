@@ -40,8 +40,8 @@ def read(path: Path) -> Trained:
     mapping = settings(path)
     if "model" not in mapping:
         raise UserError(
-            f"{path} holds no trained model; give a directory that vfejax train wrote, or a file of "
-            "vfejax compress"
+            f"{path} holds no trained model; give a directory that vfejax train wrote, or a file "
+            "of vfejax compress"
         )
     where = str(path if artefact.is_artefact(path) else path / "config.toml")
     config = options.restored(
