@@ -93,6 +93,7 @@ class Setting(NamedTuple):
 SMALL = (TEACHER, {"dim": 64, "hidden": 64, "experts": 2})
 SMALLEST = (TEACHER, {"dim": 48, "hidden": 44, "experts": 2, "layers": 3})
 HALF = {"experts": 2}
+NARROW = {"experts": 1, "hidden": 32}
 FULL = {"bits": EXACT, "embedding_bits": EXACT, "rest_bits": EXACT}
 SETTINGS = {
     "teacher": Setting(**FULL, sizes=None, weight=0.0, rounded=0.0),
@@ -104,6 +105,8 @@ SETTINGS = {
     "default by the text alone": Setting(sizes=HALF, weight=0.0, bar=">= 0.005 nats above"),
     "rounded first": Setting(sizes=HALF, rounded=1.0, first=True),
     "int3": Setting(3, group=128, sizes=HALF, bar=">= 13x, <= +1 %"),
+    "one narrow expert": Setting(sizes=NARROW),
+    "one narrow expert, int3": Setting(3, group=128, sizes=NARROW),
     "small": Setting(fresh=SMALL, temperature=1.0, bar=">= 35x, <= +5 %"),
     "small by the text alone": Setting(fresh=SMALL, weight=0.0, bar=">= 0.005 nats above"),
     "smallest": Setting(4, 6, fresh=SMALLEST, temperature=1.0, bar=">= 75x, <= +12 %"),
@@ -499,7 +502,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Plan, bool]:
     parser.add_argument("--out", type=Path, default=Path("runs/compression"))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3])
     parser.add_argument("--rate", type=float, default=1e-3, help="of a pruned student")
     parser.add_argument("--teacher-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=300, help="of a pruned student")
