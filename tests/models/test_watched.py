@@ -15,7 +15,12 @@ from vfejax.types import Batch
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 VOCABULARY, LENGTH, PADDING = 7, 6, 2
+QUICK = {"resnet-bk", "pure-fep"}  # modules share one way of being watched, pure-fep has its own
 STACKS = ("blocks", "layers", "alive")  # leaves with the layer as first axis are below these
+
+
+def _member(name):
+    return pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
 
 
 def _build(config, name):
@@ -40,7 +45,7 @@ def _first_block(params):
     return jax.tree_util.tree_map_with_path(first, params)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [_member(name) for name in MODELS])
 def test_streams_are_shown_after_each_block_and_in_their_places(name, rng):
     """Row 1 begins with padding, and is read without it too. What is seen after the first block is
     the same as that of a model which has no other.
