@@ -113,7 +113,10 @@ def test_a_run_that_was_stopped_makes_the_same_file(teacher, made, tmp_path):
     folder = shutil.copytree(first.with_suffix(""), tmp_path / "small")
     checkpoint.discard_after(folder, 2)
     again = tmp_path / "small.safetensors"
-    assert main(["compress", "--out", str(again), "--resume", "--quiet"]) == 0
+    beside = ["--beside", str(first.with_suffix(""))]
+    assert main(["compress", "--out", str(again), "--resume", "--quiet", *beside]) == 0
+    other = json.loads((folder / "summary.json").read_text())["beside"]
+    assert other == [made[1]["stages"][-1] | {"stage": "beside, prune-first"}]
     assert again.read_bytes() == first.read_bytes()
     losses = [read_metrics(place)["loss"].tolist() for place in (folder, first.with_suffix(""))]
     assert losses[0][1:] == losses[1][1:]
@@ -186,6 +189,7 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
         (["--temperature", "0"], ["--temperature 0.0", "positive"]),
         (["--order", "pack-first"], ["--order", "prune-first"]),
         (["--run", "absent"], ["absent", "not a directory"]),
+        (["--beside", "absent"], ["absent", "not a directory"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -201,6 +205,14 @@ def test_what_is_no_finished_run_of_a_language_model_is_refused(teacher, made, t
 
     expect(made[0], "is a compressed model already")
     expect(made[0].with_suffix(""), "holds no trained model")
+    flags, command = [*FLAGS, "--run", str(teacher), "--beside"], {"command": "compress"}
+    refused(tmp_path / "out", [*flags, str(teacher)], "is no finished run of vfejax", **command)
+    other = made[0].with_suffix("")
+    refused(tmp_path / "out", [*flags, str(other), "--final-windows", "9"], "windows", **command)
+    inputs = (other / "inputs.json").read_text()
+    (other / "inputs.json").write_text(inputs.replace('"sha256": "', '"sha256": "0'))
+    refused(tmp_path / "out", [*flags, str(other)], "another teacher", **command)
+    (other / "inputs.json").write_text(inputs)
     directory.create(tmp_path / "agents", {"agents": 4}).close()
     expect(tmp_path / "agents", "holds no trained model")
     copy = shutil.copytree(teacher, tmp_path / "copy")

@@ -12,6 +12,7 @@ import numpy as np
 
 from vfejax.cli import output
 from vfejax.cli import session as sessions
+from vfejax.cli.compress import beside
 from vfejax.cli.compress import report as compress_report
 from vfejax.cli.compress import student as students
 from vfejax.cli.compress import teacher as teachers
@@ -211,13 +212,21 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
     told = run_inputs.Content(str(config.run), teacher.checksum)
     inputs = {"run": told}
     sessions.compare(config, inputs)
+    other = beside.read(config, teacher)
     task = _task(config, teacher)
     with sessions.begin(config, "compress", inputs) as session:
         _announce(task, session)
         units = task.batch_size * teacher.config.length
         outcome = session.advance(_program(task), unit="tokens", units_per_step=units)
         whole, summary = compress_report.build(
-            config, teacher, task.student, outcome, session.run, task.evaluate_fn, session.say
+            config,
+            teacher,
+            task.student,
+            outcome,
+            session.run,
+            task.evaluate_fn,
+            session.say,
+            other,
         )
         return session.finish(outcome, whole, summary, compress_report.summary_text)
 

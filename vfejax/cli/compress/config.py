@@ -36,7 +36,7 @@ class CompressConfig(RunOptions):
     """
 
     SESSION: ClassVar[tuple[str, ...]] = (*RunOptions.SESSION, "file")
-    CHANGEABLE: ClassVar[tuple[str, ...]] = ("checkpoint_every", "final_windows")
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("checkpoint_every", "final_windows", "beside")
     INPUTS: ClassVar[tuple[str, ...]] = ("run",)
 
     run: Path = Path("runs/train")
@@ -92,6 +92,10 @@ class CompressConfig(RunOptions):
     """
     order: Literal["prune-first", "quantise-first"] = "prune-first"
     """Prune, teach, round; or round before pruning, and learn with rounded weights throughout."""
+    beside: Path | None = None
+    """Run directory of another compression of the same teacher, such as one in the other --order,
+    whose file is shown beside this one.
+    """
     steps: int = 300
     """Updates of the student; 0 for none."""
     rounded_share: float = 0.3

@@ -90,6 +90,7 @@ def build(
     run: RunDirectory,
     evaluate_fn: EvaluateFn,
     say: Callable[[str], None],
+    other: dict[str, Any] | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """Write the file, judge all stages; what the run shows in the end, and its summary.
 
@@ -101,6 +102,7 @@ def build(
         run: the run's directory, held.
         evaluate_fn: of the student.
         say: tells the user what goes on.
+        other: the last row of another compression, to be shown beside the stages.
 
     Raises:
         UserError: when the file cannot be written or does not come back as it was.
@@ -128,10 +130,11 @@ def build(
         }
         for stage in stages
     ]
+    summary["beside"] = [] if other is None else [other]
     report = Report(
         "vfejax compress",
-        [_cells(stage) for stage in summary["stages"]],
-        _pictures(metrics, stages),
+        [_cells(stage) for stage in (*summary["stages"], *summary["beside"])],
+        _pictures(metrics, stages, summary["beside"]),
         notes=_notes(config, summary),
         header=_HEADER,
     )
@@ -243,9 +246,13 @@ def _notes(config: CompressConfig, summary: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _pictures(metrics: dict[str, np.ndarray], stages: list[Stage]) -> Iterator[Picture]:
-    points = {stage.stage: [stage.bytes, stage.loss] for stage in stages[:-1]}
-    figure = figures.loss_against_bytes({"stages": points}, level=stages[0].loss)
+def _pictures(
+    metrics: dict[str, np.ndarray], stages: list[Stage], others: list[dict[str, Any]]
+) -> Iterator[Picture]:
+    groups = {"stages": {stage.stage: [stage.bytes, stage.loss] for stage in stages[:-1]}}
+    if others:
+        groups["beside"] = {row["stage"]: [row["bytes"], row["loss"]] for row in others}
+    figure = figures.loss_against_bytes(groups, level=stages[0].loss)
     caption = "Every stage as a point: the size of its file, and its loss on the validation text."
     yield Picture("bytes", "Loss against bytes", caption, figure)
     if len(metrics["step"]) < 2:
@@ -269,13 +276,13 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     ]
     if "stages" in summary:
         lines.append(
-            f"{'':<20}{'bytes':>11}{'of float32':>12}{'of bfloat16':>13}{'loss':>9}{'change':>10}"
+            f"{'':<24}{'bytes':>11}{'of float32':>12}{'of bfloat16':>13}{'loss':>9}{'change':>10}"
             f"{'tokens/s':>10}"
         )
-        for stage in summary["stages"]:
+        for stage in (*summary["stages"], *summary.get("beside", ())):
             pace = stage["tokens_per_second"]
             lines.append(
-                f"{stage['stage']:<20}{stage['bytes']:>11,}{stage['ratio_to_float32']:>11.2f}x"
+                f"{stage['stage']:<24}{stage['bytes']:>11,}{stage['ratio_to_float32']:>11.2f}x"
                 f"{stage['ratio_to_bfloat16']:>12.2f}x{stage['loss']:>9.4f}"
                 f"{stage['change_per_cent']:>+9.2f}%"
                 + (f"{'':>10}" if pace is None else f"{pace:>10,.0f}")
