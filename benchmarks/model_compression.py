@@ -6,7 +6,8 @@ A teacher (the default model of ``vfejax train``) learns each text from every se
 is made from it. A line of ``runs.jsonl`` in the folder is one file that was written, read again and
 evaluated on every character of the validation text; it is not made again, so that the benchmark
 can be run in pieces (``--settings``, ``--seeds``). ``--report`` makes the table and the picture of
-what is there. Ratios compare files with files: that of the setting with that of the teacher in
+what is there; ``--out benchmarks/measured/compression --report`` those that are published. Ratios
+compare files with files: that of the setting with that of the teacher in
 float32, vocabulary and header in both.
 
 Students and references read the same batches as the teacher that is trained on, with the same
@@ -260,6 +261,11 @@ def train(
     return state.params["student"] if setting.weight else state.params
 
 
+def teacher_path(plan: Plan, text: models.Text, seed: int) -> Path:
+    """Where the file of a teacher is, from which all others are made."""
+    return plan.out / f"{text.name}-{seed}-teacher.safetensors"
+
+
 @cache
 def teacher_of(path: Path) -> PyTree:
     """The weights of a teacher, from its file."""
@@ -270,8 +276,7 @@ def start(
     plan: Plan, setting: Setting, text: models.Text, seed: int
 ) -> tuple[str, dict[str, Any], PyTree, PyTree]:
     """Model, options and first weights of a student, and its teacher's weights."""
-    path = plan.out / f"{text.name}-{seed}-teacher.safetensors"
-    teacher = {} if setting.sizes is None else teacher_of(path)
+    teacher = {} if setting.sizes is None else teacher_of(teacher_path(plan, text, seed))
     if setting.fresh is not None or setting.sizes is None:
         name, options = setting.fresh or (TEACHER, {})
         if setting.like is not None:
@@ -341,7 +346,7 @@ def make(plan: Plan, name: str, text: models.Text, seed: int, rate: float) -> di
         rate,
     )
     known = json.dumps(job._asdict(), sort_keys=True)
-    if known in results(plan):
+    if known in results(plan) and (name != "teacher" or teacher_path(plan, text, seed).exists()):
         return results(plan)[known]
     began = time.perf_counter()
     model, options, params, teacher = start(plan, setting, text, seed)
