@@ -108,7 +108,7 @@ def test_the_run_beside_the_file_is_one_as_of_every_command(made):
     assert runs.load(folder).config["bits"] == 4
 
 
-def test_a_run_that_was_stopped_makes_the_same_file(teacher, made, tmp_path):
+def test_a_run_that_was_stopped_makes_the_same_file(teacher, made, tmp_path, refused):
     first = made[0]
     folder = shutil.copytree(first.with_suffix(""), tmp_path / "small")
     checkpoint.discard_after(folder, 2)
@@ -117,7 +117,10 @@ def test_a_run_that_was_stopped_makes_the_same_file(teacher, made, tmp_path):
     assert main(["compress", "--out", str(again), "--resume", "--quiet", *beside]) == 0
     other = json.loads((folder / "summary.json").read_text())["beside"]
     assert other == [made[1]["stages"][-1] | {"stage": "beside, prune-first"}]
+    assert main(["compress", "--out", str(again), "--resume", "--quiet"]) == 0  # replaces its own
     assert again.read_bytes() == first.read_bytes()
+    again.write_text("a letter")
+    refused(again, ["--resume"], "exists already", command="compress")
     losses = [read_metrics(place)["loss"].tolist() for place in (folder, first.with_suffix(""))]
     assert losses[0][1:] == losses[1][1:]
 
@@ -190,6 +193,9 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
         (["--order", "pack-first"], ["--order", "prune-first"]),
         (["--run", "absent"], ["absent", "not a directory"]),
         (["--beside", "absent"], ["absent", "not a directory"]),
+        (["--file", "config.toml"], ["--file", "ends in .safetensors"]),
+        (["--out", ".safetensors"], ["--out .safetensors", "a name with more than"]),
+        (["--out", "x.safetensors", "--file", "y.safetensors"], ["--file", "left out when --out"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -204,6 +210,8 @@ def test_what_is_no_finished_run_of_a_language_model_is_refused(teacher, made, t
         refused(tmp_path / "out", [*FLAGS, "--run", str(run)], *pieces, command="compress")
 
     expect(made[0], "is a compressed model already")
+    (tmp_path / "notes.txt").write_text("a letter")
+    expect(tmp_path / "notes.txt", "not a directory")
     expect(made[0].with_suffix(""), "holds no trained model")
     flags, command = [*FLAGS, "--run", str(teacher), "--beside"], {"command": "compress"}
     refused(tmp_path / "out", [*flags, str(teacher)], "is no finished run of vfejax", **command)
@@ -225,6 +233,15 @@ def test_what_is_no_finished_run_of_a_language_model_is_refused(teacher, made, t
     (teacher.parent / "text.txt").write_text(TEXT)
     shutil.rmtree(copy / "best")
     expect(copy, "holds no weights yet")
+
+
+@pytest.mark.parametrize("name", ["run", "run.safetensors"])
+def test_the_teacher_is_never_replaced(teacher, tmp_path, refused, name):
+    copy = shutil.copytree(teacher, tmp_path / "run")
+    before = _contents(copy)
+    flags = [*FLAGS, "--run", str(copy), "--overwrite"]
+    refused(tmp_path / name, flags, "is the run directory of the teacher", command="compress")
+    assert _contents(copy) == before
 
 
 def test_a_file_may_be_named_in_the_configuration(tmp_path):

@@ -50,8 +50,18 @@ def _check_file(config: CompressConfig) -> None:
     assert config.file is not None  # parse has set it
     if config.file.parent == config.out:
         return
-    replaceable = config.overwrite or (config.resume and artefact.is_artefact(config.file))
-    output.check_replaceable(config.file, replaceable)
+    output.check_replaceable(config.file, config.overwrite or (config.resume and _is_own(config)))
+
+
+def _is_own(config: CompressConfig) -> bool:
+    """Whether the file was made from the teacher of the run that is resumed."""
+    assert config.file is not None  # parse has set it
+    try:
+        teacher = artefact.read(config.file)[0].teacher
+        run_inputs.check(config.out, {"run": run_inputs.Content(str(config.file), teacher)})
+    except UserError:
+        return False
+    return True
 
 
 class Task(NamedTuple):

@@ -1,6 +1,7 @@
 """Options of ``vfejax compress``: their meaning, their defaults, their limits."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.errors import UserError
 from vfejax.models.table import MODELS
 from vfejax.runs.artefact import SUFFIX
 
@@ -139,6 +141,7 @@ def check_values(config: CompressConfig) -> None:
     them.
     """
     check_run(config)
+    _check_places(config)
     listed = ", ".join(map(str, _BITS))
     check(config.bits in (*_BITS, HALF), "bits", config.bits, f"one of {listed}, {HALF}")
     value = config.embedding_bits
@@ -161,6 +164,18 @@ def check_values(config: CompressConfig) -> None:
     _check_together(config)
 
 
+def _check_places(config: CompressConfig) -> None:
+    """Refuse what would replace the teacher, or could not be told from a directory."""
+    assert config.file is not None  # parse has set it
+    check(config.out.name != SUFFIX, "out", config.out, f"a name with more than {SUFFIX}")
+    check(config.file.suffix == SUFFIX, "file", config.file, f"a name that ends in {SUFFIX}")
+    if os.path.realpath(config.out) == os.path.realpath(config.run):
+        raise UserError(
+            f"--out {config.out}: is the run directory of the teacher, which stays as it is; give "
+            "another name"
+        )
+
+
 def _check_together(config: CompressConfig) -> None:
     """Options that exclude one another."""
     if config.student is None:
@@ -177,11 +192,17 @@ def parse(arguments: Sequence[str]) -> CompressConfig:
     the defaults; a file in --out taken apart into --file and the run's directory.
     """
     program = "vfejax compress"
-    out = configuration.parse(CompressConfig, arguments, program=program).out
-    if out.suffix == SUFFIX:
-        arguments = [*arguments, f"--out={out.with_suffix('')}", f"--file={out}"]
+    flags = configuration.parse(CompressConfig, arguments, program=program)
+    if flags.out.suffix == SUFFIX:
+        _check_single(flags)
+        arguments = [*arguments, f"--out={flags.out.with_suffix('')}", f"--file={flags.out}"]
     config = configuration.parse_run(CompressConfig, arguments, program=program)
     if config.out.suffix == SUFFIX:  # the configuration file says so
+        _check_single(config)
         out, file = config.out.with_suffix(""), config.out
         return dataclasses.replace(config, out=out, file=file)
     return dataclasses.replace(config, file=config.file or config.out / _FILE)
+
+
+def _check_single(config: CompressConfig) -> None:
+    check(config.file is None, "file", config.file, f"left out when --out ends in {SUFFIX}")

@@ -67,7 +67,7 @@ def read(config: CompressConfig) -> Teacher:
             was.
     """
     place = config.run
-    if artefact.is_artefact(place):
+    if place.suffix == artefact.SUFFIX and place.is_file():
         raise UserError(
             f"--run {place}: is a compressed model already; give the run that it came from"
         )
