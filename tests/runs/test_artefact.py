@@ -4,6 +4,7 @@ for it.
 
 import dataclasses
 import json
+import os
 
 import chex
 import jax
@@ -18,7 +19,7 @@ from vfejax.compression.storage import Form
 from vfejax.data import tensors, tokenizers
 from vfejax.errors import UserError
 from vfejax.models import table
-from vfejax.runs import artefact, load
+from vfejax.runs import artefact, inputs, load
 
 LETTERS = tokenizers.build("character", "the cat sat on the mat\n")
 TINY = table.MODELS["resnet-bk"].tiny
@@ -142,6 +143,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     _refused(tmp_path / "absent.safetensors", "does not exist")
     tensors.write_tensors(tmp_path / "weights.safetensors", {"x": np.ones(2)})
     _refused(tmp_path / "weights.safetensors", "no compressed model")
+    (tmp_path / "folder.safetensors").mkdir()
+    _refused(tmp_path / "folder.safetensors", "holds no run")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    _refused(tmp_path / "pipe.safetensors", "no regular file")
     (tmp_path / "text").write_text("once upon a time")
     _refused(tmp_path / "text", "damaged")
 
@@ -162,6 +167,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         ({"config": {"model": "lstm"}}, ["'lstm' is not known"]),
         ({"config": {}}, ["None is not known"]),
         ({"ranks": {"tokens/embedding": 10**9}}, ["tokens/embedding/left"]),
+        ({"ranks": {"tokens/embedding": 0}}, ["rank of 'tokens/embedding'", "at least 1"]),
+        ({"ranks": {"final_norm/scale": 1}}, ["no kernel 'final_norm/scale'"]),
         ({"leaves": []}, ["does not fit its own model", "values must be"]),
     ],
     ids=lambda value: str(value)[:50],
@@ -176,12 +183,19 @@ def test_what_the_document_says_wrong_is_named(written, tmp_path, change, pieces
     _refused(path, *pieces)
 
 
+@pytest.mark.parametrize("found", [3, {"text": 3}, {"text": {"files": {"": 0}}}], ids=str)
+def test_a_record_of_inputs_that_is_none_is_named(params, tmp_path, found):
+    _write(tmp_path / "small.safetensors", params, _content({}, inputs=found))
+    with pytest.raises(UserError, match=r"small.safetensors is damaged"):
+        inputs.recorded(tmp_path / "small.safetensors")
+
+
 def test_weights_of_another_model_are_refused(params, tmp_path):
     path = tmp_path / "file.safetensors"
     _write(path, params, _content({}, dataclasses.replace(TINY, dim=24)))
     _refused(path, "does not fit its own model", "must be float32")
     _write(path, params | {"more": np.ones(1, np.float32)}, _content({}))
-    _refused(path, "holds more", "no such leaf")
+    _refused(path, "holds 'more'", "no such leaf")
     _write(path, {k: v for k, v in params.items() if k != "norm"}, _content({}))
     _refused(path, "norm/scale", "got nothing")
     with pytest.raises(ValueError, match="forms name 'none'"):

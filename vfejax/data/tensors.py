@@ -6,6 +6,7 @@ The library ``safetensors`` checks the header and the length of a file before an
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def _places(index: Path) -> dict[str, str]:
 def _opened(path: Path) -> Iterator[Any]:
     """One file, its header read and checked."""
     with read_errors(path):
-        path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise UserError(f"{path} is no regular file; give a safetensors file")
         try:
             with safetensors.safe_open(path, framework="np") as opened:
                 yield opened

@@ -75,8 +75,9 @@ class Content(NamedTuple):
 
 
 def is_artefact(path: str | os.PathLike) -> bool:
-    """Whether a path names such a file, by its ending or because a file is there."""
-    return os.fspath(path).endswith(SUFFIX) or os.path.isfile(path)
+    """Whether a path names such a file, by its ending or because a file is there; no directory."""
+    named_so = os.fspath(path).endswith(SUFFIX) and not os.path.isdir(path)
+    return named_so or os.path.isfile(path)
 
 
 def checksum(params: PyTree) -> str:
@@ -197,7 +198,7 @@ def read(path: str | os.PathLike) -> tuple[Content, dict[str, np.ndarray]]:
             step=_of(int, document, "step"),
             valid_loss=_of(float, document, "valid_loss"),
             inputs=document.get("inputs"),
-            ranks=dict(document.get("ranks", {})),
+            ranks=artefact_forms.ranks(document.get("ranks", {})),
         )
     except (ValueError, TypeError) as error:
         raise UserError(
@@ -258,7 +259,14 @@ def weights(
                 f"{path} does not fit its own model: {name}: {one_line(error)}; compress again"
             ) from error
 
-    for name, like in storage.leaf_names(template).items():
+    wanted = storage.leaf_names(template)
+    for name in content.ranks:
+        if name not in wanted or len(wanted[name].shape) < 2:
+            raise UserError(
+                f"{path} does not fit its own model: it has no kernel {name!r:.60} that could be "
+                "two factors; compress again"
+            )
+    for name, like in wanted.items():
         if name in content.ranks:
             *stack, rows, columns = like.shape
             take(name + _LEFT, (*stack, rows, content.ranks[name]), like.dtype)
@@ -267,7 +275,7 @@ def weights(
             take(name, like.shape, like.dtype)
     if strange := sorted(parts.keys() - leaves.keys()):
         raise UserError(
-            f"{path} holds {strange[0]}, and its model has no such leaf; compress again"
+            f"{path} holds {strange[0]!r}, and its model has no such leaf; compress again"
         )
     return decode(leaves, content, template)
 

@@ -6,7 +6,7 @@ from typing import Any
 from vfejax.compression.quantize import Scheme
 from vfejax.compression.storage import Form
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "ranks", "to_json"]
 
 _BITS = range(1, 9)
 
@@ -39,6 +39,21 @@ def from_json(groups: Any) -> dict[str, Form]:
     for group in groups:
         mapping, names = group
         found |= dict.fromkeys(names, _form(dict(mapping)))
+    return found
+
+
+def ranks(mapping: Any) -> dict[str, int]:
+    """Ranks by the name of a leaf in two factors; ValueError or TypeError for what is none.
+
+    >>> ranks({"a": 0})
+    Traceback (most recent call last):
+    ValueError: the rank of 'a' must be an integer of at least 1, got 0
+    """
+    found = dict(mapping)
+    for name, rank in found.items():
+        if type(rank) is not int or rank < 1:
+            said = f"the rank of {name!r:.60} must be an integer of at least 1"
+            raise ValueError(f"{said}, got {rank!r:.60}")
     return found
 
 

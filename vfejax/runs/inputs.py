@@ -183,20 +183,34 @@ def recorded(run: str | os.PathLike) -> dict[str, Any] | None:
     ``inputs.json`` has it; None when it did not note that.
     """
     if artefact.is_artefact(run):
-        return artefact.read(run)[0].inputs
-    path = Path(run) / _FILE
-    if not path.exists():
-        return None
-    with read_errors(path):
-        content = path.read_bytes()
+        place, remedy = os.fspath(run), "compress again"
+        found = artefact.read(run)[0].inputs
+        if found is None:
+            return None
+    else:
+        place, remedy = os.path.join(run, _FILE), "delete it to go on without the check"
+        if not os.path.exists(place):
+            return None
+        with read_errors(place):
+            content = Path(place).read_bytes()
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+    if not _is_record(found):
+        raise UserError(
+            f"{place} is damaged, so it cannot be told whether the data are those of the run; "
+            f"{remedy}"
+        )
+    return found
+
+
+def _is_record(found: Any) -> bool:
+    """Whether this is what :func:`record` writes."""
     try:
-        found = json.loads(content)
         for entry in found.values():
             for file in entry["files"].values():
                 file["size"], file["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged, so it cannot be told whether the data are those of the run; "
-            "delete it to go on without the check"
-        ) from error
-    return found
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return True
