@@ -46,7 +46,9 @@ def experts(tmp_path_factory, library_promotion):
 
 @pytest.fixture(scope="module", autouse=True)
 def same_process(library_promotion):
-    """Files are evaluated in this process: a fresh one takes seconds, and has a test of its own."""
+    """Files are evaluated in this process: a fresh one takes seconds, and has a test of its own;
+    gives the true function.
+    """
 
     def evaluated(config, file):
         out = file.with_suffix(".json")
@@ -54,9 +56,10 @@ def same_process(library_promotion):
         assert main(["evaluate", "--run", str(file), *words]) == 0
         return json.loads(out.read_text())["loss_nats_per_token"]
 
+    true = compress_report._afresh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compress_report, "_afresh", evaluated)
-        yield
+        yield true
 
 
 def _compress(teacher, out, *flags):
@@ -164,9 +167,11 @@ def test_what_a_teacher_with_experts_cannot_do_is_said_in_one_line(experts, tmp_
 
 @pytest.mark.slow
 def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
-    teacher, tmp_path, monkeypatch
+    teacher, tmp_path, monkeypatch, same_process
 ):
-    monkeypatch.undo()
+    monkeypatch.setattr(compress_report, "_afresh", same_process)
+    (tmp_path / "random.py").write_text("raise SystemExit('a file of the user was imported')")
+    monkeypatch.chdir(tmp_path)
     flags = ["--student", "transformer", "--dim", "8", "--heads", "2", "--hidden", "8"]
     summary = _compress(teacher, tmp_path / "out", *flags, "--layers", "1", "--steps", "2")
     assert summary["model"] == "transformer"

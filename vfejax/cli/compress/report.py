@@ -205,9 +205,11 @@ def _afresh(config: CompressConfig, file: Path) -> float:
     """The loss that ``vfejax evaluate`` finds for the file."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "figures.json"
-        words = ["evaluate", "--run", str(file), "--out", str(found), "--quiet"]
+        words = ["evaluate", f"--run={file}", "--out", str(found), "--quiet"]
         words += ["--windows", str(config.final_windows)]
-        code = "import sys; from vfejax.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        # It finds modules where this one does, and not in the working directory.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from vfejax.cli.main import main; "
+        code += "sys.exit(main(sys.argv[1:]))"
         # The memory of an accelerator that this process holds is not there for the other one.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         command = [sys.executable, "-c", code, *words]
