@@ -106,6 +106,8 @@ def test_soft_nats_keep_nan_leave_out_padding_and_know_impossible_tokens():
     logits = jnp.asarray([[0.0, 1.0], [jnp.nan, 0.0], [jnp.nan, 0.0], [0.0, -jnp.inf]])
     counts = jnp.asarray([True, True, False, True])
     found = distill.soft_nats(jnp.zeros((4, 2)), logits, 1.0, counts)
+    slope = jax.grad(lambda x: distill.soft_nats(x, logits, 1.0, counts)[2])(jnp.zeros((4, 2)))
+    np.testing.assert_array_equal(slope[2], 0)  # padding, whatever the logits are
     assert np.isnan(found).tolist() == [False, True, False, False]
     assert found[2] == 0
     np.testing.assert_allclose(found[3], np.log(2), rtol=1e-15)

@@ -11,6 +11,8 @@ from vfejax.compression.prune import Cut, Part, Scaling, choose, shrink, written
 def test_the_best_stay_in_their_order():
     scores = jnp.asarray([[0.1, 0.9, 0.5, 0.7], [4.0, 1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(choose(scores, 2), [[1, 3], [0, 3]])
+    nan = np.copysign(np.nan, -1)  # as 0/0 is on many processors
+    np.testing.assert_array_equal(choose(jnp.asarray([3.0, nan, 1.0, 2.0]), 2), [0, 1])
 
 
 @pytest.mark.parametrize("count", [0, 5])

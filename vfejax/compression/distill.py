@@ -79,11 +79,17 @@ def soft_nats(
             f"{student.shape[-1]} and {teacher.shape[-1]} tokens"
         )
     real = at_least_float32(student.dtype)
+    if counts is not None:  # here too: a gradient of 0 times infinity would be NaN
+        student = _where_counted(student, counts)
+        teacher = _where_counted(teacher, counts)
     q = jax.nn.log_softmax(student.astype(real) / temperature, axis=-1)
     p = jax.nn.log_softmax(teacher.astype(real) / temperature, axis=-1)
     excess = jnp.where(jnp.isneginf(p), jnp.zeros((), real), p - q)
-    nats = temperature**2 * jnp.sum(jnp.exp(p) * excess, axis=-1)
-    return nats if counts is None else jnp.where(counts, nats, jnp.zeros((), real))
+    return temperature**2 * jnp.sum(jnp.exp(p) * excess, axis=-1)
+
+
+def _where_counted(logits: Array, counts: Array) -> Array:
+    return jnp.where(counts[..., None], logits, jnp.zeros((), logits.dtype))
 
 
 def trained(params: PyTree, constants: tuple[str, ...] = ()) -> PyTree:
@@ -246,6 +252,7 @@ def _layers(seen: Layers | None, name: str, role: str) -> Any:
 
 def _nats(logits: Array, targets: Array, counts: Array) -> Array:
     """``-log q(target)`` where it counts."""
+    logits = _where_counted(logits, counts)
     log_q = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)), axis=-1)
     nats = -jnp.take_along_axis(log_q, targets[..., None], axis=-1)[..., 0]
     return jnp.where(counts, nats, jnp.zeros((), nats.dtype))

@@ -89,7 +89,8 @@ class Part(NamedTuple):
 
 
 def choose(scores: Array, count: int) -> Array:
-    """Indices of the ``count`` largest scores, in their order: the units that stay.
+    """Indices of the ``count`` largest scores, in their order: the units that stay. NaN counts as
+    the largest, whatever its sign bit.
 
     Args:
         scores: ``[..., units]``.
@@ -106,6 +107,7 @@ def choose(scores: Array, count: int) -> Array:
     """
     if not 1 <= count <= scores.shape[-1]:
         raise ValueError(f"count must lie between 1 and {scores.shape[-1]} units, got {count}")
+    scores = jnp.where(jnp.isnan(scores), jnp.asarray(jnp.inf, scores.dtype), scores)
     return jnp.sort(jax.lax.top_k(scores, count)[1], axis=-1)
 
 

@@ -92,10 +92,11 @@ def prepare(config: CompressConfig, teacher: Teacher) -> Student:
         problem = f"{flag(error.name)} {error.value}: must be {error.requirement}"
         raise UserError(problem) from error
     except ValueError as error:
-        raise UserError(f"--student: {one_line(error)}") from error
+        option = "--run" if config.student is None else "--student"
+        raise UserError(f"{option}: {one_line(error)}") from error
     if params is None:
         params = jax.jit(model.init)(random_key(config.seed))
-    params, ranks, masked = _thinned(config, teacher, model, params)
+    params, ranks, masked = _thinned(config, teacher, name, model, params)
     forms = _forms(config, params, ranks, masked)
     return Student(name, options, model, params, forms, ranks, sizes)
 
@@ -148,14 +149,14 @@ def _pruned(
             f"{flag(option)}: cannot be made smaller in a trained {name}; give --student {name} "
             "for a fresh one that is"
         )
-    found = _activations(config, teacher, teacher.model, params)
+    found = _activations(config, teacher, name, teacher.model, params)
     if config.merge and "experts" in sizes:
         params, options = merged(options, params, found, sizes["experts"])
         rest = {n: size for n, size in sizes.items() if n != "experts"}
         if not rest:
             return options, params, sizes
         smaller = _build(teacher, name, options)
-        found = _activations(config, teacher, smaller, params)
+        found = _activations(config, teacher, name, smaller, params)
     else:
         rest = sizes
     params, options = pruned(name, options, params, found, rest, experts=config.expert_score)
@@ -163,13 +164,12 @@ def _pruned(
 
 
 def _activations(
-    config: CompressConfig, teacher: Teacher, model: SequenceModel, params: PyTree
+    config: CompressConfig, teacher: Teacher, name: str, model: SequenceModel, params: PyTree
 ) -> dict[str, jax.Array]:
     """Statistics of what the model's kernels read, on windows of the training text."""
     if model.activations is None:
         raise UserError(
-            f"--run: {teacher.config.model} does not show what its kernels read; leave --merge, "
-            "--low-rank and --sparsity out"
+            f"--low-rank, --sparsity: {name} does not show what its kernels read; leave them out"
         )
     tokens, settings = teacher.corpus.train.tokens, teacher.config
     windows = Batches(tokens, config.calibration_windows, settings.length, config.seed).at(0, 1)
@@ -177,31 +177,32 @@ def _activations(
 
 
 def _thinned(
-    config: CompressConfig, teacher: Teacher, model: SequenceModel, params: PyTree
+    config: CompressConfig, teacher: Teacher, name: str, model: SequenceModel, params: PyTree
 ) -> tuple[PyTree, dict[str, int], frozenset[str]]:
     """The weights with kernels in factors, or with zeros; ranks of the factors, and names of the
     leaves with zeros.
     """
     if not config.low_rank and not config.sparsity:
         return params, {}, frozenset()
-    found, leaves = _activations(config, teacher, model, params), storage.leaf_names(params)
-    kernels = {name for name, kind in _kinds(config, params).items() if kind == _KERNEL}
+    found = _activations(config, teacher, name, model, params)
+    leaves = storage.leaf_names(params)
+    kernels = {leaf for leaf, kind in _kinds(config, params).items() if kind == _KERNEL}
     known = sorted(kernels & found.keys())
     if config.sparsity:
         masks = {
-            name: sparse.keep_largest(
-                sparse.activation_aware(leaves[name], found[name]), config.sparsity
+            leaf: sparse.keep_largest(
+                sparse.activation_aware(leaves[leaf], found[leaf]), config.sparsity
             )
-            for name in known
+            for leaf in known
         }
         return sparse.masked(params, masks), {}, frozenset(masks)
     rank, ranks = config.low_rank, {}
-    for name in known:
-        rows, columns = leaves[name].shape[-2:]
+    for leaf in known:
+        rows, columns = leaves[leaf].shape[-2:]
         if rank * (rows + columns) >= rows * columns:
             continue
-        ranks[name] = rank
-        params = _replaced(params, name.split("/"), leaves[name], rank, found[name])
+        ranks[leaf] = rank
+        params = _replaced(params, leaf.split("/"), leaves[leaf], rank, found[leaf])
     if not ranks:
         raise UserError(f"--low-rank {rank}: no kernel becomes smaller by it; give a smaller rank")
     return params, ranks, frozenset()
