@@ -25,6 +25,14 @@ def test_points_stand_where_their_bytes_and_losses_are():
     assert high > 3200
 
 
+def test_names_of_points_that_are_close_do_not_cover_each_other():
+    points = {f"a long name {i}": [1e5 + 100 * i, 1.3 + 1e-3 * i] for i in range(6)}
+    figure = loss_against_bytes({"a": points | {"far": [1e6, 2.0]}})
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [

@@ -26,6 +26,7 @@ from vfejax.figures.style import (
 __all__ = ["loss_against_bytes"]
 
 _MARKERS = "osD^vP"
+_LETTERS = 8  # size of names, in points
 
 
 def loss_against_bytes(
@@ -64,6 +65,7 @@ def loss_against_bytes(
     ]
     if not drawn:
         raise ValueError("groups must hold at least one point")
+    names = [plain(name) for points in groups.values() for name in points]
     sizes = np.concatenate(drawn)[:, 0] / 1000
     ax.set_xlim(sizes.min() / 1.3, sizes.max() * 1.9)  # room for names on the right
     ax.margins(y=0.12)
@@ -72,9 +74,58 @@ def loss_against_bytes(
         ax.axhline(level, color=GREY, linewidth=1.0, linestyle=(0, (5, 3)), zorder=0)
     ylabel = "cross-entropy (nats per token)"
     style_axes(ax, xlabel="size of the file (kB)", ylabel=ylabel, title=title)
+    places = np.stack([pairs.mean(axis=0) for pairs in drawn]) / [1000, 1]
+    for name, place, (x, y, side) in zip(names, places, _room(ax, names, places), strict=True):
+        ax.annotate(
+            name,
+            place,
+            (x, y),
+            textcoords="offset points",
+            horizontalalignment=side,
+            color=INK,
+            fontsize=_LETTERS,
+        )
     if len(groups) > 1:
         ax.legend(frameon=False, labelcolor=INK)
     return figure
+
+
+def _room(ax: Axes, names: list[str], places: np.ndarray) -> list[tuple[float, float, str]]:
+    """Where each name stands beside its point, in points of 1/72 inch, and how it is aligned: at the
+    first place near it, right or left, above or below, where it covers no other name and no point.
+    """
+    ax.autoscale_view()
+    to_points = 72 / ax.figure.dpi
+    dots = ax.transData.transform(places) * to_points
+    edge = ax.bbox.x0 * to_points
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    found = []
+    for name, (x, y) in zip(names, dots, strict=True):
+        width = 0.56 * _LETTERS * len(name)
+        choices = [
+            (x + 6 if right else x - 6 - width, y + lift, right)
+            for step in range(6)
+            for lift in (5 + 10 * step, -11 - 10 * step)
+            for right in (True, False)
+        ]
+        boxes = [(left, low, left + width, low + _LETTERS) for left, low, _ in choices]
+        free = (
+            i
+            for i, box in enumerate(boxes)
+            if box[0] > edge and not any(_covers(box, other) for other in taken)
+        )
+        i = next(free, 0)
+        taken.append(boxes[i])
+        right = choices[i][2]
+        found.append(
+            (6.0 if right else -6.0, float(choices[i][1] - y), "left" if right else "right")
+        )
+    return found
+
+
+def _covers(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    across = box[0] < other[2] and other[0] < box[2]
+    return across and box[1] < other[3] and other[1] < box[3]
 
 
 def _point(
@@ -87,12 +138,4 @@ def _point(
     size, losses = pairs[:, 0].mean() / 1000, pairs[:, 1]
     ax.plot([size, size], [losses.min(), losses.max()], color=colour, linewidth=1.4)
     ax.plot([size], [losses.mean()], marker, color=colour, markersize=6, label=label or None)
-    ax.annotate(
-        plain(name),
-        (size, losses.mean()),
-        (6, 5),
-        textcoords="offset points",
-        color=INK,
-        fontsize=8,
-    )
     return pairs
