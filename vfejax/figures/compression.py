@@ -91,7 +91,7 @@ def loss_against_bytes(
 
 
 def _room(ax: Axes, names: list[str], places: np.ndarray) -> list[tuple[float, float, str]]:
-    """Where each name stands beside its point, in points of 1/72 inch, and how it is aligned: at the
+    """Where each name stands beside its point, in points of 1/72 inch, and how it is aligned: the
     first place near it, right or left, above or below, where it covers no other name and no point.
     """
     ax.autoscale_view()
