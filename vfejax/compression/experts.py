@@ -169,7 +169,7 @@ def combined_scale(
     ratio = old.weights[..., :1] / all_of_them.weights[..., :1]
     single = (shares(all_of_them) * ratio)[..., None] * members[None]
     held = matmul(shares(old), members)
-    wanted = jnp.where(held > 0, held, jnp.max(single, axis=-2)) * jnp.sum(reads, axis=-2)
+    wanted = jnp.where(held <= 0, jnp.max(single, axis=-2), held) * jnp.sum(reads, axis=-2)
     squares = jnp.sum(new * new, axis=0)
     scale = jnp.sum(wanted * new, axis=0) / jnp.where(squares <= 0, 1, squares)
     return jnp.where(squares <= 0, jnp.ones((), scale.dtype), scale)
