@@ -37,3 +37,11 @@ def test_the_mean_is_weighted_by_use_and_groups_stay_apart(rng):
     np.testing.assert_allclose(found.kernel_out, np.stack([1.5 * last[0], last[1]]), rtol=1e-15)
     np.testing.assert_allclose(found.kernel_in, first[:2], rtol=1e-15)
     np.testing.assert_allclose(found.mixing, [[0.75, 0.0], [0.0, 1.0], [0.25, 0.0]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["kernel_in", "kernel_out"])
+def test_weights_that_are_not_finite_are_named(rng, name):
+    kernels = {"kernel_in": rng.normal(size=(2, 3, 4)), "kernel_out": rng.normal(size=(2, 4, 3))}
+    kernels[name][1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=f"{name} is not finite"):
+        merge(**kernels, frequency=np.ones(2) / 2, labels=np.zeros(2, int))

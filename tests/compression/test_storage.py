@@ -111,3 +111,10 @@ def test_parts_of_another_leaf_are_refused(changes, message):
     bad = {name: array for name, array in (good | changes).items() if array is not None}
     with pytest.raises(ValueError, match=message):
         storage.encoded(bad, form, (2, 2), np.float32)
+
+
+def test_weights_that_outgrow_float16_in_training_are_its_largest_number_and_nan_stays():
+    x, half = jnp.asarray([1e6, -jnp.inf, jnp.nan, 65504.0]), Form(half=True)
+    read = storage.decode(storage.encode(x, half), half, jnp.float32)
+    np.testing.assert_array_equal(read, [65504.0, -65504.0, np.nan, 65504.0])
+    np.testing.assert_array_equal(storage.as_stored({"x": x}, {"x": half})["x"], read)

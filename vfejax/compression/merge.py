@@ -113,12 +113,18 @@ def merge(
     Returns:
         The merged experts, in float64.
 
+    Raises:
+        ValueError: for weights that are not finite.
+
     >>> kernels = np.asarray([[[1.0]], [[3.0]]])
     >>> found = merge(kernels, kernels, np.asarray([0.75, 0.25]), np.zeros(2, int))
     >>> found.kernel_in.tolist(), found.mixing.tolist()
     ([[[1.5]]], [[0.75], [0.25]])
     """
     first, last = np.asarray(kernel_in, np.float64), np.asarray(kernel_out, np.float64)
+    for name, kernel in (("kernel_in", first), ("kernel_out", last)):
+        if not np.all(np.isfinite(kernel)):
+            raise ValueError(f"{name} is not finite, so units of experts cannot be told apart")
     weights = np.maximum(np.asarray(frequency, np.float64), _RARE)
     mixing = np.zeros((len(labels), int(np.max(labels)) + 1))
     mixing[np.arange(len(labels)), labels] = weights

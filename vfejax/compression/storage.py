@@ -37,6 +37,7 @@ __all__ = [
     "parts",
 ]
 
+_LARGEST = float(jnp.finfo(jnp.float16).max)
 VALUES = "values"
 """The part that weights without a scheme have."""
 
@@ -48,7 +49,8 @@ class Form(NamedTuple):
         scheme: of its quantisation; None for weights that are not quantised.
         axis: along which weights share a scale.
         sparse: weights that are 0 are left out, and a bitmap says which.
-        half: weights that are not quantised are rounded to float16.
+        half: weights that are not quantised are rounded to float16, whose largest number stands
+            for all beyond it.
     """
 
     scheme: Scheme | None = None
@@ -81,7 +83,11 @@ def encode(x: Array, form: Form) -> Encoded:
     kept = x != 0 if form.sparse else None
     if form.scheme is not None:
         return Encoded(quantize(x, form.scheme, form.axis), kept)
-    return Encoded(x.astype(jnp.float16) if form.half else x, kept)
+    return Encoded(_half(x) if form.half else x, kept)
+
+
+def _half(x: Array) -> Array:
+    return jnp.clip(x, -_LARGEST, _LARGEST).astype(jnp.float16)
 
 
 def decode(leaf: Encoded, form: Form, dtype: Any) -> Array:
@@ -124,7 +130,7 @@ def as_stored(params: PyTree, forms: Mapping[str, Form]) -> PyTree:
         if form.scheme is not None:
             read = fake_quantize(x, form.scheme, form.axis)
         else:
-            read = x.astype(jnp.float16).astype(x.dtype) if form.half else x
+            read = _half(x).astype(x.dtype) if form.half else x
         return jnp.where(x == 0, jnp.zeros((), x.dtype), read) if form.sparse else read
 
     return jax.tree_util.tree_map_with_path(stored, params)

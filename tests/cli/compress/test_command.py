@@ -190,6 +190,7 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
         (["--hidden", "17"], ["--hidden 17", "must be"]),
         (["--student", "gpt-modern", "--experts", "2"], ["--experts: gpt-modern has no such"]),
         (["--student", "gpt-modern", "--dim", "30"], ["--student: dim must be a multiple"]),
+        (["--student", "transformer", "--dim", "2000000000"], ["--student transformer", "weights"]),
         (["--student", "transformer", "--steps", "0"], ["--steps 0", "at least 1"]),
         (["--low-rank", "2", "--sparsity", "0.5"], ["--sparsity 0.5", "0 with --low-rank"]),
         (["--sparsity", "1"], ["--sparsity 1.0", "below 1"]),

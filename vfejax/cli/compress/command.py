@@ -229,14 +229,16 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
         units = task.batch_size * teacher.config.length
         outcome = session.advance(_program(task), unit="tokens", units_per_step=units)
         whole, summary = compress_report.build(
-            config,
-            teacher,
-            task.student,
-            outcome,
-            session.run,
-            task.evaluate_fn,
-            session.say,
-            other,
+            compress_report.Result(
+                config,
+                teacher,
+                task.student,
+                outcome,
+                session.run,
+                task.evaluate_fn,
+                session.say,
+                other,
+            )
         )
         return session.finish(outcome, whole, summary, compress_report.summary_text)
 

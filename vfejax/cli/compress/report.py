@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.types import PyTree
 
-__all__ = ["build", "summary_text"]
+__all__ = ["Result", "build", "summary_text"]
 
 _HEADER = (
     *("stage", "bytes", "of float32", "of bfloat16", "loss (nats)", "change (%)"),
@@ -82,19 +82,10 @@ class _Bench:
         return found.nats_per_token, found.num_tokens / (time.monotonic() - began)
 
 
-def build(
-    config: CompressConfig,
-    teacher: Teacher,
-    student: Student,
-    outcome: Outcome,
-    run: RunDirectory,
-    evaluate_fn: EvaluateFn,
-    say: Callable[[str], None],
-    other: dict[str, Any] | None = None,
-) -> tuple[Report, dict[str, Any]]:
-    """Write the file, judge all stages; what the run shows in the end, and its summary.
+class Result(NamedTuple):
+    """What the loop left behind, and what its judgement needs.
 
-    Args:
+    Attributes:
         config: the command's options.
         teacher: what was compressed.
         student: what it became.
@@ -102,11 +93,26 @@ def build(
         run: the run's directory, held.
         evaluate_fn: of the student.
         say: tells the user what goes on.
-        other: the last row of another compression, to be shown beside the stages.
+        beside: the last row of another compression, to be shown beside the stages.
+    """
+
+    config: CompressConfig
+    teacher: Teacher
+    student: Student
+    outcome: Outcome
+    run: RunDirectory
+    evaluate_fn: EvaluateFn
+    say: Callable[[str], None]
+    beside: dict[str, Any] | None = None
+
+
+def build(result: Result) -> tuple[Report, dict[str, Any]]:
+    """Write the file, judge all stages; what the run shows in the end, and its summary.
 
     Raises:
         UserError: when the file cannot be written or does not come back as it was.
     """
+    config, teacher, student, outcome = result[:4]
     summary: dict[str, Any] = {
         "model": student.name,
         "data": teacher.corpus.name,
@@ -114,11 +120,11 @@ def build(
         "teacher_weights": sum(x.size for x in jax.tree.leaves(teacher.params)),
         "weights": sum(x.size for x in jax.tree.leaves(student.params)),
     }
-    metrics = read_metrics(run)
+    metrics = read_metrics(result.run)
     if outcome.interrupted:
         notes = ["The run was interrupted before its end, so no file was written; --resume goes on"]
         return Report("vfejax compress", list(summary.items()), notes=notes), summary
-    stages, equal = _stages(config, teacher, student, outcome, run, evaluate_fn, say)
+    stages, equal = _stages(result)
     summary["file"], summary["bit_for_bit"] = str(config.file), equal
     single, half = (_bytes(stages[0], teacher, width) for width in (4, 2))
     summary["stages"] = [
@@ -130,7 +136,7 @@ def build(
         }
         for stage in stages
     ]
-    summary["beside"] = [] if other is None else [other]
+    summary["beside"] = [] if result.beside is None else [result.beside]
     report = Report(
         "vfejax compress",
         [_cells(stage) for stage in (*summary["stages"], *summary["beside"])],
@@ -147,16 +153,9 @@ def _bytes(first: Stage, teacher: Teacher, width: int) -> int:
     return first.bytes - sum(x.size * (x.dtype.itemsize - width) for x in leaves)
 
 
-def _stages(
-    config: CompressConfig,
-    teacher: Teacher,
-    student: Student,
-    outcome: Outcome,
-    run: RunDirectory,
-    evaluate_fn: EvaluateFn,
-    say: Callable[[str], None],
-) -> tuple[list[Stage], bool]:
+def _stages(result: Result) -> tuple[list[Stage], bool]:
     """All stages in their order, and whether the file came back bit for bit."""
+    config, teacher, student, outcome, run, evaluate_fn, say, _ = result
     say("evaluating the stages")
     bench, stages = _Bench(config, teacher), []
 

@@ -14,6 +14,7 @@ import numpy as np
 from vfejax.cli.compress.config import HALF, SIZES, CompressConfig
 from vfejax.cli.compress.teacher import Teacher
 from vfejax.cli.options import flag
+from vfejax.cli.train.model import check_size
 from vfejax.compression import low_rank, sparse, storage
 from vfejax.compression.quantize import Scheme
 from vfejax.compression.rules import rule
@@ -109,7 +110,9 @@ def _build(teacher: Teacher, name: str, options: Any) -> SequenceModel:
     size, settings = teacher.corpus.vocabulary.size, teacher.config
     counts = np.bincount(teacher.corpus.train.tokens, minlength=size)
     dtype = jnp.dtype(settings.compute)
-    return table.build(name, options, size, settings.length, dtype, counts)
+    model = table.build(name, options, size, settings.length, dtype, counts)
+    check_size(model, f"--student {name}", settings.length, options)
+    return model
 
 
 def _first(

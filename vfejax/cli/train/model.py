@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from vfejax.models.phi.directory import load_swapped
 from vfejax.training import partial
 from vfejax.types import Maps, PyTree, SequenceModel
 
-__all__ = ["Start", "build", "start"]
+__all__ = ["Start", "build", "check_size", "start"]
 
 _LARGE = 1 << 16  # an option beyond this may make a model beyond all memory
 _MOST_WEIGHTS = 10**12
@@ -109,19 +109,29 @@ def build(config: TrainConfig, vocab_size: int, tokens: np.ndarray | None = None
         raise UserError(f"{flag}: must be {error.requirement}") from error
     except ValueError as error:
         raise UserError(f"--{config.model}: {error}") from error
-    _check_size(config, model)
+    check_size(model, f"--{config.model}", config.length, model_options(config))
     return model
 
 
-def _check_size(config: TrainConfig, model: SequenceModel) -> None:
-    """Refuse a model that no machine can hold: XLA ends the process when a size overflows."""
-    options = dataclasses.asdict(model_options(config)).values()
-    if max((x for x in (config.length, *options) if isinstance(x, int)), default=0) <= _LARGE:
+def check_size(model: SequenceModel, name: str, length: int, options: Any) -> None:
+    """Refuse a model that no machine can hold: XLA ends the process when a size overflows.
+
+    Args:
+        model: the model.
+        name: the option that chose it.
+        length: tokens of a window.
+        options: of the model, a dataclass.
+
+    Raises:
+        UserError: for more weights than are possible.
+    """
+    numbers = (length, *dataclasses.asdict(options).values())
+    if max((x for x in numbers if isinstance(x, int)), default=0) <= _LARGE:
         return
     shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     weights = sum(math.prod(x.shape) for x in shapes)
     if weights > _MOST_WEIGHTS:
         raise UserError(
-            f"--{config.model}: these options make a model of {weights:.3g} weights, and at most "
+            f"{name}: these options make a model of {weights:.3g} weights, and at most "
             f"{_MOST_WEIGHTS:.0e} are possible; choose smaller ones"
         )
