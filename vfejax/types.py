@@ -1,6 +1,7 @@
 """Aliases and Protocols shared by every layer."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -203,9 +204,15 @@ class TrainInfo(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """A method of learning as two pure functions: ``init(key) -> TrainState`` and ``step(state,
-    windows [b, n + 1]) -> (TrainState, TrainInfo)``.
+    """A method of learning as pure functions.
+
+    Attributes:
+        init: ``init(key) -> TrainState``.
+        step: ``step(state, windows [b, n + 1]) -> (TrainState, TrainInfo)``.
+        weights: ``weights(state) -> params``: those to evaluate and to keep. They are not the
+            state's own where a method takes its gradients at other points.
     """
 
     init: Callable[[Array], TrainState]
     step: Callable[[TrainState, Array], tuple[TrainState, TrainInfo]]
+    weights: Callable[[TrainState], PyTree] = attrgetter("params")

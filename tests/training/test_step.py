@@ -12,6 +12,7 @@ import pytest
 from vfejax.models.protocol import as_batch
 from vfejax.training.evaluate import evaluate
 from vfejax.training.losses import next_token_loss
+from vfejax.training.momentum import leapfrog
 from vfejax.training.step import trainer
 from vfejax.types import Batch, Prediction
 
@@ -109,6 +110,16 @@ def test_a_batch_with_targets_is_as_good_as_windows(bigram, windows):
     chex.assert_trees_all_equal(step(state, batch), step(state, windows[0]))
     with pytest.raises(ValueError, match="batch must have targets"):
         step(state, batch._replace(targets=None))
+
+
+def test_weights_are_those_of_an_optimizer_that_looks_ahead_and_fixed_ones_stay(bigram, windows):
+    optimizer = leapfrog(0.1, momentum=0.5)
+    trained = {"kernel": True, "scale": False}
+    method = trainer(bigram(5), optimizer, jax.random.key(1), trained=trained)
+    state, _ = jax.jit(method.step)(method.init(jax.random.key(0)), windows[0])
+    kernel = state.params["kernel"] - 0.5 * state.optimizer_state.velocity["kernel"]
+    np.testing.assert_allclose(method.weights(state)["kernel"], kernel, rtol=1e-14)
+    assert method.weights(state)["scale"] == state.params["scale"] == 1
 
 
 def test_parts_that_do_not_fit_are_named(bigram, windows):

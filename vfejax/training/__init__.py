@@ -1,5 +1,5 @@
 """Training as pure functions: losses, optimisers, steps, evaluation, scores, sharding."""
 
-from vfejax.training import evaluate, losses, optimizer, partial, scores, sharding, step
+from vfejax.training import evaluate, losses, momentum, optimizer, partial, scores, sharding, step
 
-__all__ = ["evaluate", "losses", "optimizer", "partial", "scores", "sharding", "step"]
+__all__ = ["evaluate", "losses", "momentum", "optimizer", "partial", "scores", "sharding", "step"]

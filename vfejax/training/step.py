@@ -16,6 +16,7 @@ from vfejax.training.losses import (
     token_nats,
     training_batch,
 )
+from vfejax.training.momentum import eval_params
 from vfejax.types import (
     Array,
     Batch,
@@ -63,8 +64,9 @@ def trainer(
             pass through it, to the weights themselves; None for the weights as they are.
 
     Returns:
-        The pair of functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n +
-        1])``; instead of windows ``step`` also takes a :class:`vfejax.types.Batch` with targets.
+        The functions. To train, ``lax.scan(trainer.step, state, windows [steps, b, n + 1])``;
+        instead of windows ``step`` also takes a :class:`vfejax.types.Batch` with targets.
+        ``weights`` are :func:`vfejax.training.momentum.eval_params`.
 
     Raises:
         ValueError: at trace time, for a batch that ``accumulation`` does not divide.
@@ -101,7 +103,11 @@ def trainer(
             loss, info, optax.tree.norm(gradient)
         )
 
-    return Trainer(init, step)
+    def weights(state: TrainState) -> PyTree:
+        learning, fixed = partial.split(state.params, trained)
+        return partial.merge(eval_params(learning, state.optimizer_state), fixed)
+
+    return Trainer(init, step, weights)
 
 
 def _reading(

@@ -11,7 +11,10 @@ import signal
 import time
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
@@ -20,11 +23,12 @@ from vfejax.cli.main import main
 from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
 from vfejax.models.table import MODELS
-from vfejax.runs import checkpoint
+from vfejax.runs import checkpoint, loop
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
-from vfejax.types import Maps
+from vfejax.training.momentum import eval_params, relativistic
+from vfejax.types import Maps, TrainState
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -353,6 +357,11 @@ def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
         (["--batch-size", "0"], ["--batch-size 0"]),
         (["--accumulation", "3"], ["--accumulation 3", "divisor of --batch-size 4"]),
         (["--model", "pure-fep", "--beta2", "0.9"], ["--beta2 0.9", "its own method"]),
+        (["--model", "pure-fep", "--optimizer", "momentum"], ["--optimizer", "its own method"]),
+        (["--optimizer", "momentum", "--delta", "2"], ["--delta 2.0", "--optimizer momentum"]),
+        (["--optimizer", "momentum", "--momentum", "1"], ["--momentum 1.0", "below 1"]),
+        (["--optimizer", "relativistic", "--delta", "-1"], ["--delta -1.0"]),
+        (["--momentum", "0.5"], ["--momentum 0.5", "--optimizer adamw"]),
         (["--eval-every", "3"], ["--eval-every 3", "multiple of --log-every 2"]),
         (["--learning-rate", "nan"], ["--learning-rate nan"]),
         (["--valid-fraction", "1"], ["--valid-fraction 1"]),
@@ -436,6 +445,28 @@ def test_a_model_brings_its_own_method_of_learning(counting, tmp_path, capsys):
     assert main(["evaluate", "--run", str(out)]) == 0
     assert f"{summary['valid']['loss_nats_per_token']:.5g}"[:5] in capsys.readouterr().out
     assert main(["generate", "--run", str(out), "--tokens", "3", "--temperature", "0"]) == 0
+
+
+def test_an_optimizer_that_looks_ahead_keeps_the_weights_it_evaluates(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS, "transformer", COUNTING._replace(trainer=None))
+    flags = ("--optimizer", "relativistic", "--accumulation", 2)
+    flags += ("--learning-rate", 0.02, "--warmup-steps", 0, "--final-rate", 1)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert _train(whole, *flags) == 0
+    assert _train(out, *flags, "--steps", 4) == 0
+    assert _resume(out, "--steps", 8) == 0
+    assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    found, again = load(whole), load(out)
+    chex.assert_trees_all_equal(again.params, found.params)
+    # The checkpoint holds where the next gradient is taken, ahead of the weights.
+    states = (optax.EmptyState(), optax.EmptyState(), relativistic(0.1).init(found.params))
+    state = TrainState(jnp.int32(0), found.params, states)
+    saved = loop.Saved(state, train_command._best(math.inf, 0, 0))
+    state = checkpoint.restore(whole, saved)[0].state
+    assert found.step == int(state.step) == 8
+    weights = jax.jit(eval_params)(state.params, state.optimizer_state)
+    chex.assert_trees_all_equal(found.params, weights)
+    assert np.abs(weights["counts"] - state.params["counts"]).max() > 1e-3
 
 
 # --- going on ---

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+import optax
 
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
-from vfejax.cli.train.config import TrainConfig, check_values, model_options, parse
+from vfejax.cli.train.config import RATES, TrainConfig, check_values, model_options, parse
 from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
@@ -29,7 +30,8 @@ from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
-from vfejax.training.optimizer import adamw, warmup_cosine
+from vfejax.training.momentum import leapfrog, relativistic
+from vfejax.training.optimizer import adamw, decays, warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
 from vfejax.types import PyTree
 
@@ -73,7 +75,9 @@ class Task(NamedTuple):
 
 
 def _learning_rate(config: TrainConfig) -> Callable[[Any], Any]:
-    return warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
+    given = config.learning_rate
+    peak = RATES[config.optimizer] if given is None else given
+    return warmup_cosine(peak, config.warmup_steps, config.steps, config.final_rate)
 
 
 def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
@@ -85,19 +89,33 @@ def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
 def _trainer(
     config: TrainConfig, start: train_model.Start, rate: Callable[[Any], Any], key: jax.Array
 ) -> Trainer:
-    """The model's own method of learning, or else gradient descent by AdamW.
+    """The model's own method of learning, or else gradient descent.
 
     The windows of training are cut from the text and hold no padding.
     """
     own = MODELS[config.model].trainer if config.model in MODELS else None
     if own is not None:
         return own(start.model, model_options(config), rate, key)
-    optimizer = adamw(
-        rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2
-    )
     return trainer(
-        start.model, optimizer, key, accumulation=config.accumulation, trained=start.trained
+        start.model,
+        _optimizer(config, rate),
+        key,
+        accumulation=config.accumulation,
+        trained=start.trained,
     )
+
+
+def _optimizer(config: TrainConfig, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """The optimiser, behind a clip of the gradient's norm."""
+    decay, clip_norm = config.weight_decay, config.clip_norm
+    if config.optimizer == "adamw":
+        return adamw(rate, weight_decay=decay, clip_norm=clip_norm, b2=config.beta2)
+    if config.optimizer == "momentum":
+        descent = leapfrog(rate, momentum=config.momentum)
+    else:
+        descent = relativistic(rate, momentum=config.momentum, delta=config.delta)
+    clip = optax.clip_by_global_norm(clip_norm)
+    return optax.chain(clip, optax.add_decayed_weights(decay, mask=decays), descent)
 
 
 def _task(config: TrainConfig) -> Task:
@@ -167,11 +185,13 @@ def _first_state(task: Task) -> TrainState:
 def _program(task: Task, session: Session) -> loop.Program:
     """Training as the loop runs it: after a chunk, evaluation where it is due."""
     config, weights = task.config, _BestWeights(session.run)
+    weights_fn = jax.jit(task.trainer.weights)
     batches = Batches(task.corpus.train.tokens, config.batch_size, config.length, config.seed)
 
     def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
-        loss = task.evaluate_fn(state.params, task.valid_windows).nats_per_token
-        return loss, weights.compared(step, task.start.learning(state.params), loss, best)
+        params = weights_fn(state)
+        loss = task.evaluate_fn(params, task.valid_windows).nats_per_token
+        return loss, weights.compared(step, task.start.learning(params), loss, best)
 
     def observe(
         step: int, state: TrainState, infos: TrainInfo | None, best: Best

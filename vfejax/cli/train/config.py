@@ -15,6 +15,7 @@ from vfejax.models.table import MODELS, field_name
 
 __all__ = [
     "PRETRAINED",
+    "RATES",
     "Synthetic",
     "TrainConfig",
     "check_values",
@@ -27,6 +28,9 @@ _Settings = TypeVar("_Settings")
 
 PRETRAINED = "phi"
 """The model that is read from a directory, and whose options are those of ``--swap``."""
+
+RATES = {"adamw": 2e-3, "momentum": 0.2, "relativistic": 0.2}
+"""Optimisers, and their largest learning rates where none is given."""
 
 if TYPE_CHECKING:
     _ModelName = str
@@ -123,18 +127,32 @@ class TrainConfig(RunOptions):
     """Tokens the model reads at once."""
     batch_size: int = 12
     """Sequences per update."""
-    learning_rate: float = 2e-3
-    """Largest learning rate of AdamW, reached after the warm-up."""
+    optimizer: Literal["adamw", "momentum", "relativistic"] = "adamw"
+    """How weights follow the gradient: AdamW; leapfrog with friction, which is gradient descent
+    with momentum; or its relativistic form, whose speed has a limit.
+    """
+    learning_rate: float | None = None
+    """Largest learning rate, reached after the warm-up. By default 2e-3 for adamw and 0.2 for
+    momentum and relativistic.
+    """
     warmup_steps: int = 100
     """Updates over which the learning rate rises; it then falls along a cosine."""
     final_rate: float = 0.1
     """Learning rate at the end, as a fraction of the largest."""
     weight_decay: float = 0.1
-    """Decay of weight matrices, relative to the learning rate."""
+    """Decay of weight matrices, relative to the learning rate. For momentum and relativistic it is
+    a part of the energy whose gradient they follow.
+    """
     clip_norm: float = 1.0
     """Gradients whose global norm exceeds this are scaled down to it."""
     beta2: float = 0.99
     """Decay rate of AdamW's average of squared gradients."""
+    momentum: float = 0.9
+    """Share of the velocity that an update of momentum or relativistic keeps."""
+    delta: float = 1.0
+    """Inverse square of the speed limit of relativistic: no update moves all weights together by
+    more than 2 / sqrt(delta).
+    """
     accumulation: int = 1
     """Number of equal parts in which a batch is worked through, one after the other: less memory,
     the same gradient.
@@ -166,8 +184,10 @@ def check_values(config: TrainConfig) -> None:
     check_counts(config, ["length", "batch_size", "accumulation", "eval_every", "max_words"], 1)
     counts = ["warmup_steps", "eval_windows", "final_windows", "patience", "sample_tokens"]
     check_counts(config, counts, 0)
-    check_numbers(config, ["learning_rate", "clip_norm"], positive=True)
-    check_numbers(config, ["weight_decay"], positive=False)
+    check_numbers(config, ["clip_norm"], positive=True)
+    if config.learning_rate is not None:
+        check_numbers(config, ["learning_rate"], positive=True)
+    check_numbers(config, ["weight_decay", "delta"], positive=False)
     requirement = f"a multiple of --log-every {config.log_every}"
     fits = config.eval_every % config.log_every == 0
     check(fits, "eval-every", config.eval_every, requirement)
@@ -176,6 +196,7 @@ def check_values(config: TrainConfig) -> None:
     check(named, "vocabulary", config.vocabulary, vocabularies)
     check(0 <= config.final_rate <= 1, "final-rate", config.final_rate, "between 0 and 1")
     check(0 <= config.beta2 < 1, "beta2", config.beta2, "at least 0 and below 1")
+    check(0 <= config.momentum < 1, "momentum", config.momentum, "at least 0 and below 1")
     check(
         0 < config.valid_fraction < 1,
         "valid-fraction",
@@ -202,13 +223,22 @@ def check_values(config: TrainConfig) -> None:
     check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
 
 
+_OWN = {"adamw": {"beta2"}, "momentum": {"momentum"}, "relativistic": {"momentum", "delta"}}
+
+
 def _check_method(config: TrainConfig) -> None:
-    """Refuse options of AdamW for a model that learns by its own method."""
-    if config.model not in MODELS or MODELS[config.model].trainer is None:
-        return
-    for name in ("weight_decay", "clip_norm", "beta2", "accumulation"):
-        value = getattr(config, name)
+    """Refuse options of another optimiser, and of any for a model that learns by its own method."""
+    foreign = {
+        name: f"left out with --optimizer {config.optimizer}"
+        for name in ("beta2", "momentum", "delta")
+        if name not in _OWN[config.optimizer]
+    }
+    if config.model in MODELS and MODELS[config.model].trainer is not None:
         requirement = f"left out with --model {config.model}, which learns by its own method"
+        names = ("optimizer", "weight_decay", "clip_norm", "beta2", "accumulation")
+        foreign |= dict.fromkeys(names, requirement)
+    for name, requirement in foreign.items():
+        value = getattr(config, name)
         check(value == getattr(TrainConfig, name), name.replace("_", "-"), value, requirement)
 
 
@@ -244,4 +274,6 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     the defaults.
     """
     config = configuration.parse_run(TrainConfig, arguments, program="vfejax train")
+    if config.learning_rate is None:
+        config = dataclasses.replace(config, learning_rate=RATES[config.optimizer])
     return config if config.phi is None else dataclasses.replace(config, model=PRETRAINED)

@@ -1,0 +1,162 @@
+"""Momentum methods: the symplectic form, the limit of speed, Nesterov's method, and the weights
+that they are evaluated at.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vfejax.training import momentum as methods
+from vfejax.training.momentum import eval_params, leapfrog, nesterov, relativistic
+
+pytestmark = pytest.mark.usefixtures("library_promotion")
+
+MU, RATE = 0.9, 0.05
+METHODS = {
+    "leapfrog": leapfrog(RATE, momentum=MU),
+    "relativistic": relativistic(RATE, momentum=MU, delta=2.0),
+    "half way": relativistic(RATE, momentum=MU, delta=2.0, alpha=0.5),
+    "nesterov": nesterov(RATE, momentum=MU),
+}
+SYMPLECTIC = {"leapfrog", "relativistic"}
+
+
+def _loss(params):
+    """Two leaves that need one another, with a Hessian that changes."""
+    x, y = params["a"], params["b"]
+    return jnp.sum(jnp.cos(x @ y)) + 0.25 * jnp.sum(x**4) + 0.5 * jnp.sum(y**2)
+
+
+def _params(dtype=jnp.float64):
+    rng = np.random.default_rng(3)
+    return {"a": jnp.asarray(rng.normal(size=(2, 2)), dtype), "b": jnp.ones((2,), dtype)}
+
+
+def _defect(optimizer):
+    """Largest entry of ``J^T Omega J - mu Omega`` of an update of weights and velocity."""
+    flat, unravel = jax.flatten_util.ravel_pytree(_params())
+    n = flat.size
+    omega = jnp.block([[jnp.zeros((n, n)), jnp.eye(n)], [-jnp.eye(n), jnp.zeros((n, n))]])
+
+    def update(z):
+        params, velocity = unravel(z[:n]), unravel(z[n:])
+        state = optimizer.init(params)._replace(velocity=velocity)
+        moves, state = optimizer.update(jax.grad(_loss)(params), state, params)
+        flat_of = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]  # noqa: E731
+        return jnp.concatenate(
+            [flat_of(optax.apply_updates(params, moves)), flat_of(state.velocity)]
+        )
+
+    jacobian = jax.jacfwd(update)(jnp.concatenate([flat, jnp.sin(jnp.arange(n))]))
+    return jnp.max(jnp.abs(jacobian.T @ omega @ jacobian - MU * omega))
+
+
+def test_leapfrog_and_relativistic_updates_shrink_the_symplectic_form_by_mu_and_nesterov_does_not():
+    defects = jax.jit(lambda: {name: _defect(method) for name, method in METHODS.items()})()
+    for name, defect in defects.items():
+        if name in SYMPLECTIC:
+            assert defect < 1e-13, name  # a few dozen roundings of numbers near 1
+        else:
+            assert defect > 1e-2, name
+
+
+def _path(optimizer, params, num=20):
+    """Weights, parameters and moves of some updates."""
+
+    def step(carry, _):
+        params, state = carry
+        moves, state = optimizer.update(jax.grad(_loss)(params), state, params)
+        params = optax.apply_updates(params, moves)
+        weights = eval_params(params, state)
+        return (params, state), (weights, params)
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), None, length=num)[1]
+
+
+def _half_steps(params, delta, alpha, num=20):
+    """Algorithm 1 of the paper as it stands there, with weights and velocity at full steps."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    force = lambda x: jax.flatten_util.ravel_pytree(jax.grad(_loss)(unravel(x)))[0]  # noqa: E731
+    root = np.sqrt(MU)
+
+    def step(carry, _):
+        x, v = carry
+        half = x + root * v / jnp.sqrt(1 + delta * MU * v @ v)
+        v_half = root * v - RATE * force(half)
+        x = alpha * half + (1 - alpha) * x + v_half / jnp.sqrt(1 + delta * v_half @ v_half)
+        return (x, root * v_half), x
+
+    return jax.vmap(unravel)(jax.lax.scan(step, (flat, 0 * flat), None, length=num)[1])
+
+
+def test_weights_are_those_of_the_published_half_steps_and_nesterov_is_that_of_optax():
+    def both(params):
+        found = {name: _path(method, params) for name, method in METHODS.items()}
+        published = {
+            "leapfrog": _half_steps(params, 0.0, 1.0),
+            "relativistic": _half_steps(params, 2.0, 1.0),
+            "half way": _half_steps(params, 2.0, 0.5),
+            "nesterov": _half_steps(params, 0.0, 0.0),
+        }
+        return found, published, _path(optax.sgd(RATE, MU, nesterov=True), params)[1]
+
+    found, published, reference = jax.jit(both)(_params())
+    for name, weights in published.items():
+        chex.assert_trees_all_close(found[name][0], weights, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(found["nesterov"][1], reference, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_no_update_is_longer_than_the_limit_and_types_stay(dtype):
+    params = _params(dtype)
+    optimizer = relativistic(0.1, momentum=MU, delta=4.0)
+
+    @jax.jit
+    def step(gradient):
+        return optimizer.update(gradient, optimizer.init(params), params)
+
+    huge = jax.tree.map(lambda x: jnp.full_like(x, 1e8), params)
+    moves, state = step(huge)
+    chex.assert_trees_all_equal_dtypes(moves, state.velocity, params)
+    # 2 / sqrt(delta) of the whole tree, from float32's rounding of a root.
+    np.testing.assert_allclose(optax.tree.norm(moves), 1.0, rtol=1e-6)
+    spoiled, _ = step(huge | {"b": jnp.full((2,), jnp.nan, dtype)})
+    assert all(np.all(np.isnan(leaf)) for leaf in jax.tree.leaves(spoiled))
+
+
+def test_weights_are_found_in_any_chain_and_the_rate_follows_its_schedule():
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), leapfrog(lambda step: 0.5 / (step + 1.0), momentum=0.5)
+    )
+    params = jnp.zeros(1)
+    state = optimizer.init(params)
+    velocities = []
+    for _ in range(2):
+        moves, state = optimizer.update(jnp.full(1, 7.0), state, params)
+        params = params + moves
+        velocities.append(float(state[1].velocity[0]))
+    np.testing.assert_allclose(velocities, [-0.5, -0.5], rtol=1e-6)  # -0.5, then -0.25 - 0.25
+    weights = eval_params(params, state)
+    np.testing.assert_allclose(weights, params + 0.25, rtol=1e-6)
+    plain = optax.adam(0.1).init(params)
+    assert eval_params(params, plain) is params
+    with pytest.raises(ValueError, match="one velocity, got 2"):
+        eval_params(params, (state, state))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+        ({"momentum": float("nan")}, "momentum must be"),
+        ({"delta": -1.0}, "delta must be at least 0 and finite, got -1.0"),
+        ({"delta": float("inf")}, "delta must be"),
+        ({"alpha": 1.5}, "alpha must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.relativistic(0.1, **options)
