@@ -27,7 +27,7 @@ from vfejax.training.step import trainer
 GRADIENTS, STARTS, DIMENSION = 500, 20, 50
 STEPS, DIGIT_STEPS, WARMUP = 400, 600, 40
 SEEDS = (0, 1, 2)
-MOMENTUM = 0.9
+MOMENTUM, DECAY = 0.9, 1e-4
 SMALL = {"dim": 48, "hidden": 44, "experts": 2, "layers": 3}  # of ResNet-BK
 FIRST_RATES = {
     "AdamW": (1e-3, 2e-3, 4e-3, 8e-3),
@@ -54,10 +54,12 @@ def descent(arm: str, rate: Any, momentum: Any, delta: Any) -> optax.GradientTra
 
 
 def of_network(arm: str, rate: Any, delta: Any) -> optax.GradientTransformation:
-    """An arm as `vfejax train` has it: decay of matrices 0.1, gradients clipped at norm 1."""
+    """An arm as `vfejax train` has it by default, with its own decay of matrices and gradients
+    clipped at norm 1.
+    """
     if arm == "AdamW":
         return adamw(rate)
-    parts = (optax.clip_by_global_norm(1.0), optax.add_decayed_weights(0.1, mask=decays))
+    parts = (optax.clip_by_global_norm(1.0), optax.add_decayed_weights(DECAY, mask=decays))
     return optax.chain(*parts, descent(arm, rate, MOMENTUM, delta))
 
 

@@ -10,15 +10,21 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-import optax
 
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
-from vfejax.cli.train.config import RATES, TrainConfig, check_values, model_options, parse
+from vfejax.cli.train.config import (
+    TrainConfig,
+    check_values,
+    model_options,
+    parse,
+    with_defaults,
+)
 from vfejax.cli.train.corpora import named_inputs, train_corpus
+from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -30,8 +36,7 @@ from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
-from vfejax.training.momentum import leapfrog, relativistic
-from vfejax.training.optimizer import adamw, decays, warmup_cosine
+from vfejax.training.optimizer import warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
 from vfejax.types import PyTree
 
@@ -75,8 +80,7 @@ class Task(NamedTuple):
 
 
 def _learning_rate(config: TrainConfig) -> Callable[[Any], Any]:
-    given = config.learning_rate
-    peak = RATES[config.optimizer] if given is None else given
+    peak = cast(float, with_defaults(config).learning_rate)
     return warmup_cosine(peak, config.warmup_steps, config.steps, config.final_rate)
 
 
@@ -98,24 +102,11 @@ def _trainer(
         return own(start.model, model_options(config), rate, key)
     return trainer(
         start.model,
-        _optimizer(config, rate),
+        DESCENTS[config.optimizer].build(with_defaults(config), rate),
         key,
         accumulation=config.accumulation,
         trained=start.trained,
     )
-
-
-def _optimizer(config: TrainConfig, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
-    """The optimiser, behind a clip of the gradient's norm."""
-    decay, clip_norm = config.weight_decay, config.clip_norm
-    if config.optimizer == "adamw":
-        return adamw(rate, weight_decay=decay, clip_norm=clip_norm, b2=config.beta2)
-    if config.optimizer == "momentum":
-        descent = leapfrog(rate, momentum=config.momentum)
-    else:
-        descent = relativistic(rate, momentum=config.momentum, delta=config.delta)
-    clip = optax.clip_by_global_norm(clip_norm)
-    return optax.chain(clip, optax.add_decayed_weights(decay, mask=decays), descent)
 
 
 def _task(config: TrainConfig) -> Task:

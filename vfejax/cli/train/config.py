@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
 from vfejax.cli.options import RunOptions
+from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.data.vocabulary import KINDS
 from vfejax.models.phi.config import Swap
 from vfejax.models.table import MODELS, field_name
 
 __all__ = [
     "PRETRAINED",
-    "RATES",
     "Synthetic",
     "TrainConfig",
     "check_values",
     "model_options",
     "parse",
+    "with_defaults",
     "with_options",
 ]
 
@@ -29,13 +30,13 @@ _Settings = TypeVar("_Settings")
 PRETRAINED = "phi"
 """The model that is read from a directory, and whose options are those of ``--swap``."""
 
-RATES = {"adamw": 2e-3, "momentum": 0.2, "relativistic": 0.2}
-"""Optimisers, and their largest learning rates where none is given."""
 
 if TYPE_CHECKING:
     _ModelName = str
+    _OptimizerName = str
 else:
     _ModelName = Literal[(*MODELS, PRETRAINED)]
+    _OptimizerName = Literal[(*DESCENTS,)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class TrainConfig(RunOptions):
     """Tokens the model reads at once."""
     batch_size: int = 12
     """Sequences per update."""
-    optimizer: Literal["adamw", "momentum", "relativistic"] = "adamw"
+    optimizer: _OptimizerName = "adamw"
     """How weights follow the gradient: AdamW; leapfrog with friction, which is gradient descent
     with momentum; or its relativistic form, whose speed has a limit.
     """
@@ -139,9 +140,9 @@ class TrainConfig(RunOptions):
     """Updates over which the learning rate rises; it then falls along a cosine."""
     final_rate: float = 0.1
     """Learning rate at the end, as a fraction of the largest."""
-    weight_decay: float = 0.1
-    """Decay of weight matrices, relative to the learning rate. For momentum and relativistic it is
-    a part of the energy whose gradient they follow.
+    weight_decay: float | None = None
+    """Decay of weight matrices, relative to the learning rate. By default 0.1 for adamw, and 1e-4
+    for momentum and relativistic, whose velocity adds up about 20 gradients.
     """
     clip_norm: float = 1.0
     """Gradients whose global norm exceeds this are scaled down to it."""
@@ -187,7 +188,9 @@ def check_values(config: TrainConfig) -> None:
     check_numbers(config, ["clip_norm"], positive=True)
     if config.learning_rate is not None:
         check_numbers(config, ["learning_rate"], positive=True)
-    check_numbers(config, ["weight_decay", "delta"], positive=False)
+    if config.weight_decay is not None:
+        check_numbers(config, ["weight_decay"], positive=False)
+    check_numbers(config, ["delta"], positive=False)
     requirement = f"a multiple of --log-every {config.log_every}"
     fits = config.eval_every % config.log_every == 0
     check(fits, "eval-every", config.eval_every, requirement)
@@ -223,23 +226,32 @@ def check_values(config: TrainConfig) -> None:
     check(0 <= synthetic.noise <= 1, "synthetic.noise", synthetic.noise, "between 0 and 1")
 
 
-_OWN = {"adamw": {"beta2"}, "momentum": {"momentum"}, "relativistic": {"momentum", "delta"}}
-
-
 def _check_method(config: TrainConfig) -> None:
     """Refuse options of another optimiser, and of any for a model that learns by its own method."""
     foreign = {
         name: f"left out with --optimizer {config.optimizer}"
         for name in ("beta2", "momentum", "delta")
-        if name not in _OWN[config.optimizer]
+        if name not in DESCENTS[config.optimizer].options
     }
     if config.model in MODELS and MODELS[config.model].trainer is not None:
         requirement = f"left out with --model {config.model}, which learns by its own method"
         names = ("optimizer", "weight_decay", "clip_norm", "beta2", "accumulation")
         foreign |= dict.fromkeys(names, requirement)
+    defaults = with_defaults(TrainConfig())
     for name, requirement in foreign.items():
         value = getattr(config, name)
-        check(value == getattr(TrainConfig, name), name.replace("_", "-"), value, requirement)
+        left_out = value is None or value == getattr(defaults, name)
+        check(left_out, name.replace("_", "-"), value, requirement)
+
+
+def with_defaults(config: TrainConfig) -> TrainConfig:
+    """The configuration with the learning rate and the weight decay of its optimiser where it has
+    none.
+    """
+    descent = DESCENTS[config.optimizer]
+    names = ("learning_rate", "weight_decay")
+    open_ones = {name: getattr(descent, name) for name in names if getattr(config, name) is None}
+    return dataclasses.replace(config, **open_ones)
 
 
 def _check_pretrained(config: TrainConfig) -> None:
@@ -274,6 +286,5 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     the defaults.
     """
     config = configuration.parse_run(TrainConfig, arguments, program="vfejax train")
-    if config.learning_rate is None:
-        config = dataclasses.replace(config, learning_rate=RATES[config.optimizer])
+    config = with_defaults(config)
     return config if config.phi is None else dataclasses.replace(config, model=PRETRAINED)
