@@ -20,7 +20,6 @@ from claim_rows.measure import (
     ratio,
     runs,
     short,
-    spread,
     turns,
 )
 
@@ -202,8 +201,8 @@ ROWS = (
         "batching",
         "50 to 100 times by batching agents on accelerators",
         "VFE agents",
-        "value and gradient of the alignment energy: all agents in one program, beside one compiled "
-        "call for each agent",
+        "value and gradient of the alignment energy: all agents in one program, beside one "
+        "compiled call for each agent",
         batching,
     ),
     Claim(
@@ -224,8 +223,8 @@ ROWS = (
         "autodiff",
         "the gradient by automatic differentiation in place of 1,300 lines",
         "VFE agents",
-        "lines of agents, beliefs, geometry and small matrices that write a derivative by hand, and "
-        "the error of the gradient",
+        "lines of agents, beliefs, geometry and small matrices that write a derivative by hand, "
+        "and the error of the gradient",
         autodiff,
     ),
     Claim(

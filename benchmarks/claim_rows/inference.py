@@ -136,8 +136,8 @@ def elbo() -> Found:
     falls = -np.nan_to_num(np.diff(path, axis=1), nan=0.0).min()
     done = (path[:, 7] - path[:, 0]) / (last - path[:, 0])
     figure = (
-        f"{np.median(path[:, 0]):.0f} nats after the first sweep, {np.median(path[:, 7]):.0f} after "
-        f"eight, {np.median(last):.0f} at the end (medians): {spread(100 * done)} % of the rise; "
+        f"{np.median(path[:, 0]):.0f} nats after the first sweep, {np.median(path[:, 7]):.0f} "
+        f"after eight, {np.median(last):.0f} at the end: {spread(100 * done)} % of the rise; "
         f"largest fall {max(0.0, falls):.0e}"
     )
     reason = "other data, as those of the claim are not published"

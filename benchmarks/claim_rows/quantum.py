@@ -199,8 +199,8 @@ ROWS = (
         "parameter-shift",
         "gradients 700,000 times as fast as by parameter shift",
         "quantum transformer",
-        "two evaluations for every weight over the exact gradient: timed in a tiny model, elsewhere "
-        "counted, with the gradient's cost measured (12 windows of 64, d = 16)",
+        "two evaluations for every weight over the exact gradient: timed in a tiny model, "
+        "elsewhere counted, with the gradient's cost measured (12 windows of 64, d = 16)",
         parameter_shift,
     ),
     Claim(
@@ -215,8 +215,8 @@ ROWS = (
         "gating",
         "an error of the gate below phi^-3 = 0.236",
         "quantum transformer",
-        "trace distance of the evolution that the gate, |F| <= 0.236 / d, leaves out, in first "
-        "models of 8 seeds",
+        "trace distance that states would have moved which the gate leaves alone, as F is within "
+        "0.236 / d of 0; first models of 8 seeds",
         gating,
     ),
     Claim(
