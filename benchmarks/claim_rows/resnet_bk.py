@@ -243,7 +243,7 @@ def overall() -> Found:
         + f": an update {whole} times as fast; with files {smaller:.0f} times smaller at no loss "
         f"{short(product)} in all, of 1e9"
     )
-    reason = "factors of seconds and of bytes, which nobody pays as one"
+    reason = "seconds times bytes, which nobody pays as one; data order is not in it"
     return Found(figure, f"{REFUTED if product < 1e6 else PART}: {reason}")
 
 
