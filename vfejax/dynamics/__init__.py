@@ -7,6 +7,7 @@ from vfejax.dynamics import (
     implicit,
     langevin,
     natural_gradient,
+    reversible,
     rollout,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "implicit",
     "langevin",
     "natural_gradient",
+    "reversible",
     "rollout",
 ]

@@ -28,6 +28,8 @@ from vfejax.models.quantum.pruning import structure as quantum_structure
 from vfejax.models.resnet_bk import model as resnet_bk
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.pruning import structure as resnet_bk_structure
+from vfejax.models.reversible import model as reversible
+from vfejax.models.reversible.config import ReversibleConfig
 from vfejax.models.toroidal import model as toroidal
 from vfejax.models.toroidal.config import ToroidalConfig
 from vfejax.models.toroidal.pruning import structure as toroidal_structure
@@ -128,6 +130,11 @@ MODELS: dict[str, Entry] = {
         tiny=ToroidalConfig(layers=2, dim=16, heads=4, hidden=24, fusion="attention"),
         maps=toroidal.maps,
         structure=toroidal_structure,
+    ),
+    "reversible": Entry(
+        ReversibleConfig,
+        reversible.build,
+        tiny=ReversibleConfig(layers=2, dim=16, heads=2, convolution=2, hidden=8),
     ),
     "vfe": Entry(
         VFEConfig,

@@ -1,0 +1,220 @@
+"""The reversible model: loss beside plain blocks at equal parameters and tokens, what a penalty on
+changes of its energy does, and memory and time of its gradient by depth.
+
+    python benchmarks/reversible.py --text topics --text NAME=FILE --out FOLDER [--report]
+    python benchmarks/reversible.py --memory
+
+The study is that of ``language_models.py`` on models a quarter as large: the same batches,
+optimiser, seeds, and choice of rates on the training text (in half of the updates). *plain, same
+parts* has the gate of the reversible block, and a feed-forward layer with as many weights. Arms
+with a penalty take the rate of the arm without. A line of ``runs.jsonl`` in the folder is one
+training run, and is not made again; of reversible arms it also has, for every block, the root mean
+square change of a token's energy in the block (*drift*) and the standard deviation of the energy
+over tokens (*spread*), on validation windows. ``--out benchmarks/measured/reversible --report``
+prints the tables that are published.
+
+``--memory`` compiles the gradient of the loss at several depths in the three ways that
+``--reversible.gradient`` offers, and prints the bytes of its temporary arrays and the time of a
+call.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import language_models as models
+import numpy as np
+
+from vfejax.data import batches
+from vfejax.models import table
+from vfejax.models.reversible.config import ReversibleConfig
+from vfejax.models.reversible.model import GRADIENTS
+from vfejax.training.losses import next_token_loss
+from vfejax.types import PyTree
+
+RATES = (4e-3, 8e-3, 1.6e-2)
+SMALL = {"dim": 128, "hidden": 240}
+PENALTIES = (0.1, 1.0, 10.0)
+OURS = "reversible, quarter"
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("reversible", SMALL),
+    "plain, same parts": ("resnet-bk", {"dim": 64, "hidden": 256, "experts": 1}),
+    "plain, four experts": ("resnet-bk", {"dim": 64, "hidden": 64}),
+    "gpt-modern, quarter": ("gpt-modern", {"dim": 64, "hidden": 178}),
+}
+PENALISED = {
+    f"energy penalty {weight:g}": ("reversible", SMALL | {"energy_penalty": weight})
+    for weight in PENALTIES
+}
+models.ARMS |= ARMS | PENALISED
+WINDOWS = 48  # of the validation text, in which energies are measured
+DEPTHS = (2, 6, 12)
+
+
+@cache
+def _statistics(argument: str, depth: int) -> Any:
+    """Sums of energies of a trained model without penalty, whose weights are the same."""
+    config = ReversibleConfig(layers=depth, energy_penalty=1.0, **SMALL)
+    size = models.load(argument).corpus.vocabulary.size
+    model = table.build("reversible", config, size, models.LENGTH)
+    return jax.jit(lambda params, tokens: model.apply(params, tokens, None).statistics)
+
+
+def energies(params: PyTree, text: models.Text) -> dict[str, list[float]]:
+    """Drift and spread of the energy in every block."""
+    padding = text.corpus.vocabulary.padding_id
+    windows = batches.evaluation_windows(text.corpus.valid.tokens, models.LENGTH, WINDOWS, padding)
+    depth = len(params["blocks"]["block"]["step_size"])
+    sums = _statistics(text.argument, depth)(params, windows[0, :, :-1])
+    mean, square = sums.energy / sums.tokens, sums.squared_energy / sums.tokens
+    found = {
+        "drift": np.sqrt(sums.squared_change / sums.tokens),
+        "spread": np.sqrt(np.maximum(square - mean * mean, 0)),
+        "step_size": params["blocks"]["block"]["step_size"],
+    }
+    return {name: [round(float(x), 5) for x in values] for name, values in found.items()}
+
+
+class Study(models.Plan):
+    """The plan, in which a rate is tried for half of the updates, and penalised arms take the rate
+    of the arm without a penalty.
+    """
+
+    def job(self, arm: str, text: models.Text, stage: str, rate: float, seed: int) -> models.Job:
+        steps = self.steps if stage == "final" else self.steps // 2
+        return super().job(arm, text, stage, rate, seed)._replace(steps=steps)
+
+    def rate(self, arm: str, text: models.Text, results: models.Results) -> float | None:
+        return super().rate(OURS if arm in PENALISED else arm, text, results)
+
+
+class Results(models.Results):
+    """Lines that also say what energies of reversible models do."""
+
+    def add(self, job: models.Job, params: PyTree, measured: dict[str, Any]) -> None:
+        if models.ARMS[job.arm][0] == "reversible":
+            texts = {text.digest: text for text in self.texts}
+            measured = measured | energies(params, texts[job.digest])
+        super().add(job, params, measured)
+
+    def __init__(self, path: Path | None, texts: list[models.Text]):
+        super().__init__(path)
+        self.texts = texts
+
+
+def train_missing(study: Study, results: Results) -> None:
+    """Train what is not there."""
+    for text, arm in itertools.product(study.texts, study.arms):
+        if arm not in PENALISED:
+            pairs = itertools.product(study.rates, study.rate_seeds)
+            results.run([study.job(arm, text, "rate", *pair) for pair in pairs], text)
+        rate = study.rate(arm, text, results)
+        if rate is None:
+            raise SystemExit(f"{OURS} on {text.name} must be there before {arm}")
+        results.run([study.job(arm, text, "final", rate, seed) for seed in study.seeds], text)
+
+
+def energy_table(study: Study, results: Results) -> Iterator[str]:
+    """What the penalty does, Markdown: means over seeds and blocks."""
+    yield "| text, penalty | loss | drift | spread | drift / spread | step size |"
+    yield "| --- |" + " ---: |" * 5
+    for text, arm in itertools.product(study.texts, [OURS, *PENALISED]):
+        rate = study.rate(arm, text, results)
+        rows = [results.find(study.job(arm, text, "final", rate, s)) for s in study.seeds]
+        rows = [row for row in rows if row]
+        if rows:
+            loss = np.mean([row["loss"] for row in rows])
+            drift, spread, dt = (
+                np.mean([row[name] for row in rows]) for name in ("drift", "spread", "step_size")
+            )
+            weight = models.ARMS[arm][1].get("energy_penalty", 0)
+            yield (
+                f"| {text.name}, {weight:g} | {loss:.4f} | {drift:.4f} | {spread:.4f} | "
+                f"{drift / spread:.4f} | {dt:.3f} |"
+            )
+
+
+def measure(depth: int, gradient: str) -> tuple[int, float]:
+    """Bytes of temporary arrays of a gradient, and seconds of a call."""
+    config = replace(ReversibleConfig(**SMALL), layers=depth, gradient=gradient)
+    model = table.build("reversible", config, 96, models.LENGTH)
+    params = jax.jit(model.init)(jax.random.key(0))
+    shape = (models.BATCH, models.LENGTH + 1)
+    windows = jax.random.randint(jax.random.key(1), shape, 1, 96, jnp.int32)
+    slope = jax.jit(jax.grad(lambda params: next_token_loss(model, params, windows)[0]))
+    compiled = slope.lower(params).compile()
+    jax.block_until_ready(compiled(params))
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(params))
+        times.append(time.perf_counter() - start)
+    return compiled.memory_analysis().temp_size_in_bytes, min(times)
+
+
+def memory_table() -> Iterator[str]:
+    """Memory and time of a gradient by depth, Markdown."""
+    yield "| gradient | " + " | ".join(f"{depth} blocks" for depth in DEPTHS) + " |"
+    yield "| --- |" + " ---: |" * len(DEPTHS)
+    plain: dict[int, float] = {}
+    for gradient in ("store", *sorted(GRADIENTS.keys() - {"store"})):
+        cells = []
+        for depth in DEPTHS:
+            size, seconds = measure(depth, gradient)
+            plain.setdefault(depth, seconds)
+            ratio = seconds / plain[depth]
+            cells.append(f"{size / 2**20:.1f} MiB, {1e3 * seconds:.0f} ms ({ratio:.2f}x)")
+        yield f"| {gradient} | " + " | ".join(cells) + " |"
+
+
+def parse() -> tuple[Study, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", action="append", help="NAME=FILE, or a bare name for the help topics of Python"
+    )
+    parser.add_argument("--out", type=Path, help="folder of runs.jsonl")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *PENALISED])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--steps", type=int, default=400, help=f"a multiple of {4 * models.CHUNK}")
+    parser.add_argument("--report", action="store_true", help="print the tables and train nothing")
+    parser.add_argument("--memory", action="store_true", help="memory and time by depth, no study")
+    options = parser.parse_args()
+    if options.steps % (4 * models.CHUNK) or options.steps <= 0:
+        parser.error(f"--steps must be a positive multiple of {4 * models.CHUNK}")
+    texts = [models.load(argument) for argument in options.text or ["topics"]]
+    arms = options.arms or [*ARMS, *PENALISED]
+    study = Study(arms, texts, range(options.seeds), options.rates, range(1), options.steps)
+    return study, options
+
+
+def main() -> None:
+    """Train what is missing and print the tables."""
+    study, options = parse()
+    if options.memory:
+        print("\n".join(memory_table()))
+        return
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out / "runs.jsonl" if options.out else None, study.texts)
+    if not options.report:
+        train_missing(study, results)
+    plain = study._replace(arms=[arm for arm in study.arms if arm in ARMS])
+    others = [arm for arm in plain.arms if arm != OURS]
+    print("\n".join(["", *models.rate_table(plain, results), ""]))
+    print("\n".join([*models.loss_table(plain, results), ""]))
+    print("\n".join([*models.difference_table(plain, results, OURS, others), ""]))
+    print("\n".join(energy_table(study, results)))
+
+
+if __name__ == "__main__":
+    main()
