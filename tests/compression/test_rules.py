@@ -58,10 +58,10 @@ def test_nearly_all_weights_are_quantised_and_what_decides_is_not(name):
 def test_four_bits_are_a_sixth_of_float32(name):
     shapes = _shapes(name)
     everything = sum(4 * x.size for x in jax.tree.leaves(shapes))
-    # Eight bits of what the model knows of its tokens: two fifths of a Pure-FEP.
-    assert packed_bytes(shapes, rule(shapes, Scheme())) < everything / (
-        5.8 if name == "pure-fep" else 6.5
-    )
+    # Eight bits of what the model knows of its tokens: two fifths of a Pure-FEP, and a seventh of a
+    # reversible model, which has two channels where others have one.
+    ratio = {"pure-fep": 5.8, "reversible": 6.2}.get(name, 6.5)
+    assert packed_bytes(shapes, rule(shapes, Scheme())) < everything / ratio
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -34,6 +34,7 @@ ROUNDING = {"rtol": 1e-9, "atol": 1e-11}  # sums in another order, amplified by 
 HEAVY = {
     "resnet-bk": {"balance_weight": 1.0, "router_z_weight": 1.0},
     "quantum": {"free_energy_weight": 1.0, "measure_every": 4},
+    "reversible": {"energy_penalty": 1.0},
 }
 
 
