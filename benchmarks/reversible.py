@@ -14,8 +14,8 @@ over tokens (*spread*), on validation windows. ``--out benchmarks/measured/rever
 prints the tables that are published.
 
 ``--memory`` compiles the gradient of the loss at several depths in the three ways that
-``--reversible.gradient`` offers, and prints the bytes of its temporary arrays and the time of a
-call.
+``--reversible.gradient`` offers, and prints the bytes of its temporary arrays, the time of a call
+relative to the gradient that stores all activations, and the norm of its difference from that.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from vfejax.data import batches
 from vfejax.models import table
 from vfejax.models.reversible.config import ReversibleConfig
 from vfejax.models.reversible.model import GRADIENTS
+from vfejax.numerics import tree_norm
 from vfejax.training.losses import next_token_loss
 from vfejax.types import PyTree
 
@@ -56,6 +57,7 @@ PENALISED = {
 models.ARMS |= ARMS | PENALISED
 WINDOWS = 48  # of the validation text, in which energies are measured
 DEPTHS = (2, 6, 12)
+SYMBOLS = 96
 
 
 @cache
@@ -79,7 +81,35 @@ def energies(params: PyTree, text: models.Text) -> dict[str, list[float]]:
         "spread": np.sqrt(np.maximum(square - mean * mean, 0)),
         "step_size": params["blocks"]["block"]["step_size"],
     }
-    return {name: [round(float(x), 5) for x in values] for name, values in found.items()}
+    rounded = {name: [round(float(x), 5) for x in values] for name, values in found.items()}
+    return rounded | {"gradient_error": gradient_error(text, params, depth)}
+
+
+def _slope(vocab_size: int, depth: int, gradient: str, compute: str = "float32") -> Any:
+    """The gradient of the loss, of weights and windows."""
+    config = replace(ReversibleConfig(**SMALL), layers=depth, gradient=gradient)
+    model = table.build("reversible", config, vocab_size, models.LENGTH, jnp.dtype(compute))
+    return jax.grad(lambda params, windows: next_token_loss(model, params, windows)[0])
+
+
+def _difference(found: PyTree, expected: PyTree) -> float:
+    """Norm of the difference of two gradients, relative to that of the second."""
+    error = jax.tree.map(jnp.subtract, found, expected)
+    return float(tree_norm(error) / tree_norm(expected))
+
+
+@cache
+def _both_gradients(vocab_size: int, depth: int) -> Any:
+    kinds = ("reconstruct", "store")
+    slopes = [_slope(vocab_size, depth, gradient) for gradient in kinds]
+    return jax.jit(lambda params, windows: [slope(params, windows) for slope in slopes])
+
+
+def gradient_error(text: models.Text, params: PyTree, depth: int) -> float:
+    """Of the reconstructing gradient of a trained model on a batch of the training text."""
+    windows = batches.Batches(text.corpus.train.tokens, models.BATCH, models.LENGTH, seed=99)
+    both = _both_gradients(text.corpus.vocabulary.size, depth)
+    return _difference(*both(params, windows.at(0, 1)[0]))
 
 
 class Study(models.Plan):
@@ -141,37 +171,48 @@ def energy_table(study: Study, results: Results) -> Iterator[str]:
             )
 
 
-def measure(depth: int, gradient: str) -> tuple[int, float]:
-    """Bytes of temporary arrays of a gradient, and seconds of a call."""
-    config = replace(ReversibleConfig(**SMALL), layers=depth, gradient=gradient)
-    model = table.build("reversible", config, 96, models.LENGTH)
+class Measured(NamedTuple):
+    """Bytes of temporary arrays of a gradient, seconds of a call, and what it is."""
+
+    size: int
+    seconds: float
+    gradient: PyTree
+
+
+def measure(depth: int, gradient: str, compute: str = "float32") -> Measured:
+    """Compile a gradient and call it some times."""
+    config = replace(ReversibleConfig(**SMALL), layers=depth)
+    model = table.build("reversible", config, SYMBOLS, models.LENGTH)
     params = jax.jit(model.init)(jax.random.key(0))
     shape = (models.BATCH, models.LENGTH + 1)
-    windows = jax.random.randint(jax.random.key(1), shape, 1, 96, jnp.int32)
-    slope = jax.jit(jax.grad(lambda params: next_token_loss(model, params, windows)[0]))
-    compiled = slope.lower(params).compile()
-    jax.block_until_ready(compiled(params))
-    times = []
-    for _ in range(7):
+    windows = jax.random.randint(jax.random.key(1), shape, 1, SYMBOLS, jnp.int32)
+    compiled = jax.jit(_slope(SYMBOLS, depth, gradient, compute)).lower(params, windows).compile()
+    found, times = compiled(params, windows), []
+    for _ in range(9):
         start = time.perf_counter()
-        jax.block_until_ready(compiled(params))
+        jax.block_until_ready(compiled(params, windows))
         times.append(time.perf_counter() - start)
-    return compiled.memory_analysis().temp_size_in_bytes, min(times)
+    return Measured(compiled.memory_analysis().temp_size_in_bytes, min(times), found)
 
 
 def memory_table() -> Iterator[str]:
-    """Memory and time of a gradient by depth, Markdown."""
+    """Memory and time of a gradient by depth, and its error, Markdown."""
     yield "| gradient | " + " | ".join(f"{depth} blocks" for depth in DEPTHS) + " |"
     yield "| --- |" + " ---: |" * len(DEPTHS)
-    plain: dict[int, float] = {}
-    for gradient in ("store", *sorted(GRADIENTS.keys() - {"store"})):
+    plain = {depth: measure(depth, "store") for depth in DEPTHS}
+    for gradient in GRADIENTS:
         cells = []
         for depth in DEPTHS:
-            size, seconds = measure(depth, gradient)
-            plain.setdefault(depth, seconds)
-            ratio = seconds / plain[depth]
-            cells.append(f"{size / 2**20:.1f} MiB, {1e3 * seconds:.0f} ms ({ratio:.2f}x)")
+            found = plain[depth] if gradient == "store" else measure(depth, gradient)
+            ratio = found.seconds / plain[depth].seconds
+            error = _difference(found.gradient, plain[depth].gradient)
+            cells.append(f"{found.size / 2**20:.1f} MiB, {ratio:.2f}x, {error:.1e}")
         yield f"| {gradient} | " + " | ".join(cells) + " |"
+    half = [measure(DEPTHS[-1], gradient, "bfloat16") for gradient in ("reconstruct", "store")]
+    error = _difference(*(found.gradient for found in half))
+    own = _difference(half[1].gradient, plain[DEPTHS[-1]].gradient)
+    yield ""
+    yield f"bfloat16, {DEPTHS[-1]} blocks: error {error:.1e}, of storing to float32 {own:.1e}"
 
 
 def parse() -> tuple[Study, argparse.Namespace]:
