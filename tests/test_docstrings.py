@@ -25,7 +25,7 @@ MODULES = {
     if path.stem not in ("__init__", "__main__")
 }
 CENTRAL = re.compile(
-    r"vfejax\.((geometry|beliefs|attention|dynamics|agents|inference|problems|spectral|quantum)\..*"
+    r"vfejax\.((geometry|beliefs|attention|dynamics|energy|agents|inference|problems|spectral|quantum)\..*"
     r"|(routing|compression|training)\..*|numerics|models\.sampling)"
 )
 MANY = 3  # from so many arguments on, a function, a method or a constructor has an Args section
