@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hamiltonian_networks as networks
 import hamiltonian_optimizers as optimizers
 import jax
 
 Row = dict[str, Any]
-PIECES = ("rosenbrock", "quadratic", "digits", "text")
+PIECES = ("rosenbrock", "quadratic", "digits", "text", "networks", "drift")
 
 
 def results(path: Path) -> Callable[[Row, Callable[[], Row]], Row]:
@@ -57,6 +58,8 @@ def main() -> None:
     if not options.report:
         result = results(path)
         for _ in optimizers.runs(options.pieces, options.text, result):
+            pass
+        for _ in networks.runs(options.pieces, result):
             pass
 
 

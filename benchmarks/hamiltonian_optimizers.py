@@ -98,8 +98,11 @@ def _starts(name: str) -> np.ndarray:
 
 def function_row(name: str, arm: str) -> Row:
     """The best of a grid from one start, and what its setting does from others."""
-    loss_fn = FUNCTIONS[name]
+    with jax.enable_x64(True):
+        return _function_row(FUNCTIONS[name], arm, _starts(name))
 
+
+def _function_row(loss_fn: Callable, arm: str, starts: np.ndarray) -> Row:
     def reached(setting: jax.Array, start: jax.Array) -> jax.Array:
         optimizer = descent(arm, *setting)
 
@@ -112,7 +115,7 @@ def function_row(name: str, arm: str) -> Row:
         value = loss_fn(eval_params(x, state))
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    grid, starts = _grid(arm), _starts(name)
+    grid = _grid(arm)
     values = np.asarray(jax.jit(jax.vmap(reached, (0, None)))(grid, starts[0]))
     best = grid[np.argmin(values)]
     others = np.asarray(jax.jit(jax.vmap(reached, (None, 0)))(best, starts[1:]))

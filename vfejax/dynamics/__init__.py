@@ -8,7 +8,10 @@ from vfejax.dynamics import (
     langevin,
     natural_gradient,
     reversible,
+    phase_space,
     rollout,
+    runge_kutta,
+    separable,
 )
 
 __all__ = [
@@ -19,5 +22,8 @@ __all__ = [
     "langevin",
     "natural_gradient",
     "reversible",
+    "phase_space",
     "rollout",
+    "runge_kutta",
+    "separable",
 ]

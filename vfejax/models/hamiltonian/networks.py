@@ -1,0 +1,176 @@
+"""Networks of states ``z = (q, p)``: a learned energy whose gradients are the motion, or the motion
+itself.
+
+Source: Greydanus, Dzamba, Yosinski, Hamiltonian neural networks (2019); the separable form as in
+Chen, Zhang, Arjovsky, Bottou, Symplectic recurrent neural networks (2020).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from vfejax.dynamics.implicit import no_potential
+from vfejax.dynamics.phase_space import Hamiltonian, halves, motion
+from vfejax.models.blocks import check_options
+from vfejax.types import Array, PyTree
+
+__all__ = ["HamiltonianConfig", "PhaseModel", "general", "plain", "separable"]
+
+
+@dataclass(frozen=True)
+class HamiltonianConfig:
+    """Sizes of every perceptron of a network."""
+
+    hidden: int = 128
+    """Units of a hidden layer."""
+    layers: int = 2
+    """Hidden layers."""
+
+
+class PhaseModel(NamedTuple):
+    """A network of states as pure functions; the weights are a pytree that the caller holds.
+
+    Attributes:
+        init: ``init(key) -> params``.
+        motion: ``motion(params, z [2 n]) -> dz/dt [2 n]``.
+        hamiltonian: ``hamiltonian(params) ->``
+            :class:`vfejax.dynamics.phase_space.Hamiltonian`; None for a network that has none.
+        dim: length of a state.
+    """
+
+    init: Callable[[Array], PyTree]
+    motion: Callable[[PyTree, Array], Array]
+    hamiltonian: Callable[[PyTree], Hamiltonian] | None
+    dim: int
+
+
+class _Perceptron(nnx.Module):
+    """Layers with tanh between them, whose derivatives are smooth."""
+
+    def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        linear = partial(nnx.Linear, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.layers = nnx.List([linear(*pair) for pair in pairwise(sizes)])
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers[:-1]:
+            x = jnp.tanh(layer(x))
+        return self.layers[-1](x)
+
+
+class _Separable(nnx.Module):
+    def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.potential = _Perceptron(sizes, dtype=dtype, rngs=rngs)
+        self.kinetic = _Perceptron(sizes, dtype=dtype, rngs=rngs)
+
+
+def separable(
+    dim: int, config: HamiltonianConfig = HamiltonianConfig(), dtype: jnp.dtype | type = jnp.float32
+) -> PhaseModel:
+    """``H = V(q) + T(p)``, a network for each: what Stoermer-Verlet can integrate.
+
+    Args:
+        dim: length of a state, even.
+        config: sizes of both networks.
+        dtype: of weights and arithmetic.
+
+    Raises:
+        ValueError: for an odd length, or a size below 1.
+
+    >>> model = separable(4, HamiltonianConfig(hidden=8))
+    >>> params = model.init(jax.random.key(0))
+    >>> model.motion(params, jnp.ones(4)).shape, model.hamiltonian(params).separable
+    ((4,), True)
+    """
+    sizes = [_coordinates(dim), *_hidden(config), 1]
+    graphdef, init = _pure(lambda rngs: _Separable(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def hamiltonian(params: PyTree) -> Hamiltonian:
+        module = nnx.merge(graphdef, params)
+        return Hamiltonian(
+            lambda q: module.potential(q)[0], lambda q, p: module.kinetic(p)[0], separable=True
+        )
+
+    return PhaseModel(init, lambda params, z: motion(hamiltonian(params), z), hamiltonian, dim)
+
+
+def general(
+    dim: int, config: HamiltonianConfig = HamiltonianConfig(), dtype: jnp.dtype | type = jnp.float32
+) -> PhaseModel:
+    """``H(q, p)``, one network: for energies that do not separate, by the implicit midpoint rule.
+
+    Args:
+        dim: length of a state, even.
+        config: sizes of the network.
+        dtype: of weights and arithmetic.
+
+    Raises:
+        ValueError: for an odd length, or a size below 1.
+
+    >>> model = general(2, HamiltonianConfig(hidden=8))
+    >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
+    (2,)
+    """
+    sizes = [2 * _coordinates(dim), *_hidden(config), 1]
+    graphdef, init = _pure(lambda rngs: _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def hamiltonian(params: PyTree) -> Hamiltonian:
+        module = nnx.merge(graphdef, params)
+        return Hamiltonian(no_potential, lambda q, p: module(jnp.concatenate([q, p]))[0])
+
+    return PhaseModel(init, lambda params, z: motion(hamiltonian(params), z), hamiltonian, dim)
+
+
+def plain(
+    dim: int, config: HamiltonianConfig = HamiltonianConfig(), dtype: jnp.dtype | type = jnp.float32
+) -> PhaseModel:
+    """The motion itself, one network without an energy: what the others are compared with.
+
+    Args:
+        dim: length of a state, even.
+        config: sizes of the network.
+        dtype: of weights and arithmetic.
+
+    Raises:
+        ValueError: for an odd length, or a size below 1.
+
+    >>> model = plain(2, HamiltonianConfig(hidden=8))
+    >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
+    (2,)
+    """
+    length = 2 * _coordinates(dim)
+    sizes = [length, *_hidden(config), length]
+    graphdef, init = _pure(lambda rngs: _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def motion_fn(params: PyTree, z: Array) -> Array:
+        halves(z)  # refuses a state of odd length
+        return nnx.merge(graphdef, params)(z)
+
+    return PhaseModel(init, motion_fn, None, dim)
+
+
+def _coordinates(dim: int) -> int:
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim must be even and at least 2: coordinates and momenta, got {dim}")
+    return dim // 2
+
+
+def _hidden(config: HamiltonianConfig) -> list[int]:
+    check_options(config, hidden=1, layers=1)
+    return [config.hidden] * config.layers
+
+
+def _pure(
+    create: Callable[[nnx.Rngs], nnx.Module],
+) -> tuple[nnx.GraphDef, Callable[[Array], PyTree]]:
+    """What a module is, and its first weights as a nested dict of arrays."""
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
+
+    def init(key: Array) -> PyTree:
+        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
+
+    return graphdef, init
