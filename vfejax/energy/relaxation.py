@@ -65,10 +65,14 @@ def _iterate(
     """Improve a state until its residual is small, is NaN, or the iterations are used up; with a
     tolerance of 0, ``max_iterations`` times, in a loop that can be differentiated.
     """
+    unknown = jnp.full_like(_residual(start, start), jnp.inf)
     if tolerance == 0:
-        state, sizes = jax.lax.scan(lambda state, _: improve(state), start, length=max_iterations)
+        # Sizes are carried, not stacked: memory does not depend on the number of iterations.
+        state, size = jax.lax.scan(
+            lambda found, _: (improve(found[0]), None), (start, unknown), length=max_iterations
+        )[0]
         iterations = jnp.full((), max_iterations, jnp.int32)
-        return Relaxation(state, iterations, sizes[-1], sizes[-1] <= _default_tolerance(start))
+        return Relaxation(state, iterations, size, size <= _default_tolerance(start))
     bound = _default_tolerance(start) if tolerance is None else tolerance
 
     def unfinished(found: Relaxation) -> Array:
@@ -79,7 +83,6 @@ def _iterate(
         state, size = improve(found.state)
         return Relaxation(state, found.iterations + 1, size, size <= bound)
 
-    unknown = jnp.full_like(_residual(start, start), jnp.inf)
     first = Relaxation(start, jnp.zeros((), jnp.int32), unknown, jnp.zeros((), bool))
     return jax.lax.while_loop(unfinished, improved, first)
 
