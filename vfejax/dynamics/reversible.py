@@ -13,11 +13,11 @@ dT/dp``, or any others. What it was given is known from what it returns, ``q = q
 remembers what the last layer returned. The three have the same values, and the same gradient up to
 rounding.
 
-The two last cost as much: each kick and drift once more, a third of the time of a gradient. What is
+The last two cost as much: each kick and drift once more, a third of the time of a gradient. What is
 reconstructed differs from what was there by rounding, which layers pass back like any other change
 of the state: the error of the gradient is about the unit roundoff times the number of layers, times
 the growth of a change of the last state on its way back to the first. A flow that contracts much in
-some direction must not be reconstructed, because its inverse expands there.
+some direction should not be reconstructed, because its inverse expands there.
 
 Source: Dinh, Krueger, Bengio, NICE (2015), for additive couplings; Gomez et al., The reversible
 residual network (2017), for their gradient without activations; Chang et al., Reversible
@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from vfejax.types import Array, PyTree
 
-__all__ = ["KickDrift", "Pair", "nothing", "recomputed", "reconstructed", "reverse", "stored"]
+__all__ = ["KickDrift", "Pair", "recomputed", "reconstructed", "reverse", "stored"]
 
 
 class Pair(NamedTuple):
@@ -44,11 +44,8 @@ class Pair(NamedTuple):
     momentum: PyTree
 
 
-def nothing(
-    layer: PyTree, before: Pair, after: Pair, found: PyTree, constants: PyTree, /
-) -> PyTree:
+def _nothing(*_: Any) -> None:
     """No output of a layer."""
-    return None
 
 
 class KickDrift(NamedTuple):
@@ -58,12 +55,13 @@ class KickDrift(NamedTuple):
         kick: ``(layer, q, constants) -> (change of p, found)``; found is any pytree of arrays that
             a kick computes on the way and :attr:`observe` may want.
         drift: ``(layer, p, constants) -> change of q``.
-        observe: ``(layer, before, after, found, constants) -> output`` of a layer, once it is done.
+        observe: ``(layer, before, after, found, constants) -> output`` of a layer, once it is done; by
+            default there is none.
     """
 
     kick: Callable[[Any, Any, Any], tuple[PyTree, PyTree]]
     drift: Callable[[Any, Any, Any], PyTree]
-    observe: Callable[[Any, Pair, Pair, Any, Any], PyTree] = nothing
+    observe: Callable[[Any, Pair, Pair, Any, Any], PyTree] = _nothing
 
 
 def _add(x: PyTree, y: PyTree) -> PyTree:

@@ -29,7 +29,17 @@ class EnergySums(NamedTuple):
 
 
 def energy_sums(before: Array, after: Array, mask: Array | None) -> EnergySums:
-    """Sums of energies ``[b, n]`` of tokens before and after a block, where the mask is True."""
+    """Sums over the tokens at which the mask is True.
+
+    Args:
+        before: energies of tokens before a block, ``[b, n]``.
+        after: those after it; no gradient flows to them but from the squared change.
+        mask: ``[b, n]``; None when all tokens count.
+
+    >>> sums = energy_sums(jnp.zeros((1, 2)), jnp.asarray([[1.0, 3.0]]), None)
+    >>> [x.item() for x in sums]
+    [10.0, 4.0, 10.0, 2.0]
+    """
     keep = jnp.ones(before.shape, bool) if mask is None else mask
 
     def total(x: Array) -> Array:
@@ -49,11 +59,11 @@ class Block(nnx.Module):
 
         p <- p - dt dV/dq (q; c_t),    q <- q + dt dT/dp (p),    V(q; c) = U(q) - c . q.
 
-    The context ``c_t`` is what the token hears, by a causal mixer of the positions q. It is held
-    fixed in the gradient: each token descends its own energy. The gradient of one energy of the
-    whole text would pull on the tokens that were heard too, and tell them of their future. The two
-    substeps are shears and reversible whatever the energies are; for what is heard the flow is not
-    a Hamiltonian one of all tokens together, and only its volume is kept.
+    What the token hears, ``c_t``, comes from a causal mixer of the positions q, and is held fixed
+    in the gradient: each token descends a potential of its own. The gradient of one potential of
+    the whole text would pull on the tokens that were heard too, and tell them of their future. The
+    two halves are shears, which can be undone whatever was learned. At fixed c the step is
+    symplectic for each token; of the text as a whole it keeps the volume.
 
     Args:
         config: the model's options.

@@ -20,7 +20,7 @@ class ReversibleConfig:
     """Gates per block, each with reaches and phases of its own; they divide half the width."""
     convolution: int = 4
     """Tokens that a short convolution before the gates spans; 1 for none."""
-    hidden: int = 512
+    hidden: int = 504
     """Hidden units of each of a block's two energies."""
     step_size: float = 0.5
     """Step size dt of every block at first; each learns its own."""
