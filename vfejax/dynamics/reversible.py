@@ -55,8 +55,8 @@ class KickDrift(NamedTuple):
         kick: ``(layer, q, constants) -> (change of p, found)``; found is any pytree of arrays that
             a kick computes on the way and :attr:`observe` may want.
         drift: ``(layer, p, constants) -> change of q``.
-        observe: ``(layer, before, after, found, constants) -> output`` of a layer, once it is done; by
-            default there is none.
+        observe: ``(layer, before, after, found, constants) -> output`` of a layer, once it is done;
+            by default there is none.
     """
 
     kick: Callable[[Any, Any, Any], tuple[PyTree, PyTree]]

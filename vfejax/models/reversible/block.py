@@ -97,7 +97,13 @@ class Block(nnx.Module):
         return heard.astype(position.dtype), memory
 
     def kick(self, position: Array, heard: Array, key: Array | None = None) -> Array:
-        """The change of the momenta: ``-dt dV/dq``."""
+        """The change of the momenta: ``-dt dV/dq``.
+
+        Args:
+            position: q, ``[..., dim / 2]``.
+            heard: c, of the same shape.
+            key: source of dropout; None outside training.
+        """
         force = heard - self.potential.gradient(position)
         return self._step(force, key)
 
