@@ -206,6 +206,16 @@ def test_hamiltonian_is_learnt_to_the_cramer_rao_bound(tmp_path, capsys):
     assert _is_drawn(tmp_path / "learn_hamiltonian.png")
 
 
+def test_a_network_with_an_energy_keeps_it_and_one_without_does_not(library_promotion, tmp_path):
+    example = _load("hamiltonian_network")
+    rows = example.main(num_steps=400, num_times=200, out=tmp_path)
+    (loss, error), (_, plain_error) = rows.values()
+    assert loss < 0.05  # of which the noise alone is 0.034
+    assert error < 0.01
+    assert plain_error > 10 * error
+    assert _is_drawn(tmp_path / "hamiltonian_network.png")
+
+
 @pytest.mark.usefixtures("library_promotion")
 def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
     results = _load("message_passing").main()

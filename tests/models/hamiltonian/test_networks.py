@@ -101,14 +101,14 @@ def test_samples_that_do_not_fit_are_named(states, derivatives, message):
 @pytest.mark.slow
 def test_a_mass_on_a_spring_is_learned_and_its_energy_kept_within_the_published_error():
     system, rng = SYSTEMS["mass-spring"], np.random.default_rng(0)
-    model = separable(2, HamiltonianConfig(hidden=64))
-    optimizer = optax.adam(warmup_cosine(3e-3, 50, 1500, 0.01))
+    model = separable(2, HamiltonianConfig(hidden=32))
+    optimizer = optax.adam(warmup_cosine(3e-3, 50, 1000, 0.01))
     data = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), sample(system, rng, 25))
     starts = jnp.asarray(system.initial_fn(rng, 15), jnp.float32)
 
     @jax.jit
     def run(key):
-        params = fit(model, optimizer, data, key, 1500, 0).params
+        params = fit(model, optimizer, data, key, 1000, 0).params
 
         def error(z):
             scheme = flow(model.hamiltonian(params), 0.02)

@@ -68,10 +68,11 @@ def fit(
         ValueError: for samples of another shape, of no more than 0 rows, or, where they are not
             traced, with a number that is not finite.
 
+    >>> from functools import partial
     >>> from vfejax.models.hamiltonian.networks import HamiltonianConfig, general
-    >>> from vfejax.problems.mechanics import SYSTEMS, sample
     >>> model, data = general(2, HamiltonianConfig(4)), jnp.ones((5, 2))
-    >>> fit(model, optax.sgd(0.1), Samples(data, data), jax.random.key(0), 2, 3).losses.shape
+    >>> run = partial(fit, model, optax.sgd(0.1), Samples(data, data), num_steps=2, batch_size=3)
+    >>> jax.eval_shape(run, jax.random.key(0)).losses.shape
     (2,)
     """
     _check(model, samples)

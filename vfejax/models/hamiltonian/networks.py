@@ -81,6 +81,7 @@ def separable(
     Raises:
         ValueError: for an odd length, or a size below 1.
 
+    >>> import jax
     >>> model = separable(4, HamiltonianConfig(hidden=8))
     >>> params = model.init(jax.random.key(0))
     >>> model.motion(params, jnp.ones(4)).shape, model.hamiltonian(params).separable
@@ -111,6 +112,7 @@ def general(
     Raises:
         ValueError: for an odd length, or a size below 1.
 
+    >>> import jax
     >>> model = general(2, HamiltonianConfig(hidden=8))
     >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
     (2,)
@@ -138,6 +140,7 @@ def plain(
     Raises:
         ValueError: for an odd length, or a size below 1.
 
+    >>> import jax
     >>> model = plain(2, HamiltonianConfig(hidden=8))
     >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
     (2,)
