@@ -24,6 +24,7 @@ from vfejax.problems import (
     phase_sweep,
     population_flow,
     scenes,
+    segment_digits,
     sensor_network,
     several_agents,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "phase_sweep",
     "population_flow",
     "scenes",
+    "segment_digits",
     "sensor_network",
     "several_agents",
 ]
