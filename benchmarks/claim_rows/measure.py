@@ -122,14 +122,14 @@ def runs(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / path).read_text().splitlines()]
 
 
-def published(row: str) -> list[str]:
-    """The cells of the one row of ``docs/results.md`` that begins with ``row``."""
-    return table_row((ROOT / "docs/results.md").read_text(), row)
-
-
-def table_row(text: str, row: str) -> list[str]:
-    """The cells of the one row of a page's tables that begins with ``row``."""
-    found = re.findall(rf"^\| {re.escape(row)} \|.*$", text, re.MULTILINE)
+def published(heading: str, row: str) -> list[str]:
+    """The cells of the one table row below a heading of ``docs/results.md`` that begins with
+    ``row``.
+    """
+    text = (ROOT / "docs/results.md").read_text()
+    section = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
+    section = re.split(r"^##", section, flags=re.MULTILINE)[0]
+    found = re.findall(rf"^\| {re.escape(row)} \|.*$", section, re.MULTILINE)
     if len(found) != 1:
-        raise ValueError(f"one row must begin with {row!r}, got {len(found)}")
+        raise ValueError(f"one row of {heading} must begin with {row!r}, got {len(found)}")
     return [cell.strip() for cell in found[0].strip("|").split("|")]

@@ -1,5 +1,7 @@
 """Claims of ResNet-BK, and the product of all that it promises."""
 
+import itertools
+import math
 from functools import cache
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from claim_rows.agents import training_loss
 from claim_rows.measure import (
+    KEPT,
     PART,
     REFUTED,
     UNTESTED,
@@ -17,6 +20,7 @@ from claim_rows.measure import (
     call_of,
     interval,
     judged,
+    published,
     ratio,
     runs,
     short,
@@ -31,6 +35,7 @@ from vfejax.models import table
 from vfejax.spectral.resolvent import resolvent_diagonal
 from vfejax.training.losses import next_token_loss
 
+SETTINGS = "default", "one narrow expert, int3", "small", "smallest"
 KEPT_FILES = "benchmarks/measured/compression/runs.jsonl"
 CHAINS, LENGTH, WIDTH, Z = 8, 2048, 64, 1j
 
@@ -142,11 +147,16 @@ def analytic() -> Found:
             for blend in (0.0, 1.0)
         ]
     errors = [spread(compare(x, truth)[1]) for x in wrong]
+    loop = float(published("Resolvents", "512")[6].rstrip("x"))
     figure = (
-        f"exact adjoint {exact} times as fast (they agree to {error:.0e}); the empirical rule "
-        f"{rule} times, {errors[1]} off in relative norm; -G^2 is {errors[0]} off"
+        f"exact adjoint {exact} times as fast (they agree to {error:.0e}), and beside a loop in "
+        f"PyTorch at 512 sites {loop:.0f} times; the empirical rule {rule} times, {errors[1]} off "
+        f"in relative norm; -G^2 is {errors[0]} off"
     )
-    return Found(figure, judged(exact, 50, "what is faster still is not the gradient"))
+    if exact.median >= 50:
+        return Found(figure, KEPT)
+    reason = "over a loop in Python, not over compiled differentiation"
+    return Found(figure, f"{PART}: {reason}" if loop >= 50 else REFUTED)
 
 
 def experts() -> Found:
@@ -176,35 +186,43 @@ def experts() -> Found:
     return Found(figure, judged(model, 10, "mixers, head and embedding have no experts"))
 
 
-def file_sizes() -> dict[str, tuple[list[float], list[float]]]:
+def file_sizes() -> dict[tuple[str, str], tuple[list[float], list[float]]]:
     """For every setting and text of the kept files: how many times smaller they are than their
     teacher's, and the change of the loss in per cent, by seed.
     """
-    teachers, found = {}, {}
-    for run in runs(KEPT_FILES):
-        job = run["job"]
-        if job["setting"] == "teacher":
-            teachers[job["text"], job["seed"]] = run
-    for run in runs(KEPT_FILES):
-        job, teacher = run["job"], teachers.get((run["job"]["text"], run["job"]["seed"]))
-        if teacher is None or not job["setting"].startswith(("default", "one narrow", "small")):
-            continue
-        if job["setting"].endswith("alone"):
-            continue
-        sizes, losses = found.setdefault(f"{job['setting']}|{job['text']}", ([], []))
-        sizes.append(teacher["size"] / run["size"])
-        losses.append(100 * (run["loss"] / teacher["loss"] - 1))
+    kept = [run for run in runs(KEPT_FILES) if not run["job"]["setting"].endswith("alone")]
+    teachers = {
+        (run["job"]["text"], run["job"]["seed"]): run
+        for run in kept
+        if run["job"]["setting"] == "teacher"
+    }
+    found = {}
+    for setting, text in itertools.product(SETTINGS, ("topics", "shakespeare")):
+        mine = [
+            run for run in kept if (run["job"]["setting"], run["job"]["text"]) == (setting, text)
+        ]
+        # Several rates were tried with the first seed; the loss on the training text chose.
+        first = min((run for run in mine if run["job"]["seed"] == 0), key=_training_loss)
+        mine = [run for run in mine if run["job"]["rate"] == first["job"]["rate"]]
+        beside = [teachers[text, run["job"]["seed"]] for run in mine]
+        pairs = list(zip(beside, mine, strict=True))
+        sizes = [teacher["size"] / run["size"] for teacher, run in pairs]
+        found[setting, text] = sizes, [100 * (x["loss"] / t["loss"] - 1) for t, x in pairs]
     return found
+
+
+def _training_loss(run: dict[str, Any]) -> float:
+    """What a rate is chosen by; training that diverged comes last."""
+    return math.inf if math.isnan(run["training_loss"]) else run["training_loss"]
 
 
 def compression() -> Found:
     """Bytes against loss, from the kept files."""
-    found, figures = file_sizes(), []
-    for setting in ("default", "one narrow expert, int3", "small", "smallest"):
-        for text in ("topics", "shakespeare"):
-            sizes, losses = found[f"{setting}|{text}"]
-            change = interval(losses, 1)
-            figures.append(f"{np.mean(sizes):.1f} times at {change} % ({text})")
+    found = file_sizes()
+    figures = [
+        f"{np.mean(sizes):.1f} times at {interval(losses, 1)} % ({text})"
+        for (_, text), (sizes, losses) in found.items()
+    ]
     free = [np.mean(s) for s, loss in found.values() if np.mean(loss) <= 0]
     most = max(np.mean(s) for s, _ in found.values())
     reason = f"{max(free):.0f} times is free, {most:.0f} times costs loss"
@@ -261,7 +279,8 @@ ROWS = (
         "50 times by an analytic gradient",
         "ResNet-BK",
         "value and gradient of 8 chains of 2,048 sites beside automatic differentiation of the "
-        "same recursions; errors of the published rules at 512 sites",
+        "same recursions, and a [loop](results.md#resolvents); errors of the published rules at "
+        "512 sites",
         analytic,
     ),
     Claim(

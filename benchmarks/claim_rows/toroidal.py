@@ -37,7 +37,7 @@ def periodic() -> Found:
     """Perplexity beside the strongest rotary encoding, from the study's table of differences."""
     found, low = {}, {}
     for task in ("necklace", "ring", "seam", "open"):
-        cell = published(f"{task} | toroidal less rotary-short")[2].strip("*")
+        cell = published("Periodic data", f"{task} | toroidal less rotary-short")[2].strip("*")
         mean, half = (float(x) for x in re.findall(r"-?\+?[\d.]+", cell))
         found[task] = 100 * (math.exp(mean) - 1)
         low[task] = 100 * math.exp(mean) * half
