@@ -26,7 +26,7 @@ MODULES = {
 }
 CENTRAL = re.compile(
     r"vfejax\.((geometry|beliefs|attention|dynamics|energy|agents|inference|problems|spectral|quantum)\..*"
-    r"|(routing|compression|training)\..*|numerics|models\.sampling)"
+    r"|(koopman|routing|compression|training)\..*|numerics|models\.sampling)"
 )
 MANY = 3  # from so many arguments on, a function, a method or a constructor has an Args section
 Definition = TypeVar("Definition", ast.FunctionDef, ast.ClassDef)
