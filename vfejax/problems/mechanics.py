@@ -120,11 +120,24 @@ def _gravitation(q: Array) -> Array:
     return -jnp.sum(1.0 / jnp.sqrt(jnp.sum((places[i] - places[j]) ** 2, axis=-1)))
 
 
+def _alike(rng: np.random.Generator, num: int, num_bodies: int) -> np.ndarray:
+    """Every speed off by about a twentieth."""
+    return 1 + 0.05 * rng.standard_normal((num, num_bodies, 1))
+
+
+def _scattered(rng: np.random.Generator, num: int, num_bodies: int) -> np.ndarray:
+    """Every component of every velocity off by up to a fifth."""
+    return rng.uniform(0.8, 1.2, (num, num_bodies, 2))
+
+
 def _orbits(
-    num_bodies: int, least: float, most: float, spread: float
+    num_bodies: int,
+    least: float,
+    most: float,
+    factor_fn: Callable[[np.random.Generator, int, int], np.ndarray],
 ) -> Callable[[np.random.Generator, int], np.ndarray]:
-    """Bodies at equal angles on a circle about their centre, with the speed that keeps them there
-    times ``1 + spread * normal``, drawn for each.
+    """Bodies at equal angles on a circle about their centre, with the velocity that keeps them
+    there times a random factor, and no total momentum.
     """
     inverse = sum(1 / (4 * np.sin(np.pi * k / num_bodies)) for k in range(1, num_bodies))
 
@@ -132,9 +145,9 @@ def _orbits(
         radius = rng.uniform(least, most, (num, 1))
         turn = 2 * np.pi * np.arange(num_bodies) / num_bodies
         angle = rng.uniform(0, 2 * np.pi, (num, 1)) + turn
-        speed = np.sqrt(inverse / radius) * (1 + spread * rng.standard_normal(angle.shape))
         place = radius[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        velocity = speed[..., None] * np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
+        along = np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
+        velocity = np.sqrt(inverse / radius)[..., None] * along * factor_fn(rng, num, num_bodies)
         velocity -= velocity.mean(axis=1, keepdims=True)
         return np.concatenate([place, velocity], axis=1).reshape(num, -1)
 
@@ -175,7 +188,7 @@ SYSTEMS = {
     "two-body": System(
         Hamiltonian(_gravitation, _half_square, separable=True),
         dim=8,
-        initial_fn=_orbits(2, 0.5, 1.5, 0.05),
+        initial_fn=_orbits(2, 0.5, 1.5, _alike),
         duration=20.0,
         num_times=50,
         num_paths=900,
@@ -183,10 +196,10 @@ SYSTEMS = {
     "three-body": System(
         Hamiltonian(_gravitation, _half_square, separable=True),
         dim=12,
-        initial_fn=_orbits(3, 0.9, 1.2, 0.2),
+        initial_fn=_orbits(3, 0.9, 1.2, _scattered),
         duration=5.0,
         num_times=20,
-        num_paths=4500,
+        num_paths=4000,
     ),
 }
 """The systems by name."""
