@@ -109,6 +109,30 @@ def test_weights_are_those_of_the_published_half_steps_and_nesterov_is_that_of_o
     chex.assert_trees_all_close(found["nesterov"][1], reference, rtol=1e-10, atol=1e-12)
 
 
+def test_leapfrog_follows_the_flow_with_friction_to_second_order():
+    friction, end = 0.5, 4.0
+
+    def reached(h, num):
+        optimizer = leapfrog(0.5 * h**2, momentum=np.exp(-friction * h))
+
+        def step(carry, _):
+            y, state = carry
+            move, state = optimizer.update(y, state)  # the gradient of y^2 / 2
+            return (y + move, state), None
+
+        start = jnp.ones(())
+        (y, state), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=num)
+        return eval_params(y, state)
+
+    found = jax.jit(lambda: jnp.stack([reached(0.1, 40), reached(0.05, 80)]))()
+    w = np.sqrt(1 - friction**2 / 4)
+    fall = np.exp(-friction * end / 2)
+    exact = fall * (np.cos(w * end) + friction / (2 * w) * np.sin(w * end))
+    errors = np.abs(found - exact)
+    assert 1.95 < np.log2(errors[0] / errors[1]) < 2.05
+    assert errors[1] < 1e-3
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_no_update_is_longer_than_the_limit_and_types_stay(dtype):
     params = _params(dtype)

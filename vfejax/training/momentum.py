@@ -53,8 +53,8 @@ def leapfrog(
         v <- mu v - epsilon grad f(y),    y <- y + (1 + mu) v
 
     Args:
-        learning_rate: epsilon, or a function from the number of the update. The flow's step is its
-            square root.
+        learning_rate: epsilon, or a function from the number of the update. In the time of the
+            flow an update takes h with ``epsilon = h^2 / 2``, and the friction is ``-log(mu) / h``.
         momentum: mu, at least 0 and below 1.
 
     Returns:
