@@ -13,9 +13,9 @@ square change of a token's energy in the block (*drift*) and the standard deviat
 over tokens (*spread*), on validation windows. ``--out benchmarks/measured/reversible --report``
 prints the tables that are published.
 
-``--memory`` compiles the gradient of the loss at several depths in the three ways that
-``--reversible.gradient`` offers, and prints the bytes of its temporary arrays, the time of a call
-relative to the gradient that stores all activations, and the norm of its difference from that.
+``--memory`` compiles some updates at several depths with the three gradients that
+``--reversible.gradient`` offers, and prints the bytes of temporary arrays, the time relative to the
+gradient that stores all activations, and the norm of the difference from that.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from vfejax.types import PyTree
 
 RATES = (4e-3, 8e-3, 1.6e-2)
 SMALL = {"dim": 128, "hidden": 240}
-PENALTIES = (0.1, 1.0, 10.0)
+PENALTIES = (0.1, 1.0, 10.0, 1000.0)
 OURS = "reversible, quarter"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     OURS: ("reversible", SMALL),
@@ -58,7 +58,7 @@ models.ARMS |= ARMS | PENALISED
 WINDOWS = 48  # of the validation text, in which energies are measured
 DEPTHS = (2, 6, 12)
 SYMBOLS = 96
-ROUNDS = 15
+ROUNDS, UPDATES, RATE = 6, 10, 0.1  # of --memory
 
 
 @cache
@@ -173,7 +173,7 @@ def energy_table(study: Study, results: Results) -> Iterator[str]:
 
 
 class Measured(NamedTuple):
-    """A gradient, the bytes of its temporary arrays, and the seconds of its calls."""
+    """Sum of the gradients of some updates, bytes of temporary arrays, and seconds of all calls."""
 
     gradient: PyTree
     size: int
@@ -181,16 +181,29 @@ class Measured(NamedTuple):
 
 
 def measure(depth: int, kinds: Sequence[str], compute: str = "float32") -> dict[str, Measured]:
-    """Compile gradients by what they do about activations, and call them in turns."""
+    """Compile updates by gradients that treat activations so, and call them in turns. Several in a
+    program, as in training: the memory of a single one would be new to the process at every call.
+    """
     config = replace(ReversibleConfig(**SMALL), layers=depth)
     model = table.build("reversible", config, SYMBOLS, models.LENGTH)
     params = jax.jit(model.init)(jax.random.key(0))
-    shape = (models.BATCH, models.LENGTH + 1)
+    shape = (UPDATES, models.BATCH, models.LENGTH + 1)
     windows = jax.random.randint(jax.random.key(1), shape, 1, SYMBOLS, jnp.int32)
     compiled, found = {}, {}
     for kind in kinds:
-        slope = jax.jit(_slope(SYMBOLS, depth, kind, compute))
-        compiled[kind] = slope.lower(params, windows).compile()
+        slope = _slope(SYMBOLS, depth, kind, compute)
+
+        def update(carry: Any, batch: jax.Array, slope: Any = slope) -> tuple[Any, None]:
+            params, total = carry
+            gradient = slope(params, batch)
+            params = jax.tree.map(lambda x, g: x - RATE * g, params, gradient)
+            return (params, jax.tree.map(jnp.add, total, gradient)), None
+
+        def total(params: PyTree, windows: jax.Array, update: Any = update) -> PyTree:
+            zero = jax.tree.map(jnp.zeros_like, params)
+            return jax.lax.scan(update, (params, zero), windows)[0][1]
+
+        compiled[kind] = jax.jit(total).lower(params, windows).compile()
         size = compiled[kind].memory_analysis().temp_size_in_bytes
         found[kind] = Measured(compiled[kind](params, windows), size, [])
     for kind in list(kinds) * ROUNDS:
