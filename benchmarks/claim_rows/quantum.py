@@ -95,11 +95,11 @@ def parameter_shift() -> Found:
     """Exact gradients beside two evaluations for every weight."""
     size, times, error = shifted()
     figures, found = [], {}
-    for vocabulary in (96, 8192):
+    for vocabulary in (96, 8192):  # characters, and words or their parts
         weights, cost = gradient_cost(vocabulary)
         found[weights] = spread(2 * weights / cost)
         figures.append(f"{found[weights]} times with {weights:,} weights")
-    needed = short(700_000 * spread(gradient_cost(96)[1]).median / 2)
+    needed = short(700_000 * spread(cost).median / 2)
     figure = (
         f"{short(times)} times, timed, with {size:,} weights (both agree to {error:.0e}); by count "
         f"of evaluations {'; '.join(figures)}"
