@@ -8,11 +8,12 @@ not measured. Ratios are those of calls that take turns within one run: the medi
 in brackets the middle half of them. Where a longer study has kept its runs, its row reads them, and
 names the command that makes them. Run it on a quiet machine: other work lengthens calls.
 
-A row is a function in ``benchmarks/claim_rows/`` and a line in the ``ROWS`` of its module. The
-verdict follows from the figure by the rule in the row.
+A row is an entry of ``benchmarks/claim_rows/table.py`` and a function beside it that measures. The
+verdict follows from the figure by the rule in that function.
 """
 
 import argparse
+import importlib
 import os
 import platform
 import sys
@@ -20,15 +21,11 @@ import time
 from pathlib import Path
 
 import jax
-from claim_rows import agents, inference, quantum, resnet_bk, toroidal
-from claim_rows.measure import Claim, Found
+from claim_rows import table
+from claim_rows.measure import Found
+from claim_rows.table import Claim
 
-ROWS: dict[str, Claim] = {
-    claim.name: claim
-    for module in (agents, quantum, toroidal, resnet_bk, inference)
-    for claim in module.ROWS
-}
-"""Every row, in the order of the table."""
+ROWS: dict[str, Claim] = {claim.name: claim for claim in table.ROWS}
 
 HEADER = (
     "| claim | of | what was measured | figure | command | verdict |\n"
@@ -41,6 +38,12 @@ def command(claim: Claim) -> str:
     return claim.command or f"python benchmarks/claims.py --rows {claim.name}"
 
 
+def measured(claim: Claim) -> Found:
+    """What is found for a row."""
+    module, _, name = claim.function.partition(".")
+    return getattr(importlib.import_module(f"claim_rows.{module}"), name)()
+
+
 def line(claim: Claim, found: Found) -> str:
     """A row of the table."""
     cells = (claim.claim, claim.system, claim.done, found.figure, f"`{command(claim)}`")
@@ -49,15 +52,15 @@ def line(claim: Claim, found: Found) -> str:
 
 def parts(page: str) -> tuple[str, dict[str, str], str]:
     """A page before its table, the table's rows by their claims, and the page behind it."""
-    before, _, table = page.partition(HEADER)
-    rows, _, after = table.strip().partition("\n\n")
+    before, _, behind = page.partition(HEADER)
+    rows, _, after = behind.strip().partition("\n\n")
     return before, {row.split("|")[1].strip(): row for row in rows.splitlines() if row}, after
 
 
-def written(page: str, measured: dict[str, str]) -> str:
+def written(page: str, found: dict[str, str]) -> str:
     """The page with these rows, by the names of their claims, and the other rows as they are."""
     before, rows, _ = parts(page)
-    for name, row in measured.items():
+    for name, row in found.items():
         rows[ROWS[name].claim] = row
     ordered = [rows[claim.claim] for claim in ROWS.values() if claim.claim in rows]
     return f"{before}{HEADER}\n" + "\n".join(ordered) + f"\n\n{versions()}\n"
@@ -83,7 +86,7 @@ def main() -> None:
     print(HEADER, flush=True)
     for name in chosen:
         start = time.perf_counter()
-        row = line(ROWS[name], ROWS[name].measure())
+        row = line(ROWS[name], measured(ROWS[name]))
         print(row, flush=True)
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         if options.write:  # row by row: what was measured stays when a later row fails

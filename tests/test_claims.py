@@ -25,6 +25,15 @@ def test_the_page_has_a_row_for_every_claim_in_order(claims):
     assert set(verdicts) <= {"kept", "in part", "refuted", "cannot be tested here"}
 
 
+def test_every_row_has_a_name_and_a_function_of_its_own(claims):
+    rows = claims.table.ROWS
+    assert len({row.name for row in rows}) == len({row.claim for row in rows}) == len(rows)
+    for row in rows:
+        module, _, name = row.function.partition(".")
+        source = (ROOT / f"benchmarks/claim_rows/{module}.py").read_text(encoding="utf-8")
+        assert re.search(rf"^def {name}\(", source, re.MULTILINE), row.function
+
+
 def test_every_command_on_the_page_exists(claims):
     commands = re.findall(r"^ {4}(python .*?)(?: +#.*)?$|`(python [^`]*)`", PAGE, re.MULTILINE)
     assert len(commands) > len(claims.ROWS)

@@ -12,7 +12,6 @@ from claim_rows.measure import (
     REFUTED,
     ROOT,
     UNTESTED,
-    Claim,
     Found,
     call_of,
     interval,
@@ -194,46 +193,3 @@ def perplexity() -> Found:
                 f"{np.exp(np.mean(change)):.3f} of {other} on {text} ({interval(change)} nats)"
             )
     return Found("; ".join(figures), judged(183 / 178 / worst, 1.0, "by character, not by word"))
-
-
-ROWS = (
-    Claim(
-        "batching",
-        "50 to 100 times by batching agents on accelerators",
-        "VFE agents",
-        "value and gradient of the alignment energy: all agents in one program, beside one "
-        "compiled call for each agent",
-        batching,
-    ),
-    Claim(
-        "half-precision",
-        "2 times by half precision",
-        "VFE agents, ResNet-BK",
-        "loss and gradient of the default ResNet-BK, 12 windows of 64, in bfloat16 beside float32",
-        half_precision,
-    ),
-    Claim(
-        "fusion",
-        "2 to 3 times by kernel fusion",
-        "VFE agents",
-        "value and gradient of the alignment energy: one program, compiled with and without fusion",
-        fusion,
-    ),
-    Claim(
-        "autodiff",
-        "the gradient by automatic differentiation in place of 1,300 lines",
-        "VFE agents",
-        "lines of agents, beliefs, geometry and small matrices that write a derivative by hand, "
-        "and the error of the gradient",
-        autodiff,
-    ),
-    Claim(
-        "vfe-perplexity",
-        "perplexity of 183 beside a transformer's 178",
-        "VFE transformer",
-        "perplexity over that of others of the same size, three seeds "
-        "([study](results.md#the-vfe-transformer))",
-        perplexity,
-        "python examples/free_energy_study/run.py --text shakespeare=FILE --text wikitext=FILE",
-    ),
-)

@@ -15,7 +15,6 @@ from claim_rows.measure import (
     REFUTED,
     ROOT,
     UNTESTED,
-    Claim,
     Found,
     call_of,
     short,
@@ -143,46 +142,3 @@ def elbo() -> Found:
     reason = "other data, as those of the claim are not published"
     kept = np.median(done) >= 0.9 and falls < 1e-2
     return Found(figure, f"{KEPT if kept else PART}: {reason}")
-
-
-ROWS = (
-    Claim(
-        "sharding",
-        "10^6 to 10^9 states by sharding over 16 devices",
-        "active inference at scale",
-        "belief propagation on a grid of binary variables with its rows on 16 devices of one host: "
-        "bytes of the compiled program; a small grid runs",
-        sharding,
-    ),
-    Claim(
-        "one-device",
-        "25 million states on one device",
-        "active inference at scale",
-        "belief propagation on 5,000 x 5,000 binary variables",
-        one_device,
-        cheap=False,
-    ),
-    Claim(
-        "60-hertz",
-        "perception and action at 60 Hz",
-        "active inference at scale",
-        "an agent of 100 states, 4 controls and policies of length 3, ten seconds "
-        "([ten minutes](results.md#real-time))",
-        hertz,
-        "python benchmarks/real_time.py --seconds 600",
-    ),
-    Claim(
-        "textures",
-        "a texture array of 1.7 GB",
-        "token allocation",
-        "13 channels of 4K pictures, from shapes; and what `patch_textures` keeps and sets aside",
-        textures,
-    ),
-    Claim(
-        "elbo",
-        "an ELBO from -450 to -287 in eight iterations",
-        "active inference at scale",
-        "mixture of Gaussians, 100 points of three clusters with room for six, 20 data sets",
-        elbo,
-    ),
-)

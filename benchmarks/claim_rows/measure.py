@@ -1,4 +1,4 @@
-"""What rows of the table of claims are made of: a claim, what was found, and ways to find it."""
+"""What is found for a row of the table of claims, and ways to find it."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 ROOT = Path(__file__).parents[2]
 KEPT, PART, REFUTED, UNTESTED = "kept", "in part", "refuted", "cannot be tested here"
@@ -23,28 +23,6 @@ class Found(NamedTuple):
 
     figure: str
     verdict: str
-
-
-class Claim(NamedTuple):
-    """One row.
-
-    Attributes:
-        name: of the row on the command line.
-        claim: what is promised.
-        system: the design that promises it.
-        done: what was measured.
-        measure: finds it.
-        command: what prints the figure in full; by default this row alone.
-        cheap: whether the row is measured when none is named.
-    """
-
-    name: str
-    claim: str
-    system: str
-    done: str
-    measure: Callable[[], Found]
-    command: str = ""
-    cheap: bool = True
 
 
 class Spread(NamedTuple):
@@ -113,7 +91,7 @@ def judged(found: Spread | float, claimed: float, reason: str = "") -> str:
 def interval(values: Sequence[float], digits: int = 4) -> str:
     """Mean with its sign, and its 95 % confidence interval by Student's t."""
     x = np.asarray(values, float)
-    width = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    width = stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / len(x) ** 0.5
     return f"{x.mean():+.{digits}f} ± {width:.{digits}f}"
 
 

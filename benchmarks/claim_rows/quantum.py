@@ -12,7 +12,6 @@ from claim_rows.measure import (
     KEPT,
     PART,
     REFUTED,
-    Claim,
     Found,
     call_of,
     interval,
@@ -192,39 +191,3 @@ def dephasing(updates: int = 150) -> Found:
     verdict = KEPT if mean + half < 0 else REFUTED if mean - half > 0 else PART
     reason = ": as built; the loss does not tell" if verdict == PART else ""
     return Found(figure, verdict + reason)
-
-
-ROWS = (
-    Claim(
-        "parameter-shift",
-        "gradients 700,000 times as fast as by parameter shift",
-        "quantum transformer",
-        "two evaluations for every weight over the exact gradient: timed in a tiny model, "
-        "elsewhere counted, with the gradient's cost measured (12 windows of 64, d = 16)",
-        parameter_shift,
-    ),
-    Claim(
-        "backward",
-        "backward takes 3 times forward",
-        "quantum transformer",
-        "time of the backward pass over that of the forward pass",
-        backward,
-        "python benchmarks/quantum.py",
-    ),
-    Claim(
-        "gating",
-        "an error of the gate below phi^-3 = 0.236",
-        "quantum transformer",
-        "trace distance that states would have moved which the gate leaves alone, as F is within "
-        "0.236 / d of 0; first models of 8 seeds",
-        gating,
-    ),
-    Claim(
-        "dephasing",
-        "frequency-aware dephasing",
-        "quantum transformer",
-        "loss of the default model on the help topics of Python with and without it",
-        dephasing,
-        cheap=False,
-    ),
-)

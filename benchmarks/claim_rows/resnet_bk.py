@@ -14,7 +14,6 @@ from claim_rows.measure import (
     PART,
     REFUTED,
     UNTESTED,
-    Claim,
     Found,
     Spread,
     call_of,
@@ -263,56 +262,3 @@ def overall() -> Found:
     )
     reason = "seconds times bytes, which nobody pays as one; data order is not in it"
     return Found(figure, f"{REFUTED if product < 1e6 else PART}: {reason}")
-
-
-ROWS = (
-    Claim(
-        "attention-2048",
-        "6.7 times over attention at 2,048 tokens",
-        "ResNet-BK",
-        "value and gradient: resolvent diagonal of 8 chains beside causal attention of width 64; "
-        "and models of equal size, one window",
-        attention,
-    ),
-    Claim(
-        "analytic-gradient",
-        "50 times by an analytic gradient",
-        "ResNet-BK",
-        "value and gradient of 8 chains of 2,048 sites beside automatic differentiation of the "
-        "same recursions, and a [loop](results.md#resolvents); errors of the published rules at "
-        "512 sites",
-        analytic,
-    ),
-    Claim(
-        "experts",
-        "10 times by sparse experts",
-        "ResNet-BK",
-        "loss and gradient beside one expert of as many weights, 2,048 tokens",
-        experts,
-    ),
-    Claim(
-        "compression",
-        "100 times smaller",
-        "ResNet-BK",
-        "[bytes of one file against loss](results.md#one-small-file), beside the teacher in "
-        "float32, three seeds",
-        compression,
-        "python benchmarks/model_compression.py --out benchmarks/measured/compression --report",
-    ),
-    Claim(
-        "kernels",
-        "10 times by kernels and mixed precision",
-        "ResNet-BK",
-        "loss and gradient of the default model, 12 windows of 64: without fusion, with it, in "
-        "bfloat16",
-        kernels,
-    ),
-    Claim(
-        "overall",
-        "10^9 times less cost over all",
-        "ResNet-BK",
-        "one workload, one change after the other: a modern GPT on one window of 2,048 tokens, "
-        "loss and gradient; times the bytes of the smallest file at no loss",
-        overall,
-    ),
-)

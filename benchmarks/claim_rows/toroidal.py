@@ -10,7 +10,6 @@ from claim_rows.measure import (
     KEPT,
     PART,
     REFUTED,
-    Claim,
     Found,
     call_of,
     interval,
@@ -140,47 +139,3 @@ def gradients(updates: int = 50) -> Found:
         f"{interval(last).lstrip('+')}, three seeds"
     )
     return Found(figure, KEPT if max(largest) < 10 else REFUTED)
-
-
-ROWS = (
-    Claim(
-        "periodic",
-        "5 to 10 % less perplexity on periodic tasks",
-        "toroidal attention",
-        "perplexity beside rotary positions that fit the ring, eight seeds, on two tasks that "
-        "close and two that do not ([study](results.md#periodic-data))",
-        periodic,
-        "python examples/periodic_study/run.py",
-    ),
-    Claim(
-        "memory",
-        "memory of O(N^2 D)",
-        "toroidal attention",
-        "bytes that joint attention sets aside with its gradient, 8 heads of 32, as powers of N "
-        "and D",
-        memory,
-    ),
-    Claim(
-        "orthogonality",
-        "orthogonality of 0.88 to 0.98 of 3D rotary positions",
-        "toroidal attention",
-        "one less the cosine between steps along the ring and across platters: 36 sizes of heads, "
-        "rings and stacks; depth in pairs of its own (the default), orthogonalised, or neither",
-        orthogonality,
-    ),
-    Claim(
-        "caching",
-        "2 to 3 times by caching",
-        "toroidal attention",
-        "the next token of the default model from its stream of keys, beside reading the whole "
-        "context again",
-        caching,
-    ),
-    Claim(
-        "gradient-norm",
-        "gradients below 10",
-        "toroidal attention",
-        "global norm of the gradient without a clip: default model, help topics of Python",
-        gradients,
-    ),
-)
