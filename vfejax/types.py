@@ -1,7 +1,6 @@
 """Aliases and Protocols shared by every layer."""
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -107,6 +106,24 @@ class Layers(NamedTuple):
     resolvent: Array | None = None
 
 
+class VisitFn(Protocol):
+    """What is done in place of each block of a sequence model."""
+
+    def __call__(
+        self, number: Array, block_fn: Callable[[Array], tuple[Array, PyTree]], hidden: Array, /
+    ) -> tuple[Array, PyTree, PyTree]:
+        """The stream after a block, what the block says, and a pytree of the function's own.
+
+        Args:
+            number: of the block, an integer scalar.
+            block_fn: ``block_fn(hidden) -> (hidden, said)`` runs the block, and gives what it says
+                of itself, such as statistics for the loss. For a block that is not run,
+                :func:`vfejax.models.visited.silent` has zeros instead.
+            hidden: the stream that the block is given, ``[b, n, d]``.
+        """
+        ...
+
+
 class SequenceModel(NamedTuple):
     """A causal next-token model as pure functions; the weights are a pytree that the caller holds.
 
@@ -133,6 +150,9 @@ class SequenceModel(NamedTuple):
         activations: ``activations(params, batch) -> {name: statistics}`` of what its kernels and
             norms read, by the names of their leaves; see :mod:`vfejax.models.activations`. None for
             a model that is not made of such layers.
+        visit: ``visit(params, batch, visit_fn, key=None) -> (Prediction, outputs)``: that of
+            ``apply`` with every block in the hands of a :class:`VisitFn`, and the function's own
+            outputs, stacked by layer. None for a model whose blocks hand on more than one stream.
     """
 
     init: Callable[[Array], PyTree]
@@ -145,6 +165,7 @@ class SequenceModel(NamedTuple):
     config: Any = None
     watch: Callable[..., tuple[Prediction, Layers]] | None = None
     activations: Callable[..., dict[str, Array]] | None = None
+    visit: Callable[..., tuple[Prediction, PyTree]] | None = None
 
 
 class Maps(NamedTuple):
@@ -203,6 +224,10 @@ class TrainInfo(NamedTuple):
     gradient_norm: Array
 
 
+def _own_weights(state: TrainState) -> PyTree:
+    return state.params
+
+
 class Trainer(NamedTuple):
     """A method of learning as pure functions.
 
@@ -215,4 +240,4 @@ class Trainer(NamedTuple):
 
     init: Callable[[Array], TrainState]
     step: Callable[[TrainState, Array], tuple[TrainState, TrainInfo]]
-    weights: Callable[[TrainState], PyTree] = attrgetter("params")
+    weights: Callable[[TrainState], PyTree] = _own_weights

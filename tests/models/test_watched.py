@@ -32,6 +32,8 @@ def _shallow(config, name):
     numbers = {"blocks": 1} if name == "quantum" else {"layers": 1}
     if name == "pure-fep":
         numbers["max_layers"] = 1
+    if name == "koopman":
+        numbers["operators"] = ()
     return _build(dataclasses.replace(config, **numbers), name)
 
 
@@ -42,6 +44,8 @@ def _first_block(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return x[:1] if name.split("/")[0] in STACKS else x
 
+    if "operators" in params:
+        params = {name: part for name, part in params.items() if name != "operators"}
     return jax.tree_util.tree_map_with_path(first, params)
 
 

@@ -73,14 +73,16 @@ class _RecordedStack(Stack):
             tape,
         )
 
-    def scan(self, step: Any, carry: Any, inputs: Any = None) -> tuple[Any, Any]:
+    def scan(
+        self, step: Any, carry: Any, inputs: Any = None, span: slice | None = None
+    ) -> tuple[Any, Any]:
         def recorded(block: Any, before: Any, x: Any) -> tuple[Any, Any]:
             with self.tape.section() as found:
                 after, output = step(block, before, x)
                 found = dict(self.tape.found)
             return after, (output, found | {f"{self.name}/change": _change(before, after)})
 
-        carry, (outputs, found) = super().scan(recorded, carry, inputs)
+        carry, (outputs, found) = super().scan(recorded, carry, inputs, span)
         self.tape.found |= found
         return carry, outputs
 

@@ -45,7 +45,11 @@ class Stack(nnx.Module):
         self.block = nnx.vmap(create)(rngs.split(num_layers))
 
     def scan(
-        self, step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, inputs: Any = None
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        inputs: Any = None,
+        span: slice | None = None,
     ) -> tuple[Any, Any]:
         """Run through the blocks in order: ``carry, output = step(block, carry, input)``.
 
@@ -55,11 +59,14 @@ class Stack(nnx.Module):
                 and dtypes.
             inputs: the blocks' own inputs, a pytree of arrays ``[num_layers, ...]``; None when they
                 have none.
+            span: which blocks; all by default.
 
         Returns:
             The last carry, and the outputs stacked by layer, ``[num_layers, ...]``.
         """
         graphdef, params = nnx.split(self.block)
+        if span is not None:
+            params = jax.tree.map(lambda x: x[span], params)
 
         def body(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(nnx.merge(graphdef, layer[0]), carry, layer[1])

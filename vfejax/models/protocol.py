@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from vfejax.models.activations import activations
-from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel
+from vfejax.models.visited import visited
+from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel, VisitFn
 
 __all__ = [
     "Packing",
@@ -39,7 +40,9 @@ class SequenceModule(Protocol):
 
     A module may also have ``read(state, tokens [b, n]) -> (logits [b, v], state)``, which decodes
     several tokens at once, and ``watch(batch, key) -> (Prediction, Layers)``, which shows what its
-    blocks do (:class:`vfejax.models.watched.Watched`).
+    blocks do (:class:`vfejax.models.watched.Watched`). One with ``residual = True`` has a stack
+    ``blocks`` that hands on one stream, whose blocks can be visited
+    (:mod:`vfejax.models.visited`).
     """
 
     @property
@@ -272,6 +275,13 @@ def pure(
         prediction, layers = nnx.merge(graphdef, params).watch(packed, key)
         return finished(prediction, place), unpacked_layers(layers, place)
 
+    def visit(
+        params: PyTree, batch: Batch | Array, visit_fn: VisitFn, key: Array | None = None
+    ) -> tuple[Prediction, PyTree]:
+        packed, place = packed_batch(batch, max_length)
+        prediction, said = visited(nnx.merge(graphdef, params), packed, visit_fn, key)
+        return finished(prediction, place), said
+
     def finished(prediction: Prediction, place: Packing | None) -> Prediction:
         if place is not None:
             logits = permute(prediction.logits, place.place, place.order)
@@ -307,4 +317,5 @@ def pure(
         several,
         watch=seeing,
         activations=gather,
+        visit=visit if getattr(abstract, "residual", False) else None,
     )

@@ -19,6 +19,8 @@ from vfejax.models.gpt.pruning import structure as gpt_structure
 from vfejax.models.gpt_modern import model as gpt_modern
 from vfejax.models.gpt_modern.config import ModernGPTConfig
 from vfejax.models.gpt_modern.pruning import structure as gpt_modern_structure
+from vfejax.models.koopman import model as koopman
+from vfejax.models.koopman.config import KoopmanConfig
 from vfejax.models.pure_fep import model as pure_fep
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.trainer import trainer as pure_fep_trainer
@@ -114,6 +116,13 @@ MODELS: dict[str, Entry] = {
         gpt_modern.build,
         tiny=ModernGPTConfig(layers=2, dim=16, heads=4, hidden=24),
         structure=gpt_modern_structure,
+    ),
+    "koopman": Entry(
+        KoopmanConfig,
+        koopman.build,
+        tiny=KoopmanConfig(
+            layers=2, dim=16, heads=4, hidden=16, experts=1, operators=(1,), delays=3, rank=4
+        ),
     ),
     "quantum": Entry(
         QuantumTransformerConfig,

@@ -1,6 +1,6 @@
 """Sequence modules that can say what their blocks do, at no cost while nobody asks."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flax import nnx
 
@@ -31,6 +31,9 @@ class Watched(nnx.Module):
     >>> Copy()(Batch(3)).logits, Copy().watch(Batch(3))[1].hidden
     (3, 3)
     """
+
+    residual: ClassVar[bool] = False
+    """Whether the stack ``blocks`` hands on a residual stream ``[b, n, d]`` and nothing else."""
 
     def __call__(self, batch: Batch, key: Array | None = None) -> Prediction:
         """Predictions for a batch whose padding stands behind the real tokens of each row."""

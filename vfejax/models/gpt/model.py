@@ -72,6 +72,8 @@ class Transformer(Watched):
         rngs: where first weights come from.
     """
 
+    residual = True
+
     def __init__(
         self,
         config: TransformerConfig,

@@ -54,6 +54,8 @@ class ModernGPT(Watched):
         rngs: where first weights come from.
     """
 
+    residual = True
+
     def __init__(
         self,
         config: ModernGPTConfig,

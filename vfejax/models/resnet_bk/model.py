@@ -45,7 +45,7 @@ from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
-__all__ = ["MIXERS", "Memory", "ResNetBKConfig", "Statistics", "build"]
+__all__ = ["MIXERS", "Memory", "ResNetBK", "ResNetBKConfig", "Statistics", "build", "summary"]
 
 
 def _operator(config: ResNetBKConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Mixer:
@@ -207,6 +207,8 @@ class ResNetBK(Watched):
         rngs: where first weights come from.
     """
 
+    residual = True
+
     def __init__(
         self,
         config: ResNetBKConfig,
@@ -271,7 +273,7 @@ class ResNetBK(Watched):
         return self.logits(x), Memory(mixers, state.position + 1)
 
 
-def _summary(
+def summary(
     config: ResNetBKConfig, statistics: Statistics
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Weighted loss terms, and diagnostics: the reach of a head is the number of tokens after which
@@ -325,5 +327,5 @@ def build(
         )
     return pure(
         lambda rngs: ResNetBK(config, vocab_size, length, dtype=dtype, rngs=rngs),
-        summarize=lambda statistics: _summary(config, statistics),
+        summarize=lambda statistics: summary(config, statistics),
     )

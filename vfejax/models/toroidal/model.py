@@ -78,6 +78,8 @@ class ToroidalGPT(Watched):
         rngs: where first weights come from.
     """
 
+    residual = True
+
     def __init__(
         self,
         config: ToroidalConfig,
