@@ -411,3 +411,29 @@ def test_an_ablation_of_the_model_is_evaluated_beside_it(run, tmp_path, monkeypa
     monkeypatch.setitem(MODELS, "transformer", entry)
     found = _evaluate(run, tmp_path / "e.json")
     assert abs(found["one_head_loss_nats_per_token"] - found["loss_nats_per_token"]) > 1e-6
+
+
+@pytest.mark.slow
+def test_blocks_are_replaced_by_linear_maps_beside_skipping_them(run, tmp_path, capsys):
+    """The model has one block, which a map predicts on the text that it was fitted on."""
+    out = tmp_path / "e.json"
+    flags = ["--koopman", "--split", "train", "--windows", "8"]
+    assert main(["evaluate", "--run", str(run), "--out", str(out), *flags]) == 0
+    found = json.loads(out.read_text())
+    table, cost = found["koopman"], found["koopman"]["flops_per_token"]
+    assert table["untouched"] == found["loss_nats_per_token"]
+    (row,) = table["spans"]
+    assert row["blocks"] == [0]
+    assert 0 < row["explained_affine"] <= row["explained_delay"] <= 1
+    lost = {name: abs(row[name] - table["untouched"]) for name in ("identity", "affine", "delay")}
+    assert max(lost["affine"], lost["delay"]) < lost["identity"] / 2
+    assert cost["delay"] == 4 * cost["affine"] < 4 * cost["block"]
+    shown = capsys.readouterr().out
+    assert f"{row['one_operator']:.4f}" in shown
+    assert f"a block {cost['block']:,.0f}" in shown
+
+
+def test_a_model_without_one_stream_has_no_table(counted, refused, tmp_path):
+    flags = ["--run", counted, "--koopman"]
+    pieces = ("--koopman: the blocks of transformer", "another model")
+    refused(tmp_path / "e.json", flags, *pieces, command="evaluate")

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from vfejax.cli import options as configuration
-from vfejax.cli import output, trained
+from vfejax.cli import output, spans, trained
 from vfejax.cli.limits import check, check_seed
 from vfejax.cli.train.config import with_options
 from vfejax.cli.train.corpora import named_inputs, train_corpus
@@ -49,6 +49,10 @@ class EvaluateConfig:
     windows: int = MOST_WINDOWS
     """The evaluation reads at most this many windows of the run's --length, evenly spaced; 0 reads
     all.
+    """
+    koopman: bool = False
+    """Also replace each block, and spans of blocks, by linear maps of the stream that enters them,
+    fitted on the run's training text, and by nothing: a table of losses and of operations.
     """
     out: Path | None = None
     """JSON file for the figures. A file that exists is kept unless --overwrite is given."""
@@ -117,6 +121,11 @@ def _ablated(of: Trained) -> dict[str, SequenceModel]:
     }
 
 
+def _training_text(config: EvaluateConfig, of: Trained) -> Split:
+    """The text that the run learned from."""
+    return _split(replace(config, text=None, split="train"), of)
+
+
 def _figures(config: EvaluateConfig, of: Trained) -> dict[str, Any]:
     """What is found, by name."""
     split, settings = _split(config, of), of.config
@@ -131,6 +140,9 @@ def _figures(config: EvaluateConfig, of: Trained) -> dict[str, Any]:
     for name, model in _ablated(of).items():
         without = evaluator(model, mesh, padding)(of.params, windows)
         figures[f"{name}_loss_nats_per_token"] = without.nats_per_token
+    if config.koopman:
+        text = _training_text(config, of)
+        figures["koopman"] = spans.measure(of, text, split, config.windows)
     return figures
 
 
@@ -146,7 +158,10 @@ def main(arguments: Sequence[str]) -> int:
             output.write(config.out, json.dumps(figures, indent=2) + "\n")
     finally:  # a full disk does not cost the figures
         if not config.quiet:
+            table = figures.pop("koopman", None)
             for name, value in figures.items():
                 shown = f"{value:.6g}" if isinstance(value, float) else value
                 output.show(f"{name:<30} {shown}")
+            for line in spans.lines(table) if table else []:
+                output.show(line)
     return 0

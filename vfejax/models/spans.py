@@ -6,7 +6,7 @@ The map of a span adds to the stream h of every token
     u_t = b + sum_j W_j h_{t-j},    j = 0 ... delays - 1,
 
 a linear operator on delay coordinates, which reads no later token, with h = 0 before the first.
-Least squares on a text give it.
+Least squares on a text give it (:mod:`vfejax.models.span_fit`).
 """
 
 from collections.abc import Sequence

@@ -75,6 +75,12 @@ class CompressConfig(RunOptions):
     """Width of the residual stream that stays, with its share of the heads; all by default."""
     layers: int | None = None
     """Blocks that stay; all by default."""
+    operators: tuple[int, ...] = ()
+    """Blocks of a ResNet-BK, numbered from 0, that become linear operators on delayed streams,
+    fitted on the windows of calibration.
+    """
+    operator_rank: int = 32
+    """Rank of the operators: (4 + 1) dim rank multiplications a token."""
     expert_score: Literal["contribution", "activation", "frequency"] = "contribution"
     """What an expert is kept for: what it adds to the tokens it reads, weighted by the router; the
     norm of that without the weight; or how many tokens it reads.
@@ -148,7 +154,7 @@ def check_values(config: CompressConfig) -> None:
     check(value in _BITS, "embedding-bits", value, f"one of {listed}")
     counts = ["group", "low_rank", "batch_size", "warmup_steps", "eval_windows", "final_windows"]
     check_counts(config, counts, 0)
-    check_counts(config, ["calibration_windows", "eval_every"], 1)
+    check_counts(config, ["calibration_windows", "eval_every", "operator_rank"], 1)
     for name in SIZES:
         if getattr(config, name) is not None:
             check_counts(config, [name], 1)
@@ -183,6 +189,7 @@ def _check_together(config: CompressConfig) -> None:
     else:
         check(not config.merge, "merge", True, "left out with --student")
         check(config.steps > 0, "steps", config.steps, "at least 1 with --student")
+        check(not config.operators, "operators", config.operators, "left out with --student")
     if config.low_rank:
         check(config.sparsity == 0, "sparsity", config.sparsity, "0 with --low-rank")
 

@@ -24,7 +24,10 @@ from vfejax.data.files import one_line
 from vfejax.errors import UserError
 from vfejax.models import table
 from vfejax.models.blocks import OptionError
+from vfejax.models.koopman.config import KoopmanConfig
+from vfejax.models.koopman.conversion import converted
 from vfejax.models.pruning import pruned, structure
+from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.merging import merged
 from vfejax.runs.seeds import random_key
 from vfejax.types import PyTree, SequenceModel
@@ -34,6 +37,7 @@ __all__ = ["Student", "dense", "prepare"]
 _LARGEST = float(np.finfo(np.float16).max)
 _KERNEL, _TABLE = 2, 3  # bits by which the rule's two kinds of leaves are told apart
 _HALVES = {"left", "right"}
+_KOOPMAN = "koopman"
 
 
 class Student(NamedTuple):
@@ -131,7 +135,10 @@ def _first(
     if config.order == "quantise-first":
         forms = _forms(config, params, {}, frozenset())
         params = jax.jit(partial(storage.as_stored, forms=forms))(params)
-    return name, *_pruned(config, teacher, params, wanted)
+    options, params, sizes = _pruned(config, teacher, params, wanted)
+    if config.operators:
+        return _KOOPMAN, *_linear(config, teacher, options, params), sizes
+    return name, options, params, sizes
 
 
 def _pruned(
@@ -166,6 +173,34 @@ def _pruned(
     return options, params, sizes
 
 
+def _linear(
+    config: CompressConfig, teacher: Teacher, options: Any, params: PyTree
+) -> tuple[KoopmanConfig, PyTree]:
+    """The student with blocks that are operators, fitted on windows of the training text."""
+    name = teacher.config.model
+    if not isinstance(options, ResNetBKConfig) or isinstance(options, KoopmanConfig):
+        raise UserError(f"--operators: {name} has no such option; leave it out")
+    model = _build(teacher, name, options)
+    tokens = _calibration(config, teacher)
+    rank, known = config.operator_rank, {}
+
+    def fit(params: PyTree, tokens: jax.Array) -> PyTree:
+        known["options"], found = converted(
+            options, model, params, tokens, config.operators, rank=rank
+        )
+        return found
+
+    weights = jax.jit(fit)(params, tokens)
+    return known["options"], weights
+
+
+def _calibration(config: CompressConfig, teacher: Teacher) -> np.ndarray:
+    """Windows of the training text, ``[1, m, n]``."""
+    tokens, settings = teacher.corpus.train.tokens, teacher.config
+    windows = Batches(tokens, config.calibration_windows, settings.length, config.seed).at(0, 1)
+    return windows[:, :, :-1]
+
+
 def _activations(
     config: CompressConfig, teacher: Teacher, name: str, model: SequenceModel, params: PyTree
 ) -> dict[str, jax.Array]:
@@ -174,9 +209,7 @@ def _activations(
         raise UserError(
             f"--low-rank, --sparsity: {name} does not show what its kernels read; leave them out"
         )
-    tokens, settings = teacher.corpus.train.tokens, teacher.config
-    windows = Batches(tokens, config.calibration_windows, settings.length, config.seed).at(0, 1)
-    return jax.jit(model.activations)(params, windows[0, :, :-1])
+    return jax.jit(model.activations)(params, _calibration(config, teacher)[0])
 
 
 def _thinned(

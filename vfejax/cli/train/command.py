@@ -29,18 +29,26 @@ from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
+from vfejax.errors import UserError
 from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint, loop
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
-from vfejax.training import sharding
+from vfejax.training import sharding, surrogate
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
 from vfejax.types import PyTree
 
 __all__ = ["main", "train"]
+
+SURROGATES: dict[str, Callable[..., Trainer]] = {
+    "koopman": surrogate.koopman_trainer,
+    "identity": surrogate.identity_trainer,
+    "readout": surrogate.readout_trainer,
+}
+"""How a model learns by other gradients than exact ones, by the name of the option."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -100,9 +108,18 @@ def _trainer(
     own = MODELS[config.model].trainer if config.model in MODELS else None
     if own is not None:
         return own(start.model, model_options(config), rate, key)
+    optimizer = DESCENTS[config.optimizer].build(with_defaults(config), rate)
+    if config.gradients != "exact":
+        try:
+            return SURROGATES[config.gradients](start.model, optimizer, key)
+        except ValueError as error:
+            raise UserError(
+                f"--gradients {config.gradients}: must be exact for {config.model}, whose blocks "
+                "hand on more than one stream"
+            ) from error
     return trainer(
         start.model,
-        DESCENTS[config.optimizer].build(with_defaults(config), rate),
+        optimizer,
         key,
         accumulation=config.accumulation,
         trained=start.trained,

@@ -158,6 +158,11 @@ class TrainConfig(RunOptions):
     """Number of equal parts in which a batch is worked through, one after the other: less memory,
     the same gradient.
     """
+    gradients: Literal["exact", "koopman", "identity", "readout"] = "exact"
+    """By what gradients pass the blocks: their own Jacobians; linear operators that predict the
+    blocks and are learned along the way; the identity; or nothing, so that only what reads the last
+    stream learns.
+    """
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""
 
@@ -235,8 +240,10 @@ def _check_method(config: TrainConfig) -> None:
     }
     if config.model in MODELS and MODELS[config.model].trainer is not None:
         requirement = f"left out with --model {config.model}, which learns by its own method"
-        names = ("optimizer", "weight_decay", "clip_norm", "beta2", "accumulation")
+        names = ("optimizer", "weight_decay", "clip_norm", "beta2", "accumulation", "gradients")
         foreign |= dict.fromkeys(names, requirement)
+    if config.gradients != "exact":
+        foreign["accumulation"] = f"left out with --gradients {config.gradients}"
     defaults = with_defaults(TrainConfig())
     for name, requirement in foreign.items():
         value = getattr(config, name)

@@ -1,5 +1,5 @@
 """ResNet-BK, some of whose blocks are linear operators on delayed streams."""
 
-from vfejax.models.koopman import config, model
+from vfejax.models.koopman import config, conversion, model
 
-__all__ = ["config", "model"]
+__all__ = ["config", "conversion", "model"]

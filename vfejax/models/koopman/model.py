@@ -6,7 +6,8 @@ linear operator of low rank on delay coordinates,
     x_t <- x_t + b + B A [x_t, x_{t-1}, ..., x_{t-delays+1}],
 
 with zeros before the first token: causal, with a memory of ``delays - 1`` tokens. The defaults cost
-a fifth of a block's products.
+a fifth of a block's products. :mod:`vfejax.models.koopman.conversion` makes such blocks from those
+of a trained model.
 """
 
 import dataclasses
