@@ -59,7 +59,7 @@ def test_fitting_is_descent_on_the_loss_over_all_samples_or_a_batch():
     @jax.jit
     def run(key):
         whole = fit(model, optax.sgd(0.1), data, key, 2, 0)
-        batch = fit(model, optax.sgd(0.1), data, key, 20, 4)
+        batch = fit(model, optax.sgd(0.0), data, key, 20, 4)
         first = fit(model, optax.sgd(0.1), data, key, 0, 0).params
         loss, slope = jax.value_and_grad(lambda p: derivative_loss(model, p, data))(first)
         moved = jax.tree.map(lambda p, g: p - 0.1 * g, first, slope)
@@ -68,7 +68,7 @@ def test_fitting_is_descent_on_the_loss_over_all_samples_or_a_batch():
     whole, batch, first, second = run(jax.random.key(1))
     np.testing.assert_allclose(whole, [first, second], rtol=1e-5)
     assert batch.shape == (20,)
-    assert len(np.unique(batch)) > 15
+    assert len(np.unique(batch)) > 15  # of the same weights: other samples
 
 
 @pytest.mark.parametrize("name", NETWORKS)
