@@ -135,7 +135,7 @@ def gradients(updates: int = 50) -> Found:
         largest.append(norms.max())
         last.append(norms[-10:].mean())
     figure = (
-        f"largest {interval(largest).lstrip('+')}, mean of the last ten of {updates} updates "
-        f"{interval(last).lstrip('+')}, three seeds"
+        f"largest {interval(largest, 1).lstrip('+')}, mean of the last ten of {updates} updates "
+        f"{interval(last, 1).lstrip('+')}, three seeds"
     )
     return Found(figure, KEPT if max(largest) < 10 else REFUTED)
