@@ -20,6 +20,7 @@ SHORT = {
     "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 100},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
     "09_active_inference": {"num_models": 4, "num_episodes": 8, "num_trials": 4},
+    "11_energy_learning": {"num_epochs": 2, "num_steps": 20},
     "12_compression": {"num_updates": 20, "num_taught": 10},
 }
 
@@ -353,3 +354,29 @@ def test_compression_notebook_says_what_it_claims():
     assert "read back bit for bit: True" in printed
     before, now = numbers(r"loss ([\d.]+) before, ([\d.]+) now")
     assert now < before
+
+
+def test_energy_learning_notebook_says_what_it_claims():
+    printed = _printed(_read("11_energy_learning"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed).groups()]
+
+    for name, order in (("one-sided", 1), ("centred", 2), ("4 points", 4), ("8 points", 8)):
+        assert abs(numbers(rf"{name} +slope ([\d.]+)")[0] / order - 1) < 0.2
+    right, best = numbers(r"epochs: ([\d.]+) %, best possible ([\d.]+) %")
+    assert 80 < right < best < 100
+    sizes = {
+        name: [
+            float(x.replace(",", ""))
+            for x in re.search(f"{name}: (.*) KiB", printed)[1].split(", ")
+        ]
+        for name in ("equilibrium propagation", "backpropagation")
+    }
+    assert len(set(sizes["equilibrium propagation"])) == 1
+    assert sizes["backpropagation"][-1] > 20 * sizes["backpropagation"][0]
+    kept, lost = (
+        numbers(rf"{name} network: mean square of the change of energy (\S+)")[0]
+        for name in ("Hamiltonian", "plain")
+    )
+    assert kept < 0.3 * lost
