@@ -240,7 +240,7 @@ def kernels() -> Found:
         f"{ratio(seconds, 'fused', 'half')} times, both {both} times"
     )
     if jax.devices()[0].platform == "cpu":
-        return Found(figure, f"{UNTESTED}: no accelerator; no kernel is written by hand here")
+        return Found(figure, f"{UNTESTED}: no accelerator; on a CPU fusion is all that there is")
     return Found(figure, judged(both, 10))
 
 
@@ -260,5 +260,5 @@ def overall() -> Found:
         + f": an update {whole} times as fast; with files {smaller:.0f} times smaller at no loss "
         f"{short(product)} in all, of 1e9"
     )
-    reason = "seconds times bytes, which nobody pays as one; data order is not in it"
+    reason = "seconds times bytes, which nobody pays as one; the other factors have no part in it"
     return Found(figure, f"{REFUTED if product < 1e6 else PART}: {reason}")
