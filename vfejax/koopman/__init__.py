@@ -1,5 +1,5 @@
 """Koopman operators: linear maps of lifted observables, from data that stream by."""
 
-from vfejax.koopman import operators, streaming
+from vfejax.koopman import dictionaries, operators, spectrum, streaming
 
-__all__ = ["operators", "streaming"]
+__all__ = ["dictionaries", "operators", "spectrum", "streaming"]
