@@ -316,7 +316,7 @@ def lengths() -> None:
             size = compiled.memory_analysis().temp_size_in_bytes / 2**10
             found.append((size, compiled))
         times: list[list[float]] = [[], []]
-        for _ in range(20):
+        for _ in range(100):
             for own, (_, compiled) in zip(times, found, strict=True):
                 begin = time.perf_counter()
                 jax.block_until_ready(compiled(params, images, targets))

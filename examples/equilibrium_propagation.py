@@ -33,7 +33,7 @@ SIZES = (SIZE**2, 128, 10)
 BATCH = 20
 # How far outputs are pushed, when a relaxation ends, and rates that are good for each.
 BETA, TOLERANCE = 0.5, 1e-3
-RATES = {"equilibrium propagation": 0.2, "backpropagation": 0.02, "plain network": 0.2}
+RATES = {"equilibrium propagation": 0.2, "backpropagation": 0.05, "plain network": 0.2}
 
 
 def data(num_images):
