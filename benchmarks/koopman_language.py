@@ -14,7 +14,8 @@ alone. Every arm reads the same batches. The cost of an update is in operations 
 and in seconds of this process (not of a clock, so that a busy machine does no harm). Gradients are
 compared with exact ones block by block, at first and trained weights.
 
-Rates come from the same grid for every arm, by the loss on training text at the first seed. A line
+Rates come from the same grid for every arm of a part, by the loss on training text at the first
+seed. A line
 of ``runs.jsonl`` is one run; it is not made again. ``--report`` prints the tables of what is there.
 """
 
@@ -39,7 +40,8 @@ from vfejax.data import batches
 from vfejax.koopman import streaming
 from vfejax.models import table
 from vfejax.models.koopman.conversion import converted
-from vfejax.training import sharding, surrogate
+from vfejax.models.spans import DelayMap
+from vfejax.training import detours, sharding, surrogate
 from vfejax.training import step as steps
 from vfejax.training.cost import product_flops
 from vfejax.training.evaluate import evaluator
@@ -48,7 +50,7 @@ from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.types import PyTree, SequenceModel, Trainer
 
 LENGTH, BATCH = models.LENGTH, models.BATCH
-RATES = (1e-3, 4e-3, 8e-3)
+RATES = {"blocks": (1e-3, 4e-3), "gradients": (2e-3, 4e-3, 8e-3)}
 START = adamw(warmup_cosine(1.0, 1, 2, 0.1))  # makes the optimiser's first state
 CHUNK = 50
 WINDOWS = 240  # of the validation text, and of the training text by which a rate is chosen
@@ -66,10 +68,11 @@ class Arm(NamedTuple):
     share: float = 1.0
 
 
+SKIPPED = "skipped, then all weights"
 BLOCKS = {
     "untouched": Arm("teacher", "none"),
     "skipped": Arm("skipped", "none"),
-    "skipped, then all weights": Arm("skipped"),
+    SKIPPED: Arm("skipped"),
     "operator": Arm("operator", "none"),
     "operator, then alone": Arm("operator", "operator"),
     "operator, then all weights": Arm("operator"),
@@ -94,7 +97,7 @@ class Plan(NamedTuple):
 
     text: models.Text
     seeds: list[int]
-    rates: list[float]
+    rates: dict[str, tuple[float, ...]]
     updates: int
     teacher_updates: int
     teachers: Path | None
@@ -235,18 +238,18 @@ def update_flops(model: SequenceModel, kind: str, every: int = 10) -> float:
     layers = jax.tree.leaves(params["blocks"])[0].shape[0]
     further = 0.0
     if kind == "operators":
-        arrays = surrogate.DelayMap(
+        arrays = DelayMap(
             jax.ShapeDtypeStruct((layers, dim, dim), jnp.float32),
             jax.ShapeDtypeStruct((layers, dim), jnp.float32),
         )
-        used, weights = surrogate.through_operators(model), {"model": params, "operators": arrays}
+        used, weights = detours.through_operators(model), {"model": params, "operators": arrays}
         forward = product_flops(lambda p, w: model.apply(p, w[:, :-1]).logits, params, windows)
         absorbed = 2 * BATCH * LENGTH * (1 + 2 * dim) ** 2 * layers
         further = (forward + absorbed) / every
     elif kind == "exact":
         used, weights = model, params
     else:
-        used, weights = surrogate.past_blocks(model, identity=kind == "identity"), params
+        used, weights = detours.past_blocks(model, identity=kind == "identity"), params
 
     def loss(p: PyTree, w: jax.Array) -> jax.Array:
         return next_token_loss(used, p, training_batch(w, None), None, None)[0]
@@ -295,8 +298,8 @@ def alignment(
         whole = {"model": params, "operators": maps}
         exact = gradient(model, params)
         others = {
-            "operators": gradient(surrogate.through_operators(model), whole)["model"],
-            "identity": gradient(surrogate.past_blocks(model, identity=True), params),
+            "operators": gradient(detours.through_operators(model), whole)["model"],
+            "identity": gradient(detours.past_blocks(model, identity=True), params),
         }
         return {name: _compared(exact["blocks"], found["blocks"]) for name, found in others.items()}
 
@@ -357,7 +360,7 @@ def best_rate(plan: Plan, part: str, name: str) -> float | None:
     """
     known = results(plan)
     jobs = {r: json.dumps(job_of(plan, part, name, plan.seeds[0], r), sort_keys=True)
-            for r in plan.rates}  # fmt: skip
+            for r in plan.rates[part]}  # fmt: skip
     if not all(job in known for job in jobs.values()):
         return None
     found = {rate: known[job]["training_loss"] for rate, job in jobs.items()}
@@ -368,7 +371,7 @@ def missing(plan: Plan) -> None:
     """Make every run that is not there."""
     for part in plan.parts:
         names = list(PARTS[part][0])
-        for name, rate in itertools.product(names, plan.rates):
+        for name, rate in itertools.product(names, plan.rates[part]):
             make(plan, part, name, plan.seeds[0], rate)
         for seed, name in itertools.product(plan.seeds[1:], names):
             rate = best_rate(plan, part, name)
@@ -390,12 +393,23 @@ def _spread(values: list[float]) -> str:
     return f"{mean:.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
 
 
+def _less(rows: list[dict[str, Any]], base: dict[int, float]) -> str:
+    """Differences seed by seed."""
+    found = [row["loss"] - base[s] for row in rows if (s := row["job"]["seed"]) in base]
+    mean, half = models.interval(found)
+    return f"{mean:+.4f} ± {half:.4f}"
+
+
 def block_report(plan: Plan) -> Iterator[str]:
     """Each way to replace a block, with the share of what skipping costs that it recovers."""
     base = {row["job"]["seed"]: row["loss"] for row in rows_of(plan, "blocks", "untouched")}
     gone = {row["job"]["seed"]: row["loss"] for row in rows_of(plan, "blocks", "skipped")}
-    yield "| block 1 | seeds, rate | operations a token | loss | recovered of what skipping costs |"
-    yield "| --- |" + " ---: |" * 4
+    yield (
+        "| block 1 | seeds, rate | operations a token | loss | recovered of what skipping costs | "
+        "less skipped with the same lessons |"
+    )
+    yield "| --- |" + " ---: |" * 5
+    fair = {row["job"]["seed"]: row["loss"] for row in rows_of(plan, "blocks", SKIPPED)}
     for name in BLOCKS:
         rows = rows_of(plan, "blocks", name)
         if not rows or not base or not gone:
@@ -407,7 +421,8 @@ def block_report(plan: Plan) -> Iterator[str]:
         ]
         yield (
             f"| {name} | {len(rows)}, {rows[0]['job']['rate']:g} | {rows[0]['flops_of_block']:,} | "
-            f"{_spread([row['loss'] for row in rows])} | {100 * np.mean(shares):.0f} % |"
+            f"{_spread([row['loss'] for row in rows])} | {100 * np.mean(shares):.0f} % | "
+            f"{_less(rows, fair) if BLOCKS[name].tuned == 'all' and name != SKIPPED else ''} |"
         )
 
 
@@ -416,9 +431,10 @@ def gradient_report(plan: Plan) -> Iterator[str]:
     exact = rows_of(plan, "gradients", "exact")
     yield (
         "| gradient | seeds, rate | updates | operations a token | of exact | seconds of this "
-        "process an update | of exact | loss |"
+        "process an update | of exact | loss | less exact |"
     )
-    yield "| --- |" + " ---: |" * 7
+    yield "| --- |" + " ---: |" * 8
+    base = {row["job"]["seed"]: row["loss"] for row in exact}
     for name in GRADIENTS:
         rows = rows_of(plan, "gradients", name)
         if not rows or not exact:
@@ -428,7 +444,8 @@ def gradient_report(plan: Plan) -> Iterator[str]:
             f"| {name} | {len(rows)}, {rows[0]['job']['rate']:g} | {rows[0]['updates']} | "
             f"{rows[0]['flops']:,.0f} | {rows[0]['flops'] / exact[0]['flops']:.2f} | "
             f"{seconds[0]:.3f} | {seconds[0] / seconds[1]:.2f} | "
-            f"{_spread([row['loss'] for row in rows])} |"
+            f"{_spread([row['loss'] for row in rows])} | "
+            f"{_less(rows, base) if name != 'exact' else ''} |"
         )
     yield ""
     yield "| weights, gradient | | block 0 | block 1 | block 2 | block 3 |"
@@ -462,7 +479,7 @@ def parse(arguments: list[str] | None) -> tuple[Plan, bool]:
     parser.add_argument("--teachers", type=Path, help="folder with trained teachers")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--rates", type=float, nargs="+", help="in place of those of the parts")
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--teacher-updates", type=int, default=1200)
     parser.add_argument("--report", action="store_true", help="show what is there, make nothing")
@@ -470,7 +487,7 @@ def parse(arguments: list[str] | None) -> tuple[Plan, bool]:
     plan = Plan(
         models.load(options.text),
         options.seeds,
-        options.rates,
+        {part: tuple(options.rates or rates) for part, rates in RATES.items()},
         options.updates,
         options.teacher_updates,
         options.teachers,
@@ -486,7 +503,8 @@ def main(arguments: list[str] | None = None) -> str:
     plan.out.mkdir(parents=True, exist_ok=True)
     if not only_report:
         missing(plan)
-    found = "\n".join([*block_report(plan), "", *gradient_report(plan)])
+    reports = {"gradients": gradient_report, "blocks": block_report}
+    found = "\n\n".join("\n".join(reports[part](plan)) for part in plan.parts)
     (plan.out / "report.md").write_text(found + "\n")
     print(found)
     return found

@@ -8,7 +8,7 @@ import pytest
 from helpers.linear_model import DELAYS, LAYERS, VOCABULARY, linear_model
 
 from vfejax.models.spans import DelayMap
-from vfejax.training import surrogate
+from vfejax.training import detours, surrogate
 from vfejax.training.losses import next_token_loss, training_batch
 from vfejax.types import SequenceModel
 
@@ -30,8 +30,8 @@ def _gradient(model, params):
 def test_operators_that_are_the_blocks_give_exact_gradients_and_others_only_the_last_blocks(model):
     params = model.init(jax.random.key(0))
     through, past = (
-        surrogate.through_operators(model),
-        surrogate.past_blocks(model, identity=True),
+        detours.through_operators(model),
+        detours.past_blocks(model, identity=True),
     )
     exact = _gradient(model, params)
     whole = {"model": params, "operators": params["blocks"]}
@@ -46,7 +46,7 @@ def test_operators_that_are_the_blocks_give_exact_gradients_and_others_only_the_
         a, b = (getattr(x["blocks"], name) for x in (bare, exact))
         np.testing.assert_allclose(a[-1], b[-1], rtol=1e-9, atol=1e-12)
         assert np.max(np.abs(a[0] - b[0])) > 1e-3
-    none = _gradient(surrogate.past_blocks(model, identity=False), params)
+    none = _gradient(detours.past_blocks(model, identity=False), params)
     np.testing.assert_allclose(none["readout"], exact["readout"], rtol=1e-9)
     assert not np.any(none["blocks"].kernel)
     assert not np.any(none["embedding"])

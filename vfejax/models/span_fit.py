@@ -69,6 +69,11 @@ def streams(model: SequenceModel, params: PyTree, tokens: Array) -> Array:
     """The streams that enter the blocks and the one that leaves the last, ``[layers + 1, b, n,
     d]``.
 
+    Args:
+        model: whose blocks can be visited.
+        params: its weights.
+        tokens: integers ``[b, n]``.
+
     Raises:
         ValueError: for a model whose blocks cannot be visited.
     """
@@ -178,7 +183,13 @@ def delay_map(fit: Fit, span: Span, delays: int) -> DelayMap:
 
 
 def explained(fit: Fit, span: Span, delays: int) -> Array:
-    """Share of the variance of the change that the map of :func:`delay_map` explains (R^2)."""
+    """Share of the variance of the change that the map of :func:`delay_map` explains (R^2).
+
+    Args:
+        fit: of a text.
+        span: one of its spans.
+        delays: how many tokens the map reads, at most those of the fit.
+    """
     factor, size = fit.factors[span], _size(fit, delays)
     left = jnp.sum(factor.residual**2)
     rest = left + jnp.sum(factor.cross[size:] ** 2)

@@ -1,4 +1,4 @@
-"""Gradients that pass the blocks of a model by a surrogate of their Jacobians.
+"""Training by gradients that pass the blocks of a model by a surrogate of their Jacobians.
 
 Every block is run as it is and learns from the gradient at its output, but what goes on to the
 block before is not that gradient times the block's Jacobian:
@@ -21,14 +21,14 @@ import optax
 from vfejax.koopman import operators, streaming
 from vfejax.koopman.streaming import Factor
 from vfejax.models.span_fit import streams
-from vfejax.models.spans import DelayMap, delayed, mapped
+from vfejax.models.spans import DelayMap, delayed
 from vfejax.numerics import at_least_float32
+from vfejax.training.detours import past_blocks, through_operators
 from vfejax.training.losses import training_batch
 from vfejax.training.step import trainer
 from vfejax.types import (
     Array,
     Batch,
-    Prediction,
     PyTree,
     SequenceModel,
     Trainer,
@@ -41,97 +41,10 @@ __all__ = [
     "identity_trainer",
     "koopman_trainer",
     "observed",
-    "past_blocks",
     "readout_trainer",
-    "through_operators",
 ]
 
 _RIDGE = 1e-3  # of an operator, in units of the mean square of its coordinates
-
-
-@jax.custom_vjp
-def _detour(value: Array, hidden: Array, maps: DelayMap) -> Array:
-    """``value``, whose gradient also reaches ``hidden`` as if it were ``mapped(maps, hidden)``."""
-    del hidden, maps
-    return value
-
-
-def _detour_forward(value: Array, hidden: Array, maps: DelayMap) -> tuple[Array, Any]:
-    return value, (jax.ShapeDtypeStruct(hidden.shape, hidden.dtype), maps)
-
-
-def _detour_backward(residuals: tuple[Any, DelayMap], slope: Array) -> tuple[Array, Array, Any]:
-    hidden, maps = residuals
-    back = jax.linear_transpose(
-        lambda h: mapped(maps._replace(bias=jnp.zeros_like(maps.bias)), h), hidden
-    )
-    return slope, back(slope)[0], jax.tree.map(jnp.zeros_like, maps)
-
-
-_detour.defvjp(_detour_forward, _detour_backward)
-
-
-@jax.custom_vjp
-def _passed(value: Array, hidden: Array) -> Array:
-    """``value``, whose gradient also reaches ``hidden`` as it is."""
-    del hidden
-    return value
-
-
-_passed.defvjp(lambda value, hidden: (value, None), lambda _, slope: (slope, slope))
-
-
-def _visiting(model: SequenceModel) -> Any:
-    if model.visit is None:
-        raise ValueError("model must have blocks that hand on one stream, got one without visit")
-    return model.visit
-
-
-def through_operators(model: SequenceModel) -> SequenceModel:
-    """The model with exact predictions, and gradients that pass each block by its operator.
-
-    Its weights are ``{"model": params, "operators": DelayMap}``, with the maps stacked by layer;
-    they have no gradient.
-
-    Raises:
-        ValueError: for a model whose blocks cannot be visited.
-    """
-    visit = _visiting(model)
-
-    def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        maps = jax.lax.stop_gradient(params["operators"])
-
-        def instead(number: Array, block_fn: Any, hidden: Array) -> tuple[Array, PyTree, None]:
-            after, said = block_fn(jax.lax.stop_gradient(hidden))
-            return _detour(after, hidden, jax.tree.map(lambda x: x[number], maps)), said, None
-
-        return visit(params["model"], batch, instead, key)[0]
-
-    return model._replace(apply=apply)
-
-
-def past_blocks(model: SequenceModel, *, identity: bool) -> SequenceModel:
-    """The model with exact predictions, and gradients that pass every block unchanged
-    (``identity``), or that reach no block at all.
-
-    Raises:
-        ValueError: for a model whose blocks cannot be visited.
-    """
-    visit = _visiting(model)
-    stop = jax.lax.stop_gradient
-
-    def instead(number: Array, block_fn: Any, hidden: Array) -> tuple[Array, PyTree, None]:
-        del number
-        if identity:
-            after, said = block_fn(stop(hidden))
-            return _passed(after, hidden), said, None
-        after, said = stop(block_fn(stop(hidden)))
-        return after, said, None
-
-    def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        return visit(params, batch, instead, key)[0]
-
-    return model._replace(apply=apply)
 
 
 class KoopmanState(NamedTuple):
@@ -159,6 +72,14 @@ def observed(
         tokens: integers ``[b, n]``.
         factor: so far, stacked by layer.
         forgetting: factor of the weight of what was seen before.
+
+    >>> from vfejax.models import table
+    >>> model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
+    >>> factor = jax.tree.map(lambda x: jnp.stack([x] * 2), streaming.init(17, 16))
+    >>> tokens = jnp.ones((1, 8), int)
+    >>> jax.eval_shape(lambda p: observed(model, p, tokens, factor), params)[1].kernel.shape
+    (2, 16, 16)
     """
     seen = streams(model, params, tokens).astype(factor.now.dtype)
     dim = seen.shape[-1]
@@ -268,7 +189,19 @@ def identity_trainer(
     padding: int | None = None,
 ) -> Trainer:
     """Minimise the next-token loss by gradients that pass the blocks unchanged: the baseline of
-    :func:`koopman_trainer`, with the same arguments.
+    :func:`koopman_trainer`.
+
+    Args:
+        model: whose blocks can be visited.
+        optimizer: any optax transformation.
+        key: source of all randomness in training.
+        padding: the token that is neither read nor asked for.
+
+    >>> from vfejax.models import table
+    >>> model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
+    >>> method = identity_trainer(model, optax.sgd(0.1), jax.random.key(1))
+    >>> jax.eval_shape(method.init, jax.random.key(0)).step.shape
+    ()
     """
     return trainer(past_blocks(model, identity=True), optimizer, key, padding=padding)
 
@@ -281,7 +214,19 @@ def readout_trainer(
     padding: int | None = None,
 ) -> Trainer:
     """Minimise the next-token loss by what reads the last stream alone; the blocks stay as they
-    are. Arguments as of :func:`koopman_trainer`.
+    are.
+
+    Args:
+        model: whose blocks can be visited, and are its weights ``blocks``.
+        optimizer: any optax transformation.
+        key: source of all randomness in training.
+        padding: the token that is neither read nor asked for.
+
+    >>> from vfejax.models import table
+    >>> model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
+    >>> method = readout_trainer(model, optax.sgd(0.1), jax.random.key(1))
+    >>> jax.eval_shape(method.init, jax.random.key(0)).step.shape
+    ()
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     learns = {

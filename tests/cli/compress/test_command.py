@@ -157,10 +157,22 @@ def test_without_updates_each_further_stage_makes_a_file(experts, tmp_path, flag
 
 
 @pytest.mark.slow
+def test_a_block_becomes_an_operator_that_is_taught_and_kept(tmp_path):
+    teacher = _train(tmp_path, *EXPERTS, "--resnet-bk.layers=2")
+    summary = _compress(teacher, tmp_path / "out", "--operators", "1", "--operator-rank", "4")
+    assert summary["model"] == "koopman"
+    stages = [stage["stage"] for stage in summary["stages"]]
+    assert stages == ["teacher", "pruned", "taught", "rounded and packed", "file, read again"]
+    assert summary["bit_for_bit"]
+
+
+@pytest.mark.slow
 def test_what_a_teacher_with_experts_cannot_do_is_said_in_one_line(experts, tmp_path, refused):
     for flags, pieces in (
         (["--experts", "5"], ["--experts 5", "must be between 1 and 4"]),
         (["--low-rank", "100"], ["--low-rank 100", "no kernel becomes smaller"]),
+        (["--operators", "7"], ["--operators (7,)", "numbers of blocks below"]),
+        (["--operators", "0", "--operator-rank", "99"], ["--operator-rank 99", "at most dim"]),
     ):
         refused(tmp_path / "out", [*FLAGS, "--run", experts, *flags], *pieces, command="compress")
 
@@ -194,6 +206,7 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
         (["--student", "transformer", "--steps", "0"], ["--steps 0", "at least 1"]),
         (["--low-rank", "2", "--sparsity", "0.5"], ["--sparsity 0.5", "0 with --low-rank"]),
         (["--sparsity", "1"], ["--sparsity 1.0", "below 1"]),
+        (["--operators", "0"], ["--operators: transformer has no such option"]),
         (["--weight", "1.5"], ["--weight 1.5", "between 0 and 1"]),
         (["--temperature", "0"], ["--temperature 0.0", "positive"]),
         (["--order", "pack-first"], ["--order", "prune-first"]),

@@ -361,6 +361,8 @@ def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
         (["--optimizer", "momentum", "--delta", "2"], ["--delta 2.0", "--optimizer momentum"]),
         (["--optimizer", "momentum", "--momentum", "1"], ["--momentum 1.0", "below 1"]),
         (["--optimizer", "relativistic", "--delta", "-1"], ["--delta -1.0"]),
+        (["--gradients", "koopman", "--accumulation", "2"], ["--accumulation 2", "--gradients"]),
+        (["--model", "vfe", "--gradients", "identity"], ["--gradients identity", "must be exact"]),
         (["--momentum", "0.5"], ["--momentum 0.5", "--optimizer adamw"]),
         (["--eval-every", "3"], ["--eval-every 3", "multiple of --log-every 2"]),
         (["--learning-rate", "nan"], ["--learning-rate nan"]),

@@ -180,9 +180,11 @@ def _linear(
     name = teacher.config.model
     if not isinstance(options, ResNetBKConfig) or isinstance(options, KoopmanConfig):
         raise UserError(f"--operators: {name} has no such option; leave it out")
+    rank, known = config.operator_rank, {}
+    if rank > options.dim:
+        raise OptionError("operator_rank", rank, f"at most dim {options.dim}")
     model = _build(teacher, name, options)
     tokens = _calibration(config, teacher)
-    rank, known = config.operator_rank, {}
 
     def fit(params: PyTree, tokens: jax.Array) -> PyTree:
         known["options"], found = converted(
