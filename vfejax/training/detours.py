@@ -1,4 +1,4 @@
-"""Exact predictions whose gradients pass the blocks of a model by a surrogate of their Jacobians."""
+"""Exact predictions whose gradients pass the blocks of a model by surrogates of their Jacobians."""
 
 from typing import Any
 
