@@ -13,7 +13,7 @@ dT/dp``, or any others. What it was given is known from what it returns, ``q = q
 remembers what the last layer returned. The three have the same values, and the same gradient up to
 rounding.
 
-The last two cost as much: each kick and drift once more, a third of the time of a gradient. What is
+The last two cost as much: each kick and drift once more, a third more products. What is
 reconstructed differs from what was there by rounding, which layers pass back like any other change
 of the state: the error of the gradient is about the unit roundoff times the number of layers, times
 the growth of a change of the last state on its way back to the first. A flow that contracts much in
