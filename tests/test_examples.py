@@ -340,3 +340,13 @@ def test_a_taught_student_says_what_its_teacher_says(tmp_path, capsys):
     # Uniform would be ln 20 = 3.0; the text is one line for ever.
     assert losses["teacher"] < losses["student, taught"] < losses["student, text alone"] < 3.0
     assert capsys.readouterr().out.count("weights") == 3
+
+
+def test_koopman_spectrum_tells_true_eigenvalues_from_spurious_ones(tmp_path):
+    example = _load("koopman_spectrum")
+    (values, errors), chaos = example.main(out=tmp_path)
+    np.testing.assert_allclose(values[:5], [0.9, 0.81, 0.729, 0.5, 0.45], atol=1e-5)
+    assert min(errors[5:]) > 5 * max(errors[:5])
+    np.testing.assert_allclose(chaos[1], -0.1933 + 0.1909j, atol=0.02)
+    assert _is_drawn(tmp_path / "slow_manifold.png")
+    assert _is_drawn(tmp_path / "logistic_map.png")

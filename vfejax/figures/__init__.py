@@ -13,6 +13,7 @@ from vfejax.figures import (
     pictures,
     populations,
     series,
+    spectra,
     style,
     training,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "pictures",
     "populations",
     "series",
+    "spectra",
     "style",
     "training",
 ]
