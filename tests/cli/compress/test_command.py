@@ -171,7 +171,10 @@ def test_what_a_teacher_with_experts_cannot_do_is_said_in_one_line(experts, tmp_
     for flags, pieces in (
         (["--experts", "5"], ["--experts 5", "must be between 1 and 4"]),
         (["--low-rank", "100"], ["--low-rank 100", "no kernel becomes smaller"]),
-        (["--operators", "7"], ["--operators (7,)", "numbers of blocks below"]),
+        (
+            ["--operators", "7", "--operator-rank", "4"],
+            ["--operators (7,)", "numbers of blocks below"],
+        ),
         (["--operators", "0", "--operator-rank", "99"], ["--operator-rank 99", "at most dim"]),
     ):
         refused(tmp_path / "out", [*FLAGS, "--run", experts, *flags], *pieces, command="compress")
