@@ -44,9 +44,9 @@ SPREAD = 1.0  # standard deviation of x
 START_STD = 0.6  # what every agent takes for its noise at first
 ALIGNMENT = 8.0
 BETA = 0.2
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.05
 DIFFERENCE = 0.05  # of a logarithm, for the check
-RELAX = gradient_descent(0.015, 3000, 3e-4)
+RELAX = gradient_descent(0.01, 1500, 3e-4)
 GENERATORS = irreps.so3((0,))  # numbers: frames do nothing
 # n priors of n times the variance are together one prior.
 PRIOR = Gaussian(jnp.zeros((NUM_AGENTS, 1)), jnp.full((NUM_AGENTS, 1, 1), SPREAD * NUM_AGENTS**0.5))
@@ -114,7 +114,7 @@ def draw(history, errors, best):
         right,
         xlabel="update",
         ylabel="error",
-        title="Root-mean-square error; dashed: best estimate",
+        title="Error; dashed: best estimate",
     )
     return figure
 
