@@ -182,6 +182,50 @@ ROWS = (
         "resnet_bk.kernels",
     ),
     Claim(
+        "koopman-gradients",
+        "100 times cheaper gradients by Koopman operators",
+        "ResNet-BK",
+        "gradients that pass every block by the operator that predicts it, learned along the way, "
+        "three seeds ([study](results.md#koopman-operators-in-a-language-model))",
+        "learning.koopman_gradients",
+        "python benchmarks/koopman_language.py --out benchmarks/measured/koopman_language --report",
+    ),
+    Claim(
+        "koopman-only",
+        "training by Koopman operators alone, without backpropagation through the blocks",
+        "ResNet-BK",
+        "only what reads the last stream learns, three seeds "
+        "([study](results.md#koopman-operators-in-a-language-model))",
+        "learning.koopman_only",
+        "python benchmarks/koopman_language.py --out benchmarks/measured/koopman_language --report",
+    ),
+    Claim(
+        "fewer-gradients",
+        "10 times fewer gradients by energy-based learning",
+        "ResNet-BK",
+        "equilibrium propagation beside backpropagation in a network of as many units, "
+        "handwritten digits, three seeds ([study](results.md#equilibrium-propagation))",
+        "learning.fewer_gradients",
+        "python benchmarks/equilibrium.py --out benchmarks/measured/equilibrium --report",
+    ),
+    Claim(
+        "no-backpropagation",
+        "learning without backpropagation",
+        "ResNet-BK, Pure-FEP",
+        "what learns from local energies beside what learns by backpropagation, three seeds "
+        "([digits](results.md#equilibrium-propagation))",
+        "learning.no_backpropagation",
+    ),
+    Claim(
+        "energy-penalty",
+        "better learning by a penalty on changes of a learned energy",
+        "ResNet-BK",
+        "loss of a language model of kick-drift steps with the penalty, less that without, three "
+        "seeds ([study](results.md#reversible-blocks))",
+        "learning.energy_penalty",
+        "python benchmarks/reversible.py --out benchmarks/measured/reversible --report",
+    ),
+    Claim(
         "overall",
         "10^9 times less cost over all",
         "ResNet-BK",
