@@ -32,7 +32,7 @@ def slow_manifold(key):
         following = known_spectra.slow_manifold(x)
         return streaming.update(streaming.init(8), lift(x), lift(following))
 
-    x = jax.random.uniform(key, (2, 1000, 2), minval=-1.0)
+    x = jax.random.uniform(key, (2, 1000, 2), jnp.float32, minval=-1.0)
     return statistics(x[0]), statistics(x[1])
 
 

@@ -55,7 +55,7 @@ def spectrum(
         values.real,
         values.imag,
         s=10 + 50 * weight,
-        alpha=np.clip(0.25 + 0.75 * weight, 0.0, 1.0),
+        alpha=0.25 + 0.75 * weight,  # type: ignore[arg-type]
         color=BLUE,
         label="estimated; pale: residual",
     )

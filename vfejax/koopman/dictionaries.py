@@ -86,8 +86,9 @@ def radial(centres: Array, width: float) -> FeatureFn:
         ValueError: for centres of another shape or a width that is not above 0, and, when called,
             for other states.
 
-    >>> radial(jnp.array([[0.0], [2.0]]), 1.0)(jnp.array([0.0])).round(4).tolist()
-    [1.0, 0.1353]
+    >>> z = radial(jnp.array([[0.0], [2.0]]), 1.0)(jnp.array([0.0]))
+    >>> [f"{x:.4f}" for x in z]
+    ['1.0000', '0.1353']
     """
     centres = as_floating(centres, "centres")
     if centres.ndim != 2:

@@ -62,7 +62,7 @@ def logistic_pairs(num: int, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
     spread evenly over its distribution.
 
     The leading eigenvalues are ill-conditioned: from 10,000 states of a trajectory the second is
-    known to about 0.08, from as many such pairs, a rank-one lattice, to 0.01.
+    known to about 0.1, from as many such pairs, a rank-one lattice, to 0.01.
 
     Args:
         num: pairs.
@@ -132,6 +132,11 @@ def slow_manifold_spectrum(degree: int, slow: float = 0.9, fast: float = 0.5) ->
     """Eigenvalues ``slow^i fast^j`` of :func:`slow_manifold` with ``1 <= i + j <= degree``, largest
     first.
 
+    Args:
+        degree: largest ``i + j``, at least 1.
+        slow: eigenvalue of x.
+        fast: eigenvalue of y beside its manifold.
+
     >>> slow_manifold_spectrum(2).round(4).tolist()
     [0.9, 0.81, 0.5, 0.45, 0.25]
     """
@@ -156,8 +161,8 @@ def rotating_system(num: int, dt: float = 0.1, drift: ArrayLike = 0.1) -> tuple[
     Source: Zhang, Rowley, Deem and Cattafesta, Online dynamic mode decomposition (2019), section 5.
 
     >>> states, angle = rotating_system(3)
-    >>> angle.round(4).tolist()
-    [0.1, 0.101]
+    >>> [f"{a:.3f}" for a in angle]
+    ['0.100', '0.101']
     """
     time = dt * jnp.arange(num - 1).astype(jnp.result_type(float))
     angle = (1.0 + jnp.asarray(drift, time.dtype) * time) * dt
