@@ -1,5 +1,19 @@
 """Koopman operators: linear maps of lifted observables, from data that stream by."""
 
-from vfejax.koopman import dictionaries, operators, spectrum, streaming
+from vfejax.koopman import (
+    delays,
+    dictionaries,
+    operators,
+    spectrum,
+    streaming,
+    variational,
+)
 
-__all__ = ["dictionaries", "operators", "spectrum", "streaming"]
+__all__ = [
+    "delays",
+    "dictionaries",
+    "operators",
+    "spectrum",
+    "streaming",
+    "variational",
+]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from vfejax.cli import session as sessions
-from vfejax.cli.filter import estimates, model_file, models, moving, online
+from vfejax.cli.filter import estimates, koopman, model_file, models, moving, online
 from vfejax.cli.filter import report as filter_report
 from vfejax.cli.filter.config import LOCAL, FilterConfig, check_values, columns_of, parse
 from vfejax.cli.filter.estimates import Engine
@@ -20,6 +20,9 @@ from vfejax.cli.filter.model_file import ModelFile
 from vfejax.data.files import atomic_write
 from vfejax.data.series import Series, load_series
 from vfejax.errors import UserError
+from vfejax.problems import oscillations
+from vfejax.problems.moving_target import Target
+from vfejax.problems.oscillations import Oscillations
 from vfejax.runs import loop
 from vfejax.types import PyTree
 
@@ -55,9 +58,12 @@ def _filter(config: FilterConfig) -> int:
     given = models.given_file(config)
     inputs = {"FILE": config.file, "model": Path(config.model or "") if given else None}
     sessions.compare(config, inputs)
-    target = moving.draw(config) if config.file is None else None
-    series = _read(config, given) if target is None else moving.series(target)
-    engine = models.build(config, given, series)
+    config, target, truth = _defaults(config, models.kind_of(config, given))
+    if target is not None:
+        series = moving.series(target)
+    else:
+        series = _read(config, given) if truth is None else moving.oscillating(truth)
+    engine = models.build(config, given, series, truth)
     if target is not None and config.learn:
         engine = engine._replace(params=moving.wrong(engine.params))
     impossible = _impossible(config, engine, series)
@@ -69,9 +75,10 @@ def _filter(config: FilterConfig) -> int:
         outcome = session.advance(_program(config, engine), unit="iterations")
         params = outcome.state
         which = config.estimate or "smoothed"
-        found = engine.estimates(params, which, config.interval, config.horizon)
+        horizon = config.horizon or 0
+        found = engine.estimates(params, which, config.interval, horizon)
         _check(engine.num_blank.get(which, 0), found)
-        stamps = (*series.stamps, *estimates.future_stamps(series, config.horizon))
+        stamps = (*series.stamps, *estimates.future_stamps(series, horizon))
         run = session.run
         atomic_write(run.file("estimates.csv"), estimates.table(series, found, stamps))
         document = model_file.write(engine.document(params))
@@ -81,6 +88,26 @@ def _filter(config: FilterConfig) -> int:
             filter_report.Result(config, series, engine, params, found, target, run, document)
         )
         return session.finish(outcome, report, summary, filter_report.summary_text)
+
+
+def _defaults(
+    config: FilterConfig, kind: str
+) -> tuple[FilterConfig, Target | None, Oscillations | None]:
+    """What depends on the model: options that were not given, and the embedded series."""
+    if kind != koopman.KIND:
+        known = dataclasses.replace(config, horizon=config.horizon or 0)
+        return known, moving.draw(config) if config.file is None else None, None
+    if config.learn or config.estimate not in (None, "predicted"):
+        raise UserError(
+            f"--model {config.model}: is of koopman, which forecasts and learns nothing more; "
+            "leave out --learn and --estimate"
+        )
+    horizon = 24 if config.horizon is None else config.horizon
+    known = dataclasses.replace(config, horizon=horizon, estimate="predicted")
+    truth = None
+    if config.file is None:
+        truth = oscillations.simulate(np.random.default_rng(config.seed))
+    return known, None, truth
 
 
 def _program(config: FilterConfig, engine: Engine) -> loop.Program:

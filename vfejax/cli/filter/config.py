@@ -21,6 +21,7 @@ MODELS = {
     "local-trend": "each series is a level whose slope wanders (constant velocity), with noise",
     "lgssm": "a linear Gaussian state space model whose every matrix is learned",
     "hmm": "a hidden Markov model: one Gaussian per state",
+    "koopman": "a linear map of the newest rows and their products, which forecasts by its powers",
 }
 """What each model says, by its name. Those of ``LOCAL`` follow time stamps that are not evenly
 spaced, and need no learning.
@@ -50,13 +51,32 @@ class FilterConfig(RunOptions):
 
     model: str | None = None
     """local-level (each series wanders), local-trend (its slope wanders: constant velocity), lgssm
-    (linear Gaussian state space) or hmm (hidden Markov, Gaussian emissions); or a TOML file with
+    (linear Gaussian state space), hmm (hidden Markov, Gaussian emissions) or koopman (a linear map
+    of the newest rows forecasts, with its eigenvalues and held-out errors); or a TOML file with
     the parameters, such as model.toml of an earlier run, or a linear model in continuous time with
     smooth noise, model = "generalized". By default local-level for a file,
     local-trend for the embedded target.
     """
     states: int | None = None
     """Number of states of lgssm (size of the state) and hmm; 2 by default."""
+    delays: int | None = None
+    """Newest rows that a forecast of koopman is made from. This and the next four are chosen on
+    held-out rows where they are not given.
+    """
+    degree: int | None = None
+    """Most factors in the products of those rows that koopman maps: 1 is linear in the rows."""
+    operator: Literal["ridge", "reduced-rank", "total-least-squares"] | None = None
+    """How koopman fits its map; total-least-squares is for series that are seen with noise."""
+    rank: int | None = None
+    """Rank of the map of koopman: two for every oscillation and one for every decay. Not with
+    ridge.
+    """
+    ridge: float | None = None
+    """Penalty on the map of koopman, as a share of the variance of a series; 0 for none."""
+    held_out: float = 0.2
+    """Share of the rows, the last ones, on which koopman measures errors and intervals; as many
+    before them choose the model.
+    """
     noise_std: float | None = None
     """Standard deviation of the observation noise of the local models, in the data's unit;
     estimated from the data by default.
@@ -76,12 +96,12 @@ class FilterConfig(RunOptions):
 
     estimate: Literal["smoothed", "filtered", "predicted"] | None = None
     """Estimates given all rows (smoothed), those up to each one (filtered), or those before it
-    (predicted). Smoothed by default, filtered with --online.
+    (predicted). Smoothed by default, filtered with --online, predicted with koopman.
     """
     interval: float = 0.95
     """Probability of the intervals."""
-    horizon: int = 0
-    """Number of steps to predict after the last row."""
+    horizon: int | None = None
+    """Number of steps to predict after the last row; 0 by default, 24 with koopman."""
 
     learn: bool = False
     """Learn the parameters by expectation maximisation; those of a generalized model by its dynamic
@@ -147,7 +167,8 @@ def check_values(config: FilterConfig) -> None:
     check(known, "model", model, f"one of {', '.join(MODELS)}, or a file that ends in .toml")
     check(0 < config.interval < 1, "interval", config.interval, "between 0 and 1")
     limit = f"at least 0 and at most {_LARGEST_HORIZON}"
-    check(0 <= config.horizon <= _LARGEST_HORIZON, "horizon", config.horizon, limit)
+    horizon = config.horizon or 0
+    check(0 <= horizon <= _LARGEST_HORIZON, "horizon", horizon, limit)
     check_numbers(config, ["tolerance"], positive=False)
     for name in ("noise_std", "drift_std"):
         if getattr(config, name) is not None:
@@ -157,6 +178,7 @@ def check_values(config: FilterConfig) -> None:
     if config.columns is not None:
         check(bool(columns_of(config)), "columns", repr(config.columns), "names of columns")
     _check_states(config)
+    _check_koopman(config)
     _check_data(config)
     if config.online:
         _check_online(config)
@@ -170,13 +192,52 @@ def _check_states(config: FilterConfig) -> None:
     check(needs, "states", config.states, "left out without --model lgssm or hmm")
 
 
+def _check_koopman(config: FilterConfig) -> None:
+    given = config.model is not None and is_file(config.model)
+    if config.model != "koopman":
+        for name in ("delays", "degree", "operator", "rank", "ridge"):
+            value = getattr(config, name)
+            check(value is None, name, value, "left out without --model koopman")
+        usual = config.held_out == FilterConfig.held_out or given
+        check(usual, "held_out", config.held_out, "left out without --model koopman")
+    check(0 < config.held_out < 0.5, "held_out", config.held_out, "between 0 and 0.5")
+    limits = {"delays": (1, 1000), "degree": (1, 3), "rank": (1, 1000)}
+    for name, (least, most) in limits.items():
+        value = getattr(config, name)
+        fits = value is None or least <= value <= most
+        check(fits, name, value, f"at least {least} and at most {most}")
+    if config.ridge is not None:
+        check_numbers(config, ["ridge"], positive=False)
+        fits = config.operator != "total-least-squares"
+        check(fits, "ridge", config.ridge, "left out with --operator total-least-squares")
+    if config.rank is not None:
+        fits = config.operator != "ridge"
+        check(fits, "rank", config.rank, "left out with --operator ridge, whose map has full rank")
+    if config.operator == "total-least-squares":
+        fits = config.degree in (None, 1)
+        requirement = "1 with --operator total-least-squares: noise on products is not equal"
+        check(fits, "degree", config.degree, requirement)
+    if config.model == "koopman":
+        _check_koopman_run(config)
+
+
+def _check_koopman_run(config: FilterConfig) -> None:
+    """Refuse what has no meaning for a map that is fitted in one go and forecasts."""
+    requirement = "left out with --model koopman, which is always fitted"
+    check(not config.learn, "learn", config.learn, requirement)
+    fits = config.estimate in (None, "predicted")
+    check(fits, "estimate", config.estimate, "predicted with --model koopman, which forecasts")
+    requirement = "another one with --online: koopman needs every row before it forecasts"
+    check(not config.online, "model", config.model, requirement)
+
+
 def _check_data(config: FilterConfig) -> None:
     """Refuse what has no meaning for the embedded target, and models that nothing is known of."""
     if config.file is None and not config.online:
         for name in ("columns", "time"):
             value = getattr(config, name)
             check(value is None, name, value, "left out without a file")
-        fits = config.model in (None, "local-trend")
+        fits = config.model in (None, "local-trend", "koopman")
         requirement = "left out without a file: the embedded target has its own"
         check(fits, "model", config.model, requirement)
     if config.model in ("lgssm", "hmm") and not config.online:
@@ -190,7 +251,7 @@ def _check_online(config: FilterConfig) -> None:
     for name in ("learn", "resume", "tensorboard"):
         if getattr(config, name):
             raise UserError(f"--{name}: cannot be given with --online; leave one of them out")
-    check(config.horizon == 0, "horizon", config.horizon, "left out with --online")
+    check(not config.horizon, "horizon", config.horizon, "left out with --online")
     fits = config.estimate != "smoothed"
     requirement = "filtered or predicted with --online, which knows no later rows"
     check(fits, "estimate", config.estimate, requirement)

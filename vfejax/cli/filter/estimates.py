@@ -2,19 +2,21 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vfejax.data.series import Series
+from vfejax.runs.report import Picture
 from vfejax.types import Array, PyTree
 
 __all__ = [
     "FREE_ENERGY",
     "LOG_EVIDENCE",
+    "Details",
     "Engine",
     "Estimates",
     "Measure",
@@ -41,7 +43,7 @@ class Measure(NamedTuple):
     @property
     def column(self) -> str:
         """Its name in tables."""
-        return self.name.replace(" ", "_")
+        return self.name.replace(" ", "_").replace("-", "_")
 
 
 LOG_EVIDENCE = Measure("log evidence", 1, "raises")
@@ -89,6 +91,25 @@ class Estimates(NamedTuple):
     residuals: np.ndarray
 
 
+class Details(NamedTuple):
+    """What a report says of a model beyond its estimates.
+
+    Attributes:
+        summary: joins ``summary.json``.
+        header, rows: the table at the top of the report.
+        texts: ``(caption, text)`` each.
+        notes: one remark each.
+        pictures: drawn when it is called.
+    """
+
+    summary: dict[str, Any]
+    header: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    texts: list[tuple[str, str]]
+    notes: list[str]
+    pictures: Callable[[], Iterator[Picture]]
+
+
 class Engine(NamedTuple):
     """A model of a series.
 
@@ -104,6 +125,7 @@ class Engine(NamedTuple):
         impossible: rows that no state explains.
         measure: what ``evidence`` is.
         num_blank: by which, the number of first rows that have no estimate.
+        details: what the report says beyond the estimates.
     """
 
     kind: str
@@ -115,6 +137,7 @@ class Engine(NamedTuple):
     impossible: Callable[[PyTree], np.ndarray] = lambda params: np.zeros(0, int)
     measure: Measure = LOG_EVIDENCE
     num_blank: Mapping[str, int] = MappingProxyType({})
+    details: Callable[[], Details] | None = None
 
 
 def half_width(interval: float) -> float:

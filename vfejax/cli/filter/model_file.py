@@ -52,6 +52,14 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "gain_std": ("n", "m"),
         "emission_std": ("o", "n"),
     },
+    "koopman": {
+        "operator": ("d", "d"),
+        "centre": ("d",),
+        "mean": ("o",),
+        "scale": ("o",),
+        "delays": (),
+        "degree": (),
+    },
     "hmm": {
         "initial": ("k",),
         "transition": ("k", "k"),
@@ -65,7 +73,8 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """Fields of each model and their axes: n is the size of the state, o the number of series, k the
-number of states, and m that of symbols or of causes. A field without axes is a number.
+number of states, m that of symbols or of causes, and d that of observables. A field without axes is
+a number.
 """
 OPTIONAL = (
     *("transition_offset", "emission_offset"),
@@ -77,6 +86,7 @@ _LETTERS = {
     "o": "the number of series",
     "k": "the number of states",
     "m": "the number of symbols or causes",
+    "d": "the number of observables",
 }
 
 

@@ -1,15 +1,27 @@
 """The model that ``vfejax filter`` asks for, by name or from a file."""
 
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli.filter import emissions, free, generalized, hidden, local, model_file, paths
+from vfejax.cli.filter import (
+    emissions,
+    free,
+    generalized,
+    hidden,
+    koopman,
+    koopman_report,
+    local,
+    model_file,
+    paths,
+)
 from vfejax.cli.filter.config import LOCAL, FilterConfig, is_file
 from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Engine
 from vfejax.cli.filter.generalized import Smooth
+from vfejax.cli.filter.lifting import KoopmanModel
 from vfejax.cli.filter.linear import Data, engine
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
@@ -17,6 +29,7 @@ from vfejax.data.series import Series, irregular_step
 from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, check_model
 from vfejax.inference.chains.local_models import LocalModel, linear_gaussian
+from vfejax.problems.oscillations import Oscillations
 
 _SMALLEST_SPREAD = 1e-100
 HIDDEN = {"hmm": GaussianStates, "discrete-hmm": Symbols}
@@ -43,7 +56,7 @@ def given_file(config: FilterConfig) -> ModelFile | None:
 
 def file_model(
     found: ModelFile, dt: float = 1.0
-) -> LocalModel | LinearGaussian | GaussianStates | Symbols | Smooth:
+) -> LocalModel | LinearGaussian | GaussianStates | Symbols | Smooth | KoopmanModel:
     """The parameters in a model file.
 
     Args:
@@ -56,6 +69,8 @@ def file_model(
     if found.kind == generalized.KIND:
         generalized.check(found.fields)
         return Smooth.of(found.fields, dt)
+    if found.kind == koopman.KIND:
+        return koopman.of_fields(found.fields)
     if found.kind in HIDDEN:
         states = HIDDEN[found.kind](**{k: jnp.asarray(v) for k, v in found.fields.items()})
         emissions.check(states)
@@ -116,13 +131,19 @@ def times_of(config: FilterConfig, kind: str, series: Series) -> Times:
     return Times(np.full(count, usual), usual)
 
 
-def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engine:
+def build(
+    config: FilterConfig,
+    given: ModelFile | None,
+    series: Series,
+    truth: Oscillations | None = None,
+) -> Engine:
     """The model of a series.
 
     Args:
         config: the command's options.
         given: the model file, if there is one.
         series: the data.
+        truth: of the generated series of koopman.
 
     Raises:
         UserError: when the model does not fit the data.
@@ -137,6 +158,10 @@ def build(config: FilterConfig, given: ModelFile | None, series: Series) -> Engi
     if given is None:
         _check_unit(series)
     times = times_of(config, kind, series)
+    if kind == koopman.KIND:
+        fitted, found = koopman.build(config, given, series)
+        details = partial(koopman_report.details, config, found, series, times.future, truth)
+        return fitted._replace(details=details)
     if kind in HIDDEN:
         return _hidden(config, kind, given, series)
     if kind == generalized.KIND:

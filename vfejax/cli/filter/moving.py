@@ -1,4 +1,6 @@
-"""The embedded moving target: its series, and how far an estimate is from the truth."""
+"""The embedded series: the moving target and how far an estimate is from the truth, and the
+oscillations of koopman.
+"""
 
 import numpy as np
 
@@ -9,9 +11,10 @@ from vfejax.data.stamps import NUMBERS
 from vfejax.inference.chains.local_models import LocalModel
 from vfejax.problems import moving_target
 from vfejax.problems.moving_target import Accuracy, Target
+from vfejax.problems.oscillations import Oscillations
 from vfejax.types import PyTree
 
-__all__ = ["accuracies", "draw", "series", "wrong"]
+__all__ = ["accuracies", "draw", "oscillating", "series", "wrong"]
 
 
 def draw(config: FilterConfig) -> Target:
@@ -24,6 +27,13 @@ def series(target: Target) -> Series:
     stamps = tuple(f"{time:g}" for time in target.times)
     lines = np.arange(2, 2 + len(stamps))
     return Series(("x", "y"), target.observations, target.times, stamps, "time", NUMBERS, lines)
+
+
+def oscillating(found: Oscillations) -> Series:
+    """Two series with a known spectrum, as a file would have them."""
+    stamps = tuple(str(i) for i in range(len(found.observations)))
+    lines = np.arange(2, 2 + len(stamps))
+    return Series(("x", "y"), found.observations, None, stamps, "row", None, lines)
 
 
 def wrong(params: PyTree) -> LocalModel:

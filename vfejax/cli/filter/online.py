@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vfejax.cli.filter import local, models
+from vfejax.cli.filter import koopman, local, models
 from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
 from vfejax.cli.filter.estimates import Measure, cell, half_width
 from vfejax.cli.filter.generalized import KIND, Smooth, check_window
+from vfejax.cli.filter.lifting import KoopmanModel
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.paths import path_stream
@@ -52,6 +53,11 @@ def run(config: FilterConfig) -> int:
         UserError: when there is nothing to read, or the first lines do not fit the options.
     """
     given = models.given_file(config)
+    if given is not None and given.kind == koopman.KIND:
+        raise UserError(
+            f"--online: {config.model} is of koopman, whose intervals need rows that are held out; "
+            "give the rows as a file, or take another model"
+        )
     try:
         descriptor = sys.stdin.fileno()
     except (AttributeError, OSError, ValueError):
@@ -230,6 +236,7 @@ def _stream(
             return local_stream(kind, parameters, names, width, which), measured
         if isinstance(parameters, LinearGaussian):
             return free_stream(parameters, names, width, which), measured
+        assert not isinstance(parameters, KoopmanModel)  # refused above
         return hidden_stream(parameters, names, which), measured
     values = np.stack([line.row.values for line in held])
     times = [line.row.time for line in held]

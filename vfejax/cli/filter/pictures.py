@@ -54,7 +54,7 @@ def pictures(
         metrics: columns of ``metrics.csv``.
         measure: what learning improves.
     """
-    axis = _axis(series, config.horizon)
+    axis = _axis(series, config.horizon or 0)
     if target is not None:
         yield _track(config, found, target)
     yield _bands(config, series, found, target, axis)

@@ -1,5 +1,6 @@
 """What ``vfejax filter`` tells its reader in the end: summary, tables, pictures."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from decimal import Decimal
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vfejax.cli.filter import moving
+from vfejax.cli.filter import koopman_report, moving
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.estimates import (
     FREE_ENERGY,
@@ -16,6 +17,7 @@ from vfejax.cli.filter.estimates import (
     Estimates,
     Measure,
 )
+from vfejax.cli.filter.koopman import LOG_SCORE
 from vfejax.cli.filter.pictures import pictures
 from vfejax.cli.filter.residuals import Checks, checks
 from vfejax.data.series import Series
@@ -89,6 +91,11 @@ def build(result: Result) -> tuple[Report, dict[str, Any]]:
         ]
     shown = pictures(config, series, found, result.target, metrics, measure)
     texts = [("The parameters, model.toml: --model reads them again.", result.document)]
+    if result.engine.details is not None:
+        more = result.engine.details()
+        summary, notes = {**summary, **more.summary}, [*notes, *more.notes]
+        header, rows, texts = more.header, more.rows, [*more.texts, *texts]
+        shown = itertools.chain(shown, more.pictures())
     return Report("vfejax filter", rows, shown, texts, notes, header), summary
 
 
@@ -175,8 +182,11 @@ def _check_notes(tests: Sequence[Checks]) -> list[str]:
 
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
-    measure = FREE_ENERGY if "free_energy_nats" in summary else LOG_EVIDENCE
+    known = (FREE_ENERGY, LOG_SCORE, LOG_EVIDENCE)
+    measure = next(one for one in known if f"{one.column}_nats" in summary)
     lines = [f"{_first_line(summary, measure)} {summary['seconds']} s"]
+    if "spectrum" in summary:
+        lines += koopman_report.lines(summary)
     if "errors" in summary:
         width = max(len(name) for name in summary["errors"]) + 2
         percent = f"in {100 * summary['interval']:g} % intervals"
