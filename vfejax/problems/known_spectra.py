@@ -122,8 +122,8 @@ def slow_manifold(x: Array, slow: float = 0.9, fast: float = 0.5, curvature: flo
 
     Source: Brunton et al., Koopman invariant subspaces (2016), with a map in place of a flow.
 
-    >>> slow_manifold(jnp.array([1.0, 2.0])).round(4).tolist()
-    [0.9, 1.2]
+    >>> slow_manifold(jnp.array([2.0, 3.0]), 0.5, 0.5, 0.25).tolist()
+    [1.0, 2.5]
     """
     return jnp.stack([slow * x[..., 0], fast * x[..., 1] + curvature * x[..., 0] ** 2], axis=-1)
 
