@@ -28,7 +28,7 @@ def _reflect(root: Array, rows: Array) -> tuple[Array, Array, Array]:
         root, rows, joint = carry
         normal = jax.lax.dynamic_index_in_dim(rows, j, 1, keepdims=False)
         row = jax.lax.dynamic_index_in_dim(root, j, 0, keepdims=False)
-        products = matvec(transpose(rows), normal)
+        products = jnp.matmul(normal, rows, precision="highest")
         square = jax.lax.dynamic_index_in_dim(products, j, 0, keepdims=False)
         pivot = jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False)
         # The pivot keeps its sign and grows: its row changes by little, and loses little in it.
