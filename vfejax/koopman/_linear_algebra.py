@@ -105,9 +105,11 @@ def absorb(root: Array, rows: Array) -> Array:
     >>> absorb(jnp.array([[3.0]]), jnp.array([[4.0]])).round(4).tolist()
     [[5.0]]
     """
-    # By a power of two, which is exact, so that squares neither overflow nor vanish.
-    largest = jnp.maximum(jnp.max(jnp.abs(root)), jnp.max(jnp.abs(rows), initial=0.0))
-    _, exponent = jnp.frexp(largest)
+    # Each column by a power of two, which is exact, so that squares neither overflow nor vanish.
+    largest = jnp.maximum(
+        jnp.max(jnp.abs(root), axis=0), jnp.max(jnp.abs(rows), axis=0, initial=0.0)
+    )
+    exponent = jnp.frexp(largest)[1][None, :]
     return jnp.ldexp(_absorb(jnp.ldexp(root, -exponent), jnp.ldexp(rows, -exponent)), exponent)
 
 

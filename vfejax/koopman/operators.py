@@ -189,7 +189,7 @@ def forward_backward(factor: Factor) -> Array:
 def noise_corrected(factor: Factor, variance: ArrayLike) -> Array:
     """The least-squares map without the share of a known noise in G: ``K = A (G - m s^2 I)^-1``.
 
-    With ``C = U S V^T`` it is ``D^T U S (S^2 - m s^2)^-1 V^T``, which never forms G.
+    With ``C = U S V^T`` it is ``D^T U (S - m s^2 S^-1)^-1 V^T``, which never forms G.
 
     Args:
         factor: statistics of the data; m is their ``count``.
@@ -199,6 +199,9 @@ def noise_corrected(factor: Factor, variance: ArrayLike) -> Array:
     Returns:
         K ``[e, d]``; NaN where the noise is as strong as the weakest direction of the data.
 
+    Raises:
+        ValueError: for a negative variance, where its value is known.
+
     Source: Dawson, Hemati, Williams and Rowley (2016), section 3.1.
 
     >>> from vfejax.koopman import streaming
@@ -206,9 +209,13 @@ def noise_corrected(factor: Factor, variance: ArrayLike) -> Array:
     >>> noise_corrected(streaming.update(streaming.init(1), x, x), 0.5).round(4).tolist()
     [[1.25]]
     """
+    if not isinstance(variance, jax.core.Tracer) and not np.all(np.asarray(variance) >= 0):
+        raise ValueError(f"variance must not be negative, got {variance}")
     left, values, right = _linear_algebra.svd(factor.now)
-    signal = values**2 - factor.count * jnp.asarray(variance, factor.now.dtype)
-    gain = jnp.where(signal <= 0, jnp.nan, values / signal)
+    noise = jnp.sqrt(factor.count * jnp.asarray(variance, factor.now.dtype))
+    # Not the difference of their squares, which overflow or vanish long before.
+    signal = values - noise * (noise / values)
+    gain = jnp.where(signal <= 0, jnp.nan, 1.0 / signal)
     return matmul(matmul_tn(factor.cross, left) * gain[None, :], right)
 
 
