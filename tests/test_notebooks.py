@@ -21,6 +21,7 @@ SHORT = {
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
     "09_active_inference": {"num_models": 4, "num_episodes": 8, "num_trials": 4},
     "11_energy_learning": {"num_epochs": 2, "num_steps": 20},
+    "10_koopman": {"num_rows": 400, "num_updates": 20},
     "12_compression": {"num_updates": 20, "num_taught": 10},
 }
 
@@ -329,6 +330,35 @@ def test_active_inference_notebook_says_what_it_claims():
     assert abs(back - 0.9) < 0.05
     assert abs(rewarded - 0.9) < 0.06
     assert at_once < 0.7
+
+
+def test_koopman_notebook_says_what_it_claims():
+    printed = _printed(_read("10_koopman"))
+
+    def numbers(pattern):
+        return [float(x) for x in re.search(pattern, printed).groups()]
+
+    # float32, 2000 rows, each of which moves the factor.
+    assert numbers(r"merged .* difference ([\d.e-]+)")[0] < 1e-5
+    near, others = numbers(r"residual at most ([\d.]+); others at least ([\d.]+)")
+    assert 3 * near < others
+    least, window, true = (
+        numbers(rf"{name}: (?:modulus at noise 0.8 )?([\d.]+), ([\d.]+)")
+        for name in ("least squares", "window", "truth")
+    )
+    for small, right, goal in zip(least, window, true, strict=True):
+        assert abs(right - goal) < 0.5 * abs(small - goal)
+    one, many = numbers(r"intervals: (\d+) % one step ahead, (\d+) % over")
+    assert abs(one - 90) < 5
+    assert abs(many - 90) < 8
+    learned, powers = (
+        numbers(rf"{name}\s+[\d.]+ ([\d.]+)")[0] for name in ("learned", "polynomials")
+    )
+    assert abs(learned - 0.81) < 0.5 * abs(powers - 0.81)
+    exact, operators, identity = (
+        numbers(rf"{name}\s+loss ([\d.]+)")[0] for name in ("exact", "operators", "identity")
+    )
+    assert exact < identity < operators
 
 
 def test_compression_notebook_says_what_it_claims():

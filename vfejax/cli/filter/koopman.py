@@ -173,6 +173,8 @@ def _estimates(found: Forecaster, interval: float, horizon: int) -> Estimates:
     half = np.where(
         (origin >= 0)[:, None], widths[np.maximum(ahead, 1).clip(max=longest) - 1], np.nan
     )
+    with np.errstate(over="ignore", invalid="ignore"):
+        _check_growth(mean, half, origin, t)
     sizes = found.widths(0.6826894921, longest)[np.maximum(ahead[:t], 1).clip(max=longest) - 1]
     off = found.values - mean[:t]
     none = np.zeros((t + horizon, 0))
@@ -190,6 +192,18 @@ def _estimates(found: Forecaster, interval: float, horizon: int) -> Estimates:
         log_evidence=_score(found),
         residuals=off / np.maximum(sizes, _TINY * model.scale),
     )
+
+
+def _check_growth(mean: np.ndarray, half: np.ndarray, origin: np.ndarray, num_rows: int) -> None:
+    """Refuse forecasts of a map that grows until numbers are too large."""
+    bad = ~np.isfinite(mean + half).all(axis=1) & (origin >= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        where = f"{row + 1 - num_rows} steps ahead" if row >= num_rows else f"of row {row}"
+        raise UserError(
+            f"the forecast {where} is too large to be a number: the map grows; lower --horizon, or "
+            "--delays and --degree, or raise --ridge"
+        )
 
 
 def _document(model: KoopmanModel, names: tuple[str, ...]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class KoopmanModel(NamedTuple):
     def series(self, observables: np.ndarray) -> np.ndarray:
         """Series ``[..., o]`` from centred observables ``[..., d]``, which begin with them."""
         o = len(self.mean)
-        return self.mean + self.scale * (observables[..., :o] + self.centre[:o])
+        with np.errstate(over="ignore", invalid="ignore"):  # what grows without bound
+            return self.mean + self.scale * (observables[..., :o] + self.centre[:o])
 
 
 def num_observables(lifting: Lifting, num_series: int) -> int:
