@@ -181,7 +181,8 @@ def test_series_that_cannot_be_forecast_are_one_line(tmp_path, refused):
     says([(a, "" if i % 2 else b) for i, (a, b) in enumerate(draws)], "missing")
     growing = [(1.1**i, 0.5 * 1.1**i + a) for i, (a, _) in enumerate(draws)]
     path = _file(tmp_path, growing)
-    call = [path, "--model", "koopman", *ONE[:4], "--ridge", "0", "--horizon", "20000"]
+    one = ("--delays", "1", "--degree", "1", "--ridge", "0")
+    call = [path, "--model", "koopman", *one, "--horizon", "20000"]
     pieces = ("steps ahead is too large", "--horizon")
     refused(tmp_path / "run", [*call, "--operator", "ridge"], *pieces, command="filter")
     says([("inf", b) for _, b in draws], "line 2")
