@@ -1,6 +1,6 @@
 """Streaming Koopman statistics beside recursive least squares, Gram matrices and other packages.
 
-    python benchmarks/koopman.py            # d = 256, blocks of 100 samples
+    python benchmarks/koopman.py            # d = 256, blocks of 100 and of 1,600 samples
 
 All methods take turns, and the medians of their times give the ratios. The packages odmd,
 kooplearn and PyDMD are measured where they are installed.
@@ -96,7 +96,7 @@ def speed(dim: int, block: int, turns: int) -> None:
 
 def precision(dim: int = 16, num: int = 640) -> None:
     """Error of the map and of its predictions in float32, against float64 of the same data."""
-    print(f"\nd = {dim}, {num} samples in blocks of 40, float32: error of the map (of predictions)")
+    print(f"\nd = {dim}, {num} samples, float32: error of the map (of its predictions)")
     update, recursive = jax.jit(streaming.update), jax.jit(recursive_least_squares)
     for condition in (1e1, 1e4):
         rng = np.random.default_rng(0)
@@ -104,10 +104,12 @@ def precision(dim: int = 16, num: int = 640) -> None:
         now = ((left * np.geomspace(1.0, 1.0 / condition, dim)) @ right).astype(np.float32)
         following = (now.astype(float) @ rng.normal(size=(dim, dim)).T).astype(np.float32)
         true = np.linalg.lstsq(now.astype(float), following.astype(float))[0].T
-        factor = streaming.init(dim)
-        for i in range(0, num, 40):
-            factor = update(factor, now[i : i + 40], following[i : i + 40])
-        found = {"triangular factor": operators.ridge(factor)}
+        found = {}
+        for block in (num, 40, 1):
+            factor = streaming.init(dim)
+            for i in range(0, num, block):
+                factor = update(factor, now[i : i + block], following[i : i + block])
+            found[f"factor, blocks of {block}"] = operators.ridge(factor)
         found["Gram matrix"] = np.linalg.solve(now.T @ now, now.T @ following).T
         for scale in (1e6, 1e15):
             start = (jnp.zeros((dim, dim), jnp.float32), scale * jnp.eye(dim, dtype=jnp.float32))
@@ -173,10 +175,11 @@ def others(seeds: int = 5) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--block", type=int, default=100)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[100, 1600])
     parser.add_argument("--turns", type=int, default=9)
     arguments = parser.parse_args()
-    speed(arguments.dim, arguments.block, arguments.turns)
+    for block in arguments.blocks:
+        speed(arguments.dim, block, arguments.turns)
     precision()
     noise()
     others()

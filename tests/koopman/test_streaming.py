@@ -63,6 +63,15 @@ def test_any_split_equals_the_fit_to_all_data_at_condition_1e4(rng, sizes):
     assert float(factor.count) == NUM
 
 
+def test_samples_one_by_one_give_the_map_of_all(rng):
+    now, following = pairs(rng, jnp.float32)
+    found = operators.ridge(stream(now, following, (1,) * NUM))
+    expected = batch(now, following)
+    # The rounding of 60 updates.
+    assert relative_error(now @ found.T, np.asarray(now) @ expected.T) < 2e-6
+    assert relative_error(found, expected) < 1e-3
+
+
 def test_factor_is_that_of_the_data(rng, dtype):
     now, following = pairs(rng, dtype, condition=10)
     factor = stream(now, following, (20,) * 3)
