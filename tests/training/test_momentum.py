@@ -147,8 +147,25 @@ def test_no_update_is_longer_than_the_limit_and_types_stay(dtype):
     chex.assert_trees_all_equal_dtypes(moves, state.velocity, params)
     # 2 / sqrt(delta) of the whole tree, from float32's rounding of a root.
     np.testing.assert_allclose(optax.tree.norm(moves), 1.0, rtol=1e-6)
+    # Squares of these are inf in float32.
+    moves, _ = step(jax.tree.map(lambda x: jnp.full_like(x, 1e25), params))
+    np.testing.assert_allclose(optax.tree.norm(moves), 1.0, rtol=1e-6)
     spoiled, _ = step(huge | {"b": jnp.full((2,), jnp.nan, dtype)})
     assert all(np.all(np.isnan(leaf)) for leaf in jax.tree.leaves(spoiled))
+
+
+def test_leapfrog_moves_by_a_gradient_whose_square_overflows():
+    optimizer = leapfrog(1.0, momentum=0.5)
+    moves, _ = optimizer.update(jnp.full(1, 1e25, jnp.float32), optimizer.init(jnp.zeros(1, "f4")))
+    np.testing.assert_allclose(moves, -1.5e25, rtol=1e-6)
+
+
+def test_leaves_that_a_mask_withholds_are_their_own_weights():
+    optimizer = optax.masked(leapfrog(0.1, momentum=0.5), {"a": True, "b": False})
+    params = {"a": jnp.zeros(1), "b": jnp.ones(1)}
+    moves, state = optimizer.update({"a": jnp.ones(1), "b": jnp.zeros(1)}, optimizer.init(params))
+    weights = eval_params(optax.apply_updates(params, moves), state)
+    chex.assert_trees_all_close(weights, {"a": jnp.full(1, -0.1), "b": jnp.ones(1)}, rtol=1e-6)
 
 
 def test_weights_are_found_in_any_chain_and_the_rate_follows_its_schedule():

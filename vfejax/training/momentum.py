@@ -198,7 +198,11 @@ def eval_params(params: PyTree, state: PyTree) -> PyTree:
         return params
     if len(states) > 1:
         raise ValueError(f"state must hold one velocity, got {len(states)}")
-    return jax.tree.map(lambda y, b: y - b.astype(y.dtype), params, _lead(states[0]))
+
+    def behind(y: Array, b: Array) -> Array:
+        return y if isinstance(b, optax.MaskedNode) else y - b.astype(y.dtype)
+
+    return jax.tree.map(behind, params, _lead(states[0]))
 
 
 def _lead(state: VelocityState) -> PyTree:
@@ -207,15 +211,24 @@ def _lead(state: VelocityState) -> PyTree:
 
 
 def _drift(velocity: PyTree, share: float | Array, delta: float | Array) -> PyTree:
-    """``c v / sqrt(1 + delta |c v|^2)`` for the share c of the velocity."""
+    """``c v / sqrt(1 + delta |c v|^2)`` for the share c of the velocity; no square overflows."""
+    wide = jnp.result_type(float)
+    delta = jnp.asarray(delta, float)
+    moved = [
+        cast_like(share, v).astype(at_least_float32(v.dtype)) * v.astype(at_least_float32(v.dtype))
+        for v in jax.tree.leaves(velocity)
+    ]
+    sizes = [jnp.max(jnp.abs(x), initial=0.0).astype(wide) for x in moved]
+    # The unit of length in which the sum of squares is of order 1: 1 but for speeds at the limit.
+    largest = jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), wide)
+    unit = jax.lax.stop_gradient(jnp.maximum(1.0, jnp.sqrt(delta) * largest))
 
-    def square(v: Array) -> Array:
-        wide = at_least_float32(v.dtype)
-        return jnp.sum(jnp.square(cast_like(share, v).astype(wide) * v.astype(wide)))
+    def square(x: Array) -> Array:
+        x = x / cast_like(unit, x)
+        return jnp.sum(cast_like(delta, x) * x * x)
 
-    squares = [square(v) for v in jax.tree.leaves(velocity)]
-    total = sum(x.astype(jnp.result_type(float)) for x in squares)
-    scale = jnp.asarray(share, float) / jnp.sqrt(1.0 + jnp.asarray(delta, float) * total)
+    total = sum(square(x).astype(wide) for x in moved)
+    scale = jnp.asarray(share, float) / (unit * jnp.sqrt(1.0 / unit**2 + total))
     return jax.tree.map(lambda v: cast_like(scale, v) * v, velocity)
 
 
