@@ -166,6 +166,24 @@ NAN = np.full((2, SIZES[0]), np.nan)
             lambda learn, p, x, y, s: learn(p, x, y, (s[0], s[1].astype(jnp.float32))),
             "got float32, float64",
         ),
+        (
+            lambda learn, p, x, y, s: learn((1, p[1]), x, y, s),
+            r"params\[0\] must be real and floating",
+        ),
+        (
+            lambda learn, p, x, y, s: learn(p, x.astype(complex), y, s),
+            "inputs must be real, got complex128",
+        ),
+        (
+            lambda learn, p, x, y, s: learn(p, x, y.astype(complex), s),
+            "targets must be real, got complex128",
+        ),
+        (
+            lambda *_: equilibrium_propagation(energy, cost, newton(), holomorphic(0.1, 4))(
+                *problem(jnp.bfloat16)
+            ),
+            "float32 or float64 for a holomorphic estimator",
+        ),
         (lambda *_: one_sided(0.0), "beta must be above 0 and finite, got 0.0"),
         (lambda *_: centred(-0.1), "beta must be above 0 and finite, got -0.1"),
         (lambda *_: centred(float("nan")), "beta must be above 0 and finite, got nan"),
@@ -173,7 +191,13 @@ NAN = np.full((2, SIZES[0]), np.nan)
         (lambda *_: holomorphic(0.1, 0), "num_points must be even and at least 2, got 0"),
         (lambda *_: gradient_descent(0.0), "step_size must be above 0 and finite, got 0.0"),
         (lambda *_: newton(max_iterations=0), "max_iterations must be at least 1, got 0"),
-        (lambda *_: newton(-1.0), "tolerance must be at least 0, got -1.0"),
+        (lambda *_: newton(-1.0), "tolerance must be at least 0 and finite, got -1.0"),
+        (lambda *_: newton(float("inf")), "tolerance must be at least 0 and finite, got inf"),
+        (
+            lambda *_: newton(linear_tolerance=1.0),
+            "linear_tolerance must be at least 0 and below 1",
+        ),
+        (lambda *_: newton(linear_iterations=0), "linear_iterations must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -36,6 +36,14 @@ def test_a_quadratic_energy_relaxes_to_its_minimum(name, dtype):
     )
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("start", [4.0, 4, np.float64(4.0)])
+def test_a_relaxation_starts_from_a_plain_number(name, start):
+    found = SOLVERS[name](lambda s: s - 3.0, start)
+    assert found.converged
+    np.testing.assert_allclose(found.state, 3.0, atol=1e-11)  # the tolerance times 1 + |s|
+
+
 def test_newton_finds_complex_states_of_complex_symmetric_curvature():
     turned = CURVATURE * np.exp(0.7j)
     gradient = lambda s: jnp.asarray(turned) @ s + 0.1 * s**3 - SHIFT.astype(complex)  # noqa: E731

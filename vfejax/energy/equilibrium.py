@@ -177,8 +177,10 @@ def equilibrium_propagation(
 
     Raises:
         ValueError: when called without targets, with a state that is not real or of several dtypes,
-            with an energy and a cost of different shapes, or with concrete inputs or targets that
-            are not finite. Traced ones make NaN, and no relaxation with a NaN converges.
+            with an energy and a cost of different shapes, with params that are not real floating
+            arrays, with complex inputs or targets, with half precision for a holomorphic estimator,
+            or with concrete inputs or targets that are not finite. Traced ones make NaN, and no
+            relaxation with a NaN converges.
 
     Source: Scellier and Bengio, Front. Comput. Neurosci. 11 (2017) 24.
 
@@ -289,10 +291,18 @@ def _unchanged(tree: PyTree) -> PyTree:
 
 def _complex(tree: PyTree) -> PyTree:
     """Every floating leaf as a complex one of the same precision."""
-    return jax.tree.map(
-        lambda x: jax.lax.complex(x, jnp.zeros_like(x)) if _is_floating(x) else x,
-        jax.tree.map(jnp.asarray, tree),
-    )
+
+    def lifted(x: Array) -> Array:
+        if not _is_floating(x):
+            return x
+        if jnp.finfo(x.dtype).bits < 32:
+            raise ValueError(
+                "params, inputs, targets and start must be float32 or float64 for a holomorphic "
+                f"estimator, as no complex numbers are half as wide, got {x.dtype}"
+            )
+        return jax.lax.complex(x, jnp.zeros_like(x))
+
+    return jax.tree.map(lifted, jax.tree.map(jnp.asarray, tree))
 
 
 def _is_floating(x: Any) -> bool:
@@ -310,8 +320,9 @@ def _checked(
     """The dtype of the state, once everything fits."""
     if not jax.tree.leaves(targets):
         raise ValueError(f"targets must hold what the cost compares the state with, got {targets}")
-    for name, tree in (("inputs", inputs), ("targets", targets)):
-        _check_finite(tree, name)
+    _check_learned(params)
+    _check_given(inputs, "inputs")
+    _check_given(targets, "targets")
     dtypes = {jnp.result_type(x) for x in jax.tree.leaves(start)}
     if len(dtypes) != 1 or not jnp.issubdtype(next(iter(dtypes)), jnp.floating):
         found = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "no array"
@@ -326,9 +337,21 @@ def _checked(
     return next(iter(dtypes))
 
 
-def _check_finite(tree: PyTree, name: str) -> None:
+def _check_learned(params: PyTree) -> None:
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        if not _is_floating(x):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} must be real and floating, got "
+                f"{jnp.result_type(x)}"
+            )
+
+
+def _check_given(tree: PyTree, name: str) -> None:
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        name_of = f"{name}{jax.tree_util.keystr(path)}"
+        if jnp.iscomplexobj(x):
+            raise ValueError(f"{name_of} must be real, got {jnp.result_type(x)}")
         if isinstance(x, jax.core.Tracer) or not _is_floating(x):
             continue
         if not np.all(np.isfinite(np.asarray(x))):
-            raise ValueError(f"{name}{jax.tree_util.keystr(path)} must be finite, got NaN or inf")
+            raise ValueError(f"{name_of} must be finite, got NaN or inf")

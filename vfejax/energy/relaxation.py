@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from vfejax.numerics import as_floating
 from vfejax.types import Array, PyTree
 
 __all__ = ["RelaxFn", "Relaxation", "alternating_descent", "gradient_descent", "newton"]
@@ -56,6 +57,11 @@ def _default_tolerance(state: PyTree) -> float:
     return max((float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(state)), default=0.0) ** 0.75
 
 
+def _inexact(x: jax.typing.ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else as_floating(x, "start")
+
+
 def _iterate(
     improve: Callable[[PyTree], tuple[PyTree, Array]],
     start: PyTree,
@@ -65,6 +71,7 @@ def _iterate(
     """Improve a state until its residual is small, is NaN, or the iterations are used up; with a
     tolerance of 0, ``max_iterations`` times, in a loop that can be differentiated.
     """
+    start = jax.tree.map(_inexact, start)
     unknown = jnp.full_like(_residual(start, start), jnp.inf)
     if tolerance == 0:
         # Sizes are carried, not stacked: memory does not depend on the number of iterations.
@@ -96,8 +103,8 @@ def _check(step_size: float, max_iterations: int, tolerance: float | None) -> No
 def _check_ends(max_iterations: int, tolerance: float | None) -> None:
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
 
 
 def _descend(state: PyTree, gradient: PyTree, step_size: float, project: ProjectFn) -> PyTree:
@@ -232,7 +239,8 @@ def newton(
         A solver for :func:`vfejax.energy.equilibrium.equilibrium_propagation`.
 
     Raises:
-        ValueError: for no iteration or a negative tolerance.
+        ValueError: for no iterations, a negative tolerance, or a linear tolerance that is not below
+            1, which no step would be taken for.
 
     Source: Knoll and Keyes, J. Comput. Phys. 193 (2004) 357; van der Vorst and Melissen, IEEE
     Trans. Magn. 26 (1990) 706 (conjugate gradients for complex symmetric matrices).
@@ -242,6 +250,10 @@ def newton(
     (1.0, True)
     """
     _check_ends(max_iterations, tolerance)
+    if not 0 <= linear_tolerance < 1:
+        raise ValueError(f"linear_tolerance must be at least 0 and below 1, got {linear_tolerance}")
+    if linear_iterations < 1:
+        raise ValueError(f"linear_iterations must be at least 1, got {linear_iterations}")
 
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
         def improve(state: PyTree) -> tuple[PyTree, Array]:
