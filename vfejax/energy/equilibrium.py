@@ -200,10 +200,10 @@ def equilibrium_propagation(
         dtype = _checked(energy_fn, cost_fn, params, inputs, targets, start)
         free = relax(_force(energy_fn, cost_fn, params, inputs), start)
         lift = _complex if np.iscomplexobj(points) else _unchanged
+        known = lift((params, inputs, targets, free.state))
         betas = jnp.asarray(points.real, dtype)
         if np.iscomplexobj(points):
             betas = jax.lax.complex(betas, jnp.asarray(points.imag, dtype))
-        known = lift((params, inputs, targets, free.state))
 
         def nudged(beta: Array) -> Relaxation:
             params, inputs, targets, state = known
