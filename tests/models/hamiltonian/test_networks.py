@@ -2,6 +2,8 @@
 cannot learn from.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,8 +81,10 @@ def test_an_odd_or_empty_phase_space_and_sizes_below_1_are_refused(name):
     with pytest.raises(OptionError, match="hidden"):
         NETWORKS[name](2, HamiltonianConfig(hidden=0))
     model = NETWORKS[name](2, SMALL)
-    with pytest.raises(ValueError, match="even number in all"):
-        jax.eval_shape(lambda key: model.motion(model.init(key), jnp.zeros(3)), jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    for z in (jnp.zeros(3, "f4"), jnp.zeros(4, "f4"), jnp.zeros((5, 2), "f4"), jnp.zeros(2, "f8")):
+        with pytest.raises(ValueError, match=r"z must be float32 of shape \(2,\), got float"):
+            jax.eval_shape(model.motion, params, z)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,16 @@ def test_an_odd_or_empty_phase_space_and_sizes_below_1_are_refused(name):
 def test_samples_that_do_not_fit_are_named(states, derivatives, message):
     with pytest.raises(ValueError, match=message):
         fit(plain(2, SMALL), optax.sgd(0.1), Samples(states, derivatives), jax.random.key(0), 1, 0)
+
+
+def test_arrays_of_numpy_are_learned_from_and_negative_counts_refused():
+    samples = Samples(np.zeros((3, 2), np.float32), np.ones((3, 2), np.float32))
+    run = partial(fit, plain(2, SMALL), optax.sgd(0.1), samples, jax.random.key(0))
+    assert run(1, 2).losses.shape == (1,)
+    with pytest.raises(ValueError, match="num_steps must be at least 0, got -1"):
+        run(-1, 2)
+    with pytest.raises(ValueError, match="batch_size must be at least 0, got -2"):
+        run(1, -2)
 
 
 @pytest.mark.slow

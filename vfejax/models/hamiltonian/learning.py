@@ -38,7 +38,7 @@ def derivative_loss(model: PhaseModel, params: PyTree, samples: Samples) -> Arra
     >>> float(derivative_loss(model, params, Samples(jnp.ones((3, 2)), jnp.full((3, 2), 2.0))))
     4.0
     """
-    _check(model, samples)
+    samples = _checked(model, samples)
     moved = jax.vmap(lambda z: model.motion(params, z))(samples.states)
     return jnp.mean((samples.derivatives - moved) ** 2)
 
@@ -65,8 +65,9 @@ def fit(
         The last weights, and the losses.
 
     Raises:
-        ValueError: for samples of another shape, of no more than 0 rows, or, where they are not
-            traced, with a number that is not finite.
+        ValueError: for samples of another shape or dtype than the model's states, of no more than
+            0 rows, or, where they are not traced, with a number that is not finite; for a negative
+            number of steps or size of a batch.
 
     >>> from functools import partial
     >>> from vfejax.models.hamiltonian.networks import HamiltonianConfig, general
@@ -75,7 +76,10 @@ def fit(
     >>> jax.eval_shape(run, jax.random.key(0)).losses.shape
     (2,)
     """
-    _check(model, samples)
+    for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
+        if count < 0:
+            raise ValueError(f"{name} must be at least 0, got {count}")
+    samples = _checked(model, samples)
     num = samples.states.shape[0]
     first, draws = jax.random.split(key)
     params = model.init(first)
@@ -93,8 +97,8 @@ def fit(
     return Fitted(params, losses)
 
 
-def _check(model: PhaseModel, samples: Samples) -> None:
-    """Refuse samples that the model cannot learn from."""
+def _checked(model: PhaseModel, samples: Samples) -> Samples:
+    """Samples that the model can learn from, as arrays of JAX."""
     shape = jnp.shape(samples.states)
     if len(shape) != 2 or shape[1] != model.dim or not shape[0]:
         raise ValueError(f"samples.states must be [m, {model.dim}] with m >= 1, got {shape}")
@@ -108,3 +112,4 @@ def _check(model: PhaseModel, samples: Samples) -> None:
             raise ValueError(
                 f"samples.{name} must be finite, got {np.sum(~np.isfinite(x))} numbers that are not"
             )
+    return Samples(*map(jnp.asarray, samples))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.dynamics.implicit import no_potential
-from vfejax.dynamics.phase_space import Hamiltonian, halves, motion
+from vfejax.dynamics.phase_space import Hamiltonian, motion
 from vfejax.models.blocks import check_options
 from vfejax.types import Array, PyTree
 
@@ -37,7 +37,7 @@ class PhaseModel(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``.
-        motion: ``motion(params, z [2 n]) -> dz/dt [2 n]``.
+        motion: ``motion(params, z [2 n]) -> dz/dt [2 n]``; z in the dtype of the weights.
         hamiltonian: ``hamiltonian(params) ->``
             :class:`vfejax.dynamics.phase_space.Hamiltonian`; None for a network that has none.
         dim: length of a state.
@@ -96,7 +96,10 @@ def separable(
             lambda q: module.potential(q)[0], lambda q, p: module.kinetic(p)[0], separable=True
         )
 
-    return PhaseModel(init, lambda params, z: motion(hamiltonian(params), z), hamiltonian, dim)
+    def motion_fn(params: PyTree, z: Array) -> Array:
+        return motion(hamiltonian(params), _checked(z, dim, dtype))
+
+    return PhaseModel(init, motion_fn, hamiltonian, dim)
 
 
 def general(
@@ -124,7 +127,10 @@ def general(
         module = nnx.merge(graphdef, params)
         return Hamiltonian(no_potential, lambda q, p: module(jnp.concatenate([q, p]))[0])
 
-    return PhaseModel(init, lambda params, z: motion(hamiltonian(params), z), hamiltonian, dim)
+    def motion_fn(params: PyTree, z: Array) -> Array:
+        return motion(hamiltonian(params), _checked(z, dim, dtype))
+
+    return PhaseModel(init, motion_fn, hamiltonian, dim)
 
 
 def plain(
@@ -150,8 +156,7 @@ def plain(
     graphdef, init = _pure(lambda rngs: _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
 
     def motion_fn(params: PyTree, z: Array) -> Array:
-        halves(z)  # refuses a state of odd length
-        return nnx.merge(graphdef, params)(z)
+        return nnx.merge(graphdef, params)(_checked(z, dim, dtype))
 
     return PhaseModel(init, motion_fn, None, dim)
 
@@ -160,6 +165,17 @@ def _coordinates(dim: int) -> int:
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be even and at least 2: coordinates and momenta, got {dim}")
     return dim // 2
+
+
+def _checked(z: Array, dim: int, dtype: jnp.dtype | type) -> Array:
+    """A state, once it is one of the network's: weights round no state of another precision."""
+    shape, found = jnp.shape(z), jnp.result_type(z)
+    needed = jnp.dtype(dtype)
+    if shape != (dim,) or found != needed:
+        raise ValueError(
+            f"z must be {needed.name} of shape ({dim},), got {found.name} of shape {shape}"
+        )
+    return jnp.asarray(z)
 
 
 def _hidden(config: HamiltonianConfig) -> list[int]:
