@@ -35,6 +35,16 @@ def test_samples_of_every_system_obey_its_hamiltonian(name):
     np.testing.assert_allclose(slopes, middle, atol=0.02 * max(1, np.abs(middle).max()))
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [({}, (0, 50)), ({}, (2, 0)), ({"num_times": 1}, (2, 50))],
+)
+def test_data_of_no_path_step_or_time_are_refused(changes, counts):
+    system = SYSTEMS["pendulum"]._replace(**changes)
+    with pytest.raises(ValueError, match="num_paths and num_steps must be at least 1"):
+        sample(system, np.random.default_rng(0), counts[0], num_steps=counts[1])
+
+
 def test_noise_is_added_to_states_and_not_to_derivatives():
     system = SYSTEMS["mass-spring"]
     clean = system._replace(noise=0.0)

@@ -38,6 +38,10 @@ def test_nan_stays_nan():
     assert np.isnan(posterior(pixels)).all(axis=1).tolist() == [False, True, False]
 
 
+def test_no_image_has_no_posterior():
+    assert posterior(np.zeros((0, 7, 7))).shape == (0, 10)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

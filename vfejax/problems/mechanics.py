@@ -63,9 +63,17 @@ def sample(
     Returns:
         ``num_paths * num_times`` samples, float64 where JAX has it.
 
+    Raises:
+        ValueError: for no path, no step, or fewer than two times.
+
     >>> sample(SYSTEMS["pendulum"], np.random.default_rng(0), 2).states.shape
     (90, 2)
     """
+    if num_paths < 1 or num_steps < 1 or system.num_times < 2:
+        raise ValueError(
+            "num_paths and num_steps must be at least 1 and num_times at least 2, got "
+            f"{num_paths}, {num_steps} and {system.num_times}"
+        )
     first = jnp.asarray(system.initial_fn(rng, num_paths), float)
     dt = system.duration / (system.num_times - 1)
 

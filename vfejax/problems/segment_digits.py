@@ -112,12 +112,12 @@ def posterior(pixels: np.ndarray, noise_std: float = 0.25) -> np.ndarray:
         raise ValueError(f"pixels must have shape [n, size, size], got {pixels.shape}")
     _check_noise(noise_std)
     templates = _templates(pixels.shape[1]).reshape(10, -1, pixels.shape[1] ** 2)
-    flat = np.asarray(pixels, np.float64).reshape(len(pixels), -1)
+    flat = np.asarray(pixels, np.float64).reshape(len(pixels), templates.shape[-1])
     products = np.einsum("ni,dpi->ndp", flat, templates)
     squares = np.sum(templates**2, axis=-1)
     # |x - a t|^2 without |x|^2, which all hypotheses share.
     logs = np.stack([a * products - 0.5 * a**2 * squares for a in _STRENGTHS], axis=-1)
-    logs = logs.reshape(*logs.shape[:2], -1) / noise_std**2
+    logs = logs.reshape(*logs.shape[:2], len(_STRENGTHS) * templates.shape[1]) / noise_std**2
     weights = np.exp(logs - np.max(logs, axis=(1, 2), keepdims=True)).sum(axis=-1)
     return weights / weights.sum(axis=-1, keepdims=True)
 
