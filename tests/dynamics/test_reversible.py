@@ -81,6 +81,23 @@ def test_the_three_gradients_agree_with_random_layers_outputs_and_constants(rng,
             np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
 
 
+def test_a_kick_that_is_narrower_than_the_state_has_the_same_gradients():
+    half = lambda x: x.astype(jnp.float16)  # noqa: E731
+    step = KickDrift(lambda a, q, _: (half(a * q[:1]), None), lambda a, p, _: a)
+
+    @jax.jit
+    def slopes(weights):
+        def end(run, weights):
+            after, _ = run(step, Pair(jnp.ones(2, "f4"), jnp.ones(2, "f4")), weights)
+            return jnp.sum(after.position**2)
+
+        return [jax.grad(partial(end, run))(weights) for run in (stored, reconstructed)]
+
+    with jax.numpy_dtype_promotion("standard"):
+        expected, found = slopes(jnp.array([0.5, -0.25], jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # short numbers: half loses none
+
+
 @jax.jit
 def _there_and_back(pair, weights, keys, mask):
     after, _ = stored(STEP, pair, (weights, keys), mask)

@@ -72,6 +72,13 @@ def _subtract(x: PyTree, y: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, x, y)
 
 
+def _like(change: PyTree, state: PyTree) -> PyTree:
+    """A change as wide as what it is added to, so that the slopes of the two have one type."""
+    return jax.tree.map(
+        lambda c, x: jnp.broadcast_to(c, jnp.shape(x)).astype(jnp.result_type(x)), change, state
+    )
+
+
 def _forward(
     step: KickDrift, constants: PyTree, before: Pair, layer: PyTree
 ) -> tuple[Pair, PyTree]:
@@ -176,7 +183,8 @@ def reconstructed(
     """:func:`stored`, whose gradient remembers what the last layer returned, and nothing of the
     layers before it: memory does not grow with their number, but for inputs and outputs.
 
-    Reverse mode only. Random keys among the inputs are used again on the way back, so that what is
+    Reverse mode only. No gradient flows to what the functions of a step close over: what learns is
+    among the inputs. Random keys among the inputs are used again on the way back, so that what is
     random (dropout) is the same.
 
     Args:
@@ -227,9 +235,16 @@ def _back(step: KickDrift, constants: PyTree, carry: Any, layer: Any) -> Any:
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda floating, *x: function(_join(floating, others), *x, constants)
 
-    change, pull_drift = jax.vjp(of(step.drift), floating, after.momentum)
+    def drift(layer: Any, momentum: Any, constants: Any) -> Any:
+        return _like(step.drift(layer, momentum, constants), after.position)
+
+    def kick(layer: Any, position: Any, constants: Any) -> Any:
+        change, found = step.kick(layer, position, constants)
+        return _like(change, after.momentum), found
+
+    change, pull_drift = jax.vjp(of(drift), floating, after.momentum)
     position = _subtract(after.position, change)
-    (change, found), pull_kick = jax.vjp(of(step.kick), floating, position)
+    (change, found), pull_kick = jax.vjp(of(kick), floating, position)
     before = Pair(position, _subtract(after.momentum, change))
     _, pull_observe = jax.vjp(of(step.observe), floating, before, after, found)
     seen, from_before, from_after, from_found = pull_observe(output_slope)
