@@ -148,6 +148,10 @@ def test_memory_does_not_depend_on_the_length_of_the_relaxation():
         (lambda p, x, y, s: init(jax.random.key(0), (3, 0)), r"of 1 unit or more, got \(3, 0\)"),
         (lambda p, x, y, s: energy()(p, s, x[:, 1:]), r"inputs must have shape \[\.\.\., 6\]"),
         (lambda p, x, y, s: energy()(p, s[:2], x), r"state must have shapes"),
+        (
+            lambda p, x, y, s: energy()(p._replace(biases=p.biases[:1]), s, x),
+            r"biases must have shapes",
+        ),
         (lambda p, x, y, s: squared_error(s, y[:, 1:]), r"targets must have shape \(24, 3\)"),
         (
             lambda p, x, y, s: equilibrium_propagation(

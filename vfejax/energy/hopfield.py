@@ -154,6 +154,11 @@ def _expand(bias: Array, like: Array) -> Array:
 
 def _check(params: Hopfield, state: State, inputs: Array) -> None:
     sizes = [w.shape[0] for w in params.weights]
+    layers = [w.shape[1:] for w in params.weights]
+    if [b.shape for b in params.biases] != layers:
+        raise ValueError(
+            f"biases must have shapes {layers}, got {[b.shape for b in params.biases]}"
+        )
     if inputs.shape[-1:] != (sizes[0],):
         raise ValueError(f"inputs must have shape [..., {sizes[0]}], got {inputs.shape}")
     expected = [(*inputs.shape[:-1], w.shape[1]) for w in params.weights]
