@@ -195,6 +195,8 @@ def check_options(config: Any, **least: float) -> None:
         if not bound <= value < float("inf"):
             finite = " and finite" if isinstance(value, float) else ""
             raise OptionError(name, value, f"at least {bound}{finite}")
+        if isinstance(value, float) and value > 3.4e38:
+            raise OptionError(name, value, "at most 3.4e38, which float32 holds")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -211,6 +213,8 @@ def check_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < float("inf"):
             raise OptionError(name, value, "positive and finite")
+        if not 1.2e-38 <= value <= 3.4e38:
+            raise OptionError(name, value, "from 1.2e-38 to 3.4e38, which float32 holds")
 
 
 def check_dropout(rate: float) -> None:

@@ -128,6 +128,8 @@ def test_memory_for_activations_does_not_grow_with_depth():
         ({"gradient": "guess"}, "gradient must be one of reconstruct, recompute, store"),
         ({"step_size": 0.0}, "step_size must be positive"),
         ({"energy_penalty": -1.0}, "energy_penalty must be at least 0"),
+        ({"step_size": 1e-300}, "step_size must be from 1.2e-38 to 3.4e38"),
+        ({"energy_penalty": 1e300}, "energy_penalty must be at most 3.4e38"),
     ],
 )
 def test_what_does_not_fit_is_named(options, message):
