@@ -229,11 +229,49 @@ def test_check_tells_too_few_samples_from_dependent_observables(rng):
         streaming.check(dependent)
 
 
+def test_observables_may_have_any_units(rng):
+    # Squares of numbers of 1e20 and 1e-20 leave float32 on both sides.
+    now, following = pairs(rng, jnp.float32, condition=10)
+    units = jnp.asarray([[1e20, 1e-20, 1.0, 1e10, 1e-10, 1.0, 1.0]], jnp.float32)
+    factor = update(streaming.init(DIM, FOLLOWING), now * units, following * jnp.float32(1e-15))
+    streaming.check(factor)
+    expected = batch(now, following)
+    found = np.asarray(operators.ridge(factor), np.float64) * np.asarray(units, np.float64) * 1e15
+    # Condition 10 and 60 samples: some ten roundings of 6e-8 each.
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_few_samples_that_a_map_fits_exactly_leave_statistics_finite(rng):
+    # Of each column after the second only rounding of rounding is left: down to 1e-17.
+    for condition in (1.0, 1e2, 1e4):
+        now, _ = pairs(rng, jnp.float32, condition=condition)
+        following = now @ jnp.asarray(rng.normal(size=(DIM, FOLLOWING)), jnp.float32)
+        factor = streaming.init(DIM, FOLLOWING)
+        for i in range(0, NUM, 2):
+            few = update(factor, now[i : i + 2], following[i : i + 2])
+            chex.assert_tree_all_finite(few)
+            rows = np.concatenate([now[i : i + 2], following[i : i + 2]], axis=1)
+            np.testing.assert_allclose(few.root.T @ few.root, rows.T @ rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e20])
+def test_known_noise_is_taken_out_in_any_unit(rng, unit):
+    now, following = pairs(rng, jnp.float32, condition=10)
+    factor = update(streaming.init(DIM, FOLLOWING), now, following)
+    scaled = update(
+        streaming.init(DIM, FOLLOWING), now * jnp.float32(unit), following * jnp.float32(unit)
+    )
+    expected = operators.noise_corrected(factor, 0.0)
+    # Condition 10 and 60 samples: some ten roundings of 6e-8 each.
+    assert relative_error(operators.noise_corrected(scaled, 0.0), expected) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda f, x: streaming.init(0), "dim must be at least 1, got 0"),
-        (lambda f, x: streaming.init(2, dtype=jnp.int32), "dtype must be real and floating"),
+        (lambda f, x: streaming.init(2, dtype=jnp.int32), "dtype must be float32 or float64"),
+        (lambda f, x: streaming.init(2, dtype=jnp.bfloat16), "float32 or float64, got bfloat16"),
         (lambda f, x: streaming.update(f, x[0], x), r"now must be samples \[k, 3\]"),
         (lambda f, x: streaming.update(f, x, x[:, :2]), "following must be samples"),
         (lambda f, x: streaming.update(f, x, x[:1]), "as many samples, got 2 and 1"),
@@ -241,8 +279,14 @@ def test_check_tells_too_few_samples_from_dependent_observables(rng):
         (lambda f, x: streaming.update(f, x.astype(complex), x), "now must be real"),
         (lambda f, x: streaming.update(f, x, x, forgetting=0.0), r"forgetting must be in \(0, 1\]"),
         (lambda f, x: streaming.update(f, x, x, weights=x), r"weights must be \[2\]"),
+        (
+            lambda f, x: streaming.update(f, x, x, weights=[1.0, -2.0]),
+            "weights must not be negative, got -2",
+        ),
+        (lambda f, x: streaming.update(f, x, x, weights=[1j, 1j]), "weights must be real"),
         (lambda f, x: streaming.merge(f, streaming.init(2)), "one shape and dtype"),
         (lambda f, x: operators.ridge(f, -1.0), "ridge must not be negative"),
+        (lambda f, x: operators.noise_corrected(f, -1.0), "variance must not be negative"),
         (
             lambda f, x: operators.reduced_rank(f, 4),
             "rank must be in 1 .. 3, the dimension",
