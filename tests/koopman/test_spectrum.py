@@ -110,6 +110,8 @@ def test_residual_of_an_eigenpair_without_noise_is_what_the_data_say(rng):
     np.testing.assert_allclose(
         spectrum.residuals(factor, found.values, found.functions), expected, rtol=1e-10
     )
+    nothing = spectrum.residuals(factor, [0.5], np.zeros((3, 1)))  # and no warning
+    assert np.isnan(nothing).all()
     # Least over all functions: no random one is better.
     point = 0.3 + 0.4j
     some = rng.normal(size=(3, 200)) + 1j * rng.normal(size=(3, 200))
@@ -213,6 +215,20 @@ def test_modes_and_functions_expand_the_state(rng):
     [
         (lambda: spectrum.eig(np.ones((2, 3))), "operator must be square"),
         (lambda: spectrum.eig(np.full((2, 2), np.nan)), "operator must be finite"),
+        (lambda: spectrum.eig(1j * np.eye(2)), "operator must be real"),
+        (lambda: spectrum.time_scales([0.5], 0.0), "dt must be above 0, got 0.0"),
+        (
+            lambda: spectrum.pseudospectrum(statistics(np.asarray, np.eye(2), np.eye(2)), np.nan),
+            "points must be finite",
+        ),
+        (
+            lambda: spectrum.residuals(streaming.init(2, 3), [1.0], np.ones((2, 1))),
+            "one dictionary, got 2 and 3",
+        ),
+        (
+            lambda: spectrum.forecast(jnp.eye(2), jnp.ones(2), 1, lambda z: z[:1]),
+            r"lift_fn must return observables \(2,\)",
+        ),
         (
             lambda: spectrum.forecast(jnp.eye(2), jnp.ones(3), 1),
             "operator .* and state .* must fit",
@@ -224,6 +240,7 @@ def test_modes_and_functions_expand_the_state(rng):
         (lambda: spectrum.directed_hausdorff_distance([], [1.0]), "got 0 estimated and 1 true"),
         (lambda: known_spectra.logistic_map(jax.random.key(0), 3, 0), "order must be at least 1"),
         (lambda: dictionaries.polynomials(0, 1), "dim must be at least 1, got 0"),
+        (lambda: dictionaries.harmonics(1, 0.0), "period must be above 0, got 0.0"),
         (lambda: dictionaries.polynomials(2, 1)(jnp.ones(3)), r"x must be states \[..., 2\]"),
         (lambda: dictionaries.radial(jnp.ones(3), 1.0), r"centres must be \[d, n\]"),
         (lambda: dictionaries.radial(jnp.ones((3, 1)), 0.0), "width must be above 0"),

@@ -152,12 +152,15 @@ def harmonics(degree: int, period: float = 1.0) -> FeatureFn:
     number.
 
     Raises:
-        ValueError: for a degree below 1, and, when called, for states of more numbers.
+        ValueError: for a degree below 1 or a period that is not above 0, and, when called, for
+            states of more numbers.
 
     >>> harmonics(1)(jnp.array([0.25])).round(4).tolist()
     [1.0, -0.0, 1.0]
     """
     _at_least("degree", degree, 1)
+    if not period > 0:
+        raise ValueError(f"period must be above 0, got {period}")
 
     def lift(x: Array) -> Array:
         x = _states(x, 1)

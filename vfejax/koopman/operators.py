@@ -65,8 +65,8 @@ def ridge(factor: Factor, ridge: ArrayLike = 0.0) -> Array:
         ridge: not negative, in units of G, which grows with the number of samples.
 
     Returns:
-        K ``[e, d]``; not finite where G + ridge I is singular, see
-        :func:`vfejax.koopman.streaming.check`.
+        K ``[e, d]``; not finite, or rounding errors alone, where G + ridge I is singular, which
+        :func:`vfejax.koopman.streaming.check` finds.
 
     Raises:
         ValueError: for a negative ridge, where its value is known.
@@ -157,7 +157,7 @@ def forward_backward(factor: Factor) -> Array:
         factor: statistics of the data, with d = e.
 
     Returns:
-        K ``[d, d]``.
+        K ``[d, d]``; NaN where G or H is singular, as H is for a system that forgets a direction.
 
     Raises:
         ValueError: for d other than e.

@@ -70,11 +70,13 @@ def eig(operator: ArrayLike) -> Spectrum:
     of the functions.
 
     Raises:
-        ValueError: for a matrix that is not square, or not finite.
+        ValueError: for a matrix that is not square, not real or not finite.
 
     >>> eig([[0.5, 0.0], [1.0, 0.9]]).values.tolist()
     [(0.9+0j), (0.5+0j)]
     """
+    if np.iscomplexobj(operator):
+        raise ValueError("operator must be real, got complex numbers")
     matrix = np.asarray(operator, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"operator must be square [d, d], got shape {matrix.shape}")
@@ -90,15 +92,28 @@ def eig(operator: ArrayLike) -> Spectrum:
 def time_scales(values: ArrayLike, dt: float = 1.0) -> TimeScales:
     """``-dt / log |lambda|`` and ``arg lambda / (2 pi dt)``.
 
+    Raises:
+        ValueError: for a dt that is not above 0.
+
     >>> scales = time_scales([np.exp(-0.5), 1j], dt=1.0)
     >>> scales.decay.round(4).tolist(), scales.frequency.round(4).tolist()
     ([2.0, inf], [0.0, 0.25])
     """
+    if not dt > 0:
+        raise ValueError(f"dt must be above 0, got {dt}")
     values = np.asarray(values, np.complex128)
     with np.errstate(divide="ignore"):
         rate = np.log(np.abs(values))
         decay = np.where(rate == 0, np.inf, -dt / np.where(rate == 0, 1.0, rate))
     return TimeScales(decay, np.angle(values) / (2.0 * np.pi * dt))
+
+
+def _check_square(factor: Factor) -> None:
+    if factor.cross.shape[0] != factor.cross.shape[1]:
+        raise ValueError(
+            "now and following must be lifted by one dictionary, got "
+            f"{factor.cross.shape[0]} and {factor.cross.shape[1]} observables"
+        )
 
 
 def residuals(factor: Factor, values: ArrayLike, functions: ArrayLike) -> np.ndarray:
@@ -110,10 +125,10 @@ def residuals(factor: Factor, values: ArrayLike, functions: ArrayLike) -> np.nda
         functions: coefficients w of the eigenfunctions as columns ``[d, p]``.
 
     Returns:
-        ``|Y w - lambda X w| / |X w|``, ``[p]``.
+        ``|Y w - lambda X w| / |X w|``, ``[p]``; NaN for a function that is 0 on the data.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or d other than e.
 
     >>> import jax.numpy as jnp
     >>> from vfejax.koopman import streaming
@@ -122,6 +137,7 @@ def residuals(factor: Factor, values: ArrayLike, functions: ArrayLike) -> np.nda
     >>> residuals(factor, [0.5, 0.7], [[1.0, 1.0]]).round(4).tolist()
     [0.0, 0.2]
     """
+    _check_square(factor)
     now, cross, residual = (np.asarray(x, np.float64) for x in factor[:3])
     values, functions = np.asarray(values), np.asarray(functions)
     if values.ndim != 1 or functions.shape != (len(now), len(values)):
@@ -131,9 +147,9 @@ def residuals(factor: Factor, values: ArrayLike, functions: ArrayLike) -> np.nda
         )
     before, after = now @ functions, cross @ functions
     error = np.linalg.norm(after - values * before, axis=0)
-    return np.hypot(error, np.linalg.norm(residual @ functions, axis=0)) / np.linalg.norm(
-        before, axis=0
-    )
+    error = np.hypot(error, np.linalg.norm(residual @ functions, axis=0))
+    size = np.linalg.norm(before, axis=0)
+    return error / np.where(size == 0, np.nan, size)
 
 
 def pseudospectrum(factor: Factor, points: ArrayLike) -> np.ndarray:
@@ -151,7 +167,8 @@ def pseudospectrum(factor: Factor, points: ArrayLike) -> np.ndarray:
         Residuals, in the shape of the points.
 
     Raises:
-        ValueError: for too few samples, observables that depend on one another, or d other than e.
+        ValueError: for too few samples, observables that depend on one another, d other than e, or
+            points that are not finite.
 
     >>> import jax.numpy as jnp
     >>> from vfejax.koopman import streaming
@@ -160,13 +177,14 @@ def pseudospectrum(factor: Factor, points: ArrayLike) -> np.ndarray:
     >>> pseudospectrum(factor, [0.5, 0.5 + 0.3j]).round(4).tolist()
     [0.0, 0.3]
     """
-    if factor.cross.shape[0] != factor.cross.shape[1]:
-        raise ValueError(f"now and following must be one dictionary, got {factor.cross.shape}")
+    _check_square(factor)
     check(factor)
     now, cross, residual = (np.asarray(x, np.float64) for x in factor[:3])
     inverse = np.linalg.inv(now)
     moved, left = cross @ inverse, residual @ inverse
     points = np.asarray(points, np.complex128)
+    if not np.isfinite(points).all():
+        raise ValueError("points must be finite, got NaN or infinity")
 
     def least(point: complex) -> float:
         matrix = np.concatenate([moved - point * np.eye(len(now)), left])
@@ -191,7 +209,8 @@ def forecast(
         ``[steps, ..., d]``.
 
     Raises:
-        ValueError: for shapes that do not fit or a negative number of steps.
+        ValueError: for shapes that do not fit, a lift_fn that changes them, or a negative number of
+            steps.
 
     >>> import jax.numpy as jnp
     >>> forecast(jnp.array([[0.5]]), jnp.array([8.0]), 3).tolist()
@@ -208,8 +227,12 @@ def forecast(
 
     def step(state: Array, _: None) -> tuple[Array, Array]:
         state = matvec(operator, state)
-        state = state if lift_fn is None else lift_fn(state)
-        return state, state
+        lifted = state if lift_fn is None else lift_fn(state)
+        if lifted.shape != state.shape:
+            raise ValueError(
+                f"lift_fn must return observables {state.shape}, as it got, got {lifted.shape}"
+            )
+        return lifted, lifted
 
     return jax.lax.scan(step, state, None, length=steps)[1]
 

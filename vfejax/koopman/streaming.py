@@ -78,13 +78,13 @@ def init(dim: int, following_dim: int | None = None, *, dtype: DTypeLike = jnp.f
     Args:
         dim: numbers in a sample of now, d >= 1.
         following_dim: numbers in one of following, e >= 1; by default d.
-        dtype: floating, of all statistics and of the samples.
+        dtype: float32 or float64, of all statistics and of the samples.
 
     Returns:
         The factor, all zeros.
 
     Raises:
-        ValueError: for a dimension below 1 or a dtype that is not real and floating.
+        ValueError: for a dimension below 1 or another dtype, in which sums of squares mean little.
 
     >>> init(3, 2).root.shape
     (5, 5)
@@ -93,8 +93,8 @@ def init(dim: int, following_dim: int | None = None, *, dtype: DTypeLike = jnp.f
     for name, value in (("dim", dim), ("following_dim", following_dim)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be real and floating, got {jnp.dtype(dtype)}")
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {jnp.dtype(dtype)}")
     return Factor(
         jnp.zeros((dim, dim), dtype),
         jnp.zeros((dim, following_dim), dtype),
@@ -152,8 +152,8 @@ def update(
         The factor. A sample that is not finite makes it NaN for good: see :func:`check`.
 
     Raises:
-        ValueError: for shapes or dtypes that do not fit, or a forgetting outside (0, 1] where its
-            value is known.
+        ValueError: for shapes or dtypes that do not fit, and for weights below 0 or a forgetting
+            outside (0, 1] where their values are known.
 
     Source: Zhang, Rowley, Deem and Cattafesta, Online dynamic mode decomposition (2019), with a
     factor in place of the inverse.
@@ -172,9 +172,11 @@ def update(
     decay = jnp.asarray(forgetting, dtype) ** jnp.arange(num, -1, -1).astype(dtype)
     parts = decay[1:]
     if weights is not None:
-        weights = jnp.asarray(weights, dtype)
+        weights = as_floating(weights, "weights").astype(dtype)
         if weights.shape != (num,):
             raise ValueError(f"weights must be [{num}], got shape {weights.shape}")
+        if not isinstance(weights, jax.core.Tracer) and np.any(np.asarray(weights) < 0):
+            raise ValueError(f"weights must not be negative, got {np.min(weights):.6g}")
         parts = parts * weights
     root = absorb(jnp.sqrt(decay[0]) * factor.root, jnp.sqrt(parts)[:, None] * rows)
     return _split(root, factor.now.shape[0], decay[0] * factor.count + jnp.sum(parts))
@@ -252,7 +254,10 @@ def check(factor: Factor, ridge: float = 0.0) -> None:
     if ridge > 0:
         return
     count = float(factor.count)
-    values = np.linalg.svd(np.asarray(factor.now, np.float64), compute_uv=False)
+    now = np.asarray(factor.now, np.float64)
+    # In units of each observable, which may be of any size.
+    lengths = np.linalg.norm(now, axis=0)
+    values = np.linalg.svd(now / np.where(lengths == 0, 1.0, lengths), compute_uv=False)
     limit = dim * float(jnp.finfo(factor.now.dtype).eps) * values[0]
     rank = int(np.sum(values > limit))
     if rank == dim:
