@@ -90,6 +90,17 @@ def test_powers_of_one_operator_are_spans_of_equal_blocks(model, params, tokens)
     np.testing.assert_allclose(found, model.apply(same, tokens[0]).logits, rtol=1e-6, atol=1e-6)
 
 
+def test_streams_in_half_precision_are_fitted_in_single(model, params, tokens):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+
+    def find(params, tokens):
+        return span_fit.fitted(model, params, tokens, (ALONE,), delays=1)
+
+    assert span_fit.streams(model, half, tokens[0]).dtype == jnp.bfloat16
+    kept = jax.tree.leaves(jax.eval_shape(find, half, tokens))
+    assert {x.dtype for x in kept} == {jnp.dtype(jnp.float32)}
+
+
 def test_a_model_whose_blocks_cannot_be_visited_is_refused():
     bare = SequenceModel(None, None, None, None, None)
     with pytest.raises(ValueError, match="model must have blocks that hand on one stream"):

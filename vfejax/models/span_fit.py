@@ -16,6 +16,7 @@ from jax.scipy.linalg import solve_triangular
 from vfejax.koopman import streaming
 from vfejax.koopman.streaming import Factor
 from vfejax.models.spans import DelayMap, delayed
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array, PyTree, SequenceModel
 
 __all__ = [
@@ -140,13 +141,14 @@ def fitted(
     """
     spans = list(spans)
     seen = streams(model, params, tokens[0])
-    dim, dtype = seen.shape[-1], seen.dtype
+    dim, dtype = seen.shape[-1], at_least_float32(seen.dtype)
+    seen = seen.astype(dtype)
     units, common = _units(seen, (1, 2)), _units(seen, (0, 1, 2))
     factors = {span: _empty(1 + delays * dim, dim, ridge, dtype) for span in spans}
     start = Fit(units, factors, common, _empty(1 + dim, 1 + dim, ridge, dtype))
 
     def further(fit: Fit, batch: Array) -> tuple[Fit, None]:
-        seen = streams(model, params, batch)
+        seen = streams(model, params, batch).astype(dtype)
         factors = {}
         for first, stop in spans:
             now = _coordinates(_of(units, first), seen[first], delays)
