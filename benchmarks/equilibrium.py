@@ -1,6 +1,6 @@
 """Equilibrium propagation beside backpropagation: its order, handwritten digits, memory and time.
 
-    python benchmarks/equilibrium.py --out FOLDER [--report]
+    python benchmarks/equilibrium.py --out FOLDER [--pieces order memory ...] [--report]
 
 The order: relative error of the gradient of a polynomial energy, in float64, against implicit
 differentiation, for each estimator and beta.
@@ -41,6 +41,7 @@ SIZES = (64, 128, 10)
 BATCH, EPOCHS, SEEDS, LEARNED, HELD_OUT = 20, 40, 3, 1437, 237
 HARD_SWEEPS, SOFT_STEPS, BETA = 20, 40, 0.5
 ENOUGH = 0.95
+PIECES = ("order", "likeness", "memory", "digits")
 LIKENESS_BETAS = (0.5, 0.2, 0.1, 0.05)
 
 
@@ -374,14 +375,19 @@ def main() -> None:
     parser.add_argument(
         "--report", action="store_true", help="print the table of runs in the folder"
     )
+    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
-    if not options.report:
+    pieces = () if options.report else options.pieces
+    if "order" in pieces:
         with jax.enable_x64(True):
             order()
+    if "likeness" in pieces:
         likeness()
+    if "memory" in pieces:
         lengths()
+    if "digits" in pieces:
         study(options.out, options.epochs)
     table(options.out)
 
