@@ -183,6 +183,19 @@ def test_fits_have_derivatives(rng):
 
 
 @pytest.mark.slow
+def test_derivative_by_forgetting_is_finite_where_old_samples_vanish(rng):
+    now, following = pairs(rng, jnp.float32, condition=10, num=20)
+
+    def fit(forgetting):
+        factor = streaming.update(
+            streaming.init(DIM, FOLLOWING), now, following, forgetting=forgetting
+        )
+        return jnp.sum(operators.ridge(factor, 0.1))
+
+    # 1e-3 to the power of 20 is no number of float32.
+    assert np.isfinite(jax.jit(jax.grad(fit))(jnp.float32(1e-3)))
+
+
 def test_devices_of_a_mesh_share_their_statistics():
     # The condition number of the data is 1e4; what that allows, the first test says.
     script = """

@@ -6,6 +6,9 @@ D], [0, E]] its blocks, ``K^T = C^-1 D`` is the least-squares map and E its resi
 Noise. Least squares takes measurement noise of variance s^2 on x for signal: E K is ``K (1 + s^2 m
 G^-1)^-1`` and eigenvalues shrink towards 0. Total least squares, the forward-backward map and the
 corrected one undo that, and cost variance when samples are few.
+
+Derivatives. Those of :func:`ridge` and :func:`mean_squared_error` exist in both modes, those of the
+maps from singular values in forward mode alone, and :func:`forward_backward` has none.
 """
 
 import jax

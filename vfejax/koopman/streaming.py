@@ -149,7 +149,9 @@ def update(
             number is in effect below ``1 / (1 - lam)``.
 
     Returns:
-        The factor. A sample that is not finite makes it NaN for good: see :func:`check`.
+        The factor. A sample that is not finite makes it NaN for good: see :func:`check`. Its
+        derivatives are not finite where the pairs, with what the factor holds, depend on one
+        another exactly, such as by a constant in both now and following, or where a weight is 0.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, and for weights below 0 or a forgetting
@@ -169,17 +171,18 @@ def update(
         (np.asarray(forgetting) > 0) & (np.asarray(forgetting) <= 1)
     ):
         raise ValueError(f"forgetting must be in (0, 1], got {forgetting}")
-    decay = jnp.asarray(forgetting, dtype) ** jnp.arange(num, -1, -1).astype(dtype)
-    parts = decay[1:]
+    # Of the roots, whose derivatives stay finite where the weights themselves vanish.
+    root_decay = jnp.asarray(forgetting, dtype) ** (0.5 * jnp.arange(num, -1, -1).astype(dtype))
+    scales, parts = root_decay[1:], root_decay[1:] ** 2
     if weights is not None:
         weights = as_floating(weights, "weights").astype(dtype)
         if weights.shape != (num,):
             raise ValueError(f"weights must be [{num}], got shape {weights.shape}")
         if not isinstance(weights, jax.core.Tracer) and np.any(np.asarray(weights) < 0):
             raise ValueError(f"weights must not be negative, got {np.min(weights):.6g}")
-        parts = parts * weights
-    root = absorb(jnp.sqrt(decay[0]) * factor.root, jnp.sqrt(parts)[:, None] * rows)
-    return _split(root, factor.now.shape[0], decay[0] * factor.count + jnp.sum(parts))
+        scales, parts = scales * jnp.sqrt(weights), parts * weights
+    root = absorb(root_decay[0] * factor.root, scales[:, None] * rows)
+    return _split(root, factor.now.shape[0], root_decay[0] ** 2 * factor.count + jnp.sum(parts))
 
 
 def merge(first: Factor, second: Factor) -> Factor:
