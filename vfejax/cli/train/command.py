@@ -115,7 +115,7 @@ def _trainer(
         except ValueError as error:
             raise UserError(
                 f"--gradients {config.gradients}: must be exact for {config.model}, whose blocks "
-                "hand on more than one stream"
+                "are of several kinds, or hand on more than one stream"
             ) from error
     return trainer(
         start.model,
