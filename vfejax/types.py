@@ -152,8 +152,8 @@ class SequenceModel(NamedTuple):
             a model that is not made of such layers.
         visit: ``visit(params, batch, visit_fn, key=None) -> (Prediction, outputs)``: that of
             ``apply`` with every block in the hands of a :class:`VisitFn`, and the function's own
-            outputs, stacked by layer. None for a model whose blocks are of several kinds, or hand on
-            more than one stream.
+            outputs, stacked by layer. None for a model whose blocks are of several kinds, or hand
+            on more than one stream.
     """
 
     init: Callable[[Array], PyTree]

@@ -87,8 +87,8 @@ def measure(of: Trained, train: Split, judged: Split, windows: int) -> dict[str,
     """
     if of.model.visit is None or of.model.watch is None:
         raise UserError(
-            f"--koopman: the blocks of {of.config.model} are of several kinds, or hand on more than "
-            "one stream, and cannot be replaced; evaluate a run of another model"
+            f"--koopman: the blocks of {of.config.model} are of several kinds, or hand on more "
+            "than one stream, and cannot be replaced; evaluate a run of another model"
         )
     tokens = jax.ShapeDtypeStruct((1, of.config.length), np.int32)
     hidden = jax.eval_shape(of.model.watch, of.params, tokens)[1].hidden
