@@ -158,6 +158,15 @@ def test_a_missing_folder_of_figures_is_made(out):
     assert (out / "figures" / "blank.png").is_file()
 
 
+def test_overwrite_keeps_a_run_that_wrote_an_input_of_the_new_one(out):
+    summary, kept = out / "summary.json", (out / "summary.json").read_bytes()
+    arguments = ["--steps", "1", "--quiet", "--overwrite", "--table", str(summary)]
+    with pytest.raises(UserError, match=r"--table .*summary.json: is a file of the run"):
+        _run(out, *arguments)
+    assert summary.read_bytes() == kept
+    assert (out / "checkpoints").is_dir()
+
+
 def test_overwrite_replaces_the_run_and_keeps_what_is_not_its_own(out):
     (out / "figures" / "mine.svg").write_text("mine")
     assert _run(out, "--steps", "1", "--quiet", "--overwrite") == 0

@@ -148,13 +148,15 @@ class Session(NamedTuple):
 
 
 def compare(config: RunOptions, inputs: run_inputs.Inputs) -> None:
-    """Refuse inputs that cannot be read, and those that a resumed run was not made from, before
-    any is read.
+    """Refuse inputs that cannot be read, those that a resumed run was not made from, and those that
+    ``--overwrite`` would remove, before any is read.
 
     Raises:
         UserError: naming option and file.
     """
     run_inputs.check_readable(inputs)
+    if config.overwrite:
+        run_inputs.check_kept(config.out, inputs)
     if config.resume:
         run_inputs.check(config.out, inputs)
 
@@ -186,6 +188,8 @@ def begin(
             before = options.stored(type(config), config.out, program=f"vfejax {name}")
             run = run_directory.open_existing(config.out)
         else:
+            if config.overwrite:
+                run_inputs.check_kept(config.out, inputs)
             run = run_directory.create(config.out, settings, overwrite=config.overwrite)
         with run:
             if config.resume and run_inputs.is_recorded(run):

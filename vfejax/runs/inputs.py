@@ -14,12 +14,14 @@ from vfejax.data.files import atomic_write, read_errors
 from vfejax.errors import UserError
 from vfejax.runs import artefact
 from vfejax.runs.directory import RunDirectory
+from vfejax.runs.written_files import is_written
 
 __all__ = [
     "Content",
     "Files",
     "Inputs",
     "check",
+    "check_kept",
     "check_readable",
     "help_topics",
     "is_recorded",
@@ -123,6 +125,31 @@ def check_readable(inputs: Inputs) -> None:
                 f"{_flag(option)} {path}: is no regular file, so it cannot be read again later; "
                 "write its content to a file first"
             )
+
+
+def check_kept(out: str | os.PathLike, inputs: Inputs) -> None:
+    """Refuse to replace a run that wrote one of the inputs of the new one, before it is removed.
+
+    Args:
+        out: directory of the run that would be replaced.
+        inputs: as in :func:`record`.
+
+    Raises:
+        UserError: naming option and file.
+    """
+    for option, value in _given(inputs).items():
+        if isinstance(value, Content):
+            continue
+        if isinstance(value, Files):
+            files = [value.directory / name for name in value.names]
+        else:
+            files = [Path(value)]
+        for file in files:
+            if is_written(Path(out), file):
+                raise UserError(
+                    f"{_flag(option)} {file}: is a file of the run in {out}, which --overwrite "
+                    "removes; copy it to another place first, or choose another --out"
+                )
 
 
 def help_topics() -> Content:

@@ -12,7 +12,17 @@ from pathlib import Path
 from vfejax.data.files import atomic_write
 from vfejax.runs import checkpoint
 
-__all__ = ["CONFIG", "OWN", "clear", "is_bare", "is_first_version", "is_own", "is_rest", "note"]
+__all__ = [
+    "CONFIG",
+    "OWN",
+    "clear",
+    "is_bare",
+    "is_first_version",
+    "is_own",
+    "is_rest",
+    "is_written",
+    "note",
+]
 
 OWN = ".vfejax"  # folder of the lock and of the list of written files
 CONFIG = "config.toml"
@@ -59,6 +69,17 @@ def _written(path: Path) -> list[str]:
         return []
     # A name is only followed inside the directory, whatever the list says.
     return [line for line in lines if line and not Path(line).is_absolute() and ".." not in line]
+
+
+def is_written(path: Path, file: Path) -> bool:
+    """Whether the run at ``path`` wrote this file, so that ``--overwrite`` would remove it."""
+    try:
+        inside = file.resolve().relative_to(path.resolve())
+    except ValueError:
+        return False
+    names = _written(path)
+    folders = {str(parent) + "/" for parent in inside.parents}
+    return str(inside) in names or not folders.isdisjoint(names)
 
 
 def note(path: Path, names: Sequence[str]) -> None:
