@@ -103,13 +103,14 @@ def _index() -> str:
 
 
 def _options(config: type) -> dict[str, str]:
-    """The docstring of every option of a model, in one line."""
-    (described,) = ast.parse(inspect.getsource(config)).body
-    assert isinstance(described, ast.ClassDef)
+    """The docstring of every option of a model, in one line, those that it inherits included."""
     found = {}
-    for field, text in zip(described.body, described.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            found[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    for base in reversed(config.__mro__[:-1]):
+        (described,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(described, ast.ClassDef)
+        for field, text in zip(described.body, described.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                found[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
     return found
 
 

@@ -53,7 +53,7 @@ class KickDrift(NamedTuple):
 
     Attributes:
         kick: ``(layer, q, constants) -> (change of p, found)``; found is any pytree of arrays that
-            a kick computes on the way and :attr:`observe` may want.
+            a kick computes on the way and ``observe`` may want.
         drift: ``(layer, p, constants) -> change of q``.
         observe: ``(layer, before, after, found, constants) -> output`` of a layer, once it is done;
             by default there is none.
