@@ -7,6 +7,7 @@ import pytest
 
 from vfejax.models import span_fit, spans, table
 from vfejax.models.blocks import OptionError
+from vfejax.models.koopman.config import KoopmanConfig
 from vfejax.models.koopman.conversion import converted
 from vfejax.models.koopman.model import segments
 from vfejax.models.resnet_bk.config import ResNetBKConfig
@@ -76,3 +77,8 @@ def test_layers_of_one_kind_that_follow_one_another_are_one_segment():
 def test_numbers_that_do_not_fit_are_named(options, message, model):
     with pytest.raises(OptionError, match=message):
         converted(CONFIG, model, {}, jnp.ones((1, 2, 3), int), **{"rank": 4, **options})
+
+
+def test_a_model_refuses_an_operator_of_more_than_full_rank():
+    with pytest.raises(OptionError, match="rank must be at most dim 16, got 17"):
+        table.build("koopman", KoopmanConfig(dim=16, heads=4, rank=17), 11, 8)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.models import resnet_bk
-from vfejax.models.blocks import Stack, check_options, normal
+from vfejax.models.blocks import OptionError, Stack, check_options, normal
 from vfejax.models.koopman.config import KoopmanConfig, check_operators
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.model import Memory, ResNetBK, summary
@@ -210,6 +210,8 @@ def build(
     """
     check_options(config, layers=1, delays=1, rank=1)
     check_operators(config.operators, config.layers)
+    if config.rank > config.dim:
+        raise OptionError("rank", config.rank, f"at most dim {config.dim}")
     resnet_bk.model.build(config, vocab_size, length, dtype)  # checks the other options
     model = pure(
         lambda rngs: KoopmanResNetBK(config, vocab_size, length, dtype=dtype, rngs=rngs),
