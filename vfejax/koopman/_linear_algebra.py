@@ -50,7 +50,7 @@ def _reflect(root: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
             jax.lax.dynamic_update_index_in_dim(leading, first, j, 0),
         )
 
-    first = (root, rows, jnp.zeros_like(root), jnp.zeros_like(root[0]))
+    first = (root, rows, 0.0 * root, 0.0 * root[0])
     return jax.lax.fori_loop(0, root.shape[1], step, first)
 
 
@@ -59,6 +59,9 @@ def _absorb(root: Array, rows: Array) -> Array:
     more = -size % width
     root, rows = jnp.pad(root, (0, more)), jnp.pad(rows, ((0, 0), (0, more)))
     columns = jnp.arange(size + more)[None, :]
+    # Under ``shard_map`` what a loop begins with must vary over devices as what it ends with does.
+    zero = 0.0 * (root[0, 0] + jnp.sum(rows[:, 0]))
+    root, rows = root + zero, rows + zero
 
     def panel(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         root, rows = carry

@@ -22,10 +22,10 @@ ONE = ("--delays", "6", "--degree", "1", "--operator", "total-least-squares", "-
 def data(tmp_path_factory):
     """Two oscillations on dates, three rows of them missing."""
     found = oscillations.simulate(np.random.default_rng(3), 400).observations
-    start = np.datetime64("2024-01-01")
-    lines = [f"{start + i},{x:.6f},{y:.6f}" for i, (x, y) in enumerate(found)]
+    days = np.datetime64("2024-01-01") + np.arange(len(found)).astype("timedelta64[D]")
+    lines = [f"{day},{x:.6f},{y:.6f}" for day, (x, y) in zip(days, found, strict=True)]
     for row in (50, 51, 390):
-        lines[row] = f"{start + row},,"
+        lines[row] = f"{days[row]},,"
     path = tmp_path_factory.mktemp("koopman") / "waves.csv"
     path.write_text("date,x,y\n" + "\n".join(lines) + "\n")
     return path

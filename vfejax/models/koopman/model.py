@@ -210,9 +210,9 @@ def build(
     """
     check_options(config, layers=1, delays=1, rank=1)
     check_operators(config.operators, config.layers)
+    resnet_bk.model.build(config, vocab_size, length, dtype)  # checks the other options
     if config.rank > config.dim:
         raise OptionError("rank", config.rank, f"at most dim {config.dim}")
-    resnet_bk.model.build(config, vocab_size, length, dtype)  # checks the other options
     model = pure(
         lambda rngs: KoopmanResNetBK(config, vocab_size, length, dtype=dtype, rngs=rngs),
         summarize=lambda statistics: summary(config, statistics),
