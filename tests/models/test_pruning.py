@@ -40,7 +40,7 @@ MEMBERS = (
     | {"vfe-framed": _tiny("vfe", **AGENTS), "vfe-bare": _tiny("vfe", hidden=0, output="kl")}
 )
 del MEMBERS["resnet-bk-gate"]  # the default mixer
-BARE = {"vfe", "vfe-bare"}  # "vfe-framed" has all that they have
+BARE = ("vfe", "vfe-bare")  # "vfe-framed" has all that they have
 ALONE = [*BARE, *(name for name in MODELS if name in MEMBERS and name not in BARE)]
 QUICK = {"resnet-bk"}
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (3, LENGTH)).astype(np.int32)
