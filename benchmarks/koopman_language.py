@@ -80,6 +80,7 @@ BLOCKS = {
 GRADIENTS = {
     "exact": Arm("exact"),
     "exact, a third of the updates": Arm("exact", share=1 / 3),
+    "exact, a fifth of the updates": Arm("exact", share=1 / 5),
     "operators": Arm("operators"),
     "identity": Arm("identity"),
     "readout": Arm("readout"),

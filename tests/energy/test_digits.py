@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn import datasets
 
 from vfejax.energy.equilibrium import centred, equilibrium_propagation
 from vfejax.energy.hopfield import HARD, energy, init, rest, squared_error
@@ -18,7 +19,6 @@ SIZES, TRAIN, BATCH, EPOCHS = (64, 128, 10), 1437, 20, 12
 
 @pytest.fixture(scope="module")
 def digits():
-    datasets = pytest.importorskip("sklearn.datasets")
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     return jnp.asarray(images[order] / 16.0, jnp.float32), jnp.asarray(labels[order])
