@@ -1,5 +1,5 @@
-"""Eight devices give what one gives. They are host devices of a process of their own: XLA makes
-them at start.
+"""Eight devices give what one gives, and hold their share of the state. They are host devices of a
+process of their own: XLA makes them at start.
 """
 
 import os
@@ -7,37 +7,58 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import AbstractMesh
 
+from vfejax.agents.population import Population
+from vfejax.beliefs.gaussian import Gaussian
+from vfejax.koopman import streaming
+from vfejax.models import table
 from vfejax.training import sharding
+from vfejax.training.step import trainer
+from vfejax.types import TrainState
+
+MESH = AbstractMesh((8,), ("data",))
 
 CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from vfejax.models.gpt import model as transformer
+from vfejax.runs.chunk import compiled
 from vfejax.training import sharding
 from vfejax.training.evaluate import evaluate
 from vfejax.training.step import trainer
 
+jax.config.update("jax_enable_x64", True)
 assert jax.device_count() == 8
-model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), 11, 4)
-method = trainer(model, optax.sgd(0.1), jax.random.key(1))
+model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), 11, 4, jnp.float64)
+method = trainer(model, optax.adamw(0.01), jax.random.key(1), accumulation=2)
 windows = np.random.default_rng(0).integers(0, 11, (3, 16, 5)).astype(np.int32)
-run = jax.jit(lambda state, windows: jax.lax.scan(method.step, state, windows))
-found = {}
-for count in (1, 8):
+first = jax.device_get(jax.jit(method.init)(jax.random.key(0)))
+evaluate_fn = jax.jit(lambda p, w: evaluate(model, p, w))
+found = []
+for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
     mesh = sharding.data_mesh(16, jax.devices()[:count])
     assert mesh.shape == {"data": count}
-    state = sharding.replicate(mesh, jax.jit(method.init)(jax.random.key(0)))
+    shardings = sharding.RULES[name](mesh, first)
+    state = sharding.place(first, shardings)
     batches = sharding.split_batches(mesh, windows)
     assert batches.sharding.shard_shape(batches.shape) == (3, 16 // count, 5)
-    state, infos = run(state, batches)
-    sums = jax.jit(lambda p, w: evaluate(model, p, w))(state.params, batches)
-    found[count] = jax.tree.map(np.asarray, (state.params, infos.loss, sums))
-near = {"rtol": 2e-5, "atol": 1e-6}
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), found[1], found[8])
-assert sharding.data_mesh(12).shape == {"data": 4}
-assert sharding.data_mesh(7).shape == {"data": 1}
+    chunk = compiled(method.step, state)
+    state, infos = chunk(state, batches, 3)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shardings)):
+        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (name, leaf.sharding, wanted)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert held == sharding.footprint(state, shardings).per_device
+    params = sharding.replicate(mesh, state.params)
+    found.append(jax.device_get((state, infos.loss, evaluate_fn(params, batches))))
+near = {"rtol": 1e-9, "atol": 1e-12}
+for other in found[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), found[0], other)
+assert sharding.data_mesh(12).shape == {"data": 6}
+assert sharding.data_mesh(11).shape == {"data": 1}
 print("equal")
 """
 
@@ -46,13 +67,65 @@ def test_on_one_device_nothing_is_split():
     mesh = sharding.data_mesh(7, jax.devices()[:1])
     assert mesh.shape == {"data": 1}
     windows = np.arange(42).reshape(2, 7, 3)
-    for found in (sharding.replicate(mesh, windows), sharding.split_batches(mesh, windows)):
+    for found in (
+        sharding.replicate(mesh, windows),
+        sharding.place(windows, sharding.zero3(mesh, windows)),
+        sharding.split_batches(mesh, windows),
+    ):
         assert found.sharding.shard_shape(found.shape) == (2, 7, 3)
         np.testing.assert_array_equal(found, windows)
 
 
+def _train_state():
+    model = table.build("transformer", table.MODELS["transformer"].tiny, 11, length=8)
+    return trainer(model, optax.adamw(0.1), jax.random.key(1)).init(jax.random.key(0))
+
+
+def _population():
+    belief = Gaussian(jnp.ones((16, 3)), jnp.ones((16, 3, 3)))
+    return Population(belief, belief, jnp.ones((16, 3)))
+
+
+STATES = {
+    "training": (_train_state, {"params", "optimizer_state"}),
+    "statistics": (lambda: streaming.init(16), {""}),
+    "population": (_population, {""}),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_rule_divides_what_it_says_of_any_state(name):
+    state = jax.eval_shape(STATES[name][0])
+    leaves = jax.tree.leaves(state)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    held = {rule: sharding.footprint(state, fn(MESH, state)) for rule, fn in sharding.RULES.items()}
+    assert held["replicated"] == (total, total, held["replicated"].whole)
+    assert len(held["replicated"].whole) == len(leaves)
+    # An eighth, but for leaves none of whose axes 8 divides.
+    rest = sum(held["zero3"].whole.values())
+    assert rest < total / 100
+    assert held["zero3"].per_device == (total - rest) // 8 + rest
+    if not isinstance(state, TrainState):
+        assert held["zero1"] == held["zero3"]
+        return
+    weights = sharding.zero1(MESH, state).params
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(weights))
+    params = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+    assert held["zero1"].per_device == (total - params - rest) // 8 + params + rest
+
+
+def test_the_longest_axis_that_can_be_divided_is():
+    shapes = {"a": (16, 24), "b": (8, 9), "c": (7, 9), "d": (8, 0), "e": ()}
+    template = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    found = sharding.zero3(MESH, template)
+    per_device = {name: found[name].shard_shape(shape) for name, shape in shapes.items()}
+    assert per_device == {"a": (16, 3), "b": (1, 9), "c": (7, 9), "d": (1, 0), "e": ()}
+    with pytest.raises(ValueError, match="mesh must have one axis"):
+        sharding.zero3(AbstractMesh((4, 2), ("data", "model")), template)
+
+
 @pytest.mark.slow
-def test_eight_devices_train_and_evaluate_as_one_does():
+def test_eight_devices_train_and_evaluate_as_one_does_under_every_rule():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",

@@ -17,6 +17,7 @@ import numpy as np
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint
+from vfejax.runs.chunk import compiled
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.events import Event, append_events, truncate_events
 from vfejax.runs.interrupt import Interrupt
@@ -208,7 +209,7 @@ def run(
     """
     began = time.monotonic()
     state, memory, step, before = _start(run, program, cadence, resume)
-    chunk = _compiled(program)
+    chunk = compiled(program.step, state)
     writers = (functools.partial(_append, run), *writers)
 
     def save(step: int) -> None:
@@ -281,16 +282,6 @@ def _truncate(run: RunDirectory, step: int) -> None:
 def _chunk_length(step: int, cadence: Cadence) -> int:
     """Steps to the next multiple: a run that is resumed between two keeps its rhythm."""
     return min(cadence.log_every - step % cadence.log_every, cadence.num_steps - step)
-
-
-def _compiled(program: Program) -> Callable[[PyTree, PyTree, int], tuple[PyTree, PyTree]]:
-    """The steps of a chunk as one program per length of chunk."""
-
-    @functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
-    def chunk(state: PyTree, inputs: PyTree, num_steps: int) -> tuple[PyTree, PyTree]:
-        return jax.lax.scan(program.step, state, inputs, length=num_steps)
-
-    return chunk
 
 
 def _append(run: RunDirectory, step: int, row: Row) -> None:
