@@ -135,11 +135,15 @@ def _gradient(
 
 
 def _parts(batch: Batch, count: int) -> Batch:
-    """The batch in ``count`` equal parts, stacked."""
+    """The batch in ``count`` equal parts, stacked. Every part takes sequences from all over the
+    batch, so that devices which share the batch share each of its parts.
+    """
     size = batch.tokens.shape[0]
     if size % count:
         raise ValueError(f"the batch must be a multiple of accumulation {count}, got {size}")
-    return jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(size // count, count, *x.shape[1:]), 0, 1), batch
+    )
 
 
 def _add(total: PyTree, part: PyTree) -> PyTree:

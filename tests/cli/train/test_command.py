@@ -292,20 +292,32 @@ def test_a_validation_text_that_begins_with_an_unseen_symbol_still_has_its_repor
     assert checkpoint.latest_step(out) == 2
 
 
-@pytest.mark.slow  # tests/training/test_sharding.py splits batches by default
-def test_eight_devices_train_and_report_as_one_does(finished, start_process, tmp_path, monkeypatch):
+@pytest.mark.slow  # tests/training/test_sharding.py divides batches and states by default
+def test_eight_devices_train_as_one_does_and_one_goes_on(
+    finished, start_process, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8", prepend=" ")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "run"
-    process = start_process("--out", out, *TINY, command="train")
+    process = start_process("--out", out, *TINY, "--shard", "zero3", command="train")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert "uses 4 of 8 devices; with --batch-size a multiple of 8" in errors
+    assert "uses 4 of 8 devices, since no more of them have equal shares" in errors
+    assert "--batch-size 8, or another multiple of 8, uses all; --shard zero3: each" in errors
     assert json.loads((out / "environment.json").read_text())["num_devices"] == 8
-    found, wanted = (read_metrics(path) for path in (out, finished))
-    # float32 sums over a batch in another order, amplified by eight steps of Adam.
-    np.testing.assert_allclose(found["valid_loss"], wanted["valid_loss"], rtol=1e-4)
-    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+    wanted = read_metrics(finished)
+
+    def equal():
+        found = read_metrics(out)
+        # float32 sums over a batch in another order, amplified by eight steps of Adam.
+        np.testing.assert_allclose(found["valid_loss"], wanted["valid_loss"], rtol=1e-4)
+        np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+
+    equal()
+    checkpoint.discard_after(out, 4)
+    assert _resume(out, "--shard", "zero1") == 0
+    equal()
+    assert "--shard was zero3, is zero1 now" in (out / "report.html").read_text()
 
 
 def test_training_stops_early_when_it_gets_no_better(counting, tmp_path, capsys):

@@ -14,6 +14,7 @@ import numpy as np
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
+from vfejax.cli.train import devices
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import (
@@ -134,7 +135,7 @@ def _task(config: TrainConfig) -> Task:
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(random_key(config.seed), 1)
     method = _trainer(config, start, rate, key)
-    mesh = sharding.data_mesh(config.batch_size)
+    mesh = devices.train_mesh(config)
     windows = evaluation_windows(
         data.valid.tokens,
         config.length,
@@ -185,9 +186,12 @@ class _BestWeights:
 
 
 def _first_state(task: Task) -> TrainState:
+    key = random_key(task.config.seed)
     if task.start.trained is not None:  # weights that were read: nothing to compute
-        return task.trainer.init(random_key(task.config.seed))
-    return compiled_once(task.trainer.init)(random_key(task.config.seed))
+        return task.trainer.init(key)
+    shapes = jax.eval_shape(task.trainer.init, key)
+    places = devices.shardings(task.config, task.mesh, shapes)
+    return compiled_once(task.trainer.init, out_shardings=places)(key)
 
 
 def _program(task: Task, session: Session) -> loop.Program:
@@ -226,7 +230,7 @@ def _program(task: Task, session: Session) -> loop.Program:
 
     def place(state: TrainState) -> TrainState:
         whole = state._replace(params=task.start.whole(state.params))
-        return sharding.replicate(task.mesh, whole)
+        return sharding.place(whole, devices.shardings(config, task.mesh, whole))
 
     def inputs(step: int, num_steps: int) -> Any:
         return sharding.split_batches(task.mesh, batches.at(step, num_steps))
@@ -282,13 +286,11 @@ def _columns(task: Task, state: TrainState) -> list[str]:
 
 def _remarks(task: Task, session: Session) -> None:
     """What a user should know about devices and learning rate before it begins."""
-    config, used, present = task.config, task.mesh.size, jax.device_count()
+    config, present = task.config, jax.device_count()
     start = session.start  # refuses a run that is beyond --steps already
-    if used < present:
-        session.note(
-            f"uses {used} of {present} devices; with --batch-size a multiple of {present} all of "
-            "them"
-        )
+    if present > 1:
+        template = jax.eval_shape(task.trainer.init, random_key(config.seed))
+        session.note(devices.remark(config, task.mesh, present, template))
     if 0 < config.steps < config.warmup_steps + 2:
         session.note(
             f"--steps {config.steps} leave no room for --warmup-steps {config.warmup_steps}: the "

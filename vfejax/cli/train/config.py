@@ -13,6 +13,7 @@ from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.data.vocabulary import KINDS
 from vfejax.models.phi.config import Swap
 from vfejax.models.table import MODELS, field_name
+from vfejax.training.sharding import RULES
 
 __all__ = [
     "PRETRAINED",
@@ -34,9 +35,11 @@ PRETRAINED = "phi"
 if TYPE_CHECKING:
     _ModelName = str
     _OptimizerName = str
+    _RuleName = str
 else:
     _ModelName = Literal[(*MODELS, PRETRAINED)]
     _OptimizerName = Literal[(*DESCENTS,)]
+    _RuleName = Literal[(*RULES,)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class TrainConfig(RunOptions):
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = (
         *("steps", "checkpoint_every", "learning_rate", "patience"),
-        *("final_windows", "sample_tokens"),
+        *("final_windows", "sample_tokens", "shard"),
     )
     INPUTS: ClassVar[tuple[str, ...]] = ("text", "phi", "tokenizer")
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -162,6 +165,11 @@ class TrainConfig(RunOptions):
     """By what gradients pass the blocks: their own Jacobians; linear operators that predict the
     blocks and are learned along the way; the identity; or nothing, so that only what reads the last
     stream learns.
+    """
+    shard: _RuleName = "replicated"
+    """What several devices, which share every batch, hold of the state: each a copy of all
+    (replicated); a copy of the weights and a share of the optimiser's state (zero1); a share of
+    both (zero3). A resumed run may change it, and have another number of devices.
     """
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""

@@ -1,0 +1,77 @@
+"""The devices of ``vfejax train``: how many have a share of every batch, and what each holds."""
+
+from jax.sharding import Mesh
+
+from vfejax.cli.train.config import TrainConfig
+from vfejax.training import sharding
+from vfejax.types import PyTree
+
+__all__ = ["remark", "shardings", "train_mesh"]
+
+_NAMED = 3  # leaves that a remark lists
+
+
+def train_mesh(config: TrainConfig) -> Mesh:
+    """As many devices as can have equal shares of what is worked through at once."""
+    return sharding.data_mesh(config.batch_size // config.accumulation)
+
+
+def shardings(config: TrainConfig, mesh: Mesh, template: PyTree) -> PyTree:
+    """Where the leaves of a state are, by the rule of ``--shard``."""
+    return sharding.RULES[config.shard](mesh, template)
+
+
+def remark(config: TrainConfig, mesh: Mesh, present: int, template: PyTree) -> str:
+    """How many devices are used and why, and what each holds, in one line.
+
+    Args:
+        config: the options.
+        mesh: those that are used.
+        present: how many there are.
+        template: shapes of the state.
+    """
+    return f"{_used(config, mesh.size, present)}{_held(config, mesh, template)}"
+
+
+def _used(config: TrainConfig, used: int, present: int) -> str:
+    batch, parts = config.batch_size, config.accumulation
+    divided = f"the batch of {batch}"
+    if parts > 1:
+        divided = f"the {batch // parts} sequences of each of the {parts} parts of a batch"
+    if used == present:
+        return f"uses all {present} devices, which share {divided}"
+    multiple = present * parts
+    larger = -(-batch // multiple) * multiple
+    return (
+        f"uses {used} of {present} devices, since no more of them have equal shares of {divided}; "
+        f"--batch-size {larger}, or another multiple of {multiple}, uses all"
+    )
+
+
+def _held(config: TrainConfig, mesh: Mesh, template: PyTree) -> str:
+    if config.shard == "replicated":
+        return ""
+    found = sharding.footprint(template, shardings(config, mesh, template))
+    held = (
+        f"; --shard {config.shard}: each holds {_size(found.per_device)} of the "
+        f"{_size(found.total)} of weights and optimiser state"
+    )
+    whole = sharding.footprint(template, sharding.zero3(mesh, template)).whole
+    if 100 * sum(whole.values()) <= found.total:
+        return held
+    names = sorted(whole, key=whole.__getitem__, reverse=True)
+    more = ", ..." if len(names) > _NAMED else ""
+    return (
+        f"{held}, of which {_size(sum(whole.values()))} in {len(names)} leaves that {mesh.size} "
+        f"does not divide ({', '.join(names[:_NAMED])}{more})"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes as a reader likes them."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
