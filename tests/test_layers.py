@@ -15,7 +15,7 @@ FILES = sorted(
 )
 
 ORDER = (
-    {"types", "numerics", "stack_product", "lanes", "errors"},
+    {"types", "numerics", "stack_product", "lanes", "devices", "errors"},
     {"geometry"},
     {"spectral", "koopman"},
     {"quantum"},

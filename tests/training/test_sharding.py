@@ -25,6 +25,8 @@ MESH = AbstractMesh((8,), ("data",))
 
 CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vfejax import routing
 from vfejax.models.gpt import model as transformer
 from vfejax.runs.chunk import compiled
 from vfejax.training import sharding
@@ -57,6 +59,22 @@ for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
 near = {"rtol": 1e-9, "atol": 1e-12}
 for other in found[1:]:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), found[0], other)
+
+def experts(x, kernel_in, kernel_out):
+    logits = x[..., :4]
+    return jnp.sum(routing.expert_feed_forward(x, routing.top_k(logits, 2), kernel_in, kernel_out))
+
+mesh = sharding.data_mesh(16)
+shapes = (16, 3, 5), (4, 5, 6), (4, 6, 5)
+inputs = [np.random.default_rng(i).standard_normal(shape) for i, shape in enumerate(shapes)]
+expected = jax.jit(jax.value_and_grad(experts, (0, 1, 2)))(*inputs)
+places = NamedSharding(mesh, P("data")), NamedSharding(mesh, P()), NamedSharding(mesh, P())
+inputs = [jax.device_put(x, place) for x, place in zip(inputs, places)]
+method = jax.jit(jax.value_and_grad(sharding.in_scope(mesh, experts), (0, 1, 2)))
+method = method.lower(*inputs).compile()
+assert "all-gather" not in method.as_text()
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), method(*inputs), expected)
+
 assert sharding.data_mesh(12).shape == {"data": 6}
 assert sharding.data_mesh(11).shape == {"data": 1}
 print("equal")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vfejax.devices import by_device
 from vfejax.types import Array
 
 __all__ = ["Routing", "gumbel_top_k", "top_k"]
@@ -29,7 +30,8 @@ def _most_probable(logits: Array, k: int) -> Array:
     """Indices of the k largest logits; those of the probabilities would tie where small ones
     underflow to 0.
     """
-    return jax.lax.top_k(logits, k)[1]
+    num_tokens = logits.shape[0] if logits.ndim > 1 else 1
+    return by_device(lambda x: jax.lax.top_k(x, k)[1], num_tokens)(logits)
 
 
 def top_k(logits: Array, k: int, key: Array | None = None) -> Routing:

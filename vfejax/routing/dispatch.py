@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vfejax.devices import by_device
 from vfejax.numerics import at_least_float32
 from vfejax.routing.choice import Routing
 from vfejax.types import Array
@@ -273,14 +274,18 @@ def expert_feed_forward(
             f"routing must be for {kernel_in.shape[0]} experts, got "
             f"{routing.probabilities.shape[-1]}"
         )
-    rows = jnp.repeat(x.reshape(-1, dim), k, axis=0)
-    found = jax.lax.platform_dependent(
-        rows,
-        routing.experts.reshape(-1),
-        kernel_in,
-        kernel_out,
-        cpu=partial(feed_forward_blocks, activation_fn=activation_fn),
-        default=partial(feed_forward_ragged, activation_fn=activation_fn),
-    )
-    weighted = found.reshape(*x.shape[:-1], k, dim) * routing.weights[..., None].astype(found.dtype)
-    return jnp.sum(weighted, axis=-2)
+
+    def of_tokens(x: Array, experts: Array, kernel_in: Array, kernel_out: Array) -> Array:
+        found = jax.lax.platform_dependent(
+            jnp.repeat(x.reshape(-1, dim), k, axis=0),
+            experts.reshape(-1),
+            kernel_in,
+            kernel_out,
+            cpu=partial(feed_forward_blocks, activation_fn=activation_fn),
+            default=partial(feed_forward_ragged, activation_fn=activation_fn),
+        )
+        return found.reshape(*x.shape[:-1], k, dim)
+
+    of_shares = by_device(of_tokens, x.shape[0] if x.ndim > 1 else 1, shared=2)
+    found = of_shares(x, routing.experts, kernel_in, kernel_out)
+    return jnp.sum(found * routing.weights[..., None].astype(found.dtype), axis=-2)

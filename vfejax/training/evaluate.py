@@ -112,7 +112,7 @@ def evaluator(model: SequenceModel, mesh: Mesh, padding: int | None) -> Evaluate
     >>> print(measured.num_tokens, round(measured.nats_per_token, 4))  # ln 4
     30 1.3863
     """
-    sums_fn = jax.jit(partial(evaluate, model, padding=padding))
+    sums_fn = jax.jit(sharding.in_scope(mesh, partial(evaluate, model, padding=padding)))
 
     def evaluate_fn(
         params: PyTree,

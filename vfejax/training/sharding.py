@@ -5,9 +5,10 @@ A rule looks at shapes alone, so that it works on ``jax.eval_shape`` of any stat
 statistics, messages, a population. Stages 1 and 3 of ZeRO are two such rules, and nothing else.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "Rule",
     "data_mesh",
     "footprint",
+    "in_scope",
     "place",
     "replicate",
     "replicated",
@@ -199,6 +201,23 @@ def _put(leaf: Array | np.ndarray, sharding: NamedSharding) -> Array:
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
     value = np.asarray(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def in_scope(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced with the mesh in scope, so that what sorts tokens by expert does so on
+    each device by itself (:mod:`vfejax.devices`). Its results are the same.
+
+    >>> mesh = data_mesh(4, jax.devices()[:1])
+    >>> jax.jit(in_scope(mesh, lambda x: 2 * x))(np.ones(2)).tolist()
+    [2.0, 2.0]
+    """
+
+    @functools.wraps(function)
+    def scoped(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return scoped
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:

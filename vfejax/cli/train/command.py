@@ -240,7 +240,7 @@ def _program(task: Task, session: Session) -> loop.Program:
         template=lambda: stored(task.trainer.init(random_key(config.seed))),
         place=place,
         stored=stored,
-        step=task.trainer.step,
+        step=sharding.in_scope(task.mesh, task.trainer.step),
         observe=observe,
         memory=_best(math.inf, 0, 0),
         inputs=inputs,
