@@ -1,5 +1,23 @@
 """Tridiagonal operators: resolvents by recursion, determinants, densities of states."""
 
-from vfejax.spectral import gates, recurrence, resolvent, scans, streaming, tridiagonal
+from vfejax.spectral import (
+    gates,
+    mesh,
+    recurrence,
+    resolvent,
+    scans,
+    sharded,
+    streaming,
+    tridiagonal,
+)
 
-__all__ = ["gates", "recurrence", "resolvent", "scans", "streaming", "tridiagonal"]
+__all__ = [
+    "gates",
+    "mesh",
+    "recurrence",
+    "resolvent",
+    "scans",
+    "sharded",
+    "streaming",
+    "tridiagonal",
+]

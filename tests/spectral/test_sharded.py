@@ -1,0 +1,154 @@
+"""A sequence that devices share has the resolvents of one device, in values and derivatives. The
+devices are host devices of a process of their own: XLA makes them at start.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vfejax.spectral._shards import compose_affine, in_pairs, in_turn
+from vfejax.spectral.mesh import over_mesh
+
+SETUP = """
+import math, re
+import chex, jax, jax.numpy as jnp, numpy as np
+from vfejax.spectral.gates import tridiagonal_solve, tridiagonal_sweep
+from vfejax.spectral.mesh import OverMesh, over_mesh
+from vfejax.spectral.recurrence import linear_recurrence
+from vfejax.spectral.resolvent import left_resolvent_diagonal, resolvent_diagonal
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+AUTO = jax.sharding.AxisType.Auto
+rng = np.random.default_rng(0)
+N, Z = 264, np.asarray([0.3 + 0.5j, -0.2 + 0.6j])  # 33 sites for each of 8 devices
+
+def on_one(function):
+    return lambda a, b, c, z: function(a, b[..., 1:], c[..., 1:], z)
+
+ONE = OverMesh(linear_recurrence, on_one(left_resolvent_diagonal), on_one(resolvent_diagonal),
+               tridiagonal_sweep, tridiagonal_solve)
+
+def mesh(*sizes):
+    return jax.make_mesh(sizes, ("sequence", "data")[: len(sizes)], (AUTO,) * len(sizes))
+
+def chain(dtype):
+    a, b = rng.normal(size=(2, 2, N))
+    c = b * rng.uniform(0.5, 2.0, size=(2, N))  # similar to a symmetric chain: G is bounded
+    gates = rng.uniform(0.5, 1.0, size=(N, 1)) * rng.choice([-1, 1], size=(N, 1))
+    arrays = [jnp.asarray(x, dtype) for x in (a, b, c, gates, rng.normal(size=(N, 3)))]
+    return (*arrays, jnp.asarray(Z, "complex64" if dtype == "float32" else "complex128"))
+
+def everything(use):
+    def values(a, b, c, gates, x, z):
+        d = a.astype(z.dtype) - z[:, None]
+        return (use.left_resolvent_diagonal(a, b, c, z), use.resolvent_diagonal(a, b, c, z),
+                tuple(use.tridiagonal_sweep(d, b, c, x)), use.tridiagonal_solve(d, b, c, x),
+                use.linear_recurrence(gates, x, axis=0),
+                use.linear_recurrence(gates, x, reverse=True, axis=-2))
+    def loss(*inputs):
+        found = values(*inputs)
+        leaves = jax.tree.leaves(found)
+        return sum(jnp.sum(jnp.sin(x.real)) + jnp.sum(jnp.cos(x.imag)) for x in leaves), found
+    return loss
+
+def gradient(use):
+    return jax.value_and_grad(everything(use), argnums=tuple(range(6)), has_aux=True)
+
+def compare(found, expected, tolerance):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1.0, np.max(np.abs(y))))
+"""
+
+DOUBLE = """
+inputs, one = chain("float64"), jax.jit(gradient(ONE))
+compiled = jax.jit(gradient(over_mesh(mesh(8), "sequence"))).lower(*inputs).compile()
+# Sums of 264 numbers of order 1; resolvents of condition 10.
+compare(compiled(*inputs), one(*inputs), 1e-12)
+
+# What travels is for each device four numbers of a map, or the entry at a border.
+kind = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+kind = rf"= [a-z]+[0-9]+\\[([0-9,]*)\\]\\S* (?:{kind})(?:-start)?\\("
+found = re.findall(kind, compiled.as_text())
+assert len(found) > 20 and max(math.prod(map(int, x.split(","))) for x in found) <= 8 * 8
+
+# A bare chain at the centre of its band: left fractions pass a pole at every other site, and a
+# shard alone is singular.
+a, b, c, gates, x, z = inputs
+bare = (0 * a, 1 + 0 * b, 1 + 0 * c, gates, x, 0 * z)
+(_, found), (_, expected) = compiled(*bare)[0], one(*bare)[0]
+dense = jnp.linalg.inv(jnp.diag(jnp.ones(N - 1), 1) + jnp.diag(jnp.ones(N - 1), -1))
+compare((found[1][0].real, found[3][0].real), (jnp.diagonal(dense), dense @ x), 1e-12)
+
+# Before a NaN everything is as it was, bit for bit; after it everything is NaN.
+broken = compiled(a.at[0, 140].set(jnp.nan), *inputs[1:])[0][1][0]
+whole = compiled(*inputs)[0][1][0]
+assert np.array_equal(broken[0, :140], whole[0, :140]) and np.array_equal(broken[1], whole[1])
+assert np.all(np.isnan(broken[0, 140:]))
+print("equal")
+"""
+
+FURTHER = """
+# Single precision, to some fifty roundings, with a batch along another axis of the mesh.
+inputs = chain("float32")
+found = jax.jit(gradient(over_mesh(mesh(4, 2), "sequence")))(*inputs)
+compare(found, jax.jit(gradient(ONE))(*inputs), 3e-6)
+
+# Forward derivatives of gradients.
+*rows, _, x, z = chain("float64")
+def twice(use):
+    def loss(a, b, c):
+        solved = use.tridiagonal_solve(a.astype(z.dtype) - z[:, None], b, c, x)
+        return jnp.sum(use.resolvent_diagonal(a, b, c, z).imag) + jnp.sum(solved.real)
+    return jax.jit(lambda *rows: jax.jvp(jax.grad(loss, argnums=(0, 1, 2)), rows, rows))
+compare(twice(over_mesh(mesh(8), "sequence"))(*rows), twice(ONE)(*rows), 1e-11)
+print("equal")
+"""
+
+
+def run(script):
+    environment = dict(os.environ, JAX_PLATFORMS="cpu")
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-c", SETUP + script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "equal\n"
+
+
+def test_devices_share_a_sequence_and_exchange_a_few_numbers():
+    run(DOUBLE)
+
+
+@pytest.mark.slow
+def test_single_precision_other_meshes_and_second_derivatives():
+    run(FURTHER)
+
+
+def test_a_shard_composes_to_the_same_map_in_turn_and_in_pairs(rng):
+    rows = tuple(jnp.asarray(rng.integers(-3, 4, size=(7, 2))) for _ in range(2))
+    found = [way(compose_affine, lambda row: row, rows) for way in (in_turn, in_pairs)]
+    for x, y in zip(*found, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_bad_arguments_are_named():
+    mesh = jax.make_mesh((1,), ("sequence",), (jax.sharding.AxisType.Auto,))
+    use, row = over_mesh(mesh, "sequence"), jnp.ones(4)
+    with pytest.raises(ValueError, match="axis must be one of the mesh's"):
+        over_mesh(mesh, "time")
+    with pytest.raises(ValueError, match=r"superdiagonal must be \[..., 4\], one entry for each"):
+        use.resolvent_diagonal(row, row[:3], row, 1j)
+    with pytest.raises(ValueError, match="leading axes must broadcast"):
+        use.resolvent_diagonal(jnp.ones((2, 4)), row, row, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"x must be \[..., l, c\]"):
+        use.tridiagonal_sweep(row, row, row, jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="gates must broadcast to inputs"):
+        use.linear_recurrence(row, jnp.ones((4, 2)))
+    with pytest.raises(ValueError, match="gates must have the dtype of inputs"):
+        use.linear_recurrence(row, jnp.ones(4, "complex128"))

@@ -1,0 +1,191 @@
+"""What the shards of a sequence tell each other: the entry next door, and what all shards before
+make together.
+
+A *shard* is the stretch of a sequence that one device of a ``shard_map`` holds, sites first.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.types import Array
+
+__all__ = [
+    "compose_affine",
+    "compose_moebius",
+    "fold",
+    "in_pairs",
+    "in_turn",
+    "moebius_map",
+    "neighbour",
+    "up_to_here",
+]
+
+
+def _taken(tree: Any, part: Any) -> Any:
+    return jax.tree.map(lambda x: x[part], tree)
+
+
+def neighbour(x: Array, axis_name: str, reverse: bool = False) -> Array:
+    """For every site the entry of the site before it, 0 at the first site of the sequence; in
+    reverse, that of the site after it, 0 at the last.
+
+    Args:
+        x: a shard, ``[l, ...]``, l >= 1.
+        axis_name: axis of the mesh along the sequence.
+        reverse: whether the entries are those after.
+
+    >>> from jax.sharding import PartitionSpec as P
+    >>> mesh = jax.make_mesh((1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> def before(x):
+    ...     return neighbour(x, "sequence")
+    >>> row = P("sequence")
+    >>> jax.shard_map(before, mesh=mesh, in_specs=row, out_specs=row)(jnp.arange(1, 4)).tolist()
+    [0, 1, 2]
+    """
+    pairs = [(i, i + 1) for i in range(jax.lax.axis_size(axis_name) - 1)]
+    if reverse:
+        came = jax.lax.ppermute(x[:1], axis_name, [(j, i) for i, j in pairs])
+        return jnp.concatenate([x[1:], came])
+    came = jax.lax.ppermute(x[-1:], axis_name, pairs)
+    return jnp.concatenate([came, x[:-1]])
+
+
+def fold(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+    """What all sites of a shard compose to: one after the other on a CPU, as a tree elsewhere.
+
+    Args:
+        compose: ``compose(first, second)``, associative.
+        element: ``element(row)``, what one site does.
+        rows: arrays ``[l, ...]``, l >= 1.
+
+    Returns:
+        As ``element`` does.
+
+    >>> float(fold(jnp.multiply, jnp.sqrt, jnp.array([4.0, 9.0, 16.0])))
+    24.0
+    """
+
+    return jax.lax.platform_dependent(
+        rows, cpu=partial(in_turn, compose, element), default=partial(in_pairs, compose, element)
+    )
+
+
+def in_turn(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+    """:func:`fold`, one site after the other.
+
+    Args:
+        compose: ``compose(first, second)``.
+        element: ``element(row)``, what one site does.
+        rows: arrays ``[l, ...]``, l >= 1.
+
+    >>> in_turn(jnp.subtract, jnp.negative, jnp.array([1, 2])).item()
+    1
+    """
+
+    def step(so_far: Any, row: Any) -> tuple[Any, None]:
+        return compose(so_far, element(row)), None
+
+    return jax.lax.scan(step, element(_taken(rows, 0)), _taken(rows, slice(1, None)))[0]
+
+
+def in_pairs(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+    """:func:`fold` as a tree, in O(log l) steps.
+
+    Args:
+        compose: ``compose(first, second)``.
+        element: ``element(row)``, what one site does.
+        rows: arrays ``[l, ...]``, l >= 1.
+
+    >>> in_pairs(jnp.subtract, jnp.negative, jnp.array([1, 2])).item()
+    1
+    """
+    found = jax.vmap(element)(rows)
+    while (size := jax.tree.leaves(found)[0].shape[0]) > 1:
+        even = size - size % 2
+        first, second = (_taken(found, slice(i, even, 2)) for i in (0, 1))
+        joined, rest = jax.vmap(compose)(first, second), _taken(found, slice(even, size))
+        found = jax.tree.map(lambda *parts: jnp.concatenate(parts), joined, rest)
+    return _taken(found, 0)
+
+
+def up_to_here(
+    compose: Callable[[Any, Any], Any], total: Any, axis_name: str, reverse: bool = False
+) -> tuple[Array, Any]:
+    """What all shards before this one compose to; in reverse, all shards after it.
+
+    Every device gathers the totals of all, a few numbers each, and composes those it needs.
+
+    Args:
+        compose: ``compose(first, second)``, associative.
+        total: what this shard does.
+        axis_name: axis of the mesh along the sequence.
+        reverse: from the last shard to the first.
+
+    Returns:
+        Whether no shard is before this one, ``[]``, and the composition, which then means nothing.
+
+    >>> from jax.sharding import PartitionSpec as P
+    >>> mesh = jax.make_mesh((1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> def is_first(x):
+    ...     return up_to_here(jnp.add, x, "sequence")[0][None]
+    >>> row = P("sequence")
+    >>> jax.shard_map(is_first, mesh=mesh, in_specs=row, out_specs=row)(jnp.ones(1)).tolist()
+    [True]
+    """
+    here, size = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    totals = jax.lax.all_gather(total, axis_name)
+    if reverse:
+        here, totals = size - 1 - here, _taken(totals, slice(None, None, -1))
+
+    def step(so_far: Any, item: tuple[Array, Any]) -> tuple[Any, None]:
+        shard, total = item
+        joined = compose(so_far, total)
+        return jax.tree.map(lambda x, y: jnp.where(shard < here, x, y), joined, so_far), None
+
+    shards = jnp.arange(1, size, dtype=here.dtype)
+    found, _ = jax.lax.scan(step, _taken(totals, 0), (shards, _taken(totals, slice(1, None))))
+    return here == 0, found
+
+
+def compose_affine(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The map ``y -> g y + x`` that two of them, (g, x), make one after the other.
+
+    >>> compose_affine((2.0, 1.0), (3.0, 0.5))
+    (6.0, 3.5)
+    """
+    return second[0] * first[0], second[0] * first[1] + second[1]
+
+
+def _normalized(matrix: Array) -> Array:
+    """The same Moebius map with entries of size 1: no product overflows or underflows."""
+    size = jnp.max(jnp.abs(matrix.real) + jnp.abs(matrix.imag), axis=(0, 1), keepdims=True)
+    return matrix * (1.0 / size).astype(matrix.dtype)
+
+
+def moebius_map(row: tuple[Array, Array]) -> Array:
+    """``g -> 1 / (d - k g)`` as a matrix ``[2, 2, ...]`` of entries of size 1.
+
+    Args:
+        row: d, complex ``[...]``, and k, of the same shape; its dtype may be the real one.
+
+    >>> print(moebius_map((jnp.array(2.0 + 0j), jnp.array(1.0))).real)
+    [[ 0.   0.5]
+     [-0.5  1. ]]
+    """
+    d, k = row
+    upper = jnp.stack([jnp.zeros_like(d), jnp.ones_like(d)])
+    return _normalized(jnp.stack([upper, jnp.stack([-k.astype(d.dtype), d])]))
+
+
+def compose_moebius(first: Array, second: Array) -> Array:
+    """Product of two maps ``[2, 2, ...]``, of which the first comes first, of entries of size 1.
+
+    >>> print(compose_moebius(jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([[1.0, 2.0], [0, 4]])))
+    [[0.5  0.25]
+     [1.   0.  ]]
+    """
+    return _normalized(second[:, :1] * first[:1] + second[:, 1:] * first[1:])
