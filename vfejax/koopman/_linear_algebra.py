@@ -13,7 +13,7 @@ from jax.scipy.linalg import solve_triangular
 from vfejax.numerics import matmul, matmul_tn, matvec, transpose
 from vfejax.types import Array
 
-__all__ = ["absorb", "divide", "solve", "svd"]
+__all__ = ["absorb", "column_units", "divide", "solve", "svd"]
 
 PANEL = 8  # columns between two products of matrices; wider panels lose accuracy, not time
 
@@ -83,6 +83,19 @@ def _absorb(root: Array, rows: Array) -> Array:
     return root[:size, :size]
 
 
+def column_units(*matrices: Array) -> Array:
+    """``[1, n]``: of the largest entry of each column the power of two, by which one multiplies and
+    divides exactly. Squares of what is left neither overflow nor vanish.
+
+    >>> column_units(jnp.array([[3.0, 0.0]]), jnp.array([[-5.0, 0.3]])).tolist()
+    [[4.0, 0.25]]
+    """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), 0, initial=0.0) for x in matrices]), axis=0)
+    # Not ``jnp.ldexp``, which takes as long as the reflections.
+    unit = largest / (2.0 * jnp.frexp(largest)[0])
+    return jnp.where(largest < jnp.finfo(largest.dtype).tiny, 1.0, unit)[None, :]
+
+
 @sequential_vmap
 def _solve(root: Array, right: Array) -> Array:
     return solve_triangular(root, right)
@@ -110,12 +123,8 @@ def absorb(root: Array, rows: Array) -> Array:
     >>> absorb(jnp.array([[3.0]]), jnp.array([[4.0]])).round(4).tolist()
     [[5.0]]
     """
-    # Each column by a power of two, which is exact, so that squares neither overflow nor vanish.
-    largest = jnp.maximum(
-        jnp.max(jnp.abs(root), axis=0), jnp.max(jnp.abs(rows), axis=0, initial=0.0)
-    )
-    exponent = jnp.frexp(largest)[1][None, :]
-    return jnp.ldexp(_absorb(jnp.ldexp(root, -exponent), jnp.ldexp(rows, -exponent)), exponent)
+    unit = column_units(root, rows)
+    return unit * _absorb(root / unit, rows / unit)
 
 
 @absorb.defjvp
