@@ -154,6 +154,9 @@ class SequenceModel(NamedTuple):
             ``apply`` with every block in the hands of a :class:`VisitFn`, and the function's own
             outputs, stacked by layer. None for a model whose blocks are of several kinds, or hand
             on more than one stream.
+        recompute: as ``apply``, but its gradient keeps only what each block was given and computes
+            the rest of the block again: less memory for some time. None for a model that is no
+            stack of blocks, or has its own way to save that memory.
     """
 
     init: Callable[[Array], PyTree]
@@ -167,6 +170,7 @@ class SequenceModel(NamedTuple):
     watch: Callable[..., tuple[Prediction, Layers]] | None = None
     activations: Callable[..., dict[str, Array]] | None = None
     visit: Callable[..., tuple[Prediction, PyTree]] | None = None
+    recompute: Callable[..., Prediction] | None = None
 
 
 class Maps(NamedTuple):

@@ -36,9 +36,12 @@ from vfejax.training.step import trainer
 jax.config.update("jax_enable_x64", True)
 assert jax.device_count() == 8
 model = transformer.build(transformer.TransformerConfig(1, 8, 2, 16), 11, 4, jnp.float64)
-method = trainer(model, optax.adamw(0.01), jax.random.key(1), accumulation=2)
+methods = {
+    count: trainer(m, optax.adamw(0.01), jax.random.key(1), accumulation=2)
+    for count, m in {1: model, 8: model._replace(apply=model.recompute)}.items()
+}
 windows = np.random.default_rng(0).integers(0, 11, (3, 16, 5)).astype(np.int32)
-first = jax.device_get(jax.jit(method.init)(jax.random.key(0)))
+first = jax.device_get(jax.jit(methods[1].init)(jax.random.key(0)))
 evaluate_fn = jax.jit(lambda p, w: evaluate(model, p, w))
 found = []
 for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
@@ -48,7 +51,7 @@ for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
     state = sharding.place(first, shardings)
     batches = sharding.split_batches(mesh, windows)
     assert batches.sharding.shard_shape(batches.shape) == (3, 16 // count, 5)
-    chunk = compiled(method.step, state)
+    chunk = compiled(methods[count].step, state)
     state, infos = chunk(state, batches, 3)
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shardings)):
         assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (name, leaf.sharding, wanted)

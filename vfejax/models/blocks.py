@@ -36,7 +36,13 @@ class Stack(nnx.Module):
         create: ``rngs -> block``; every block has first weights of its own.
         num_layers: number of blocks.
         rngs: where first weights come from.
+
+    Attributes:
+        recomputed: whether the gradient keeps what each block was given, and computes the rest
+            again, in place of keeping it too.
     """
+
+    recomputed = False
 
     def __init__(
         self, create: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *, rngs: nnx.Rngs
@@ -71,6 +77,8 @@ class Stack(nnx.Module):
         def body(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(nnx.merge(graphdef, layer[0]), carry, layer[1])
 
+        if self.recomputed:
+            body = jax.checkpoint(body, prevent_cse=False)  # a scan has nothing to merge it with
         return jax.lax.scan(body, carry, (params, inputs))
 
     def repeat(self, make: Callable[[Any], PyTree]) -> PyTree:

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from vfejax.models.activations import activations
+from vfejax.models.recomputed import recomputed, stacks
 from vfejax.models.visited import visited
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel, VisitFn
 
@@ -268,6 +269,10 @@ def pure(
         packed, place = packed_batch(batch, max_length)
         return finished(nnx.merge(graphdef, params)(packed, key), place)
 
+    def recompute(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
+        packed, place = packed_batch(batch, max_length)
+        return finished(recomputed(nnx.merge(graphdef, params))(packed, key), place)
+
     def watch(
         params: PyTree, batch: Batch | Array, key: Array | None = None
     ) -> tuple[Prediction, Layers]:
@@ -318,4 +323,5 @@ def pure(
         watch=seeing,
         activations=gather,
         visit=visit if getattr(abstract, "residual", False) else None,
+        recompute=recompute if stacks(abstract) else None,
     )

@@ -299,7 +299,7 @@ def test_eight_devices_train_as_one_does_and_one_goes_on(
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8", prepend=" ")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "run"
-    process = start_process("--out", out, *TINY, "--shard", "zero3", command="train")
+    process = start_process("--out", out, *TINY, "--shard", "zero3", "--remat", command="train")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "uses 4 of 8 devices, since no more of them have equal shares" in errors
@@ -374,6 +374,12 @@ def test_divergence_names_the_step_and_the_remedy(counting, tmp_path, refused):
         (["--optimizer", "momentum", "--momentum", "1"], ["--momentum 1.0", "below 1"]),
         (["--optimizer", "relativistic", "--delta", "-1"], ["--delta -1.0"]),
         (["--gradients", "koopman", "--accumulation", "2"], ["--accumulation 2", "--gradients"]),
+        (["--gradients", "readout", "--remat"], ["--remat True", "--gradients readout"]),
+        (["--model", "pure-fep", "--remat"], ["--remat True", "its own method"]),
+        (
+            ["--model", "reversible", "--remat"],
+            ["--remat True", "left out with --model reversible"],
+        ),
         (["--model", "vfe", "--gradients", "identity"], ["--gradients identity", "must be exact"]),
         (["--momentum", "0.5"], ["--momentum 0.5", "--optimizer adamw"]),
         (["--eval-every", "3"], ["--eval-every 3", "multiple of --log-every 2"]),

@@ -14,42 +14,30 @@ import numpy as np
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
-from vfejax.cli.train import devices
+from vfejax.cli.train import devices, method
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
 from vfejax.cli.train.config import (
     TrainConfig,
     check_values,
-    model_options,
     parse,
     with_defaults,
 )
 from vfejax.cli.train.corpora import named_inputs, train_corpus
-from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
-from vfejax.errors import UserError
-from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint, loop
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
-from vfejax.training import sharding, surrogate
+from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import warmup_cosine
-from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
-from vfejax.types import PyTree
+from vfejax.types import PyTree, Trainer, TrainInfo, TrainState
 
 __all__ = ["main", "train"]
-
-SURROGATES: dict[str, Callable[..., Trainer]] = {
-    "koopman": surrogate.koopman_trainer,
-    "identity": surrogate.identity_trainer,
-    "readout": surrogate.readout_trainer,
-}
-"""How a model learns by other gradients than exact ones, by the name of the option."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,34 +87,6 @@ def _own_tokenizer(config: TrainConfig) -> Tokenizer | None:
     return tokenizers.load(path) if config.resume and path.exists() else None
 
 
-def _trainer(
-    config: TrainConfig, start: train_model.Start, rate: Callable[[Any], Any], key: jax.Array
-) -> Trainer:
-    """The model's own method of learning, or else gradient descent.
-
-    The windows of training are cut from the text and hold no padding.
-    """
-    own = MODELS[config.model].trainer if config.model in MODELS else None
-    if own is not None:
-        return own(start.model, model_options(config), rate, key)
-    optimizer = DESCENTS[config.optimizer].build(with_defaults(config), rate)
-    if config.gradients != "exact":
-        try:
-            return SURROGATES[config.gradients](start.model, optimizer, key)
-        except ValueError as error:
-            raise UserError(
-                f"--gradients {config.gradients}: must be exact for {config.model}, whose blocks "
-                "are of several kinds, or hand on more than one stream"
-            ) from error
-    return trainer(
-        start.model,
-        optimizer,
-        key,
-        accumulation=config.accumulation,
-        trained=start.trained,
-    )
-
-
 def _task(config: TrainConfig) -> Task:
     data = train_corpus(config, _own_tokenizer(config))
     padding = data.vocabulary.padding_id
@@ -134,7 +94,7 @@ def _task(config: TrainConfig) -> Task:
     rate = _learning_rate(config)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(random_key(config.seed), 1)
-    method = _trainer(config, start, rate, key)
+    trainer = method.trainer_of(config, start, rate, key)
     mesh = devices.train_mesh(config)
     windows = evaluation_windows(
         data.valid.tokens,
@@ -144,7 +104,7 @@ def _task(config: TrainConfig) -> Task:
         limit=config.eval_windows or None,
     )
     evaluate_fn = evaluator(start.model, mesh, padding)
-    return Task(config, data, start, method, rate, mesh, evaluate_fn, windows)
+    return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
 
 
 class _BestWeights:

@@ -86,7 +86,7 @@ class TrainConfig(RunOptions):
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = (
         *("steps", "checkpoint_every", "learning_rate", "patience"),
-        *("final_windows", "sample_tokens", "shard"),
+        *("final_windows", "sample_tokens", "shard", "remat"),
     )
     INPUTS: ClassVar[tuple[str, ...]] = ("text", "phi", "tokenizer")
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -160,6 +160,10 @@ class TrainConfig(RunOptions):
     accumulation: int = 1
     """Number of equal parts in which a batch is worked through, one after the other: less memory,
     the same gradient.
+    """
+    remat: bool = False
+    """Keep of each block only what it was given, and compute the rest again for the gradient: less
+    memory, the same gradient.
     """
     gradients: Literal["exact", "koopman", "identity", "readout"] = "exact"
     """By what gradients pass the blocks: their own Jacobians; linear operators that predict the
@@ -248,10 +252,12 @@ def _check_method(config: TrainConfig) -> None:
     }
     if config.model in MODELS and MODELS[config.model].trainer is not None:
         requirement = f"left out with --model {config.model}, which learns by its own method"
-        names = ("optimizer", "weight_decay", "clip_norm", "beta2", "accumulation", "gradients")
-        foreign |= dict.fromkeys(names, requirement)
+        descent = ("optimizer", "weight_decay", "clip_norm", "beta2")
+        gradient = ("accumulation", "remat", "gradients")
+        foreign |= dict.fromkeys((*descent, *gradient), requirement)
     if config.gradients != "exact":
-        foreign["accumulation"] = f"left out with --gradients {config.gradients}"
+        other = f"left out with --gradients {config.gradients}"
+        foreign |= {"accumulation": other, "remat": other}
     defaults = with_defaults(TrainConfig())
     for name, requirement in foreign.items():
         value = getattr(config, name)

@@ -179,4 +179,4 @@ def build(
         lambda rngs: Reversible(config, vocab_size, dtype=dtype, rngs=rngs),
         summarize=lambda sums: _summary(config, sums),
     )
-    return model._replace(activations=None)
+    return model._replace(activations=None, recompute=None)
