@@ -45,6 +45,14 @@ def linear_sweep(gates: Array, inputs: Array, axis_name: str, reverse: bool, sca
         axis_name: axis of the mesh along the sequence.
         reverse: from the last site to the first.
         scans: the algorithm within a shard.
+
+    >>> from vfejax.spectral.scans import PLATFORM
+    >>> sweep = jax.vmap(
+    ...     lambda g, x: linear_sweep(g, x, "sequence", False, PLATFORM), axis_name="sequence"
+    ... )
+    >>> print(jax.jit(sweep)(jnp.full((2, 2), 0.5), jnp.ones((2, 2))))  # two shards of two sites
+    [[1.    1.5  ]
+     [1.75  1.875]]
     """
     transposed = neighbour(gates, axis_name, not reverse)
 
@@ -115,6 +123,14 @@ def left_fraction(d: Array, k: Array, axis_name: str, scans: Scans) -> Array:
         k: of the same shape and dtype.
         axis_name: axis of the mesh along the sequence.
         scans: the algorithm within a shard.
+
+    >>> from vfejax.spectral.scans import PLATFORM
+    >>> left = jax.vmap(
+    ...     lambda d, k: left_fraction(d, k, "sequence", PLATFORM), axis_name="sequence"
+    ... )
+    >>> print(jax.jit(left)(jnp.full((2, 1), -1j), jnp.full((2, 1), 1.0 + 0j)).imag)
+    [[1. ]
+     [0.5]]
     """
     return _fractions(d, k, axis_name, False, scans)[0]
 
@@ -145,6 +161,13 @@ def diagonal_of(d: Array, k: Array, axis_name: str, scans: Scans) -> Array:
         k: of the same shape and dtype.
         axis_name: axis of the mesh along the sequence.
         scans: the algorithm within a shard.
+
+    >>> from vfejax.spectral.scans import PLATFORM
+    >>> both = jax.vmap(
+    ...     lambda d, k: diagonal_of(d, k, "sequence", PLATFORM), axis_name="sequence"
+    ... )
+    >>> jax.eval_shape(both, jnp.full((2, 3), -1j), jnp.full((2, 3), 1.0 + 0j)).shape
+    (2, 3)
     """
     return _meet(d, k, _fractions(d, k, axis_name, True, scans), axis_name)
 
@@ -172,6 +195,13 @@ def two_sided_solve(d: Array, b: Array, c: Array, x: Array, axis_name: str, scan
         x: ``[l, ..., channels]``.
         axis_name: axis of the mesh along the sequence.
         scans: the algorithm within a shard.
+
+    >>> from vfejax.spectral.scans import PLATFORM
+    >>> solve = jax.vmap(
+    ...     lambda d, x: two_sided_solve(d, d, d, x, "sequence", PLATFORM), axis_name="sequence"
+    ... )
+    >>> jax.eval_shape(solve, jnp.full((2, 3), 1j), jnp.full((2, 3, 4), 1j)).shape
+    (2, 3, 4)
     """
     fixed, k = jax.lax.stop_gradient((d, b * c))
     sides = _fractions(fixed, k, axis_name, True, scans)

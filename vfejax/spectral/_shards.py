@@ -38,20 +38,17 @@ def neighbour(x: Array, axis_name: str, reverse: bool = False) -> Array:
         axis_name: axis of the mesh along the sequence.
         reverse: whether the entries are those after.
 
-    >>> from jax.sharding import PartitionSpec as P
-    >>> mesh = jax.make_mesh((1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> def before(x):
-    ...     return neighbour(x, "sequence")
-    >>> row = P("sequence")
-    >>> jax.shard_map(before, mesh=mesh, in_specs=row, out_specs=row)(jnp.arange(1, 4)).tolist()
-    [0, 1, 2]
+    >>> before = jax.vmap(lambda x: neighbour(x, "sequence"), axis_name="sequence")
+    >>> before(jnp.array([[1, 2], [3, 4]])).tolist()  # two shards of two sites
+    [[0, 1], [2, 3]]
     """
-    pairs = [(i, i + 1) for i in range(jax.lax.axis_size(axis_name) - 1)]
+    here, size = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    ring = [(i, (i + 1) % size) for i in range(size)]
     if reverse:
-        came = jax.lax.ppermute(x[:1], axis_name, [(j, i) for i, j in pairs])
-        return jnp.concatenate([x[1:], came])
-    came = jax.lax.ppermute(x[-1:], axis_name, pairs)
-    return jnp.concatenate([came, x[:-1]])
+        came = jax.lax.ppermute(x[:1], axis_name, [(j, i) for i, j in ring])
+        return jnp.concatenate([x[1:], jnp.where(here == size - 1, jnp.zeros_like(came), came)])
+    came = jax.lax.ppermute(x[-1:], axis_name, ring)
+    return jnp.concatenate([jnp.where(here == 0, jnp.zeros_like(came), came), x[:-1]])
 
 
 def fold(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
@@ -128,13 +125,9 @@ def up_to_here(
     Returns:
         Whether no shard is before this one, ``[]``, and the composition, which then means nothing.
 
-    >>> from jax.sharding import PartitionSpec as P
-    >>> mesh = jax.make_mesh((1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> def is_first(x):
-    ...     return up_to_here(jnp.add, x, "sequence")[0][None]
-    >>> row = P("sequence")
-    >>> jax.shard_map(is_first, mesh=mesh, in_specs=row, out_specs=row)(jnp.ones(1)).tolist()
-    [True]
+    >>> before = jax.vmap(lambda x: up_to_here(jnp.add, x, "sequence"), axis_name="sequence")
+    >>> [x.tolist() for x in before(jnp.array([1, 2, 3]))]
+    [[True, False, False], [1, 1, 3]]
     """
     here, size = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
     totals = jax.lax.all_gather(total, axis_name)

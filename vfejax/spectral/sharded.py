@@ -80,12 +80,8 @@ def linear_recurrence(
     check_arrays(gates=gates, inputs=inputs)
     if gates.dtype != inputs.dtype:
         raise ValueError(f"gates must have the dtype of inputs {inputs.dtype}, got {gates.dtype}")
-    if (
-        inputs.ndim == 0
-        or gates.ndim != inputs.ndim
-        or gates.shape[axis] != inputs.shape[axis]
-        or any(size not in (1, full) for size, full in zip(gates.shape, inputs.shape, strict=True))
-    ):
+    fits = gates.ndim == inputs.ndim > 0 and gates.shape[axis] == inputs.shape[axis]
+    if not fits or any(g not in (1, x) for g, x in zip(gates.shape, inputs.shape, strict=True)):
         raise ValueError(
             f"gates must broadcast to inputs {inputs.shape} and have its length, got {gates.shape}"
         )
