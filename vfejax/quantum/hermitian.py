@@ -2,7 +2,7 @@
 
 Why not ``jnp.linalg.eigh`` on a stack: see :mod:`vfejax.numerics`. Here a CPU decomposes one matrix
 after the other (``jax.lax.map``), under ``vmap``, too; other devices, which have no LAPACK,
-decompose the stack at once.
+decompose the stack at once. On a mesh each device decomposes its own.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 
+from vfejax.devices import by_device
 from vfejax.numerics import matmul, transpose
 from vfejax.types import Array
 
@@ -100,7 +101,10 @@ def _decompose(
         flat = jax.lax.map(one_fn, jnp.reshape(stack, (-1, *stack.shape[-2:])))
         return jax.tree.map(lambda y: jnp.reshape(y, stack.shape[:-2] + y.shape[1:]), flat)
 
-    return jax.lax.platform_dependent(matrix, cpu=in_turn, default=stack_fn)
+    def of_stack(stack: Array) -> Any:
+        return jax.lax.platform_dependent(stack, cpu=in_turn, default=stack_fn)
+
+    return by_device(of_stack, matrix.shape[0])(matrix)
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
