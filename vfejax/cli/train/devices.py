@@ -17,7 +17,13 @@ def train_mesh(config: TrainConfig) -> Mesh:
 
 
 def shardings(config: TrainConfig, mesh: Mesh, template: PyTree) -> PyTree:
-    """Where the leaves of a state are, by the rule of ``--shard``."""
+    """Where the leaves of a state are, by the rule of ``--shard``.
+
+    Args:
+        config: the options.
+        mesh: the devices that are used.
+        template: the state, or its shapes.
+    """
     return sharding.RULES[config.shard](mesh, template)
 
 
