@@ -15,7 +15,7 @@ FILES = sorted(
 )
 
 ORDER = (
-    {"types", "numerics", "stack_product", "lanes", "devices", "errors"},
+    {"types", "numerics", "stack_product", "lanes", "devices", "rings", "errors"},
     {"geometry"},
     {"spectral", "koopman"},
     {"quantum"},

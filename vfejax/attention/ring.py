@@ -33,8 +33,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from vfejax import rings
 from vfejax.attention import tiles
 from vfejax.attention.pattern import Pattern, columns, rows
 from vfejax.attention.softmax import Average, combine, finish
@@ -164,14 +165,9 @@ def ring(
 
 
 def _check_mesh(mesh: Mesh, axis: str, batch_axis: str | None) -> None:
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    for name, given in (("axis", axis), ("batch_axis", batch_axis)):
-        if given is None:
-            continue
-        if given not in kinds:
-            raise ValueError(f"{name} must be one of the mesh's {tuple(mesh.shape)}, got {given!r}")
-        if kinds[given] != AxisType.Auto:
-            raise ValueError(f"{name} {given!r} must be of type Auto, got {kinds[given].name}")
+    rings.check_axis(mesh, axis)
+    if batch_axis is not None:
+        rings.check_axis(mesh, batch_axis, "batch_axis")
     if axis == batch_axis:
         raise ValueError(f"batch_axis must be another axis than that of the sequence, got {axis!r}")
 
@@ -263,40 +259,6 @@ def _join(x: Array) -> Array:
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3], *x.shape[4:])
 
 
-def _shift(tree: PyTree, hops: int, layout: _Layout) -> PyTree:
-    """Send arrays ``hops`` devices on."""
-    if hops % layout.devices == 0:
-        return tree
-    route = [(d, (d + hops) % layout.devices) for d in range(layout.devices)]
-    return jax.lax.ppermute(tree, layout.axis, route)
-
-
-def _each_hop(
-    read: Callable[[PyTree, PyTree, Array], tuple[PyTree, PyTree]],
-    own: PyTree,
-    travelling: PyTree,
-    layout: _Layout,
-) -> tuple[PyTree, PyTree]:
-    """Read every block that comes by: ``read(own, travelling, source) -> (own, travelling)``.
-
-    Returns:
-        What stays, and what travelled, where the last hop left it.
-    """
-    first, number = layout.hops
-    here = jax.lax.axis_index(layout.axis)
-
-    def source(hop: Array | int) -> Array:
-        return jnp.mod(here - jnp.asarray(hop, here.dtype), jnp.asarray(layout.devices, here.dtype))
-
-    def body(carry: tuple[PyTree, PyTree], hop: Array) -> tuple[tuple[PyTree, PyTree], None]:
-        own, travelling = carry
-        return read(own, _shift(travelling, 1, layout), source(hop)), None
-
-    carry = read(own, _shift(travelling, first, layout), source(first))
-    hops = jnp.arange(first + 1, first + number, dtype=here.dtype)
-    return jax.lax.scan(body, carry, hops)[0]
-
-
 def _is_read(pattern: Pattern) -> Array:
     """Whether causality and a causal window leave anything of a tile, ``[]``."""
     if not pattern.causal:
@@ -310,7 +272,13 @@ def _constant(
     shape: tuple[int, ...], dtype: jnp.dtype, layout: _Layout, fill: float = 0.0
 ) -> Array:
     """A constant that every device is going to change by itself."""
-    return jax.lax.pcast(jnp.full(shape, fill, dtype), layout.axes, to="varying")
+    return rings.varying(jnp.full(shape, fill, dtype), layout.axes)
+
+
+def _each_hop(read: Callable, own: PyTree, travelling: PyTree, layout: _Layout) -> tuple:
+    """As :func:`vfejax.rings.each_hop`, over the hops of the layout."""
+    first, number = layout.hops
+    return rings.each_hop(read, own, travelling, layout.axis, first=first, number=number)
 
 
 def _tiles_read(
@@ -416,7 +384,7 @@ def _backward(
     if slope is not None:
         # Differentiating by a number that all devices share would sum over them within each tile,
         # where devices may skip: the sum comes last.
-        pattern = replace(pattern, slope=jax.lax.pcast(slope, layout.axes, to="varying"))
+        pattern = replace(pattern, slope=rings.varying(slope, layout.axes))
     by_query, by_key, by_value = (_constant(x.shape, real, layout) for x in (query, key, value))
     by_slope = None if slope is None else _constant(slope.shape, slope.dtype, layout)
     (by_query, by_slope), (_, by_blocks) = _each_hop(
@@ -426,7 +394,7 @@ def _backward(
         layout,
     )
     first, number = layout.hops
-    by_blocks = _shift(by_blocks, 1 - first - number, layout)
+    by_blocks = rings.shift(by_blocks, 1 - first - number, layout.axis)
     by_projected = tuple(
         _join(x).astype(like.dtype)
         for x, like in zip((by_query, *by_blocks), projected, strict=True)
