@@ -41,6 +41,10 @@ def varying(tree: PyTree, axes: str | tuple[str, ...]) -> PyTree:
     """Arrays that are the same on all devices, such as constants, as what every device is going to
     change by itself.
 
+    Args:
+        tree: the arrays.
+        axes: names of the axes of the mesh along which they are going to differ.
+
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
     >>> add = lambda total, x: (total + x, None)
     >>> zero = lambda: varying(jnp.zeros(1), "data")
@@ -54,6 +58,11 @@ def varying(tree: PyTree, axes: str | tuple[str, ...]) -> PyTree:
 
 def shift(tree: PyTree, hops: int, axis: str) -> PyTree:
     """Send arrays ``hops`` devices on.
+
+    Args:
+        tree: the arrays.
+        hops: how far, a Python number of either sign.
+        axis: name of the mesh's axis.
 
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
     >>> spec = jax.P("data")

@@ -9,7 +9,9 @@ the three reductions of a :class:`Neighbourhood`, hence serve dense rows and edg
 that keeps to the contract of :class:`AlignmentFn`, and one line in the table.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +29,10 @@ __all__ = [
     "ALIGNMENTS",
     "AlignmentFn",
     "Neighbourhood",
+    "Summary",
     "attention",
     "entropic",
+    "of_summary",
     "rows",
     "saturating",
     "segments",
@@ -206,12 +210,73 @@ def saturating(
     2.0
     10.0
     """
-    limit = jnp.asarray(limit, divergence.dtype)
-    somebody = jnp.log1p(-jnp.exp(-limit)) - entropic(divergence, log_weight, over)
-    energy = -jnp.logaddexp(somebody, -limit)
+    energy = _saturated(entropic(divergence, log_weight, over), limit)
     # Without neighbours this is 0 up to rounding; it has to be 0.
     return jnp.where(over.max(jax.lax.stop_gradient(log_weight)) == -jnp.inf, 0.0, energy)
 
+
+def _saturated(soft_minimum: Array, limit: float | Array) -> Array:
+    limit = jnp.asarray(limit, soft_minimum.dtype)
+    somebody = jnp.log1p(-jnp.exp(-limit)) - soft_minimum
+    return -jnp.logaddexp(somebody, -limit)
+
+
+class Summary(NamedTuple):
+    """What the energies of the table depend on: numbers of a receiver's row that can be joined from
+    parts of it.
+
+    Attributes:
+        mass: ``log sum_j w_j``; ``-inf`` without neighbours.
+        free: ``log sum_j w_j exp(-KL_ij / tau)``.
+        mean: attention-weighted divergence ``sum_j beta_ij KL_ij / tau``.
+    """
+
+    mass: Array
+    free: Array
+    mean: Array
+
+
+def of_summary(alignment_fn: AlignmentFn) -> Callable[[Summary], Array]:
+    """An alignment energy as a function of the summary of a row, for rows that are on many devices.
+
+    Args:
+        alignment_fn: :func:`weighted`, :func:`entropic` or :func:`saturating`, or a
+            ``functools.partial`` of the last with another limit.
+
+    Returns:
+        ``summary -> energy`` of the receivers, in units of tau; 0 without neighbours.
+
+    Raises:
+        ValueError: for another energy.
+
+    >>> two_neighbours = Summary(mass=jnp.log(2.0), free=jnp.log(2.0) - 3.0, mean=jnp.array(3.0))
+    >>> float(of_summary(entropic)(two_neighbours))
+    3.0
+    """
+    plain: Any = alignment_fn
+    options: dict[str, Any] = {}
+    if isinstance(alignment_fn, partial) and not alignment_fn.args:
+        plain, options = alignment_fn.func, alignment_fn.keywords
+    if plain not in _OF_SUMMARY:
+        known = ", ".join(fn.__name__ for fn in _OF_SUMMARY)
+        raise ValueError(
+            f"alignment_fn must be one of {known} where rows are on many devices, got "
+            f"{getattr(plain, '__name__', plain)}"
+        )
+
+    def energies(summary: Summary) -> Array:
+        alone = summary.mass == -jnp.inf
+        counted = jax.tree.map(lambda x: jnp.where(alone, 0.0, x), summary)
+        return jnp.where(alone, 0.0, _OF_SUMMARY[plain](counted, **options))
+
+    return energies
+
+
+_OF_SUMMARY: dict[Callable, Callable[..., Array]] = {
+    weighted: lambda s: s.mean,
+    entropic: lambda s: s.mass - s.free,
+    saturating: lambda s, limit=SATURATION: _saturated(s.mass - s.free, limit),
+}
 
 ALIGNMENTS: dict[str, AlignmentFn] = {
     "weighted": weighted,

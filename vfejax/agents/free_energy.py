@@ -29,7 +29,7 @@ from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.edges import Edges, check_edges, edge_alignment_energy
 from vfejax.agents.links import check_links
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
-from vfejax.agents.pairwise import FrameField
+from vfejax.agents.pairwise import FrameField, Method
 from vfejax.agents.points import at_points, sum_over_points
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
@@ -66,6 +66,7 @@ class _Pairing(NamedTuple):
     edges: Edges | None
     block_size: int | None
     compute_dtype: jax.typing.DTypeLike | None
+    method: Method
 
 
 class _Place(NamedTuple):
@@ -109,7 +110,7 @@ def _alignment(
             alignment_fn=pairing.alignment_fn,
             links=links,
         )
-    return pairwise.alignment_energy(
+    return pairing.method(
         pairwise.pair_features(gaussian, field, chi),
         temperature,
         coefficient=coefficient,
@@ -144,6 +145,7 @@ def free_energy_terms(
     links: Array | None = None,
     block_size: int | None = None,
     compute_dtype: jax.typing.DTypeLike | None = None,
+    method: Method = pairwise.alignment_energy,
 ) -> FreeEnergyTerms:
     """Free energy of a population, term by term.
 
@@ -168,6 +170,8 @@ def free_energy_terms(
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
+        method: how the energy of all pairs is computed; :func:`vfejax.agents.ring.ring` makes one
+            for agents that are shared out over devices.
 
     Returns:
         Weighted terms and their total, scalars in nats. NaN in an agent makes the total NaN.
@@ -175,7 +179,7 @@ def free_energy_terms(
 
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
-            naming the array; for links without edges.
+            naming the array; for links without edges, and for edges with a method.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))  # three agents, k = 3
@@ -191,10 +195,13 @@ def free_energy_terms(
     if edges is not None:
         edges = Edges(*edges)
         check_edges(edges, phi.shape[0])
+        if method is not pairwise.alignment_energy:
+            raise ValueError("method must be left out with edges: it is for all pairs")
     check_links(links, edges, phi)
     weights = Weights(*weights)
     place = _Place(measure(population, supports, quadrature), supports)
-    pairing = _Pairing(alignment_fn, edges, _block_size(population, block_size), compute_dtype)
+    size = _block_size(population, block_size)
+    pairing = _Pairing(alignment_fn, edges, size, compute_dtype, method)
     dtype, num_grid_axes = belief.mean.dtype, phi.ndim - 2
     aligned = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
     field = pairwise.frame_field(phi, generators) if aligned else None
@@ -246,6 +253,7 @@ def free_energy(
     links: Array | None = None,
     block_size: int | None = None,
     compute_dtype: jax.typing.DTypeLike | None = None,
+    method: Method = pairwise.alignment_energy,
 ) -> Array:
     """Total free energy of a population.
 
@@ -270,13 +278,15 @@ def free_energy(
         block_size: receivers per block of pairs. It changes memory and speed, never the result.
         compute_dtype: dtype of the operands of the products over all pairs (``jnp.bfloat16``); they
             accumulate in the population's dtype.
+        method: how the energy of all pairs is computed; :func:`vfejax.agents.ring.ring` makes one
+            for agents that are shared out over devices.
 
     Returns:
         A scalar in nats; NaN when there is a NaN in an agent.
 
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
-            naming the array; for links without edges.
+            naming the array; for links without edges, and for edges with a method.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
@@ -300,5 +310,6 @@ def free_energy(
         links=links,
         block_size=block_size,
         compute_dtype=compute_dtype,
+        method=method,
     )
     return terms.total

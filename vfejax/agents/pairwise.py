@@ -24,25 +24,25 @@ standard deviations away costs all others their digits: 10^5 in float32 for 16 a
 cancel.
 """
 
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vfejax import lanes
-from vfejax.agents import alignment
+from vfejax.agents import _streamed, alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.packing import packed_gram
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
 from vfejax.numerics import matmul, transpose
-from vfejax.types import Array, PyTree
+from vfejax.types import Array
 
 __all__ = [
     "FrameField",
+    "Method",
     "PairFeatures",
     "alignment_energy",
     "attention_sums",
@@ -52,8 +52,8 @@ __all__ = [
     "pairwise_kl",
 ]
 
-# Entries of one block of pairs: 4 MB in float32, so a block stays in a core's cache on CPU.
-BLOCK_ENTRIES = 2**20
+# Entries of one block of pairs.
+BLOCK_ENTRIES = _streamed.BLOCK_ENTRIES
 
 
 class FrameField(NamedTuple):
@@ -236,156 +236,28 @@ def attention_weights(
     divergence = pairwise_kl(gaussian, phi, generators)
     divergence = divergence / jnp.asarray(temperature, divergence.dtype)
     index = jnp.arange(divergence.shape[0])
-    return alignment.attention(*_counted(divergence, log_weight, index), alignment.rows())
+    return alignment.attention(*_streamed.counted(divergence, log_weight, index), alignment.rows())
 
 
-def _counted(divergence: Array, log_weight: Array | None, index: Array) -> tuple[Array, Array]:
-    """Divergences and log weights of receivers ``index`` against all senders, as
-    :class:`vfejax.agents.alignment.AlignmentFn` wants them: ``-inf`` and 0 for pairs that do not
-    count.
-    """
-    bias = jnp.zeros((1, 1), divergence.dtype) if log_weight is None else log_weight[None, :]
-    itself = index[:, None] == jnp.arange(divergence.shape[-1])[None, :]
-    apart = itself if log_weight is None else itself | (bias == -jnp.inf)
-    bias = jnp.broadcast_to(bias, divergence.shape)
-    return jnp.where(apart, 0.0, divergence), jnp.where(itself, -jnp.inf, bias)
-
-
-def _block_size(num_agents: int, requested: int | None) -> int:
-    """Receivers per block, evened out so that the last block is nearly full."""
-    largest = max(1, BLOCK_ENTRIES // num_agents) if requested is None else requested
-    if largest < 1:
-        raise ValueError(f"block_size must be at least 1, got {requested}")
-    num_blocks = -(-num_agents // largest)
-    return -(-num_agents // num_blocks)
-
-
-class _Streamed(NamedTuple):
-    """What the streamed energy depends on; a NamedTuple so that tangents and gradients share its
-    structure.
+class Method(Protocol):
+    """How the alignment energy of all pairs is computed: :func:`alignment_energy` on one device, or
+    what :func:`vfejax.agents.ring.ring` makes for many.
     """
 
-    receiver: Array
-    sender: Array
-    coefficient: Array
-    log_weight: Array | None
-
-
-class _Setting(NamedTuple):
-    """Static choices of the stream."""
-
-    alignment_fn: AlignmentFn
-    block_size: int
-    compute_dtype: jax.typing.DTypeLike | None
-
-
-def _product(left: Array, right: Array, setting: _Setting) -> Array:
-    """Matrix product in the compute dtype, accumulated and returned in the dtype of the
-    features.
-    """
-    dtype = right.dtype
-    if setting.compute_dtype is None:
-        return matmul(left, right)
-    info = jnp.finfo(setting.compute_dtype)
-
-    def rounded(left: Array, right: Array) -> Array:
-        # A product of two bfloat16 arrays is one of float32 on a CPU, which XLA forgets to make of
-        # some of them and then refuses to run.
-        left, right = (jax.lax.reduce_precision(x, info.nexp, info.nmant) for x in (left, right))
-        return matmul(left, right)
-
-    def mixed(left: Array, right: Array) -> Array:
-        left, right = left.astype(setting.compute_dtype), right.astype(setting.compute_dtype)
-        return jnp.matmul(left, right, preferred_element_type=dtype)
-
-    return jax.lax.platform_dependent(left, right, cpu=rounded, default=mixed)
-
-
-def _blocks(inputs: _Streamed, block_size: int) -> tuple[Array, Array, Array]:
-    """Receivers in blocks: indices ``[blocks, b]``, features ``[blocks, b, f]``, coefficients.
-
-    The last block is filled up with copies of the last agent whose coefficient is 0. A copy is a
-    receiver like any other, so the slope of its energy is as finite as theirs.
-    """
-    num = inputs.receiver.shape[0]
-    num_blocks = -(-num // block_size)
-    padding = num_blocks * block_size - num
-    receiver = jnp.pad(inputs.receiver, ((0, padding), (0, 0)), mode="edge")
-    coefficient = jnp.pad(inputs.coefficient, (0, padding))
-    index = jnp.minimum(jnp.arange(num_blocks * block_size), num - 1)
-    return (
-        index.reshape(num_blocks, block_size),
-        receiver.reshape(num_blocks, block_size, -1),
-        coefficient.reshape(num_blocks, block_size),
-    )
-
-
-def _block_energies(
-    divergence: Array, log_weight: Array | None, index: Array, setting: _Setting
-) -> Array:
-    """Energies of one block of receivers against all senders, itself excluded."""
-    return setting.alignment_fn(*_counted(divergence, log_weight, index), alignment.rows())
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _streamed_energy(inputs: _Streamed, setting: _Setting) -> Array:
-    """``sum_i coefficient_i E_i`` with one block of pairs alive at a time."""
-
-    def block(total: Array, xs: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        index, receiver, coefficient = xs
-        divergence = _product(receiver, inputs.sender.T, setting)
-        energies = _block_energies(divergence, inputs.log_weight, index, setting)
-        return total + jnp.sum(coefficient * energies), None
-
-    zero = jnp.zeros((), inputs.receiver.dtype)
-    return jax.lax.scan(block, zero, _blocks(inputs, setting.block_size))[0]
-
-
-def _streamed_value_and_grad(inputs: _Streamed, setting: _Setting) -> tuple[Array, _Streamed]:
-    """Energy and its gradient in one sweep: a block holds whole rows, so its softmax and slope need
-    no second pass.
-    """
-
-    def block(carry: PyTree, xs: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
-        total, sender_grad, weight_grad = carry
-        index, receiver, coefficient = xs
-        divergence = _product(receiver, inputs.sender.T, setting)
-        energies, pull_back = jax.vjp(
-            lambda d, w: _block_energies(d, w, index, setting), divergence, inputs.log_weight
-        )
-        slope, weight_slope = pull_back(coefficient)
-        sender_grad = sender_grad + _product(slope.T, receiver, setting)
-        weight_grad = jax.tree.map(jnp.add, weight_grad, weight_slope)
-        total = total + jnp.sum(coefficient * energies)
-        return (total, sender_grad, weight_grad), (
-            _product(slope, inputs.sender, setting),
-            energies,
-        )
-
-    start = (
-        jnp.zeros((), inputs.receiver.dtype),
-        jnp.zeros_like(inputs.sender),
-        jax.tree.map(jnp.zeros_like, inputs.log_weight),
-    )
-    (total, sender_grad, weight_grad), (receiver_grad, energies) = jax.lax.scan(
-        block, start, _blocks(inputs, setting.block_size)
-    )
-    num, width = inputs.receiver.shape
-    receiver_grad = receiver_grad.reshape(-1, width)[:num]
-    return total, _Streamed(receiver_grad, sender_grad, energies.reshape(-1)[:num], weight_grad)
-
-
-@_streamed_energy.defjvp
-def _streamed_energy_jvp(
-    setting: _Setting, primals: tuple[_Streamed], tangents: tuple[_Streamed]
-) -> tuple[Array, Array]:
-    # A jvp rule that is linear in the tangents serves forward mode, reverse mode (by transposition,
-    # which only scales the stored O(n k^2) gradient) and their compositions; a vjp rule would serve
-    # reverse mode alone.
-    (inputs,), (tangent,) = primals, tangents
-    value, gradient = _streamed_value_and_grad(inputs, setting)
-    products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangent)
-    return value, jax.tree.reduce(jnp.add, products)
+    def __call__(
+        self,
+        features: PairFeatures,
+        temperature: float | Array,
+        /,
+        *,
+        coefficient: Array | None = None,
+        log_weight: Array | None = None,
+        alignment_fn: AlignmentFn = alignment.weighted,
+        block_size: int | None = None,
+        compute_dtype: jax.typing.DTypeLike | None = None,
+    ) -> Array:
+        """The energy, a scalar in nats; the arguments are those of :func:`alignment_energy`."""
+        ...
 
 
 def alignment_energy(
@@ -432,15 +304,10 @@ def alignment_energy(
     if num == 0:
         return jnp.zeros((), dtype)
     temperature = jnp.asarray(temperature, dtype)
-    ones = jnp.ones((num,), dtype)
-    inputs = _Streamed(
-        features.receiver / temperature,
-        features.sender,
-        ones if coefficient is None else coefficient,
-        log_weight,
-    )
-    setting = _Setting(alignment_fn, _block_size(num, block_size), compute_dtype)
-    return temperature * _streamed_energy(inputs, setting)
+    inputs = _streamed.inputs(*features, temperature, coefficient, log_weight)
+    size = _streamed.block_size(num, block_size)
+    sweep = _streamed.whole_rows(_streamed.Setting(alignment_fn, size, compute_dtype))
+    return temperature * _streamed.energy(inputs, sweep)
 
 
 def attention_sums(
@@ -477,18 +344,16 @@ def attention_sums(
     num, dtype = features.receiver.shape[0], features.receiver.dtype
     if num == 0:
         return values, jnp.zeros((0,), dtype)
-    scaled = features.receiver / jnp.asarray(temperature, dtype)
-    weight = jnp.ones((num,), dtype) if coefficient is None else coefficient
+    inputs = _streamed.inputs(*features, jnp.asarray(temperature, dtype), coefficient, log_weight)
 
     @jax.checkpoint
     def block(given: Array, xs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         index, receiver, weight = xs
         divergence = matmul(receiver, features.sender.T)
-        counted = _counted(divergence, log_weight, index)
+        counted = _streamed.counted(divergence, log_weight, index)
         beta = weight[:, None] * alignment.attention(*counted, alignment.rows())
         return given + jnp.sum(beta, axis=0), matmul(beta, values)
 
-    inputs = _Streamed(scaled, features.sender, weight, log_weight)
-    blocks = _blocks(inputs, _block_size(num, block_size))
+    blocks = _streamed.blocks(inputs, _streamed.block_size(num, block_size))
     given, received = jax.lax.scan(block, jnp.zeros((num,), dtype), blocks)
     return received.reshape(-1, values.shape[-1])[:num], given
