@@ -7,16 +7,17 @@ recover the landmarks and their relative rotations by aligning their beliefs.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
-from vfejax.cli.simulate import accuracy, emergence
+from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
@@ -55,15 +56,22 @@ def _unsolved(infos: Any) -> dict[str, np.ndarray]:
     return {"the implicit equations did not converge": ~np.asarray(infos.converged)}
 
 
-def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
+def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loop.Program:
     """The dynamics as the loop runs it.
+
+    Args:
+        config: the command's options.
+        problem: what is computed.
+        mesh: the devices that share the agents; None for one.
 
     Raises:
         UserError: when the energy is not finite at the start.
     """
-    energy_fn = simulate_problem.energy_function(config, problem)
+    place = devices.placed(mesh, problem.population.phi.shape[0])
+    method = devices.method(mesh, problem)
+    energy_fn = simulate_problem.energy_function(config, problem, method)
     integrator = simulate_problem.integrator(config, energy_fn, problem)
-    position = jax.jit(populations.unconstrain)(problem.population)
+    position = place(jax.jit(populations.unconstrain)(problem.population))
     constrain = jax.jit(populations.constrain)
     start = compiled_once(lambda x: (integrator.init(x), energy_fn(x)[1]))
     first: dict[str, float] = {}
@@ -90,6 +98,7 @@ def _program(config: SimulateConfig, problem: Problem) -> loop.Program:
         watched=_energies,
         failed=_unsolved,
         advice="go on with --resume and a smaller --step-size",
+        place=place,
     )
 
 
@@ -109,6 +118,15 @@ def _arrays(population: Population) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
+def _announce(session: sessions.Session, problem: Problem, mesh: Mesh | None) -> None:
+    """Say how many devices are used, where there are several."""
+    config, num_agents = cast(SimulateConfig, session.config), problem.population.phi.shape[0]
+    used = 1 if mesh is None else mesh.size
+    remark = devices.remark(config, used, jax.device_count(), num_agents)
+    if remark:
+        session.note(remark)
+
+
 def _simulate_hierarchy(
     config: SimulateConfig, problem: Problem, inputs: dict[str, Path | None]
 ) -> int:
@@ -119,6 +137,7 @@ def _simulate_hierarchy(
     program = emergence.program(config, problem, emerging, check_start)
     with sessions.begin(config, "simulate", inputs) as session:
         run = session.run
+        _announce(session, problem, None)
         population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(emergence.telling(program, session.say))
         hierarchy = compiled_once(lambda state: state.hierarchy)(outcome.state)
@@ -146,12 +165,15 @@ def simulate(config: SimulateConfig) -> int:
     if config.emergence:
         return _simulate_hierarchy(config, problem, inputs)
     references = accuracy.references(problem)
-    program = _program(config, problem)
+    mesh = devices.shared(config, problem)
+    program = _program(config, problem, mesh)
     with sessions.begin(config, "simulate", inputs) as session:
         run = session.run
+        _announce(session, problem, mesh)
         population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(program)
-        population = jax.jit(populations.constrain)(outcome.state.position)
+        position = jax.device_put(outcome.state.position, jax.devices()[0])
+        population = jax.jit(populations.constrain)(position)
         population_arrays.save_npz(run.file("final.npz"), _arrays(population))
         session.say("drawing the pictures")
         report, summary = simulate_report.build(config, problem, references, population, run)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.agents import alignment, free_energy, inertia, observation
+from vfejax.agents import alignment, free_energy, inertia, observation, pairwise
 from vfejax.agents import population as populations
 from vfejax.agents.edges import Edges
 from vfejax.agents.observation import Observations
+from vfejax.agents.pairwise import Method
 from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.agents.supports import measure
 from vfejax.beliefs.coordinates import GaussianCoordinates
@@ -201,9 +202,15 @@ def quadrature(config: SimulateConfig, problem: Problem) -> Array | None:
 
 
 def energy_function(
-    config: SimulateConfig, problem: Problem
+    config: SimulateConfig, problem: Problem, method: Method = pairwise.alignment_energy
 ) -> Callable[[PopulationCoordinates], tuple[Array, Any]]:
-    """The population's free energy as a function of its coordinates, with its terms besides."""
+    """The population's free energy as a function of its coordinates, with its terms besides.
+
+    Args:
+        config: what the user asked for.
+        problem: what stays fixed.
+        method: how the energy of all pairs is computed.
+    """
     compute_dtype = None if config.compute_dtype == "same" else jnp.dtype(config.compute_dtype)
 
     def energy_fn(coordinates: PopulationCoordinates) -> tuple[Array, Any]:
@@ -219,6 +226,7 @@ def energy_function(
             quadrature=quadrature(config, problem),
             edges=problem.edges,
             compute_dtype=compute_dtype,
+            method=method,
         )
         return terms.total, terms
 
