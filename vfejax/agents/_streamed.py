@@ -72,7 +72,18 @@ def inputs(
     coefficient: Array | None,
     log_weight: Array | None,
 ) -> Streamed:
-    """Inputs in units of the temperature, with the coefficient 1 by default."""
+    """Inputs in units of the temperature.
+
+    Args:
+        receiver: feature rows ``[n, f]``.
+        sender: feature rows ``[n, f]``.
+        temperature: tau in nats.
+        coefficient: weight of each receiver's energy ``[n]``, 1 by default.
+        log_weight: log of each sender's weight ``[n]``, 0 by default.
+
+    >>> inputs(jnp.ones((2, 1)), jnp.ones((2, 1)), jnp.float32(4.0), None, None).receiver.tolist()
+    [[0.25], [0.25]]
+    """
     ones = jnp.ones(receiver.shape[:1], receiver.dtype)
     weight = ones if coefficient is None else coefficient
     return Streamed(receiver / temperature, sender, weight, log_weight)
@@ -84,6 +95,15 @@ def counted(
     """Divergences and log weights of receivers ``index`` against the senders from ``first`` on, as
     :class:`vfejax.agents.alignment.AlignmentFn` wants them: ``-inf`` and 0 for pairs that do not
     count.
+
+    Args:
+        divergence: ``[receivers, senders]``.
+        log_weight: of the senders ``[senders]``, 0 by default.
+        index: numbers of the receivers.
+        first: number of the first sender.
+
+    >>> counted(jnp.ones((1, 3)), None, jnp.array([4]), first=3)[1].tolist()
+    [[0.0, -inf, 0.0]]
     """
     bias = jnp.zeros((1, 1), divergence.dtype) if log_weight is None else log_weight[None, :]
     itself = (index - first)[:, None] == jnp.arange(divergence.shape[-1])[None, :]
@@ -93,7 +113,11 @@ def counted(
 
 
 def block_size(num_agents: int, requested: int | None) -> int:
-    """Receivers per block, evened out so that the last block is nearly full."""
+    """Receivers per block, evened out so that the last block is nearly full.
+
+    >>> block_size(9, 8)
+    5
+    """
     largest = max(1, BLOCK_ENTRIES // num_agents) if requested is None else requested
     if largest < 1:
         raise ValueError(f"block_size must be at least 1, got {requested}")
@@ -104,6 +128,14 @@ def block_size(num_agents: int, requested: int | None) -> int:
 def product(left: Array, right: Array, compute_dtype: jax.typing.DTypeLike | None) -> Array:
     """Matrix product in the compute dtype, accumulated and returned in the dtype of the
     features.
+
+    Args:
+        left: ``[n, f]``.
+        right: ``[f, m]``.
+        compute_dtype: dtype of the operands; their own by default.
+
+    >>> product(jnp.ones((1, 2)), jnp.ones((2, 1)), None).tolist()
+    [[2.0]]
     """
     dtype = right.dtype
     if compute_dtype is None:
@@ -126,6 +158,14 @@ def product(left: Array, right: Array, compute_dtype: jax.typing.DTypeLike | Non
 def cut(x: Array, size: int, *, copies: bool = True) -> Array:
     """Rows in blocks, ``[n, ...]`` to ``[blocks, size, ...]``; the last block is filled up with
     copies of the last row, or with 0.
+
+    Args:
+        x: the rows.
+        size: of a block.
+        copies: whether the last block is filled up with copies.
+
+    >>> cut(jnp.array([1, 2, 3]), 2).tolist()
+    [[1, 2], [3, 3]]
     """
     padding = [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1)
     filled = jnp.pad(x, padding, mode="edge" if copies else "constant")
@@ -137,6 +177,11 @@ def blocks(inputs: Streamed, size: int) -> tuple[Array, Array, Array]:
 
     The last block is filled up with copies of the last agent whose coefficient is 0. A copy is a
     receiver like any other, so the slope of its energy is as finite as theirs.
+
+    >>> rows = jnp.ones((3, 1))
+    >>> index, _, coefficient = blocks(inputs(rows, rows, jnp.float32(1.0), None, None), 2)
+    >>> index.tolist(), coefficient.tolist()
+    ([[0, 1], [2, 2]], [[1.0, 1.0], [1.0, 0.0]])
     """
     index = cut(jnp.arange(inputs.receiver.shape[0]), size)
     return index, cut(inputs.receiver, size), cut(inputs.coefficient, size, copies=False)
@@ -150,7 +195,13 @@ def _block_energies(
 
 
 def whole_rows(setting: Setting) -> Sweep:
-    """The sweep on one device: a block holds whole rows."""
+    """The sweep on one device: a block holds whole rows.
+
+    >>> sweep = whole_rows(Setting(alignment.weighted, 2, None))
+    >>> rows = jnp.ones((3, 1))
+    >>> float(sweep.energy(inputs(rows, rows, jnp.float32(1.0), None, None)))
+    3.0
+    """
     return Sweep(partial(_energy, setting), partial(_value_and_grad, setting))
 
 
@@ -199,7 +250,12 @@ def _value_and_grad(setting: Setting, inputs: Streamed) -> tuple[Array, Streamed
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def energy(inputs: Streamed, sweep: Sweep) -> Array:
-    """``sum_i coefficient_i E_i`` in units of the temperature."""
+    """``sum_i coefficient_i E_i`` in units of the temperature.
+
+    >>> rows, sweep = jnp.ones((3, 1)), whole_rows(Setting(alignment.weighted, 2, None))
+    >>> float(energy(inputs(rows, rows, jnp.float32(1.0), None, None), sweep))
+    3.0
+    """
     return sweep.energy(inputs)
 
 

@@ -242,6 +242,18 @@ def attention_weights(
 class Method(Protocol):
     """How the alignment energy of all pairs is computed: :func:`alignment_energy` on one device, or
     what :func:`vfejax.agents.ring.ring` makes for many.
+
+    Args:
+        features: rows from :func:`pair_features`.
+        temperature: tau in nats, positive.
+        coefficient: weight of each receiver's energy ``[n]``.
+        log_weight: log of each sender's weight in the softmax ``[n]``.
+        alignment_fn: what a receiver pays for its row.
+        block_size: receivers per block of pairs.
+        compute_dtype: dtype of the operands of the pairwise products.
+
+    Returns:
+        A scalar in nats.
     """
 
     def __call__(
@@ -255,9 +267,7 @@ class Method(Protocol):
         alignment_fn: AlignmentFn = alignment.weighted,
         block_size: int | None = None,
         compute_dtype: jax.typing.DTypeLike | None = None,
-    ) -> Array:
-        """The energy, a scalar in nats; the arguments are those of :func:`alignment_energy`."""
-        ...
+    ) -> Array: ...
 
 
 def alignment_energy(

@@ -1,0 +1,96 @@
+"""``vfejax simulate`` on several devices: the same population as on one, and a line that says how
+many have a share of it.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from vfejax.agents import pairwise
+from vfejax.cli.simulate import devices
+from vfejax.cli.simulate.config import SimulateConfig
+
+SCRIPT = """
+import sys
+import numpy as np
+from helpers.tiny_run import TINY
+from matplotlib.figure import Figure
+from vfejax.cli.main import main
+from vfejax.cli.simulate import devices
+from vfejax.data import population_arrays
+from vfejax.runs import report
+
+blank = report.figure_png(Figure(figsize=(0.1, 0.1)), dpi=10)
+report.figure_png = lambda figure: blank
+shared, folder = devices.shared, sys.argv[1]
+flags = [*TINY, "--agents", "8", "--dynamics", "natural", "--step-size", "0.02",
+         "--precision", "float64", "--log-every", "10", "--checkpoint-every", "10"]
+
+def run(name, *options):
+    return main(["simulate", "--out", f"{folder}/{name}", *options])
+
+def same(name, tolerance):
+    found, expected = (population_arrays.load_npz(f"{folder}/{x}/final.npz")
+                       for x in (name, "eight"))
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=tolerance, atol=tolerance)
+
+assert run("eight", *flags, "--steps", "50") == 0
+# Half of a run, which goes on bit for bit.
+assert run("half", *flags, "--steps", "20", "--quiet") == 0
+assert run("half", "--resume", "--steps", "50", "--quiet") == 0
+same("half", 0)
+# The other half, on one device.
+assert run("moved", *flags, "--steps", "20", "--quiet") == 0
+devices.shared = lambda config, problem: None
+assert run("moved", "--resume", "--steps", "50", "--quiet") == 0
+same("moved", 1e-9)
+assert run("one", *flags, "--steps", "50", "--quiet") == 0
+same("one", 1e-9)
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives_and_a_run_goes_on_with_any_number(tmp_path):
+    tests = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": os.pathsep.join([tests, *sys.path]),
+    }
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vfejax simulate: uses all 8 devices, each with 1 of the agents\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("used", "present", "num_agents", "emergence", "line"),
+    [
+        (1, 1, 64, (), ""),
+        (8, 8, 64, (), "uses all 8 devices, each with 8 of the agents"),
+        (
+            *(5, 8, 100, ()),
+            "uses 5 of 8 devices, since no more of them have equal shares of the 100 agents; "
+            "a multiple of 8 agents uses all",
+        ),
+        (1, 8, 64, (4,), "uses 1 of 8 devices: with --emergence one device has all agents"),
+    ],
+)
+def test_one_line_says_how_many_devices_are_used_and_why(
+    used, present, num_agents, emergence, line
+):
+    config = SimulateConfig(emergence=emergence)
+    assert devices.remark(config, used, present, num_agents) == line
+
+
+def test_a_state_is_copied_and_one_device_needs_no_method():
+    state = {"mean": jnp.ones((4, 3)), "step": jnp.zeros((), int)}
+    placed = devices.placed(None, 4)(state)
+    assert placed["mean"] is not state["mean"]
+    assert placed["mean"].tolist() == state["mean"].tolist()
+    assert devices.method(None, None) is pairwise.alignment_energy
