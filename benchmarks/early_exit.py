@@ -1,0 +1,407 @@
+"""Early exit in decoding, one sequence at a time: a token leaves the stack of blocks once the head
+is sure enough.
+
+    python benchmarks/early_exit.py --runs FOLDER --text topics [--teachers FOLDER] [--report]
+
+After a block the shared norm and head read the stream, or an affine map of it that was fitted to
+training text; where their largest probability reaches a threshold, the remaining blocks are not
+run. Their mixers may *go on*: they read the stream of the exit, so that what they remember knows of
+the token; experts, gates and what mixers write are not computed. Or their memory *stands still*.
+
+The threshold is the smallest of a grid at which the loss on the first half of the validation text
+rises by at most 1 %; loss, blocks run and time are those of the second half. Time is processor time
+for a token of one sequence, read one after the other by a compiled loop with real branches; loops
+take turns, and the smallest of several measurements counts. The baseline is the faster of the
+package's decoding and the same loop without exits.
+
+Models are those that ``adaptive_computation.py`` left in ``--runs``, and the default ones of
+``model_compression.py --teachers``.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import adaptive_arms as arms
+import adaptive_computation as training
+import jax
+import jax.numpy as jnp
+import language_models as models
+import numpy as np
+import optax
+from flax import nnx
+from language_model_decoding import read_weights
+
+from vfejax import runs
+from vfejax.data import batches
+from vfejax.models import table
+from vfejax.training.losses import token_nats
+from vfejax.types import Array, PyTree
+
+LAYERS = arms.LAYERS
+ROWS, TOKENS = 32, 512  # of text by which losses are judged, in each half
+TIMED, ROUNDS = 256, 9  # tokens in one measurement, and measurements
+ALLOWED = 1.01  # loss over that with all blocks
+GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+FITTING = (150, 3e-3)  # updates and rate of the affine maps
+TEACHER = "default of vfejax train"
+Module = Callable[[PyTree], Any]
+
+
+class Way(NamedTuple):
+    """After which blocks a token may leave, whether a fitted map stands before the head, and
+    whether the mixers of skipped blocks go on.
+    """
+
+    exits: tuple[int, ...]
+    fitted: bool
+    goes_on: bool
+
+
+ANY = tuple(range(1, LAYERS))
+WAYS = {
+    "shared head, mixers go on": Way(ANY, fitted=False, goes_on=True),
+    "shared head, memory stands still": Way(ANY, fitted=False, goes_on=False),
+    "fitted head, mixers go on": Way(ANY, fitted=True, goes_on=True),
+    "fitted head, memory stands still": Way(ANY, fitted=True, goes_on=False),
+    "fitted head after block 2 alone, mixers go on": Way((2,), fitted=True, goes_on=True),
+}
+
+
+class Maps(NamedTuple):
+    """What is added to the stream after each block but the last before the head reads it: ``x W +
+    b``, ``[layers - 1, d, d]`` and ``[layers - 1, d]``.
+    """
+
+    kernel: Array
+    bias: Array
+
+
+def blocks_of(module: Any) -> list[Any]:
+    """The blocks of a model one by one."""
+    graphdef, stacked = nnx.split(module.blocks.block)
+    return [nnx.merge(graphdef, jax.tree.map(lambda x: x[n], stacked)) for n in range(LAYERS)]  # noqa: B023
+
+
+def moved(maps: Maps, number: int, x: Array) -> Array:
+    """The stream after a block as the head reads it."""
+    return x + x @ maps.kernel[number] + maps.bias[number]
+
+
+def surest(logits: Array) -> Array:
+    """The largest probability."""
+    return jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
+
+
+def judged(
+    made: Module, goes_on: bool, params: PyTree, maps: Maps, thresholds: Array, text: Array
+) -> tuple[Array, Array]:
+    """Nats per token of the rows ``text [b, n + 1]``, and blocks run per token, when a token leaves
+    after the first block whose head is as sure as ``thresholds [layers - 1]`` say. All blocks are
+    computed, and those that would not be have no effect.
+    """
+    module = made(params)
+    blocks = blocks_of(module)
+
+    def step(states: list[PyTree], pair: tuple[Array, Array]) -> tuple[list[PyTree], Any]:
+        token, target = pair
+        x, after = module.embed(token, jnp.zeros_like(token)), []
+        inside, run = jnp.ones(token.shape, bool), jnp.zeros(())
+        chosen = jnp.zeros(())
+        for number, (block, state) in enumerate(zip(blocks, states, strict=True)):
+            hidden, new = block.decode(x, state)
+            # The stream of a token that has left is that of its exit.
+            skipped = block.mixer.decode(state, block.mixer_norm(x))[1] if goes_on else state
+            after.append(jax.tree.map(partial(_where, inside), new, skipped))
+            x, run = _where(inside, hidden, x), run + jnp.mean(inside, dtype=jnp.float32)
+            if number < LAYERS - 1:
+                logits = module.logits(moved(maps, number, x))
+                leaves = inside & (surest(logits) >= thresholds[number])
+            else:
+                logits, leaves = module.logits(x), inside
+            chosen = _where(leaves, logits, jnp.broadcast_to(chosen, logits.shape))
+            inside = inside & ~leaves
+        return after, (jnp.mean(token_nats(chosen, target)[0]), run)
+
+    states = [block.mixer.init_decode(text.shape[0]) for block in blocks]
+    _, (nats, run) = jax.lax.scan(step, states, (text[:, :-1].T, text[:, 1:].T))
+    return jnp.mean(nats), jnp.mean(run)
+
+
+def _where(mask: Array, new: Array, old: Array) -> Array:
+    return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def read(
+    made: Module, way: Way, params: PyTree, maps: Maps, thresholds: Array, text: Array
+) -> tuple[Array, Array]:
+    """The same of one row ``text [n + 1]``, without computing what is left out."""
+    module = made(params)
+    blocks = blocks_of(module)
+
+    def level(number: int, x: Array, states: tuple[PyTree, ...]) -> Any:
+        x, new = blocks[number].decode(x, states[number])
+        states = (*states[:number], new, *states[number + 1 :])
+        if number == LAYERS - 1:
+            return module.logits(x), states, jnp.float32(LAYERS)
+        if number + 1 not in way.exits:
+            return level(number + 1, x, states)
+        logits = module.logits(moved(maps, number, x) if way.fitted else x)
+        return jax.lax.cond(
+            surest(logits)[0] >= thresholds[number],
+            lambda: (logits, left(number, x, states), jnp.float32(number + 1)),
+            lambda: level(number + 1, x, states),
+        )
+
+    def left(number: int, x: Array, states: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        if not way.goes_on:
+            return states
+        further = zip(blocks[number + 1 :], states[number + 1 :], strict=True)
+        return (
+            *states[: number + 1],
+            *(block.mixer.decode(state, block.mixer_norm(x))[1] for block, state in further),
+        )
+
+    def step(states: tuple[PyTree, ...], pair: tuple[Array, Array]) -> tuple[Any, Any]:
+        token, target = (x[None] for x in pair)
+        logits, states, run = level(0, module.embed(token, jnp.zeros_like(token)), states)
+        return states, (token_nats(logits, target)[0], run)
+
+    states = tuple(block.mixer.init_decode(1) for block in blocks)
+    _, (nats, run) = jax.lax.scan(step, states, (text[:-1], text[1:]))
+    return jnp.mean(nats), jnp.mean(run)
+
+
+def read_by_package(model: Any, params: PyTree, text: Array) -> Array:
+    """Nats per token by the decoding of the package."""
+
+    def step(state: PyTree, pair: tuple[Array, Array]) -> tuple[PyTree, Array]:
+        logits, state = model.decode(params, state, pair[0][None])
+        return state, token_nats(logits, pair[1][None])[0]
+
+    return jnp.mean(jax.lax.scan(step, model.init_decode(params, 1), (text[:-1], text[1:]))[1])
+
+
+class Programs(NamedTuple):
+    """Everything that is compiled for a size of model and a text."""
+
+    fit: Callable[..., Maps]
+    judge: dict[bool, Callable[..., tuple[Array, Array]]]
+    read: dict[str, Callable[..., tuple[Array, Array]]]
+    package: Callable[..., Array]
+
+
+@cache
+def programs(argument: str, small: bool) -> Programs:
+    """Compiled once for all seeds."""
+    text = models.load(argument)
+    config, size = table.MODELS["resnet-bk"].config(), text.corpus.vocabulary.size
+    config = arms.config() if small else config
+    model, made = table.build("resnet-bk", config, size, arms.LENGTH), arms.module(config, size)
+
+    def fit(params: PyTree, windows: Array) -> Maps:
+        optimizer = optax.adam(FITTING[1])
+        maps = Maps(
+            jnp.zeros((LAYERS - 1, config.dim, config.dim)), jnp.zeros((LAYERS - 1, config.dim))
+        )
+
+        def loss(maps: Maps, streams: Array, targets: Array) -> Array:
+            x = [moved(maps, number, streams[number]) for number in range(LAYERS - 1)]
+            return jnp.mean(token_nats(made(params).logits(jnp.stack(x)), targets[None])[0])
+
+        def step(carry: tuple[Maps, PyTree], window: Array) -> tuple[tuple[Maps, PyTree], None]:
+            maps, memory = carry
+            streams = model.watch(params, window[:, :-1])[1].hidden
+            gradient = jax.grad(loss)(maps, streams, window[:, 1:])
+            changes, memory = optimizer.update(gradient, memory)
+            return (optax.apply_updates(maps, changes), memory), None
+
+        return jax.lax.scan(step, (maps, optimizer.init(maps)), windows)[0][0]
+
+    ways = WAYS | {"no exits": Way((), fitted=False, goes_on=False)}
+    return Programs(
+        jax.jit(fit),
+        {on: jax.jit(partial(judged, made, on)) for on in (True, False)},
+        {name: jax.jit(partial(read, made, way)) for name, way in ways.items()},
+        jax.jit(partial(read_by_package, model)),
+    )
+
+
+def halves(text: models.Text) -> list[np.ndarray]:
+    """Rows of the two halves of the validation text."""
+    tokens = text.corpus.valid.tokens
+    middle = len(tokens) // 2
+    found = []
+    for part in (tokens[:middle], tokens[middle:]):
+        length = min(TOKENS, len(part) // ROWS - 1)
+        starts = np.arange(ROWS) * (len(part) // ROWS)
+        found.append(part[starts[:, None] + np.arange(length + 1)])
+    return found
+
+
+def thresholds_of(way: Way, threshold: float) -> np.ndarray:
+    """The threshold after each block that has an exit; elsewhere one that nothing reaches."""
+    return np.asarray([threshold if n in way.exits else 2.0 for n in ANY], np.float32)
+
+
+def calibrated(loss_fn: Callable[[float], float], most: float) -> float:
+    """The smallest threshold of the grid whose loss is at most ``most``; 2 where none is."""
+    low, high = 0, len(GRID)
+    while low < high:
+        middle = (low + high) // 2
+        if loss_fn(GRID[middle]) <= most:
+            high = middle
+        else:
+            low = middle + 1
+    return GRID[low] if low < len(GRID) else 2.0
+
+
+def found_with(text: models.Text, params: PyTree, small: bool, seed: int) -> dict[str, Any]:
+    """Losses, blocks and times of every way of one model."""
+    run = programs(text.argument, small)
+    sampler = batches.Batches(text.corpus.train.tokens, arms.BATCH, arms.LENGTH, seed=seed + 10_000)
+    fitted = run.fit(params, sampler.at(0, FITTING[0]))
+    none = jax.tree.map(jnp.zeros_like, fitted)
+    first, second = halves(text)
+    never = np.full(LAYERS - 1, 2.0, np.float32)
+    whole = [float(run.judge[True](params, none, never, half)[0]) for half in (first, second)]
+    row = text.corpus.valid.tokens[-TIMED - 1 :]
+    calls = {
+        "package": partial(run.package, params, row),
+        "no exits": partial(run.read["no exits"], params, none, never, row),
+    }
+    found: dict[str, Any] = {}
+    for name, way in WAYS.items():
+        maps, judge = fitted if way.fitted else none, run.judge[way.goes_on]
+
+        def loss(threshold: float, way: Way = way, maps: Maps = maps, judge: Any = judge) -> float:
+            return float(judge(params, maps, thresholds_of(way, threshold), first)[0])
+
+        threshold = calibrated(loss, ALLOWED * whole[0])
+        nats, blocks = judge(params, maps, thresholds_of(way, threshold), second)
+        found[name] = {"threshold": threshold, "loss": float(nats), "blocks": float(blocks)}
+        calls[name] = partial(run.read[name], params, maps, thresholds_of(way, threshold), row)
+    heads = _heads(run, params, none, fitted, second)
+    return {"loss": whole[1], "ways": found, "seconds": timed(calls), "heads": heads}
+
+
+def _heads(
+    run: Programs, params: PyTree, none: Maps, fitted: Maps, text: np.ndarray
+) -> dict[str, list[float]]:
+    """Loss when every token leaves after block 1, 2, ..., by the shared head and the fitted one."""
+    found = {}
+    for name, maps in (("shared", none), ("fitted", fitted)):
+        always = [np.where(np.asarray(ANY) == n, 0.0, 2.0).astype(np.float32) for n in ANY]
+        found[name] = [float(run.judge[True](params, maps, at, text)[0]) for at in always]
+    return found
+
+
+def timed(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Processor seconds for a token, the smallest of measurements that take turns."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            began = time.process_time()
+            jax.block_until_ready(call())
+            seconds[name].append((time.process_time() - began) / TIMED)
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def weights(plan: training.Plan, teachers: Path | None, name: str, seed: int) -> PyTree | None:
+    """Those of a model, if they are there."""
+    if name == TEACHER:
+        path = teachers / f"{plan.text.name}-{seed}-teacher.safetensors" if teachers else None
+        return runs.load(path).params if path and path.exists() else None
+    rate = training.best_rate(plan, name)
+    if rate is None:
+        return None
+    path = training.weights_file(plan.out, plan.text.name, name, seed, rate)
+    return read_weights(path) if path.exists() else None
+
+
+def job_of(plan: training.Plan, name: str, seed: int) -> dict[str, Any]:
+    """What decides the outcome of a run, its text aside."""
+    return {"part": "exits", "model": name, "seed": seed}
+
+
+def missing(plan: training.Plan, teachers: Path | None) -> None:
+    """Make every line that is not there and whose weights are."""
+    for seed in plan.seeds:
+        for name in (*training.EXITS, TEACHER):
+            params = weights(plan, teachers, name, seed)
+            if params is not None:
+                small = name != TEACHER
+                training.make(
+                    plan,
+                    job_of(plan, name, seed),
+                    partial(found_with, plan.text, params, small, seed),
+                )
+
+
+def report(plan: training.Plan) -> Iterator[str]:
+    """Each way of each model, means over seeds."""
+    yield (
+        "| model | exit | seeds | thresholds | blocks run of 4 | loss to all blocks | tokens/s "
+        "with all blocks | with exits | times as fast |"
+    )
+    yield "| --- | --- |" + " ---: |" * 7
+    known = training.results(plan)
+    extra = {"text": plan.text.name, "digest": plan.text.digest}
+    for model in (*training.EXITS, TEACHER):
+        lines = [json.dumps(job_of(plan, model, s) | extra, sort_keys=True) for s in plan.seeds]
+        rows = [known[line] for line in lines if line in known]
+        for name in WAYS if rows else ():
+            yield f"| {model} | {name} | {len(rows)} | {' | '.join(_cells(rows, name))} |"
+        for head in ("shared", "fitted") if rows else ():
+            nats = np.mean([row["heads"][head] for row in rows], axis=0)
+            whole = np.mean([row["loss"] for row in rows])
+            cells = ", ".join(f"{x:.3f}" for x in [*nats, whole])
+            yield f"| {model} | always, by the {head} head | | | | {cells} | | | |"
+
+
+def _cells(rows: list[dict[str, Any]], name: str) -> list[str]:
+    ways = [row["ways"][name] for row in rows]
+    change = [100 * (way["loss"] / row["loss"] - 1) for way, row in zip(ways, rows, strict=True)]
+    full = [min(row["seconds"]["package"], row["seconds"]["no exits"]) for row in rows]
+    own = [row["seconds"][name] for row in rows]
+    mean, half = models.interval([a / b for a, b in zip(full, own, strict=True)])
+    return [
+        ", ".join("never" if way["threshold"] > 1 else f"{way['threshold']:g}" for way in ways),
+        f"{np.mean([way['blocks'] for way in ways]):.2f}",
+        f"{np.mean(change):+.2f} %",
+        f"{1 / np.mean(full):,.0f}",
+        f"{1 / np.mean(own):,.0f}",
+        f"{mean:.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}"),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", default="topics", help="NAME=FILE, or a bare name for topics")
+    parser.add_argument("--runs", type=Path, default=Path("runs/adaptive"))
+    parser.add_argument("--teachers", type=Path, help="folder with trained default models")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--report", action="store_true", help="show what is there, make nothing")
+    options = parser.parse_args(arguments)
+    text = models.load(options.text)
+    plan = training.Plan(
+        text, options.seeds, training.RATES, options.updates, list(arms.ARMS), [], options.runs
+    )
+    if not options.report:
+        missing(plan, options.teachers)
+    print("\n".join(report(plan)))
+
+
+if __name__ == "__main__":
+    main()
