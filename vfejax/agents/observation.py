@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import (
@@ -52,9 +53,9 @@ def identity_observations(values: Array, noise_std: float | Array) -> Observatio
     """
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"values must be real floating numbers, got {values.dtype}")
-    eye = jnp.eye(values.shape[-1], dtype=values.dtype)
-    noise_std = jnp.asarray(noise_std, values.dtype)
-    return Observations(values, jnp.ones_like(values[..., 0]), eye, noise_std * eye)
+    eye = jnp.asarray(np.eye(values.shape[-1], dtype=values.dtype))
+    present = jnp.ones(values.shape[:-1], values.dtype)
+    return Observations(values, present, eye, jnp.asarray(noise_std, values.dtype) * eye)
 
 
 def _checked(mean: Array, observations: Observations) -> Observations:

@@ -109,8 +109,10 @@ def _run(name: str, arguments: list[str]) -> int:
     # Matplotlib tells on standard error when it finds no folder for its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
+    from vfejax.cli.programs import keep_programs
     from vfejax.runs.interrupt import Interrupt
 
+    keep_programs()
     with Interrupt(f"vfejax {name}: interrupted"):
         return command.main(arguments)
 

@@ -18,8 +18,6 @@ from vfejax.types import Array, PyTree, SequenceModel
 
 __all__ = ["EvaluateFn", "EvaluationSums", "evaluate", "evaluator"]
 
-_GROUP = 32  # batches per compiled call: between two of them an evaluation can be stopped
-
 EvaluateFn = Callable[..., Measured]
 
 
@@ -90,13 +88,18 @@ def evaluate(
     return EvaluationSums(jnp.where(jnp.isinf(total), total, total + lost), count)
 
 
-def evaluator(model: SequenceModel, mesh: Mesh, padding: int | None) -> EvaluateFn:
+def evaluator(
+    model: SequenceModel, mesh: Mesh, padding: int | None, batches_per_call: int = 32
+) -> EvaluateFn:
     """A compiled evaluation that a caller can watch and stop.
 
     Args:
         model: the model.
         mesh: devices over which every batch is split.
         padding: the id whose prediction does not count; None when all do.
+        batches_per_call: at most so many batches are read between two moments at which the
+            evaluation can be stopped. Texts of at least as many batches share one program, when
+            there is padding.
 
     Returns:
         ``evaluate_fn(params, windows [m, b, n + 1], progress_fn=None, stop_fn=None) -> Measured``.
@@ -122,11 +125,11 @@ def evaluator(model: SequenceModel, mesh: Mesh, padding: int | None) -> Evaluate
     ) -> Measured:
         params = sharding.replicate(mesh, params)
         nats, count = 0.0, 0
-        for start in range(0, len(windows), _GROUP):
-            group = windows[start : start + _GROUP]
+        for start in range(0, len(windows), batches_per_call):
+            group = windows[start : start + batches_per_call]
             done = start + len(group)
             if padding is not None:  # every call has the same shape, so one program is compiled
-                missing = min(len(windows), _GROUP) - len(group)
+                missing = min(len(windows), batches_per_call) - len(group)
                 group = np.pad(group, ((0, missing), (0, 0), (0, 0)), constant_values=padding)
             sums = sums_fn(params, sharding.split_batches(mesh, group))
             nats, count = nats + float(sums.nats), count + int(sums.num_tokens)

@@ -3,10 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vfejax.agents.population import Population
+from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate.problem import Problem
 from vfejax.errors import UserError
 from vfejax.geometry import irreps
@@ -50,7 +50,7 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if np.size(values) else math.nan
 
 
-@jax.jit
+@compiled_once
 def rotation_matrices(phi: Array) -> Array:
     """Rotations ``[..., 3, 3]`` of frames ``phi [..., 3]``, whatever irreps the beliefs have."""
     return frames(phi, irreps.so3((1,)))

@@ -71,8 +71,8 @@ def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loo
     method = devices.method(mesh, problem)
     energy_fn = simulate_problem.energy_function(config, problem, method)
     integrator = simulate_problem.integrator(config, energy_fn, problem)
-    position = place(jax.jit(populations.unconstrain)(problem.population))
-    constrain = jax.jit(populations.constrain)
+    position = place(compiled_once(populations.unconstrain)(problem.population))
+    constrain = compiled_once(populations.constrain)
     start = compiled_once(lambda x: (integrator.init(x), energy_fn(x)[1]))
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
@@ -173,7 +173,7 @@ def simulate(config: SimulateConfig) -> int:
         population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(program)
         position = jax.device_put(outcome.state.position, jax.devices()[0])
-        population = jax.jit(populations.constrain)(position)
+        population = compiled_once(populations.constrain)(position)
         population_arrays.save_npz(run.file("final.npz"), _arrays(population))
         session.say("drawing the pictures")
         report, summary = simulate_report.build(config, problem, references, population, run)

@@ -25,6 +25,9 @@ from vfejax.runs.report import Picture
 
 __all__ = ["pictures"]
 
+_covariance = compiled_once(covariance)
+_frames = compiled_once(frames)
+
 # A larger population's attention matrix is no longer legible (and takes n^2 memory).
 _MOST_ATTENTION = 512
 
@@ -42,9 +45,9 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
     global rotation for each scene.
     """
     belief, phi = at_point(population, index)
-    inward = np.asarray(compiled_once(frames)(-phi, problem.group))[agents]
+    inward = np.asarray(_frames(-phi, problem.group))[agents]
     means = np.einsum("nij,nj->ni", inward, np.asarray(belief.mean)[agents])
-    covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(covariance(belief))[agents], inward)
+    covs = np.einsum("nij,njk,nlk->nil", inward, np.asarray(_covariance(belief))[agents], inward)
     if phi.shape[-1] != 3:
         return _View(means, covs, np.broadcast_to(np.eye(3), (len(means), 3, 3)))
     rotations = np.asarray(rotation_matrices(phi))[agents]
@@ -191,7 +194,7 @@ def _field_pictures(
     def average(field: np.ndarray) -> np.ndarray:
         return (chi * field).sum(axis=0) / covered
 
-    spread = np.sqrt(np.trace(np.asarray(covariance(population.belief)), axis1=-2, axis2=-1))
+    spread = np.sqrt(np.trace(np.asarray(_covariance(population.belief)), axis1=-2, axis2=-1))
     maps = {
         "mean frame angle (rad)": average(np.linalg.norm(np.asarray(population.phi), axis=-1)),
         "mean belief spread (m)": average(spread),
@@ -234,6 +237,9 @@ def pictures(
         metrics: the columns of the run's metrics.
         grouped: pictures of meta-agents, which come first.
     """
+    # On the host, where taking an agent or a point out of an array compiles nothing.
+    population, start = jax.tree.map(np.asarray, (population, problem.population))
+    problem = problem._replace(population=start)
     yield from grouped
     about_population = list(
         _population_pictures(config, problem, population, int(metrics["step"][-1]))

@@ -39,6 +39,8 @@ from vfejax.types import PyTree, Trainer, TrainInfo, TrainState
 
 __all__ = ["main", "train"]
 
+_FEWEST_BATCHES = 8  # that are evaluated in one call where there are more
+
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit status."""
@@ -103,7 +105,9 @@ def _task(config: TrainConfig) -> Task:
         padding,
         limit=config.eval_windows or None,
     )
-    evaluate_fn = evaluator(start.model, mesh, padding)
+    # One program for the evaluations during the run and for those at its end.
+    together = min(max(len(windows), _FEWEST_BATCHES), 32)
+    evaluate_fn = evaluator(start.model, mesh, padding, together)
     return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
 
 
