@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vfejax.cli import options
 from vfejax.cli.options import RunOptions
 from vfejax.data.files import atomic_write
-from vfejax.runs import checkpoint, loop, tensorboard
+from vfejax.runs import checkpoint, loop, processes, shared, tensorboard
 from vfejax.runs import directory as run_directory
 from vfejax.runs import inputs as run_inputs
 from vfejax.runs.interrupt import Interrupt
@@ -59,8 +59,8 @@ class Session(NamedTuple):
         self.say(text)
 
     def say(self, text: str) -> None:
-        """A line on standard error, unless the user asked for quiet."""
-        if not self.config.quiet:
+        """A line on standard error, unless the user asked for quiet; the first process says it."""
+        if not self.config.quiet and processes.leads():
             # A run must not end because standard error cannot be written.
             with contextlib.suppress(OSError, ValueError):
                 print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ class Session(NamedTuple):
         config = self.config
         with contextlib.ExitStack() as stack:
             writers = []
-            if config.tensorboard:
+            if config.tensorboard and processes.leads():
                 start = self.start or 0
                 writers.append(stack.enter_context(tensorboard.writer(self.run, start)))
             return loop.run(
@@ -110,13 +110,15 @@ class Session(NamedTuple):
             self.say(f"{self.run.path} has no checkpoint, so it begins at step 0")
         for change in options.changes(self.before, self.config):
             self.note(f"resumed at step {start or 0}: {change}")
+        if not processes.leads():
+            return
         run_directory.write_config(self.run, self.settings)
         run_directory.renew_environment(self.run, self.settings, start or 0)
 
     def finish(
         self,
         outcome: loop.Outcome,
-        report: Report,
+        report: Report | None,
         summary: dict[str, Any],
         text: Callable[[dict[str, Any]], str],
     ) -> int:
@@ -124,13 +126,27 @@ class Session(NamedTuple):
 
         Args:
             outcome: of the loop.
-            report: what to show; the remarks so far join its notes.
+            report: what to show; the remarks so far join its notes. None in processes that write
+                none: all but the first.
             summary: what ``summary.json`` says; how long the run took joins it.
             text: the summary for a terminal.
 
         Raises:
             KeyboardInterrupt: when a signal ended the loop.
         """
+        if report is not None:
+            self._write(outcome, report, summary, text)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        return 0
+
+    def _write(
+        self,
+        outcome: loop.Outcome,
+        report: Report,
+        summary: dict[str, Any],
+        text: Callable[[dict[str, Any]], str],
+    ) -> None:
         notes = (*report.notes, *self.notes)
         if outcome.stop:
             notes = (*notes, outcome.stop)
@@ -142,9 +158,6 @@ class Session(NamedTuple):
             if outcome.stop:
                 print(outcome.stop)
             print(f"report: {self.config.out / 'report.html'}")
-        if outcome.interrupted:
-            raise KeyboardInterrupt
-        return 0
 
 
 def compare(config: RunOptions, inputs: run_inputs.Inputs) -> None:
@@ -155,10 +168,23 @@ def compare(config: RunOptions, inputs: run_inputs.Inputs) -> None:
         UserError: naming option and file.
     """
     run_inputs.check_readable(inputs)
-    if config.overwrite:
+    if config.overwrite and processes.leads():
         run_inputs.check_kept(config.out, inputs)
     if config.resume:
         run_inputs.check(config.out, inputs)
+
+
+def _opened(
+    config: RunOptions, settings: dict[str, Any], inputs: run_inputs.Inputs
+) -> run_directory.RunDirectory:
+    """The directory of the run: a new one, or that of a resumed run."""
+    if not processes.leads():
+        return shared.join(config.out)
+    if config.resume:
+        return run_directory.open_existing(config.out)
+    if config.overwrite:
+        run_inputs.check_kept(config.out, inputs)
+    return run_directory.create(config.out, settings, overwrite=config.overwrite)
 
 
 @contextlib.contextmanager
@@ -175,6 +201,8 @@ def begin(
         inputs: the files that the run is computed from, by option. A new run keeps their checksums;
             a resumed one refuses changed ones.
 
+    Of several processes the first one holds the run, and the others read it.
+
     Raises:
         UserError: when the directory cannot be used, or an input has changed.
     """
@@ -186,14 +214,12 @@ def begin(
         before = None
         if config.resume:
             before = options.stored(type(config), config.out, program=f"vfejax {name}")
-            run = run_directory.open_existing(config.out)
-        else:
-            if config.overwrite:
-                run_inputs.check_kept(config.out, inputs)
-            run = run_directory.create(config.out, settings, overwrite=config.overwrite)
-        with run:
-            if config.resume and run_inputs.is_recorded(run):
-                run_inputs.check(run, inputs)
-            elif not config.resume or checkpoint.latest_step(run) is None:
+        with _opened(config, settings, inputs) as run:
+            known = config.resume and run_inputs.is_recorded(run)
+            begins = not config.resume or checkpoint.latest_step(run) is None
+            if begins and not known and processes.leads():
                 run_inputs.record(run, inputs)
+            shared.meet(run)
+            if known or not processes.leads():
+                run_inputs.check(run, inputs)
             yield Session(config, run, name, interrupt, settings, before, [])

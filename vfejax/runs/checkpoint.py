@@ -4,7 +4,10 @@
 name, type and shape of every leaf, size and CRC-32 of every file. A checkpoint gets its name when
 it is complete, by one rename, so a kill at any moment leaves the earlier ones and, at worst, an
 unnamed rest that is never read. Orbax itself notices a missing file but not a flipped bit: the
-record notices both, before orbax is asked. For runs of one process.
+record notices both, before orbax is asked.
+
+Of several processes each writes and reads its own part of the arrays, all in the same directory,
+and the first one does all else. All of them must call :func:`save` and :func:`restore`.
 """
 
 import json
@@ -17,7 +20,8 @@ from typing import Any
 
 from vfejax.data.files import read_errors, write_errors
 from vfejax.errors import UserError
-from vfejax.runs.checkpoint_arrays import read_state, write_state
+from vfejax.runs import processes
+from vfejax.runs.checkpoint_arrays import ask_for_space, read_state, write_state
 from vfejax.runs.checkpoint_record import (
     Damaged,
     Misfit,
@@ -72,7 +76,8 @@ def save(
         run: directory of the run.
         step: its number, at least 0. An earlier checkpoint of the same step is replaced.
         state: pytree of JAX and NumPy arrays, typed random keys among them, restored bit for bit.
-            (Weak types become strong.)
+            (Weak types become strong.) Across processes the JAX arrays are on devices of all of
+            them, and NumPy arrays the same in each.
         meta: what JSON can hold: strings, numbers (floats exactly), booleans, None, lists, dicts
             with string keys.
         keep: how many of the newest checkpoints stay.
@@ -98,20 +103,28 @@ def save(
     folder = _folder(run)
     final = folder / f"{step:08d}"
     fresh = folder / f"{step:08d}.new"
+    leads = processes.leads()
     with write_errors(final):
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
         try:
-            fresh.mkdir()
+            if leads:
+                folder.mkdir(parents=True, exist_ok=True)
+                _sweep(folder)
+                fresh.mkdir()
+                ask_for_space(fresh, state)
+            processes.barrier()
             write_state(fresh / "state", state)
-            write_record(fresh, content)
-            _give_name(fresh, final)
+            if leads:
+                write_record(fresh, content)
+                _give_name(fresh, final)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
+            if leads:
+                shutil.rmtree(fresh, ignore_errors=True)
             raise
-        for old in steps(run)[:-keep]:
-            if old not in protect:
-                _remove(_listing(run)[old])
+        if leads:
+            for old in steps(run)[:-keep]:
+                if old not in protect:
+                    _remove(_listing(run)[old])
+    processes.barrier()
 
 
 def restore(
@@ -123,7 +136,7 @@ def restore(
         run: directory of the run.
         template: pytree with the structure, shapes and dtypes that were saved; arrays or
             ShapeDtypeStruct. NumPy leaves come back as NumPy arrays, the others as JAX
-            arrays with the template's sharding (the first device, if it has none).
+            arrays with the template's sharding (the first device of this process, if it has none).
         step: which; the newest by default.
 
     Returns:
@@ -151,8 +164,10 @@ def restore(
 
 def discard_after(run: str | os.PathLike, step: int) -> None:
     """Remove the checkpoints of later steps, when a run goes on from an earlier one; ``step = -1``
-    removes all.
+    removes all. The first process does.
     """
+    if not processes.leads():
+        return
     for later, path in _listing(run).items():
         if later > step:
             with write_errors(path):
@@ -160,7 +175,9 @@ def discard_after(run: str | os.PathLike, step: int) -> None:
 
 
 def keep_only(run: str | os.PathLike, step: int) -> None:
-    """Remove the checkpoints of all other steps."""
+    """Remove the checkpoints of all other steps. The first process does."""
+    if not processes.leads():
+        return
     for other, path in _listing(run).items():
         if other != step:
             with write_errors(path):
@@ -168,9 +185,11 @@ def keep_only(run: str | os.PathLike, step: int) -> None:
 
 
 def sweep(run: str | os.PathLike) -> None:
-    """Remove what killed processes left behind; complete checkpoints stay."""
+    """Remove what killed processes left behind; complete checkpoints stay. The first process
+    does.
+    """
     folder = _folder(run)
-    if folder.is_dir():
+    if processes.leads() and folder.is_dir():
         with write_errors(folder):
             _sweep(folder)
 

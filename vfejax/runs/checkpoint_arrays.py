@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from vfejax.data.files import one_line
 from vfejax.runs.checkpoint_record import Damaged
 from vfejax.types import PyTree
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["ask_for_space", "read_state", "write_state"]
 
 _OVERHEAD = 1 << 16  # bytes of a checkpoint besides its arrays, roughly
 # Bytes asked for at once: enough to meet a quota or a limit, little enough to be instant.
@@ -45,9 +46,8 @@ def _stored(tree: PyTree) -> dict[str, Any]:
 
 
 def write_state(path: Path, state: PyTree) -> None:
-    """Write a pytree of arrays; OSError when it does not fit on the disk."""
+    """Write a pytree of arrays; OSError when it cannot be written."""
     stored = _stored(state)
-    _ask_for_space(path.parent, sum(leaf.nbytes for leaf in stored.values()) + _OVERHEAD)
     if not stored:
         return
     with _orbax() as ocp:
@@ -61,10 +61,12 @@ def write_state(path: Path, state: PyTree) -> None:
             ) from error
 
 
-def _ask_for_space(folder: Path, size: int) -> None:
-    """Raise OSError when ``size`` bytes do not fit. Orbax writes from many threads, and when a disk
-    is full each complains by itself.
+def ask_for_space(folder: Path, state: PyTree) -> None:
+    """Raise OSError when a state does not fit on the disk. Orbax writes from many threads, and when
+    a disk is full each complains by itself.
     """
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    size = sum(sizes) + _OVERHEAD
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if not hasattr(os, "posix_fallocate"):
@@ -122,7 +124,7 @@ def _target(leaf: Any) -> Any:
             else jax.random.key_data(leaf)
         )
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-        jax.devices()[0]
+        jax.local_devices()[0]
     )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

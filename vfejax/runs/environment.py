@@ -31,6 +31,7 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
         "device_platform": device.platform,
         "device_kind": device.device_kind,
         "num_devices": jax.device_count(),
+        "num_processes": jax.process_count() if jax.process_count() > 1 else None,
         "seed": config.get("seed"),
         "git_revision": _git_revision(),
     }

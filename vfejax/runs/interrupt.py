@@ -6,9 +6,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["INTERRUPTED", "Interrupt"]
+__all__ = ["INTERRUPTED", "Interrupt", "end_process"]
 
 INTERRUPTED = 130  # exit status of a program that Ctrl-C or SIGTERM stopped
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -91,17 +91,22 @@ class Interrupt:
         if self._graceful and not self.requested:
             self.requested = True
         elif self._ends_process:
-            _end_process(self._message)
+            end_process(self._message)
         else:
             raise KeyboardInterrupt
 
 
-def _end_process(message: str) -> None:
-    """End at once, whatever other threads do, with one line and the cursor shown again."""
+def end_process(message: str, status: int = INTERRUPTED) -> NoReturn:
+    """End at once, whatever other threads do, with one line and the cursor shown again.
+
+    Args:
+        message: the line, for standard error.
+        status: of the process.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""
         os.write(sys.stderr.fileno(), f"{shown}{message}\n".encode())
-    os._exit(INTERRUPTED)
+    os._exit(status)
 
 
 def _is_interactive() -> bool:

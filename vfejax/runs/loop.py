@@ -4,6 +4,10 @@ A loop repeats a pure function ``step``, compiled once for a chunk of ``log_ever
 every chunk it checks that the numbers are finite, writes a row of ``metrics.csv``, shows progress,
 and, when it is due, saves a checkpoint. A run that was killed, interrupted or given more steps goes
 on from its newest checkpoint, and gives bit for bit what an unbroken run gives.
+
+Processes that have joined (:mod:`vfejax.runs.joining`) run one loop together: each calls
+:func:`run`, the first one alone writes files and shows progress, all write their parts of a
+checkpoint, and a signal to any of them ends the loop of all after the same chunk.
 """
 
 import contextlib
@@ -16,7 +20,7 @@ import jax
 import numpy as np
 
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint
+from vfejax.runs import checkpoint, processes
 from vfejax.runs.chunk import compiled
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.events import Event, append_events, truncate_events
@@ -77,6 +81,7 @@ class Program(NamedTuple):
             can be traced.
         place: ``state -> state`` on the devices that it should be on, for fresh and restored ones;
             a copy by default, so that arrays that ``init`` did not make itself survive the loop.
+            Across processes it must put every leaf on devices of all of them.
         stored: ``state -> state`` as checkpoints hold it: all of it by default. What it leaves out
             ``place`` adds again, to what ``init`` makes too.
     """
@@ -210,7 +215,8 @@ def run(
     began = time.monotonic()
     state, memory, step, before = _start(run, program, cadence, resume)
     chunk = compiled(program.step, state)
-    writers = (functools.partial(_append, run), *writers)
+    leads = processes.leads()
+    writers = (functools.partial(_append, run), *writers) if leads else ()
 
     def save(step: int) -> None:
         meta = {"seconds": before + time.monotonic() - began}
@@ -231,14 +237,15 @@ def run(
         update = stack.enter_context(
             progress(
                 cadence.num_steps,
-                quiet=quiet,
+                quiet=quiet or not leads,
                 description=description,
                 start=step,
                 unit=unit,
                 units_per_step=units_per_step,
             )
         )
-        while step < cadence.num_steps and not stop and not interrupt.requested:
+        interrupted = processes.any_of(interrupt.requested)
+        while step < cadence.num_steps and not stop and not interrupted:
             num_steps = _chunk_length(step, cadence)
             inputs = None if program.inputs is None else program.inputs(step, num_steps)
             state, infos = chunk(state, inputs, num_steps)
@@ -248,11 +255,12 @@ def run(
             memory, stop = observation.memory, observation.stop
             _write(run, writers, step, observation)
             update(step, observation.row if observation.shown is None else observation.shown)
-            ends = step == cadence.num_steps or bool(stop) or interrupt.requested
+            interrupted = processes.any_of(interrupt.requested)
+            ends = step == cadence.num_steps or bool(stop) or interrupted
             if ends or step % cadence.checkpoint_every == 0:
                 save(step)
     seconds = before + time.monotonic() - began
-    return Outcome(state, memory, step, seconds, stop, interrupt.requested)
+    return Outcome(state, memory, step, seconds, stop, interrupted)
 
 
 def _start(
@@ -260,14 +268,16 @@ def _start(
 ) -> tuple[PyTree, PyTree, int | None, float]:
     """State, memory, step (None: begin at 0) and the seconds so far."""
     latest = start_step(run, cadence, resume=resume)
-    run.file("checkpoints/")
-    checkpoint.sweep(run)
+    processes.barrier()  # the first process changes nothing that another has yet to read
+    if processes.leads():
+        run.file("checkpoints/")
+        checkpoint.sweep(run)
+        _truncate(run, -1 if latest is None else latest)
+    processes.barrier()
     if latest is None:
-        _truncate(run, -1)
         return program.place(program.init()), program.memory, None, 0.0
     template = Saved(jax.eval_shape(program.template or program.init), program.memory)
-    saved, meta = checkpoint.restore(run, template)
-    _truncate(run, latest)
+    saved, meta = checkpoint.restore(run, template, latest)
     state = program.place(saved.state)
     memory = program.prepare(latest, state, saved.memory)
     return state, memory, latest, float(meta.get("seconds", 0.0))
@@ -294,7 +304,7 @@ def _write(
     step: int,
     observation: Observation,
 ) -> None:
-    if observation.events is not None:
+    if observation.events is not None and processes.leads():
         append_events(run, observation.events)
     for write in writers:
         write(step, observation.row)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vfejax.training import sharding
 from vfejax.training.losses import counted_targets, token_nats, training_batch
@@ -103,6 +103,7 @@ def evaluator(
 
     Returns:
         ``evaluate_fn(params, windows [m, b, n + 1], progress_fn=None, stop_fn=None) -> Measured``.
+        Across processes all call it, with the same windows.
         After every few batches it calls ``progress_fn(batches done)``, and when ``stop_fn()`` is
         true it returns the figures of the windows read so far; the number of predicted tokens says
         how many they were.
@@ -123,7 +124,7 @@ def evaluator(
         progress_fn: Callable[[int], None] | None = None,
         stop_fn: Callable[[], bool] | None = None,
     ) -> Measured:
-        params = sharding.replicate(mesh, params)
+        params, split = sharding.replicate(mesh, params), PartitionSpec(None, "data")
         nats, count = 0.0, 0
         for start in range(0, len(windows), batches_per_call):
             group = windows[start : start + batches_per_call]
@@ -131,7 +132,7 @@ def evaluator(
             if padding is not None:  # every call has the same shape, so one program is compiled
                 missing = min(len(windows), batches_per_call) - len(group)
                 group = np.pad(group, ((0, missing), (0, 0), (0, 0)), constant_values=padding)
-            sums = sums_fn(params, sharding.split_batches(mesh, group))
+            sums = sums_fn(params, sharding.place(group, NamedSharding(mesh, split)))
             nats, count = nats + float(sums.nats), count + int(sums.num_tokens)
             if progress_fn is not None:
                 progress_fn(done)

@@ -24,11 +24,12 @@ from vfejax.cli.train.config import (
     with_defaults,
 )
 from vfejax.cli.train.corpora import named_inputs, train_corpus
+from vfejax.cli.train.together import check_group, joined
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
-from vfejax.runs import checkpoint, loop
+from vfejax.runs import checkpoint, loop, processes
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
 from vfejax.runs.seeds import random_key
@@ -46,9 +47,11 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit status."""
     config = parse(arguments)
     check_values(config)
+    check_group(config)
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
-    return train(config)
+    with joined(config):
+        return train(config)
 
 
 class Best(NamedTuple):
@@ -122,7 +125,8 @@ class _BestWeights:
         self._known = -1  # step of those that the newest checkpoint knows
 
     def save(self, step: int, params: PyTree, loss: float) -> None:
-        self._run.file(f"{BEST}/checkpoints/")
+        if processes.leads():
+            self._run.file(f"{BEST}/checkpoints/")
         meta = {"step": step, "valid_loss": loss}
         checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
 
@@ -162,11 +166,14 @@ def _program(task: Task, session: Session) -> loop.Program:
     """Training as the loop runs it: after a chunk, evaluation where it is due."""
     config, weights = task.config, _BestWeights(session.run)
     weights_fn = jax.jit(task.trainer.weights)
-    batches = Batches(task.corpus.train.tokens, config.batch_size, config.length, config.seed)
+    share = (processes.index(), processes.count())
+    tokens = task.corpus.train.tokens
+    batches = Batches(tokens, config.batch_size, config.length, config.seed, share)
 
     def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
         params = weights_fn(state)
         loss = task.evaluate_fn(params, task.valid_windows).nats_per_token
+        loss = processes.said_by_first(loss)  # so that all find the same weights best
         return loss, weights.compared(step, task.start.learning(params), loss, best)
 
     def observe(
@@ -281,7 +288,8 @@ def train(config: TrainConfig) -> int:
     sessions.compare(config, inputs)
     task = _task(config)
     with sessions.begin(config, "train", inputs) as session:
-        if not (session.run.path / "vocabulary.json").exists():  # a resumed run keeps its own
+        own = (session.run.path / "vocabulary.json").exists()  # a resumed run keeps it
+        if processes.leads() and not own:
             tokenizers.save(session.run.file("vocabulary.json"), task.corpus.vocabulary)
         _remarks(task, session)
         window_tokens = config.batch_size * config.length
@@ -297,5 +305,5 @@ def train(config: TrainConfig) -> int:
             task.evaluate_fn,
             stop_fn=lambda: outcome.interrupted,
         )
-        summary["stopped_early"] = bool(outcome.stop)
+        summary |= {"stopped_early": bool(outcome.stop)}
         return session.finish(outcome, report, summary, train_report.summary_text)

@@ -88,6 +88,10 @@ class TrainConfig(RunOptions):
         *("steps", "checkpoint_every", "learning_rate", "patience"),
         *("final_windows", "sample_tokens", "shard", "remat"),
     )
+    SESSION: ClassVar[tuple[str, ...]] = (
+        *RunOptions.SESSION,
+        *("coordinator", "processes", "process"),
+    )
     INPUTS: ClassVar[tuple[str, ...]] = ("text", "phi", "tokenizer")
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "model": {**{name: field_name(name) for name in MODELS}, PRETRAINED: "swap"}
@@ -97,6 +101,17 @@ class TrainConfig(RunOptions):
     """Run directory to create."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, when several processes, on one machine or more, make the run
+    together. Each is given the same options but for --process, and sees the same --out. A resumed
+    run may have another number of them.
+    """
+    processes: int | None = None
+    """How many processes make the run together; the devices of all share every batch."""
+    process: int | None = None
+    """Which of the --processes this is, from 0. Process 0 writes the files of the run, and speaks
+    for all.
+    """
 
     model: _ModelName = "resnet-bk"
     """Which model; its own options begin with its name, and those of others are ignored. --phi

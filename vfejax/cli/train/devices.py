@@ -1,8 +1,11 @@
 """The devices of ``vfejax train``: how many have a share of every batch, and what each holds."""
 
+import jax
 from jax.sharding import Mesh
 
 from vfejax.cli.train.config import TrainConfig
+from vfejax.errors import UserError
+from vfejax.runs import processes
 from vfejax.training import sharding
 from vfejax.types import PyTree
 
@@ -12,8 +15,20 @@ _NAMED = 3  # leaves that a remark lists
 
 
 def train_mesh(config: TrainConfig) -> Mesh:
-    """As many devices as can have equal shares of what is worked through at once."""
-    return sharding.data_mesh(config.batch_size // config.accumulation)
+    """As many devices as can have equal shares of what is worked through at once.
+
+    Raises:
+        UserError: across processes, where all devices must have one.
+    """
+    try:
+        return sharding.data_mesh(config.batch_size // config.accumulation)
+    except ValueError as error:
+        present = jax.device_count()
+        multiple = f"a multiple of {present * config.accumulation}"
+        sharing = f"the {present} devices of {processes.count()} processes share every batch"
+        raise UserError(
+            f"--batch-size {config.batch_size}: must be {multiple}, since {sharing}"
+        ) from error
 
 
 def shardings(config: TrainConfig, mesh: Mesh, template: PyTree) -> PyTree:

@@ -22,7 +22,7 @@ from vfejax.data.ngrams import ngram_cross_entropy
 from vfejax.figures import maps as map_figures
 from vfejax.figures import training as training_figures
 from vfejax.models import sampling
-from vfejax.runs import checkpoint
+from vfejax.runs import checkpoint, processes
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.load import BEST
 from vfejax.runs.metrics import read_metrics
@@ -54,22 +54,15 @@ def baselines(corpus: Corpus, stop_fn: Callable[[], bool]) -> dict[str, float]:
     return {name: loss for name, loss in losses.items() if not math.isnan(loss)}
 
 
-def _summary(
+def _scores(
     config: TrainConfig,
     corpus: Corpus,
     params: PyTree,
-    metrics: dict[str, np.ndarray],
     evaluate_fn: EvaluateFn,
     stop_fn: Callable[[], bool],
 ) -> dict[str, Any]:
-    steps = int(metrics["step"][-1])
-    summary: dict[str, Any] = {
-        "model": config.model,
-        "data": corpus.name,
-        "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "steps": steps,
-        "tokens_trained": steps * config.batch_size * config.length,
-    }
+    """What the weights reach on the splits that were kept back."""
+    scores = {}
     for name in _SPLITS:
         split = getattr(corpus, name)
         if split is None:
@@ -81,10 +74,24 @@ def _summary(
             corpus.vocabulary.padding_id,
             limit=config.final_windows or None,
         )
-        summary[name] = split_scores(
-            evaluate_fn(params, windows, stop_fn=stop_fn), split, corpus.vocabulary
-        )
-    return summary | {"baselines_nats_per_token": baselines(corpus, stop_fn)}
+        measured = evaluate_fn(params, windows, stop_fn=stop_fn)
+        scores[name] = split_scores(measured, split, corpus.vocabulary)
+    return scores
+
+
+def _summary(
+    config: TrainConfig,
+    corpus: Corpus,
+    params: PyTree,
+    steps: int,
+) -> dict[str, Any]:
+    return {
+        "model": config.model,
+        "data": corpus.name,
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "steps": steps,
+        "tokens_trained": steps * config.batch_size * config.length,
+    }
 
 
 def _remarks(
@@ -229,8 +236,10 @@ def build(
     run: RunDirectory,
     evaluate_fn: EvaluateFn,
     stop_fn: Callable[[], bool],
-) -> tuple[Report, dict[str, Any]]:
+) -> tuple[Report | None, dict[str, Any]]:
     """Evaluate the best weights; what the run shows in the end, and its summary.
+
+    Several processes evaluate together; the first one alone makes the report.
 
     Args:
         config: the options of the run.
@@ -242,17 +251,22 @@ def build(
             their first windows, and baselines that take long are left out.
 
     Returns:
-        The report, and the summary, as JSON can hold it.
+        The report, and the summary, as JSON can hold it; None and nothing where another process
+        makes them.
 
     Raises:
         UserError: when the best weights or the metrics cannot be read.
     """
-    metrics = read_metrics(run, required=_LOSSES)
     best = run.path / BEST
     template = start.learning(jax.eval_shape(start.model.init, random_key(config.seed)))
     learning, meta = checkpoint.restore(best, template)
     params = start.whole(learning)
-    summary = _summary(config, corpus, params, metrics, evaluate_fn, stop_fn)
+    scores = _scores(config, corpus, params, evaluate_fn, stop_fn)
+    if not processes.leads():
+        return None, {}
+    metrics = read_metrics(run, required=_LOSSES)
+    summary = _summary(config, corpus, params, int(metrics["step"][-1])) | scores
+    summary |= {"baselines_nats_per_token": baselines(corpus, stop_fn)}
     summary |= {"best_step": meta["step"], "best_valid_loss": meta["valid_loss"]}
     summary["remarks"] = _remarks(config, corpus, summary, stop_fn())
     pictures = [_pictures(metrics, summary["baselines_nats_per_token"])]

@@ -1,0 +1,68 @@
+"""Processes join, or say in one line why not. What several do together is tested by ``vfejax
+train``, in ``tests/cli/train/test_together.py``.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from vfejax.errors import UserError
+from vfejax.runs import joining
+
+HEARTBEAT = """E0101 coordination_service.cc:1549] Use error polling to propagate the error
+UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):
+{}
+The tasks have crashed. Check the task logs for an earlier error"""
+
+CODE = """
+import sys
+from vfejax.runs import joining
+
+with joining.joined(joining.Group(sys.argv[1], 2, int(sys.argv[2])), "train", wait=0.5):
+    print("joined")
+"""
+
+
+@pytest.mark.parametrize("lost", [[1], [2, 5], [12]])
+def test_the_messages_of_the_service_name_the_lost_processes(lost):
+    names = "\n".join(map(str, lost))
+    assert joining._named(HEARTBEAT.format(names)) == lost
+    tasks = "\n".join(f"/job:jax_worker/replica:0/task:{number}" for number in lost)
+    assert joining._named(HEARTBEAT.format(tasks)) == lost
+
+
+def test_a_lost_service_is_that_of_the_first_process():
+    assert joining._named("UNAVAILABLE: Failed to send RPC to coordination service.") == [0]
+    assert joining._named("something else") == []
+
+
+def test_the_end_of_a_connection_is_found_behind_other_errors():
+    met = UserError("cannot write the checkpoint")
+    met.__cause__ = jax.errors.JaxRuntimeError("Gloo AllGather failed: Connection reset by peer")
+    assert joining._is_of_connection(met)
+    assert not joining._is_of_connection(UserError("no connection to gloo is meant here"))
+    assert not joining._is_of_connection(ValueError("shapes do not fit"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stays_alone_ends_with_one_line(rank):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    ended = subprocess.run(
+        [sys.executable, "-c", CODE, coordinator, str(rank)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == joining.FAILED
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    expected = ("--processes 2: not all of them came", "no process 0 answers there")
+    assert expected[rank] in line

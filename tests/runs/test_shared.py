@@ -1,0 +1,24 @@
+"""The directory of a run, as several processes see it."""
+
+from vfejax.runs import directory, processes, shared
+
+
+def test_the_others_read_a_run_that_the_first_holds(tmp_path):
+    with directory.create(tmp_path / "run", {"steps": 3}) as run:
+        with shared.join(run.path) as seen:
+            assert directory.read_config(seen) == {"steps": 3}
+            shared.meet(seen)  # one process is always agreed with itself
+        assert not (run.path / directory.OWN / "mark").exists()
+
+
+def test_a_directory_that_does_not_show_is_told_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "_TRIES", 1)
+    assert shared._seen(tmp_path / "mark") == 0
+    (tmp_path / "mark").write_text("17")
+    assert shared._seen(tmp_path / "mark") == 17
+
+
+def test_one_process_leads_and_agrees_with_itself():
+    assert (processes.index(), processes.count()) == (0, 1)
+    assert processes.any_of(True)
+    assert processes.said_by_first(0.1) == 0.1

@@ -1,0 +1,80 @@
+"""Several processes that make one run of ``vfejax train``: options, joining, and what must be the
+same in all.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+
+import jax
+
+from vfejax.cli import options
+from vfejax.cli.limits import check
+from vfejax.cli.train.config import TrainConfig
+from vfejax.errors import UserError
+from vfejax.runs import joining, processes
+
+__all__ = ["check_group", "joined"]
+
+_LARGEST_PORT = 65535
+
+
+def check_group(config: TrainConfig) -> None:
+    """Raise a UserError unless the options that join processes are all there and fit together."""
+    values = {name: getattr(config, name) for name in ("coordinator", "processes", "process")}
+    given = [options.flag(name) for name, value in values.items() if value is not None]
+    missing = [options.flag(name) for name, value in values.items() if value is None]
+    if config.coordinator is None or config.processes is None or config.process is None:
+        if given:
+            raise UserError(
+                f"{' and '.join(given)}: given without {' and '.join(missing)}; give all three, or "
+                "none for one process"
+            )
+        return
+    host, _, port = config.coordinator.rpartition(":")
+    fits = bool(host) and port.isdecimal() and 0 < int(port) <= _LARGEST_PORT
+    check(fits, "coordinator", config.coordinator, "HOST:PORT, such as 10.0.0.1:4000")
+    check(config.processes >= 1, "processes", config.processes, "at least 1")
+    numbers = f"at least 0 and below --processes {config.processes}"
+    check(0 <= config.process < config.processes, "process", config.process, numbers)
+
+
+@contextlib.contextmanager
+def joined(config: TrainConfig) -> Iterator[None]:
+    """Within it this process is one of those that the options speak of, if they speak of any. Enter
+    before anything touches a device.
+
+    Raises:
+        UserError: in every process, when they do not fit together.
+    """
+    if config.coordinator is None or config.processes is None or config.process is None:
+        yield
+        return
+    group = joining.Group(config.coordinator, config.processes, config.process)
+    with joining.joined(group, "train"):
+        _check_same(config)
+        yield
+
+
+def _check_same(config: TrainConfig) -> None:
+    """Raise a UserError unless all processes have the same settings, and as many devices."""
+    settings = options.settings(config) | {"resume": config.resume, "overwrite": config.overwrite}
+    compared = {name: value for name, value in settings.items() if name not in config.INPUTS}
+    digest = zlib.crc32(json.dumps(compared, sort_keys=True).encode()) >> 1
+    if (index := _stranger(digest)) is not None:
+        raise UserError(
+            f"--process {index}: has other settings than process 0; give every process the same "
+            "options, but for --process"
+        )
+    if (index := _stranger(jax.local_device_count())) is not None:
+        raise UserError(
+            f"--process {index}: has another number of devices than process 0; give every process "
+            "as many"
+        )
+
+
+def _stranger(value: int) -> int | None:
+    """The first process that has another value than process 0."""
+    values = processes.gathered(value)
+    return next((index for index, found in enumerate(values) if found != values[0]), None)
