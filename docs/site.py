@@ -31,6 +31,7 @@ COPIED = (
     "examples/*.py",
     "examples/*/*.py",
     "examples/*/*.md",
+    "deploy/*",
     "benchmarks/*.py",
     "notebooks/*.ipynb",
 )
