@@ -2,12 +2,14 @@
 ``vfejax train --shard``.
 
     python benchmarks/memory_per_device.py [--model NAME] [--batch-size 16] [--layers 4] [--remat]
+    python benchmarks/memory_per_device.py --shares
 
 Nothing is trained: the chunk of steps that ``vfejax train`` runs is compiled for shapes, on up to
 eight devices of one host, and says what it needs on each. *State* is weights and optimiser state,
 beside the smallest share possible (1 / n of all); *temporary* are the arrays within a step. What
 every device holds in whole, because no axis can be divided by the number of devices, is counted and
-named.
+named. ``--shares`` compiles nothing, and prints what a device holds of the state of every model
+with its default options, in units of 1 / n, under zero3.
 """
 
 import argparse
@@ -83,6 +85,23 @@ def program(setting: Setting, rule: str, num_devices: int) -> tuple[Any, TrainSt
     return compiled(step, state).lower(state, batches, setting.num_steps).compile(), state
 
 
+def shares(counts: list[int]) -> None:
+    """The table of ``--shares``."""
+    print(f"| model | state, kB | {' | '.join(map(str, counts))} | whole on each of {counts[-1]} |")
+    print(f"|---|---|{'---|' * len(counts)}---|")
+    for name in MODELS:
+        method = method_of(name, build(name))
+        state = jax.eval_shape(method.init, jax.random.key(0))
+        row, whole = [], ""
+        for count in counts:
+            mesh = jax.sharding.AbstractMesh((count,), ("data",))
+            found = sharding.footprint(state, sharding.zero3(mesh, state))
+            row.append(f"{count * found.per_device / found.total:.3f}")
+            weights = [key.removeprefix("params/") for key in found.whole if "params/" in key]
+            whole = f"{sum(found.whole.values())} B ({', '.join([*weights, 'counters'])})"
+        print(f"| {name} | {found.total / 1e3:.0f} | {' | '.join(row)} | {whole} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,7 +111,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--shares", action="store_true")
     options = parser.parse_args()
+    if options.shares:
+        shares([count for count in options.devices if count > 1])
+        return
     model = build(options.model, options.layers, remat=options.remat)
     setting = Setting(method_of(options.model, model), options.batch_size)
     print(f"{options.model}, batch {options.batch_size}, length {LENGTH}, jax {jax.__version__}")
