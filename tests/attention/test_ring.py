@@ -3,6 +3,7 @@ host devices of a process of their own: XLA makes them at start.
 """
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -122,6 +123,22 @@ for devices in (2, 4, 8):
     block = 16 * 4 * 64 * 4
 print(temporary, block, file=sys.stderr)
 assert temporary[8] < 1.1 * temporary[4]
+print("equal")
+"""
+
+
+PROCESSES = """
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+shared = jax.sharding.NamedSharding(mesh(2), jax.P(None, "sequence"))
+inputs = (*arrays(8, "float64"), jnp.asarray([0.5, 2.0]))
+spread = [jax.make_array_from_callback(x.shape, shared, lambda at, x=x: x[at]) for x in inputs[:3]]
+(found, answer), gradient = both("joint", ring(mesh(2), "sequence"), causal=True, window=3)(
+    *spread, np.asarray(inputs[3]))
+expected = both("joint", dense, causal=True, window=3)(*inputs)
+assert jax.process_count() == 2 and not answer.is_fully_addressable
+for x, y in zip((answer, *gradient), (expected[0][1], *expected[1]), strict=True):
+    for shard in x.addressable_shards:
+        chex.assert_trees_all_close(shard.data, y[shard.index], rtol=0, atol=1e-13)
 print("equal")
 """
 
@@ -248,6 +265,25 @@ def test_errors_name_the_argument():
         ring.stripe(x, 4)
     with pytest.raises(ValueError, match="num_devices must divide the 6 tokens, got 0"):
         ring.unstripe(x, 0)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives():
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        port = any_port.getsockname()[1]
+    command = [sys.executable, "-c", SETUP + PROCESSES, str(port)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(2)]
+    try:
+        for process in both:
+            out, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+            assert out.endswith("equal\n")
+    finally:
+        for process in both:
+            process.kill()
 
 
 @pytest.mark.slow  # some 50 compilations for eight devices
