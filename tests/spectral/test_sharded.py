@@ -96,20 +96,23 @@ print("equal")
 
 FURTHER = """
 # Single precision, to some fifty roundings, with a batch along another axis of the mesh.
-inputs = chain("float32")
-found = jax.jit(gradient(over_mesh(mesh(4, 2), "sequence")))(*inputs)
-compare(found, jax.jit(gradient(ONE))(*inputs), 3e-6)
-
-# Forward derivatives of gradients.
-*rows, _, x, z = chain("float64")
-def twice(use):
-    def loss(a, b, c):
+def slopes(use):
+    def loss(a, b, c, gates, x, z):
         solved = use.tridiagonal_solve(a.astype(z.dtype) - z[:, None], b, c, x)
         left = use.left_resolvent_diagonal(a, b, c, z)
-        forwards = use.linear_recurrence(jnp.tanh(a), b)
-        return jnp.sum(left.imag) + jnp.sum(solved.real) + jnp.sum(forwards)
-    return jax.jit(lambda *rows: jax.jvp(jax.grad(loss, argnums=(0, 1, 2)), rows, rows))
-compare(twice(over_mesh(mesh(8), "sequence"))(*rows), twice(ONE)(*rows), 1e-11)
+        onward = use.linear_recurrence(gates, x, axis=0)
+        return jnp.sum(jnp.sin(solved.real)) + jnp.sum(left.imag) + jnp.sum(onward * onward)
+    return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(6))))
+inputs = chain("float32")
+compare(slopes(over_mesh(mesh(4, 2), "sequence"))(*inputs), slopes(ONE)(*inputs), 3e-6)
+
+# Forward derivatives of gradients.
+a, b, c, *_, z = chain("float64")
+def twice(use):
+    density = lambda *rows: jnp.sum(use.resolvent_diagonal(*rows, z).imag)
+    slope = jax.grad(density, argnums=(0, 1, 2))
+    return jax.jit(lambda *rows: jax.jvp(slope, rows, rows))
+compare(twice(over_mesh(mesh(8), "sequence"))(a, b, c), twice(ONE)(a, b, c), 1e-11)
 print("equal")
 """
 
