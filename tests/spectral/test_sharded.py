@@ -16,7 +16,7 @@ from vfejax.spectral.mesh import over_mesh
 
 SETUP = """
 import math, re
-import chex, jax, jax.numpy as jnp, numpy as np
+import chex, jax, jax.export, jax.numpy as jnp, numpy as np
 from vfejax.spectral.gates import tridiagonal_solve, tridiagonal_sweep
 from vfejax.spectral.mesh import OverMesh, over_mesh
 from vfejax.spectral.recurrence import linear_recurrence
@@ -112,7 +112,14 @@ def twice(use):
     density = lambda *rows: jnp.sum(use.resolvent_diagonal(*rows, z).imag)
     slope = jax.grad(density, argnums=(0, 1, 2))
     return jax.jit(lambda *rows: jax.jvp(slope, rows, rows))
-compare(twice(over_mesh(mesh(8), "sequence"))(a, b, c), twice(ONE)(a, b, c), 1e-11)
+use = over_mesh(mesh(8), "sequence")
+compare(twice(use)(a, b, c), twice(ONE)(a, b, c), 1e-11)
+
+# The program for accelerators.
+row = jax.ShapeDtypeStruct((N,), "float32")
+for_gpus = jax.export.export(jax.jit(jax.grad(lambda a, b: jnp.sum(
+    use.resolvent_diagonal(a, b, b, 1j).imag))), platforms=["cuda"])(row, row)
+assert for_gpus.nr_devices == 8
 print("equal")
 """
 
