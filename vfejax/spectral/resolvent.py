@@ -20,36 +20,36 @@ G_ii sees the whole chain, gL_i only the sites up to i: a causal model must use
 :func:`left_resolvent_diagonal`.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from vfejax.spectral import _folded
 from vfejax.spectral._arguments import chain_shape, complex_dtype
+from vfejax.spectral._folded import Folded
 from vfejax.spectral.recurrence import (
+    ASSOCIATIVE,
     PLATFORM,
     Scans,
-    linear_scan,
     moebius_recurrence,
-    moebius_scan,
-    pad_back,
     pad_front,
-    reciprocal,
 )
+from vfejax.spectral.sides import Sides, diagonal_tangent, sides
 from vfejax.types import Array
 
 __all__ = [
-    "Sides",
-    "both_ways",
     "complex_dtype",
     "left_resolvent_diagonal",
     "resolvent_diagonal",
     "shifted_tridiagonal",
-    "sides",
     "sites_first",
-    "sum_both",
 ]
+
+Operands: TypeAlias = tuple[Array, Array, Array]
 
 
 def sites_first(x: Array, batch: tuple[int, ...], dtype: jnp.dtype) -> Array:
@@ -138,84 +138,101 @@ def left_resolvent_diagonal(
     return jnp.moveaxis(moebius_recurrence(d, k, axis=0, scans=scans), 0, -1)
 
 
-def both_ways(x: Array) -> Array:
-    """``[n, ...]`` to ``[n, 2, ...]``: the sequence and its reversal, so that one scan does both
-    sweeps.
-
-    >>> print(both_ways(jnp.array([1, 2, 3])).T)
-    [[1 2 3]
-     [3 2 1]]
+def _tied(operands: Operands, result: Array) -> tuple[Operands, Array]:
+    """The operands and a zero ``result``, each with a zero that is linear in all operands: the
+    transpose of a linear solve wants no right-hand side that is known.
     """
-    return jnp.stack([x, x[::-1]], axis=1)
+    nothing = sum(jnp.ravel(x)[:0].astype(result.dtype) for x in operands)
+
+    def zero(like: Array) -> Array:
+        rows = jnp.reshape(nothing, (0, *like.shape[1:]))
+        rows = rows if jnp.issubdtype(like.dtype, jnp.complexfloating) else jnp.real(rows)
+        widths = [(like.shape[0], 0, 0), *[(0, 0, 0)] * (len(like.shape) - 1)]
+        return jax.lax.pad(rows, jnp.zeros((), like.dtype), widths)
+
+    a, k, z = operands
+    return (a + zero(a), k + zero(k), z + zero(z)), zero(result)
 
 
-def sum_both(x: Array) -> Array:
-    """``[n, 2, ...]`` to ``[n, ...]``: the reversed half turned back and added.
+def _linear(
+    apply_fn: Callable[[Operands], Array],
+    solved_fn: Callable[[Operands], Array],
+    transposed_fn: Callable[[Array], Operands],
+    operands: Operands,
+) -> Array:
+    """``solved_fn(operands)``, linear, with its transpose given.
 
-    >>> print(sum_both(both_ways(jnp.array([1, 2, 3]))))
-    [2 4 6]
+    It solves ``x = operands, y - apply(x) = 0``, so that derivatives by what ``apply_fn`` closes
+    over follow from it, as they do from any linear equations.
     """
-    return x[:, 0] + x[::-1, 1]
+    add = partial(jax.tree.map, jnp.add)
+    return jax.lax.custom_linear_solve(
+        lambda pair: (pair[0], pair[1] - apply_fn(pair[0])),
+        _tied(operands, jax.eval_shape(apply_fn, operands)),
+        solve=lambda _, pair: (pair[0], pair[1] + solved_fn(pair[0])),
+        transpose_solve=lambda _, pair: (add(pair[0], transposed_fn(pair[1])), pair[1]),
+    )[1]
 
 
-class Sides(NamedTuple):
-    """Both continued fractions of a chain and what they make of each site, sites first.
-
-    Attributes:
-        both: ``[n, 2, ...]``: gL in order and gR in reverse order, finite at poles.
-        diagonal: G_ii, ``[n, ...]``.
-    """
-
-    both: Array
-    diagonal: Array
+def _chain(a: Array, k: Array, z: Array, scans: Scans) -> Sides:
+    return sides((a.astype(z.dtype) - z[:, None]).T, k.T, scans)
 
 
-def sides(d: Array, k: Array, scans: Scans) -> Sides:
-    """The continued fractions from both ends, by one scan, and G.
-
-    Args:
-        d: ``a - z``, complex ``[n, ...]``.
-        k: ``b c``, ``[n - 1, ...]``.
-        scans: the algorithm.
-
-    Returns:
-        :class:`Sides`.
-
-    >>> print(sides(jnp.full(2, 2.0 + 0j), -4.0 * jnp.ones(1), PLATFORM).diagonal.real)
-    [0.25 0.25]
-    """
-    k_both = both_ways(k)
-    both = moebius_scan(both_ways(d), k_both, scans)
-    coupled = pad_front(k_both.astype(both.dtype) * both[:-1])
-    return Sides(both, reciprocal(d - sum_both(coupled)))
+def _tangent(chain: Sides, k: Array, changes: Operands, scans: Scans) -> Array:
+    a_change, k_change, z_change = changes
+    d_change = (a_change.astype(z_change.dtype) - z_change[:, None]).T
+    return diagonal_tangent(chain, k.T, d_change, k_change.T, scans).T
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _diagonal(d: Array, k: Array, scans: Scans) -> Array:
-    return sides(d, k, scans).diagonal
+def _folded_chain(folded: Folded, g: Array) -> Sides:
+    """The other layout of the same numbers."""
+    there, back = _folded.joined(folded.inward)[1:], _folded.joined(folded.outward)[:-1]
+    n, split = g.shape[1], (there.shape[0], 2, g.shape[0])
+    there, back = jnp.reshape(there, split), jnp.reshape(back, split)
+    whole = jnp.concatenate([there, back[::-1, ::-1]])
+    return Sides(jnp.stack([whole[:n, 0], whole[-n:, 1]], axis=1), g.T)
+
+
+def _diagonal_by_tree(a: Array, k: Array, z: Array) -> tuple[Array, Folded]:
+    lanes, n = a.shape
+    num, rows = _folded.blocks(lanes, n)
+    half = num * rows
+    a, k = _folded.extended(a, z, 2 * half), _folded.bordered(k, 2 * half)[:, 1:-1]
+    whole = _chain(a, k, z, ASSOCIATIVE)
+    there, back = whole.both[:half], whole.both[half:][::-1, ::-1]
+    there, back = pad_front(there), jnp.concatenate([back, there[-1:, ::-1]])
+    folded = (
+        _folded.overlapping(jnp.reshape(x, (half + 1, 2 * lanes)), num) for x in (there, back)
+    )
+    return whole.diagonal.T[:, :n], Folded(*folded)
+
+
+def _adjoint_by_tree(
+    a: Array, k: Array, g: Array, folded: Folded, w: Array
+) -> tuple[Array, Array, Array]:
+    chain = _folded_chain(folded, g)
+    arguments = jax.eval_shape(lambda: (a, k, g[:, 0]))
+    return jax.linear_transpose(lambda *x: _tangent(chain, k, x, ASSOCIATIVE), *arguments)(w)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _diagonal(a: Array, k: Array, z: Array, scans: Scans) -> tuple[Array, Folded]:
+    """G, ``[lanes, n]``, and what its adjoint reads, whose derivatives are not to be used."""
+    return scans.choose(_folded.diagonal, _diagonal_by_tree, a, k, z)
 
 
 @_diagonal.defjvp
-def _diagonal_jvp(
-    scans: Scans, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """``dG_ii = G_ii^2 (dd_i + u_i + v_i)``: what site i feels of the changes to its right,
-
-        u_i = k_i gR_{i+1}^2 u_{i+1} + gR_{i+1} dk_i - dd_i,
-
-    and v likewise to its left, as one scan. For the cotangent w of G the transpose of this is, with
-    ``t = w G^2``,
-
-        S^L_j = t_j + k_{j-1} gR_j^2 S^L_{j-1},   S^R_j = t_j + k_j gL_j^2 S^R_{j+1},
-        dF/dd = t - S^L - S^R,   dF/dk_i = gR_{i+1} S^L_i + gL_i S^R_{i+1}.
-    """
-    (d, k), (d_change, k_change) = primals, tangents
-    both, diagonal = sides(d, k, scans)
-    opposite = both[::-1, ::-1][1:]
-    links = both_ways(k).astype(both.dtype) * opposite**2
-    k_part = pad_back(opposite * both_ways(k_change).astype(both.dtype))
-    felt = linear_scan(links, k_part - both_ways(d_change), True, scans)
-    return diagonal, diagonal**2 * (d_change + sum_both(felt))
+def _diagonal_jvp(scans: Scans, primals: Operands, tangents: Operands) -> tuple[Any, Any]:
+    a, k, z = primals
+    g, folded = _diagonal(a, k, z, scans)
+    kept = jax.lax.stop_gradient((a, k, g, folded))
+    g_change = _linear(
+        lambda changes: _tangent(_chain(a, k, z, scans), k, changes, scans),
+        lambda changes: _tangent(_folded_chain(kept[3], kept[2]), kept[1], changes, scans),
+        lambda w: scans.choose(_folded.adjoint, _adjoint_by_tree, *kept, w),
+        tangents,
+    )
+    return (g, folded), (g_change, jax.tree.map(jnp.zeros_like, folded))
 
 
 def resolvent_diagonal(
@@ -256,5 +273,17 @@ def resolvent_diagonal(
     >>> print(resolvent_diagonal(a, b, b, 1j).imag)
     [0.5 0.5]
     """
-    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
-    return jnp.moveaxis(_diagonal(d, k, scans), 0, -1)
+    dtype = complex_dtype(
+        diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
+    )
+    batch, n = chain_shape(diagonal, superdiagonal, subdiagonal, z), diagonal.shape[-1]
+    size = math.prod(batch)
+
+    def lanes(x: Array, *like: Array) -> Array:
+        x = x.astype(jnp.result_type(x, *like))
+        return jnp.reshape(jnp.broadcast_to(x, (*batch, x.shape[-1])), (size, x.shape[-1]))
+
+    b, c = lanes(superdiagonal, subdiagonal), lanes(subdiagonal, superdiagonal)
+    z = jnp.reshape(jnp.broadcast_to(jnp.asarray(z, dtype), batch), (size,))
+    g, _ = _diagonal(lanes(diagonal), b * c, z, scans)
+    return jnp.reshape(g, (*batch, n))

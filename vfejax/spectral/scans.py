@@ -13,12 +13,12 @@ the scans was tried and made them slower to compile and to run.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
 __all__ = [
     "ASSOCIATIVE",
@@ -40,10 +40,13 @@ class Scans(NamedTuple):
         linear: ``linear(gates, inputs, reverse)`` of equal rank and equal length.
         moebius: ``moebius(diagonal, coupling)`` of equal shape; ``coupling[0]`` is 0 and its dtype
             may be the real one. It takes reciprocals by :func:`pivot_reciprocal`.
+        choose: ``choose(sequential, tree, *arguments)``: the result of the one of two functions
+            that is written for it.
     """
 
     linear: Callable[[Array, Array, bool], Array]
     moebius: Callable[[Array, Array], Array]
+    choose: Callable[..., Any]
 
 
 def reciprocal(w: Array) -> Array:
@@ -183,21 +186,27 @@ def _moebius_associative(diagonal: Array, coupling: Array) -> Array:
     return jnp.where(near_a_pole, pivot_reciprocal(diagonal - k * before), g)
 
 
+def _choose_by_platform(sequential: Callable, tree: Callable, *arguments: PyTree) -> Any:
+    return jax.lax.platform_dependent(*arguments, cpu=sequential, default=tree)
+
+
 def _linear_platform(gates: Array, inputs: Array, reverse: bool) -> Array:
-    return jax.lax.platform_dependent(
-        gates,
-        inputs,
-        cpu=partial(_linear_sequential, reverse=reverse),
-        default=partial(_linear_associative, reverse=reverse),
-    )
+    forms = (partial(fn, reverse=reverse) for fn in (_linear_sequential, _linear_associative))
+    return _choose_by_platform(*forms, gates, inputs)
 
 
-def _moebius_platform(diagonal: Array, coupling: Array) -> Array:
-    return jax.lax.platform_dependent(
-        diagonal, coupling, cpu=_moebius_sequential, default=_moebius_associative
-    )
-
-
-SEQUENTIAL = Scans(_linear_sequential, _moebius_sequential)
-ASSOCIATIVE = Scans(_linear_associative, _moebius_associative)
-PLATFORM = Scans(_linear_platform, _moebius_platform)
+SEQUENTIAL = Scans(
+    _linear_sequential,
+    _moebius_sequential,
+    lambda sequential, tree, *arguments: sequential(*arguments),
+)
+ASSOCIATIVE = Scans(
+    _linear_associative,
+    _moebius_associative,
+    lambda sequential, tree, *arguments: tree(*arguments),
+)
+PLATFORM = Scans(
+    _linear_platform,
+    partial(_choose_by_platform, _moebius_sequential, _moebius_associative),
+    _choose_by_platform,
+)

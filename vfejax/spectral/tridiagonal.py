@@ -24,16 +24,9 @@ from vfejax.spectral.recurrence import (
     pad_back,
     pad_front,
 )
-from vfejax.spectral.resolvent import (
-    Sides,
-    both_ways,
-    resolvent_diagonal,
-    shifted_tridiagonal,
-    sides,
-    sites_first,
-    sum_both,
-)
+from vfejax.spectral.resolvent import resolvent_diagonal, shifted_tridiagonal, sites_first
 from vfejax.spectral.scans import infinite_at_poles
+from vfejax.spectral.sides import Sides, both_ways, sides, sum_both
 from vfejax.types import Array
 
 __all__ = ["causal_sweep", "determinant", "log_determinant", "resolvent_matvec", "spectral_density"]
