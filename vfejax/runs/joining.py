@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
@@ -69,7 +70,8 @@ def joined(group: Group, name: str, *, wait: float = 120.0) -> Iterator[None]:
             and one line.
 
     Raises:
-        UserError: when the first process cannot listen at the coordinator's port.
+        UserError: when the first process cannot listen at the coordinator's port, and when not all
+            processes have as many devices.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     native = _Native()
@@ -79,6 +81,7 @@ def joined(group: Group, name: str, *, wait: float = 120.0) -> Iterator[None]:
     try:
         with watch.deadline(wait):
             _connect(group, wait)
+            _check_devices()
             processes.barrier()
         watch.connected = True
         yield
@@ -131,6 +134,17 @@ def _connect(group: Group, wait: float) -> None:
             f"--coordinator {group.coordinator}: process {group.rank} cannot join there "
             f"({one_line(error, 120)}); give a free port of the machine of process 0"
         ) from error
+
+
+def _check_devices() -> None:
+    """Raise a UserError, in every process, unless all have as many devices."""
+    counts = Counter(device.process_index for device in jax.devices())
+    for index, count in counts.items():
+        if count != counts[0]:
+            raise UserError(
+                f"process {index} has {count} devices and process 0 has {counts[0]}; give every "
+                "process as many"
+            )
 
 
 def _is_of_connection(error: BaseException | None) -> bool:

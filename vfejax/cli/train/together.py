@@ -7,8 +7,6 @@ import json
 import zlib
 from collections.abc import Iterator
 
-import jax
-
 from vfejax.cli import options
 from vfejax.cli.limits import check
 from vfejax.cli.train.config import TrainConfig
@@ -58,23 +56,14 @@ def joined(config: TrainConfig) -> Iterator[None]:
 
 
 def _check_same(config: TrainConfig) -> None:
-    """Raise a UserError unless all processes have the same settings, and as many devices."""
+    """Raise a UserError, in every process, unless all have the same settings."""
     settings = options.settings(config) | {"resume": config.resume, "overwrite": config.overwrite}
     compared = {name: value for name, value in settings.items() if name not in config.INPUTS}
     digest = zlib.crc32(json.dumps(compared, sort_keys=True).encode()) >> 1
-    if (index := _stranger(digest)) is not None:
-        raise UserError(
-            f"--process {index}: has other settings than process 0; give every process the same "
-            "options, but for --process"
-        )
-    if (index := _stranger(jax.local_device_count())) is not None:
-        raise UserError(
-            f"--process {index}: has another number of devices than process 0; give every process "
-            "as many"
-        )
-
-
-def _stranger(value: int) -> int | None:
-    """The first process that has another value than process 0."""
-    values = processes.gathered(value)
-    return next((index for index, found in enumerate(values) if found != values[0]), None)
+    digests = processes.gathered(digest)
+    for index, found in enumerate(digests):
+        if found != digests[0]:
+            raise UserError(
+                f"--process {index}: has other settings than process 0; give every process the "
+                "same options, but for --process"
+            )

@@ -1,0 +1,102 @@
+"""Two processes of four devices beside one of eight and one of one; and what a lost process costs.
+
+    python benchmarks/processes.py
+    python benchmarks/processes.py --models resnet-bk pure-fep --steps 50 --shard zero1
+
+For every model the same run is made three times by ``vfejax train`` and the rows of its metrics are
+compared. Then one process of two is killed in the middle of a run of the first model, and later
+silenced (SIGSTOP): how many seconds pass until the other has ended, and what it says. The gradient
+is of a sum over devices, so that runs differ by the rounding of float32.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vfejax.runs.metrics import read_metrics
+
+DATA = ("--synthetic.kind", "periodic", "--synthetic.tokens", "4000", "--length", "16")
+RUN = ("--batch-size", "8", "--log-every", "10", "--eval-every", "50", "--sample-tokens", "0")
+SMALL = ("--eval-windows", "16", "--final-windows", "16", "--warmup-steps", "5")
+COLUMNS = ("loss", "gradient_norm", "valid_loss")
+
+
+def start(out: Path, arguments: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
+    """``vfejax train`` as so many processes of so many devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-m", "vfejax.cli.main", "train", "--out", str(out), *arguments]
+    group = ["--coordinator", coordinator, "--processes", str(processes), "--process"]
+    numbered = [[*group, str(index)] for index in range(processes)] if processes > 1 else [[]]
+    return [
+        subprocess.Popen([*command, *number], env=environment, stderr=subprocess.PIPE, text=True)
+        for number in numbered
+    ]
+
+
+def finished(out: Path, arguments: list[str], processes: int, devices: int) -> dict:
+    """The metrics of a run."""
+    for process in start(out, arguments, processes, devices):
+        _, errors = process.communicate()
+        if process.returncode:
+            sys.exit(errors)
+    return read_metrics(out)
+
+
+def difference(found: dict, wanted: dict) -> float:
+    """The largest relative difference of losses and norms of gradients."""
+    pairs = [(found[name], wanted[name]) for name in COLUMNS]
+    return max(float(np.nanmax(np.abs(a - b) / np.abs(b))) for a, b in pairs)
+
+
+def lost(out: Path, arguments: list[str], number: signal.Signals) -> tuple[float, str]:
+    """Seconds from a signal to the second process to the end of the first; its last line."""
+    first, second = start(out, [*arguments, "--steps", "1000000"], 2, 4)
+    while not (out / "metrics.csv").exists() or read_metrics(out)["step"][-1] < 1:
+        time.sleep(0.2)
+    second.send_signal(number)
+    began = time.monotonic()
+    _, errors = first.communicate()
+    seconds = time.monotonic() - began
+    second.kill()
+    second.communicate()
+    return seconds, errors.splitlines()[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["transformer", "resnet-bk"])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--shard", default="zero3", choices=["replicated", "zero1", "zero3"])
+    options = parser.parse_args()
+    common = [*DATA, *RUN, *SMALL, "--shard", options.shard, "--quiet"]
+    print(f"largest relative difference of {', '.join(COLUMNS)} after {options.steps} steps,")
+    print(f"two processes of four devices ({options.shard}) beside")
+    print(f"{'model':<16} {'8 devices':>10} {'1 device':>10}")
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.models:
+            arguments = [*common, "--model", model, "--steps", str(options.steps)]
+            runs = [
+                finished(Path(folder) / f"{model}-{count}-{devices}", arguments, count, devices)
+                for count, devices in ((2, 4), (1, 8), (1, 1))
+            ]
+            pair = [difference(runs[0], other) for other in runs[1:]]
+            print(f"{model:<16} {pair[0]:10.1e} {pair[1]:10.1e}", flush=True)
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            arguments = [*common, "--model", options.models[0]]
+            seconds, line = lost(Path(folder) / number.name, arguments, number)
+            print(f"{number.name} of one process: the other ended after {seconds:.1f} s:\n  {line}")
+
+
+if __name__ == "__main__":
+    main()
