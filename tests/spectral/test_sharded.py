@@ -142,9 +142,10 @@ def test_single_precision_other_meshes_and_second_derivatives():
     run(FURTHER)
 
 
-def test_a_shard_composes_to_the_same_map_in_turn_and_in_pairs(rng):
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_shard_composes_to_the_same_map_in_turn_and_in_pairs(reverse, rng):
     rows = tuple(jnp.asarray(rng.integers(-3, 4, size=(7, 2))) for _ in range(2))
-    found = [way(compose_affine, lambda row: row, rows) for way in (in_turn, in_pairs)]
+    found = [way(compose_affine, lambda row: row, rows, reverse) for way in (in_turn, in_pairs)]
     for x, y in zip(*found, strict=True):
         np.testing.assert_array_equal(x, y)
 

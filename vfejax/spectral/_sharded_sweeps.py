@@ -26,8 +26,7 @@ Pair = tuple[Array, Array]
 
 
 def _swept(gates: Array, inputs: Array, axis_name: str, reverse: bool, scans: Scans) -> Array:
-    rows = (gates[::-1], inputs[::-1]) if reverse else (gates, inputs)
-    total = fold(compose_affine, lambda row: row, rows)
+    total = fold(compose_affine, lambda row: row, (gates, inputs), reverse)
     is_first, (_, start) = up_to_here(compose_affine, total, axis_name, reverse)
     start = jnp.where(is_first, jnp.zeros_like(start), start)
     end = -1 if reverse else 0

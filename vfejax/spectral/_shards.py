@@ -51,13 +51,19 @@ def neighbour(x: Array, axis_name: str, reverse: bool = False) -> Array:
     return jnp.concatenate([jnp.where(here == 0, jnp.zeros_like(came), came), x[:-1]])
 
 
-def fold(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+def fold(
+    compose: Callable[[Any, Any], Any],
+    element: Callable[[Any], Any],
+    rows: Any,
+    reverse: bool = False,
+) -> Any:
     """What all sites of a shard compose to: one after the other on a CPU, as a tree elsewhere.
 
     Args:
         compose: ``compose(first, second)``, associative.
         element: ``element(row)``, what one site does.
         rows: arrays ``[l, ...]``, l >= 1.
+        reverse: from the last site to the first.
 
     Returns:
         As ``element`` does.
@@ -65,42 +71,54 @@ def fold(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows
     >>> float(fold(jnp.multiply, jnp.sqrt, jnp.array([4.0, 9.0, 16.0])))
     24.0
     """
-
     return jax.lax.platform_dependent(
-        rows, cpu=partial(in_turn, compose, element), default=partial(in_pairs, compose, element)
+        rows,
+        cpu=partial(in_turn, compose, element, reverse=reverse),
+        default=partial(in_pairs, compose, element, reverse=reverse),
     )
 
 
-def in_turn(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+def in_turn(
+    compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any, reverse: bool
+) -> Any:
     """:func:`fold`, one site after the other.
 
     Args:
         compose: ``compose(first, second)``.
         element: ``element(row)``, what one site does.
         rows: arrays ``[l, ...]``, l >= 1.
+        reverse: from the last site to the first.
 
-    >>> in_turn(jnp.subtract, jnp.negative, jnp.array([1, 2])).item()
-    1
+    >>> in_turn(jnp.subtract, jnp.negative, jnp.array([1, 2]), reverse=True).item()
+    -1
     """
+    size = jax.tree.leaves(rows)[0].shape[0]
 
-    def step(so_far: Any, row: Any) -> tuple[Any, None]:
-        return compose(so_far, element(row)), None
+    def read(i: Any) -> Any:
+        # Read from the rows where they are: a slice of them, as a scan wants it, is a copy.
+        site = size - 1 - i if reverse else i
+        return element(
+            jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, site, 0, False), rows)
+        )
 
-    return jax.lax.scan(step, element(_taken(rows, 0)), _taken(rows, slice(1, None)))[0]
+    return jax.lax.fori_loop(1, size, lambda i, so_far: compose(so_far, read(i)), read(0))
 
 
-def in_pairs(compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any) -> Any:
+def in_pairs(
+    compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any, reverse: bool
+) -> Any:
     """:func:`fold` as a tree, in O(log l) steps.
 
     Args:
         compose: ``compose(first, second)``.
         element: ``element(row)``, what one site does.
         rows: arrays ``[l, ...]``, l >= 1.
+        reverse: from the last site to the first.
 
-    >>> in_pairs(jnp.subtract, jnp.negative, jnp.array([1, 2])).item()
-    1
+    >>> in_pairs(jnp.subtract, jnp.negative, jnp.array([1, 2]), reverse=True).item()
+    -1
     """
-    found = jax.vmap(element)(rows)
+    found = jax.vmap(element)(_taken(rows, slice(None, None, -1)) if reverse else rows)
     while (size := jax.tree.leaves(found)[0].shape[0]) > 1:
         even = size - size % 2
         first, second = (_taken(found, slice(i, even, 2)) for i in (0, 1))
