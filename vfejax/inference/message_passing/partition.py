@@ -47,8 +47,8 @@ def shardings(
     ...     mean=nodes.gaussian(0.0, 1.0), x=nodes.gaussian("mean", 1.0, plates=(4,))
     ... )
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> shardings(model, {"x": jax.numpy.ones(4)}, ("x",), mesh, "data")["x"].spec
-    PartitionSpec('data',)
+    >>> list(shardings(model, {"x": jax.numpy.ones(4)}, ("x",), mesh, "data")["x"].spec)
+    ['data']
     """
     if axis not in mesh.shape:
         raise ValueError(f"axis must be one of the mesh's {tuple(mesh.shape)}, got {axis!r}")
