@@ -1,4 +1,5 @@
-"""The examples of the docstrings run, and public functions explain their arguments.
+"""The examples of the docstrings run, what they call is a program for CUDA, and public functions
+explain their arguments.
 
 Examples run as a reader would type them: in JAX's default configuration (float32, standard
 promotion), not in the strict one of the other tests.
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import jax
 import pytest
+from helpers.lowering import Recorder, complaints, public_functions
 
 import vfejax
 
@@ -28,6 +30,7 @@ CENTRAL = re.compile(
     r"vfejax\.((geometry|beliefs|attention|dynamics|energy|agents|inference|problems|spectral|quantum)\..*"
     r"|(koopman|routing|compression|training)\..*|numerics|models\.sampling)"
 )
+EFFECTS = ("vfejax.data.", "vfejax.figures.", "vfejax.runs.", "vfejax.cli.")  # on the host
 MANY = 3  # from so many arguments on, a function, a method or a constructor has an Args section
 Definition = TypeVar("Definition", ast.FunctionDef, ast.ClassDef)
 
@@ -120,13 +123,16 @@ def test_public_functions_are_explained(name):
 @pytest.mark.parametrize(
     "name", [name for name, path in MODULES.items() if ">>>" in path.read_text()]
 )
-def test_examples_run(name, tmp_path, monkeypatch):
+def test_examples_run_and_what_they_call_is_a_program_for_cuda(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     tests = _examples(module)
     # An example that doctest cannot find would never fail.
     assert sum(len(test.examples) for test in tests) == _prompts(module)
     report: list[str] = []
+    recorder = Recorder()
+    functions = public_functions(module).items()
+    recorded = {name: recorder.wrap(name, function) for name, function in functions}
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
@@ -134,8 +140,11 @@ def test_examples_run(name, tmp_path, monkeypatch):
     ):
         for test in tests:
             runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-            runner.run(test, out=report.append)
-    assert "".join(report) == ""
+            if not name.startswith(EFFECTS):
+                test.globs |= recorded
+            runner.run(test, out=report.append, clear_globs=False)
+        assert "".join(report) == ""
+        assert complaints(module, recorder, complete=bool(CENTRAL.fullmatch(name))) == {}
 
 
 def _prompts(module: object) -> int:

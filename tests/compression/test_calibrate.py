@@ -107,15 +107,6 @@ def test_nan_infinity_and_zero_have_clear_limits(dtype):
     np.testing.assert_array_equal(unseen.largest, np.asarray([1, 1, 0, 2], dtype))
 
 
-def test_calibration_lowers_for_cuda():
-    def limits(seen, x):
-        seen = calibrate.observe(seen, x)
-        return calibrate.quantile(seen, 0.999), calibrate.least_error(seen, 4)
-
-    x = jnp.ones((2, 3, 4), jnp.float32)
-    jax.export.export(jax.jit(limits), platforms=["cuda"])(calibrate.none_seen(4), x)
-
-
 def test_bad_input_is_named():
     seen = calibrate.none_seen(2)
     with pytest.raises(ValueError, match=r"x must be \[..., 2\] like the channels seen, got"):

@@ -1,6 +1,5 @@
 """What a kernel wrote, from the inputs that stay."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,10 +40,3 @@ def test_units_are_found_in_every_copy_and_layer():
     found = inputs(Cut("kernel", -2, copies=2, size=2), 3, jnp.asarray([[0, 2], [1, 2]]))
     expected = [[0, 1, 4, 5, 6, 7, 10, 11], [2, 3, 4, 5, 8, 9, 10, 11]]
     np.testing.assert_array_equal(found, expected)
-
-
-def test_it_lowers_for_cuda():
-    sizes = ((3, 4, 5), (3, 4, 4))
-    arrays = [jnp.ones(shape) for shape in sizes]
-    change = jax.jit(lambda kernel, moments: compensated(kernel, moments, jnp.asarray([1]), 0.1))
-    jax.export.export(change, platforms=["cuda"])(*arrays)

@@ -1,7 +1,5 @@
 """What experts are worth, against a loop over tokens; and what those that stay are scaled by."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +36,6 @@ def test_statistics_are_means_over_the_tokens_that_an_expert_reads(layer):
             np.testing.assert_allclose(getattr(found, name)[expert], value, rtol=0, atol=1e-14)
         assert found.frequency[expert] == len(rows) / 20
     np.testing.assert_allclose(jnp.diagonal(found.similarity), 1.0, rtol=1e-14)
-    read = jax.jit(partial(expert_statistics, routing=routing))
-    jax.export.export(read, platforms=["cuda"])(**layer)
 
 
 def test_experts_that_stay_say_what_they_said_among_all(layer):

@@ -58,11 +58,6 @@ def test_a_row_that_is_not_finite_is_nan_and_others_are_not(rng):
     np.testing.assert_array_equal(found[2], np.zeros(5, np.float32))
 
 
-def test_products_lower_for_cuda():
-    x, kernel = jnp.ones((2, 40), jnp.float32), jnp.ones((40, 5), jnp.float32)
-    jax.export.export(_products, platforms=["cuda"])(x, kernel)
-
-
 def test_bad_input_is_named():
     found = jax.eval_shape(lambda w: quantize(w, SCHEME), jnp.ones((4, 2)))
     for scheme in (Scheme(8, 64), Scheme(8, 0, symmetric=False)):

@@ -1,6 +1,5 @@
 """Units of a model: which are chosen, what they are worth, and what is left without the others."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,13 +83,3 @@ def test_what_does_not_fit_the_structure_is_named():
         shrink({"x": jnp.ones(4)}, structure, {"hidden": jnp.asarray([0])})
     with pytest.raises(ValueError, match=r"its first axes be \(2,\); got shape \(1, 3\)"):
         shrink({"x": jnp.ones((1, 3))}, structure, {"hidden": jnp.asarray([[0], [1]])})
-
-
-def test_it_lowers_for_cuda():
-    part = Part(4, (Cut("kernel", -2),))
-
-    def prune(kernel, moments):
-        keep = {"hidden": choose(written(kernel, moments, part.cuts[0], 4), 2)}
-        return shrink({"kernel": kernel}, {"hidden": part}, keep)
-
-    jax.export.export(jax.jit(prune), platforms=["cuda"])(jnp.ones((3, 4, 5)), jnp.ones((3, 4, 4)))

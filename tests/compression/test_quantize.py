@@ -191,12 +191,6 @@ def test_an_empty_axis_has_no_groups():
     assert jax.eval_shape(lambda q: dequantize(q, Scheme()), found).shape == (0, 3)
 
 
-def test_everything_lowers_for_cuda(rng):
-    x = _weights(rng)
-    for scheme in (SCHEMES[1], SCHEMES[-2]):
-        jax.export.export(_compiled(scheme), platforms=["cuda"])(x)
-
-
 def test_bad_input_is_named():
     x = jnp.ones((4, 4))
     with pytest.raises(ValueError, match="bits must lie between 2 and 8, got 1"):

@@ -1,6 +1,5 @@
 """Sparse weights: which stay, what they take, and that they come back."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,15 +53,6 @@ def test_two_of_four_takes_two_bits_for_every_weight_that_stays(rng):
     assert packed.values.shape == (2, 4, 3)
     found = sparse.from_two_of_four(packed)
     np.testing.assert_array_equal(found, jnp.where(mask, kernel, 0.0))
-
-
-def test_it_lowers_for_cuda():
-    def both(kernel):
-        packed = sparse.to_two_of_four(kernel, sparse.two_of_four(kernel))
-        bits = sparse.Sparse(jnp.zeros(4, jnp.uint8), kernel.reshape(-1))
-        return sparse.from_two_of_four(packed), sparse.from_sparse(bits, kernel.shape)
-
-    jax.export.export(jax.jit(both), platforms=["cuda"])(jnp.ones((8, 4)))
 
 
 @pytest.mark.parametrize(

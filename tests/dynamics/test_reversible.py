@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
 
 from vfejax.dynamics.reversible import (
     KickDrift,
@@ -155,10 +154,3 @@ def test_memory_of_the_reconstructing_gradient_does_not_grow_with_depth():
     weights = 3 * 4 * 16 * 16
     assert _bytes(reconstructed, 12) - _bytes(reconstructed, 2) <= 10 * weights
     assert _bytes(stored, 12) - _bytes(stored, 2) >= 10 * 2 * state
-
-
-def test_the_gradient_lowers_for_accelerators(rng):
-    pair, weights, keys, mask = _start(rng, jnp.float32)
-    gradient = jax.jit(jax.grad(partial(_loss, reconstructed), argnums=1))
-    for platform in ("cuda", "tpu"):
-        assert export.export(gradient, platforms=[platform])(pair, weights, mask, keys)

@@ -28,7 +28,6 @@ def test_a_step_with_a_planner_is_that_of_an_agent(rng, dtype):
 
     state = found.init()
     seen = jnp.zeros(len(model.A), int)
-    jax.export.export(both, platforms=["cuda"])(state, seen, jax.random.key(0))
     for t in range(4):
         seen = jnp.array([t % 2] * len(model.A))
         (state, choice), (after, decision) = both(state, seen, jax.random.key(t))

@@ -205,4 +205,3 @@ def test_what_was_not_seen_is_not_counted(form, dtype):
         assert new.dtype == dtype
         added = jnp.sum((new - old).reshape(3, -1), axis=1)
         np.testing.assert_allclose(added, [0.0, 1.0, 0.0], atol=10 * jnp.finfo(dtype).eps)
-    jax.export.export(live, platforms=["cuda"])(jax.random.key(0))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference.allocation import budgets, posteriors, queries, textures
+from vfejax.inference.allocation import budgets, posteriors, textures
 from vfejax.inference.allocation import messages as of_patches
 from vfejax.inference.allocation.messages import Messages
 
@@ -52,23 +52,6 @@ def test_messages_of_a_picture_depend_on_it_alone(rng):
     broken = pipeline(pictures.at[1, 0, 0, 0].set(jnp.nan))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[0]), before, broken)
     assert np.all(np.isnan(broken[1][1]))
-
-
-def test_all_of_it_lowers_for_cuda():
-    query = jax.ShapeDtypeStruct((2, queries.NUM_CODES), jnp.float32)
-
-    @jax.jit
-    @jax.vmap
-    def pipeline(picture, query):
-        told = queries.colour_information(picture, query, 4)
-        messages = of_patches.picture_messages(textures.patch_textures(picture, 4), told)
-        found = posteriors.combine(messages, jnp.ones(3, jnp.float32))
-        return budgets.straight_through(found.log_pi, 60, 2, 20), found.elbo
-
-    stack = [jax.ShapeDtypeStruct((2, *x.shape), jnp.float32) for x in (PICTURE, query)]
-    slope = jax.jit(jax.grad(lambda x, q: pipeline(x, q)[0][0, 0]))
-    jax.export.export(slope, platforms=["cuda"])(*stack)
-    jax.export.export(jax.jit(queries.colour_query), platforms=["cuda"])(PICTURE)
 
 
 def test_shapes_are_refused():

@@ -1,0 +1,218 @@
+"""Programs for CUDA without a GPU: a public function is called in the example of its docstring;
+what it was called with is recorded there, and lowered afterwards.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["Call", "Recorder", "complaint", "complaints", "public_functions", "unexpected"]
+
+# How a complaint begins, and why it stands.
+DISTANCE = (
+    "double precision",
+    "hops around a ring over its circumference are floats of the default precision, rounded then",
+)
+WHOLE = ("double precision", "scalars and sums of a whole tree are of the default precision")
+HOST = ("TracerArrayConversionError", "computed on the host, with NumPy")
+EXCEPTIONS = {
+    "vfejax.attention.blockwise.blockwise()": DISTANCE,
+    "vfejax.attention.pallas.pallas()": DISTANCE,
+    "vfejax.attention.ring.ring()": DISTANCE,
+    "vfejax.attention.streaming.toroidal_window().step": DISTANCE,
+    "vfejax.attention.toroidal.toroidal_attention": DISTANCE,
+    "vfejax.compression.low_rank.factorize": HOST,
+    "vfejax.compression.low_rank.spectrum": HOST,
+    "vfejax.compression.storage.parts": HOST,
+    "vfejax.inference.chains._chain.checked": ("double precision", "integers become floats"),
+    "vfejax.models.toroidal": DISTANCE,
+    "vfejax.training.evaluate.evaluator()": ("ConcretizationTypeError", "a loop on the host"),
+    **{
+        f"vfejax.training.momentum.{name}().{part}": WHOLE
+        for name in ("leapfrog", "nesterov", "relativistic")
+        for part in ("init", "update")
+    },
+}
+"""Public functions, and models, that are no programs for CUDA in single precision."""
+
+# Results in double precision, and arithmetic on arrays of it: what only moves numbers is left out,
+# and so are scalars, such as the numbers of Python before they are rounded.
+DOUBLE = re.compile(
+    r"^.*(?:@main.*-> .*f64"
+    r"|= stablehlo\.(?!constant|convert|broadcast|select|reshape|transpose|while|.*slice|concat)"
+    r".*\dxf64>).*$",
+    re.MULTILINE,
+)
+
+
+class Call(NamedTuple):
+    """A function and what it was called with, arrays of JAX by their shapes and dtypes."""
+
+    function: Callable[..., Any]
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+def _abstract(leaf: Any) -> Any:
+    """An array of JAX as its shape and dtype; NumPy's double precision as JAX would read it."""
+    if isinstance(leaf, jax.Array):
+        aval = jax.typeof(leaf)
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype in (np.float64, np.complex128):
+        return leaf.astype(np.float32 if leaf.dtype == np.float64 else np.complex64)
+    return leaf
+
+
+class Recorder:
+    """The first call of every function that it wraps, by name, and of the functions that those
+    return, such as the steps of an integrator.
+    """
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Call] = {}
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which records its first call."""
+
+        @functools.wraps(function)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            if name not in self.calls:
+                self.calls[name] = Call(function, *jax.tree.map(_abstract, (args, kwargs)))
+            return self._wrap_result(name, result)
+
+        return recorded
+
+    def _wrap_result(self, name: str, result: Any) -> Any:
+        if inspect.isfunction(result):
+            return self.wrap(f"{name}()", result)
+        if isinstance(result, tuple) and hasattr(result, "_fields"):
+            functions = {
+                field: self.wrap(f"{name}().{field}", value)
+                for field, value in result._asdict().items()
+                if inspect.isfunction(value)
+            }
+            return result._replace(**functions) if functions else result
+        return result
+
+
+Program = Callable[[list[jax.Array]], list[jax.Array]]
+
+
+def _program(call: Call) -> tuple[Program, list[jax.ShapeDtypeStruct]]:
+    """The call as a function of its arrays, and these."""
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs))
+    is_array = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+
+    def program(arrays: list[jax.Array]) -> list[jax.Array]:
+        given = iter(arrays)
+        whole = [next(given) if x else leaf for x, leaf in zip(is_array, leaves, strict=True)]
+        args, kwargs = tree.unflatten(whole)
+        result = jax.tree.leaves(call.function(*args, **kwargs))
+        return [x for x in result if isinstance(x, jax.Array)]
+
+    return program, [leaf for x, leaf in zip(is_array, leaves, strict=True) if x]
+
+
+def _is_float(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, np.inexact)
+
+
+def _with_gradient(program: Program) -> Program:
+    """The program, and the gradient of the sum of its results by all its arguments."""
+
+    def both(arrays: list[jax.Array]) -> list[jax.Array]:
+        def total(floats: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+            given = iter(floats)
+            results = program([next(given) if _is_float(x) else x for x in arrays])
+            parts = [jnp.sum(jnp.real(x).astype(np.float32)) for x in results if _is_float(x)]
+            return functools.reduce(jnp.add, parts), results
+
+        gradient, results = jax.grad(total, has_aux=True)([x for x in arrays if _is_float(x)])
+        return gradient + results
+
+    return both
+
+
+def _traced(program: Program, arrays: list[jax.ShapeDtypeStruct], gradient: bool) -> Any:
+    """The program as JAX traces it: with its gradient where a derivative is the package's own.
+
+    What JAX differentiates itself becomes a program wherever the function does.
+    """
+    traced = jax.jit(program).trace(arrays)
+    if not gradient or "custom_vjp" not in str(traced.jaxpr):
+        return traced
+    try:
+        return jax.jit(_with_gradient(program)).trace(arrays)
+    except Exception:  # it has no derivative by all its arguments
+        return traced
+
+
+def complaint(call: Call, *, gradient: bool = True) -> str:
+    """Why the call is no program for CUDA in float32; empty when it is one.
+
+    Double precision is enabled, so that a constant of the function's own would show.
+    """
+    program, arrays = _program(call)
+    single = any(leaf.dtype in (np.float32, np.complex64) for leaf in arrays)
+    with jax.enable_x64(True):
+        try:
+            traced = _traced(program, arrays, gradient)
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        except Exception as error:
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if foreign := re.findall(r"custom_call @(\w*(?:callback|lapack)\w*)", text):
+        return f"not for CUDA: {', '.join(sorted(set(foreign)))}"
+    wide = DOUBLE.search(text) if single else None
+    return f"double precision: {wide.group().strip()}" if wide else ""
+
+
+def unexpected(name: str, wrong: str) -> str:
+    """The complaint about a function of that full name, if it is none of the exceptions; empty when
+    all is as it should be.
+    """
+    if name not in EXCEPTIONS:
+        return wrong
+    expected, _ = EXCEPTIONS[name]
+    return "" if wrong.startswith(expected) else wrong or "it is none of the EXCEPTIONS"
+
+
+def public_functions(module: Any) -> dict[str, Callable[..., Any]]:
+    """The functions in ``__all__`` that the module defines itself, whatever wraps them."""
+    return {
+        name: value
+        for name in getattr(module, "__all__", ())
+        if callable(value := getattr(module, name))
+        and not inspect.isclass(value)
+        and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+def complaints(module: Any, recorder: Recorder, complete: bool) -> dict[str, str]:
+    """What is wrong with the public functions of a module, by name.
+
+    Args:
+        module: whose examples ran with the functions of the recorder.
+        recorder: what they were called with.
+        complete: whether every public function must have been called.
+
+    Returns:
+        What is wrong, by name; checks of arguments, which read concrete values, are left out.
+    """
+    found = {}
+    for name, call in recorder.calls.items():
+        if name.startswith("check_"):
+            continue
+        if wrong := unexpected(f"{module.__name__}.{name}", complaint(call)):
+            found[name] = wrong
+    if complete:
+        missing = public_functions(module).keys() - recorder.calls.keys()
+        needed = (name for name in missing if not name.startswith("check_"))
+        found |= dict.fromkeys(needed, "its example does not call it")
+    return found
