@@ -64,7 +64,11 @@ BENCHMARKS = {
 """Scripts by name, in the order in which they run."""
 
 LEFT_OUT = {
+    "adaptive_arms": "part of adaptive_computation",
+    "adaptive_computation": "trains for hours; its figures are losses at equal time of a processor",
+    "cost_model": "compiles for several devices of a host, and runs nothing",
     "distillation": "trains teachers and students for an hour; its figures are losses and bytes",
+    "early_exit": "needs trained models; its figures are processor times",
     "equilibrium": "its measurements are in energy_learning, the rest is training",
     "gpu": "this script",
     "hamiltonian": "trains for hours; its figures are losses and energies",
@@ -74,9 +78,12 @@ LEFT_OUT = {
     "koopman_forecasts": "compares errors of forecasts, which no device changes",
     "koopman_language": "trains for hours; its figures are losses",
     "language_models": "trains for a day; its figures are losses",
+    "memory_per_device": "compiles for several devices of a host, and runs nothing",
     "model_compression": "trains for hours; its figures are losses and bytes",
+    "population_mesh": "compares several devices of a host",
     "quantisation": "needs a run of vfejax train",
     "reversible": "its measurements are in energy_learning, the rest is training",
+    "sharded_training": "compares several devices of a host",
 }
 """Scripts that do not run here, and why."""
 
