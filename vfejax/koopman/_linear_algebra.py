@@ -13,7 +13,15 @@ from jax.scipy.linalg import solve_triangular
 from vfejax.numerics import matmul, matmul_tn, matvec, transpose
 from vfejax.types import Array
 
-__all__ = ["absorb", "column_units", "divide", "solve", "svd"]
+__all__ = [
+    "absorb",
+    "absorb_tangent",
+    "column_units",
+    "divide",
+    "solve",
+    "solve_tangent",
+    "svd",
+]
 
 PANEL = 8  # columns between two products of matrices; wider panels lose accuracy, not time
 
@@ -127,14 +135,32 @@ def absorb(root: Array, rows: Array) -> Array:
     return unit * _absorb(root / unit, rows / unit)
 
 
-@absorb.defjvp
-def _absorb_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    root, (before, rows), (d_before, d_rows) = absorb(*primals), primals, tangents
+def absorb_tangent(
+    root: Array, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> Array:
+    """The tangent of what :func:`absorb` returns.
+
+    Args:
+        root: R', what it returns.
+        primals: R and the rows.
+        tangents: theirs.
+
+    >>> one, none = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    >>> absorb_tangent(2.0 * one, (none, 2.0 * one), (none, one)).tolist()
+    [[1.0]]
+    """
+    (before, rows), (d_before, d_rows) = primals, tangents
     inverse = _inverse(root)
     change = matmul_tn(before, jnp.triu(d_before)) + matmul_tn(rows, d_rows)
     change = matmul_tn(inverse, matmul(change, inverse))
     upper = jnp.triu(change + transpose(change))
-    return root, matmul(upper - 0.5 * jnp.diag(jnp.diagonal(upper)), root)
+    return matmul(upper - 0.5 * jnp.diag(jnp.diagonal(upper)), root)
+
+
+@absorb.defjvp
+def _absorb_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    root = absorb(*primals)
+    return root, absorb_tangent(root, primals, tangents)
 
 
 @jax.custom_jvp
@@ -147,11 +173,26 @@ def solve(root: Array, right: Array) -> Array:
     return _solve(root, right)
 
 
+def solve_tangent(root: Array, solved: Array, d_root: Array, d_right: Array) -> Array:
+    """The tangent of what :func:`solve` returns.
+
+    Args:
+        root: R.
+        solved: what it returns.
+        d_root: tangent of R.
+        d_right: tangent of the right side.
+
+    >>> one = jnp.array([[1.0]])
+    >>> solve_tangent(2.0 * one, 3.0 * one, 0.0 * one, one).tolist()
+    [[0.5]]
+    """
+    return matmul(_inverse(root), d_right - matmul(jnp.triu(d_root), solved))
+
+
 @solve.defjvp
 def _solve_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     solved = solve(*primals)
-    change = tangents[1] - matmul(jnp.triu(tangents[0]), solved)
-    return solved, matmul(_inverse(primals[0]), change)
+    return solved, solve_tangent(primals[0], solved, *tangents)
 
 
 @sequential_vmap

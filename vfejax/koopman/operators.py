@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from vfejax.koopman import _linear_algebra
+from vfejax.koopman import _compensated, _linear_algebra, _two_floats
+from vfejax.koopman._two_floats import TwoFloats
 from vfejax.koopman.streaming import Factor
 from vfejax.numerics import matmul, matmul_nt, matmul_tn, transpose
 from vfejax.types import Array
@@ -31,18 +32,28 @@ __all__ = [
 ]
 
 
-def _with_ridge(factor: Factor, ridge: ArrayLike) -> tuple[Array, Array]:
-    """C and D of the data and of ``sqrt(ridge)`` times the identity, which is followed by zeros."""
+def _ridge_rows(factor: Factor, ridge: ArrayLike) -> Array:
+    """``sqrt(ridge)`` times the identity, which is followed by zeros."""
     if not isinstance(ridge, jax.core.Tracer):
         if not np.all(np.asarray(ridge) >= 0):
             raise ValueError(f"ridge must not be negative, got {ridge}")
         if np.ndim(ridge) == 0 and float(np.asarray(ridge)) == 0.0:
-            return factor.now, factor.cross
+            return jnp.zeros((0, factor.root.shape[0]), factor.now.dtype)
     dim, dtype = factor.now.shape[0], factor.now.dtype
-    scale = jnp.sqrt(jnp.asarray(ridge, dtype))
-    rows = jnp.eye(dim, factor.root.shape[0], dtype=dtype) * scale
-    root = _linear_algebra.absorb(factor.root, rows)
-    return root[:dim, :dim], root[:dim, dim:]
+    return jnp.eye(dim, factor.root.shape[0], dtype=dtype) * jnp.sqrt(jnp.asarray(ridge, dtype))
+
+
+def _fit(factor: Factor, ridge: ArrayLike) -> tuple[Array, Array]:
+    """``K^T = C^-1 D`` and D, of the data and the ridge."""
+    dim, rows = factor.now.shape[0], _ridge_rows(factor, ridge)
+    if factor.low is None:
+        root = _linear_algebra.absorb(factor.root, rows) if len(rows) else factor.root
+        return _linear_algebra.solve(root[:dim, :dim], root[:dim, dim:]), root[:dim, dim:]
+    wide = _compensated.absorb(TwoFloats(factor.root, factor.low), _two_floats.widen(rows))
+    now, cross = (
+        TwoFloats(*(a[:dim, part] for a in wide)) for part in (slice(dim), slice(dim, None))
+    )
+    return _compensated.solve(now, cross), cross.high
 
 
 def _check_rank(rank: int, limit: int) -> None:
@@ -80,8 +91,7 @@ def ridge(factor: Factor, ridge: ArrayLike = 0.0) -> Array:
     >>> ridge(factor).round(4).tolist()
     [[0.5, 1.0], [0.0, 2.0]]
     """
-    now, cross = _with_ridge(factor, ridge)
-    return transpose(_linear_algebra.solve(now, cross))
+    return transpose(_fit(factor, ridge)[0])
 
 
 def reduced_rank(factor: Factor, rank: int, ridge: ArrayLike = 0.0) -> Array:
@@ -110,10 +120,9 @@ def reduced_rank(factor: Factor, rank: int, ridge: ArrayLike = 0.0) -> Array:
     [[2.0, 0.0], [0.0, 0.0]]
     """
     _check_rank(rank, min(factor.cross.shape))
-    now, cross = _with_ridge(factor, ridge)
+    solved, cross = _fit(factor, ridge)
     leading = _linear_algebra.svd(cross)[2][:rank]
-    solved = _linear_algebra.solve(now, matmul_nt(cross, leading))
-    return matmul_tn(leading, transpose(solved))
+    return matmul_tn(leading, matmul_nt(leading, solved))
 
 
 def total_least_squares(factor: Factor, rank: int | None = None) -> Array:

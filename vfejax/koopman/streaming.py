@@ -12,9 +12,10 @@ to zero there, and the ridge of :func:`vfejax.koopman.operators.ridge`, which is
 its full strength.
 
 Any order. Reflections keep products, so blocks of any size, in any order and from any number of
-devices, give the same R up to rounding. Weights of samples are applied as they enter. In long
-streams a sample is lost in rounding when it weighs less than the precision of the sum: give float32
-blocks of some hundred samples, and merge the factors of parts.
+devices, give the same R up to rounding. Weights of samples are applied as they enter. Rounding R to
+float32 after every block loses what is below its last digit: at a condition of 10^4 a map from
+samples that came one by one is right to 10^-4. A compensated factor (:func:`init`) keeps in ``low``
+what R loses, and gives the same map to 10^-7 in any split, for some thirty times the work.
 
 Source: Golub and Van Loan, Matrix Computations (2013), section 6.5 (QR updates).
 """
@@ -26,8 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from vfejax.koopman._linear_algebra import absorb
-from vfejax.numerics import as_floating, matmul_tn
+from vfejax.koopman import _compensated, _linear_algebra, _two_floats
+from vfejax.koopman._arguments import pairs, weighting
+from vfejax.koopman._two_floats import TwoFloats
+from vfejax.numerics import matmul_tn
 from vfejax.types import Array
 
 __all__ = ["Factor", "Moments", "check", "init", "merge", "merge_axis", "moments", "update"]
@@ -42,12 +45,14 @@ class Factor(NamedTuple):
         residual: ``[e, e]``, upper triangular: ``residual^T residual`` is what the best linear map
             leaves of ``Y^T W Y``.
         count: sum of the weights.
+        low: None, or of a compensated factor what ``root`` loses by rounding to float32.
     """
 
     now: Array
     cross: Array
     residual: Array
     count: Array  # type: ignore[assignment]
+    low: Array | None = None
 
     @property
     def root(self) -> Array:
@@ -72,19 +77,29 @@ class Moments(NamedTuple):
     count: Array  # type: ignore[assignment]
 
 
-def init(dim: int, following_dim: int | None = None, *, dtype: DTypeLike = jnp.float32) -> Factor:
+def init(
+    dim: int,
+    following_dim: int | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    compensated: bool = False,
+) -> Factor:
     """Statistics of no pairs.
 
     Args:
         dim: numbers in a sample of now, d >= 1.
         following_dim: numbers in one of following, e >= 1; by default d.
         dtype: float32 or float64, of all statistics and of the samples.
+        compensated: whether R is kept as a sum of two float32, some 46 bits, at some thirty times
+            the work. Then :func:`vfejax.koopman.operators.ridge` and ``reduced_rank`` give maps
+            that are right to 10^-6 up to condition numbers of 10^6, in blocks of any size.
 
     Returns:
         The factor, all zeros.
 
     Raises:
-        ValueError: for a dimension below 1 or another dtype, in which sums of squares mean little.
+        ValueError: for a dimension below 1; for another dtype, in which sums of squares mean
+            little; for a compensated factor in float64.
 
     >>> init(3, 2).root.shape
     (5, 5)
@@ -95,34 +110,38 @@ def init(dim: int, following_dim: int | None = None, *, dtype: DTypeLike = jnp.f
             raise ValueError(f"{name} must be at least 1, got {value}")
     if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
         raise ValueError(f"dtype must be float32 or float64, got {jnp.dtype(dtype)}")
+    if compensated and jnp.dtype(dtype) != jnp.float32:
+        raise ValueError(f"compensated needs dtype float32, got {jnp.dtype(dtype)}")
+    size = dim + following_dim
     return Factor(
         jnp.zeros((dim, dim), dtype),
         jnp.zeros((dim, following_dim), dtype),
         jnp.zeros((following_dim, following_dim), dtype),
         jnp.zeros((), dtype),
+        jnp.zeros((size, size), dtype) if compensated else None,
     )
 
 
-def _split(root: Array, dim: int, count: Array) -> Factor:
-    return Factor(root[:dim, :dim], root[:dim, dim:], root[dim:, dim:], count)
-
-
-def _samples(factor: Factor, now: ArrayLike, following: ArrayLike) -> Array:
-    """``[X Y]``, checked."""
-    rows = []
-    dims = factor.cross.shape
-    for name, x, dim in (("now", now, dims[0]), ("following", following, dims[1])):
-        x = as_floating(x, name)
-        if x.ndim != 2 or x.shape[-1] != dim:
-            raise ValueError(f"{name} must be samples [k, {dim}], got shape {x.shape}")
-        if x.dtype != factor.now.dtype:
-            raise ValueError(f"{name} must be {factor.now.dtype}, as the factor is, got {x.dtype}")
-        rows.append(x)
-    if len(rows[0]) != len(rows[1]):
-        raise ValueError(
-            f"now and following must be as many samples, got {len(rows[0])} and {len(rows[1])}"
+def _absorbed(factor: Factor, rows: TwoFloats, scales: Array, count: Array) -> Factor:
+    """The factor of more rows. The first scale multiplies R and each of the others a row."""
+    dim, root, low = factor.now.shape[0], factor.root, factor.low
+    if low is None:
+        root = _linear_algebra.absorb(scales[0] * root, scales[1:, None] * rows.high)
+    else:
+        old, new = _two_floats.widen(scales[0]), _two_floats.widen(scales[1:, None])
+        root, low = _compensated.absorb(
+            _two_floats.multiply(old, TwoFloats(root, low)), _two_floats.multiply(new, rows)
         )
-    return jnp.concatenate(rows, axis=1)
+    return Factor(root[:dim, :dim], root[:dim, dim:], root[dim:, dim:], count, low)
+
+
+def _merged(first: Factor, others: Factor) -> Factor:
+    """The factor of the first and of a stack of others."""
+    roots = jax.vmap(lambda factor: factor.root)(others)
+    roots = TwoFloats(roots, jnp.zeros_like(roots) if others.low is None else others.low)
+    rows = TwoFloats(*(x.reshape(-1, x.shape[-1]) for x in roots))
+    ones = jnp.ones(1 + len(rows.high), rows.high.dtype)
+    return _absorbed(first, rows, ones, first.count + jnp.sum(others.count))
 
 
 def update(
@@ -165,44 +184,30 @@ def update(
     >>> float(factor.count), (factor.cross / factor.now).round(4).tolist()
     (4.0, [[2.0]])
     """
-    rows = _samples(factor, now, following)
-    num, dtype = rows.shape[0], factor.now.dtype
-    if not isinstance(forgetting, jax.core.Tracer) and not np.all(
-        (np.asarray(forgetting) > 0) & (np.asarray(forgetting) <= 1)
-    ):
-        raise ValueError(f"forgetting must be in (0, 1], got {forgetting}")
-    # Of the roots, whose derivatives stay finite where the weights themselves vanish.
-    root_decay = jnp.asarray(forgetting, dtype) ** (0.5 * jnp.arange(num, -1, -1).astype(dtype))
-    scales, parts = root_decay[1:], root_decay[1:] ** 2
-    if weights is not None:
-        weights = as_floating(weights, "weights").astype(dtype)
-        if weights.shape != (num,):
-            raise ValueError(f"weights must be [{num}], got shape {weights.shape}")
-        if not isinstance(weights, jax.core.Tracer) and np.any(np.asarray(weights) < 0):
-            raise ValueError(f"weights must not be negative, got {np.min(weights):.6g}")
-        scales, parts = scales * jnp.sqrt(weights), parts * weights
-    root = absorb(root_decay[0] * factor.root, scales[:, None] * rows)
-    return _split(root, factor.now.shape[0], root_decay[0] ** 2 * factor.count + jnp.sum(parts))
+    rows = pairs(now, following, factor.cross.shape, factor.now.dtype)
+    scales, counts = weighting(len(rows), rows.dtype, weights, forgetting)
+    count = counts[0] * factor.count + jnp.sum(counts[1:])
+    return _absorbed(factor, _two_floats.widen(rows), scales, count)
 
 
 def merge(first: Factor, second: Factor) -> Factor:
     """The statistics of the pairs of both.
 
     Raises:
-        ValueError: for different dimensions or dtypes.
+        ValueError: for different dimensions or dtypes, and where one of them is compensated.
 
     >>> pair = update(init(1), jnp.ones((1, 1)), jnp.ones((1, 1)))
     >>> float(merge(pair, pair).count)
     2.0
     """
-    for name, a, b in zip(Factor._fields, first, second, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
+    for name, *pair in zip(Factor._fields, first, second, strict=True):
+        kinds = ["None" if x is None else f"{x.dtype}{list(x.shape)}" for x in pair]
+        if kinds[0] != kinds[1]:
             raise ValueError(
-                f"both factors must have one shape and dtype, got {name} {a.shape} {a.dtype} and "
-                f"{b.shape} {b.dtype}"
+                "both factors must have one shape and dtype, and be compensated or not, got "
+                f"{name} {kinds[0]} and {kinds[1]}"
             )
-    root = absorb(first.root, second.root)
-    return _split(root, first.now.shape[0], first.count + second.count)
+    return _merged(first, jax.tree.map(lambda x: x[None], second))
 
 
 def merge_axis(factor: Factor, axis_name: str) -> Factor:
@@ -216,12 +221,14 @@ def merge_axis(factor: Factor, axis_name: str) -> Factor:
     >>> factor.now.tolist()
     [[2.0]]
     """
-    num, size = jax.lax.axis_size(axis_name), factor.root.shape[0]
-    # A sum of one term and zeros, because XLA knows that its result is the same everywhere.
-    empty = jnp.zeros((num, size, size), factor.now.dtype)
-    roots = jax.lax.psum(empty.at[jax.lax.axis_index(axis_name)].set(factor.root), axis_name)
-    root = absorb(roots[0], roots[1:].reshape((num - 1) * size, size))
-    return _split(root, factor.now.shape[0], jax.lax.psum(factor.count, axis_name))
+    num, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+
+    def gather(x: Array) -> Array:
+        # A sum of one term and zeros, because XLA knows that its result is the same everywhere.
+        return jax.lax.psum(jnp.zeros((num, *x.shape), x.dtype).at[index].set(x), axis_name)
+
+    factors = jax.tree.map(gather, factor)
+    return _merged(jax.tree.map(lambda x: x[0], factors), jax.tree.map(lambda x: x[1:], factors))
 
 
 def moments(factor: Factor) -> Moments:
@@ -231,7 +238,7 @@ def moments(factor: Factor) -> Moments:
     >>> [m.round(4).tolist() for m in moments(update(init(1), x, 3.0 * x))]
     [[[5.0]], [[15.0]], [[45.0]], 2.0]
     """
-    now, cross, residual, count = factor
+    now, cross, residual, count, _ = factor
     following = matmul_tn(cross, cross) + matmul_tn(residual, residual)
     return Moments(matmul_tn(now, now), matmul_tn(cross, now), following, count)
 
@@ -252,7 +259,7 @@ def check(factor: Factor, ridge: float = 0.0) -> None:
     ValueError: 1 sample cannot determine a map of 2 observables: give more samples or a ridge > 0
     """
     dim = factor.now.shape[0]
-    if not all(np.isfinite(np.asarray(x)).all() for x in factor):
+    if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(factor)):
         raise ValueError("now and following must be finite, got NaN or infinity in a sample")
     if ridge > 0:
         return
