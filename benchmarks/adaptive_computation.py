@@ -15,7 +15,8 @@ its rate decays to 0 in them. What is paid once (the model of the other half, th
 windows) is not counted. *Equal tokens.* As many tokens are learned from as by the control, those
 that are only looked at not counted.
 
-Rates come from the same grid for every arm, by the loss on training text at the first seed. A line
+Rates come from the same grid for every arm, by the loss on training text at the first seed; twice
+the largest is tried too where that is best. A line
 of ``runs.jsonl`` is one run; it is not made again. ``--report`` prints the table of what is there.
 Weights are kept for ``early_exit.py``.
 """
@@ -43,12 +44,13 @@ from vfejax.training.losses import token_nats
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.types import PyTree, TrainState
 
-RATES = (4e-3, 8e-3, 1.6e-2)
+RATES = (2e-3, 4e-3, 8e-3)
 CHUNK = 20  # updates in one call of a program
 ROUNDS = 9  # of the measurement of prices
 WINDOWS = {"valid": 720, "train": 240}  # by which a run is judged, and a rate is chosen
 EQUAL = ("time", "tokens")
-CONTROL, EASY = "control", "easy windows first"
+CONTROL = "control"
+SAME = (CONTROL, "easy windows first", "short windows first", "a head after every block")  # to 5 %
 EXITS = (CONTROL, "a head after every block", "blocks left out, to 0.5")  # weights kept
 
 
@@ -263,26 +265,33 @@ def line_of(plan: Plan, name: str, seed: int, rate: float, equal: str) -> dict[s
     return results(plan).get(json.dumps(job, sort_keys=True))
 
 
+def tried(plan: Plan, name: str) -> dict[float, float]:
+    """Losses on training text of the first seed, by rate."""
+    own = job_of(plan, name, plan.seeds[0], 0.0, "time")
+    own |= {"text": plan.text.name, "digest": plan.text.digest}
+    rows = [r for r in results(plan).values() if r["job"] | {"rate": 0.0} == own]
+    return {row["job"]["rate"]: row["training_loss"] for row in rows}
+
+
 def best_rate(plan: Plan, name: str) -> float | None:
-    """The rate of the first seed with the smallest loss on training text; None before all are
-    there.
-    """
-    rows = [line_of(plan, name, plan.seeds[0], rate, "time") for rate in plan.rates]
-    if None in rows:
+    """The rate with the smallest loss of those that were tried; None before the grid is there."""
+    found = tried(plan, name)
+    if not found.keys() >= set(plan.rates):
         return None
-    found = [row["training_loss"] for row in rows if row]
-    found = [math.inf if math.isnan(loss) else loss for loss in found]
-    return plan.rates[int(np.argmin(found))]
+    return min(found, key=lambda rate: math.inf if math.isnan(found[rate]) else found[rate])
 
 
 def missing(plan: Plan) -> None:
     """Make every run that is not there."""
     for name, rate in itertools.product(plan.arms, plan.rates):
         run(plan, name, plan.seeds[0], rate)
+    for name in plan.arms:
+        while (rate := best_rate(plan, name)) == max(tried(plan, name)):
+            run(plan, name, plan.seeds[0], 2 * rate)
     for equal, seed, name in itertools.product(plan.equal, plan.seeds, plan.arms):
         rate = best_rate(plan, name)
         assert rate is not None  # the first seed has made it
-        if equal == "time" or name not in (CONTROL, EASY, "a head after every block"):
+        if equal == "time" or name not in SAME:
             run(plan, name, seed, rate, equal)
 
 
