@@ -355,27 +355,36 @@ def missing(plan: training.Plan, teachers: Path | None) -> None:
 def report(plan: training.Plan) -> Iterator[str]:
     """Each way of each model, means over seeds."""
     yield (
-        "| model | exit | seeds | thresholds | blocks run of 4 | loss to all blocks | tokens/s "
-        "with all blocks | with exits | times as fast |"
+        "| model | exit | seeds | thresholds | blocks run of 4 | loss to all blocks | to control "
+        "| tokens/s with all blocks | with exits | times as fast |"
     )
-    yield "| --- | --- |" + " ---: |" * 7
-    known = training.results(plan)
+    yield "| --- | --- |" + " ---: |" * 8
+    known, base = training.results(plan), {}
     extra = {"text": plan.text.name, "digest": plan.text.digest}
     for model in (*training.EXITS, TEACHER):
         lines = [json.dumps(job_of(plan, model, s) | extra, sort_keys=True) for s in plan.seeds]
         rows = [known[line] for line in lines if line in known]
+        if model == training.CONTROL:
+            base = {row["job"]["seed"]: row["loss"] for row in rows}
+        own = {row["job"]["seed"]: row["loss"] for row in rows}
         for name in WAYS if rows else ():
-            yield f"| {model} | {name} | {len(rows)} | {' | '.join(_cells(rows, name))} |"
+            cells = _cells(rows, name, own if model == TEACHER else base)
+            yield f"| {model} | {name} | {len(rows)} | {' | '.join(cells)} |"
         for head in ("shared", "fitted") if rows else ():
             nats = np.mean([row["heads"][head] for row in rows], axis=0)
             whole = np.mean([row["loss"] for row in rows])
             cells = ", ".join(f"{x:.3f}" for x in [*nats, whole])
-            yield f"| {model} | always, by the {head} head | | | | {cells} | | | |"
+            yield f"| {model} | always, by the {head} head | | | | {cells} | | | | |"
 
 
-def _cells(rows: list[dict[str, Any]], name: str) -> list[str]:
+def _cells(rows: list[dict[str, Any]], name: str, base: dict[int, float]) -> list[str]:
     ways = [row["ways"][name] for row in rows]
     change = [100 * (way["loss"] / row["loss"] - 1) for way, row in zip(ways, rows, strict=True)]
+    lost = [
+        100 * (way["loss"] / base[seed] - 1)
+        for way, row in zip(ways, rows, strict=True)
+        if (seed := row["job"]["seed"]) in base
+    ]
     full = [min(row["seconds"][name] for name in ("package", *BASELINES)) for row in rows]
     own = [row["seconds"][name] for row in rows]
     mean, half = models.interval([a / b for a, b in zip(full, own, strict=True)])
@@ -383,6 +392,7 @@ def _cells(rows: list[dict[str, Any]], name: str) -> list[str]:
         ", ".join("never" if way["threshold"] > 1 else f"{way['threshold']:g}" for way in ways),
         f"{np.mean([way['blocks'] for way in ways]):.2f}",
         f"{np.mean(change):+.2f} %",
+        f"{np.mean(lost):+.2f} %" if lost else "",
         f"{1 / np.mean(full):,.0f}",
         f"{1 / np.mean(own):,.0f}",
         f"{mean:.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}"),
