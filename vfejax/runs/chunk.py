@@ -34,11 +34,20 @@ def compiled(
     """
     shardings = jax.tree.map(_kept_sharding, state)
 
+    def pinned(state: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
+        # Else XLA may keep a part of what is whole from step to step, and gather it at every use.
+        state, info = step(jax.tree.map(_pin, state, shardings), inputs)
+        return jax.tree.map(_pin, state, shardings), info
+
     @functools.partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=(shardings, None))
     def chunk(state: PyTree, inputs: PyTree, num_steps: int) -> tuple[PyTree, PyTree]:
-        return jax.lax.scan(step, state, inputs, length=num_steps)
+        return jax.lax.scan(pinned, state, inputs, length=num_steps)
 
     return chunk
+
+
+def _pin(leaf: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    return leaf if sharding is None else jax.lax.with_sharding_constraint(leaf, sharding)
 
 
 def _kept_sharding(leaf: Any) -> jax.sharding.Sharding | None:
