@@ -84,6 +84,7 @@ LEFT_OUT = {
     "processes": "compares processes of a host",
     "quantisation": "needs a run of vfejax train",
     "reversible": "its measurements are in energy_learning, the rest is training",
+    "sequence_mesh": "compares several devices of a host",
     "sharded_training": "compares several devices of a host",
 }
 """Scripts that do not run here, and why."""
