@@ -1,4 +1,4 @@
-"""Tokens that lie on several devices: each device works on its own."""
+"""Tokens that lie on several devices: each device works on its own, with the weights in whole."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-__all__ = ["by_device"]
+from vfejax.types import PyTree
+
+__all__ = ["by_device", "whole"]
 
 
 def by_device(
@@ -41,3 +43,22 @@ def by_device(
         return jax.shard_map(function, in_specs=specs, out_specs=tokens, check_vma=False)(*arrays)
 
     return shares
+
+
+def whole(tree: PyTree) -> PyTree:
+    """The same arrays, all of each on every device, where a mesh with one axis is in scope
+    (:func:`vfejax.training.sharding.in_scope`).
+
+    For weights that devices share out, at the point where they are read. Left to itself, XLA may
+    rather divide what they are multiplied with along their axes, tokens that are divided already.
+
+    Args:
+        tree: a pytree of arrays.
+
+    >>> whole({"scale": 2.0})
+    {'scale': 2.0}
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if len(mesh.axis_names) != 1 or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.softmax import softmax
+from vfejax.devices import whole
 from vfejax.numerics import at_least_float32, cast_like, matmul
 from vfejax.types import Array, PyTree
 
@@ -75,7 +76,7 @@ class Stack(nnx.Module):
             params = jax.tree.map(lambda x: x[span], params)
 
         def body(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
-            return step(nnx.merge(graphdef, layer[0]), carry, layer[1])
+            return step(nnx.merge(graphdef, whole(layer[0])), carry, layer[1])
 
         if self.recomputed:
             body = jax.checkpoint(body, prevent_cse=False)  # a scan has nothing to merge it with

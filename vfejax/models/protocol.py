@@ -7,7 +7,8 @@ padding then leave every real token's prediction as it is without padding, and p
 tokens. All that a module does about padding is to leave it out of its statistics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vfejax.devices import whole
 from vfejax.models.activations import activations
-from vfejax.models.recomputed import recomputed, stacks
+from vfejax.models.recomputed import recomputed, stack_paths
 from vfejax.models.visited import visited
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel, VisitFn
 
@@ -261,30 +263,31 @@ def pure(
     """
     abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphdef, max_length = nnx.graphdef(abstract), abstract.max_length
+    merged = partial(_merged, graphdef, stack_paths(abstract))
 
     def init(key: Array) -> PyTree:
         return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
 
     def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
         packed, place = packed_batch(batch, max_length)
-        return finished(nnx.merge(graphdef, params)(packed, key), place)
+        return finished(merged(params)(packed, key), place)
 
     def recompute(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
         packed, place = packed_batch(batch, max_length)
-        return finished(recomputed(nnx.merge(graphdef, params))(packed, key), place)
+        return finished(recomputed(merged(params))(packed, key), place)
 
     def watch(
         params: PyTree, batch: Batch | Array, key: Array | None = None
     ) -> tuple[Prediction, Layers]:
         packed, place = packed_batch(batch, max_length)
-        prediction, layers = nnx.merge(graphdef, params).watch(packed, key)
+        prediction, layers = merged(params).watch(packed, key)
         return finished(prediction, place), unpacked_layers(layers, place)
 
     def visit(
         params: PyTree, batch: Batch | Array, visit_fn: VisitFn, key: Array | None = None
     ) -> tuple[Prediction, PyTree]:
         packed, place = packed_batch(batch, max_length)
-        prediction, said = visited(nnx.merge(graphdef, params), packed, visit_fn, key)
+        prediction, said = visited(merged(params), packed, visit_fn, key)
         return finished(prediction, place), said
 
     def finished(prediction: Prediction, place: Packing | None) -> Prediction:
@@ -323,5 +326,15 @@ def pure(
         watch=seeing,
         activations=gather,
         visit=visit if getattr(abstract, "residual", False) else None,
-        recompute=recompute if stacks(abstract) else None,
+        recompute=recompute if stack_paths(abstract) else None,
     )
+
+
+def _merged(graphdef: Any, stacks: Collection[tuple[Any, ...]], params: PyTree) -> Any:
+    """The module that has these weights. Those of blocks become whole when their block is run."""
+
+    def gathered(path: tuple[Any, ...], weight: Array) -> Array:
+        keys = tuple(getattr(step, "key", None) for step in path)
+        return weight if any(keys[: len(stack)] == stack for stack in stacks) else whole(weight)
+
+    return nnx.merge(graphdef, jax.tree.map_with_path(gathered, params))

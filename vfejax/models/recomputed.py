@@ -6,20 +6,21 @@ from flax import nnx
 
 from vfejax.models.blocks import Stack
 
-__all__ = ["recomputed", "stacks"]
+__all__ = ["recomputed", "stack_paths"]
 
 _Module = TypeVar("_Module")
 
 
-def stacks(module: Any) -> list[Stack]:
-    """The stacks of blocks in a module."""
-    return [node for _, node in nnx.iter_graph(module) if isinstance(node, Stack)]
+def stack_paths(module: Any) -> list[tuple[Any, ...]]:
+    """Where the stacks of blocks in a module are: keys of its parameters."""
+    return [path for path, node in nnx.iter_graph(module) if isinstance(node, Stack)]
 
 
 def recomputed(module: _Module) -> _Module:
     """The module with blocks that its gradient computes again; it must not be used as it was any
     more.
     """
-    for stack in stacks(module):
-        stack.recomputed = True
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, Stack):
+            node.recomputed = True
     return module

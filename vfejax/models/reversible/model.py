@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.devices import whole
 from vfejax.dynamics import reversible
 from vfejax.dynamics.reversible import KickDrift, Pair
 from vfejax.models.blocks import (
@@ -131,7 +132,7 @@ def _step(graphdef: Any, watch_fn: WatchFn, *, energies: bool) -> KickDrift:
 
 def _merged(graphdef: Any, layer: Any) -> tuple[Block, Any]:
     params, keys = layer
-    return nnx.merge(graphdef, params), (None, None) if keys is None else (keys[0], keys[1])
+    return nnx.merge(graphdef, whole(params)), (None, None) if keys is None else (keys[0], keys[1])
 
 
 def _summary(
