@@ -7,11 +7,9 @@ vector per row, the outward sweep the other two, which starts from the same vect
 swapped. The rows of both belong to the same pair of sites, so that neither the diagonal nor the
 adjoint reverses an array.
 
-What XLA makes of it decides the form. A loop whose iteration touches less than 1 KB becomes one
-kernel, another one call per operation and iteration. Arrays that a loop wrote are copied by the
-transposition that follows, others are computed again for each of its strided reads. So every sweep
-and every map over rows is a loop of its own, with one output. Long chains are folded block by
-block, and besides the result one array of their size is kept, three with the gradient.
+XLA turns a loop whose iteration touches less than 1 KB into one kernel, and computes an array again
+for each strided read of it unless a loop wrote it. So every sweep and every map over rows is a loop
+of its own, with one output. Long chains are folded block by block.
 """
 
 from collections.abc import Callable
@@ -30,8 +28,6 @@ __all__ = [
     "bordered",
     "diagonal",
     "extended",
-    "joined",
-    "overlapping",
 ]
 
 BLOCK = 2**15
@@ -60,28 +56,6 @@ def blocks(lanes: int, n: int) -> tuple[int, int]:
     """
     num = max(1, -(-n * lanes // BLOCK))
     return num, -(-n // (2 * num))
-
-
-def overlapping(rows: Array, num: int) -> Array:
-    """``[num * rows + 1, ...]`` cut into ``[num, rows + 1, ...]``, each with the next one's first.
-
-    >>> print(overlapping(jnp.arange(5), 2))
-    [[0 1 2]
-     [2 3 4]]
-    """
-    shape = (num, (rows.shape[0] - 1) // num, *rows.shape[1:])
-    first, following = (jnp.reshape(x, shape) for x in (rows[:-1], rows[1:]))
-    return jnp.concatenate([first, following[:, -1:]], axis=1)
-
-
-def joined(blocks: Array) -> Array:
-    """The inverse of :func:`overlapping`.
-
-    >>> print(joined(overlapping(jnp.arange(5), 2)))
-    [0 1 2 3 4]
-    """
-    num, rows, *item = blocks.shape
-    return jnp.concatenate([blocks[0, :1], jnp.reshape(blocks[:, 1:], (num * (rows - 1), *item))])
 
 
 def swap(x: Array) -> Array:
@@ -157,20 +131,29 @@ def _as(x: Array, like: Array) -> Array:
     return x if jnp.iscomplexobj(like) else jnp.real(x)
 
 
-def _starts(num: int, rows: int) -> Array:
-    return jnp.arange(num, dtype=jnp.int32) * rows
-
-
 def bordered(k: Array, size: int) -> Array:
     """``k [lanes, n - 1]`` with zeros around it, ``[lanes, size + 1]``: column i couples site i - 1
     to site i.
+
+    >>> print(bordered(jnp.ones((1, 1)), 3))
+    [[0. 1. 0. 0.]]
     """
     return jnp.pad(k, ((0, 0), (1, size - k.shape[1])))
 
 
 def extended(a: Array, z: Array, size: int) -> Array:
-    """``a [lanes, n]`` with sites after the last one that nothing couples to it, and whose pivot is
-    ``1 - i Im z`` or 1.
+    """``a`` with sites that nothing is coupled to, of pivot ``1 - i Im z`` or 1.
+
+    Args:
+        a: ``[lanes, n]``.
+        z: ``[lanes]``.
+        size: sites wanted.
+
+    Returns:
+        ``[lanes, size]``.
+
+    >>> print(extended(jnp.zeros((1, 1)), jnp.array([2 + 1j]), 2))
+    [[0. 3.]]
     """
     unit = z + 1.0 if jnp.iscomplexobj(a) else jnp.real(z) + 1.0
     extra = jnp.broadcast_to(unit[:, None], (a.shape[0], size - a.shape[1]))
@@ -228,7 +211,7 @@ def diagonal(a: Array, k: Array, z: Array) -> tuple[Array, Folded]:
 
         return (g, _unfold(_each(meet, rows), start, result)), back
 
-    starts = _starts(num, rows)
+    starts = jnp.arange(num, dtype=jnp.int32) * rows
     middle, there = jax.lax.scan(inward, jnp.zeros_like(z), starts)
     result = jnp.zeros(a.shape, z.dtype)
     (_, result), back = jax.lax.scan(outward, (swap(middle), result), (starts, there), reverse=True)
@@ -244,7 +227,7 @@ def adjoint(a: Array, k: Array, g: Array, folded: Folded, w: Array) -> tuple[Arr
     ``S = t + C``.
 
     Args:
-        a: ``[lanes, n]``; only its dtype is read.
+        a: ``[lanes, n]``; only its shape and dtype are read.
         k: ``[lanes, n - 1]``.
         g: G, ``[lanes, n]``.
         folded: of :func:`diagonal`.
@@ -252,9 +235,13 @@ def adjoint(a: Array, k: Array, g: Array, folded: Folded, w: Array) -> tuple[Arr
 
     Returns:
         Arrays like a, k and z, real where a or k is.
+
+    >>> a, k = jnp.zeros((1, 2)), jnp.ones((1, 1))
+    >>> g, folded = diagonal(a, k, jnp.array([1j]))
+    >>> print(adjoint(a, k, g, folded, jnp.ones_like(g))[2])  # of z
+    [0.+0.j]
     """
-    (num, rows, _), n = folded.inward.shape, g.shape[1]
-    rows -= 1
+    (num, rows), n = blocks(*a.shape), a.shape[1]
     size = 2 * num * rows
     links_of = bordered(k, size)
     w, g = (jnp.pad(x, ((0, 0), (0, size - n))) if size > n else x for x in (w, g))
@@ -287,7 +274,8 @@ def adjoint(a: Array, k: Array, g: Array, folded: Folded, w: Array) -> tuple[Arr
         a_part = _unfold(_each(lambda r: _as(-site(r), a), rows), start, a_part)
         return (y, a_part, _unfold(_each(bond, rows), start, k_part), z_part), None
 
-    starts, none = _starts(num, rows), jnp.zeros(folded.inward.shape[2:], g.dtype)
+    starts = jnp.arange(num, dtype=jnp.int32) * rows
+    none = jnp.zeros(folded.inward.shape[2:], g.dtype)
     _, carried = jax.lax.scan(inward, none, (starts, folded.outward))
     middle = slice(size // 2 - 1, size // 2 + 1)
     t_middle = jnp.reshape((w[:, middle] * g[:, middle] ** 2).T, none.shape)
