@@ -68,7 +68,8 @@ def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rn
         tolerance = 1e-12 if name == "strong" else 1e-13
         assert qs.relative_error(compiled[method](*arguments), evolved) < tolerance, name
         assert qs.relative_error(ct_hamiltonian, by_hamiltonian) < tolerance, name
-        assert qs.relative_error(ct_rho, U.T @ weight @ U.conj()) < tolerance, name
+        by_rho = U.T @ (weight + weight.conj().T) @ U.conj() / 2
+        assert qs.relative_error(ct_rho, by_rho) < tolerance, name
         scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(rho)
         assert abs(ct_dt - by_dt) <= tolerance * scale, name
 
@@ -403,7 +404,7 @@ def test_stack_memory_does_not_grow_with_depth(rng):
 
     per_layer = (temporary(evolve_stack, 40) - temporary(evolve_stack, 8)) / 32
     assert per_layer < 8 * d * d * 8
-    assert temporary(_one_by_one, 40) > 40 * num * d * d * 16
+    assert temporary(_one_by_one, 40) > 40 * num * d * d * 8
 
 
 def test_inversion_error_of_a_deep_stack(rng, dtype):

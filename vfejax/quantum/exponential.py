@@ -250,20 +250,20 @@ def _evolve_forward(rho: Array, hamiltonian: Array, dt: Array) -> tuple[Array, _
         (rho, hamiltonian, dt), _ONCE.format("evolve_taylor")
     )
     propagator, doublings = _forward(hamiltonian, dt)
+    rho = hermitian_part(rho)
     evolved = matmul(matmul(propagator, rho), adjoint(propagator))
     return evolved, _Evolution(rho, propagator, _Propagation(hamiltonian, dt, doublings))
 
 
 def _evolve_backward(kept: _Evolution, ct: Array) -> tuple[Array, Array, Array]:
-    """With the functional ``dL = Re tr(A drho')``, ``A = ct^T``: that of rho is ``U^dag A U``, and
-    that of U is ``2 rho U^dag (A + A^dag) / 2``.
+    """With the functional ``dL = Re tr(A drho')``, A the Hermitian part of ``ct^T``: that of rho is
+    ``U^dag A U``, and that of U is ``2 rho U^dag A``.
     """
     kept, ct = first_derivatives_only((kept, ct), _ONCE.format("evolve_taylor"))
     rho, propagator, propagation = kept
-    functional = transpose(ct)
-    half = matmul(adjoint(propagator), jnp.stack([functional, hermitian_part(functional)]))
-    ct_rho = transpose(matmul(half[0], propagator))
-    weight = sum_to(2.0 * matmul(rho, half[1]), propagator.shape)
+    half = matmul(adjoint(propagator), hermitian_part(transpose(ct)))
+    ct_rho = transpose(matmul(half, propagator))
+    weight = sum_to(2.0 * matmul(rho, half), propagator.shape)
     return sum_to(ct_rho, rho.shape), *_propagator_cotangents(*propagation, weight)
 
 
@@ -273,12 +273,12 @@ _evolve_taylor.defvjp(_evolve_forward, _evolve_backward)
 def evolve_taylor(rho: Array, hamiltonian: Array, dt: ArrayLike) -> Array:
     """``U rho U^dag`` with :func:`unitary`.
 
-    Eight real products per state besides the exponential, backward sixteen. States under one ``(H,
+    Eight real products per state besides the exponential, backward twelve. States under one ``(H,
     dt)`` share the exponential; times under one H do not. Trace and spectrum are kept to the error
     of U, see :func:`unitary`.
 
     Args:
-        rho: ``[..., d, d]``, Hermitian; real or complex.
+        rho: ``[..., d, d]``, Hermitian; real or complex; only its Hermitian part is read.
         hamiltonian: ``[..., d, d]``, real symmetric or complex Hermitian; only its Hermitian part
             is read.
         dt: time step(s), ``[...]``, in inverse units of H (hbar = 1).

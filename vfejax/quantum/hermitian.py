@@ -16,7 +16,17 @@ from vfejax.devices import by_device
 from vfejax.numerics import matmul, transpose
 from vfejax.types import Array
 
-__all__ = ["adjoint", "eigh", "eigvalsh", "hermitian_part", "real_dtype", "sandwich"]
+__all__ = [
+    "adjoint",
+    "eigh",
+    "eigvalsh",
+    "hermitian_part",
+    "packed",
+    "real_dtype",
+    "sandwich",
+    "turned",
+    "unpacked",
+]
 
 
 def real_dtype(x: Array) -> jnp.dtype:
@@ -46,6 +56,50 @@ def hermitian_part(x: Array) -> Array:
      [1. 0.]]
     """
     return 0.5 * (x + adjoint(x))
+
+
+def packed(x: Array) -> Array:
+    """``Re h + Im h``, real, h the Hermitian part of complex ``x [..., d, d]``.
+
+    The first is symmetric, the other antisymmetric, so that nothing is lost.
+    Real linear maps of Hermitian matrices are half the work on it. Its transpose is that of the
+    conjugate.
+
+    >>> print(packed(jnp.array([[1.0, 2.0 + 3.0j], [2.0 - 3.0j, 4.0]])))
+    [[ 1.  5.]
+     [-1.  4.]]
+    """
+    real, imag = jnp.real(x), jnp.imag(x)
+    return 0.5 * (real + imag + transpose(real - imag))
+
+
+def unpacked(x: Array) -> Array:
+    """The Hermitian matrices of :func:`packed` ones.
+
+    >>> print(unpacked(jnp.array([[1.0, 5.0], [-1.0, 4.0]])))
+    [[1.+0.j 2.+3.j]
+     [2.-3.j 4.+0.j]]
+    """
+    flipped = transpose(x)
+    return jax.lax.complex(0.5 * (x + flipped), 0.5 * (x - flipped))
+
+
+def turned(x: Array, basis: Array) -> Array:
+    """``(B^T x B)^T`` for real ``x [..., d, d]`` and ``basis [d, d]`` (shared) or ``[..., d, d]``:
+    two tall products and one transposition where B is shared.
+
+    >>> swap = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> print(turned(jnp.array([[1.0, 2.0], [3.0, 4.0]]), swap))
+    [[4. 2.]
+     [3. 1.]]
+    """
+
+    def times(y: Array) -> Array:
+        if basis.ndim > 2:
+            return matmul(y, basis)
+        return jnp.einsum("...ij,jk->...ik", y, basis, precision="highest")
+
+    return times(transpose(times(x)))
 
 
 def sandwich(x: Array, basis: Array) -> Array:
