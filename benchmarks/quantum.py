@@ -15,14 +15,18 @@ ours     quantum.evolution.evolve, jit; H real symmetric [d, d], a time step per
 (d)      PennyLane's adjoint differentiation of one Trotter step, a Pauli rotation for each of the
          136 real strings on four qubits, two pure states in turn; not the same function: it agrees
          to first order in dt, where its gradient is checked
+(e)      dynamiqs, one time step for all states: its propagator of H, applied to the stack; autodiff
+(f)      QuTiP, likewise: the exponential of H, applied to one state after the other, no gradient
 floor    real matrix products, 8 forward and 12 backward, over the rate of a large one; or bytes of
-         inputs and outputs over the bandwidth of a large copy, where that is longer
+         inputs and outputs over the bandwidth of a large copy, where that is longer. Ours takes 4
+         and 7
 
 "grad" is forward and backward together, "bwd/fwd" what the backward pass adds, over forward. A
 ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are the best of up
 to 15 rounds: other work on the machine lengthens calls and never shortens them. Errors are relative
 2-norms against complex128 in NumPy, by divided differences of the exponential. Values and gradients
-are checked against it before anything is timed. PennyLane is optional: without it (d) is left out.
+are checked against it before anything is timed. PennyLane, dynamiqs and QuTiP are optional: without
+one its rows are left out, and the last line says so.
 """
 
 import argparse
@@ -48,6 +52,16 @@ try:
     import pennylane
 except ImportError:
     pennylane = None
+
+try:
+    import dynamiqs
+except ImportError:
+    dynamiqs = None
+
+try:
+    import qutip
+except ImportError:
+    qutip = None
 
 CASES = tuple((d, num) for d in (5, 16, 48, 128) for num in (64, 1024))
 SHIFT_CASE, PENNYLANE_CASE, DEGENERATE_CASE = (5, 64), (16, 2), (16, 64)
@@ -331,7 +345,8 @@ def row(
     forward, both = (times.get((name, of)) for of in ("forward", "both"))
     cells = [f"{name:<14} {d:>4} {num:>5}"]
     cells += [f"{'':>10}" if x is None else f"{1e3 * x:>10.3f}" for x in (forward, both)]
-    cells.append(f"{'':>8}" if forward is None else f"{(both - forward) / forward:>8.2f}")
+    complete = forward is not None and both is not None
+    cells.append(f"{(both - forward) / forward:>8.2f}" if complete else f"{'':>8}")
     for of, seconds in (("forward", forward), ("both", both)):
         cells.append(
             f"{'':>9}"
@@ -403,6 +418,51 @@ def pennylane_case() -> None:
     times = interleaved(calls)
     for name in ("ours", "(d) PennyLane"):
         row(name, d, num, times, mine, None)
+
+
+def dynamiqs_evolve(rho, hamiltonian, dt):
+    """(e)."""
+    times = jnp.stack([jnp.zeros_like(dt), dt])
+    solution = dynamiqs.sepropagator(hamiltonian, times, progress_meter=False)
+    u = solution.propagators.to_jax()[-1]
+    return u @ rho @ _adjoint(u)
+
+
+def qutip_method(inputs: Problem) -> Callable[[], np.ndarray]:
+    """(f), from objects that are made before the clock starts."""
+    hamiltonian = qutip.Qobj(inputs.hamiltonian.astype(np.float64))
+    states, dt = [qutip.Qobj(x.astype(np.complex128)) for x in inputs.rho], float(inputs.dt)
+
+    def run() -> np.ndarray:
+        u = (-1j * dt * hamiltonian).expm()
+        adjoint = u.dag()
+        return np.stack([(u @ x @ adjoint).full() for x in states])
+
+    return run
+
+
+def one_step_case(d: int, num: int) -> None:
+    """(e) and (f), a block of their own: one time step for all states."""
+    inputs = problem(d, num)
+    dt = inputs.dt[0]
+    value, (ct_rho, ct_h, ct_dt) = reference(inputs._replace(dt=np.full(num, dt)))
+    inputs, expected = inputs._replace(dt=dt), (value, (ct_rho, ct_h, np.sum(ct_dt)))
+    methods = {"ours": method(evolve, inputs)}
+    if dynamiqs is not None:
+        methods["(e) dynamiqs"] = method(dynamiqs_evolve, inputs)
+    found = {name: errors(m.both(), expected) for name, m in methods.items()}
+    for name, error in found.items():
+        assert max(error) < 1e-4, (name, error)
+    calls = {
+        (name, of): getattr(m, of) for name, m in methods.items() for of in ("forward", "both")
+    }
+    if qutip is not None:
+        run = qutip_method(inputs)
+        assert np.linalg.norm(run() - value) < 1e-5 * np.linalg.norm(value)
+        calls["(f) QuTiP", "forward"] = run
+    times = interleaved(calls)
+    for name in dict.fromkeys(name for name, _ in times):
+        row(name, d, num, times, methods["ours"], found.get(name))
 
 
 def degenerate_case() -> None:
@@ -536,6 +596,9 @@ def main() -> None:
         jax.clear_caches()
     if pennylane is not None:
         pennylane_case()
+    print("\none time step for all states")
+    for d, num in cases:
+        one_step_case(d, num)
     print(f"\nH = 0\n{size} {'err rho_':>7} {'rho':>6} {'H':>7}")
     degenerate_case()
     print(
@@ -552,8 +615,10 @@ def main() -> None:
         model_case(dim)
     print(f"\nproducts {speeds[0] / 1e9:.0f} GFLOP/s, copy bandwidth {speeds[1] / 1e9:.1f} GB/s")
     versions = (
-        f"jax {jax.__version__}, numpy {np.__version__}, pennylane "
-        f"{pennylane.__version__ if pennylane else 'absent'}"
+        f"jax {jax.__version__}, numpy {np.__version__}, "
+        f"pennylane {pennylane.__version__ if pennylane else 'absent'}, "
+        f"dynamiqs {dynamiqs.__version__ if dynamiqs else 'absent'}, "
+        f"qutip {qutip.__version__ if qutip else 'absent'}"
     )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
     print(f"{versions}, python {platform.python_version()}, {device}")

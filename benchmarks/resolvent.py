@@ -50,7 +50,7 @@ except ImportError:
 BATCH = 8
 WIDTH = 64
 Z = 0.3 + 0.5j
-SIZES = (128, 512, 2048, 8192, 32768, 262144)
+SIZES = (128, 512, 2048, 8192, 32768, 262144, 1_000_000)
 # The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or
 # 4 GB.
 LARGEST = {"torch": 512, "lapack": 2048, "attention": 4096}
