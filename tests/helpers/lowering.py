@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "vfejax.compression.storage.parts": HOST,
     "vfejax.inference.elbo.accuracy_minus_complexity": ("double precision", "of its example"),
     "vfejax.models.toroidal": DISTANCE,
+    "vfejax.problems.lorenz.simulate": HOST,
     "vfejax.problems.sensor_network.mean_observations": HOST,
     "vfejax.training.evaluate.evaluator()": ("ConcretizationTypeError", "a loop on the host"),
     "vfejax.spectral.sharded.left_resolvent_diagonal": MESH,
