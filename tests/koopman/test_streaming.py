@@ -88,7 +88,7 @@ def test_factor_is_that_of_the_data(rng, dtype):
 
 
 def test_wide_factors_are_reduced_in_panels(rng):
-    # 150 columns are ten panels of 16, the last one narrower.
+    # 150 columns are nineteen panels of 8 in four parts, the last one narrower.
     rows = [jnp.asarray(rng.normal(size=(k, 75))) for k in (200, 200, 30, 30)]
     factor = streaming.init(75, dtype=jnp.float64)
     for now, following in (rows[:2], rows[2:]):

@@ -62,14 +62,11 @@ def _reflect(root: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
     return jax.lax.fori_loop(0, root.shape[1], step, first)
 
 
-def _absorb(root: Array, rows: Array) -> Array:
-    size, width = root.shape[0], min(PANEL, root.shape[0])
-    more = -size % width
-    root, rows = jnp.pad(root, (0, more)), jnp.pad(rows, ((0, 0), (0, more)))
-    columns = jnp.arange(size + more)[None, :]
-    # Under ``shard_map`` what a loop begins with must vary over devices as what it ends with does.
-    zero = 0.0 * (root[0, 0] + jnp.sum(rows[:, 0]))
-    root, rows = root + zero, rows + zero
+def _reduce(root: Array, rows: Array, width: int) -> tuple[Array, Array]:
+    """``[root; rows]`` with ``root [r, n]``, reduced in its first r columns, in panels of a width
+    that divides r.
+    """
+    columns = jnp.arange(root.shape[1])[None, :]
 
     def panel(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         root, rows = carry
@@ -87,8 +84,24 @@ def _absorb(root: Array, rows: Array) -> Array:
         root = jax.lax.dynamic_update_slice_in_dim(root, block, start, 0)
         return root, rows - matmul(normals, change)
 
-    root, _ = jax.lax.fori_loop(0, (size + more) // width, panel, (root, rows))
-    return root[:size, :size]
+    return jax.lax.fori_loop(0, root.shape[0] // width, panel, (root, rows))
+
+
+def _absorb(root: Array, rows: Array) -> Array:
+    size, width = root.shape[0], min(PANEL, root.shape[0])
+    more = -size % width
+    root, rows = jnp.pad(root, (0, more)), jnp.pad(rows, ((0, 0), (0, more)))
+    # Under ``shard_map`` what a loop begins with must vary over devices as what it ends with does.
+    zero = 0.0 * (root[0, 0] + jnp.sum(rows[:, 0]))
+    root, rows = root + zero, rows + zero
+    # In four parts, so that later ones leave columns alone that are done.
+    part = width * -(-(size + more) // (4 * width)) if size > 16 * width else size + more
+    reduced = []
+    for start in range(0, size + more, part):
+        done, rows = _reduce(root[start : start + part, start:], rows, width)
+        reduced.append(jnp.pad(done, ((0, 0), (start, 0))))
+        rows = rows[:, part:]
+    return jnp.concatenate(reduced)[:size, :size]
 
 
 def column_units(*matrices: Array) -> Array:
