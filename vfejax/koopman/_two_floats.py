@@ -1,4 +1,4 @@
-"""Numbers as unevaluated sums of two float32: some 46 bits without float64.
+"""Numbers as unevaluated sums of two float32: some 45 bits without float64.
 
     x = high + low,    |low| <= ulp(high) / 2
 
