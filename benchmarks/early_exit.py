@@ -352,29 +352,37 @@ def missing(plan: training.Plan, teachers: Path | None) -> None:
                 )
 
 
+def rows_of(plan: training.Plan, model: str) -> list[dict[str, Any]]:
+    """Lines of a model, by seed."""
+    known = training.results(plan)
+    text = {"text": plan.text.name, "digest": plan.text.digest}
+    jobs = [json.dumps(job_of(plan, model, s) | text, sort_keys=True) for s in plan.seeds]
+    return [known[job] for job in jobs if job in known]
+
+
 def report(plan: training.Plan) -> Iterator[str]:
-    """Each way of each model, means over seeds."""
+    """Each way of each model, and the loss where every token leaves after the same block; means
+    over seeds.
+    """
     yield (
-        "| model | exit | seeds | thresholds | blocks run of 4 | loss to all blocks | to control "
-        "| tokens/s with all blocks | with exits | times as fast |"
+        "| model | exit | seeds | thresholds | blocks run of 4 (timed) | loss to all blocks | to "
+        "control | tokens/s with all blocks | with exits | times as fast |"
     )
     yield "| --- | --- |" + " ---: |" * 8
-    known, base = training.results(plan), {}
-    extra = {"text": plan.text.name, "digest": plan.text.digest}
-    for model in (*training.EXITS, TEACHER):
-        lines = [json.dumps(job_of(plan, model, s) | extra, sort_keys=True) for s in plan.seeds]
-        rows = [known[line] for line in lines if line in known]
-        if model == training.CONTROL:
-            base = {row["job"]["seed"]: row["loss"] for row in rows}
-        own = {row["job"]["seed"]: row["loss"] for row in rows}
+    found = {model: rows_of(plan, model) for model in (*training.EXITS, TEACHER)}
+    for model, rows in found.items():
+        base = rows if model == TEACHER else found[training.CONTROL]
+        losses = {row["job"]["seed"]: row["loss"] for row in base}
         for name in WAYS if rows else ():
-            cells = _cells(rows, name, own if model == TEACHER else base)
+            cells = _cells(rows, name, losses)
             yield f"| {model} | {name} | {len(rows)} | {' | '.join(cells)} |"
+    yield ""
+    yield "| loss where all tokens leave after block | head | 1 | 2 | 3 | 4 |"
+    yield "| --- | --- |" + " ---: |" * LAYERS
+    for model, rows in found.items():
         for head in ("shared", "fitted") if rows else ():
-            nats = np.mean([row["heads"][head] for row in rows], axis=0)
-            whole = np.mean([row["loss"] for row in rows])
-            cells = ", ".join(f"{x:.3f}" for x in [*nats, whole])
-            yield f"| {model} | always, by the {head} head | | | | {cells} | | | | |"
+            nats = np.mean([[*row["heads"][head], row["loss"]] for row in rows], axis=0)
+            yield f"| {model} | {head} | {' | '.join(f'{x:.4f}' for x in nats)} |"
 
 
 def _cells(rows: list[dict[str, Any]], name: str, base: dict[int, float]) -> list[str]:
@@ -390,7 +398,9 @@ def _cells(rows: list[dict[str, Any]], name: str, base: dict[int, float]) -> lis
     mean, half = models.interval([a / b for a, b in zip(full, own, strict=True)])
     return [
         ", ".join("never" if way["threshold"] > 1 else f"{way['threshold']:g}" for way in ways),
-        f"{np.mean([way['blocks'] for way in ways]):.2f}",
+        "{:.2f} ({:.2f})".format(
+            *np.mean([[way["blocks"], way["blocks_timed"]] for way in ways], axis=0)
+        ),
         f"{np.mean(change):+.2f} %",
         f"{np.mean(lost):+.2f} %" if lost else "",
         f"{1 / np.mean(full):,.0f}",
