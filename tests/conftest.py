@@ -19,6 +19,9 @@ if os.environ["JAX_PLATFORMS"] == "cuda":
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     FLAGS.add("--xla_gpu_deterministic_ops=true")
 
+# Eight devices of a host meet in collectives, which give up after 40 s: too soon on a busy machine.
+FLAGS.add("--xla_cpu_collective_call_terminate_timeout_seconds=600")
+
 # One cache of compiled programs for the whole run. The workers of pytest-xdist and the processes
 # that tests start inherit these variables, so that no program is compiled twice. A cache that the
 # user keeps is used instead.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.causality import assert_reads_only_the_past
+from helpers.designs import latin_draw
 from helpers.weights import random_weights
 
 from vfejax.models.vfe.config import VFEConfig
@@ -22,6 +23,7 @@ from vfejax.types import Batch
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 VOCABULARY, BATCH, LENGTH, WIDTH = 7, 2, 5, 7
+DRAWS = 8
 QUICK = {"xla_backend_optimization_level": 0}  # compilation is all the cost
 
 VALUES = {name: list(choices) for name, choices in CHOICES.items()} | {
@@ -53,8 +55,7 @@ VALUES = {name: list(choices) for name, choices in CHOICES.items()} | {
 
 
 def _drawn(seed):
-    rng = np.random.default_rng(seed)
-    drawn = {name: values[rng.integers(len(values))] for name, values in VALUES.items()}
+    drawn, rng = latin_draw(VALUES, seed, DRAWS)
     components = sum(2 * spin + 1 for spin in drawn["spins"])
     if drawn["group"] == "so":
         components = drawn["vector_dim"]
@@ -76,7 +77,7 @@ def _batch(tokens, targets, mask, rng):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 16))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, DRAWS))]
 )
 def test_any_combination_of_options_keeps_what_every_model_must(seed, rng):
     config = _drawn(seed)
@@ -96,7 +97,7 @@ def test_any_combination_of_options_keeps_what_every_model_must(seed, rng):
 
     learn = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
 
-    def logits(tokens, mask=right):
+    def logits(tokens, mask=right, params=params):
         (_, found), _ = learn(params, _batch(tokens, targets, mask, rng))
         return np.asarray(found.logits)[mask].reshape(BATCH, LENGTH, VOCABULARY)
 
@@ -111,8 +112,15 @@ def test_any_combination_of_options_keeps_what_every_model_must(seed, rng):
         _, found = jax.lax.scan(lambda s, t: model.decode(params, s, t)[::-1], start, tokens.T)
         return jnp.swapaxes(found, 0, 1)
 
-    # Sums in another order, amplified by divergences over the least temperature.
-    np.testing.assert_allclose(decoded(params, tokens), expected, rtol=1e-7, atol=1e-8)
+    # Sums in another order, amplified by divergences over the least temperature: as far as weights
+    # with a few more rounding errors lead, whose errors are other ones.
+    noise = [1.0 + 1e-15 * rng.standard_normal(x.shape) for x in jax.tree.leaves(params)]
+    structure = jax.tree.structure(params)
+    rounded = jax.tree.map(jnp.multiply, params, structure.unflatten(noise))
+    apart = np.max(np.abs(logits(tokens, params=rounded) - expected))
+    near = {"rtol": 1e-7, "atol": max(1e-8, 30 * apart)}
+    assert near["atol"] < 1e-2
+    np.testing.assert_allclose(decoded(params, tokens), expected, **near)
     batch = _batch(tokens, targets, right, rng)
     learned = learn(params, batch)
     chex.assert_tree_all_finite(learned)
