@@ -81,7 +81,7 @@ LEFT_OUT = {
     "memory_per_device": "compiles for several devices of a host, and runs nothing",
     "model_compression": "trains for hours; its figures are losses and bytes",
     "population_mesh": "compares several devices of a host",
-    "processes": "compares processes of a host",
+    "processes": "compares several processes of a host",
     "quantisation": "needs a run of vfejax train",
     "reversible": "its measurements are in energy_learning, the rest is training",
     "sequence_mesh": "compares several devices of a host",
