@@ -104,7 +104,8 @@ def denoise(
     q = as_floating(probability, "probability").astype(noisy.dtype)
     seen = jnp.stack([1.0 - noisy, noisy], axis=-1)
     nodes = seen * jnp.log(1.0 - q) + (1.0 - seen) * jnp.log(q)
-    pair = potts(2.0 * as_floating(coupling, "coupling"), 2).astype(noisy.dtype)
+    coupling = as_floating(coupling, "coupling").astype(noisy.dtype)
+    pair = potts(2.0 * coupling, 2)
     beliefs, info = belief_propagation(nodes, pair, pair, tolerance=1e-3, max_steps=max_steps)
     one = beliefs[..., 1]
     return Denoised(one, (one > 0.5).astype(int), info)
