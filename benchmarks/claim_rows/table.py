@@ -226,6 +226,24 @@ ROWS = (
         "python benchmarks/reversible.py --out benchmarks/measured/reversible --report",
     ),
     Claim(
+        "adaptive-learning",
+        "faster learning by leaving out blocks, by a curriculum, or by choosing data",
+        "ResNet-BK",
+        "loss at equal time beside a schedule that decays fully in that time, the same rates for "
+        "all, three seeds ([study](results.md#training-at-equal-time))",
+        "adaptive.learning",
+        "python benchmarks/adaptive_computation.py --out benchmarks/measured/adaptive --report",
+    ),
+    Claim(
+        "early-exit",
+        "faster decoding by early exit (1.3 times within 1 % of the loss)",
+        "ResNet-BK",
+        "one sequence at a time, thresholds set on other text; beside the fastest decoding "
+        "without exits ([study](results.md#early-exit))",
+        "adaptive.early_exit",
+        "python benchmarks/early_exit.py --runs benchmarks/measured/adaptive --report",
+    ),
+    Claim(
         "overall",
         "10^9 times less cost over all",
         "ResNet-BK",
