@@ -71,7 +71,5 @@ def early_exit() -> Found:
     )
     speed = means[chosen[0]][0]
     verdict = KEPT if speed >= 1.3 else PART if speed >= 1.1 else REFUTED
-    return Found(
-        figure,
-        f"{verdict}: heads are rarely sure before the last block, and to ask them costs what is saved",
-    )
+    reason = "heads are rarely sure before the last block, and to ask them costs what is saved"
+    return Found(figure, f"{verdict}: {reason}")
