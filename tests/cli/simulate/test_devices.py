@@ -5,13 +5,18 @@ many have a share of it.
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vfejax.agents import pairwise
 from vfejax.cli.simulate import devices
 from vfejax.cli.simulate.config import SimulateConfig
+from vfejax.errors import UserError
 
 SCRIPT = """
 import shutil
@@ -93,3 +98,24 @@ def test_a_state_is_copied_and_one_device_needs_no_method():
     assert placed["mean"] is not state["mean"]
     assert placed["mean"].tolist() == state["mean"].tolist()
     assert devices.method(None, None) is pairwise.alignment_energy
+
+
+@pytest.mark.parametrize(
+    ("given", "subject"),
+    [
+        ({}, "--agents 10: must"),
+        ({"observations": Path("o.csv")}, "--observations o.csv: holds 10 agents, whose number"),
+        ({"observations": Path("o.csv"), "initial": Path("i.npz")}, "--initial i.npz: holds 10"),
+    ],
+)
+def test_agents_that_the_devices_of_processes_do_not_divide_are_refused(
+    given, subject, monkeypatch
+):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    problem = SimpleNamespace(population=SimpleNamespace(phi=np.zeros((10, 3))))
+    with pytest.raises(UserError) as error:
+        devices.shared(SimulateConfig(**given), problem)
+    assert str(error.value).startswith(subject)
+    assert "must be a multiple of 8, since the 8 devices" in str(error.value)

@@ -294,6 +294,10 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
             ("--emergence 2", "--dynamics hamiltonian", "--dynamics natural"),
         ),
         ("--emergence 2 --compute-dtype bfloat16", ("--compute-dtype bfloat16", "--emergence 2")),
+        (
+            "--emergence 2 --coordinator a:1 --processes 2 --process 0",
+            ("--emergence 2", "left out with --processes 2"),
+        ),
         ("--emergence 4 2 1 1 --agents 8", ("--emergence 4 2 1 1", "scale 4", "16 agents")),
         (
             "--emergence 2 --temperature 0.1",

@@ -22,9 +22,10 @@ from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
 from vfejax.cli.simulate.problem import Problem
+from vfejax.cli.together import check_group, joined
 from vfejax.data import hierarchy_arrays, population_arrays
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, loop
+from vfejax.runs import checkpoint, loop, processes
 from vfejax.types import Array, PyTree
 
 __all__ = ["main", "simulate"]
@@ -34,9 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit status."""
     config = parse(arguments)
     check_values(config)
+    check_group(config)
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    return simulate(config)
+    with joined(config, "simulate"):
+        return simulate(config)
 
 
 def _energies(infos: Any) -> dict[str, Array]:
@@ -68,6 +71,7 @@ def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loo
         UserError: when the energy is not finite at the start.
     """
     place = devices.placed(mesh, problem.population.phi.shape[0])
+    gathered = devices.gathered(mesh)
     method = devices.method(mesh, problem)
     energy_fn = simulate_problem.energy_function(config, problem, method)
     integrator = simulate_problem.integrator(config, energy_fn, problem)
@@ -87,7 +91,8 @@ def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loo
         row = first
         if infos is not None:
             row = {name: float(np.asarray(x)[-1]) for name, x in _energies(infos).items()}
-        row = row | accuracy.errors(problem, constrain(state.position))
+        if problem.truth is not None:
+            row = row | accuracy.errors(problem, constrain(gathered(state.position)))
         return loop.Observation(row, memory, {"energy": row["total"]})
 
     return loop.Program(
@@ -164,15 +169,19 @@ def simulate(config: SimulateConfig) -> int:
     problem = simulate_problem.build(config)
     if config.emergence:
         return _simulate_hierarchy(config, problem, inputs)
-    references = accuracy.references(problem)
     mesh = devices.shared(config, problem)
+    references = accuracy.references(problem)
     program = _program(config, problem, mesh)
     with sessions.begin(config, "simulate", inputs) as session:
         run = session.run
         _announce(session, problem, mesh)
-        population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
+        leads = processes.leads()
+        if leads:
+            population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(program)
-        position = jax.device_put(outcome.state.position, jax.devices()[0])
+        position = devices.gathered(mesh)(outcome.state.position)
+        if not leads:
+            return session.finish(outcome, None, {}, simulate_report.summary_text)
         population = compiled_once(populations.constrain)(position)
         population_arrays.save_npz(run.file("final.npz"), _arrays(population))
         session.say("drawing the pictures")

@@ -12,9 +12,9 @@ import tyro
 from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers, check_run
-from vfejax.cli.options import RunOptions
 from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.meta import Meta
+from vfejax.cli.together import GroupOptions
 from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
@@ -71,7 +71,7 @@ class Masses:
 
 
 @dataclass(frozen=True)
-class SimulateConfig(RunOptions):
+class SimulateConfig(GroupOptions):
     """A population of Gaussian agents minimises its variational free energy.
 
     Without data of your own it solves the embedded problem: sensors with unknown orientations
@@ -266,6 +266,8 @@ def _check_emergence(config: SimulateConfig) -> None:
         check(final <= config.temperature, "meta.final-temperature", final, requirement)
     requirement = f"left out with --compute-dtype {config.compute_dtype}; it needs same"
     check(config.compute_dtype == "same", "emergence", shown, requirement)
+    requirement = f"left out with --processes {config.processes}: one device has all agents then"
+    check(config.processes in (None, 1), "emergence", shown, requirement)
 
 
 def _check_memory(config: SimulateConfig) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vfejax.agents import pairwise
@@ -11,20 +12,41 @@ from vfejax.agents.pairwise import Method
 from vfejax.agents.ring import ring
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.problem import Problem
+from vfejax.errors import UserError
+from vfejax.runs import processes
 from vfejax.training import sharding
 from vfejax.types import PyTree
 
-__all__ = ["method", "placed", "remark", "shared"]
+__all__ = ["gathered", "method", "placed", "remark", "shared"]
 
 _AXIS = "data"
 
 
 def shared(config: SimulateConfig, problem: Problem) -> Mesh | None:
-    """As many devices as can have equal shares of the agents; None where one has all of them."""
-    if jax.device_count() == 1 or config.emergence:
+    """As many devices as can have equal shares of the agents; None where one has all of them.
+
+    Raises:
+        UserError: across processes, where all devices must have one.
+    """
+    present, num_agents = jax.device_count(), problem.population.phi.shape[0]
+    if present == 1 or config.emergence:
         return None
-    mesh = sharding.data_mesh(problem.population.phi.shape[0])
+    try:
+        mesh = sharding.data_mesh(num_agents)
+    except ValueError as error:
+        sharing = f"the {present} devices of {processes.count()} processes share the agents"
+        subject = _number_of_agents(config, num_agents)
+        raise UserError(f"{subject} must be a multiple of {present}, since {sharing}") from error
     return mesh if mesh.size > 1 else None
+
+
+def _number_of_agents(config: SimulateConfig, num_agents: int) -> str:
+    """Subject of a sentence about it: the option that decides it."""
+    for option in ("initial", "observations"):
+        path = getattr(config, option)
+        if path is not None:
+            return f"--{option} {path}: holds {num_agents} agents, whose number"
+    return f"--agents {num_agents}:"
 
 
 def method(mesh: Mesh | None, problem: Problem) -> Method:
@@ -45,6 +67,18 @@ def placed(mesh: Mesh | None, num_agents: int) -> Callable[[PyTree], PyTree]:
         return sharding.place(jnp.copy(leaf), NamedSharding(mesh, spec))
 
     return lambda state: jax.tree.map(put, state)
+
+
+def gathered(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
+    """What brings the arrays of a state whole to every process, one after the other."""
+    if mesh is None:
+        return lambda state: state
+
+    def whole(leaf: jax.Array) -> np.ndarray:
+        near = leaf if leaf.is_fully_addressable else sharding.replicate(mesh, leaf)
+        return np.asarray(near)
+
+    return lambda state: jax.tree.map(whole, state)
 
 
 def remark(config: SimulateConfig, used: int, present: int, num_agents: int) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
+from vfejax.cli.together import check_group, joined
 from vfejax.cli.train import devices, method
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train import report as train_report
@@ -24,7 +25,6 @@ from vfejax.cli.train.config import (
     with_defaults,
 )
 from vfejax.cli.train.corpora import named_inputs, train_corpus
-from vfejax.cli.train.together import check_group, joined
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     check_group(config)
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
-    with joined(config):
+    with joined(config, "train"):
         return train(config)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_counts, check_numbers, check_run
-from vfejax.cli.options import RunOptions
+from vfejax.cli.together import GroupOptions
 from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.data.vocabulary import KINDS
 from vfejax.models.phi.config import Swap
@@ -78,7 +78,7 @@ def _with_models(settings: type[_Settings]) -> type[_Settings]:
 
 @_with_models
 @dataclass(frozen=True)
-class TrainConfig(RunOptions):
+class TrainConfig(GroupOptions):
     """A next-token model learns a text.
 
     Without a text of your own it learns English from the help topics that ship with every Python.
@@ -87,10 +87,6 @@ class TrainConfig(RunOptions):
     CHANGEABLE: ClassVar[tuple[str, ...]] = (
         *("steps", "checkpoint_every", "learning_rate", "patience"),
         *("final_windows", "sample_tokens", "shard", "remat"),
-    )
-    SESSION: ClassVar[tuple[str, ...]] = (
-        *RunOptions.SESSION,
-        *("coordinator", "processes", "process"),
     )
     INPUTS: ClassVar[tuple[str, ...]] = ("text", "phi", "tokenizer")
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -101,17 +97,6 @@ class TrainConfig(RunOptions):
     """Run directory to create."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, when several processes, on one machine or more, make the run
-    together. Each is given the same options but for --process, and sees the same --out. A resumed
-    run may have another number of them.
-    """
-    processes: int | None = None
-    """How many processes make the run together; the devices of all share every batch."""
-    process: int | None = None
-    """Which of the --processes this is, from 0. Process 0 writes the files of the run, and speaks
-    for all.
-    """
 
     model: _ModelName = "resnet-bk"
     """Which model; its own options begin with its name, and those of others are ignored. --phi

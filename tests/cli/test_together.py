@@ -9,16 +9,17 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.tiny_run import TINY
 
 from vfejax.cli.main import main
-from vfejax.cli.train.config import TrainConfig
-from vfejax.cli.train.together import check_group, joined
+from vfejax.cli.together import GroupOptions, check_group, joined
+from vfejax.data import population_arrays
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, processes
 from vfejax.runs.interrupt import INTERRUPTED
 from vfejax.runs.metrics import read_metrics
 
-ARGUMENTS = (
+TRAINING = (
     *("--synthetic.kind", "periodic", "--synthetic.tokens", "400", "--synthetic.symbols", "7"),
     *("--model", "transformer", "--transformer.layers", "1", "--transformer.dim", "16"),
     *("--transformer.heads", "2", "--transformer.hidden", "16", "--length", "4"),
@@ -26,36 +27,39 @@ ARGUMENTS = (
     *("--warmup-steps", "0", "--eval-every", "8", "--eval-windows", "8", "--final-windows", "8"),
     *("--sample-tokens", "0", "--shard", "zero3"),
 )
+POPULATION = (
+    *(*TINY, "--agents", "8", "--dynamics", "natural", "--step-size", "0.02"),
+    *("--precision", "float64", "--steps", "6"),
+)
 
 CODE = """
 import os, signal, sys
 from matplotlib.figure import Figure
 from vfejax.cli.main import main
-from vfejax.data.batches import Batches
-from vfejax.runs import report
+from vfejax.runs import loop, processes, report
 
 step_of_signal, number, *arguments = sys.argv[1:]
 blank = report.figure_png(Figure(figsize=(0.1, 0.1)), dpi=10)
 report.figure_png = lambda figure: blank
-batches_at = Batches.at
+chunk_length = loop._chunk_length
 
-def at(self, step, num_steps):
-    if self.shard[0] == 1 and step == int(step_of_signal):
+def signalled(step, cadence):
+    if processes.index() == 1 and step == int(step_of_signal):
         os.kill(os.getpid(), int(number))
-    return batches_at(self, step, num_steps)
+    return chunk_length(step, cadence)
 
-Batches.at = at
-sys.exit(main(["train", *arguments]))
+loop._chunk_length = signalled
+sys.exit(main(arguments))
 """
 
 
 @pytest.fixture
 def run_pair(cache_folder):
-    """Run two processes to their end, the second of which sends itself a signal at a step; returns
-    exit status, standard output and standard error of each.
+    """Run a command as two processes to their end, the second of which sends itself a signal at a
+    step; returns exit status, standard output and standard error of each.
     """
 
-    def run(number: int, *, step: int, arguments: tuple[str, ...]) -> list[tuple[int, str, str]]:
+    def run(number: int, *arguments: str, step: int) -> list[tuple[int, str, str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -97,7 +101,7 @@ def check_near(found, expected, *, rtol: float) -> None:
 def test_two_processes_train_as_one_does_and_survive_the_loss_of_one(tmp_path, run_pair):
     pair, alone, one = tmp_path / "pair", tmp_path / "alone", tmp_path / "one"
     (status, said, errors), lost = run_pair(
-        signal.SIGKILL, step=6, arguments=("--out", str(pair), *ARGUMENTS)
+        signal.SIGKILL, "train", "--out", str(pair), *TRAINING, step=6
     )
     assert (status, said) == (2, "")
     *_, line = errors.splitlines()
@@ -112,7 +116,7 @@ def test_two_processes_train_as_one_does_and_survive_the_loss_of_one(tmp_path, r
     assert before["step"].tolist() == [0, 2, 4, 6]
 
     # A signal to one stops both after the same steps.
-    ended = run_pair(signal.SIGTERM, step=6, arguments=("--out", str(pair), "--resume"))
+    ended = run_pair(signal.SIGTERM, "train", "--out", str(pair), "--resume", step=6)
     assert [status for status, *_ in ended] == [INTERRUPTED, INTERRUPTED], ended
     assert checkpoint.steps(pair) == [0, 4, 8]
     after = read_metrics(pair)
@@ -123,9 +127,40 @@ def test_two_processes_train_as_one_does_and_survive_the_loss_of_one(tmp_path, r
 
     # On one device sums are added up in another order: a few rounding errors of float32.
     assert main(["train", "--out", str(alone), "--resume", "--quiet"]) == 0
-    assert main(["train", "--out", str(one), "--quiet", *ARGUMENTS]) == 0
+    assert main(["train", "--out", str(one), "--quiet", *TRAINING]) == 0
     check_near(pair, one, rtol=1e-6)
     check_near(alone, one, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_move_a_population_as_one_does_and_one_goes_on(tmp_path, run_pair):
+    pair, one = tmp_path / "pair", tmp_path / "one"
+    # A signal to one stops both after the same steps, of which the first one makes a report.
+    (status, said, errors), other = run_pair(
+        signal.SIGTERM, "simulate", "--out", str(pair), *POPULATION, step=0
+    )
+    assert status == INTERRUPTED, errors
+    assert other == (INTERRUPTED, "", "vfejax simulate: interrupted\n")
+    assert "uses all 8 devices, each with 1 of the agents\n" in errors
+    assert f"report: {pair / 'report.html'}" in said
+    assert main(["simulate", "--out", str(one), "--quiet", *POPULATION, "--steps", "2"]) == 0
+    check_population(pair, one)
+    for run in (pair, one):
+        assert main(["simulate", "--out", str(run), "--quiet", "--resume", "--steps", "6"]) == 0
+        assert checkpoint.steps(run)[-1] == 6
+    check_population(pair, one)
+
+
+def check_population(found, expected):
+    """Populations and rows are equal to 1e-9: float64 rounds by 1e-16, and sums over 8 agents, which
+    devices add up in another order, do so in a few steps only.
+    """
+    for name in ("initial.npz", "final.npz"):
+        arrays, wanted = (population_arrays.load_npz(run / name) for run in (found, expected))
+        assert arrays.keys() == wanted.keys()
+        for key, values in wanted.items():
+            np.testing.assert_allclose(arrays[key], values, 1e-9, 1e-9, err_msg=key)
+    check_near(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +177,13 @@ def test_two_processes_train_as_one_does_and_survive_the_loss_of_one(tmp_path, r
 def test_options_that_join_processes_are_checked(given, pieces):
     names = ("coordinator", "processes", "process")
     with pytest.raises(UserError) as error:
-        check_group(TrainConfig(**dict(zip(names, given, strict=True))))
+        check_group(GroupOptions(**dict(zip(names, given, strict=True))))
     for piece in pieces:
         assert piece in str(error.value)
 
 
 def test_a_process_that_is_told_of_no_others_is_alone():
-    config = TrainConfig()
+    config = GroupOptions()
     check_group(config)
-    with joined(config):
+    with joined(config, "train"):
         assert processes.count() == 1

@@ -1,24 +1,48 @@
-"""Several processes that make one run of ``vfejax train``: options, joining, and what must be the
-same in all.
+"""Several processes that make one run of a command: options, joining, and what must be the same in
+all.
 """
 
 import contextlib
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 from vfejax.cli import options
 from vfejax.cli.limits import check
-from vfejax.cli.train.config import TrainConfig
+from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
 from vfejax.runs import joining, processes
 
-__all__ = ["check_group", "joined"]
+__all__ = ["GroupOptions", "check_group", "joined"]
 
 _LARGEST_PORT = 65535
 
 
-def check_group(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class GroupOptions(RunOptions):
+    """What a command can be told whose run several processes may make."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, when several processes, on one machine or more, make the run
+    together. Each is given the same options but for --process, and sees the same --out. A resumed
+    run may have another number of them.
+    """
+    processes: int | None = None
+    """How many processes make the run together; the devices of all share its work."""
+    process: int | None = None
+    """Which of the --processes this is, from 0. Process 0 writes the files of the run, and speaks
+    for all.
+    """
+
+    SESSION: ClassVar[tuple[str, ...]] = (
+        *RunOptions.SESSION,
+        *("coordinator", "processes", "process"),
+    )
+
+
+def check_group(config: GroupOptions) -> None:
     """Raise a UserError unless the options that join processes are all there and fit together."""
     values = {name: getattr(config, name) for name in ("coordinator", "processes", "process")}
     given = [options.flag(name) for name, value in values.items() if value is not None]
@@ -39,9 +63,13 @@ def check_group(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def joined(config: TrainConfig) -> Iterator[None]:
+def joined(config: GroupOptions, name: str) -> Iterator[None]:
     """Within it this process is one of those that the options speak of, if they speak of any. Enter
     before anything touches a device.
+
+    Args:
+        config: the command's options.
+        name: of the command.
 
     Raises:
         UserError: in every process, when they do not fit together.
@@ -50,12 +78,12 @@ def joined(config: TrainConfig) -> Iterator[None]:
         yield
         return
     group = joining.Group(config.coordinator, config.processes, config.process)
-    with joining.joined(group, "train"):
+    with joining.joined(group, name):
         _check_same(config)
         yield
 
 
-def _check_same(config: TrainConfig) -> None:
+def _check_same(config: GroupOptions) -> None:
     """Raise a UserError, in every process, unless all have the same settings."""
     settings = options.settings(config) | {"resume": config.resume, "overwrite": config.overwrite}
     compared = {name: value for name, value in settings.items() if name not in config.INPUTS}
