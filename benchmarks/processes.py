@@ -4,7 +4,7 @@
     python benchmarks/processes.py --models resnet-bk pure-fep --steps 50 --shard zero1
 
 For every model the same run is made three times by ``vfejax train`` and the rows of its metrics are
-compared. Then one process of two is killed in the middle of a run of the first model, and later
+compared, and so are the agents of ``vfejax simulate`` in both precisions. Then one process of two is killed in the middle of a run of the first model, and later
 silenced (SIGSTOP): how many seconds pass until the other has ended, and what it says. The gradient
 is a sum over devices, so that runs differ by the rounding of float32, which AdamW makes larger
 where gradients are small.
@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from vfejax.data.population_arrays import load_npz
 from vfejax.runs import load
 from vfejax.runs.metrics import read_metrics
 
@@ -30,15 +31,16 @@ DATA = ("--synthetic.kind", "periodic", "--synthetic.tokens", "4000", "--length"
 RUN = ("--batch-size", "8", "--log-every", "10", "--eval-every", "50", "--sample-tokens", "0")
 SMALL = ("--eval-windows", "16", "--final-windows", "16", "--warmup-steps", "5")
 COLUMNS = ("loss", "valid_loss", "gradient_norm")
+THREE = ((2, 4), (1, 8), (1, 1))  # processes, and devices of each
 
 
 def start(out: Path, arguments: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
-    """``vfejax train`` as so many processes of so many devices each."""
+    """A command as so many processes of so many devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, "-m", "vfejax.cli.main", "train", "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "vfejax.cli.main", *arguments, "--out", str(out)]
     group = ["--coordinator", coordinator, "--processes", str(processes), "--process"]
     numbered = [[*group, str(index)] for index in range(processes)] if processes > 1 else [[]]
     return [
@@ -68,6 +70,27 @@ def differences(found: Path, wanted: Path) -> str:
     return " ".join(f"{value:13.1e}" for value in largest)
 
 
+def strayed(found: Path, wanted: Path) -> str:
+    """The largest difference of the energy, relative, and of any number of the final agents."""
+    energy, other = (read_metrics(run)["total"] for run in (found, wanted))
+    agents, others = (load_npz(run / "final.npz") for run in (found, wanted))
+    largest = max(np.max(np.abs(agents[name] - others[name])) for name in others)
+    return f"{np.max(np.abs(energy - other) / np.abs(other)):13.1e} {largest:13.1e}"
+
+
+def populations(folder: Path, steps: int) -> None:
+    """The default population of ``vfejax simulate``, moved by processes and devices."""
+    print(f"{'agents':<16} {'beside':<9} {'energy':>13} {'arrays':>13}")
+    for precision in ("float32", "float64"):
+        arguments = ["simulate", "--quiet", "--precision", precision, "--steps", str(steps)]
+        pair, eight, one = (
+            finished(folder / f"{precision}-{count}-{devices}", arguments, count, devices)
+            for count, devices in THREE
+        )
+        print(f"{precision:<16} {'8 devices':<9} {strayed(pair, eight)}")
+        print(f"{precision:<16} {'1 device':<9} {strayed(pair, one)}", flush=True)
+
+
 def lost(out: Path, arguments: list[str], number: signal.Signals) -> tuple[float, str]:
     """Seconds from a signal to the second process to the end of the first; its last line."""
     first, second = start(out, [*arguments, "--steps", "1000000"], 2, 4)
@@ -88,7 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--shard", default="zero3", choices=["replicated", "zero1", "zero3"])
     options = parser.parse_args()
-    common = [*DATA, *RUN, *SMALL, "--shard", options.shard, "--quiet"]
+    common = ["train", *DATA, *RUN, *SMALL, "--shard", options.shard, "--quiet"]
     print(f"largest relative difference after {options.steps} steps of two processes of four")
     print(f"devices each ({options.shard}) from the same run otherwise; of weights, which are of")
     print("order 1, the absolute one")
@@ -100,10 +123,11 @@ def main() -> None:
             arguments = [*common, "--model", model, "--steps", str(options.steps)]
             pair, eight, one = (
                 finished(Path(folder) / f"{model}-{count}-{devices}", arguments, count, devices)
-                for count, devices in ((2, 4), (1, 8), (1, 1))
+                for count, devices in THREE
             )
             print(f"{model:<16} {'8 devices':<9} {differences(pair, eight)}")
             print(f"{model:<16} {'1 device':<9} {differences(pair, one)}", flush=True)
+        populations(Path(folder), options.steps)
         for number in (signal.SIGKILL, signal.SIGSTOP):
             arguments = [*common, "--model", options.models[0]]
             seconds, line = lost(Path(folder) / number.name, arguments, number)
