@@ -4,10 +4,10 @@
     python benchmarks/processes.py --models resnet-bk pure-fep --steps 50 --shard zero1
 
 For every model the same run is made three times by ``vfejax train`` and the rows of its metrics are
-compared, and so are the agents of ``vfejax simulate`` in both precisions. Then one process of two is killed in the middle of a run of the first model, and later
-silenced (SIGSTOP): how many seconds pass until the other has ended, and what it says. The gradient
-is a sum over devices, so that runs differ by the rounding of float32, which AdamW makes larger
-where gradients are small.
+compared, and so are the agents of ``vfejax simulate`` in both precisions. Then one process of two
+is killed in the middle of a run of the first model, and later silenced (SIGSTOP): how many seconds
+pass until the other has ended, and what it says. The gradient is a sum over devices, so that runs
+differ by the rounding of float32, which AdamW makes larger where gradients are small.
 """
 
 import argparse
