@@ -60,6 +60,13 @@ def test_a_relative_folder_and_a_missing_home_are_not_used(monkeypatch):
     assert programs.programs_folder({"XDG_CACHE_HOME": "here"}) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owner")
+def test_a_folder_that_strangers_can_write_to_is_not_used(tmp_path):
+    assert programs._prepare(tmp_path / "own")
+    (tmp_path / "own").chmod(0o777)
+    assert not programs._prepare(tmp_path / "own")
+
+
 def test_the_oldest_files_go_when_there_are_too_many(tmp_path):
     for age in range(4):
         path = tmp_path / str(age)
@@ -68,6 +75,9 @@ def test_the_oldest_files_go_when_there_are_too_many(tmp_path):
     programs.sweep(tmp_path, 400)
     assert len(list(tmp_path.iterdir())) == 4
     programs.sweep(tmp_path, 399)
+    assert {path.name for path in tmp_path.iterdir()} == {"0"}
+    (tmp_path / "empty").touch()  # as a full disk leaves it
+    programs.sweep(tmp_path, 400)
     assert {path.name for path in tmp_path.iterdir()} == {"0"}
     programs.sweep(tmp_path / "missing", 0)
     programs.sweep(tmp_path, 0)

@@ -169,6 +169,10 @@ def check_population(found, expected):
         (("a:1", 0, 0), ["--processes 0", "at least 1"]),
         (("a:99999", 2, 0), ["--coordinator a:99999", "HOST:PORT"]),
         (("4000", 2, 0), ["--coordinator 4000", "HOST:PORT"]),
+        (("a:\u0664", 2, 0), ["HOST:PORT"]),
+        (("a:" + 5000 * "1", 2, 0), ["HOST:PORT"]),
+        (("http://a:1", 2, 0), ["HOST:PORT"]),
+        (("a:1", 2**31, 0), ["--processes 2147483648", "at most"]),
     ],
 )
 def test_options_that_join_processes_are_checked(given, pieces):

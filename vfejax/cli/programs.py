@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import stat
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,20 +65,24 @@ def _processor() -> str:
 
 
 def _prepare(folder: Path) -> bool:
-    """Make the folder, and say whether it is the user's own: who can write there can run code as
-    the user.
+    """Make the folder, and say whether it is the user's own and closed to strangers: who can write
+    there can run code as the user.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        own = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+        found = folder.stat()
     except OSError:
         return False
+    own = not hasattr(os, "getuid") or (
+        found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH
+    )
     return own and os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def sweep(folder: Path, most_bytes: int) -> None:
     """Remove the oldest files of a folder that holds more than ``most_bytes``, until half of that
-    is left. Another command may do the same.
+    is left, and empty ones, which a full disk left and JAX would not write again. Another command
+    may do the same.
     """
     files = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -87,11 +92,10 @@ def sweep(folder: Path, most_bytes: int) -> None:
                     found = entry.stat(follow_symlinks=False)
                     files.append((found.st_mtime, found.st_size, entry.path))
     held = sum(size for _, size, _ in files)
-    if held <= most_bytes:
-        return
+    left = held if held <= most_bytes else most_bytes // 2
     for _, size, path in sorted(files):
-        if 2 * held <= most_bytes:
-            return
+        if size and held <= left:
+            continue
         with contextlib.suppress(OSError):
             os.unlink(path)
         held -= size

@@ -4,19 +4,21 @@ all.
 
 import contextlib
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vfejax.cli import options
-from vfejax.cli.limits import check
+from vfejax.cli.limits import check, check_counts
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
 from vfejax.runs import joining, processes
 
 __all__ = ["GroupOptions", "check_group", "joined"]
 
+_ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")
 _LARGEST_PORT = 65535
 
 
@@ -54,10 +56,10 @@ def check_group(config: GroupOptions) -> None:
                 "none for one process"
             )
         return
-    host, _, port = config.coordinator.rpartition(":")
-    fits = bool(host) and port.isdecimal() and 0 < int(port) <= _LARGEST_PORT
+    found = _ADDRESS.fullmatch(config.coordinator)
+    fits = found is not None and 0 < int(found[1]) <= _LARGEST_PORT
     check(fits, "coordinator", config.coordinator, "HOST:PORT, such as 10.0.0.1:4000")
-    check(config.processes >= 1, "processes", config.processes, "at least 1")
+    check_counts(config, ["processes"], 1)
     numbers = f"at least 0 and below --processes {config.processes}"
     check(0 <= config.process < config.processes, "process", config.process, numbers)
 

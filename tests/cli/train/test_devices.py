@@ -44,6 +44,12 @@ def test_one_line_says_how_many_devices_are_used_and_why(options, used, said):
     assert devices.remark(config, mesh, 8, STATE) == said
 
 
+def test_one_device_of_many_holds_all_whatever_the_rule():
+    mesh = AbstractMesh((1,), ("data",))
+    config = dataclasses.replace(TrainConfig(), batch_size=7, shard="zero3")
+    assert devices.remark(config, mesh, 8, STATE).endswith("another multiple of 8, uses all")
+
+
 def test_leaves_that_nothing_divides_are_named_where_they_count():
     mesh = AbstractMesh((8,), ("data",))
     config = dataclasses.replace(TrainConfig(), batch_size=8, shard="zero3")

@@ -70,7 +70,7 @@ def _used(config: TrainConfig, used: int, present: int) -> str:
 
 
 def _held(config: TrainConfig, mesh: Mesh, template: PyTree) -> str:
-    if config.shard == "replicated":
+    if config.shard == "replicated" or mesh.size == 1:
         return ""
     found = sharding.footprint(template, shardings(config, mesh, template))
     held = (
