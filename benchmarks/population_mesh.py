@@ -31,10 +31,7 @@ parser.add_argument("--compare", type=int, default=8192, help="agents where all 
 OPTIONS = parser.parse_args()
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} "
-    f"--xla_force_host_platform_device_count={max(OPTIONS.devices)}"
-)
+os.environ["JAX_NUM_CPU_DEVICES"] = str(max(OPTIONS.devices))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -29,8 +29,7 @@ from typing import Any
 
 COUNTS = (1, 2, 4, 8)
 WIDTHS = (8, 12, 8, 9, 10, 7)
-FLAG = f" --xla_force_host_platform_device_count={COUNTS[-1]}"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAG
+os.environ["JAX_NUM_CPU_DEVICES"] = str(COUNTS[-1])
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402 (the number of devices comes first)
@@ -139,9 +138,9 @@ def largest_message(program: Any) -> int:
     kinds = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
     sizes = [0]
     for results in re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", program.as_text()):
-        for kind, bits, shape in re.findall(r"([a-z]+)(\d+)\[([\d,]*)\]", results):
-            width = int(bits) // 8 if kind != "pred" else 1
-            sizes.append(width * int(np.prod([int(x) for x in shape.split(",") if x])))
+        for bits, shape in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", results):
+            size = np.prod([int(x) for x in shape.split(",") if x])
+            sizes.append(int(bits) // 8 * int(size))
     return max(sizes)
 
 
