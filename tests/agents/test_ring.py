@@ -2,14 +2,11 @@
 devices are host devices of a process of their own: XLA makes them at start.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.agents import free_energy
 from vfejax.agents.alignment import ALIGNMENTS, Summary, of_summary, rows, saturating
@@ -129,18 +126,7 @@ print("equal")
 
 
 def run(code):
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    tests = os.path.dirname(os.path.dirname(__file__))
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": os.pathsep.join([tests, *sys.path]),
-    }
-    command = [sys.executable, "-W", "error", "-c", SETUP + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert on_eight_devices(SETUP + code)[0] == "equal\n"
 
 
 def test_value_and_gradient_over_eight_devices_equal_those_of_one():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.attention import ring
 from vfejax.attention.pattern import Pattern
@@ -144,16 +145,9 @@ print("equal")
 
 
 def run(code):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    command = [sys.executable, "-W", "error", "-c", SETUP + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
-    return done.stderr
+    told, complaints = on_eight_devices(SETUP + code)
+    assert told == "equal\n"
+    return complaints
 
 
 def test_two_devices_with_striped_tokens_give_what_one_gives():

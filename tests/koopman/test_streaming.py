@@ -1,14 +1,11 @@
 """Streaming statistics equal those of all data at once, whatever the order, and refuse bad data."""
 
-import os
-import subprocess
-import sys
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.koopman import operators, streaming
 
@@ -220,9 +217,7 @@ for found, bound in zip(jax.jit(both)(x, y), (3e-4, 2e-7)):
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert len(jax.devices()) == 8 and error < bound, error
 """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    environment["JAX_PLATFORMS"] = "cpu"
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300)
+    on_eight_devices(script)
 
 
 def test_a_sample_that_is_not_finite_makes_the_factor_nan_and_check_says_so(rng):

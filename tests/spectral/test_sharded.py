@@ -2,14 +2,11 @@
 devices are host devices of a process of their own: XLA makes them at start.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.spectral._shards import compose_affine, in_pairs, in_turn
 from vfejax.spectral.mesh import over_mesh
@@ -128,12 +125,7 @@ print("equal")
 
 
 def run(script):
-    environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-c", SETUP + script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert on_eight_devices(SETUP + script)[0] == "equal\n"
 
 
 def test_devices_share_a_sequence_and_exchange_a_few_numbers():

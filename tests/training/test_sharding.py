@@ -2,15 +2,12 @@
 process of their own: XLA makes them at start.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.host_devices import on_eight_devices
 from jax.sharding import AbstractMesh
 
 from vfejax.agents.population import Population
@@ -147,13 +144,4 @@ def test_the_longest_axis_that_can_be_divided_is():
 
 @pytest.mark.slow
 def test_eight_devices_train_and_evaluate_as_one_does_under_every_rule():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CODE], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert on_eight_devices(CODE)[0] == "equal\n"

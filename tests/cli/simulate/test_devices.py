@@ -2,9 +2,6 @@
 many have a share of it.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.agents import pairwise
 from vfejax.cli.simulate import devices
@@ -59,17 +57,8 @@ same("moved", 1e-9)
 
 @pytest.mark.slow
 def test_eight_devices_give_what_one_gives_and_a_run_goes_on_with_any_number(tmp_path):
-    tests = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
-        "PYTHONPATH": os.pathsep.join([tests, *sys.path]),
-    }
-    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "vfejax simulate: uses all 8 devices, each with 1 of the agents\n" in done.stderr
+    _, said = on_eight_devices(SCRIPT, str(tmp_path))
+    assert "vfejax simulate: uses all 8 devices, each with 1 of the agents\n" in said
 
 
 @pytest.mark.parametrize(

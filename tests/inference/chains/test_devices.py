@@ -2,11 +2,8 @@
 process of their own: XLA makes them at start.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
+from helpers.host_devices import on_eight_devices
 
 SCRIPT = """
 import re
@@ -47,9 +44,4 @@ print("equal")
 
 @pytest.mark.slow
 def test_devices_share_the_time_of_a_filter_and_gather_what_blocks_do():
-    environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert on_eight_devices(SCRIPT)[0] == "equal\n"

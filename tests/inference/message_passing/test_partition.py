@@ -2,13 +2,10 @@
 process of their own: XLA makes them at start.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.host_devices import on_eight_devices
 
 from vfejax.inference.message_passing import graph, nodes
 from vfejax.inference.message_passing.partition import shardings
@@ -62,12 +59,7 @@ print("equal")
 
 
 def test_devices_share_the_members_of_a_plate_and_add_up_messages():
-    environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert on_eight_devices(SCRIPT)[0] == "equal\n"
 
 
 def test_bad_arguments_are_named():
