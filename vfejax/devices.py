@@ -4,18 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from vfejax.types import PyTree
 
 __all__ = ["by_device", "whole"]
 
 
+def _mesh_in_scope() -> AbstractMesh | None:
+    """The mesh, if XLA places arrays on it (Auto) along one axis of several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_types == (AxisType.Auto,) and mesh.size > 1 else None
+
+
 def by_device(
     function: Callable[..., Any], num_tokens: int, *, shared: int = 0
 ) -> Callable[..., Any]:
     """The function, or one that each device computes for its own share of the tokens, where a mesh
-    with one axis is in scope (:func:`vfejax.training.sharding.in_scope`) that divides them.
+    with one axis, of type Auto, is in scope (:func:`vfejax.training.sharding.in_scope`) that
+    divides them.
 
     For what XLA would otherwise gather on every device, such as a sort. The result is the same when
     that of a token depends on no other token.
@@ -30,9 +37,8 @@ def by_device(
     >>> by_device(lambda x, scale: scale * x, 4, shared=1)(jnp.ones(4), 2.0).tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    divides = len(mesh.axis_names) == 1 and mesh.size > 1 and num_tokens % mesh.size == 0
-    if not divides or AxisType.Manual in mesh.axis_types:
+    mesh = _mesh_in_scope()
+    if mesh is None or num_tokens % mesh.size:
         return function
     tokens, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
 
@@ -46,8 +52,8 @@ def by_device(
 
 
 def whole(tree: PyTree) -> PyTree:
-    """The same arrays, all of each on every device, where a mesh with one axis is in scope
-    (:func:`vfejax.training.sharding.in_scope`).
+    """The same arrays, all of each on every device, where a mesh with one axis, of type Auto, is in
+    scope (:func:`vfejax.training.sharding.in_scope`) and the program is compiled.
 
     For weights that devices share out, at the point where they are read. Left to itself, XLA may
     rather divide what they are multiplied with along their axes, tokens that are divided already.
@@ -58,7 +64,12 @@ def whole(tree: PyTree) -> PyTree:
     >>> whole({"scale": 2.0})
     {'scale': 2.0}
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if len(mesh.axis_names) != 1 or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+    if _mesh_in_scope() is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+    def placed(x: Any) -> Any:
+        # Outside a program arrays lie where they lie, and nothing is divided for their sake.
+        traced = isinstance(x, jax.core.Tracer)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec()) if traced else x
+
+    return jax.tree.map(placed, tree)

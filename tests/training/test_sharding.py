@@ -23,8 +23,9 @@ MESH = AbstractMesh((8,), ("data",))
 CODE = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
-from vfejax import routing
+from vfejax import devices, routing
 from vfejax.models.gpt import model as transformer
+from vfejax.quantum import hermitian
 from vfejax.runs.chunk import compiled
 from vfejax.training import sharding
 from vfejax.training.evaluate import evaluate
@@ -74,6 +75,12 @@ method = jax.jit(jax.value_and_grad(sharding.in_scope(mesh, experts), (0, 1, 2))
 method = method.lower(*inputs).compile()
 assert "all-gather" not in method.as_text()
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), method(*inputs), expected)
+
+# Where XLA does not place arrays, or no program is compiled, the mesh in scope changes nothing.
+kinds = jax.sharding.AxisType
+for kind, way in ((kinds.Explicit, jax.jit(hermitian.eigvalsh)), (kinds.Auto, devices.whole)):
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), (kind,))):
+        assert way(jnp.ones((8, 2, 2))).shape[0] == 8
 
 assert sharding.data_mesh(12).shape == {"data": 6}
 assert sharding.data_mesh(11).shape == {"data": 1}

@@ -205,7 +205,8 @@ def _put(leaf: Array | np.ndarray, sharding: NamedSharding) -> Array:
 
 def in_scope(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, traced with the mesh in scope, so that what sorts tokens by expert does so on
-    each device by itself (:mod:`vfejax.devices`). Its results are the same.
+    each device by itself (:mod:`vfejax.devices`). Its results are the same. Of its arguments at
+    least one lies on the mesh.
 
     >>> mesh = data_mesh(4, jax.devices()[:1])
     >>> jax.jit(in_scope(mesh, lambda x: 2 * x))(np.ones(2)).tolist()
