@@ -36,6 +36,18 @@ def test_blocks_and_sites_that_fill_them_change_nothing(monkeypatch, rng):
         chex.assert_trees_all_close(results(chain, w, scans), expected, rtol=1e-12, atol=1e-13)
 
 
+def test_a_site_of_huge_energy_is_as_good_as_cut_out():
+    """1e20 has a square beyond float32: its own entry of G is 0, and others are as without it."""
+    a, b = np.array([0.3, 1e20, 0.2, 1e20, -0.1], np.float32), np.ones(4, np.float32)
+    value, pull = jax.vjp(jax.jit(lambda a: resolvent_diagonal(a, b, b, 0.5j, scans=SEQUENTIAL)), a)
+    expected = 1 / (a.astype(complex) - 0.5j)
+    expected[1::2] = 0
+    rounding = 4 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(value, expected, rtol=0, atol=2 * rounding)
+    (change,) = pull(np.ones(5, np.complex64))
+    np.testing.assert_allclose(change, -np.real(expected**2), rtol=0, atol=4 * rounding)
+
+
 def test_no_chain_gives_no_diagonal():
     def run(*chain):
         value, pull = jax.vjp(lambda *x: resolvent_diagonal(*x, 1j), *chain)

@@ -83,8 +83,18 @@ dense = jnp.diag(bare[0][0]) + jnp.diag(jnp.ones(N - 1), 1) + jnp.diag(jnp.ones(
 compare(found, expected, 1e-12)
 compare(found[0][0].real, jnp.diagonal(jnp.linalg.inv(dense)), 1e-12)
 
+# Poles with no coupling behind them, at the first site of all and at a site between two cuts: what
+# follows is the chain after the cut.
+a, b = inputs[0].at[:, (0, 40)].set(0.0), inputs[1].at[:, (1, 40, 41)].set(0.0)
+cut = (a, b, *inputs[2:5], 0 * z)
+(_, found), (_, expected) = compiled(*cut)[0], one(*cut)[0]
+assert np.all(np.abs(expected[1][0][:, (0, 40)]) > 1e30)
+away = np.r_[1:40, 41:264]
+compare(found[1][0][:, away], expected[1][0][:, away], 1e-9)  # rows of condition 1e3
+compare(found[1][1][:, 41:], expected[1][1][:, 41:], 1e-9)
+
 # Before a NaN everything is as it was, bit for bit; after it everything is NaN.
-both = [(first, *inputs[1:]) for first in (a.at[0, 140].set(jnp.nan), a)]
+both = [(first, *inputs[1:]) for first in (inputs[0].at[0, 140].set(jnp.nan), inputs[0])]
 broken, whole = (jax.block_until_ready(compiled(*arrays))[0][1][1][0] for arrays in both)
 assert np.array_equal(broken[0, :140], whole[0, :140]) and np.array_equal(broken[1], whole[1])
 assert np.all(np.isnan(broken[0, 140:]))

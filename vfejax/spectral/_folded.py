@@ -206,8 +206,10 @@ def diagonal(a: Array, k: Array, z: Array) -> tuple[Array, Folded]:
         )
 
         def meet(r: Array) -> Array:
-            inner = _scaled(_row(links, r + 1), _row(back, r + 1))
-            return reciprocal(reciprocal(_row(to_site, r + 1)) - inner)
+            side, inner = _row(to_site, r + 1), _scaled(_row(links, r + 1), _row(back, r + 1))
+            # Beyond a pivot whose reciprocal is 0 nothing is felt, and that has no reciprocal.
+            vanishes = side.real * side.real + side.imag * side.imag == 0.0
+            return jnp.where(vanishes, 0.0, reciprocal(reciprocal(side) - inner))
 
         return (g, _unfold(_each(meet, rows), start, result)), back
 

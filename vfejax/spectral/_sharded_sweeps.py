@@ -71,7 +71,9 @@ def _before(total: Array, entry: Array, axis_name: str, reverse: bool) -> Array:
 
     ``total`` is the product of the shard's maps without the coupling ``entry`` to that site.
     """
-    own = jnp.concatenate([-entry[None, None] * total[:, :1], total[:, 1:]], axis=1)
+    none, one = jnp.zeros_like(entry), jnp.ones_like(entry)
+    coupled = jnp.stack([jnp.stack([-entry, none]), jnp.stack([none, one])])
+    own = compose_moebius(coupled, total)
     is_first, found = up_to_here(compose_moebius, own, axis_name, reverse)
     g = found[0, 1] * pivot_reciprocal(found[1, 1])
     return jnp.where(is_first, jnp.zeros_like(g), g)

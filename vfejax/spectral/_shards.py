@@ -171,10 +171,20 @@ def compose_affine(first: tuple[Array, Array], second: tuple[Array, Array]) -> t
     return second[0] * first[0], second[0] * first[1] + second[1]
 
 
+def _size(x: Array, axis: int | tuple[int, ...]) -> Array:
+    return jnp.max(jnp.abs(x.real) + jnp.abs(x.imag), axis=axis, keepdims=True)
+
+
 def _normalized(matrix: Array) -> Array:
     """The same Moebius map with entries of size 1: no product overflows or underflows."""
-    size = jnp.max(jnp.abs(matrix.real) + jnp.abs(matrix.imag), axis=(0, 1), keepdims=True)
-    return matrix * (1.0 / size).astype(matrix.dtype)
+    return matrix * (1.0 / _size(matrix, (0, 1))).astype(matrix.dtype)
+
+
+def _larger(rows: Array, axis: int) -> Array:
+    """Of the two vectors along an axis of a map the larger one."""
+    sizes = _size(rows, 1 - axis)
+    first, second = jnp.split(rows, 2, axis)
+    return jnp.where(jnp.greater_equal(*jnp.split(sizes, 2, axis)), first, second)
 
 
 def moebius_map(row: tuple[Array, Array]) -> Array:
@@ -195,8 +205,13 @@ def moebius_map(row: tuple[Array, Array]) -> Array:
 def compose_moebius(first: Array, second: Array) -> Array:
     """Product of two maps ``[2, 2, ...]``, of which the first comes first, of entries of size 1.
 
+    Maps to a constant have rank 1. Two of them, ``u v^T`` and ``u' v'^T``, make ``u' v^T``, also
+    where their product vanishes: at a pole before a coupling of 0.
+
     >>> print(compose_moebius(jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([[1.0, 2.0], [0, 4]])))
     [[0.5  0.25]
      [1.   0.  ]]
     """
-    return _normalized(second[:, :1] * first[:1] + second[:, 1:] * first[1:])
+    product = second[:, :1] * first[:1] + second[:, 1:] * first[1:]
+    vanishes = jnp.all(product == 0.0, axis=(0, 1), keepdims=True)
+    return _normalized(jnp.where(vanishes, _larger(second, 1) * _larger(first, 0), product))
