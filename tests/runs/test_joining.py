@@ -48,6 +48,13 @@ def test_the_end_of_a_connection_is_found_behind_other_errors():
     assert not joining._is_of_connection(ValueError("shapes do not fit"))
 
 
+def test_the_first_process_refuses_a_port_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        coordinator = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"process 0 cannot join there .*in use.*; give a free"):
+            joining._connect(joining.Group(coordinator, 2, 0), 0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_stays_alone_ends_with_one_line(rank):

@@ -87,7 +87,9 @@ def joined(config: GroupOptions, name: str) -> Iterator[None]:
 
 def _check_same(config: GroupOptions) -> None:
     """Raise a UserError, in every process, unless all have the same settings."""
-    settings = options.settings(config) | {"resume": config.resume, "overwrite": config.overwrite}
+    settings = options.settings(config) | {
+        name: getattr(config, name) for name in ("resume", "overwrite", "processes")
+    }
     compared = {name: value for name, value in settings.items() if name not in config.INPUTS}
     digest = zlib.crc32(json.dumps(compared, sort_keys=True).encode()) >> 1
     digests = processes.gathered(digest)

@@ -120,6 +120,8 @@ def _leave(native: "_Native", status: int) -> None:
 
 def _connect(group: Group, wait: float) -> None:
     try:
+        if group.rank == 0:  # beside another listener the service of jaxlib may crash
+            socket.create_server(("", int(group.coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             group.coordinator,
             group.size,
