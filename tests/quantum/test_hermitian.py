@@ -39,3 +39,33 @@ def test_a_matrix_that_is_not_finite_spoils_its_own_eigenvalues_alone(rng):
     levels = np.asarray(solve(bad))
     np.testing.assert_array_equal(levels[:2], solve(np.concatenate([stack, stack]))[:2])
     assert np.isnan(levels[2:]).all()
+
+
+def _special_states(rng, d, dtype, num):
+    """Random, pure, diagonal pure, with equal levels, 0, tiny, huge, diagonal, one NaN, one inf."""
+    random = np.stack([qs.random_hermitian(rng, d, dtype.kind == "c") for _ in range(num)])
+    basis = np.linalg.eigh(random[0])[1]
+    equal = (basis * np.repeat([0.25, -0.5], [2, d - 2])) @ basis.conj().T
+    pure = np.outer(basis[0], basis[0].conj())
+    diagonal = np.diag(np.arange(d) / d)
+    corner = np.zeros((d, d))
+    corner[0, 0] = 1.0
+    special = [pure, corner, equal, 0 * pure, 1e-30 * random[0], 1e30 * random[1], diagonal]
+    special += [np.eye(d) / d, np.full((d, d), np.nan), np.full((d, d), np.inf)]
+    return np.concatenate([random, np.stack(special)]).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("complex64"), np.dtype("float64")])
+def test_eigenvalues_of_many_matrices_side_by_side_are_those_of_lapack(dtype, rng):
+    stack = _special_states(rng, 5, dtype, 40)
+    levels, batched = jax.jit(lambda x: (eigvalsh(x), jax.vmap(eigvalsh)(x)))(stack)
+    np.testing.assert_array_equal(levels, batched)
+    assert levels.dtype == np.finfo(dtype).dtype
+    assert np.isnan(levels[-2:]).all()
+    finite, levels = stack[:-2].astype(np.result_type(dtype, float)), np.asarray(levels)[:-2]
+    expected = np.linalg.eigvalsh(finite)
+    # Rounding of d reflections, 4 eps each at most, relative to the norm of each matrix.
+    error = np.abs(levels - expected) / np.maximum(np.abs(expected).max(-1, keepdims=True), 1e-99)
+    assert error.max() < 4 * 5 * np.finfo(dtype).eps
+    assert (np.diff(levels) >= 0).all()
+    assert (levels[41, :4] <= 0).all(), "a level 0 of a diagonal pure state came out positive"

@@ -2,10 +2,13 @@
 
 Why not ``jnp.linalg.eigh`` on a stack: see :mod:`vfejax.numerics`. Here a CPU decomposes one matrix
 after the other (``jax.lax.map``), under ``vmap``, too; other devices, which have no LAPACK,
-decompose the stack at once. On a mesh each device decomposes its own.
+decompose the stack at once. On a mesh each device decomposes its own. Eigenvalues alone of many
+small matrices need no LAPACK and are found side by side, in half the time or less.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from jax.custom_batching import sequential_vmap
 
 from vfejax.devices import by_device
 from vfejax.numerics import matmul, transpose
+from vfejax.quantum._eigenvalues import side_by_side
 from vfejax.types import Array
 
 __all__ = [
@@ -27,6 +31,12 @@ __all__ = [
     "turned",
     "unpacked",
 ]
+
+# Eigenvalues alone: the sizes and the least number of matrices that are faster side by side than
+# one after the other, and how many stand side by side at least.
+_MAX_LANES_SIZE = 64
+_MIN_LANES = 32
+_LANES, _LANE_ENTRIES = 64, 2**15
 
 
 def real_dtype(x: Array) -> jnp.dtype:
@@ -129,11 +139,6 @@ def _eigh_one(matrix: Array) -> tuple[Array, Array]:
     return _eigh_stack(matrix)
 
 
-@sequential_vmap
-def _eigvalsh_one(matrix: Array) -> Array:
-    return jnp.linalg.eigvalsh(matrix)
-
-
 def _eigh_stack(matrix: Array) -> tuple[Array, Array]:
     levels, basis = jnp.linalg.eigh(matrix)
     return levels, basis
@@ -145,20 +150,51 @@ def _nan_unless_finite(levels: Array, matrix: Array) -> Array:
     return jnp.where(finite[..., None], levels, jnp.nan)
 
 
-def _decompose(
-    one_fn: Callable[[Array], Any], stack_fn: Callable[[Array], Any], matrix: Array
+def _in_turn(one_fn: Callable[[Array], Any], stack: Array) -> Any:
+    flat = jax.lax.map(one_fn, jnp.reshape(stack, (-1, *stack.shape[-2:])))
+    return jax.tree.map(lambda y: jnp.reshape(y, stack.shape[:-2] + y.shape[1:]), flat)
+
+
+def _on_cpu(
+    cpu_fn: Callable[[Array], Any], default_fn: Callable[[Array], Any], stack: Array
 ) -> Any:
-    if matrix.ndim == 2:
-        return one_fn(matrix)
-
-    def in_turn(stack: Array) -> Any:
-        flat = jax.lax.map(one_fn, jnp.reshape(stack, (-1, *stack.shape[-2:])))
-        return jax.tree.map(lambda y: jnp.reshape(y, stack.shape[:-2] + y.shape[1:]), flat)
-
     def of_stack(stack: Array) -> Any:
-        return jax.lax.platform_dependent(stack, cpu=in_turn, default=stack_fn)
+        return jax.lax.platform_dependent(stack, cpu=cpu_fn, default=default_fn)
 
-    return by_device(of_stack, matrix.shape[0])(matrix)
+    return by_device(of_stack, stack.shape[0])(stack)
+
+
+def _eigvalsh_lanes(stack: Array) -> Array:
+    """Blocks of matrices side by side, in turn, such that a block stays in a core's cache."""
+    *leading, d, _ = stack.shape
+    num = math.prod(leading)
+    is_complex = jnp.iscomplexobj(stack)
+    num_blocks = max(1, num // max(_LANES, _LANE_ENTRIES // d**2))
+    lanes = -(-num // num_blocks)
+    lanes += -lanes % 16
+    flat = jnp.reshape(packed(stack) if is_complex else hermitian_part(stack), (num, d, d))
+    padded = jnp.pad(flat, ((0, num_blocks * lanes - num), (0, 0), (0, 0)))
+
+    def of_block(block: Array) -> Array:
+        return side_by_side(jnp.moveaxis(block, 0, -1), is_complex).T
+
+    levels = jax.lax.map(of_block, jnp.reshape(padded, (num_blocks, lanes, d, d)))
+    return jnp.reshape(jnp.reshape(levels, (-1, d))[:num], (*leading, d))
+
+
+@jax.custom_batching.custom_vmap
+def _eigvalsh(matrix: Array) -> Array:
+    if matrix.ndim == 2:
+        return jnp.linalg.eigvalsh(matrix)
+    few = math.prod(matrix.shape[:-2]) < _MIN_LANES
+    if few or not 1 <= matrix.shape[-1] <= _MAX_LANES_SIZE:
+        return _on_cpu(partial(_in_turn, jnp.linalg.eigvalsh), jnp.linalg.eigvalsh, matrix)
+    return _on_cpu(_eigvalsh_lanes, jnp.linalg.eigvalsh, matrix)
+
+
+@_eigvalsh.def_vmap
+def _eigvalsh_of_more(axis_size: int, batched: list[bool], matrix: Array) -> tuple[Array, bool]:
+    return _eigvalsh(matrix), True
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
@@ -172,7 +208,10 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     >>> print(levels.round(4))
     [-1.  1.]
     """
-    levels, basis = _decompose(_eigh_one, _eigh_stack, matrix)
+    if matrix.ndim == 2:
+        levels, basis = _eigh_one(matrix)
+    else:
+        levels, basis = _on_cpu(partial(_in_turn, _eigh_one), _eigh_stack, matrix)
     return _nan_unless_finite(levels, matrix), basis
 
 
@@ -183,5 +222,4 @@ def eigvalsh(matrix: Array) -> Array:
     >>> print(eigvalsh(jnp.array([[0.0, 1.0], [1.0, 0.0]])).round(4))
     [-1.  1.]
     """
-    levels = _decompose(_eigvalsh_one, jnp.linalg.eigvalsh, matrix)
-    return _nan_unless_finite(levels, matrix)
+    return _nan_unless_finite(_eigvalsh(matrix), matrix)
