@@ -10,6 +10,10 @@ model with learned positions reads no more than it was trained at. Speed is that
 sequence token by token after a context of that length (attention over the whole cache, however
 little of it is filled); all models take turns within one run, and the median counts. *State* is
 what decoding remembers. Run it on a quiet machine; without --weights the losses are left out.
+
+``--apart`` prints one more table: decoding from stacked weights beside that from those of
+``SequenceModel.prepare``, after a context of the training length; processor time, the smallest of
+measurements that take turns, and that of compilation.
 """
 
 import argparse
@@ -18,7 +22,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +33,7 @@ from language_models import ARMS, LENGTH, Text, load, model_of, weights_file
 
 from vfejax.data import batches
 from vfejax.training.losses import token_nats
-from vfejax.types import PyTree
+from vfejax.types import PyTree, SequenceModel
 
 LONG = 16 * LENGTH
 EDGES = (0, LENGTH // 2, LENGTH, 2 * LENGTH, 4 * LENGTH, 8 * LENGTH, LONG)
@@ -83,12 +89,8 @@ def extrapolation_table(
         yield f"| {arm} | " + " | ".join(cells) + " |"
 
 
-def decoder(arm: str, text: Text, context: int) -> tuple[Callable[[], None], int]:
-    """A call that decodes a few tokens, compiled, and the bytes that decoding remembers."""
-    model = model_of(arm, text, context)
-    params = jax.jit(model.init)(jax.random.key(0))
-    state = model.init_decode(params, 1)
-    tokens = jnp.zeros((TOKENS, 1), jnp.int32)
+def _decoding(model: SequenceModel) -> Any:
+    """Logits of tokens ``[n, b]`` read one after the other from a state."""
 
     @jax.jit
     def run(params: PyTree, state: PyTree, tokens: jax.Array) -> jax.Array:
@@ -98,6 +100,17 @@ def decoder(arm: str, text: Text, context: int) -> tuple[Callable[[], None], int
 
         return jax.lax.scan(step, state, tokens)[1]
 
+    return run
+
+
+def decoder(arm: str, text: Text, context: int) -> tuple[Callable[[], None], int]:
+    """A call that decodes a few tokens, compiled, and the bytes that decoding remembers."""
+    model = model_of(arm, text, context)
+    params = jax.jit(model.init)(jax.random.key(0))
+    state = model.init_decode(params, 1)
+    tokens = jnp.zeros((TOKENS, 1), jnp.int32)
+
+    run = _decoding(model)
     jax.block_until_ready(run(params, state, tokens))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return lambda: jax.block_until_ready(run(params, state, tokens)), size
@@ -128,6 +141,37 @@ def decoding_table(text: Text, arms: list[str]) -> Iterator[str]:
         yield f"| {arm} | " + " | ".join(cells[arm]) + " |"
 
 
+def apart_table(text: Text, arms: list[str]) -> Iterator[str]:
+    """Processor time of a token and of compilation, with blocks stacked and on their own,
+    Markdown.
+    """
+    yield "| model | stacked, us/token | apart | ratio | stacked, compilation, s | apart |"
+    yield "| --- |" + " ---: |" * 5
+    for arm in arms:
+        model = model_of(arm, text, LENGTH)
+        if model.prepare is None:
+            continue
+        params = jax.jit(model.init)(jax.random.key(0))
+        state, tokens = model.init_decode(params, 1), jnp.zeros((2 * TOKENS, 1), jnp.int32)
+        runs, compiling = [], []
+        for weights in (params, jax.jit(model.prepare)(params)):
+            began = time.process_time()
+            compiled = _decoding(model).lower(weights, state, tokens).compile()
+            compiling.append(time.process_time() - began)
+            runs.append(partial(compiled, weights, state, tokens))
+        times: list[list[float]] = [[], []]
+        for _ in range(ROUNDS + 2):
+            for run, found in zip(runs, times, strict=True):
+                began = time.process_time()
+                jax.block_until_ready(run())
+                found.append((time.process_time() - began) / len(tokens))
+        before, after = (1e6 * min(found) for found in times)
+        yield (
+            f"| {arm} | {before:.0f} | {after:.0f} | {before / after:.2f}x | "
+            f"{compiling[0]:.1f} | {compiling[1]:.1f} |"
+        )
+
+
 def _bytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
@@ -146,6 +190,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds whose weights are read")
     parser.add_argument("--steps", type=int, default=2000, help="steps that they were trained for")
     parser.add_argument("--no-speed", action="store_true", help="losses alone")
+    parser.add_argument("--apart", action="store_true", help="the table of blocks on their own")
     arms = ["gpt-modern", "transformer", "gate, convolution"]
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=arms)
     options = parser.parse_args()
@@ -156,6 +201,8 @@ def main() -> None:
         print("\n".join([*rows, ""]))
     if not options.no_speed:
         print("\n".join(decoding_table(text, options.arms)))
+    if options.apart:
+        print("\n".join(["", *apart_table(text, options.arms)]))
     device = jax.devices()[0].device_kind
     print(f"\njax {jax.__version__}, python {platform.python_version()}, {device}")
 

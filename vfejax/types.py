@@ -157,6 +157,9 @@ class SequenceModel(NamedTuple):
         recompute: as ``apply``, but its gradient keeps only what each block was given and computes
             the rest of the block again: less memory for some time. None for a model that is no
             stack of blocks, or has its own way to save that memory.
+        prepare: ``prepare(params) -> params`` for ``init_decode``, ``decode`` and ``read`` alone:
+            the same weights with every block on its own. Decoding with them is faster, takes longer
+            to compile, and is the same up to rounding. None for a model that is no stack of blocks.
     """
 
     init: Callable[[Array], PyTree]
@@ -171,6 +174,7 @@ class SequenceModel(NamedTuple):
     activations: Callable[..., dict[str, Array]] | None = None
     visit: Callable[..., tuple[Prediction, PyTree]] | None = None
     recompute: Callable[..., Prediction] | None = None
+    prepare: Callable[[PyTree], PyTree] | None = None
 
 
 class Maps(NamedTuple):

@@ -22,6 +22,7 @@ from vfejax.types import PyTree, SequenceModel
 __all__ = ["GenerateConfig", "continuation", "main"]
 
 _MOST_TOKENS = 1_000_000  # of prompt and continuation, which are decoded in one compiled loop
+_LONG = 10_000  # tokens from which faster decoding repays about a second of compilation
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def _source(
     """The tokenizer, and the model and its weights for a number of tokens."""
     if config.phi is None:
         run = trained.read(config.run)
-        return run.vocabulary, lambda num_tokens: (run.model, run.params)
+        prepare, params = run.model.prepare, run.params
+        if prepare is not None and config.tokens >= _LONG:
+            params = jax.jit(prepare)(params)
+        return run.vocabulary, lambda num_tokens: (run.model, params)
     source, options = config.phi, directory.read_config(config.phi)
     tokenizer = tokenizers.read_pretrained(config.tokenizer, options.vocab_size)
     # Decoding keeps room for as many tokens as there will be, not for all that it could read.

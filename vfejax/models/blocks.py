@@ -29,6 +29,13 @@ __all__ = [
 ]
 
 
+class _Apart:
+    """Blocks one by one; not a pytree, so that flax does not look into it."""
+
+    def __init__(self, blocks: list[Any]):
+        self.blocks = blocks
+
+
 class Stack(nnx.Module):
     """``num_layers`` equal blocks whose parameters are stacked along a leading axis, so that depth
     costs no compile time.
@@ -41,9 +48,11 @@ class Stack(nnx.Module):
     Attributes:
         recomputed: whether the gradient keeps what each block was given, and computes the rest
             again, in place of keeping it too.
+        apart: the blocks one by one, to run in place of the stacked ones; None for none.
     """
 
     recomputed = False
+    apart: "_Apart | None" = None
 
     def __init__(
         self, create: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *, rngs: nnx.Rngs
@@ -71,6 +80,9 @@ class Stack(nnx.Module):
         Returns:
             The last carry, and the outputs stacked by layer, ``[num_layers, ...]``.
         """
+        if self.apart is not None:
+            blocks = self.apart.blocks[slice(None) if span is None else span]
+            return _one_by_one(blocks, step, carry, inputs)
         graphdef, params = nnx.split(self.block)
         if span is not None:
             params = jax.tree.map(lambda x: x[span], params)
@@ -84,9 +96,27 @@ class Stack(nnx.Module):
 
     def repeat(self, make: Callable[[Any], PyTree]) -> PyTree:
         """``make(block)``, the same for every block, stacked by layer."""
-        graphdef, params = nnx.split(self.block)
-        first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
+        if self.apart is not None:
+            first = self.apart.blocks[0]
+        else:
+            graphdef, params = nnx.split(self.block)
+            first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_layers, *x.shape)), make(first))
+
+    def take(self, blocks: tuple[PyTree, ...]) -> None:
+        """Run blocks with these parameters, one after the other, in place of the stacked ones."""
+        graphdef = nnx.graphdef(self.block)
+        self.apart = _Apart([nnx.merge(graphdef, block) for block in blocks])
+
+
+def _one_by_one(
+    blocks: list[Any], step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, inputs: Any
+) -> tuple[Any, Any]:
+    outputs = []
+    for number, block in enumerate(blocks):
+        carry, output = step(block, carry, jax.tree.map(lambda x: x[number], inputs))  # noqa: B023
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
 def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:

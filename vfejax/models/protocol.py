@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from vfejax.devices import whole
+from vfejax.models import apart
 from vfejax.models.activations import activations
 from vfejax.models.recomputed import recomputed, stack_paths
 from vfejax.models.visited import visited
@@ -263,7 +264,8 @@ def pure(
     """
     abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphdef, max_length = nnx.graphdef(abstract), abstract.max_length
-    merged = partial(_merged, graphdef, stack_paths(abstract))
+    stacks = stack_paths(abstract)
+    merged, decoding = (partial(way, graphdef, stacks) for way in (_merged, apart.merged))
 
     def init(key: Array) -> PyTree:
         return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
@@ -300,13 +302,13 @@ def pure(
         return prediction._replace(losses=losses, diagnostics=diagnostics)
 
     def decode(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
-        return nnx.merge(graphdef, params).decode(state, tokens)
+        return decoding(params).decode(state, tokens)
 
     def init_decode(params: PyTree, batch_size: int) -> PyTree:
-        return nnx.merge(graphdef, params).init_decode(batch_size)
+        return decoding(params).init_decode(batch_size)
 
     def read(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
-        return nnx.merge(graphdef, params).read(state, tokens)
+        return decoding(params).read(state, tokens)
 
     def gather(params: PyTree, batch: Batch | Array) -> dict[str, Array]:
         batch = as_batch(batch)
@@ -326,7 +328,8 @@ def pure(
         watch=seeing,
         activations=gather,
         visit=visit if getattr(abstract, "residual", False) else None,
-        recompute=recompute if stack_paths(abstract) else None,
+        recompute=recompute if stacks else None,
+        prepare=partial(apart.taken_apart, stacks=stacks) if stacks else None,
     )
 
 

@@ -134,7 +134,8 @@ def generate(
 
     Args:
         model: what predicts.
-        params: its weights.
+        params: its weights; for long texts, or many, those of ``jax.jit(model.prepare)(params)``,
+            which decode faster and compile more slowly.
         prompt: tokens ``[b, p]``, ``p >= 1``; or a batch whose mask says which of them are real,
             at least one in each row.
         num_tokens: static number of new tokens, at least 1.
