@@ -40,7 +40,13 @@ def taken_apart(params: PyTree, stacks: Collection[Path]) -> PyTree:
 
 
 def merged(graphdef: Any, stacks: Collection[Path], params: PyTree) -> Any:
-    """The module that has these weights, taken apart or not."""
+    """The module that has these weights, taken apart or not.
+
+    Args:
+        graphdef: what flax knows of the module besides its weights.
+        stacks: where its stacks are.
+        params: nested dict of arrays, or what :func:`taken_apart` made of it.
+    """
     found = {stack: reduce(lambda tree, key: tree[key], stack, params)["block"] for stack in stacks}
     apart = {stack: blocks for stack, blocks in found.items() if isinstance(blocks, tuple)}
     for stack in apart:
