@@ -5,7 +5,7 @@ what it was called with is recorded there, and lowered afterwards.
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +96,10 @@ def _abstract(leaf: Any) -> Any:
     return leaf
 
 
+def _is_iterator(node: Any) -> bool:
+    return isinstance(node, Iterator)
+
+
 class Recorded:
     """A function that keeps what it was first called with. It equals the function itself, which may
     be the key of a table.
@@ -108,7 +112,8 @@ class Recorded:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self._function(*args, **kwargs)
         if self._name not in self._recorder.calls:
-            call = Call(self._function, *jax.tree.map(_abstract, (args, kwargs)))
+            inputs = jax.tree.map(_abstract, (args, kwargs), is_leaf=_is_iterator)
+            call = Call(self._function, *inputs)
             self._recorder.calls[self._name] = call
         return self._recorder.wrap_result(self._name, result)
 
@@ -202,6 +207,8 @@ def complaint(call: Call, *, gradient: bool = True) -> str:
 
     Double precision is enabled, so that a constant of the function's own would show.
     """
+    if any(map(_is_iterator, (*call.args, *call.kwargs.values()))):
+        return ""  # a loop on the host reads it
     program, arrays = _program(call)
     single = any(leaf.dtype in (np.float32, np.complex64) for leaf in arrays)
     with jax.enable_x64(True):
