@@ -207,8 +207,9 @@ def complaint(call: Call, *, gradient: bool = True) -> str:
 
     Double precision is enabled, so that a constant of the function's own would show.
     """
-    if any(map(_is_iterator, (*call.args, *call.kwargs.values()))):
-        return ""  # a loop on the host reads it
+    inputs = (*call.args, *call.kwargs.values())
+    if inspect.isgeneratorfunction(call.function) or any(map(_is_iterator, inputs)):
+        return ""  # a loop on the host, over what another gives, or that another reads
     program, arrays = _program(call)
     single = any(leaf.dtype in (np.float32, np.complex64) for leaf in arrays)
     with jax.enable_x64(True):
