@@ -39,12 +39,18 @@ def test_a_program_is_kept_for_the_next_process_and_a_damaged_one_is_compiled_ag
 
 
 @pytest.mark.parametrize(
-    ("chosen", "enabled", "caches"),
-    [("/chosen", True, ""), (None, False, ""), (None, True, "/dev/null")],
+    ("chosen", "enabled", "caches", "jaxlib"),
+    [
+        ("/chosen", True, "", "0.10.2"),
+        (None, False, "", "0.10.2"),
+        (None, True, "/dev/null", "0.10.2"),
+        (None, True, "", "0.10.1"),  # it would fill the terminal with messages
+    ],
 )
-def test_jax_stays_as_it_is_where_the_user_chose_or_no_folder_can_be_made(
-    chosen, enabled, caches, monkeypatch, tmp_path
+def test_jax_stays_as_it_is_where_the_user_chose_or_no_program_can_be_kept(
+    chosen, enabled, caches, jaxlib, monkeypatch, tmp_path
 ):
+    monkeypatch.setattr(programs, "version", lambda _: jaxlib)
     given = {"jax_compilation_cache_dir": chosen, "jax_enable_compilation_cache": enabled}
     monkeypatch.setattr(programs.jax, "config", SimpleNamespace(**given))
     monkeypatch.setenv("XDG_CACHE_HOME", caches or str(tmp_path))

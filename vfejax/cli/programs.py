@@ -12,6 +12,7 @@ import platform
 import stat
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -19,15 +20,19 @@ import jax
 __all__ = ["keep_programs", "programs_folder", "sweep"]
 
 _MOST_BYTES = 512 * 2**20
+_QUIET_SINCE = (0, 10, 2)  # jaxlib; earlier ones fill the terminal when they load a program
 
 
 def keep_programs() -> None:
     """Compile nothing that an earlier command compiled on this machine.
 
-    Where no folder can be used, or one fails later, everything is compiled again, without a word.
+    Where no folder can be used, or one fails later, everything is compiled again, without a word;
+    so it is by jaxlib before 0.10.2.
     """
     chosen, enabled = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
     if getattr(jax.config, chosen) or not getattr(jax.config, enabled):
+        return
+    if tuple(int(part) for part in version("jaxlib").split(".")[:3]) < _QUIET_SINCE:
         return
     folder = programs_folder(os.environ)
     if folder is None or not _prepare(folder):
