@@ -34,6 +34,14 @@ def test_every_row_has_a_name_and_a_function_of_its_own(claims):
         assert re.search(rf"^def {name}\(", source, re.MULTILINE), row.function
 
 
+def test_what_a_row_reads_on_the_page_of_results_is_there_once(claims):
+    measure = importlib.import_module("claim_rows.measure")
+    sources = [path.read_text() for path in (ROOT / "benchmarks/claim_rows").glob("*.py")]
+    read = re.findall(r'published\("([^"]+)", "([^"]+)"\)', "".join(sources))
+    assert read
+    assert all(measure.published(heading, row) for heading, row in read)
+
+
 def test_every_command_on_the_page_exists(claims):
     commands = re.findall(r"^ {4}(python .*?)(?: +#.*)?$|`(python [^`]*)`", PAGE, re.MULTILINE)
     assert len(commands) > len(claims.ROWS)
