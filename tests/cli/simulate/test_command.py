@@ -140,6 +140,7 @@ def test_report_needs_no_other_file_and_has_every_figure(finished):
 def test_configuration_is_complete_and_runs_again_to_the_last_digit(finished, tmp_path):
     stored = tomllib.loads((finished / "config.toml").read_text())
     session = {"out", "config", "overwrite", "resume", "quiet", "tensorboard"}
+    session |= {"coordinator", "processes", "process"}
     fields = {field.name for field in dataclasses.fields(SimulateConfig)}
     assert set(stored) == fields - session - {
         "observations",
