@@ -1,13 +1,14 @@
 """Two processes of four devices beside one of eight and one of one; and what a lost process costs.
 
     python benchmarks/processes.py
+    python benchmarks/processes.py --models all --compute float64
     python benchmarks/processes.py --models resnet-bk pure-fep --steps 50 --shard zero1
 
 For every model the same run is made three times by ``vfejax train`` and the rows of its metrics are
 compared, and so are the agents of ``vfejax simulate`` in both precisions. Then one process of two
 is killed in the middle of a run of the first model, and later silenced (SIGSTOP): how many seconds
 pass until the other has ended, and what it says. The gradient is a sum over devices, so that runs
-differ by the rounding of float32, which AdamW makes larger where gradients are small.
+differ by rounding, which AdamW makes larger where gradients are small.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 
 from vfejax.data.population_arrays import load_npz
+from vfejax.models.table import MODELS
 from vfejax.runs import load
 from vfejax.runs.metrics import read_metrics
 
@@ -108,18 +110,22 @@ def lost(out: Path, arguments: list[str], number: signal.Signals) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["transformer", "resnet-bk"])
+    parser.add_argument("--compute", default="float32", choices=["float32", "float64"])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--shard", default="zero3", choices=["replicated", "zero1", "zero3"])
     options = parser.parse_args()
+    jax.config.update("jax_enable_x64", options.compute == "float64")
+    models = list(MODELS) if options.models == ["all"] else options.models
     common = ["train", *DATA, *RUN, *SMALL, "--shard", options.shard, "--quiet"]
-    print(f"largest relative difference after {options.steps} steps of two processes of four")
-    print(f"devices each ({options.shard}) from the same run otherwise; of weights, which are of")
-    print("order 1, the absolute one")
+    common += ["--compute", options.compute]
+    print("largest relative difference of two processes of four devices each from the same run")
+    print(f"otherwise, after {options.steps} steps ({options.shard}, {options.compute});")
+    print("of weights, which are of order 1, the absolute one")
     print(
         f"{'model':<16} {'beside':<9} {' '.join(f'{name:>13}' for name in (*COLUMNS, 'weights'))}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for model in options.models:
+        for model in models:
             arguments = [*common, "--model", model, "--steps", str(options.steps)]
             pair, eight, one = (
                 finished(Path(folder) / f"{model}-{count}-{devices}", arguments, count, devices)
@@ -129,7 +135,7 @@ def main() -> None:
             print(f"{model:<16} {'1 device':<9} {differences(pair, one)}", flush=True)
         populations(Path(folder), options.steps)
         for number in (signal.SIGKILL, signal.SIGSTOP):
-            arguments = [*common, "--model", options.models[0]]
+            arguments = [*common, "--model", models[0]]
             seconds, line = lost(Path(folder) / number.name, arguments, number)
             print(f"{number.name} of one process: the other ended after {seconds:.1f} s:\n  {line}")
 
