@@ -7,7 +7,7 @@
 Each script runs in a process of its own with a limit of time, after which it is ended and what it
 had printed counts. The file begins with the machine, grows while they run, and ends with a table of
 what ran. Without a GPU only ``--quick`` runs. What trains for hours, or prints tables of kept runs,
-is left out; the table LEFT_OUT says why. ``docs/results.md`` says which figures are still missing.
+is left out; the table LEFT_OUT says why. ``docs/results/gpu.md`` says which figures are missing.
 """
 
 import argparse

@@ -37,9 +37,9 @@ def test_every_row_has_a_name_and_a_function_of_its_own(claims):
 def test_what_a_row_reads_on_the_page_of_results_is_there_once(claims):
     measure = importlib.import_module("claim_rows.measure")
     sources = [path.read_text() for path in (ROOT / "benchmarks/claim_rows").glob("*.py")]
-    read = re.findall(r'published\("([^"]+)", "([^"]+)"\)', "".join(sources))
+    read = re.findall(r'published\("([^"]+)", "([^"]+)", "([^"]+)"\)', "".join(sources))
     assert read
-    assert all(measure.published(heading, row) for heading, row in read)
+    assert all(measure.published(page, heading, row) for page, heading, row in read)
 
 
 def test_every_command_on_the_page_exists(claims):

@@ -10,7 +10,7 @@ import vfejax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(vfejax.__file__).parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")])
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__"))
 FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 

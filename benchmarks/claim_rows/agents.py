@@ -81,7 +81,7 @@ def batching() -> Found:
     figure = f"{found} times, {num} agents, on a {device}"
     if device != "cpu":
         return Found(figure, judged(found, 50))
-    text = (ROOT / "docs/results.md").read_text()
+    text = (ROOT / "docs/results/agents.md").read_text()
     (gpu,) = re.findall(r"on the same GPU\) 512 agents.*?as long, the same", text, re.DOTALL)
     pairs = re.findall(r"pair by pair takes (\d+) times", " ".join(gpu.split()))[0]
     figure += f"; on an H200 512 agents are {pairs} times as fast as PyTorch pair by pair there"

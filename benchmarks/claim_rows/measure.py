@@ -100,11 +100,11 @@ def runs(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / path).read_text().splitlines()]
 
 
-def published(heading: str, row: str) -> list[str]:
-    """The cells of the one table row below a heading of ``docs/results.md`` that begins with
+def published(page: str, heading: str, row: str) -> list[str]:
+    """The cells of the one table row below a heading of a page in ``docs/results`` that begins with
     ``row``.
     """
-    text = (ROOT / "docs/results.md").read_text()
+    text = (ROOT / f"docs/results/{page}.md").read_text()
     section = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
     section = re.split(r"^##", section, flags=re.MULTILINE)[0]
     found = re.findall(rf"^\| {re.escape(row)} \|.*$", section, re.MULTILINE)

@@ -146,7 +146,7 @@ def analytic() -> Found:
             for blend in (0.0, 1.0)
         ]
     errors = [spread(compare(x, truth)[1]) for x in wrong]
-    loop = float(published("Resolvents", "512")[7].rstrip("x"))
+    loop = float(published("resolvents", "Resolvents", "512")[7].rstrip("x"))
     figure = (
         f"exact adjoint {exact} times as fast (they agree to {error:.0e}), and beside a loop in "
         f"PyTorch at 512 sites {loop:.0f} times; the empirical rule {rule} times, {errors[1]} off "

@@ -64,7 +64,7 @@ ROWS = (
         "perplexity of 183 beside a transformer's 178",
         "VFE transformer",
         "perplexity over that of others of the same size, three seeds "
-        "([study](results.md#the-vfe-transformer))",
+        "([study](results/vfe_transformer.md))",
         "agents.perplexity",
         "python examples/free_energy_study/run.py --text shakespeare=FILE --text wikitext=FILE",
     ),
@@ -105,7 +105,7 @@ ROWS = (
         "5 to 10 % less perplexity on periodic tasks",
         "toroidal attention",
         "perplexity beside rotary positions that fit the ring, eight seeds, on two tasks that "
-        "close and two that do not ([study](results.md#periodic-data))",
+        "close and two that do not ([study](results/toroidal_attention.md#periodic-data))",
         "toroidal.periodic",
         "python examples/periodic_study/run.py",
     ),
@@ -153,7 +153,7 @@ ROWS = (
         "50 times by an analytic gradient",
         "ResNet-BK",
         "value and gradient of 8 chains of 2,048 sites beside automatic differentiation of the "
-        "same recursions, and a [loop](results.md#resolvents); errors of the published rules at "
+        "same recursions, and a [loop](results/resolvents.md); errors of the published rules at "
         "512 sites",
         "resnet_bk.analytic",
     ),
@@ -168,8 +168,8 @@ ROWS = (
         "compression",
         "100 times smaller",
         "ResNet-BK",
-        "[bytes of one file against loss](results.md#one-small-file), beside the teacher in "
-        "float32, three seeds",
+        "[bytes of one file against loss](results/compression.md#one-small-file), beside the "
+        "teacher in float32, three seeds",
         "resnet_bk.compression",
         "python benchmarks/model_compression.py --out benchmarks/measured/compression --report",
     ),
@@ -186,7 +186,7 @@ ROWS = (
         "100 times cheaper gradients by Koopman operators",
         "ResNet-BK",
         "gradients that pass every block by the operator that predicts it, learned along the way, "
-        "three seeds ([study](results.md#koopman-operators-in-a-language-model))",
+        "three seeds ([study](results/koopman.md#koopman-operators-in-a-language-model))",
         "learning.koopman_gradients",
         "python benchmarks/koopman_language.py --out benchmarks/measured/koopman_language --report",
     ),
@@ -195,7 +195,7 @@ ROWS = (
         "training by Koopman operators alone, without backpropagation through the blocks",
         "ResNet-BK",
         "only what reads the last stream learns, three seeds "
-        "([study](results.md#koopman-operators-in-a-language-model))",
+        "([study](results/koopman.md#koopman-operators-in-a-language-model))",
         "learning.koopman_only",
         "python benchmarks/koopman_language.py --out benchmarks/measured/koopman_language --report",
     ),
@@ -204,7 +204,8 @@ ROWS = (
         "10 times fewer gradients by energy-based learning",
         "ResNet-BK",
         "equilibrium propagation beside backpropagation in a network of as many units, "
-        "handwritten digits, three seeds ([study](results.md#equilibrium-propagation))",
+        "handwritten digits, three seeds "
+        "([study](results/energy_learning.md#equilibrium-propagation))",
         "learning.fewer_gradients",
         "python benchmarks/equilibrium.py --out benchmarks/measured/equilibrium --report",
     ),
@@ -213,7 +214,7 @@ ROWS = (
         "learning without backpropagation",
         "ResNet-BK, Pure-FEP",
         "what learns from local energies beside what learns by backpropagation, three seeds "
-        "([digits](results.md#equilibrium-propagation))",
+        "([digits](results/energy_learning.md#equilibrium-propagation))",
         "learning.no_backpropagation",
     ),
     Claim(
@@ -221,7 +222,7 @@ ROWS = (
         "better learning by a penalty on changes of a learned energy",
         "ResNet-BK",
         "loss of a language model of kick-drift steps with the penalty, less that without, three "
-        "seeds ([study](results.md#reversible-blocks))",
+        "seeds ([study](results/energy_learning.md#reversible-blocks))",
         "learning.energy_penalty",
         "python benchmarks/reversible.py --out benchmarks/measured/reversible --report",
     ),
@@ -230,7 +231,7 @@ ROWS = (
         "faster learning by leaving out blocks, by a curriculum, or by choosing data",
         "ResNet-BK",
         "loss at equal time beside a schedule that decays fully in that time, the same rates for "
-        "all, three seeds ([study](results.md#training-at-equal-time))",
+        "all, three seeds ([study](results/adaptive_computation.md#training-at-equal-time))",
         "adaptive.learning",
         "python benchmarks/adaptive_computation.py --out benchmarks/measured/adaptive --report",
     ),
@@ -239,7 +240,7 @@ ROWS = (
         "faster decoding by early exit (1.3 times within 1 % of the loss)",
         "ResNet-BK",
         "one sequence at a time, thresholds set on other text; beside the fastest decoding "
-        "without exits ([study](results.md#early-exit))",
+        "without exits ([study](results/adaptive_computation.md#early-exit))",
         "adaptive.early_exit",
         "python benchmarks/early_exit.py --runs benchmarks/measured/adaptive --report",
     ),
@@ -272,7 +273,7 @@ ROWS = (
         "perception and action at 60 Hz",
         "active inference at scale",
         "an agent of 100 states, 4 controls and policies of length 3, ten seconds "
-        "([ten minutes](results.md#real-time))",
+        "([ten minutes](results/active_inference.md#real-time))",
         "inference.hertz",
         "python benchmarks/real_time.py --seconds 600",
     ),

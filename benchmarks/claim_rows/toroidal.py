@@ -36,8 +36,9 @@ def periodic() -> Found:
     """Perplexity beside the strongest rotary encoding, from the study's table of differences."""
     found, low = {}, {}
     for task in ("necklace", "ring", "seam", "open"):
-        cell = published("Periodic data", f"{task} | toroidal less rotary-short")[2].strip("*")
-        mean, half = (float(x) for x in re.findall(r"-?\+?[\d.]+", cell))
+        name = f"{task} | toroidal less rotary-short"
+        row = published("toroidal_attention", "Periodic data", name)
+        mean, half = (float(x) for x in re.findall(r"-?\+?[\d.]+", row[2].strip("*")))
         found[task] = 100 * (math.exp(mean) - 1)
         low[task] = 100 * math.exp(mean) * half
     figures = [f"{found[task]:+.1f} ± {low[task]:.1f} % ({task})" for task in found]

@@ -6,7 +6,7 @@ The best factors of rank r of a kernel W ``[n, m]`` that reads inputs x with sec
 
 with the r leading eigenvectors V_r of ``W^T C W``; with C = 1 this is the truncated singular value
 decomposition. All is computed on the host, in float64: batched decompositions in a compiled program
-for a CPU can hang (docs/design.md).
+for a CPU can hang (docs/design/README.md).
 
 Source: Eckart and Young, The approximation of one matrix by another of lower rank (1936); with
 moments, Wang et al., SVD-LLM (2024), without the inverse of the moments that they need.

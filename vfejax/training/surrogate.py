@@ -9,7 +9,7 @@ block before is not that gradient times the block's Jacobian:
 - :func:`readout_trainer`: nothing. Only what reads the last stream learns.
 
 The loss is exact in all of them. They are there to be measured: what a block costs is mostly its
-own weights' gradient, which no surrogate saves (``docs/results.md``).
+own weights' gradient, which no surrogate saves (``docs/results/koopman.md``).
 """
 
 from typing import Any, NamedTuple
