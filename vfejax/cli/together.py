@@ -3,18 +3,16 @@ all.
 """
 
 import contextlib
-import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vfejax.cli import options
 from vfejax.cli.limits import check, check_counts
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
-from vfejax.runs import joining, processes
+from vfejax.runs import joining
 
 __all__ = ["GroupOptions", "check_group", "joined"]
 
@@ -80,22 +78,18 @@ def joined(config: GroupOptions, name: str) -> Iterator[None]:
         yield
         return
     group = joining.Group(config.coordinator, config.processes, config.process)
-    with joining.joined(group, name):
-        _check_same(config)
+    with joining.joined(group, name, _alike(config, name)):
         yield
 
 
-def _check_same(config: GroupOptions) -> None:
-    """Raise a UserError, in every process, unless all have the same settings."""
-    settings = options.settings(config) | {
-        name: getattr(config, name) for name in ("resume", "overwrite", "processes")
-    }
-    compared = {name: value for name, value in settings.items() if name not in config.INPUTS}
-    digest = zlib.crc32(json.dumps(compared, sort_keys=True).encode()) >> 1
-    digests = processes.gathered(digest)
-    for index, found in enumerate(digests):
-        if found != digests[0]:
-            raise UserError(
-                f"--process {index}: has other settings than process 0; give every process the "
-                "same options, but for --process"
-            )
+def _alike(config: GroupOptions, name: str) -> dict[str, Any]:
+    """The settings that all processes must have the same, by their flags."""
+    session = {name: getattr(config, name) for name in ("resume", "overwrite")}
+    found: dict[str, Any] = {"command": name}
+    for setting, value in (options.settings(config) | session).items():
+        if setting in config.INPUTS:
+            continue
+        table = value if isinstance(value, dict) else None
+        inner = {f"{setting}.{key}": x for key, x in table.items()} if table else {setting: value}
+        found |= {options.flag(key): x for key, x in inner.items()}
+    return found

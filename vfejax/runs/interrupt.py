@@ -105,7 +105,8 @@ def end_process(message: str, status: int = INTERRUPTED) -> NoReturn:
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""
-        os.write(sys.stderr.fileno(), f"{shown}{message}\n".encode())
+        line = f"{shown}{message}\n".encode(errors="backslashreplace")
+        os.write(sys.stderr.fileno(), line)
     os._exit(status)
 
 

@@ -3,30 +3,34 @@
 ``jax.distributed`` connects them: the first process runs a service that all report to. A collective
 that waits for a lost process cannot be cancelled, and the client of that service ends its process
 by ``abort()``, with a page of native messages. What users see instead is one line: the messages go
-to a temporary file, and a handler of the abort reads there who was lost.
+to a temporary file, and a handler of the abort reads there who was lost. Before all that the
+processes meet (:mod:`vfejax.runs.meeting`), and by the connections of that meeting each tells the
+others its error.
 """
 
 import atexit
 import contextlib
 import ctypes
+import importlib.metadata
 import os
 import re
 import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
+from vfejax import __version__
 from vfejax.data.files import one_line
 from vfejax.errors import UserError
-from vfejax.runs import processes
+from vfejax.runs import meeting, processes
 from vfejax.runs.interrupt import end_process
+from vfejax.runs.links import Links
+from vfejax.runs.native_output import NativeOutput
 
 __all__ = ["FAILED", "Group", "joined"]
 
@@ -34,11 +38,12 @@ FAILED = 2
 """Exit status of a process that ends because another was lost."""
 
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+_CONNECTING = 60  # seconds for the service of JAX, once all have met
+_WORD = 3.0  # seconds for what another process tells, or for an error of its own
 _PATIENCE = 24 * 3600  # seconds that a process which is done waits for the others
 _FATAL = "JAX distributed service detected fatal errors"
 _UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*((?:\S*\d+\s)+)")
 _CONNECTION = re.compile(r"gloo|nccl|coordination|connection (reset|closed|refused)", re.IGNORECASE)
-_NOISE = re.compile(r"\[Gloo\] Rank|\d+ is connected to \d+ peer ranks")
 
 
 class Group(NamedTuple):
@@ -56,31 +61,37 @@ class Group(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(group: Group, name: str, *, wait: float = 120.0) -> Iterator[None]:
+def joined(
+    group: Group, name: str, alike: Mapping[str, Any] | None = None, *, wait: float = 120.0
+) -> Iterator[None]:
     """Within it this process is one of the group. Enter before anything touches a device.
 
     In the end every process waits for the others. When one is lost the others end, with status 2
     and one line that names it: at once where its connections break, within a minute where it only
-    falls silent. After an exception this process leaves the others when the interpreter ends.
+    falls silent. An exception of one ends the others too, with a line that repeats what it says;
+    the process itself leaves the others when the interpreter ends.
 
     Args:
         group: the processes.
         name: of the command, in front of messages.
-        wait: seconds for all processes to come. When not all do, the process ends, with status 2
-            and one line.
+        alike: what must be the same in all processes besides their versions of vfejax and JAX, by
+            the name that users know; JSON values.
+        wait: seconds for all processes to come.
 
     Raises:
-        UserError: when the first process cannot listen at the coordinator's port, and when not all
-            processes have as many devices.
+        UserError: in every process, when they are not alike, have other numbers of devices, or do
+            not all come; in the first one, when it cannot listen at the coordinator's port; in the
+            others, when it does not answer.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
-    native = _Native()
-    watch = _Watch(group, name, native)
+    links = meeting.meet(*group, _versions(group) | dict(alike or {}), wait=wait)
+    native = NativeOutput()
+    watch = _Watch(group, name, native, links)
     native.divert()
     watch.begin()
     try:
         with watch.deadline(wait):
-            _connect(group, wait)
+            _connect(group)
             _check_devices()
             processes.barrier()
         watch.connected = True
@@ -89,23 +100,36 @@ def joined(group: Group, name: str, *, wait: float = 120.0) -> Iterator[None]:
         if _is_of_connection(error):
             watch.lost_connection()
         watch.failing = True
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        links.tell(kind + one_line(error, 400))
         atexit.register(_leave, native, FAILED if isinstance(error, UserError) else 1)
         raise
     except KeyboardInterrupt:  # all processes stop at the same step, and each says so
-        _part(watch, native)
+        _part(watch, native, links)
         raise
     else:
-        _part(watch, native)
+        _part(watch, native, links)
 
 
-def _part(watch: "_Watch", native: "_Native") -> None:
+def _versions(group: Group) -> dict[str, Any]:
+    return {
+        "vfejax": __version__,
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "JAX_ENABLE_X64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+        "--processes": group.size,
+    }
+
+
+def _part(watch: "_Watch", native: NativeOutput, links: Links) -> None:
     """Leave together, and put back what was changed."""
     jax.distributed.shutdown()
+    links.close()
     watch.end()
     native.put_back()
 
 
-def _leave(native: "_Native", status: int) -> None:
+def _leave(native: NativeOutput, status: int) -> None:
     """End without waiting for the others, who do not come. The first process stays a moment: its
     service ends with it, and others may be about to report the same error.
     """
@@ -118,16 +142,12 @@ def _leave(native: "_Native", status: int) -> None:
     os._exit(status)
 
 
-def _connect(group: Group, wait: float) -> None:
+def _connect(group: Group) -> None:
     try:
-        if group.rank == 0:  # beside another listener the service of jaxlib may crash
-            socket.create_server(("", int(group.coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
-            group.coordinator,
-            group.size,
-            group.rank,
+            *group,
             cluster_detection_method="deactivate",
-            initialization_timeout=int(wait) + 60,  # later than our own
+            initialization_timeout=_CONNECTING,
             heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_PATIENCE,
         )
@@ -158,64 +178,13 @@ def _is_of_connection(error: BaseException | None) -> bool:
     return False
 
 
-class _Native:
-    """What native code writes on standard output and error goes to a temporary file; what Python
-    writes goes where it went before.
-    """
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it is for the whole process)
-        self._before: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
-        self._kept: list[tuple[int, int]] = []
-
-    def divert(self) -> None:
-        """From here on native code writes into the file."""
-        sys.stdout, sys.stderr = map(_moved, self._before)
-        for number in (1, 2):
-            self._kept.append((number, os.dup(number)))
-            os.dup2(self._file.fileno(), number)
-
-    def put_back(self) -> None:
-        """Undo it, and show what was written meanwhile."""
-        self.replay()
-        sys.stdout.flush()
-        for number, kept in self._kept:
-            os.dup2(kept, number)
-            os.close(kept)
-        for moved, before in zip((sys.stdout, sys.stderr), self._before, strict=True):
-            if moved is not before:
-                moved.close()
-        sys.stdout, sys.stderr = self._before
-
-    def read(self) -> str:
-        """All that native code has written."""
-        size = os.fstat(self._file.fileno()).st_size
-        return os.pread(self._file.fileno(), size, 0).decode(errors="replace")
-
-    def replay(self) -> None:
-        """Show it on standard error, without the noise that every connection makes."""
-        lines = self.read().splitlines(keepends=True)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write("".join(line for line in lines if not _NOISE.search(line)))
-            sys.stderr.flush()
-
-
-def _moved(stream: TextIO) -> TextIO:
-    """The same stream through another descriptor, where it has one."""
-    try:
-        descriptor = os.dup(stream.fileno())
-    except (OSError, ValueError):
-        return stream
-    return open(descriptor, "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
-
-
 class _Watch:
     """Turns the ways in which a process can be lost into one line."""
 
-    def __init__(self, group: Group, name: str, native: _Native) -> None:
+    def __init__(self, group: Group, name: str, native: NativeOutput, links: Links) -> None:
         self.connected = False
         self.failing = False  # this process has an error of its own, which it reports
-        self._group, self._name, self._native = group, name, native
+        self._group, self._name, self._native, self._links = group, name, native, links
         self._said = threading.Lock()
         self._libc = ctypes.CDLL(None)
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: self._aborted())
@@ -223,6 +192,7 @@ class _Watch:
     def begin(self) -> None:
         """Handle ``abort()`` of native code. A handler of Python would run after it: never."""
         self._libc.signal(signal.SIGABRT, self._handler)
+        self._links.listen(self._told)
 
     def end(self) -> None:
         """Handle it no longer."""
@@ -230,8 +200,8 @@ class _Watch:
 
     @contextlib.contextmanager
     def deadline(self, wait: float) -> Iterator[None]:
-        """End the process when the others have not come within ``wait`` seconds."""
-        timer = threading.Timer(wait, lambda: self._end(self._alone(f"within {wait:g} s")))
+        """End the process when it is not connected to the others within ``wait`` seconds."""
+        timer = threading.Timer(wait, lambda: self._end(self._apart(f"within {wait:g} s", [])))
         timer.daemon = True
         timer.start()
         try:
@@ -241,9 +211,16 @@ class _Watch:
 
     def lost_connection(self) -> None:
         """End the process: the main thread met a broken connection."""
-        if self._group.size > 2 and self.connected:
-            time.sleep(2 * _HEARTBEAT)  # until the service knows whose it was, and aborts
-        self._end(self._lost([]) if self.connected else self._alone("in time"))
+        self._links.heard.wait(_WORD)  # whose it was, or why it ended
+        self._end_without([])
+
+    def _told(self) -> None:
+        """End the process where another has told why it ends, or left before all were connected.
+        All may have the same error.
+        """
+        time.sleep(_WORD)
+        if not self.failing and (self._links.failed or not self.connected):
+            self._end_without([])
 
     def _aborted(self) -> None:
         said = self._native.read()
@@ -253,7 +230,14 @@ class _Watch:
         if _FATAL not in said:
             self._native.replay()
             self._end("native code ended this process; what it said is above")
-        self._end(self._lost(_named(said)) if self.connected else self._alone("in time"))
+        self._end_without(_named(said))
+
+    def _end_without(self, named: list[int]) -> None:
+        """End the process, since another has ended."""
+        named = named or self._links.lost[:1]
+        if self._links.failed:
+            self._end(self._links.failed)
+        self._end(self._lost(named) if self.connected else self._apart("in time", named))
 
     def _end(self, message: str) -> None:
         """The last line of this process; the first caller writes it."""
@@ -270,16 +254,12 @@ class _Watch:
             "processes again, with --resume, to go on from the newest"
         )
 
-    def _alone(self, when: str) -> str:
-        coordinator, size, rank = self._group
-        if rank and not _listens(coordinator):
-            return (
-                f"--coordinator {coordinator}: no process 0 answers there {when}; start it on that "
-                f"machine, with --process 0 and the same --coordinator and --processes"
-            )
+    def _apart(self, when: str, named: list[int]) -> str:
+        if named:
+            return f"process {named[0]} ended or was lost as all joined; start all of them again"
         return (
-            f"--processes {size}: not all of them came {when}; start each with the same "
-            "--coordinator and --processes, and its own --process"
+            f"--processes {self._group.size}: all of them came, but did not connect to each other "
+            f"{when}; see that their machines reach each other at all ports"
         )
 
 
@@ -288,12 +268,3 @@ def _named(said: str) -> list[int]:
     if found := _UNHEALTHY.search(said):
         return sorted({int(number) for number in re.findall(r"\d+(?=\s)", found[1])})
     return [0] if "Failed to send RPC to coordination service" in said else []
-
-
-def _listens(coordinator: str) -> bool:
-    host, _, port = coordinator.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True
