@@ -23,9 +23,9 @@ def _command(monkeypatch, body):
         calls.append(arguments)
         return body()
 
-    monkeypatch.setattr(
-        entry.importlib, "import_module", lambda name: types.SimpleNamespace(main=run)
-    )
+    command = types.SimpleNamespace(main=run)
+    importing = types.SimpleNamespace(import_module=lambda name: command)
+    monkeypatch.setattr(entry, "importlib", importing)
     return calls
 
 
@@ -128,6 +128,38 @@ def test_an_error_that_is_not_the_users_is_not_hidden(error, monkeypatch):
     _command(monkeypatch, _raiser(error))
     with pytest.raises(type(error), match="a bug"):
         main(["simulate"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("JAX_NUM_CPU_DEVICES", "x", 'Invalid value "x" for JAX flag jax_num_cpu_devices'),
+        ("XLA_FLAGS", "--xla_nonsense", "Unknown flag in XLA_FLAGS: --xla_nonsense"),
+    ],
+)
+def test_an_environment_that_jax_cannot_read_is_one_line(variable, value, said):
+    code = "import sys; from vfejax.cli.main import main; sys.exit(main(['simulate', '--help']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vfejax simulate: ")
+    assert said in line
+
+
+def test_an_environment_without_a_device_is_one_line(monkeypatch, capsys):
+    _command(monkeypatch, _raiser(AssertionError()))
+    no_device = _raiser(RuntimeError("no GPU"))
+    monkeypatch.setattr(jax.numpy, "zeros", lambda shape: no_device())
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert main(["simulate"]) == 2
+    line = capsys.readouterr().err
+    assert "JAX has no device to use (no GPU); see what the environment asks for: JAX_PLATF" in line
 
 
 def test_a_reader_that_went_away_is_no_traceback_and_help_needs_no_jax():

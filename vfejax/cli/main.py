@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 from vfejax import __version__
+from vfejax.cli import environment
 from vfejax.errors import UserError
 
 
@@ -92,15 +93,10 @@ def _dispatch(arguments: list[str]) -> int:
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)
     except Exception as error:
-        if not _is_of_memory(error):
+        reason = _explained(error, COMMANDS[name])
+        if not reason:
             raise
-        from vfejax.data.files import one_line
-
-        reason = one_line(error, 120)
-        print(
-            f"vfejax {name}: not enough memory ({reason}); choose a smaller {COMMANDS[name].sizes}",
-            file=sys.stderr,
-        )
+        print(f"vfejax {name}: {reason}", file=sys.stderr)
         return 2
 
 
@@ -108,6 +104,7 @@ def _run(name: str, arguments: list[str]) -> int:
     """Import the command and call it, with signals heeded from then on."""
     # Matplotlib tells on standard error when it finds no folder for its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    environment.check_flags()
     command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
     from vfejax.cli.programs import keep_programs
     from vfejax.runs.interrupt import Interrupt
@@ -115,6 +112,15 @@ def _run(name: str, arguments: list[str]) -> int:
     keep_programs()
     with Interrupt(f"vfejax {name}: interrupted"):
         return command.main(arguments)
+
+
+def _explained(error: Exception, command: Command) -> str:
+    """What a user can do about an error of JAX; empty when it is one of the program."""
+    if not _is_of_memory(error):
+        return environment.fault(error)
+    from vfejax.data.files import one_line
+
+    return f"not enough memory ({one_line(error, 120)}); choose a smaller {command.sizes}"
 
 
 def _is_of_memory(error: Exception) -> bool:

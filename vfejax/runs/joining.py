@@ -102,7 +102,7 @@ def joined(
         watch.failing = True
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         links.tell(kind + one_line(error, 400))
-        atexit.register(_leave, native, FAILED if isinstance(error, UserError) else 1)
+        atexit.register(_leave, native, FAILED if isinstance(error, UserError) else 1, group.rank)
         raise
     except KeyboardInterrupt:  # all processes stop at the same step, and each says so
         _part(watch, native, links)
@@ -129,7 +129,7 @@ def _part(watch: "_Watch", native: NativeOutput, links: Links) -> None:
     native.put_back()
 
 
-def _leave(native: NativeOutput, status: int) -> None:
+def _leave(native: NativeOutput, status: int, rank: int) -> None:
     """End without waiting for the others, who do not come. The first process stays a moment: its
     service ends with it, and others may be about to report the same error.
     """
@@ -137,7 +137,7 @@ def _leave(native: NativeOutput, status: int) -> None:
         sys.stdout.flush()
     if status != FAILED:  # an error of its own kind is one line
         native.replay()
-    if processes.leads():
+    if rank == 0:
         time.sleep(2)
     os._exit(status)
 
@@ -160,7 +160,16 @@ def _connect(group: Group) -> None:
 
 def _check_devices() -> None:
     """Raise a UserError, in every process, unless all have as many devices."""
-    counts = Counter(device.process_index for device in jax.devices())
+    try:
+        devices = jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        if _is_of_connection(error):
+            raise
+        raise UserError(
+            f"JAX has no device to use ({one_line(error)}); see JAX_PLATFORMS, JAX_NUM_CPU_DEVICES "
+            "and other variables in the environment of every process"
+        ) from error
+    counts = Counter(device.process_index for device in devices)
     for index, count in counts.items():
         if count != counts[0]:
             raise UserError(
