@@ -11,27 +11,21 @@ checkpoint, and a signal to any of them ends the loop of all after the same chun
 """
 
 import contextlib
-import functools
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, processes
-from vfejax.runs.chunk import compiled
+from vfejax.runs.course import Course, Row
 from vfejax.runs.directory import RunDirectory
-from vfejax.runs.events import Event, append_events, truncate_events
+from vfejax.runs.events import Event
 from vfejax.runs.interrupt import Interrupt
-from vfejax.runs.metrics import append_metrics, truncate_metrics
 from vfejax.runs.progress import progress
 from vfejax.types import PyTree
 
-__all__ = ["Cadence", "Observation", "Outcome", "Program", "Saved", "run", "start_step"]
-
-Row: TypeAlias = Mapping[str, float]
+__all__ = ["Cadence", "Observation", "Outcome", "Program", "run", "start_step"]
 
 
 def _copied(state: PyTree) -> PyTree:
@@ -114,13 +108,6 @@ class Cadence(NamedTuple):
     num_steps: int
     log_every: int = 10
     checkpoint_every: int = 100
-
-
-class Saved(NamedTuple):
-    """What a checkpoint holds: the state on the device, and the host's memory."""
-
-    state: PyTree
-    memory: PyTree
 
 
 class Outcome(NamedTuple):
@@ -212,120 +199,31 @@ def run(
     >>> float(short.state), float(long.state), read_metrics(path)["x"].tolist()
     (8.0, 2.0, [64.0, 32.0, 16.0, 8.0, 4.0, 2.0])
     """
-    began = time.monotonic()
-    state, memory, step, before = _start(run, program, cadence, resume)
-    chunk = compiled(program.step, state)
-    leads = processes.leads()
-    writers = (functools.partial(_append, run), *writers) if leads else ()
-
-    def save(step: int) -> None:
-        meta = {"seconds": before + time.monotonic() - began}
-        checkpoint.save(run.path, step, Saved(program.stored(state), memory), meta)
-        program.saved(step, memory)
-
-    stop = "" if step is None else program.ended(step, memory)
-    opened(step, stop)
+    latest = start_step(run, cadence, resume=resume)
+    course = Course(run, program, cadence, latest, writers)
+    opened(latest, course.stop)
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt()) if interrupt is None else interrupt
         stack.enter_context(interrupt.graceful())
-        if step is None:
-            step = 0
-            observation = program.observe(0, state, None, memory)
-            memory, stop = observation.memory, observation.stop
-            _write(run, writers, 0, observation)
-            save(0)
+        if latest is None:
+            course.begin()
         update = stack.enter_context(
             progress(
                 cadence.num_steps,
-                quiet=quiet or not leads,
+                quiet=quiet or not processes.leads(),
                 description=description,
-                start=step,
+                start=course.step,
                 unit=unit,
                 units_per_step=units_per_step,
             )
         )
         interrupted = processes.any_of(interrupt.requested)
-        while step < cadence.num_steps and not stop and not interrupted:
-            num_steps = _chunk_length(step, cadence)
-            inputs = None if program.inputs is None else program.inputs(step, num_steps)
-            state, infos = chunk(state, inputs, num_steps)
-            _check(run, program, step, infos)
-            step += num_steps
-            observation = program.observe(step, state, infos, memory)
-            memory, stop = observation.memory, observation.stop
-            _write(run, writers, step, observation)
-            update(step, observation.row if observation.shown is None else observation.shown)
+        while not (course.ends or interrupted):
+            shown = course.advance()
+            update(course.step, shown)
             interrupted = processes.any_of(interrupt.requested)
-            ends = step == cadence.num_steps or bool(stop) or interrupted
-            if ends or step % cadence.checkpoint_every == 0:
-                save(step)
-    seconds = before + time.monotonic() - began
-    return Outcome(state, memory, step, seconds, stop, interrupted)
-
-
-def _start(
-    run: RunDirectory, program: Program, cadence: Cadence, resume: bool
-) -> tuple[PyTree, PyTree, int | None, float]:
-    """State, memory, step (None: begin at 0) and the seconds so far."""
-    latest = start_step(run, cadence, resume=resume)
-    processes.barrier()  # the first process changes nothing that another has yet to read
-    if processes.leads():
-        run.file("checkpoints/")
-        checkpoint.sweep(run)
-        _truncate(run, -1 if latest is None else latest)
-    processes.barrier()
-    if latest is None:
-        return program.place(program.init()), program.memory, None, 0.0
-    template = Saved(jax.eval_shape(program.template or program.init), program.memory)
-    saved, meta = checkpoint.restore(run, template, latest)
-    state = program.place(saved.state)
-    memory = program.prepare(latest, state, saved.memory)
-    return state, memory, latest, float(meta.get("seconds", 0.0))
-
-
-def _truncate(run: RunDirectory, step: int) -> None:
-    """Drop what was written of later steps."""
-    truncate_metrics(run, step)
-    truncate_events(run, step)
-
-
-def _chunk_length(step: int, cadence: Cadence) -> int:
-    """Steps to the next multiple: a run that is resumed between two keeps its rhythm."""
-    return min(cadence.log_every - step % cadence.log_every, cadence.num_steps - step)
-
-
-def _append(run: RunDirectory, step: int, row: Row) -> None:
-    append_metrics(run, ["step", *row], [[step, *row.values()]])
-
-
-def _write(
-    run: RunDirectory,
-    writers: Iterable[Callable[[int, Row], None]],
-    step: int,
-    observation: Observation,
-) -> None:
-    if observation.events is not None and processes.leads():
-        append_events(run, observation.events)
-    for write in writers:
-        write(step, observation.row)
-
-
-def _check(run: RunDirectory, program: Program, step: int, infos: PyTree) -> None:
-    """Raise a UserError for the first step whose numbers are not finite, or that failed."""
-    watched = {name: ~np.isfinite(np.asarray(x)) for name, x in program.watched(infos).items()}
-    failed = {name: np.asarray(x) for name, x in program.failed(infos).items()}
-    first = min(
-        (int(np.argmax(x)) for x in [*watched.values(), *failed.values()] if np.any(x)),
-        default=None,
-    )
-    if first is None:
-        return
-    what = ", ".join(name for name, bad in failed.items() if bad[first])
-    diverged = [name for name, bad in watched.items() if bad[first]]
-    diverged = [name for name in diverged if name != "total"] or diverged
-    # A step that failed explains what is not finite in it.
-    what = what or f"diverged: {', '.join(diverged)} not finite"
-    raise UserError(
-        f"{what} at step {step + first + 1}. The last good "
-        f"checkpoint is step {checkpoint.latest_step(run)} in {run.path}; {program.advice}"
+            if course.ends or interrupted or course.step % cadence.checkpoint_every == 0:
+                course.save()
+    return Outcome(
+        course.state, course.memory, course.step, course.seconds, course.stop, interrupted
     )

@@ -23,7 +23,7 @@ from vfejax.cli.main import main
 from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
 from vfejax.models.table import MODELS
-from vfejax.runs import checkpoint, loop
+from vfejax.runs import checkpoint, course
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
@@ -495,7 +495,7 @@ def test_an_optimizer_that_looks_ahead_keeps_the_weights_it_evaluates(descending
     # The checkpoint holds where the next gradient is taken.
     states = (optax.EmptyState(), optax.EmptyState(), relativistic(0.1).init(found.params))
     state = TrainState(jnp.int32(0), found.params, states)
-    saved = loop.Saved(state, train_command._best(math.inf, 0, 0))
+    saved = course.Saved(state, train_command._best(math.inf, 0, 0))
     state = checkpoint.restore(ahead, saved)[0].state
     assert found.step == int(state.step) == 8
     weights = jax.jit(eval_params)(state.params, state.optimizer_state)
