@@ -94,6 +94,18 @@ def test_an_improbable_past_is_not_lost(passes, rng):
 
 
 @pytest.mark.parametrize("passes", PASSES)
+def test_a_state_that_underflows_at_once_comes_back_in_small_steps(passes, rng):
+    """No step divides by a number below the root of the smallest; two of them together would."""
+    initial, _, rows = draw(rng)
+    rows[0], rows[1:] = [0.0, -800.0, -900.0], [-300.0, 0.0, 0.0]
+    transition = np.eye(K)
+    smoothed, filtered, *_ = everything(initial, transition, rows, passes)
+    marginals, _, evidence, _, _ = expected(initial, transition, rows)
+    np.testing.assert_allclose(smoothed.probabilities, marginals, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(filtered.log_evidence, evidence, rtol=1e-13)
+
+
+@pytest.mark.parametrize("passes", PASSES)
 def test_an_impossible_observation_is_reported_and_counts_as_missing(passes, rng):
     initial, _, rows = draw(rng)
     transition = np.array([[1.0, 0.5, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])
@@ -160,15 +172,16 @@ def test_gradient_of_the_log_evidence_is_the_expected_counts(rng):
 
     @jax.jit
     @jax.grad
-    def slope(logits, rows):
-        model = HiddenMarkov(initial, jnp.asarray(transition) * jnp.exp(logits))
+    def slope(logits, transition, rows):
+        model = HiddenMarkov(initial, transition * jnp.exp(logits))
         return hmm.hidden_markov_filter(model, rows).log_evidence
 
-    _, _, _, total, _ = everything(initial, transition, rows, SEQUENTIAL)
-    zero = np.zeros((K, K))
-    np.testing.assert_allclose(slope(zero, rows), total, rtol=0, atol=1e-13)
-    rows[2] -= 2000.0 * np.arange(K)
-    assert np.isfinite(slope(zero, rows)).all()
+    zero, far = np.zeros((K, K)), 2000.0 * np.arange(K)
+    # The second one from logarithms: the step on probabilities would divide by 0.
+    for matrix, change in ((transition, zero[:2]), (np.eye(K), np.stack([-far, far]))):
+        rows[2:4] += change
+        total = expected(initial, np.broadcast_to(matrix, (T - 1, K, K)), rows)[1].sum(axis=0)
+        np.testing.assert_allclose(slope(zero, matrix, rows), total, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """Forward and backward recursions of discrete chains: on probabilities, on logarithms, as a tree.
 
 On probabilities both directions run in one scan, so that a step has work for the processor, unless
-the matrix is so small that XLA compiles the loop of each direction to one function. Probabilities
-are right while every normaliser is above ``sqrt(tiny)``: what has underflowed by then is below
-``sqrt(tiny)`` of the sum. Otherwise, and for NaN, everything is computed from logarithms.
+the matrix is so small that XLA compiles the loop of each direction to one function. Where that is
+not safe, and for NaN, everything is computed from logarithms.
 """
 
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from vfejax.inference._logarithms import log_matvec, log_sum, safe_log
 from vfejax.inference.chains import _max_product
+from vfejax.inference.chains._underflow import divided, kept, limit
 from vfejax.numerics import matmul, matvec, transpose
 from vfejax.types import Array
 
@@ -72,7 +72,7 @@ def _links(transition: Array) -> Array | None:
 def _forward(belief: Array, row: Array, matrix: Array) -> tuple[Array, tuple[Array, ...]]:
     joint = belief * row
     total = jnp.sum(joint)
-    after = joint / total
+    after = divided(joint, total)
     return _push(matrix, after), (belief, after, total)
 
 
@@ -85,7 +85,10 @@ def _fast_filter(initial: Array, transition: Array, log_likelihood: Array) -> tu
         return _forward(belief, row, transition if link is None else link)
 
     _, (predicted, after, totals) = jax.lax.scan(step, initial, (likelihood, links))
-    return (predicted, after, totals, highest), jnp.min(totals)
+    safe = (jnp.min(totals) > limit(totals.dtype)) & kept(
+        predicted, log_likelihood, likelihood, totals, transition
+    )
+    return (predicted, after, totals, highest), safe
 
 
 def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple:
@@ -103,7 +106,8 @@ def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tu
         row, link = xs
         weight = message * row
         total = jnp.sum(weight)
-        return _push(onward if link is None else link, weight / total), (message, total)
+        weight = divided(weight, total)
+        return _push(onward if link is None else link, weight), (message, total)
 
     def both(carry: tuple[Array, Array], xs: tuple[tuple, tuple]) -> tuple[tuple, tuple]:
         (belief, ahead), (message, behind) = forward(carry[0], xs[0]), backward(carry[1], xs[1])
@@ -118,9 +122,14 @@ def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tu
         _, (ahead, behind) = jax.lax.scan(both, starts, inputs)
     (predicted, after, totals), (messages, sums) = ahead, behind
     product = after * messages[::-1]
-    weights = jnp.sum(product, axis=1, keepdims=True)
-    worst = jnp.minimum(jnp.minimum(jnp.min(totals), jnp.min(sums)), jnp.min(weights))
-    return (predicted, after, totals, highest, product / weights), worst
+    products = jnp.sum(product, axis=1, keepdims=True)
+    worst = jnp.minimum(jnp.minimum(jnp.min(totals), jnp.min(sums)), jnp.min(products))
+    safe = (
+        (worst > limit(worst.dtype))
+        & kept(predicted, log_likelihood, likelihood, totals, transition)
+        & kept(messages, log_likelihood[::-1], likelihood[::-1], sums, transition)
+    )
+    return (predicted, after, totals, highest, divided(product, products)), safe
 
 
 def _log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
@@ -159,15 +168,12 @@ def _log_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tup
 
 
 def _with_fallback(fast: Callable, exact: Callable) -> Callable[..., tuple[Array, ...]]:
-    """The fast pass where its normalisers are safe, else the one on logarithms."""
+    """The fast pass where it is safe, else the one on logarithms."""
 
     def run(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
-        (predicted, after, totals, highest, *rest), worst = fast(
-            initial, transition, log_likelihood
-        )
-        safe = worst > float(jnp.finfo(initial.dtype).tiny) ** 0.5
+        (predicted, after, totals, highest, *rest), safe = fast(initial, transition, log_likelihood)
         steps = jnp.log(jnp.where(safe, totals, 1.0)) + highest
-        found = (predicted, after, steps, jnp.zeros(steps.shape, bool), *rest)
+        found = (predicted, after, steps, jnp.zeros_like(steps, bool), *rest)
         return jax.lax.cond(
             safe,
             lambda: found,
@@ -200,6 +206,12 @@ def _normalised_product(first: Array, second: Array) -> Array:
     return product / jnp.where(highest == 0, 1.0, highest)
 
 
+def _agree(found: Array, again: Array) -> Array:
+    """Whether probabilities are those that the recursion makes of the ones before them."""
+    info = jnp.finfo(found.dtype)
+    return jnp.all(jnp.abs(found - again) <= float(info.eps) ** 0.5 * again + limit(found.dtype))
+
+
 def _tree_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Any, Array]:
     likelihood, highest = _scaled(log_likelihood)
     t, k = likelihood.shape
@@ -208,25 +220,46 @@ def _tree_filter(initial: Array, transition: Array, log_likelihood: Array) -> tu
     maps = likelihood[..., None] * jnp.concatenate([first, steps])
     joint = jax.lax.associative_scan(_normalised_product, maps)[..., 0]
     total = jnp.sum(joint, axis=1, keepdims=True)
-    after = joint / total
+    after = divided(joint, total)
     predicted = jnp.concatenate([initial[None], matvec(steps, after[:-1])])
-    totals = jnp.sum(predicted * likelihood, axis=1)
-    return (predicted, after, totals, highest), jnp.minimum(jnp.min(total), jnp.min(totals))
+    seen = predicted * likelihood
+    totals = jnp.sum(seen, axis=1)
+    worst = jnp.minimum(jnp.min(total), jnp.min(totals))
+    safe = (
+        (worst > limit(worst.dtype))
+        & _agree(after, divided(seen, totals[:, None]))
+        & kept(predicted, log_likelihood, likelihood, totals, transition)
+    )
+    return (predicted, after, totals, highest), safe
 
 
 def _tree_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Any, Array]:
-    found, worst = _tree_filter(initial, transition, log_likelihood)
+    found, safe = _tree_filter(initial, transition, log_likelihood)
     likelihood, _ = _scaled(log_likelihood)
     t, k = likelihood.shape
-    maps = likelihood[1:, :, None] * jnp.broadcast_to(transition, (t - 1, k, k))
+    steps = jnp.broadcast_to(transition, (t - 1, k, k))
     suffix = jax.lax.associative_scan(
-        lambda late, early: _normalised_product(early, late), maps, reverse=True
+        lambda late, early: _normalised_product(early, late),
+        likelihood[1:, :, None] * steps,
+        reverse=True,
     )
     messages = jnp.concatenate([jnp.sum(suffix, axis=1), jnp.ones((1, k), likelihood.dtype)])
     product = found[1] * messages
-    weights = jnp.sum(product, axis=1, keepdims=True)
-    worst = jnp.minimum(worst, jnp.min(weights))
-    return (*found, product / weights), worst
+    products = jnp.sum(product, axis=1, keepdims=True)
+    seen = messages * likelihood
+    totals = jnp.sum(seen, axis=1)
+    again = matvec(transpose(steps), divided(seen, totals[:, None])[1:])
+    # Messages are right up to a factor each.
+    scale = jnp.sum(messages[:-1], axis=1, keepdims=True)
+    again = again * divided(scale, jnp.sum(again, axis=1, keepdims=True))
+    ahead = jnp.concatenate([again, messages[-1:]])[::-1]
+    safe = (
+        safe
+        & (jnp.min(products) > limit(products.dtype))
+        & _agree(messages[:-1], again)
+        & kept(ahead, log_likelihood[::-1], likelihood[::-1], totals[::-1], transition)
+    )
+    return (*found, divided(product, products)), safe
 
 
 ASSOCIATIVE = DiscretePasses(

@@ -105,7 +105,7 @@ def associative(initial: Array, transition: Array, log_likelihood: Array) -> tup
     found = (
         jnp.append(onward[:, last], last),
         offset[-1] + jnp.max(scores[-1]),
-        jnp.zeros((t,), bool),
+        jnp.zeros_like(log_likelihood[:, 0], bool),
     )
     return jax.lax.cond(
         jnp.all(scores[-1] == -jnp.inf),
