@@ -10,6 +10,7 @@ from helpers import hierarchy_oracle as oracle
 
 from vfejax.agents import emergence
 from vfejax.agents.emergence import Criteria
+from vfejax.agents.formation import joint_support
 from vfejax.agents.hierarchy import Scales
 from vfejax.beliefs.gaussian import Gaussian
 
@@ -97,6 +98,11 @@ def test_a_broken_meta_agent_keeps_nobody_from_the_others(rng):
     found, event = condense(orphan, CRITERIA)
     np.testing.assert_array_equal(np.flatnonzero(event.adopted), [0])
     chex.assert_trees_all_equal(found.parent, joined.parent)
+
+
+def test_a_support_that_is_nan_makes_that_of_its_group_nan_beside_a_full_one():
+    chi, slot = jnp.array([1.0, jnp.nan, 1.0, 0.0, 0.0]), jnp.array([3, 3, 4, 5, 5])
+    np.testing.assert_array_equal(joint_support(chi, slot, Scales(3, (2,))), [np.nan, 1.0])
 
 
 def test_members_hundreds_of_nats_apart_have_a_moment_match_too(rng):

@@ -70,7 +70,9 @@ def joint_support(chi: Array, slot: Array, scales: Scales) -> Array:
     def total(x: Array) -> Array:
         return jax.ops.segment_sum(x, slot, scales.num_rows + 1)[scales.num_agents : -1]
 
-    return jnp.where(total(full.astype(jnp.int32)) > 0, 1.0, -jnp.expm1(total(logs)))
+    outside = total(logs)  # NaN stays, also beside a member that is there for sure
+    certain = (total(full.astype(jnp.int32)) > 0) & ~jnp.isnan(outside)
+    return jnp.where(certain, 1.0, -jnp.expm1(outside))
 
 
 def meta_agents(

@@ -73,7 +73,7 @@ def observe(seen: Magnitudes, x: Array, mask: Array | None = None) -> Magnitudes
     size = jnp.where(counted[:, None], size, jnp.zeros((), size.dtype))
     # NaN and infinity are seen by the largest.
     octave = jnp.clip(jnp.log2(size) - _LOWEST, 0, _OCTAVES)
-    place = jnp.where(size > 0, jnp.ceil(octave * _PER_OCTAVE) - 1, 0)
+    place = jnp.where(size <= 0, 0, jnp.ceil(octave * _PER_OCTAVE) - 1)
     place = jnp.nan_to_num(place).astype(jnp.int32).clip(0, _BINS - 1)
     ones = jnp.broadcast_to(counted[:, None], size.shape).astype(jnp.int32)
     largest = jnp.maximum(seen.largest, jnp.max(size, axis=0, initial=0).astype(seen.largest.dtype))

@@ -111,6 +111,8 @@ def test_pruning_keeps_what_the_data_need(rng):
     assert found.posterior[:, 0].tolist() == [21.0, 16.0, 0.0]
     assert float(found.gain[0]) > 1
     assert float(found.gain[1]) == 0
+    broken = posterior.at[0, 0].set(jnp.nan)
+    assert np.isnan(reduction.prune(flat, broken, [without_last]).gain).tolist() == [True, False]
     excluded = reduction.reduced_evidence(flat, posterior, without_last)
     assert float(excluded[1]) == -np.inf
     with pytest.raises(ValueError, match=r"candidates\[0\] must have shape \[3, 2\], got \[2\]"):

@@ -95,8 +95,12 @@ def test_nan_and_observations_that_do_not_exist_stay_nan(rng):
     model = pomdp_oracle.one_factor(rng, jnp.float64)
     (q,), info = infer_states(model, [3, 0], model.D)
     assert bool(jnp.isnan(q).all() & jnp.isnan(info.free_energy))
-    (q,), _ = infer_states(model, [0, 0], [model.D[0].at[0].set(jnp.nan)])
+    prior = model.D[0].at[0].set(jnp.nan)
+    (q,), _ = infer_states(model, [0, 0], [prior])
     assert bool(jnp.isnan(q).all())
+    excluding = [jnp.asarray(likelihood).at[:, 0].set(0.0) for likelihood in model.A]
+    model = POMDP(excluding, model.B, model.C, model.D)
+    assert bool(jnp.isnan(exact_posterior(model, [0, 0], [prior]).joint).all())
 
 
 def test_predictions_sum_over_present_states(rng):

@@ -77,7 +77,7 @@ def prune(prior: Array, posterior: Array, candidates: Sequence[Array]) -> Reduct
         candidates: priors of simpler models, each of the same shape.
 
     Returns:
-        The chosen priors and their posteriors.
+        The chosen priors and their posteriors; a gain that is NaN stays.
 
     Raises:
         ValueError: when there are no candidates or shapes differ.
@@ -97,7 +97,7 @@ def prune(prior: Array, posterior: Array, candidates: Sequence[Array]) -> Reduct
     chosen, best = prior, jnp.zeros(prior.shape[1:], prior.dtype)
     for candidate in candidates:
         gain = reduced_evidence(prior, posterior, candidate)
-        better = gain > best
+        better = (gain > best) | jnp.isnan(gain)
         chosen = jnp.where(jnp.broadcast_to(better, prior.shape), candidate, chosen)
         best = jnp.where(better, gain, best)
     after = jnp.where(chosen == 0, 0.0, posterior + chosen - prior)

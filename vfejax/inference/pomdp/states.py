@@ -211,7 +211,7 @@ def exact_posterior(
     for term, factors in pieces:
         wide = jnp.broadcast_to(spread(term, factors), logits.shape)
         logits, impossible = logits + wide, impossible | (wide <= floor)
-    logits = jnp.where(impossible, -jnp.inf, logits)
+    logits = jnp.where(impossible & ~jnp.isnan(logits), -jnp.inf, logits)
     log_evidence = jax.nn.logsumexp(logits)
     joint = jnp.exp(logits - log_evidence)
     marginals = tuple(
