@@ -15,20 +15,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory):
+@pytest.fixture
+def printed(tmp_path, monkeypatch):
     """What the programs print, in a folder that holds the run of ``make demo`` in small. They run
     as a reader would run them, in JAX's default configuration.
     """
-    folder = tmp_path_factory.mktemp("readme")
     lines: list[str] = []
     with (
-        pytest.MonkeyPatch.context() as patch,
+        monkeypatch.context() as patch,
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
     ):
-        patch.chdir(folder)
+        patch.chdir(tmp_path)
         patch.setattr("builtins.print", lambda *values: lines.append(" ".join(map(str, values))))
         assert command_line.main(["simulate", "--out", "runs/demo", "--quiet", *TINY]) == 0
         namespace: dict = {}
@@ -37,65 +36,43 @@ def printed(tmp_path_factory):
     return "\n".join(lines)
 
 
-def _numbers(printed, line):
-    return [float(number) for number in re.search(line, printed, re.MULTILINE).groups()]
+@pytest.mark.slow  # one test: two workers that share its checks would both run the programs
+def test_programs_print_what_is_true(printed):
+    def numbers(line):
+        return [float(number) for number in re.search(line, printed, re.MULTILINE).groups()]
 
-
-@pytest.mark.slow
-def test_three_agents_settle(printed):
-    before, after = _numbers(printed, r"free energy (\S+) -> (\S+) nats")
+    # Three agents settle.
+    before, after = numbers(r"free energy (\S+) -> (\S+) nats")
     assert 0 < after < 0.2 * before
-    before, after = _numbers(printed, r"farthest apart (\S+) -> (\S+) nats")
+    before, after = numbers(r"farthest apart (\S+) -> (\S+) nats")
     assert 0 < after < 0.1 * before
-
-
-@pytest.mark.slow
-def test_beliefs_with_inertia_lose_energy_by_friction(printed):
-    before, after = _numbers(printed, r"moving: (\S+) -> (\S+) nats")
+    # Beliefs with inertia lose energy by friction.
+    before, after = numbers(r"moving: (\S+) -> (\S+) nats")
     assert 0 < after < before
     assert "every step solved: True" in printed
-
-
-@pytest.mark.slow
-def test_an_agent_asks_first_and_is_rewarded(printed):
-    assert _numbers(printed, r"asked the cue first: (\d+)%, rewarded: (\d+)%") == [100, 100]
-
-
-@pytest.mark.slow
-def test_a_field_is_as_long_as_its_circle(printed):
-    (length,) = _numbers(printed, r"once around: (\S+) root nats")
-    # Radius 1 and standard deviation 0.1; central differences take away h^2 / 6, which is 0.2 %.
+    # An agent asks first and is rewarded.
+    assert numbers(r"asked the cue first: (\d+)%, rewarded: (\d+)%") == [100, 100]
+    # A field is as long as its circle: radius 1 and standard deviation 0.1; central differences
+    # take away h^2 / 6, which is 0.2 %.
+    (length,) = numbers(r"once around: (\S+) root nats")
     assert abs(length - 20 * math.pi) < 0.15
-
-
-@pytest.mark.slow
-def test_a_torus_follows_every_roll(printed):
-    (change,) = _numbers(printed, r"answered and rolled: (\S+) apart")
-    assert change < 1e-5  # rounding of float32
+    # A torus follows every roll, to the rounding of float32.
+    (change,) = numbers(r"answered and rolled: (\S+) apart")
+    assert change < 1e-5
+    # A pendulum keeps its energy, to second order: dt^2 / 24 of energies of order 1.
+    (change,) = numbers(r"largest change of the energy (\S+) nats")
+    assert 0 < change < 5e-3
+    # The run of the demonstration is read.
+    steps, total = numbers(r"^(\d+) ([-+.e\d]+)$")
+    assert steps == 4
+    assert total > 0
+    # The layer of a user's own model has two more features.
+    assert "(2, 5, 10)" in printed
 
 
 def test_first_program_is_the_example():
     example = (ROOT / "examples/three_agents.py").read_text(encoding="utf-8").split('"""', 2)[2]
     assert PROGRAMS[0].split() == example.split()
-
-
-@pytest.mark.slow
-def test_pendulum_keeps_its_energy(printed):
-    (change,) = _numbers(printed, r"largest change of the energy (\S+) nats")
-    # Second order: dt^2 / 24 of energies of order 1.
-    assert 0 < change < 5e-3
-
-
-@pytest.mark.slow
-def test_run_is_read(printed):
-    steps, total = _numbers(printed, r"^(\d+) ([-+.e\d]+)$")
-    assert steps == 4
-    assert total > 0
-
-
-@pytest.mark.slow
-def test_layer_of_a_users_own_model_has_two_more_features(printed):
-    assert "(2, 5, 10)" in printed
 
 
 def test_commands_are_those_of_the_package():
