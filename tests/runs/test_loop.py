@@ -121,6 +121,19 @@ def test_a_resumed_run_keeps_its_rhythm_whatever_step_it_had_ended_at(unbroken, 
     chex.assert_trees_all_equal(outcome.state["x"], unbroken[1].state["x"])
 
 
+def test_a_checkpoint_is_read_onto_the_places_of_the_state(unbroken, tmp_path):
+    path = shutil.copytree(unbroken[0], tmp_path / "run")
+    place = jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P())
+    read = []
+    program = WALK._replace(
+        place=lambda state: read.append(state) or state,
+        shardings=lambda shapes: jax.tree.map(lambda _: place, shapes),
+    )
+    outcome = _on(path, program)
+    assert [leaf.sharding for leaf in jax.tree.leaves(read)] == [place, place]
+    _same(path, outcome, unbroken)
+
+
 def test_fewer_steps_than_are_done_are_refused(unbroken):
     with pytest.raises(UserError, match=r"--steps 10: .* is at step 14 already"):
         _on(unbroken[0], cadence=(10, 2, 4))

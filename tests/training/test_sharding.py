@@ -28,7 +28,7 @@ from vfejax.models.gpt import model as transformer
 from vfejax.quantum import hermitian
 from vfejax.runs.chunk import compiled
 from vfejax.training import sharding
-from vfejax.training.evaluate import evaluate
+from vfejax.training.evaluate import evaluator
 from vfejax.training.step import trainer
 
 jax.config.update("jax_enable_x64", True)
@@ -40,7 +40,6 @@ methods = {
 }
 windows = np.random.default_rng(0).integers(0, 11, (3, 16, 5)).astype(np.int32)
 first = jax.device_get(jax.jit(methods[1].init)(jax.random.key(0)))
-evaluate_fn = jax.jit(lambda p, w: evaluate(model, p, w))
 found = []
 for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
     mesh = sharding.data_mesh(16, jax.devices()[:count])
@@ -55,8 +54,9 @@ for count, name in ((1, "zero3"), *((8, name) for name in sharding.RULES)):
         assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (name, leaf.sharding, wanted)
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert held == sharding.footprint(state, shardings).per_device
-    params = sharding.replicate(mesh, state.params)
-    found.append(jax.device_get((state, infos.loss, evaluate_fn(params, batches))))
+    rule = sharding.zero3 if name == "zero3" else sharding.replicated
+    measured = evaluator(model, mesh, None, 3, rule)(state.params, windows)
+    found.append((*jax.device_get((state, infos.loss)), measured))
 near = {"rtol": 1e-9, "atol": 1e-12}
 for other in found[1:]:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), found[0], other)

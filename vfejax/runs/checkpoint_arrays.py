@@ -117,15 +117,15 @@ def _target(leaf: Any) -> Any:
     """What orbax should make of a stored leaf."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return np.empty(leaf.shape, leaf.dtype)
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
     if _is_key(leaf):
         leaf = (
             jax.eval_shape(jax.random.key_data, leaf)
             if isinstance(leaf, jax.ShapeDtypeStruct)
             else jax.random.key_data(leaf)
         )
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-        jax.local_devices()[0]
-    )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -102,8 +102,10 @@ class Course:
 
     def _restore(self, step: int) -> None:
         program = self._program
-        template = Saved(jax.eval_shape(program.template or program.init), program.memory)
-        saved, meta = checkpoint.restore(self._run, template, step)
+        shapes = jax.eval_shape(program.template or program.init)
+        if program.shardings is not None:
+            shapes = jax.tree.map(_on, shapes, program.shardings(shapes))
+        saved, meta = checkpoint.restore(self._run, Saved(shapes, program.memory), step)
         self.state = program.place(saved.state)
         self.memory = program.prepare(step, self.state, saved.memory)
         self.stop = program.ended(step, self.memory)
@@ -125,6 +127,10 @@ class Course:
                 f"{what} at step {self.step + first + 1}. The last good checkpoint is step "
                 f"{checkpoint.latest_step(self._run)} in {self._run.path}; {self._program.advice}"
             )
+
+
+def _on(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _first_fault(watched: Mapping[str, PyTree], failed: Mapping[str, PyTree]) -> tuple[int, str]:

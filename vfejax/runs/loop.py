@@ -76,6 +76,9 @@ class Program(NamedTuple):
         place: ``state -> state`` on the devices that it should be on, for fresh and restored ones;
             a copy by default, so that arrays that ``init`` did not make itself survive the loop.
             Across processes it must put every leaf on devices of all of them.
+        shardings: ``shapes -> shardings`` of a state as checkpoints hold it, on which it is read;
+            None for the first device, on which the whole of it must have room then. ``place`` is
+            given what was read.
         stored: ``state -> state`` as checkpoints hold it: all of it by default. What it leaves out
             ``place`` adds again, to what ``init`` makes too.
     """
@@ -93,6 +96,7 @@ class Program(NamedTuple):
     ended: Callable[[int, PyTree], str] = lambda step, memory: ""
     template: Callable[[], PyTree] | None = None
     place: Callable[[PyTree], PyTree] = _copied
+    shardings: Callable[[PyTree], PyTree] | None = None
     stored: Callable[[PyTree], PyTree] = lambda state: state
 
 

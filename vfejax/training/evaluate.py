@@ -89,7 +89,11 @@ def evaluate(
 
 
 def evaluator(
-    model: SequenceModel, mesh: Mesh, padding: int | None, batches_per_call: int = 32
+    model: SequenceModel,
+    mesh: Mesh,
+    padding: int | None,
+    batches_per_call: int = 32,
+    rule: sharding.Rule = sharding.replicated,
 ) -> EvaluateFn:
     """A compiled evaluation that a caller can watch and stop.
 
@@ -100,6 +104,8 @@ def evaluator(
         batches_per_call: at most so many batches are read between two moments at which the
             evaluation can be stopped. Texts of at least as many batches share one program, when
             there is padding.
+        rule: where the weights lie; with :func:`vfejax.training.sharding.zero3` each device keeps
+            its share of them, and gathers what a batch needs where it is needed.
 
     Returns:
         ``evaluate_fn(params, windows [m, b, n + 1], progress_fn=None, stop_fn=None) -> Measured``.
@@ -124,7 +130,8 @@ def evaluator(
         progress_fn: Callable[[int], None] | None = None,
         stop_fn: Callable[[], bool] | None = None,
     ) -> Measured:
-        params, split = sharding.replicate(mesh, params), PartitionSpec(None, "data")
+        params = sharding.place(params, rule(mesh, params))
+        split = PartitionSpec(None, "data")
         nats, count = 0.0, 0
         for start in range(0, len(windows), batches_per_call):
             group = windows[start : start + batches_per_call]

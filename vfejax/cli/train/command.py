@@ -110,7 +110,8 @@ def _task(config: TrainConfig) -> Task:
     )
     # One program for the evaluations during the run and for those at its end.
     together = min(max(len(windows), _FEWEST_BATCHES), 32)
-    evaluate_fn = evaluator(start.model, mesh, padding, together)
+    rule = devices.rule_of_weights(config)
+    evaluate_fn = evaluator(start.model, mesh, padding, together, rule)
     return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
 
 
@@ -210,6 +211,7 @@ def _program(task: Task, session: Session) -> loop.Program:
         init=init,
         template=lambda: stored(task.trainer.init(random_key(config.seed))),
         place=place,
+        shardings=lambda shapes: devices.shardings(config, task.mesh, shapes),
         stored=stored,
         step=sharding.in_scope(task.mesh, task.trainer.step),
         observe=observe,

@@ -9,7 +9,7 @@ from vfejax.runs import processes
 from vfejax.training import sharding
 from vfejax.types import PyTree
 
-__all__ = ["remark", "shardings", "train_mesh"]
+__all__ = ["remark", "rule_of_weights", "shardings", "train_mesh"]
 
 _NAMED = 3  # leaves that a remark lists
 
@@ -40,6 +40,15 @@ def shardings(config: TrainConfig, mesh: Mesh, template: PyTree) -> PyTree:
         template: the state, or its shapes.
     """
     return sharding.RULES[config.shard](mesh, template)
+
+
+def rule_of_weights(config: TrainConfig) -> sharding.Rule:
+    """Where weights alone lie by the rule of ``--shard``: zero1 divides the optimiser's state only.
+
+    Args:
+        config: the options.
+    """
+    return sharding.zero3 if config.shard == "zero3" else sharding.replicated
 
 
 def remark(config: TrainConfig, mesh: Mesh, present: int, template: PyTree) -> str:
