@@ -60,7 +60,7 @@ def test_relaxed_tokens_are_those_of_the_water_level(rng):
 
 
 def test_the_largest_remainders_are_rounded_up_and_the_first_of_equals():
-    whole = functools.partial(budgets.whole_tokens, budget=10, k_min=0, k_max=9)
+    whole = jax.jit(functools.partial(budgets.whole_tokens, budget=10, k_min=0, k_max=9))
     assert whole(jnp.array([2.2, 3.9, 3.9])).tolist() == [2, 4, 4]
     assert whole(jnp.array([2.5, 2.5, 2.5, 2.5])).tolist() == [3, 3, 2, 2]
     # Real numbers that miss the sum in either direction, as rounding may make them.
@@ -111,7 +111,7 @@ def test_the_gradient_of_relaxed_tokens_is_exact(rng, budget):
     relaxed = jax.jit(lambda x: budgets.relaxed_tokens(x, budget, 3, 12))
     x = jnp.asarray(rng.normal(size=7) * 2)
     check_grads(relaxed, (x,), order=2, modes=["fwd", "rev"])
-    jacobian = jax.jacobian(relaxed)(x)
+    jacobian = jax.jit(jax.jacobian(relaxed))(x)
     # The sum is fixed, and full patches do not move.
     np.testing.assert_allclose(jacobian.sum(axis=0), 0.0, atol=1e-13)
     full = relaxed(x) == 12
@@ -122,10 +122,15 @@ def test_the_gradient_of_relaxed_tokens_is_exact(rng, budget):
 
 def test_straight_through_is_whole_forward_and_relaxed_backward(rng):
     x, cotangent = jnp.asarray(rng.normal(size=(2, 7)))
-    value, pull = jax.vjp(lambda x: budgets.straight_through(x, 60, 3, 12), x)
-    np.testing.assert_array_equal(value, budgets.allocate(x, 60, 3, 12).tokens)
-    _, relaxed = jax.vjp(lambda x: budgets.relaxed_tokens(x, 60, 3, 12), x)
-    np.testing.assert_array_equal(pull(cotangent)[0], relaxed(cotangent)[0])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(tokens_fn, x):
+        value, pull = jax.vjp(lambda x: tokens_fn(x, 60, 3, 12), x)
+        return value, pull(cotangent)[0]
+
+    value, slope = both(budgets.straight_through, x)
+    np.testing.assert_array_equal(value, allocate(x[None], 60, 3, 12).tokens[0])
+    np.testing.assert_array_equal(slope, both(budgets.relaxed_tokens, x)[1])
 
 
 def test_one_token_at_most_is_a_top_k(rng, dtype):

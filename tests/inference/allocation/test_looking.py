@@ -12,6 +12,8 @@ BUDGET, COST, WORTH = 1000, 100, 0.01
 
 
 plan = jax.jit(looking.plan_looks, static_argnums=1)
+region_belief = jax.jit(looking.region_belief, static_argnums=2)
+prior_after_looks = jax.jit(looking.prior_after_looks)
 
 
 def plain_values(belief, looks, detection, false_alarm, spent=0, done=False):
@@ -78,19 +80,24 @@ def test_it_looks_first_where_looks_are_sure_and_spends_where_it_knows():
 def test_what_a_look_tells_moves_the_tokens_of_patches(rng):
     regions = jnp.array([0, 0, 1, 1, 1, 2])
     log_pi = jnp.log(jnp.asarray(rng.dirichlet(np.ones(6))))
-    belief = looking.region_belief(log_pi, regions, 3)
+    belief = region_belief(log_pi, regions, 3)
     np.testing.assert_allclose(belief, [np.exp(log_pi)[regions == r].sum() for r in range(3)])
-    same = looking.prior_after_looks(log_pi, regions, belief)
+    same = prior_after_looks(log_pi, regions, belief)
     np.testing.assert_allclose(same, log_pi, rtol=1e-12)
     # A look at region 2 that reports the thing: nothing spent, and seen.
     given = model(belief, detection=0.9, false_alarm=0.1)
-    state = predict_states(given, given.D, [0, 2])
-    (after, _), _ = infer_states(given, [2, 0], state)
+
+    @jax.jit
+    def after_report(given):
+        return infer_states(given, [2, 0], predict_states(given, given.D, [0, 2]))[0][0]
+
+    after = after_report(given)
     expected = np.asarray(belief) * [0.1, 0.1, 0.9]
     np.testing.assert_allclose(after, expected / expected.sum(), rtol=1e-12)
-    told = looking.prior_after_looks(log_pi, regions, after)
-    np.testing.assert_allclose(looking.region_belief(told, regions, 3), after, rtol=1e-12)
-    before, later = (budgets.allocate(x, 300, 10, 200).tokens for x in (log_pi, told))
+    told = prior_after_looks(log_pi, regions, after)
+    np.testing.assert_allclose(region_belief(told, regions, 3), after, rtol=1e-12)
+    allocate = jax.jit(lambda x: budgets.allocate(x, 300, 10, 200).tokens)
+    before, later = allocate(log_pi), allocate(told)
     assert later[5] > before[5]
     assert later.sum() == 300
 

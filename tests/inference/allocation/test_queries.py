@@ -8,12 +8,19 @@ import pytest
 from vfejax.inference.allocation import information, queries
 from vfejax.inference.allocation.textures import srgb_to_lab
 
+# Each of them one program: one by one, operations take longer to compile.
+colour_query = jax.jit(queries.colour_query)
+colour_information = jax.jit(queries.colour_information, static_argnums=2)
+gaussian_colour_information = jax.jit(
+    queries.gaussian_colour_information, static_argnums=2, static_argnames="noise"
+)
+
 RED, DULL, GREEN, GREY = (0.9, 0.1, 0.1), (0.8, 0.2, 0.15), (0.1, 0.7, 0.1), (0.5, 0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
 def red():
-    return jax.jit(queries.colour_query)(jnp.asarray(RED, jnp.float32))
+    return colour_query(jnp.asarray(RED, jnp.float32))
 
 
 def test_a_query_is_a_joint_table(red):
@@ -27,17 +34,17 @@ def test_a_query_is_a_joint_table(red):
 def test_information_is_largest_where_the_colour_is(red):
     picture = jnp.asarray([RED, DULL, GREEN, GREY], jnp.float32)
     picture = jnp.broadcast_to(picture[None, :, None], (6, 4, 6, 3)).reshape(6, 24, 3)
-    found = np.asarray(queries.colour_information(picture, red, 6))[0]
+    found = np.asarray(colour_information(picture, red, 6))[0]
     assert found[0] > found[1] > 3 * max(found[2:])
     # What is asked for is certain at most: -log 0.05.
     assert found[0] < -np.log(0.05)
-    half = queries.colour_information(picture[:, 9:15], red, 6)
+    half = colour_information(picture[:, 9:15], red, 6)
     np.testing.assert_allclose(half[0, 0], (found[1] + found[2]) / 2, rtol=1e-5)
 
 
 def test_an_example_is_asked_for_as_its_colours_are(red, dtype):
     example = jnp.broadcast_to(jnp.asarray(RED, dtype), (4, 5, 3))
-    found = queries.colour_query(example)
+    found = colour_query(example)
     assert found.dtype == dtype
     # A point of the lattice that lies on the border of two cells counts 1e-5.
     np.testing.assert_allclose(found, red, atol=1e-4)
@@ -57,7 +64,7 @@ def test_gaussian_information_is_that_of_the_power_along_the_colour(rng, dtype):
     grey, asked = np.asarray(srgb_to_lab(jnp.asarray([[0.5, 0.5, 0.5], RED])))
     heard = (lab - grey) @ (asked - grey) / np.linalg.norm(asked - grey)
     power = (heard**2).reshape(2, 4, 3, 4).mean(axis=(1, 3))
-    found = queries.gaussian_colour_information(
+    found = gaussian_colour_information(
         jnp.asarray(picture, dtype), jnp.asarray(RED, dtype), 4, noise=15.0
     )
     assert found.dtype == dtype
@@ -74,9 +81,9 @@ def test_codes_tell_colours_apart_and_hold_every_colour():
 
 
 def test_nan_is_not_hidden_by_counts(red):
-    assert np.all(np.isnan(queries.colour_query(jnp.full((2, 3), jnp.nan))[1]))
+    assert np.all(np.isnan(colour_query(jnp.full((2, 3), jnp.nan))[1]))
     picture = jnp.zeros((4, 8, 3), jnp.float32).at[0, 0, 0].set(jnp.nan)
-    assert np.isnan(queries.colour_information(picture, red, 4)).tolist() == [[True, False]]
+    assert np.isnan(colour_information(picture, red, 4)).tolist() == [[True, False]]
 
 
 def test_the_prior_of_a_region_has_its_pixels_and_a_little_elsewhere():
