@@ -2,6 +2,7 @@
 
     python benchmarks/processes.py
     python benchmarks/processes.py --models all --compute float64
+    python benchmarks/processes.py --models pure-fep --compute float64 --learning-rate 0.0002
     python benchmarks/processes.py --models resnet-bk pure-fep --steps 50 --shard zero1
 
 For every model the same run is made three times by ``vfejax train`` and the rows of its metrics are
@@ -112,12 +113,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["transformer", "resnet-bk"])
     parser.add_argument("--compute", default="float32", choices=["float32", "float64"])
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--learning-rate", help="the model's own by default")
     parser.add_argument("--shard", default="zero3", choices=["replicated", "zero1", "zero3"])
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", options.compute == "float64")
     models = list(MODELS) if options.models == ["all"] else options.models
     common = ["train", *DATA, *RUN, *SMALL, "--shard", options.shard, "--quiet"]
     common += ["--compute", options.compute]
+    common += ["--learning-rate", options.learning_rate] if options.learning_rate else []
     print("largest relative difference of two processes of four devices each from the same run")
     print(f"otherwise, after {options.steps} steps ({options.shard}, {options.compute});")
     print("of weights, which are of order 1, the absolute one")
