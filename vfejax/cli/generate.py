@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from vfejax.cli import options as configuration
-from vfejax.cli import output, trained
+from vfejax.cli import kept, output, trained
 from vfejax.cli.limits import check, check_seed
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
@@ -17,7 +16,7 @@ from vfejax.errors import UserError
 from vfejax.models import sampling
 from vfejax.models.phi import directory
 from vfejax.runs.seeds import random_key
-from vfejax.types import PyTree, SequenceModel
+from vfejax.types import Array, PyTree, SequenceModel
 
 __all__ = ["GenerateConfig", "continuation", "main"]
 
@@ -131,8 +130,12 @@ def continuation(
     Returns:
         The new tokens, ``[num_tokens]``.
     """
-    write = jax.jit(partial(sampling.generate, model, num_tokens=num_tokens, sampler_fn=sampler_fn))
-    return np.asarray(write(params, prompt[None], key=random_key(seed)))[0]
+    def write(params: PyTree, prompt: np.ndarray, key: Array) -> Array:
+        return sampling.generate(
+            model, params, prompt, num_tokens=num_tokens, key=key, sampler_fn=sampler_fn
+        )
+
+    return np.asarray(kept.jit(write)(params, prompt[None], random_key(seed)))[0]
 
 
 def main(arguments: Sequence[str]) -> int:

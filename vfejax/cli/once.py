@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import jax
+from vfejax.cli import kept
 
 __all__ = ["compiled_once"]
 
@@ -27,4 +27,4 @@ def compiled_once(function: Callable[..., Any], out_shardings: Any = None) -> Ca
     >>> compiled_once(jnp.cumsum)(jnp.arange(4)).tolist()
     [0, 1, 3, 6]
     """
-    return jax.jit(function, out_shardings=out_shardings, compiler_options=_QUICKLY)
+    return kept.jit(function, out_shardings=out_shardings, compiler_options=_QUICKLY)

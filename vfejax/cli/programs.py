@@ -6,6 +6,7 @@ or none (``JAX_ENABLE_COMPILATION_CACHE=false``).
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -59,6 +60,7 @@ def programs_folder(environment: Mapping[str, str]) -> Path | None:
     return caches / "vfejax" / "programs" / _processor()
 
 
+@functools.cache
 def _processor() -> str:
     """A name for processors with the same instructions: a home can be shared by several, and a
     program of one would stop another.

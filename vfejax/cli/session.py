@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from vfejax.cli import options
+from vfejax.cli import kept, options
 from vfejax.cli.options import RunOptions
 from vfejax.data.files import atomic_write
 from vfejax.runs import checkpoint, loop, processes, shared, tensorboard
@@ -100,6 +100,7 @@ class Session(NamedTuple):
                 interrupt=self.interrupt,
                 writers=writers,
                 opened=self._opened,
+                jit_fn=kept.jit,
             )
 
     def _opened(self, start: int | None, stop: str) -> None:

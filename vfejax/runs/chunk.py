@@ -1,6 +1,5 @@
 """The compiled program of a loop: a chunk of steps, which keeps its state where it is."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,9 @@ __all__ = ["compiled"]
 
 
 def compiled(
-    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], state: PyTree
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    state: PyTree,
+    jit_fn: Callable[..., Any] = jax.jit,
 ) -> Callable[[PyTree, PyTree, int], tuple[PyTree, PyTree]]:
     """The steps of a chunk as one program per length of chunk, which leaves every leaf of the state
     on the devices where it is.
@@ -20,6 +21,7 @@ def compiled(
     Args:
         step: that of a :class:`vfejax.runs.loop.Program`.
         state: what the first chunk begins with, or its shapes.
+        jit_fn: compiles it, as ``jax.jit`` does.
 
     Returns:
         ``chunk(state, inputs [num_steps, ...], num_steps) -> (state, infos [num_steps, ...])``,
@@ -39,11 +41,10 @@ def compiled(
         state, info = step(jax.tree.map(_pin, state, shardings), inputs)
         return jax.tree.map(_pin, state, shardings), info
 
-    @functools.partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=(shardings, None))
     def chunk(state: PyTree, inputs: PyTree, num_steps: int) -> tuple[PyTree, PyTree]:
         return jax.lax.scan(pinned, state, inputs, length=num_steps)
 
-    return chunk
+    return jit_fn(chunk, static_argnums=2, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _pin(leaf: Any, sharding: jax.sharding.Sharding | None) -> Any:

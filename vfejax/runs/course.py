@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -40,6 +40,7 @@ class Course:
         cadence: how far, and how often to write.
         latest: the step to begin at, of which there is a checkpoint; None for step 0.
         writers: called with every row besides ``metrics.csv``, in the first process.
+        jit_fn: compiles the chunks, as ``jax.jit`` does.
 
     Attributes:
         state, memory: as the last chunk left them.
@@ -54,6 +55,7 @@ class Course:
         cadence: "Cadence",
         latest: int | None,
         writers: Iterable[Callable[[int, Row], None]],
+        jit_fn: Callable[..., Any] = jax.jit,
     ) -> None:
         self._began = time.monotonic()
         self._run, self._program, self._cadence = run, program, cadence
@@ -66,7 +68,7 @@ class Course:
             self.state, self.memory = program.place(program.init()), program.memory
         else:
             self._restore(latest)
-        self._chunk = compiled(program.step, self.state)
+        self._chunk = compiled(program.step, self.state, jit_fn)
 
     @property
     def seconds(self) -> float:

@@ -165,6 +165,7 @@ def run(
     interrupt: Interrupt | None = None,
     writers: Iterable[Callable[[int, Row], None]] = (),
     opened: Callable[[int | None, str], None] = lambda start, stop: None,
+    jit_fn: Callable[..., Any] = jax.jit,
 ) -> Outcome:
     """Run a program to its last step, to an early stop, or to an interruption.
 
@@ -180,6 +181,7 @@ def run(
         writers: called with every row besides ``metrics.csv``.
         opened: called before anything is computed, with the step that the run goes on from (None:
             it begins at 0) and why it had ended early, if it had.
+        jit_fn: compiles the chunks, as ``jax.jit`` does.
 
     Returns:
         Where it ended; a checkpoint of that step has been saved.
@@ -204,7 +206,7 @@ def run(
     (8.0, 2.0, [64.0, 32.0, 16.0, 8.0, 4.0, 2.0])
     """
     latest = start_step(run, cadence, resume=resume)
-    course = Course(run, program, cadence, latest, writers)
+    course = Course(run, program, cadence, latest, writers, jit_fn)
     opened(latest, course.stop)
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt()) if interrupt is None else interrupt

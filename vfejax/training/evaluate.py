@@ -4,7 +4,7 @@ watch and stop.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,7 @@ def evaluator(
     padding: int | None,
     batches_per_call: int = 32,
     rule: sharding.Rule = sharding.replicated,
+    jit_fn: Callable[..., Any] = jax.jit,
 ) -> EvaluateFn:
     """A compiled evaluation that a caller can watch and stop.
 
@@ -106,6 +107,7 @@ def evaluator(
             there is padding.
         rule: where the weights lie; with :func:`vfejax.training.sharding.zero3` each device keeps
             its share of them, and gathers what a batch needs where it is needed.
+        jit_fn: compiles it, as ``jax.jit`` does.
 
     Returns:
         ``evaluate_fn(params, windows [m, b, n + 1], progress_fn=None, stop_fn=None) -> Measured``.
@@ -122,7 +124,7 @@ def evaluator(
     >>> print(measured.num_tokens, round(measured.nats_per_token, 4))  # ln 4
     30 1.3863
     """
-    sums_fn = jax.jit(sharding.in_scope(mesh, partial(evaluate, model, padding=padding)))
+    sums_fn = jit_fn(sharding.in_scope(mesh, partial(evaluate, model, padding=padding)))
 
     def evaluate_fn(
         params: PyTree,

@@ -211,23 +211,24 @@ def energy_function(
         problem: what stays fixed.
         method: how the energy of all pairs is computed.
     """
-    compute_dtype = None if config.compute_dtype == "same" else jnp.dtype(config.compute_dtype)
+    # Apart from the options, so that runs which differ in others share a compiled program.
+    terms_fn = functools.partial(
+        free_energy.free_energy_terms,
+        generators=problem.group,
+        weights=free_energy.Weights(**vars(config.weights)),
+        temperature=config.temperature,
+        prior_temperature=config.prior_temperature,
+        alignment_fn=alignment.ALIGNMENTS[config.alignment],
+        observations=problem.observations,
+        supports=problem.supports,
+        quadrature=quadrature(config, problem),
+        edges=problem.edges,
+        compute_dtype=None if config.compute_dtype == "same" else jnp.dtype(config.compute_dtype),
+        method=method,
+    )
 
     def energy_fn(coordinates: PopulationCoordinates) -> tuple[Array, Any]:
-        terms = free_energy.free_energy_terms(
-            populations.constrain(coordinates),
-            problem.group,
-            weights=free_energy.Weights(**vars(config.weights)),
-            temperature=config.temperature,
-            prior_temperature=config.prior_temperature,
-            alignment_fn=alignment.ALIGNMENTS[config.alignment],
-            observations=problem.observations,
-            supports=problem.supports,
-            quadrature=quadrature(config, problem),
-            edges=problem.edges,
-            compute_dtype=compute_dtype,
-            method=method,
-        )
+        terms = terms_fn(populations.constrain(coordinates))
         return terms.total, terms
 
     return energy_fn

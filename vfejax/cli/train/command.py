@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from vfejax.cli import kept
 from vfejax.cli import session as sessions
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
@@ -111,7 +112,7 @@ def _task(config: TrainConfig) -> Task:
     # One program for the evaluations during the run and for those at its end.
     together = min(max(len(windows), _FEWEST_BATCHES), 32)
     rule = devices.rule_of_weights(config)
-    evaluate_fn = evaluator(start.model, mesh, padding, together, rule)
+    evaluate_fn = evaluator(start.model, mesh, padding, together, rule, kept.jit)
     return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
 
 
@@ -158,7 +159,7 @@ def _first_state(task: Task) -> TrainState:
     key = random_key(task.config.seed)
     if task.start.trained is not None:  # weights that were read: nothing to compute
         return task.trainer.init(key)
-    shapes = jax.eval_shape(task.trainer.init, key)
+    shapes = kept.shapes(task.trainer.init, key)
     places = devices.shardings(task.config, task.mesh, shapes)
     return compiled_once(task.trainer.init, out_shardings=places)(key)
 
@@ -166,7 +167,7 @@ def _first_state(task: Task) -> TrainState:
 def _program(task: Task, session: Session) -> loop.Program:
     """Training as the loop runs it: after a chunk, evaluation where it is due."""
     config, weights = task.config, _BestWeights(session.run)
-    weights_fn = jax.jit(task.trainer.weights)
+    weights_fn = kept.jit(task.trainer.weights)
     share = (processes.index(), processes.count())
     tokens = task.corpus.train.tokens
     batches = Batches(tokens, config.batch_size, config.length, config.seed, share)
@@ -253,7 +254,7 @@ def _columns(task: Task, state: TrainState) -> list[str]:
     """Names of what a step reports besides the validation loss."""
     config = task.config
     windows = jax.ShapeDtypeStruct((config.batch_size, config.length + 1), np.int32)
-    _, info = jax.eval_shape(task.trainer.step, state, windows)
+    _, info = kept.shapes(task.trainer.step, state, windows)
     return ["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics]
 
 
@@ -262,7 +263,7 @@ def _remarks(task: Task, session: Session) -> None:
     config, present = task.config, jax.device_count()
     start = session.start  # refuses a run that is beyond --steps already
     if present > 1:
-        template = jax.eval_shape(task.trainer.init, random_key(config.seed))
+        template = kept.shapes(task.trainer.init, random_key(config.seed))
         session.note(devices.remark(config, task.mesh, present, template))
     if 0 < config.steps < config.warmup_steps + 2:
         session.note(

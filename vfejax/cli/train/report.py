@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.cli import generate
+from vfejax.cli import generate, kept
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
@@ -181,7 +181,7 @@ def _maps(config: TrainConfig, corpus: Corpus, params: PyTree, shown: Maps) -> I
     starts = np.arange(count) * (len(tokens) - length) // max(count - 1, 1)
     windows = np.stack([tokens[start : start + length] for start in starts])
     figure = map_figures.heat_maps(
-        jax.jit(shown.values)(params, windows),
+        kept.jit(shown.values)(params, windows),
         xlabel=shown.xlabel,
         ylabel=shown.ylabel,
         label=shown.label,
@@ -258,7 +258,7 @@ def build(
         UserError: when the best weights or the metrics cannot be read.
     """
     best = run.path / BEST
-    template = start.learning(jax.eval_shape(start.model.init, random_key(config.seed)))
+    template = start.learning(kept.shapes(start.model.init, random_key(config.seed)))
     learning, meta = checkpoint.restore(best, template)
     params = start.whole(learning)
     scores = _scores(config, corpus, params, evaluate_fn, stop_fn)

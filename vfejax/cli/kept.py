@@ -1,0 +1,192 @@
+"""Executables that one command leaves to the next, found without tracing.
+
+JAX finds a program that it has compiled before by the program itself, which must be traced and
+lowered first: most of the time of a further short run. Here a program is found by what it is made
+of, all that can change it: the function's code and what it has closed over
+(:mod:`vfejax.cli.identity`), the shapes, types and places of its arguments, every file of this
+package, the versions of the others and of Python, the settings of JAX, the variables of the
+environment that XLA reads, and the processor (whose folder it is). A function that cannot be
+described in full is compiled as ever, and so is all on several devices, or when a file of the
+package is newer than this process, which may have loaded an older one.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+from vfejax.cli import BEGAN
+from vfejax.cli.identity import PACKAGES, Nameless, digest, signature
+from vfejax.cli.programs import programs_folder
+from vfejax.data.files import atomic_write
+
+__all__ = ["jit", "shapes"]
+
+_SUFFIX = ".kept"
+_READ_BY_XLA = ("JAX_", "XLA_", "TF_", "OMP_", "CUDA_", "NVIDIA_")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """As ``jax.jit``, for functions of positional arguments.
+
+    Args:
+        function: what is compiled.
+        options: of ``jax.jit``; at most one argument is static, and is given by its number.
+
+    >>> import jax.numpy as jnp
+    >>> jit(jnp.cumsum)(jnp.arange(4)).tolist()
+    [0, 1, 3, 6]
+    """
+    return _Kept(function, options)
+
+
+def shapes(function: Callable[..., Any], *arguments: Any) -> Any:
+    """As ``jax.eval_shape``, kept too.
+
+    >>> import jax.numpy as jnp
+    >>> shapes(jnp.cumsum, jnp.arange(4)).shape
+    (4,)
+    """
+    folder = _folder()
+    path = None if folder is None else _path(folder, "shapes", function, {}, arguments)
+    if path is None:
+        return jax.eval_shape(function, *arguments)
+    found = _read(path)
+    if found is None:
+        found = jax.eval_shape(function, *arguments)
+        _write(path, lambda: found)
+    return found
+
+
+class _Kept:
+    """A function whose executables are kept, one for each signature of its arguments."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._function, self._options = function, options
+        self._compiled = jax.jit(function, **options)
+        self._programs: dict[Any, Callable[..., Any]] = {}
+        self.lower = self._compiled.lower
+
+    def __call__(self, *arguments: Any) -> Any:
+        folder = _folder()
+        static = self._options.get("static_argnums")
+        varying = tuple(x for i, x in enumerate(arguments) if i != static)
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(varying))
+        if folder is None or traced:
+            return self._compiled(*arguments)
+        key = (None if static is None else arguments[static], signature(varying))
+        if key not in self._programs:
+            path = _path(folder, key[0], self._function, self._options, varying)
+            self._programs[key] = self._program(path, arguments)
+        return self._programs[key](*varying)
+
+    def _program(self, path: Path | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """Read the executable, or compile and write it."""
+        found = None if path is None else _read(path)
+        if found is not None:
+            with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
+                return serialize_executable.deserialize_and_load(*found)
+        lowered = self._compiled.lower(*arguments)
+        if path is None:
+            return lowered.compile()
+        with _cache_of_jax_aside():
+            program = lowered.compile()
+        _write(path, lambda: serialize_executable.serialize(program))
+        return program
+
+
+@contextlib.contextmanager
+def _cache_of_jax_aside() -> Iterator[None]:
+    """Compile in any case: an executable that JAX has read cannot be written again whole."""
+    name = "jax_compilation_cache_dir"
+    chosen = getattr(jax.config, name)
+    try:
+        jax.config.update(name, None)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update(name, chosen)
+        compilation_cache.reset_cache()
+
+
+def _folder() -> Path | None:
+    """Where executables are kept; None when no folder is, or more than one device is there."""
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    own = programs_folder(os.environ)
+    if not enabled or own is None or chosen != str(own):
+        return None
+    return own if jax.process_count() == 1 and jax.device_count() == 1 else None
+
+
+def _path(
+    folder: Path, name: Any, function: Callable, options: dict[str, Any], arguments: Any
+) -> Path | None:
+    """Where the executable is, or would be; None when it cannot be told from another."""
+    with contextlib.suppress(Nameless, OSError, PackageNotFoundError):
+        treedef, leaves = signature(arguments)
+        words = (name, str(treedef), [str(leaf) for leaf in leaves])
+        found = digest(function, options, words, _surroundings(), _settings())
+        return folder / f"{found}{_SUFFIX}"
+    return None
+
+
+def _settings() -> list[str]:
+    """What JAX and XLA are told to do."""
+    told = [f"{name}={value}" for name, value in sorted(jax.config.values.items())]
+    return told + [f"{x}={os.environ[x]}" for x in sorted(os.environ) if x.startswith(_READ_BY_XLA)]
+
+
+@functools.cache
+def _surroundings() -> tuple[str, ...]:
+    """What the program is made of besides its function.
+
+    Raises:
+        Nameless: when the package changed since this process began.
+    """
+    device = jax.devices()[0]
+    place = (device.platform, device.device_kind, device.client.platform_version)
+    versions = [f"{name} {version(name)}" for name in PACKAGES]
+    return (_sources(), platform.python_version(), str(os.cpu_count()), *place, *versions)
+
+
+@functools.cache
+def _sources() -> str:
+    """Digest of every file of this package."""
+    whole = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        if path.stat().st_mtime > BEGAN - 2.0:  # file systems have coarse clocks
+            raise Nameless(f"{path} may have changed since it was loaded")
+        whole.update(f"{path.relative_to(_PACKAGE)}\0".encode())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _read(path: Path) -> Any:
+    """What was kept; None when there is nothing, or what is there is damaged."""
+    with contextlib.suppress(Exception):
+        content = path.read_bytes()
+        check, body = content[:32], content[32:]
+        if hashlib.sha256(body).digest() == check:
+            found = pickle.loads(body)
+            os.utime(path)  # the oldest ones go first
+            return found
+    return None
+
+
+def _write(path: Path, make: Callable[[], Any]) -> None:
+    """Keep what ``make`` gives, whole or not at all, also where something damaged is."""
+    with contextlib.suppress(Exception):
+        body = pickle.dumps(make())
+        atomic_write(path, hashlib.sha256(body).digest() + body)
