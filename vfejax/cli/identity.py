@@ -151,6 +151,10 @@ class _Writer:
     def _sharding(self, value: jax.sharding.NamedSharding) -> None:
         self._parts("sharding", value.mesh, str(value.spec), value.memory_kind)
 
+    def _tree(self, value: jax.tree_util.PyTreeDef) -> None:
+        node = value.node_data()  # None for a leaf
+        self._parts("tree", *(() if node is None else (node, *value.children())))
+
     def _words(self, value: Any) -> None:
         self._put("words", type(value).__name__, str(value))
 
@@ -167,7 +171,8 @@ _METHODS: dict[Any, Callable[[_Writer, Any], None]] = {
     types.ModuleType: _Writer._module,
     jax.sharding.Mesh: _Writer._mesh,
     jax.sharding.NamedSharding: _Writer._sharding,
-    np.dtype | types.EllipsisType | jax.tree_util.PyTreeDef: _Writer._words,
+    jax.tree_util.PyTreeDef: _Writer._tree,
+    np.dtype | types.EllipsisType: _Writer._words,
 }
 """How values of a kind are written; the first kind that fits decides."""
 

@@ -136,7 +136,7 @@ def _path(
     """Where the executable is, or would be; None when it cannot be told from another."""
     with contextlib.suppress(Nameless, OSError, PackageNotFoundError):
         treedef, leaves = signature(arguments)
-        words = (name, str(treedef), [str(leaf) for leaf in leaves])
+        words = (name, treedef, list(map(str, leaves)))
         found = digest(function, options, words, _surroundings(), _settings())
         return folder / f"{found}{_SUFFIX}"
     return None

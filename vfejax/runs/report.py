@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from vfejax.data.files import atomic_write
 from vfejax.runs.directory import RunDirectory
 
@@ -115,9 +117,21 @@ class Report(NamedTuple):
 def figure_png(figure: "Figure", *, dpi: int = 150) -> bytes:
     """A matplotlib figure as PNG. The same figure gives the same bytes: no date or version is
     written into it.
+
+    It is drawn once, while ``savefig`` draws twice, and has no transparency to pack.
     """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    before, buffer = figure.dpi, io.BytesIO()
+    try:
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    finally:
+        figure.set_dpi(before)
+    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    Image.fromarray(pixels).save(buffer, format="png", dpi=(dpi, dpi))
     return buffer.getvalue()
 
 
