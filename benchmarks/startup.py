@@ -4,8 +4,8 @@
 
 Every command runs in processes of its own. *Cold* is the first run of a user: nothing has been
 compiled before, and Matplotlib has not looked for fonts. *Warm* is every further one, which finds
-the programs that the first one left (``vfejax.cli.programs``). Python has compiled the package
-before, as installing it does. The parts are seconds of wall time, each moment counted once:
+the programs that the first one left (``vfejax.cli.kept`` and ``programs``). Python has compiled the
+package before, as installing it does. The parts are seconds of wall time, each moment counted once:
 compilation is tracing, lowering and compiling (or reading what was compiled), wherever it happens;
 imports are those that are left; then pictures and report, and the loop with what it writes. The
 rest is reading options and data, evaluation, and the end of the process. *Processor* is what the
@@ -133,7 +133,8 @@ def watched(arguments: list[str], out: Path) -> int:
     monitoring.register_event_time_span_listener(clock.compiled)
     loop.run = clock.timed("steps", loop.run)
     Report.write = clock.timed("pictures", Report.write)  # type: ignore[method-assign]
-    status = run_command(arguments)
+    sys.argv[1:] = arguments  # a process of this command's own
+    status = run_command()
     found = shares(clock.spans, began, time.time())
     out.write_text(json.dumps(found | {"programs": clock.programs}))
     return status

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vfejax.cli import options as configuration
 from vfejax.cli import kept, output, trained
+from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_seed
 from vfejax.data import tokenizers
 from vfejax.data.tokenizers import Tokenizer
@@ -130,7 +130,8 @@ def continuation(
     Returns:
         The new tokens, ``[num_tokens]``.
     """
-    def write(params: PyTree, prompt: np.ndarray, key: Array) -> Array:
+
+    def write(params: PyTree, prompt: Array, key: Array) -> Array:
         return sampling.generate(
             model, params, prompt, num_tokens=num_tokens, key=key, sampler_fn=sampler_fn
         )

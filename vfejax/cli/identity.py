@@ -1,8 +1,9 @@
 """What a function computes, as a digest: its code, and all that it has closed over.
 
 Two functions with one digest compute the same: whatever is met is written down in full (the bytes
-of arrays too), and what has no such description makes the whole nameless. Of modules only names are
-written, so a digest means something beside the versions of the packages in ``_PACKAGES`` alone.
+of arrays too), and what has no such description makes the whole nameless. Of what a module holds
+the name alone is written, so a digest means something only together with the versions of the
+packages in ``PACKAGES``.
 """
 
 import functools
@@ -62,7 +63,7 @@ def signature(arguments: Any) -> tuple[Any, ...]:
 
 
 def _kind(leaf: Any) -> tuple[Any, ...]:
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+    if not hasattr(leaf, "dtype"):
         return (type(leaf),)
     sharding = leaf.sharding if getattr(leaf, "committed", False) else None
     return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), sharding
@@ -90,7 +91,7 @@ class _Writer:
         for kind, method in _METHODS.items():
             if isinstance(value, kind):
                 return method(self, value)
-        if not all(map(_is_plain, type(value).__mro__)):
+        if type(value) is object or not all(map(_is_plain, type(value).__mro__)):
             raise Nameless(f"{value!r} has no description")
         return self._parts("object", type(value), _state(value))
 
@@ -117,7 +118,8 @@ class _Writer:
         self._bytes += value.nbytes
         if value.dtype.hasobject or self._bytes > _MOST_BYTES:
             raise Nameless(f"an array of {value.nbytes} bytes")
-        self._put("array", *map(str, _kind(value)), np.asarray(value).tobytes())
+        owner = "jax" if isinstance(value, jax.Array) else type(value).__name__
+        self._put("array", owner, *map(str, _kind(value)), np.asarray(value).tobytes())
 
     def _function(self, value: types.FunctionType) -> None:
         if not _is_known(value.__module__):

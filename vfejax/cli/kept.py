@@ -88,21 +88,25 @@ class _Kept:
         key = (None if static is None else arguments[static], signature(varying))
         if key not in self._programs:
             path = _path(folder, key[0], self._function, self._options, varying)
-            self._programs[key] = self._program(path, arguments)
+            self._programs[key] = self._program(path, arguments, varying)
         return self._programs[key](*varying)
 
-    def _program(self, path: Path | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    def _program(
+        self, path: Path | None, arguments: tuple[Any, ...], varying: tuple[Any, ...]
+    ) -> Callable[..., Any]:
         """Read the executable, or compile and write it."""
         found = None if path is None else _read(path)
         if found is not None:
             with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
-                return serialize_executable.deserialize_and_load(*found)
+                executable, results = found
+                tree = jax.tree.structure((varying, {}))  # may hold functions, which no file can
+                return serialize_executable.deserialize_and_load(executable, tree, results)
         lowered = self._compiled.lower(*arguments)
         if path is None:
             return lowered.compile()
         with _cache_of_jax_aside():
             program = lowered.compile()
-        _write(path, lambda: serialize_executable.serialize(program))
+        _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
 
 

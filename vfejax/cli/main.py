@@ -109,7 +109,9 @@ def _run(name: str, arguments: list[str]) -> int:
     from vfejax.cli.programs import keep_programs
     from vfejax.runs.interrupt import Interrupt
 
-    keep_programs()
+    if sys.argv[1:] == [name, *arguments]:
+        # In another's process, functions of the package may have been replaced by others.
+        keep_programs()
     with Interrupt(f"vfejax {name}: interrupted"):
         return command.main(arguments)
 

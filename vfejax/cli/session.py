@@ -66,7 +66,12 @@ class Session(NamedTuple):
                 print(f"vfejax {self.name}: {text}", file=sys.stderr, flush=True)
 
     def advance(
-        self, program: loop.Program, *, unit: str = "steps", units_per_step: int = 1
+        self,
+        program: loop.Program,
+        *,
+        unit: str = "steps",
+        units_per_step: int = 1,
+        jit_fn: Callable[..., Any] = kept.jit,
     ) -> loop.Outcome:
         """Run the program as far as the options say.
 
@@ -74,6 +79,7 @@ class Session(NamedTuple):
             program: what to run.
             unit: what the rate beside the progress bar counts, such as tokens.
             units_per_step: how many of them one step makes.
+            jit_fn: compiles the steps, as ``jax.jit`` does.
 
         Returns:
             Where it ended; a checkpoint of that step has been saved.
@@ -100,7 +106,7 @@ class Session(NamedTuple):
                 interrupt=self.interrupt,
                 writers=writers,
                 opened=self._opened,
-                jit_fn=kept.jit,
+                jit_fn=jit_fn,
             )
 
     def _opened(self, start: int | None, stop: str) -> None:

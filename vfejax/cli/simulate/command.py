@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
-from vfejax.cli.once import compiled_once
+from vfejax.cli.once import compiled_once, compiled_plainly
 from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate import report as simulate_report
@@ -144,7 +144,7 @@ def _simulate_hierarchy(
         run = session.run
         _announce(session, problem, None)
         population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
-        outcome = session.advance(emergence.telling(program, session.say))
+        outcome = session.advance(emergence.telling(program, session.say), jit_fn=compiled_plainly)
         hierarchy = compiled_once(lambda state: state.hierarchy)(outcome.state)
         arrays = hierarchy_arrays.to_arrays(hierarchy, emerging.scales)
         population_arrays.save_npz(run.file("final.npz"), arrays)
@@ -178,7 +178,7 @@ def simulate(config: SimulateConfig) -> int:
         leads = processes.leads()
         if leads:
             population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
-        outcome = session.advance(program)
+        outcome = session.advance(program, jit_fn=compiled_plainly)
         position = devices.gathered(mesh)(outcome.state.position)
         if not leads:
             return session.finish(outcome, None, {}, simulate_report.summary_text)

@@ -1,0 +1,110 @@
+"""Executables that one command leaves to the next."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from vfejax.cli import kept
+from vfejax.cli.identity import Nameless
+from vfejax.cli.programs import programs_folder
+from vfejax.training.optimizer import warmup_cosine
+
+pytestmark = pytest.mark.skipif(jax.device_count() > 1, reason="kept for one device only")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where programs are kept for the time of a test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "_sources", lambda: "as they are")
+    before = jax.config.jax_compilation_cache_dir
+    own = programs_folder(os.environ)
+    own.mkdir(parents=True)
+
+    def choose(path):
+        jax.config.update("jax_compilation_cache_dir", path)
+        compilation_cache.reset_cache()
+        kept._surroundings.cache_clear()
+
+    choose(str(own))
+    yield own
+    choose(before)
+
+
+def _rate():
+    return warmup_cosine(1.0, 1, 4, 0.1)
+
+
+def _fresh(traced):
+    """The rate as another process would compile it; ``traced`` grows when it is traced."""
+    function = kept.jit(_rate())
+    true = function._compiled
+
+    class Watched:
+        def lower(self, *arguments):
+            traced.append(arguments)
+            return true.lower(*arguments)
+
+    function._compiled = Watched()
+    return function
+
+
+def test_a_kept_program_is_not_traced_again_and_a_damaged_one_is_replaced(folder):
+    step, traced = np.float32(2), []
+    results = [float(_fresh(traced)(step)) for _ in range(2)]
+    assert len(traced) == 1
+    (path,) = folder.glob("*.kept")
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        results += [float(_fresh(traced)(step)) for _ in range(2)]
+    assert len(traced) == 4
+    assert results == [results[0]] * 8
+
+
+def test_other_arguments_and_settings_are_other_programs(folder):
+    traced = []
+    _fresh(traced)(np.float32(2))
+    _fresh(traced)(np.int32(2))
+    _fresh(traced)(np.zeros(1, np.float32))
+    with jax.default_matmul_precision("float32"):
+        _fresh(traced)(np.float32(2))
+    assert len(traced) == 4
+
+
+def test_shapes_are_kept(folder, monkeypatch):
+    step = np.zeros((3, 2), np.float32)
+    first = kept.shapes(_rate(), step)
+    monkeypatch.setattr(jax, "eval_shape", None)
+    again = kept.shapes(_rate(), step)
+    assert (again.shape, again.dtype) == (first.shape, first.dtype) == ((3, 2), np.float32)
+
+
+def test_static_arguments_and_traced_calls_are_those_of_jit(folder):
+    power = kept.jit(jax.numpy.linalg.matrix_power, static_argnums=1)
+    x = 2 * np.eye(2, dtype=np.float32)
+    assert [float(power(x, n)[0, 0]) for n in (2, 3)] == [4.0, 8.0]
+    assert float(jax.jit(lambda x: power(x, 2))(x)[0, 0]) == 4.0
+    assert len(list(folder.glob("*.kept"))) == 2
+
+
+def test_nothing_is_kept_that_has_no_full_description(folder, monkeypatch):
+    assert float(kept.jit(lambda x: 2 * x)(3.0)) == 6.0
+
+    def changed():
+        raise Nameless("a file of the package is newer than this process")
+
+    monkeypatch.setattr(kept, "_sources", changed)
+    kept._surroundings.cache_clear()
+    assert float(kept.jit(_rate())(np.float32(1))) == 1.0
+    assert not list(folder.glob("*.kept"))
+
+
+def test_a_file_that_changed_since_the_process_began_makes_all_nameless(monkeypatch):
+    kept._sources.cache_clear()
+    monkeypatch.setattr(kept, "BEGAN", 0.0)
+    with pytest.raises(Nameless):
+        kept._sources()
