@@ -7,7 +7,8 @@ import jax
 
 from vfejax import runs
 from vfejax.cli import options
-from vfejax.cli.train.config import TrainConfig, check_values
+from vfejax.cli.train.config import TrainConfig
+from vfejax.cli.train.limits import check_values
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.errors import UserError
 from vfejax.runs import artefact, checkpoint

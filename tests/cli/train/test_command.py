@@ -20,6 +20,7 @@ from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli.main import main
+from vfejax.cli.train import best as train_best
 from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
 from vfejax.models.table import MODELS
@@ -495,7 +496,7 @@ def test_an_optimizer_that_looks_ahead_keeps_the_weights_it_evaluates(descending
     # The checkpoint holds where the next gradient is taken.
     states = (optax.EmptyState(), optax.EmptyState(), relativistic(0.1).init(found.params))
     state = TrainState(jnp.int32(0), found.params, states)
-    saved = course.Saved(state, train_command._best(math.inf, 0, 0))
+    saved = course.Saved(state, train_best.record(math.inf, 0, 0))
     state = checkpoint.restore(ahead, saved)[0].state
     assert found.step == int(state.step) == 8
     weights = jax.jit(eval_params)(state.params, state.optimizer_state)
@@ -623,21 +624,21 @@ def test_more_steps_keep_the_rhythm_and_the_jump_of_the_learning_rate_is_told(
 def test_the_best_weights_of_the_newest_checkpoint_stay_until_a_newer_one_is_complete(tmp_path):
     params = {"x": np.arange(3.0)}
     with run_directory.create(tmp_path / "run", {}) as run:
-        weights = train_command._BestWeights(run)
+        weights = train_best.BestWeights(run)
         folder = run.path / BEST
         weights.save(0, params, 3.0)
-        weights.saved(train_command._best(3.0, 0, 0))
+        weights.saved(train_best.record(3.0, 0, 0))
         for step, kept in ((2, [0, 2]), (4, [0, 4])):
             weights.save(step, params, 2.0)
             assert checkpoint.steps(folder) == kept
         # A kill now: the run goes on from the checkpoint of step 0, whose best are there.
-        again = train_command._BestWeights(run)
-        assert again.restored(0, train_command._best(3.0, 0, 0))
+        again = train_best.BestWeights(run)
+        assert again.restored(0, train_best.record(3.0, 0, 0))
         assert checkpoint.steps(folder) == [0]
         again.save(4, params, 2.0)
-        again.saved(train_command._best(2.0, 4, 0))
+        again.saved(train_best.record(2.0, 4, 0))
         assert checkpoint.steps(folder) == [4]
-        assert not again.restored(2, train_command._best(3.0, 0, 0))
+        assert not again.restored(2, train_best.record(3.0, 0, 0))
 
 
 def test_other_settings_are_refused_by_name(finished, refused):

@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import session as sessions
+from vfejax.cli.beside import import_beside
 from vfejax.cli.once import compiled_once, compiled_plainly
 from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
-from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
 from vfejax.cli.simulate.problem import Problem
 from vfejax.cli.together import check_group, joined
@@ -29,6 +29,8 @@ from vfejax.runs import checkpoint, loop, processes
 from vfejax.types import Array, PyTree
 
 __all__ = ["main", "simulate"]
+
+_LATER = ("orbax.checkpoint", "vfejax.cli.simulate.report", "matplotlib.backends.backend_agg")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -136,6 +138,8 @@ def _simulate_hierarchy(
     config: SimulateConfig, problem: Problem, inputs: dict[str, Path | None]
 ) -> int:
     """As :func:`simulate`, with meta-agents."""
+    from vfejax.cli.simulate import report as simulate_report
+
     references = accuracy.references(problem)
     emerging = emergence.build(config, problem)
     check_start = functools.partial(_check_start, config)
@@ -164,6 +168,7 @@ def simulate(config: SimulateConfig) -> int:
     """Run the simulation that ``config`` describes, write its directory, and return the exit
     status.
     """
+    import_beside(*_LATER)
     inputs = {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
@@ -179,6 +184,8 @@ def simulate(config: SimulateConfig) -> int:
         if leads:
             population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
         outcome = session.advance(program, jit_fn=compiled_plainly)
+        from vfejax.cli.simulate import report as simulate_report
+
         position = devices.gathered(mesh)(outcome.state.position)
         if not leads:
             return session.finish(outcome, None, {}, simulate_report.summary_text)

@@ -6,6 +6,7 @@ with every Python.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,34 +14,30 @@ import numpy as np
 
 from vfejax.cli import kept
 from vfejax.cli import session as sessions
+from vfejax.cli.beside import import_beside
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.together import check_group, joined
 from vfejax.cli.train import devices, method
 from vfejax.cli.train import model as train_model
-from vfejax.cli.train import report as train_report
-from vfejax.cli.train.config import (
-    TrainConfig,
-    check_values,
-    parse,
-    with_defaults,
-)
+from vfejax.cli.train.best import NONE, Best, BestWeights
+from vfejax.cli.train.config import TrainConfig, parse, with_defaults
 from vfejax.cli.train.corpora import named_inputs, train_corpus
+from vfejax.cli.train.limits import check_values
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
-from vfejax.runs import checkpoint, loop, processes
-from vfejax.runs.directory import RunDirectory
-from vfejax.runs.load import BEST
+from vfejax.runs import loop, processes
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import warmup_cosine
-from vfejax.types import PyTree, Trainer, TrainInfo, TrainState
+from vfejax.types import Trainer, TrainInfo, TrainState
 
 __all__ = ["main", "train"]
 
+_LATER = ("orbax.checkpoint", "vfejax.cli.train.report", "matplotlib.backends.backend_agg")
 _FEWEST_BATCHES = 8  # that are evaluated in one call where there are more
 
 
@@ -53,20 +50,6 @@ def main(arguments: Sequence[str]) -> int:
         jax.config.update("jax_enable_x64", True)
     with joined(config, "train"):
         return train(config)
-
-
-class Best(NamedTuple):
-    """Smallest validation loss so far (nats per token), its step, and the number of evaluations
-    since then. NumPy scalars, which checkpoints hold.
-    """
-
-    valid_loss: np.ndarray
-    step: np.ndarray
-    stale: np.ndarray
-
-
-def _best(valid_loss: float, step: int, stale: int) -> Best:
-    return Best(np.float64(valid_loss), np.int64(step), np.int64(stale))  # type: ignore[arg-type]
 
 
 class Task(NamedTuple):
@@ -116,45 +99,6 @@ def _task(config: TrainConfig) -> Task:
     return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
 
 
-class _BestWeights:
-    """The best weights of a run on the disk. Those that the newest checkpoint knows stay until a
-    newer checkpoint is complete, so that a run that is stopped in between goes on with them.
-    """
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-        self._path = run.path / BEST
-        self._known = -1  # step of those that the newest checkpoint knows
-
-    def save(self, step: int, params: PyTree, loss: float) -> None:
-        if processes.leads():
-            self._run.file(f"{BEST}/checkpoints/")
-        meta = {"step": step, "valid_loss": loss}
-        checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
-
-    def compared(self, step: int, params: PyTree, loss: float, best: Best) -> Best:
-        """The best after an evaluation; its weights are saved when it is a new one."""
-        if not loss < best.valid_loss:
-            return best._replace(stale=best.stale + 1)
-        self.save(step, params, loss)
-        return _best(loss, step, 0)
-
-    def saved(self, best: Best) -> None:
-        """A checkpoint that knows these is complete."""
-        self._known = int(best.step)
-        checkpoint.keep_only(self._path, self._known)
-
-    def restored(self, step: int, best: Best) -> bool:
-        """Whether the weights are there that the checkpoint of ``step`` knows."""
-        checkpoint.discard_after(self._path, step)
-        found = int(best.step) in checkpoint.steps(self._path)
-        self._known = int(best.step) if found else -1
-        return found
-
-    def discard(self) -> None:
-        checkpoint.discard_after(self._path, -1)
-
-
 def _first_state(task: Task) -> TrainState:
     key = random_key(task.config.seed)
     if task.start.trained is not None:  # weights that were read: nothing to compute
@@ -164,19 +108,44 @@ def _first_state(task: Task) -> TrainState:
     return compiled_once(task.trainer.init, out_shardings=places)(key)
 
 
-def _program(task: Task, session: Session) -> loop.Program:
-    """Training as the loop runs it: after a chunk, evaluation where it is due."""
-    config, weights = task.config, _BestWeights(session.run)
+def _evaluation(
+    task: Task, weights: BestWeights
+) -> Callable[[int, TrainState, Best], tuple[float, Best]]:
+    """``(step, state, best) -> (validation loss, best)``; new best weights are saved."""
     weights_fn = kept.jit(task.trainer.weights)
-    share = (processes.index(), processes.count())
-    tokens = task.corpus.train.tokens
-    batches = Batches(tokens, config.batch_size, config.length, config.seed, share)
 
-    def evaluated(step: int, state: TrainState, best: Best) -> tuple[float, Best]:
+    def evaluated(step: int, state: TrainState, before: Best) -> tuple[float, Best]:
         params = weights_fn(state)
         loss = task.evaluate_fn(params, task.valid_windows).nats_per_token
         loss = processes.said_by_first(loss)  # so that all find the same weights best
-        return loss, weights.compared(step, task.start.learning(params), loss, best)
+        return loss, weights.compared(step, task.start.learning(params), loss, before)
+
+    return evaluated
+
+
+def _inputs(task: Task) -> Callable[[int, int], Any]:
+    """``(step, num_steps) -> batches`` on the devices; each process reads its share."""
+    config, share = task.config, (processes.index(), processes.count())
+    tokens = task.corpus.train.tokens
+    batches = Batches(tokens, config.batch_size, config.length, config.seed, share)
+    return lambda step, num_steps: sharding.split_batches(task.mesh, batches.at(step, num_steps))
+
+
+def _stored(task: Task, state: TrainState) -> TrainState:
+    """The state as checkpoints hold it: without the weights that stay."""
+    return state._replace(params=task.start.learning(state.params))
+
+
+def _placed(task: Task, state: TrainState) -> TrainState:
+    """The whole state on its devices."""
+    whole = state._replace(params=task.start.whole(state.params))
+    return sharding.place(whole, devices.shardings(task.config, task.mesh, whole))
+
+
+def _program(task: Task, session: Session) -> loop.Program:
+    """Training as the loop runs it: after a chunk, evaluation where it is due."""
+    config, weights = task.config, BestWeights(session.run)
+    evaluated = _evaluation(task, weights)
 
     def observe(
         step: int, state: TrainState, infos: TrainInfo | None, best: Best
@@ -192,32 +161,22 @@ def _program(task: Task, session: Session) -> loop.Program:
         if weights.restored(step, best):
             return best
         # They are lost, so those of the checkpoint are the best there are.
-        return evaluated(step, state, _best(math.inf, 0, 0))[1]
+        return evaluated(step, state, NONE)[1]
 
     def init() -> TrainState:
         weights.discard()
-        return stored(_first_state(task))
-
-    def stored(state: TrainState) -> TrainState:
-        return state._replace(params=task.start.learning(state.params))
-
-    def place(state: TrainState) -> TrainState:
-        whole = state._replace(params=task.start.whole(state.params))
-        return sharding.place(whole, devices.shardings(config, task.mesh, whole))
-
-    def inputs(step: int, num_steps: int) -> Any:
-        return sharding.split_batches(task.mesh, batches.at(step, num_steps))
+        return _stored(task, _first_state(task))
 
     return loop.Program(
         init=init,
-        template=lambda: stored(task.trainer.init(random_key(config.seed))),
-        place=place,
+        template=lambda: _stored(task, task.trainer.init(random_key(config.seed))),
+        place=partial(_placed, task),
         shardings=lambda shapes: devices.shardings(config, task.mesh, shapes),
-        stored=stored,
+        stored=partial(_stored, task),
         step=sharding.in_scope(task.mesh, task.trainer.step),
         observe=observe,
-        memory=_best(math.inf, 0, 0),
-        inputs=inputs,
+        memory=NONE,
+        inputs=_inputs(task),
         watched=lambda infos: {"loss": infos.loss, "gradient norm": infos.gradient_norm},
         advice="go on with --resume and a smaller --learning-rate",
         prepare=prepare,
@@ -287,6 +246,7 @@ def _announce_rate(task: Task, session: Session, start: int) -> None:
 
 def train(config: TrainConfig) -> int:
     """Train as ``config`` says, write the run's directory, and return the exit status."""
+    import_beside(*_LATER)
     inputs = named_inputs(config, config.out)
     sessions.compare(config, inputs)
     task = _task(config)
@@ -299,6 +259,8 @@ def train(config: TrainConfig) -> int:
         outcome = session.advance(
             _program(task, session), unit="tokens", units_per_step=window_tokens
         )
+        from vfejax.cli.train import report as train_report
+
         session.say("evaluating the best weights and counting the baselines")
         report, summary = train_report.build(
             config,
