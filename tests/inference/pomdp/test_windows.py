@@ -10,11 +10,16 @@ from helpers import pomdp_oracle
 from vfejax.inference.pomdp import windows
 
 
+def smoothed(model, *seen, **options):
+    """The beliefs from one program: one by one its operations take longer."""
+    return jax.jit(lambda m: windows.smooth_states(m, *seen, **options))(model)
+
+
 def test_one_factor_is_exact(rng, dtype):
     model = pomdp_oracle.one_factor(rng, dtype)
     observations, actions = [np.array([0, 2, 1, 1]), np.array([1, 1, 0, 1])], [[0], [1], [0]]
     there = np.array([[True, True], [False, True], [False, False], [True, True]])
-    found = windows.smooth_states(model, observations, np.array(actions), mask=there)
+    found = smoothed(model, observations, np.array(actions), mask=there)
     (expected,), log_evidence = pomdp_oracle.window_posterior(model, observations, actions, there)
     # Sums of a few logarithms of size 10.
     tolerance = 64 * jnp.finfo(dtype).eps
@@ -48,7 +53,7 @@ def test_structure_over_time_is_worth_having(rng):
     model = model.replace(B=[sticky])
     observations, actions = [np.array([0, 0, 1, 0]), np.array([1, 0, 1, 1])], np.zeros((3, 1), int)
     (expected,), _ = pomdp_oracle.window_posterior(model, observations, actions)
-    exact = windows.smooth_states(model, observations, actions).states[0]
+    exact = smoothed(model, observations, actions).states[0]
     (product,) = windows.marginal_message_passing(model, observations, actions)
     chex.assert_trees_all_close(product.sum(axis=1), jnp.ones(4), atol=1e-14)
     assert np.abs(exact - expected).max() < 1e-13
@@ -58,7 +63,7 @@ def test_structure_over_time_is_worth_having(rng):
 def test_a_window_of_one_moment_is_bayes_rule(rng):
     model = pomdp_oracle.one_factor(rng, jnp.float64)
     observations = [np.array([2]), np.array([0])]
-    found = windows.smooth_states(model, observations, np.zeros((0, 1), int))
+    found = smoothed(model, observations, np.zeros((0, 1), int))
     (expected,), log_evidence = pomdp_oracle.window_posterior(model, observations, [])
     chex.assert_trees_all_close(found.states[0], expected, atol=1e-14)
     chex.assert_trees_all_close(found.info.free_energy, jnp.asarray(-log_evidence), rtol=1e-14)
