@@ -137,8 +137,8 @@ def pruned(
     >>> from vfejax.models import table
     >>> config = MODELS["transformer"].tiny
     >>> model = table.build("transformer", config, vocab_size=11, length=8)
-    >>> params = model.init(jax.random.key(0))
-    >>> found = model.activations(params, jnp.zeros((1, 8), jnp.int32))
+    >>> params = jax.jit(model.init)(jax.random.key(0))
+    >>> found = jax.jit(model.activations)(params, jnp.zeros((1, 8), jnp.int32))
     >>> params, config = pruned("transformer", config, params, found, {"dim": 8, "hidden": 20})
     >>> config.dim, config.heads, params["blocks"]["block"]["qkv"]["kernel"].shape
     (8, 2, (2, 8, 24))
