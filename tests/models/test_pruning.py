@@ -101,6 +101,25 @@ def _silent(leaf, cut, gone):
     return jnp.where(at.reshape(shape), 0.0, leaf)
 
 
+def _pruned(name, config, sizes, run):
+    """A function of weights and statistics to the pruned weights, and their options, which are no
+    arrays.
+    """
+    options = []
+
+    def shrink(params, found):
+        small, new = pruning.pruned(name, config, params, found, sizes)
+        options.append(new)
+        return small
+
+    return lambda *inputs: (run(shrink)(*inputs), options[0])
+
+
+def _abstractly(function):
+    """The shapes of what it returns, of shapes."""
+    return partial(jax.eval_shape, function)
+
+
 @pytest.mark.parametrize(("name", "config"), [_member(name) for name in ALONE])
 def test_every_option_shrinks_alone(name, config):
     model = _build(name, config, jnp.float32)
@@ -109,16 +128,9 @@ def test_every_option_shrinks_alone(name, config):
     parts = pruning.structure(name, config)
     sizes = {option: _half(part) for option, part in parts.items()}
     for option, size in sizes.items():
-        wanted, options = {option: size}, {}
-
-        def shrink(params, found, wanted=wanted, options=options):
-            small, options["new"] = pruning.pruned(name, config, params, found, wanted)
-            return small
-
-        small = jax.eval_shape(shrink, params, found)
-        new = _build(name, options["new"], jnp.float32)
-        assert small == _shapes(new), wanted
-        assert getattr(options["new"], option) == size
+        small, new = _pruned(name, config, {option: size}, _abstractly)(params, found)
+        assert small == _shapes(_build(name, new, jnp.float32)), option
+        assert getattr(new, option) == size
 
 
 def _without_first(path, leaf):
@@ -177,10 +189,11 @@ def _quiet(name, config, params):
     ("name", "config"), [_member(name) for name in MEMBERS if name not in BARE]
 )
 def test_units_that_say_nothing_are_found_and_not_missed(name, config):
-    params = _quiet(name, config, _random(_shapes(_build(name, config))))
+    # What makes and prunes them is one program each: one by one, operations take longer.
+    params = jax.jit(partial(_quiet, name, config))(_random(_shapes(_build(name, config))))
     found, expected = _reader(name, config)(params, TOKENS)
     sizes = {option: _half(part) for option, part in pruning.structure(name, config).items()}
-    small, new = pruning.pruned(name, config, params, found, sizes)
+    small, new = _pruned(name, config, sizes, jax.jit)(params, found)
     smaller = _build(name, new)
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, _shapes(smaller))
     logits = jax.jit(smaller.apply)(small, TOKENS).logits
