@@ -1,11 +1,11 @@
-"""Folded chains cut into blocks, against the same chains in one block."""
+"""Folded chains cut into blocks and groups, against the same chains in one."""
 
 import chex
 import jax
 import numpy as np
 from helpers import dense_chain as dense
 
-from vfejax.spectral import _folded
+from vfejax.spectral import _folds
 from vfejax.spectral.recurrence import ASSOCIATIVE, SEQUENTIAL
 from vfejax.spectral.resolvent import resolvent_diagonal
 
@@ -22,18 +22,28 @@ def results(chain, w, scans):
     return run(chain, w)
 
 
-def test_blocks_and_sites_that_fill_them_change_nothing(monkeypatch, rng):
-    """13 sites of 3 chains: five blocks of 2 rows, seven sites more than there are. The tree puts
-    the same numbers into the same layout.
+def test_blocks_and_groups_change_nothing(monkeypatch, rng):
+    """37 sites of 3 chains: three blocks of 7 rows, which overlap in the middle. The tree gives the
+    same numbers.
     """
-    chain = dense.chain(rng, 13, batch=(3,), hermitian=True)
-    w = rng.standard_normal((3, 13)) + 1j * rng.standard_normal((3, 13))
+    chain = dense.chain(rng, 37, batch=(3,), hermitian=True)
+    w = rng.standard_normal((3, 37)) + 1j * rng.standard_normal((3, 37))
     expected = results(chain, w, SEQUENTIAL)
-    monkeypatch.setattr(_folded, "BLOCK", 8)
-    assert _folded.blocks(3, 13) == (5, 2)
+    monkeypatch.setattr(_folds, "ROWS", 2)
+    assert _folds.blocks(37) == (3, 7)
     for scans in (SEQUENTIAL, ASSOCIATIVE):
         # Rounding of a few hundred operations, each amplified by at most 1 / Im z.
         chex.assert_trees_all_close(results(chain, w, scans), expected, rtol=1e-12, atol=1e-13)
+    # Two chains at a time, in single precision: the last of them twice.
+    monkeypatch.setattr(_folds, "LANES", 2)
+    assert _folds.groups(3, True) == 2
+    chain = dense.chain(rng, 37, batch=(3,), hermitian=True, dtype="complex64")
+    alone = jax.tree.map(lambda x: x[1:2], chain)
+    found = results(chain, w.astype(np.complex64), SEQUENTIAL)
+    expected = results(alone, w[1:2].astype(np.complex64), SEQUENTIAL)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x[1:2], found), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_site_of_huge_energy_is_as_good_as_cut_out():

@@ -6,20 +6,33 @@ is written out for folded chains, and handed to JAX as that of a linear solve.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from vfejax.spectral import _folded
 from vfejax.spectral._folded import Folded
-from vfejax.spectral.scans import ASSOCIATIVE, Scans, pad_front
+from vfejax.spectral._folded_adjoint import adjoint
+from vfejax.spectral.scans import ASSOCIATIVE, Scans
 from vfejax.spectral.sides import Sides, diagonal_tangent, sides
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
 __all__ = ["diagonal_of_chains"]
 
-Operands: TypeAlias = tuple[Array, Array, Array]
+Operands: TypeAlias = tuple[Array, Array, Array, Array]
+
+
+class _Kept(NamedTuple):
+    """What the adjoint reads: one of two things, by the algorithm, and the other zero.
+
+    Attributes:
+        folded: of folded chains.
+        both: the fractions from both ends, ``[n, 2, lanes]``, of the tree.
+    """
+
+    folded: Folded
+    both: Array
 
 
 def _tied(operands: Operands, result: Array) -> tuple[Operands, Array]:
@@ -34,8 +47,8 @@ def _tied(operands: Operands, result: Array) -> tuple[Operands, Array]:
         widths = [(like.shape[0], 0, 0), *[(0, 0, 0)] * (len(like.shape) - 1)]
         return jax.lax.pad(rows, jnp.zeros((), like.dtype), widths)
 
-    a, k, z = operands
-    return (a + zero(a), k + zero(k), z + zero(z)), zero(result)
+    a, b, c, z = operands
+    return (a + zero(a), b + zero(b), c + zero(c), z + zero(z)), zero(result)
 
 
 def _linear(
@@ -58,65 +71,54 @@ def _linear(
     )[1]
 
 
-def _chain(a: Array, k: Array, z: Array, scans: Scans) -> Sides:
-    return sides((a.astype(z.dtype) - z[:, None]).T, k.T, scans)
+def _chain(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> Sides:
+    return sides((a.astype(z.dtype) - z[:, None]).T, (b * c).T, scans)
 
 
-def _tangent(chain: Sides, k: Array, changes: Operands, scans: Scans) -> Array:
-    a_change, k_change, z_change = changes
+def _tangent(chain: Sides, b: Array, c: Array, changes: Operands, scans: Scans) -> Array:
+    a_change, b_change, c_change, z_change = changes
     d_change = (a_change.astype(z_change.dtype) - z_change[:, None]).T
-    return diagonal_tangent(chain, k.T, d_change, k_change.T, scans).T
+    k_change = (b * c_change + b_change * c).T
+    return diagonal_tangent(chain, (b * c).T, d_change, k_change, scans).T
 
 
-def _overlapping(rows: Array, num: int) -> Array:
-    """``[num * rows + 1, ...]`` cut into ``[num, rows + 1, ...]``, with the next block's first."""
-    shape = (num, (rows.shape[0] - 1) // num, *rows.shape[1:])
-    first, following = (jnp.reshape(x, shape) for x in (rows[:-1], rows[1:]))
-    return jnp.concatenate([first, following[:, -1:]], axis=1)
+def _zeros(fn: Callable, *arguments: Array) -> PyTree:
+    """Zeros in the place of what a function returns."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, *arguments))
 
 
-def _joined(blocks: Array) -> Array:
-    """The inverse of :func:`_overlapping`."""
-    num, rows, *item = blocks.shape
-    return jnp.concatenate([blocks[0, :1], jnp.reshape(blocks[:, 1:], (num * (rows - 1), *item))])
+def _diagonal_folded(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Kept]:
+    g, folded = _folded.diagonal(a, b, c, z)
+    return g, _Kept(folded, jnp.zeros((a.shape[1], 2, a.shape[0]), z.dtype))
 
 
-def _folded_chain(folded: Folded, g: Array) -> Sides:
-    """The other layout of the same numbers."""
-    there, back = _joined(folded.inward)[1:], _joined(folded.outward)[:-1]
-    n, split = g.shape[1], (there.shape[0], 2, g.shape[0])
-    there, back = jnp.reshape(there, split), jnp.reshape(back, split)
-    whole = jnp.concatenate([there, back[::-1, ::-1]])
-    return Sides(jnp.stack([whole[:n, 0], whole[-n:, 1]], axis=1), g.T)
+def _diagonal_by_tree(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Kept]:
+    chain = _chain(a, b, c, z, ASSOCIATIVE)
+    return chain.diagonal.T, _Kept(_zeros(_folded.diagonal, a, b, c, z)[1], chain.both)
 
 
-def _diagonal_by_tree(a: Array, k: Array, z: Array) -> tuple[Array, Folded]:
-    lanes, n = a.shape
-    num, rows = _folded.blocks(lanes, n)
-    half = num * rows
-    a, k = _folded.extended(a, z, 2 * half), _folded.bordered(k, 2 * half)[:, 1:-1]
-    whole = _chain(a, k, z, ASSOCIATIVE)
-    there, back = whole.both[:half], whole.both[half:][::-1, ::-1]
-    there, back = pad_front(there), jnp.concatenate([back, there[-1:, ::-1]])
-    folded = (_overlapping(jnp.reshape(x, (half + 1, 2 * lanes)), num) for x in (there, back))
-    return whole.diagonal.T[:, :n], Folded(*folded)
+def _adjoint_folded(
+    a: Array, b: Array, c: Array, z: Array, g: Array, kept: _Kept, w: Array
+) -> Operands:
+    return adjoint(a, b, c, z, g, kept.folded, w)
 
 
 def _adjoint_by_tree(
-    a: Array, k: Array, g: Array, folded: Folded, w: Array
-) -> tuple[Array, Array, Array]:
-    chain = _folded_chain(folded, g)
-    arguments = jax.eval_shape(lambda: (a, k, g[:, 0]))
-    return jax.linear_transpose(lambda *x: _tangent(chain, k, x, ASSOCIATIVE), *arguments)(w)
+    a: Array, b: Array, c: Array, z: Array, g: Array, kept: _Kept, w: Array
+) -> Operands:
+    chain = Sides(kept.both, g.T)
+    arguments = jax.eval_shape(lambda: (a, b, c, z))
+    return jax.linear_transpose(lambda *x: _tangent(chain, b, c, x, ASSOCIATIVE), *arguments)(w)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def diagonal_of_chains(a: Array, k: Array, z: Array, scans: Scans) -> tuple[Array, Folded]:
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def diagonal_of_chains(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> tuple[Array, _Kept]:
     """Diagonal of the resolvent of chains side by side.
 
     Args:
         a: diagonal, real or complex, ``[lanes, n]``, n >= 1.
-        k: super- times subdiagonal, real or complex, ``[lanes, n - 1]``.
+        b: superdiagonal, real or complex, ``[lanes, n - 1]``.
+        c: subdiagonal, of the same dtype and shape.
         z: spectral parameter, complex, ``[lanes]``.
         scans: the algorithm, for the derivatives too.
 
@@ -124,22 +126,24 @@ def diagonal_of_chains(a: Array, k: Array, z: Array, scans: Scans) -> tuple[Arra
         G, complex ``[lanes, n]``, and what its adjoint reads, whose derivatives are not to be used.
 
     >>> from vfejax.spectral.scans import PLATFORM
-    >>> arguments = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
-    >>> print(diagonal_of_chains(*arguments, PLATFORM)[0].imag)
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> print(diagonal_of_chains(a, b, b, z, PLATFORM)[0].imag)
     [[0.5 0.5]]
     """
-    return scans.choose(_folded.diagonal, _diagonal_by_tree, a, k, z)
+    return scans.choose(_diagonal_folded, _diagonal_by_tree, a, b, c, z)
 
 
 @diagonal_of_chains.defjvp
 def _diagonal_jvp(scans: Scans, primals: Operands, tangents: Operands) -> tuple[Any, Any]:
-    a, k, z = primals
-    g, folded = diagonal_of_chains(a, k, z, scans)
-    kept = jax.lax.stop_gradient((a, k, g, folded))
+    g, kept = diagonal_of_chains(*primals, scans)
+    a, b, c, z = primals
+    constant = jax.lax.stop_gradient((*primals, g, kept))
     g_change = _linear(
-        lambda changes: _tangent(_chain(a, k, z, scans), k, changes, scans),
-        lambda changes: _tangent(_folded_chain(kept[3], kept[2]), kept[1], changes, scans),
-        lambda w: scans.choose(_folded.adjoint, _adjoint_by_tree, *kept, w),
+        lambda changes: _tangent(_chain(a, b, c, z, scans), b, c, changes, scans),
+        lambda changes: _tangent(
+            _chain(*constant[:4], scans), constant[1], constant[2], changes, scans
+        ),
+        lambda w: scans.choose(_adjoint_folded, _adjoint_by_tree, *constant, w),
         tangents,
     )
-    return (g, folded), (g_change, jax.tree.map(jnp.zeros_like, folded))
+    return (g, kept), (g_change, jax.tree.map(jnp.zeros_like, kept))

@@ -174,5 +174,5 @@ def resolvent_diagonal(
 
     b, c = lanes(superdiagonal, subdiagonal), lanes(subdiagonal, superdiagonal)
     z = jnp.reshape(jnp.broadcast_to(jnp.asarray(z, dtype), batch), (size,))
-    g, _ = diagonal_of_chains(lanes(diagonal), b * c, z, scans)
+    g, _ = diagonal_of_chains(lanes(diagonal), b, c, z, scans)
     return jnp.reshape(g, (*batch, n))

@@ -1,0 +1,179 @@
+"""The adjoint of the resolvent of folded chains.
+
+With ``t = w G^2``, inward ``S_{r+1} = t_{r+1} + k O'^2 S_r``, outward ``Y_r = t_r + k I^2 Y_{r+1}``
+(k couples rows r and r + 1, and O' is the outward fraction of row r + 1), the cotangents are ``t_r
+- S_r - Y_r`` of a and ``O' S_r + I Y_{r+1}`` of k.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vfejax.spectral._folded import (
+    Chains,
+    Folded,
+    plan,
+    scaled,
+    sweep_inward,
+    sweep_outward,
+    turned,
+)
+from vfejax.spectral._folds import (
+    down,
+    each,
+    fold,
+    for_each_group,
+    grouped,
+    groups,
+    joined,
+    row,
+    unfold,
+    unfold_middle,
+    up,
+)
+from vfejax.types import Array
+
+__all__ = ["adjoint"]
+
+
+class _Weights(NamedTuple):
+    """G and its cotangent, ``[lanes, n]``."""
+
+    g: Array
+    w: Array
+
+
+def _link(links: Array, r: Array | int, fraction: Array) -> Array:
+    return scaled(row(links, r), fraction * fraction)
+
+
+def _as(x: Array, like: Array) -> Array:
+    """Complex ``x``, or its real part where ``like`` is real: the cotangent of ``like``."""
+    return x if jnp.iscomplexobj(like) else jnp.real(x)
+
+
+def _sum_inward(
+    chains: Chains,
+    weights: _Weights,
+    start: Array | int,
+    felt: Array,
+    outward: Array,
+    into: Array,
+) -> tuple[Array, Array]:
+    """S of a block: what reaches the row after it, and S."""
+    rows = into.shape[0]
+    links = fold(start, rows, chains.b, chains.c)
+    t = fold(start, rows, weights.w, weights.g, weights.g)
+
+    def step(r: Array, s: Array) -> Array:
+        return row(t, r + 1) + _link(links, r, row(outward, r + 1)) * s
+
+    s, sums = up(step, t[0] + felt, into)
+    return _link(links, rows - 1, outward[rows]) * s, sums
+
+
+def _sum_outward(
+    chains: Chains,
+    weights: _Weights,
+    start: Array | int,
+    y: Array,
+    total: Array,
+    block: tuple[Array, Array, Array],
+    into: tuple[Array, Array, Array],
+) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+    """Y of a block's first row, ``total`` with the block's cotangents of z, and in the place of
+    ``into`` Y and the cotangents of a and k; ``block`` is I, O and S.
+    """
+    inward, outward, sums = block
+    rows, (lanes, n) = inward.shape[0], chains.a.shape
+    links = fold(start, rows, chains.b, chains.c)
+    t = fold(start, rows, weights.w, weights.g, weights.g)
+    y, ys = down(lambda r, y: row(t, r) + _link(links, r, row(inward, r)) * y, y, into[0])
+    half = jnp.repeat(jnp.asarray([-(-n // 2), n // 2], jnp.int32), lanes)
+
+    def site(r: Array) -> Array:
+        return row(sums, r) + (row(ys, r) - row(t, r))
+
+    def bond(r: Array) -> Array:
+        return row(outward, r + 1) * row(sums, r) + row(inward, r) * row(ys, r + 1)
+
+    def add(r: Array, total: Array) -> Array:
+        return total + jnp.where(start + r < half, site(r), 0.0)
+
+    a_part = each(lambda r, _: _as(-site(r), chains.a), into[1])
+    k_part = each(lambda r, _: _as(bond(r), chains.b), into[2])
+    return y, jax.lax.fori_loop(0, rows, add, total), (ys, a_part, k_part)
+
+
+def _adjoint(
+    a: Array, b: Array, c: Array, z: Array, g: Array, folded: Folded, w: Array
+) -> tuple[Array, Array, Array, Array]:
+    chains, rows, starts, middle = plan(a, b, c, z)
+    weights, n, none = _Weights(g, w), a.shape[1], jnp.zeros_like(chains.z)
+    space = jnp.zeros((rows + 1, *none.shape), none.dtype)
+
+    def enter(carry: tuple, block: tuple[Array, Array]) -> tuple[tuple, Array]:
+        (felt, outward, sums), (start, after) = carry, block
+        _, outward = sweep_outward(chains, start, after, outward)
+        following, sums = _sum_inward(chains, weights, start, felt, outward, sums)
+        return (following, outward, sums), felt
+
+    def leave(carry: tuple, block: tuple[Array, ...]) -> tuple[tuple, None]:
+        (y, total, parts, into, inward, outward, sums), (start, before, after, felt) = carry, block
+        _, inward = sweep_inward(chains, start, before, inward)
+        _, outward = sweep_outward(chains, start, after, outward)
+        _, sums = _sum_inward(chains, weights, start, felt, outward, sums)
+        fractions = inward, outward, sums
+        y, total, into = _sum_outward(chains, weights, start, y, total, fractions, into)
+        parts = tuple(unfold(x, start, to) for x, to in zip(into[1:], parts, strict=True))
+        return (y, total, parts, into, inward, outward, sums), None
+
+    (felt, outward, sums), felts = jax.lax.scan(
+        enter, (none, space, space[1:]), (starts, folded.leaving)
+    )
+    _, sums = _sum_inward(chains, weights, middle, felt, folded.outward, sums)
+    a_space, b_space = (jnp.zeros((rows, *none.shape), x.dtype) for x in (a, b))
+    into = space, a_space, b_space
+    fractions = folded.inward, folded.outward, sums
+    y, total, into = _sum_outward(
+        chains, weights, middle, turned(n, middle, sums), none, fractions, into
+    )
+    carry = y, total, tuple(map(jnp.zeros_like, chains[:2])), into, space[1:], outward, sums
+    (_, total, parts, *_), _ = jax.lax.scan(
+        leave, carry, (starts, folded.entering, folded.leaving, felts), reverse=True
+    )
+    a_part, k_part = (unfold_middle(x, middle, to) for x, to in zip(into[1:], parts, strict=True))
+    first, mirrored = jnp.split(total, 2)
+    b_part, c_part = (k_part * x for x in (chains.c, chains.b))
+    return a_part, b_part[:, : n - 1], c_part[:, : n - 1], first + mirrored
+
+
+def adjoint(
+    a: Array, b: Array, c: Array, z: Array, g: Array, folded: Folded, w: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Cotangents of a, b, c and z for the cotangent w of G.
+
+    Args:
+        a: ``[lanes, n]``.
+        b: ``[lanes, n - 1]``.
+        c: ``[lanes, n - 1]``.
+        z: ``[lanes]``.
+        g: G, ``[lanes, n]``.
+        folded: of :func:`vfejax.spectral._folded.diagonal`.
+        w: complex, ``[lanes, n]``.
+
+    Returns:
+        Arrays like a, b, c and z, real where a is, and where b and c are.
+
+    >>> from vfejax.spectral._folded import diagonal
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> g, folded = diagonal(a, b, b, z)
+    >>> print(adjoint(a, b, b, z, g, folded, jnp.ones_like(g))[3])
+    [0.+0.j]
+    """
+    num = groups(a.shape[0], a.dtype == b.dtype == jnp.float32)
+    a_group, b_group, c_group, z_group, g, w = (grouped(x, num) for x in (a, b, c, z, g, w))
+    parts = for_each_group(_adjoint, a_group, b_group, c_group, z_group, g, folded, w)
+    a_part, b_part, c_part, z_part = (joined(x, a.shape[0]) for x in parts)
+    return a_part, b_part, c_part, z_part
