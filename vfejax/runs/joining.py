@@ -243,7 +243,7 @@ class _Watch:
 
     def _end_without(self, named: list[int]) -> None:
         """End the process, since another has ended."""
-        named = named or self._links.lost[:1]
+        named = self._links.lost[:1] or named  # the first: others may have ended for its sake
         if self._links.failed:
             self._end(self._links.failed)
         self._end(self._lost(named) if self.connected else self._apart("in time", named))

@@ -148,9 +148,9 @@ class Links:
         self.failed = self.failed or str(words.get("failed", ""))
         if isinstance(rank := words.get("lost"), int):
             self.lost.append(rank)
-        self.heard.set()
         if self._rank == 0:
             self._pass_on(source, **words)
+        self.heard.set()  # after that, since process 0 may end at once
 
     def _pass_on(self, source: int, **words: Any) -> None:
         for rank, peer in self._peers.items():
