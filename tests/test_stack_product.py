@@ -98,6 +98,8 @@ def test_a_bad_member_stays_alone(rng):
 def test_eager_and_compiled_agree(rng):
     left, right, expected = factors(rng, -1, -2)
     np.testing.assert_allclose(stack_product(left, right), expected, rtol=0, atol=1e-14)
+    with jax.disable_jit():
+        np.testing.assert_allclose(stack_product(left, right), expected, rtol=0, atol=1e-14)
 
 
 def test_what_fits():

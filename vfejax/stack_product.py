@@ -193,9 +193,15 @@ def _result(
 
 
 _stack_product_p = Primitive("stack_product")
-_stack_product_p.def_impl(
-    jax.jit(_stack_product_p.bind, static_argnames=("left_axis", "right_axis", "lanes"))
-)
+_compiled = jax.jit(_stack_product_p.bind, static_argnames=("left_axis", "right_axis", "lanes"))
+
+
+@_stack_product_p.def_impl
+def _product_of_values(left: Array, right: Array, **params: int) -> Array:
+    with jax.disable_jit(False):  # else what is compiled would call this again
+        return _compiled(left, right, **params)
+
+
 _stack_product_p.def_abstract_eval(_result)
 ad.defbilinear(_stack_product_p, _left_slope, _right_slope)
 batching.primitive_batchers[_stack_product_p] = _batch

@@ -89,7 +89,15 @@ def _larger_stack(args: tuple[Array], axes: tuple[int]) -> tuple[Array, int]:
 
 
 _add_and_pack_p = Primitive("add_and_pack")
-_add_and_pack_p.def_impl(jax.jit(_add_and_pack_p.bind))
+_compiled = jax.jit(_add_and_pack_p.bind)
+
+
+@_add_and_pack_p.def_impl
+def _sum_of_values(matrix: Array) -> Array:
+    with jax.disable_jit(False):  # else what is compiled would call this again
+        return _compiled(matrix)
+
+
 _add_and_pack_p.def_abstract_eval(_packed_shape)
 ad.deflinear2(_add_and_pack_p, _unpack_slope)
 batching.primitive_batchers[_add_and_pack_p] = _larger_stack
