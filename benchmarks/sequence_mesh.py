@@ -6,6 +6,10 @@ resolvent    diagonal of the resolvent of 131,072 sites with its gradient (spect
 sweep        gL and the causal sweep of 131,072 sites with 8 channels, with the gradient
 attention    toroidal attention of 1024 tokens in two platters around a ring of devices, causal,
              with the gradient (attention.ring)
+hidden       smoother of a hidden Markov chain of 131,072 observations and 5 states, with the
+             gradient (inference.chains.mesh)
+roots        square-root filter of 131,072 observations of 2 states, with the gradient
+             (inference.chains.mesh)
 mixture      a sweep of message passing over a mixture of 131,072 points
              (inference.message_passing.partition)
 
@@ -40,6 +44,10 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from vfejax.attention.ring import ring  # noqa: E402
 from vfejax.attention.toroidal import dense, toroidal_attention  # noqa: E402
+from vfejax.inference.chains import mesh as chains_mesh  # noqa: E402
+from vfejax.inference.chains.hidden_markov import HiddenMarkov, hidden_markov_smoother  # noqa: E402
+from vfejax.inference.chains.linear_gaussian import LinearGaussian  # noqa: E402
+from vfejax.inference.chains.square_root import square_root_filter  # noqa: E402
 from vfejax.inference.message_passing.partition import shardings  # noqa: E402
 from vfejax.inference.worked_models.mixture import gaussian_mixture  # noqa: E402
 from vfejax.spectral.gates import tridiagonal_sweep  # noqa: E402
@@ -101,6 +109,33 @@ def attention(mesh: Mesh | None, n: int, dtype: str) -> tuple[Run, tuple, Any]:
     return with_gradient(attend), tuple(drawn(dtype, shape, shape, shape)), P(None, AXIS)
 
 
+def hidden(mesh: Mesh | None, n: int, dtype: str) -> tuple[Run, tuple, Any]:
+    rows, weights = drawn(dtype, (n, 5), (5, 5))
+    transition = jnp.exp(weights) / jnp.sum(jnp.exp(weights), axis=0, keepdims=True)
+    model = HiddenMarkov(jnp.full((5,), 0.2, dtype), transition)
+    passes = {"passes": chains_mesh.over_mesh(mesh, AXIS).discrete} if mesh else {}
+
+    def smooth(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = hidden_markov_smoother(model, rows, **passes)
+        return found.probabilities, found.log_evidence / n
+
+    return with_gradient(smooth), (rows,), P(AXIS)
+
+
+def roots(mesh: Mesh | None, n: int, dtype: str) -> tuple[Run, tuple, Any]:
+    (values,) = drawn(dtype, (n, 1))
+    turn = 0.95 * jnp.asarray([[0.8, -0.6], [0.6, 0.8]], dtype)
+    eye, one = jnp.eye(2, dtype=dtype), jnp.eye(1, dtype=dtype)
+    model = LinearGaussian(eye[0], eye, turn, 0.1 * eye, jnp.ones((1, 2), dtype), one)
+    passes = {"passes": chains_mesh.over_mesh(mesh, AXIS).square_root} if mesh else {}
+
+    def run(values: jax.Array) -> tuple[jax.Array, ...]:
+        found = square_root_filter(model, values, **passes)
+        return found.mean, found.chol, found.log_evidence / n
+
+    return with_gradient(run), (values,), P(AXIS)
+
+
 def mixture(mesh: Mesh | None, n: int, dtype: str) -> tuple[Run, tuple, Any]:
     method, (points,) = gaussian_mixture(n, 2, 4), drawn(dtype, (n, 2))
     data = {"point": points + 4.0 * jnp.sign(points)}
@@ -115,6 +150,8 @@ TASKS: dict[str, Task] = {
     "resolvent": resolvent,
     "sweep": sweep,
     "attention": attention,
+    "hidden": hidden,
+    "roots": roots,
     "mixture": mixture,
 }
 
@@ -168,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="Small sequences.")
     parser.add_argument("--double", action="store_true", help="float64 in place of float32.")
+    parser.add_argument("--task", choices=list(TASKS), help="One of them only.")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     n, dtype = 4096 if options.quick else 131_072, "float64" if options.double else "float32"
@@ -177,6 +215,8 @@ def main() -> None:
     columns = zip(titles, WIDTHS, strict=True)
     print(" " * 12 + "".join(f"{title:>{width}}" for title, width in columns))
     for name, task in TASKS.items():
+        if options.task not in (None, name):
+            continue
         one, inputs = compiled(None, task, n, dtype)
         exact = jax.tree.map(in_double, inputs)
         expected = jax.device_get(jax.jit(task(None, n, "float64")[0])(*exact))

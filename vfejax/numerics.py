@@ -406,7 +406,9 @@ def _orthogonalize(rows: Array) -> tuple[Array, Array]:
         return _mirror(rest, normal), normal
 
     rest, normals = jax.lax.scan(reflect, rows, jnp.arange(k))
-    eye = jnp.broadcast_to(jnp.eye(num, k, dtype=rows.dtype), rows.shape)
+    eye = jnp.broadcast_to(jnp.eye(num, k, dtype=bool), rows.shape)
+    # Under shard_map it varies as the rows do.
+    eye = jnp.where(eye, jnp.ones_like(rows), jnp.zeros_like(rows))
     basis, _ = jax.lax.scan(lambda q, v: (_mirror(q, v), None), eye, normals, reverse=True)
     factor = jnp.tril(transpose(rest[..., :k, :]))
     sign = jnp.where(jnp.diagonal(factor, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]

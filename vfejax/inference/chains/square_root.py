@@ -8,14 +8,15 @@ Source: Kailath, Sayed and Hassibi, Linear Estimation (2000), chapter 12; one ar
 and the smoother's gain.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vfejax.inference.chains._chain import Chain, checked, prepare
+from vfejax.inference.chains._root_steps import SEQUENTIAL, BackwardChain, RootPasses, Sites
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
-from vfejax.numerics import matmul, matvec, transpose, triangular_solve, triangularize
+from vfejax.numerics import matmul, matvec, transpose, triangularize
 from vfejax.types import Array
 
 __all__ = [
@@ -38,16 +39,6 @@ class SquareRootFiltered(NamedTuple):
     chol: Array
     log_evidence: Array
     step_log_evidence: Array
-
-
-class BackwardChain(NamedTuple):
-    """The posterior as a chain that runs backwards: ``x_i = gain_i x_{i+1} + offset_i + chol_i
-    N(0, 1)``, with ``gain [t, n, n]`` (the last is 0), ``offset [t, n]``, ``chol [t, n, n]``.
-    """
-
-    gain: Array
-    offset: Array
-    chol: Array
 
 
 class SquareRootSmoothed(NamedTuple):
@@ -87,44 +78,13 @@ def _roots(noise: Array) -> Array:
     return jax.vmap(semidefinite_root)(jnp.moveaxis(noise, -1, 0))
 
 
-def _update(mean: Array, root: Array, emission: Array, value: Array) -> tuple[Array, ...]:
-    """Condition on all whitened entries: ``[[1, C S], [0, S]]`` triangularised. Its first block is
-    a root of the covariance of the observation, the others are the gain and the new root.
-    """
-    o, n = emission.shape
-    seen = transpose(matmul(emission, root))
-    top = jnp.eye(o, o + n, dtype=root.dtype)
-    factor = triangularize(jnp.concatenate([top, jnp.concatenate([seen, transpose(root)], 1)]))
-    spread = factor[:o, :o]
-    error = triangular_solve(spread, (value - matvec(emission, mean))[:, None])[:, 0]
-    score = -jnp.sum(jnp.log(jnp.diagonal(spread))) - 0.5 * jnp.sum(error**2)
-    return mean + matvec(factor[o:, :o], error), factor[o:, o:], score
-
-
-def _at(x: Array) -> tuple[Any, Any]:
-    """Time first: what changes, or None, and what does not."""
-    x = jnp.moveaxis(x, -1, 0)
-    return (x, x[0]) if x.shape[0] > 1 else (None, x[0])
-
-
-def _present(varying: Any, constant: Any) -> Any:
-    return constant if varying is None else varying
-
-
-def _filter(chain: Chain) -> SquareRootFiltered:
-    roots = jnp.moveaxis(_roots(chain.noise), 0, -1)
-    given = [_at(x) for x in (chain.transition, roots, chain.drift, chain.emission)]
-    varying, constant = ([pair[i] for pair in given] for i in range(2))
-
-    def step(belief: tuple[Array, Array], xs: tuple) -> tuple[tuple, tuple]:
-        changing, value = xs
-        push, noise, drift, emission = map(_present, changing, constant)
-        mean, root, score = _update(*belief, emission, value)
-        rows = jnp.concatenate([transpose(matmul(push, root)), transpose(noise)])
-        return (matvec(push, mean) + drift, triangularize(rows)), (mean, root, score)
-
+def _filter(chain: Chain, passes: RootPasses) -> SquareRootFiltered:
     first = chain.initial_mean, semidefinite_root(chain.initial_cov)
-    _, (mean, root, scores) = jax.lax.scan(step, first, (varying, chain.values.T))
+    transition, drift, emission = (
+        jnp.moveaxis(x, -1, 0) for x in (chain.transition, chain.drift, chain.emission)
+    )
+    sites = Sites(transition, _roots(chain.noise), drift, emission, chain.values.T)
+    mean, root, scores = passes.filter(first, sites)
     steps = scores + chain.constant
     return SquareRootFiltered(mean, root, jnp.sum(steps), steps)
 
@@ -134,12 +94,15 @@ def square_root_filter(
     observations: Array,
     mask: Array | None = None,
     controls: Array | None = None,
+    *,
+    passes: RootPasses = SEQUENTIAL,
 ) -> SquareRootFiltered:
     """The Kalman filter on roots of covariances. O(t (n + o)^3).
 
     Args:
         model, observations, mask, controls: as
             :func:`vfejax.inference.chains.linear_gaussian.kalman_filter` takes them.
+        passes: the algorithm; the default takes one step after the other.
 
     Returns:
         Means, roots and log evidence.
@@ -153,7 +116,7 @@ def square_root_filter(
     [1.  0.4]
     """
     model, y, mask, controls = checked(model, observations, mask, controls)
-    return _filter(prepare(model, y, mask, controls))
+    return _filter(prepare(model, y, mask, controls), passes)
 
 
 def _divide(rows: Array, factor: Array) -> Array:
@@ -177,12 +140,15 @@ def backward_chain(
     observations: Array,
     mask: Array | None = None,
     controls: Array | None = None,
+    *,
+    passes: RootPasses = SEQUENTIAL,
 ) -> tuple[BackwardChain, SquareRootFiltered]:
     """The posterior of all states as a Markov chain from the last state to the first.
 
     Args:
         model, observations, mask, controls: as
             :func:`vfejax.inference.chains.linear_gaussian.kalman_filter` takes them.
+        passes: the algorithm of the filter; the default takes one step after the other.
 
     Returns:
         The chain, and the filter's result.
@@ -197,7 +163,7 @@ def backward_chain(
     """
     model, y, mask, controls = checked(model, observations, mask, controls)
     chain = prepare(model, y, mask, controls)
-    filtered = _filter(chain)
+    filtered = _filter(chain, passes)
     t, n = filtered.mean.shape
 
     def back(mean: Array, root: Array, push: Array, noise: Array, drift: Array) -> tuple:
@@ -222,12 +188,15 @@ def square_root_smoother(
     observations: Array,
     mask: Array | None = None,
     controls: Array | None = None,
+    *,
+    passes: RootPasses = SEQUENTIAL,
 ) -> SquareRootSmoothed:
     """The smoother on roots of covariances. O(t n^3).
 
     Args:
         model, observations, mask, controls: as
             :func:`vfejax.inference.chains.linear_gaussian.kalman_filter` takes them.
+        passes: the algorithm; the default takes one step after the other.
 
     Returns:
         Means, roots, log evidence and the filter's result.
@@ -240,14 +209,6 @@ def square_root_smoother(
     >>> print(square_root_smoother(model, jnp.array([[2.0], [0.0]])).mean[:, 0].round(3))
     [0.8 0.4]
     """
-    back, filtered = backward_chain(model, observations, mask, controls)
-
-    def step(belief: tuple[Array, Array], link: BackwardChain) -> tuple[tuple, tuple]:
-        mean, root = belief
-        rows = jnp.concatenate([transpose(matmul(link.gain, root)), transpose(link.chol)])
-        now = matvec(link.gain, mean) + link.offset, triangularize(rows)
-        return now, now
-
-    last = jnp.zeros_like(back.offset[-1]), jnp.zeros_like(back.chol[-1])
-    _, (mean, root) = jax.lax.scan(step, last, back, reverse=True)
+    back, filtered = backward_chain(model, observations, mask, controls, passes=passes)
+    mean, root = passes.smooth(back)
     return SquareRootSmoothed(mean, root, filtered.log_evidence, filtered)
