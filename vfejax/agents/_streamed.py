@@ -89,6 +89,32 @@ def inputs(
     return Streamed(receiver / temperature, sender, weight, log_weight)
 
 
+def energy_of(
+    receiver: Array,
+    sender: Array,
+    temperature: float | Array,
+    coefficient: Array | None,
+    log_weight: Array | None,
+    sweep: Sweep,
+) -> Array:
+    """``sum_i coefficient_i E_i`` in nats, 0 without agents.
+
+    Args:
+        receiver, sender, temperature, coefficient, log_weight: as :func:`inputs` takes them.
+        sweep: how the pairs are gone through.
+
+    >>> sweep = whole_rows(Setting(alignment.weighted, 2, None))
+    >>> energy_of(jnp.ones((2, 1)), jnp.ones((2, 1)), 4.0, None, None, sweep).item()
+    2.0
+    """
+    if receiver.shape[0] == 0:
+        return jnp.zeros((), receiver.dtype)
+    temperature = jnp.asarray(temperature, receiver.dtype)
+    return temperature * energy(
+        inputs(receiver, sender, temperature, coefficient, log_weight), sweep
+    )
+
+
 def counted(
     divergence: Array, log_weight: Array | None, index: Array, first: Array | int = 0
 ) -> tuple[Array, Array]:
@@ -118,9 +144,11 @@ def block_size(num_agents: int, requested: int | None) -> int:
     >>> block_size(9, 8)
     5
     """
-    largest = max(1, BLOCK_ENTRIES // num_agents) if requested is None else requested
-    if largest < 1:
+    if requested is not None and requested < 1:
         raise ValueError(f"block_size must be at least 1, got {requested}")
+    if num_agents == 0:
+        return 1
+    largest = max(1, BLOCK_ENTRIES // num_agents) if requested is None else requested
     num_blocks = -(-num_agents // largest)
     return -(-num_agents // num_blocks)
 

@@ -30,10 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax import lanes
 from vfejax.agents import _streamed, alignment
+from vfejax.agents._features import feature_rows
 from vfejax.agents.alignment import AlignmentFn
-from vfejax.agents.packing import packed_gram
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
@@ -110,27 +109,6 @@ def frame_field(phi: Array, generators: Generators) -> FrameField:
     )
 
 
-def _centre_and_scale(mean: Array, factor: Array, present: Array | None) -> tuple[Array, Array]:
-    """Common mean ``[k, 1]`` and root of the mean variances ``[k, 1]`` of the agents present, with
-    means ``[k, n]`` and covariances ``factor^T factor``.
-
-    Any centre and any scale give the same divergences, so no gradient flows through the choice.
-    """
-    variance = jnp.sum(factor * factor, axis=0)
-    # A broken agent, or one that is nowhere and may be anywhere, is left out, not multiplied by 0:
-    # the divergences of the others stay theirs.
-    here = jnp.all(jnp.isfinite(mean) & jnp.isfinite(variance), axis=0, keepdims=True)
-    if present is not None:
-        here = here & (present > 0)[None]
-    share = here.astype(mean.dtype)
-    share = share / jnp.maximum(jnp.sum(share), 1.0)
-    mean, variance = (jnp.where(here, x, 0.0) for x in (mean, variance))
-    centre = jnp.sum(share * mean, axis=-1, keepdims=True)
-    spread = jnp.sum(share * variance, axis=-1, keepdims=True)
-    centre, spread = jax.lax.stop_gradient((centre, spread))
-    return centre, jnp.sqrt(jnp.where(spread == 0, 1.0, spread))
-
-
 def pair_features(
     gaussian: Gaussian, field: FrameField, present: Array | None = None
 ) -> PairFeatures:
@@ -153,31 +131,9 @@ def pair_features(
            [1., 0., 1.],
            [1., 1., 0.]], dtype=float32)
     """
-    k = gaussian.mean.shape[-1]
-    # From here on agents are the last axis (see vfejax.lanes), up to the rows that are returned.
-    mean = lanes.stack_last(gaussian.mean, core=1)
-    chol = lanes.tril(lanes.stack_last(gaussian.chol, core=2))
-    outward, inward = (lanes.stack_last(x, core=2) for x in (field.outward, field.inward))
-    pivots = jnp.stack([chol[i, i] for i in range(k)])
-    log_det = 2.0 * (jnp.sum(jnp.log(pivots), axis=0) - field.log_det)[None]
-    columns = jnp.concatenate([chol, mean[:, None]], axis=1)
-    moments = lanes.matmul_tn(columns, jnp.swapaxes(inward, 0, 1))
-    factor, mean = moments[:k], moments[k]
-    whitener = lanes.triangular_solve(chol, outward)
-
-    centre, scale = _centre_and_scale(mean, factor, present)
-    mean, scale = (mean - centre) / scale, scale[None]
-    whitener = whitener * scale
-    one = jnp.ones_like(mean[:1])
-    affine = jnp.concatenate([mean, -one])[None]
-    spread = jnp.concatenate([factor / scale, jnp.zeros_like(mean)[:, None]], axis=1)
-    second_moment = packed_gram(jnp.concatenate([spread, affine]), 2.0)
-    whitened = jnp.concatenate([whitener, lanes.matmul(whitener, mean[:, None])], axis=1)
-    precision = packed_gram(whitened, 1.0)
-
-    receiver = [second_moment, -log_det - k]
-    sender = [precision[:-1], precision[-1:] + log_det, one]
-    return PairFeatures(0.5 * jnp.concatenate(receiver).T, jnp.concatenate(sender).T)
+    return PairFeatures(
+        *feature_rows(gaussian, field.outward, field.inward, field.log_det, present)
+    )
 
 
 def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array:
@@ -186,8 +142,7 @@ def pairwise_kl(gaussian: Gaussian, phi: Array, generators: Generators) -> Array
     Args:
         gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
         phi: frame coordinates ``[n, a]``.
-        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
-            the general exponential.
+        generators: as :func:`frame_field` takes them.
 
     Returns:
         ``[n, n]``, receiver i along rows, sender j along columns. For more agents than fit as a
@@ -216,10 +171,7 @@ def attention_weights(
     """Attention ``beta_ij`` of all agents to all others.
 
     Args:
-        gaussian: mean ``[n, k]``, chol ``[n, k, k]``.
-        phi: frame coordinates ``[n, a]``.
-        generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
-            the general exponential.
+        gaussian, phi, generators: as :func:`pairwise_kl` takes them.
         temperature: tau in nats, positive.
         log_weight: log of each sender's weight ``[n]``; ``-inf`` removes it. 0 by default.
 
@@ -244,16 +196,8 @@ class Method(Protocol):
     what :func:`vfejax.agents.ring.ring` makes for many.
 
     Args:
-        features: rows from :func:`pair_features`.
-        temperature: tau in nats, positive.
-        coefficient: weight of each receiver's energy ``[n]``.
-        log_weight: log of each sender's weight in the softmax ``[n]``.
-        alignment_fn: what a receiver pays for its row.
-        block_size: receivers per block of pairs.
-        compute_dtype: dtype of the operands of the pairwise products.
-
-    Returns:
-        A scalar in nats.
+        features, temperature, coefficient, log_weight, alignment_fn, block_size, compute_dtype: as
+            :func:`alignment_energy` takes them.
     """
 
     def __call__(
@@ -310,14 +254,9 @@ def alignment_energy(
     >>> round(float(alignment_energy(features, 1.0)), 4)
     3.0
     """
-    num, dtype = features.receiver.shape[0], features.receiver.dtype
-    if num == 0:
-        return jnp.zeros((), dtype)
-    temperature = jnp.asarray(temperature, dtype)
-    inputs = _streamed.inputs(*features, temperature, coefficient, log_weight)
-    size = _streamed.block_size(num, block_size)
+    size = _streamed.block_size(features.receiver.shape[0], block_size)
     sweep = _streamed.whole_rows(_streamed.Setting(alignment_fn, size, compute_dtype))
-    return temperature * _streamed.energy(inputs, sweep)
+    return _streamed.energy_of(*features, temperature, coefficient, log_weight, sweep)
 
 
 def attention_sums(
@@ -332,13 +271,9 @@ def attention_sums(
     """What every agent receives and gives: ``c_i sum_j beta_ij v_j`` and ``sum_i c_i beta_ij``.
 
     Args:
-        features: rows from :func:`pair_features`.
-        temperature: tau in nats, positive.
+        features, temperature, log_weight, block_size: as :func:`alignment_energy` takes them.
         values: v ``[n, f]`` of the senders.
         coefficient: c ``[n]`` of each receiver, 1 by default.
-        log_weight: log of each sender's weight in the softmax ``[n]``; ``-inf`` removes it. 0 by
-            default.
-        block_size: receivers per block, as in :func:`alignment_energy`.
 
     Returns:
         ``[n, f]`` by receiver and ``[n]`` by sender. Time O(n^2 (k^2 + f)), memory O(n (k^2 + f) +

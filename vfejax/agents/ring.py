@@ -79,16 +79,12 @@ def ring(mesh: Mesh, axis: str) -> Method:
         block_size: int | None = None,
         compute_dtype: jax.typing.DTypeLike | None = None,
     ) -> Array:
-        num, dtype = features.receiver.shape[0], features.receiver.dtype
+        num = features.receiver.shape[0]
         if num % devices:
             raise ValueError(f"the {devices} devices of {axis!r} must divide the agents, got {num}")
-        if num == 0:
-            return jnp.zeros((), dtype)
-        temperature = jnp.asarray(temperature, dtype)
-        inputs = _streamed.inputs(*features, temperature, coefficient, log_weight)
         size = _streamed.block_size(num // devices, block_size)
-        setting = _streamed.Setting(alignment_fn, size, compute_dtype)
-        return temperature * _streamed.energy(inputs, _round_the_ring(mesh, axis, setting))
+        sweep = _round_the_ring(mesh, axis, _streamed.Setting(alignment_fn, size, compute_dtype))
+        return _streamed.energy_of(*features, temperature, coefficient, log_weight, sweep)
 
     return method
 

@@ -81,13 +81,11 @@ def fold(
 def in_turn(
     compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any, reverse: bool
 ) -> Any:
-    """:func:`fold`, one site after the other.
+    """:func:`fold` by l - 1 compositions, each with the next site: what a CPU is quickest at, since
+    no element is stored.
 
     Args:
-        compose: ``compose(first, second)``.
-        element: ``element(row)``, what one site does.
-        rows: arrays ``[l, ...]``, l >= 1.
-        reverse: from the last site to the first.
+        compose, element, rows, reverse: as :func:`fold` takes them.
 
     >>> in_turn(jnp.subtract, jnp.negative, jnp.array([1, 2]), reverse=True).item()
     -1
@@ -107,13 +105,11 @@ def in_turn(
 def in_pairs(
     compose: Callable[[Any, Any], Any], element: Callable[[Any], Any], rows: Any, reverse: bool
 ) -> Any:
-    """:func:`fold` as a tree, in O(log l) steps.
+    """:func:`fold` by O(log l) rounds, in each of which neighbours compose in pairs: all elements
+    are stored.
 
     Args:
-        compose: ``compose(first, second)``.
-        element: ``element(row)``, what one site does.
-        rows: arrays ``[l, ...]``, l >= 1.
-        reverse: from the last site to the first.
+        compose, element, rows, reverse: as :func:`fold` takes them.
 
     >>> in_pairs(jnp.subtract, jnp.negative, jnp.array([1, 2]), reverse=True).item()
     -1

@@ -184,12 +184,8 @@ def resolvent_diagonal(
     """Diagonal of the resolvent, ``G_ii = [(T - z)^{-1}]_{ii}``; every entry sees the sequence.
 
     Args:
-        diagonal: a shard of a, real or complex, ``[..., l]``, l >= 1.
-        superdiagonal: of b, ``[..., l]``.
-        subdiagonal: of c, ``[..., l]``. Leading axes of all arguments broadcast.
-        z: spectral parameter, a number or ``[...]``, the same on all devices.
-        axis_name: axis of the mesh along the sequence.
-        scans: the algorithm within a shard.
+        diagonal, superdiagonal, subdiagonal, z: as :func:`left_resolvent_diagonal` takes them.
+        axis_name, scans: likewise.
 
     Returns:
         Complex ``[..., l]``; see :func:`vfejax.spectral.resolvent.resolvent_diagonal`.
@@ -276,12 +272,8 @@ def tridiagonal_solve(
     """``T^{-1} x``: sweeps from both ends, which meet at every site.
 
     Args:
-        diagonal: a shard of d, real or complex, ``[..., l]``, l >= 1.
-        superdiagonal: of b, ``[..., l]``.
-        subdiagonal: of c, ``[..., l]``.
-        x: a shard, ``[..., l, channels]``. Leading axes of all broadcast.
-        axis_name: axis of the mesh along the sequence.
-        scans: the algorithm within a shard.
+        diagonal, superdiagonal, subdiagonal, x: as :func:`tridiagonal_sweep` takes them.
+        axis_name, scans: likewise.
 
     Returns:
         Complex ``[..., l, channels]``.

@@ -111,6 +111,11 @@ def onward(belief: Belief, site: Sites) -> tuple[Belief, tuple[Array, ...]]:
 def over_sites(step: Callable, carry: Any, sites: Sites) -> tuple[Any, Any]:
     """Scan ``step(carry, site)``.
 
+    Args:
+        step: returns the carry and what is stacked.
+        carry: the first one.
+        sites: the chain.
+
     >>> one = jnp.ones((1, 1, 1))
     >>> sites = Sites(one, one, one[0], one, jnp.array([[2.0], [3.0]]))
     >>> over_sites(lambda total, site: (total + site.values[0], None), 0.0, sites)[0].item()
@@ -147,6 +152,10 @@ def filtered_sites(first: Belief, sites: Sites) -> tuple[Array, ...]:
 
 def pull(belief: Belief, link: BackwardChain) -> Belief:
     """Columns and root of a state given those of the one after it.
+
+    Args:
+        belief: columns ``[n, q]`` and root ``[n, n]``.
+        link: without time.
 
     >>> one = jnp.ones((1, 1))
     >>> round(pull((one, 0 * one), BackwardChain(0.5 * one, one[0], one))[0].item(), 3)
