@@ -14,6 +14,7 @@ from PIL import Image
 
 from vfejax.cli.main import main
 from vfejax.cli.plan import agents, references
+from vfejax.cli.plan import pictures as plan_pictures
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.episodes import COLUMNS
@@ -34,10 +35,12 @@ def _run(out, *arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, drawn):
+def finished(tmp_path_factory, drawn, blank_film):
     """A run with its pictures drawn, coarsely; nothing changes it."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    with drawn():  # uncertain cues and drawn actions, so that agents differ
+    with drawn(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_pictures, "_gif", blank_film)
+        # Uncertain cues and drawn actions, so that agents differ.
         assert _run(out, "--validity", 0.9, "--gamma", 0.5) == 0
     return out
 
