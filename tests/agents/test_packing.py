@@ -27,7 +27,9 @@ def test_packed_gram_is_numpys(rng, dtype):
     atol = 50 * jnp.finfo(dtype).eps
     np.testing.assert_allclose(found, expected[np.tril_indices(K)], rtol=0, atol=atol)
     with jax.disable_jit():
-        np.testing.assert_allclose(packed_gram(jnp.asarray(rows, dtype), 2.0), found, rtol=0, atol=atol)
+        np.testing.assert_allclose(
+            packed_gram(jnp.asarray(rows, dtype), 2.0), found, rtol=0, atol=atol
+        )
 
 
 def test_its_derivatives_to_second_order(rng):
