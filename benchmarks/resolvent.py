@@ -14,10 +14,11 @@ ours     ratios by one scan, exact adjoint by another, jit; float32 in, complex6
 floor    bytes that must be read and written (a, b, c, G; with the gradient also w, da, db, dc) over
          the bandwidth of a large copy
 
-A ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are per call, the
-best of up to 25 rounds: calls of microseconds are lengthened by whatever else the machine does, and
-never shortened. PyTorch, SciPy and a C compiler are optional: without one its rows are left out.
-Before anything is timed, values and gradients of (a), (b) and (d) are checked against ours.
+The table is that of docs/results; below it stand floors, compilation and LAPACK. A ratio is theirs
+/ ours (above 1: we are faster). Methods run interleaved; times are per call, the best of up to 25
+rounds: calls of microseconds are lengthened by whatever else the machine does, and never shortened.
+PyTorch, SciPy and a C compiler are optional: without one its cells are empty. Before anything is
+timed, values and gradients of (a), (b) and (d) are checked against ours.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,7 @@ try:
 except ImportError:
     lapack = None
 
+clock = time.perf_counter  # or time.process_time, by an option
 BATCH = 8
 WIDTH = 64
 Z = 0.3 + 0.5j
@@ -54,6 +57,12 @@ SIZES = (128, 512, 2048, 8192, 32768, 262144, 1_000_000)
 # The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or
 # 4 GB.
 LARGEST = {"torch": 512, "lapack": 2048, "attention": 4096}
+
+SHOWN = ("(a) torch.vmap", "(c) attention", "(d) C loop")
+HEADER = """\
+| n | value | per site | PyTorch loop, complex128 | attention | C loop | with gradient | PyTorch \
+loop | attention | C loop | temporaries of both |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 C_SOURCE = """
 #include <stddef.h>
@@ -151,9 +160,9 @@ def _compiled(
     run: Callable, arrays: tuple[np.ndarray, ...]
 ) -> tuple[Callable[[], object], float, float]:
     """The compiled call, its seconds of compilation and its temporary memory in bytes."""
-    start = time.perf_counter()
+    start = clock()
     compiled = jax.jit(run).lower(*arrays).compile()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     inputs = [jnp.asarray(x) for x in arrays]
     return (
         lambda: jax.block_until_ready(compiled(*inputs)),
@@ -305,9 +314,9 @@ def check(
 
 
 def _timed(method: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = clock()
     method()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _best(method: Callable[[], object], first: float) -> float:
@@ -335,8 +344,16 @@ def interleaved(methods: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: min(values) for name, values in times.items()}
 
 
-def case(n: int, gradient: bool, library: ctypes.CDLL | None, bandwidth: float) -> None:
-    """Check, time and print one size."""
+class Case(NamedTuple):
+    """Best seconds of each method, and seconds of compilation and temporary bytes of ours."""
+
+    times: dict[str, float]
+    compilation: float
+    memory: int
+
+
+def case(n: int, gradient: bool, library: ctypes.CDLL | None) -> Case:
+    """Check and time one size."""
     arrays = chains(n)
     mine, compile_seconds, memory = ours(arrays, gradient)
     value, gradients = mine()
@@ -354,16 +371,35 @@ def case(n: int, gradient: bool, library: ctypes.CDLL | None, bandwidth: float) 
         methods["(d) C loop"] = c_method(library, arrays, gradient)
         # Both are float32: twice the error of one.
         check("(d)", _from_c(methods["(d) C loop"](), gradient), value, gradients, 1e-5)
-    times = interleaved(methods)
-    times["floor"] = (40 if gradient else 20) * BATCH * n / bandwidth
-    for name in (*list(methods)[1:], "floor"):
-        mine_ms, theirs_ms = 1e3 * times["ours"], 1e3 * times[name]
-        print(
-            f"{name:<15} {'G, dG' if gradient else 'G':<6} {n:>7} {mine_ms:>10.3f} "
-            f"{theirs_ms:>10.3f} {theirs_ms / mine_ms:>9.3f} "
-            f"{1e6 * mine_ms / n:>8.0f} {memory / 1e6:>8.2f} {compile_seconds:>8.1f}",
-            flush=True,
-        )
+    return Case(interleaved(methods), compile_seconds, memory)
+
+
+def _three(x: float, power: int) -> str:
+    """``x 10^power`` to two or three digits."""
+    scaled = x * 10**power
+    return f"{scaled:.3g}" if scaled < 100 else f"{scaled:.0f}"
+
+
+def _ratio(times: dict[str, float], method: str, n: int) -> str:
+    """Theirs over ours, or why there is none."""
+    if method in times:
+        return f"{_three(times[method] / times['ours'], 0)}x"
+    largest, reason = {
+        "(a) torch.vmap": ("torch", "overflows"),
+        "(c) attention": ("attention", "too slow"),
+    }.get(method, ("", ""))
+    return f"({reason})" if n > LARGEST.get(largest, n) else "(absent)"
+
+
+def table_row(n: int, value: Case, gradient: Case) -> str:
+    """The row of one size, as docs/results has it."""
+    cells = [str(n)]
+    for result, per_site in ((value, True), (gradient, False)):
+        ours = result.times["ours"]
+        cells += [f"{_three(ours, 3)} ms", *([f"{1e9 * ours / n:.0f} ns"] if per_site else [])]
+        cells += [_ratio(result.times, name, n) for name in SHOWN]
+    cells.append(f"{_three(value.memory, -6)}, {_three(gradient.memory, -6)} MB")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -373,23 +409,36 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="up to n = 2048 only")
     parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="these lengths only")
-    options = parser.parse_args()
-    bandwidth = copy_bandwidth()
-    print(
-        f"{'what':<15} {'of':<6} {'n':>7} {'ours ms':>10} {'theirs ms':>10} {'ratio':>9} "
-        f"{'ns/site':>8} {'temp MB':>8} {'compile':>8}"
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count the processor time of all threads: for a machine with other work on it",
     )
+    options = parser.parse_args()
+    if options.processor_time:
+        global clock
+        clock = time.process_time
+    bandwidth, details = copy_bandwidth(), []
+    print(HEADER, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         library = c_library(folder)
-        for gradient in (False, True):
-            for n in options.sizes or (SIZES[:3] if options.quick else SIZES):
-                case(n, gradient, library, bandwidth)
+        for n in options.sizes or (SIZES[:3] if options.quick else SIZES):
+            value, gradient = (case(n, both, library) for both in (False, True))
+            print(table_row(n, value, gradient), flush=True)
+            floors = (20 * BATCH * n / bandwidth, 40 * BATCH * n / bandwidth)
+            solves = value.times.get("(b) zgtsv")
+            details.append(
+                f"{n}: floor {floors[0] / value.times['ours']:.2f}x and "
+                f"{floors[1] / gradient.times['ours']:.2f}x, compilation "
+                f"{value.compilation:.1f} and {gradient.compilation:.1f} s"
+                + (f", LAPACK {solves / value.times['ours']:.0f}x" if solves else "")
+            )
     versions = (
         f"jax {jax.__version__}, numpy {np.__version__}, torch "
         f"{torch.__version__ if torch else 'absent'}"
     )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
-    print(f"batch {BATCH}, copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+    print("", *details, f"batch {BATCH}, copy bandwidth {bandwidth / 1e9:.1f} GB/s", sep="\n")
     print(f"{versions}, python {platform.python_version()}, {device}")
 
 
