@@ -22,7 +22,7 @@ from train import Settings, first_params, make_lanes, make_world
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SELECTION_SEED = 1000  # evaluated seeds count from 0
-QUICK = Settings(num_train=64, num_test=64, num_steps=10, batch_size=8)
+QUICK = Settings(num_train=64, num_test=64, num_steps=10, batch_size=2)
 # The quick run is nearly all compilation.
 QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
