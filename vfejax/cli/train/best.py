@@ -49,13 +49,27 @@ class BestWeights:
         self._known = -1  # step of those that the newest checkpoint knows
 
     def save(self, step: int, params: PyTree, loss: float) -> None:
+        """Keep weights as the best.
+
+        Args:
+            step: at which they were reached.
+            params: the weights.
+            loss: of validation, in nats per token.
+        """
         if processes.leads():
             self._run.file(f"{BEST}/checkpoints/")
         meta = {"step": step, "valid_loss": loss}
         checkpoint.save(self._path, step, params, meta, keep=1, protect=(self._known,))
 
     def compared(self, step: int, params: PyTree, loss: float, before: Best) -> Best:
-        """The best after an evaluation; its weights are saved when it is a new one."""
+        """The best after an evaluation; its weights are saved when it is a new one.
+
+        Args:
+            step: of the evaluation.
+            params: the weights.
+            loss: of validation, in nats per token.
+            before: the best until then.
+        """
         if not loss < before.valid_loss:
             return before._replace(stale=before.stale + 1)
         self.save(step, params, loss)
