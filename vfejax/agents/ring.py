@@ -203,6 +203,9 @@ def _pulled_back(
     """Slopes of the energies of a block of pairs in its divergences and in its log weights."""
     mass, free, mean = (x[:, None] for x in summary)
     by_mass, by_free, by_mean = (x[:, None] for x in slopes)
-    beta = jnp.exp(bias - divergence - free)
-    by_divergence = beta * (by_mean * (1.0 - (divergence - mean)) - by_free)
+    nothing = free == -jnp.inf  # all divergences of the row are infinite
+    beta = jnp.exp(bias - divergence - jnp.where(nothing, 0.0, free))
+    # Energies that do not read the mean have slope 0 in it, also where it is not finite.
+    apart = jnp.where(by_mean == 0.0, 0.0, by_mean * (1.0 - (divergence - mean)))
+    by_divergence = beta * (apart - by_free)
     return by_divergence, beta * by_mean - by_divergence + by_mass * jnp.exp(bias - mass)
