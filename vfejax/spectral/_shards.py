@@ -168,12 +168,14 @@ def compose_affine(first: tuple[Array, Array], second: tuple[Array, Array]) -> t
 
 
 def _size(x: Array, axis: int | tuple[int, ...]) -> Array:
-    return jnp.max(jnp.abs(x.real) + jnp.abs(x.imag), axis=axis, keepdims=True)
+    return jnp.max(jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)), axis=axis, keepdims=True)
 
 
 def _normalized(matrix: Array) -> Array:
     """The same Moebius map with entries of size 1: no product overflows or underflows."""
-    return matrix * (1.0 / _size(matrix, (0, 1))).astype(matrix.dtype)
+    # Twice its root, since the reciprocal of the largest numbers counts as 0.
+    root = jax.lax.rsqrt(_size(matrix, (0, 1))).astype(matrix.dtype)
+    return matrix * root * root
 
 
 def _larger(rows: Array, axis: int) -> Array:
@@ -189,9 +191,9 @@ def moebius_map(row: tuple[Array, Array]) -> Array:
     Args:
         row: d, complex ``[...]``, and k, of the same shape; its dtype may be the real one.
 
-    >>> print(moebius_map((jnp.array(2.0 + 0j), jnp.array(1.0))).real)
-    [[ 0.   0.5]
-     [-0.5  1. ]]
+    >>> print(moebius_map((jnp.array(4.0 + 0j), jnp.array(1.0))).real)
+    [[ 0.    0.25]
+     [-0.25  1.  ]]
     """
     d, k = row
     upper = jnp.stack([jnp.zeros_like(d), jnp.ones_like(d)])

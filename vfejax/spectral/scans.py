@@ -152,12 +152,15 @@ def _linear_associative(gates: Array, inputs: Array, reverse: bool) -> Array:
     return jax.lax.associative_scan(compose, (gates, inputs), reverse=reverse)[1]
 
 
-def _normalized(matrix: Array) -> Array:
+def _normalized(matrix: Array, otherwise: Array) -> Array:
     """The same Moebius map with entries of size 1: products of a million matrices neither overflow
-    nor underflow.
+    nor underflow. ``otherwise`` stands for a product that vanishes.
     """
-    size = jnp.max(jnp.abs(matrix.real) + jnp.abs(matrix.imag), axis=(-2, -1), keepdims=True)
-    return matrix * (1.0 / size).astype(matrix.dtype)
+    parts = jnp.maximum(jnp.abs(jnp.real(matrix)), jnp.abs(jnp.imag(matrix)))
+    size = jnp.max(parts, axis=(-2, -1), keepdims=True)
+    # Twice its root, since the reciprocal of the largest numbers counts as 0.
+    root = jax.lax.rsqrt(size).astype(matrix.dtype)
+    return jnp.where(size == 0.0, otherwise, matrix * root * root)
 
 
 def _moebius_associative(diagonal: Array, coupling: Array) -> Array:
@@ -169,12 +172,14 @@ def _moebius_associative(diagonal: Array, coupling: Array) -> Array:
     """
 
     def compose(first: Array, second: Array) -> Array:
-        return _normalized(jnp.sum(second[..., :, :, None] * first[..., None, :, :], axis=-2))
+        product = jnp.sum(second[..., :, :, None] * first[..., None, :, :], axis=-2)
+        # It vanishes where a coupling of 0 follows a pole: what came before is not felt.
+        return _normalized(product, second)
 
     k = coupling.astype(diagonal.dtype)
     upper = jnp.stack([jnp.zeros_like(diagonal), jnp.ones_like(diagonal)], axis=-1)
     maps = jnp.stack([upper, jnp.stack([-k, diagonal], axis=-1)], axis=-2)
-    products = jax.lax.associative_scan(compose, _normalized(maps))
+    products = jax.lax.associative_scan(compose, _normalized(maps, maps))
     above, below = products[..., 0, 1], products[..., 1, 1]
     limit = _vanishing(diagonal.dtype)
     pole = _square(below) < limit**2 * _square(above)
