@@ -44,7 +44,8 @@ def expect_hidden_markov(
     Args:
         model: the one that was smoothed.
         smoothed: what :func:`vfejax.inference.chains.hidden_markov.hidden_markov_smoother`
-        returned. observations: integers ``[t]``.
+            returned.
+        observations: integers ``[t]``.
         mask: booleans ``[t]``, True where there is an observation.
 
     Returns:
