@@ -86,9 +86,10 @@ def test_an_improbable_past_is_not_lost(passes, rng):
     transition = np.eye(K)
     rows[1:3, 0] = -500.0
     rows[3:, 1:] = -900.0
-    smoothed, *_ = everything(initial, transition, rows, passes)
-    marginals, _, evidence, _, _ = expected(initial, transition, rows)
+    smoothed, _, pairs, total, _ = everything(initial, transition, rows, passes)
+    marginals, two, evidence, _, _ = expected(initial, transition, rows)
     np.testing.assert_allclose(smoothed.probabilities, marginals, rtol=0, atol=1e-12)
+    chex.assert_trees_all_close((pairs, total), (two, two.sum(axis=0)), rtol=0, atol=1e-12)
     np.testing.assert_allclose(smoothed.log_evidence, evidence, rtol=1e-13)
     assert smoothed.filtered.info.first_impossible == -1
 
@@ -99,9 +100,10 @@ def test_a_state_that_underflows_at_once_comes_back_in_small_steps(passes, rng):
     initial, _, rows = draw(rng)
     rows[0], rows[1:] = [0.0, -800.0, -900.0], [-300.0, 0.0, 0.0]
     transition = np.eye(K)
-    smoothed, filtered, *_ = everything(initial, transition, rows, passes)
-    marginals, _, evidence, _, _ = expected(initial, transition, rows)
+    smoothed, filtered, pairs, total, _ = everything(initial, transition, rows, passes)
+    marginals, two, evidence, _, _ = expected(initial, transition, rows)
     np.testing.assert_allclose(smoothed.probabilities, marginals, rtol=0, atol=1e-12)
+    chex.assert_trees_all_close((pairs, total), (two, two.sum(axis=0)), rtol=0, atol=1e-12)
     np.testing.assert_allclose(filtered.log_evidence, evidence, rtol=1e-13)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "PLATFORM",
     "SEQUENTIAL",
     "DiscretePasses",
+    "log_filter",
 ]
 
 # Up to this size a matrix times a vector is faster as a sum of columns than as a product.
@@ -132,8 +133,15 @@ def _fast_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tu
     return (predicted, after, totals, highest, divided(product, products)), safe
 
 
-def _log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
-    """Logarithms of predicted and filtered probabilities, log evidence, impossible steps."""
+def log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
+    """Logarithms of predicted and filtered probabilities, log evidence, impossible steps.
+
+    Args:
+        initial, transition, log_likelihood: of the chain.
+
+    >>> log_filter(jnp.ones(1), jnp.eye(1), jnp.array([[-1e6]]))[2].tolist()
+    [-1000000.0]
+    """
     table, links = safe_log(transition), _links(transition)
     tables = None if links is None else safe_log(links)
 
@@ -149,7 +157,7 @@ def _log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tup
 
 
 def _log_smooth(initial: Array, transition: Array, log_likelihood: Array) -> tuple[Array, ...]:
-    predicted, after, steps, lost = _log_filter(initial, transition, log_likelihood)
+    predicted, after, steps, lost = log_filter(initial, transition, log_likelihood)
     rows = jnp.where(jnp.broadcast_to(lost[:, None], after.shape), 0.0, log_likelihood)
     table, links = transpose(safe_log(transition)), _links(transition)
     tables = None if links is None else transpose(safe_log(links))[:-1]
@@ -188,7 +196,7 @@ def _by_platform(on_cpu: Callable, elsewhere: Callable) -> Callable[..., tuple[A
 
 
 def _exact_filter(*arrays: Array) -> tuple[Array, ...]:
-    predicted, after, steps, lost = _log_filter(*arrays)
+    predicted, after, steps, lost = log_filter(*arrays)
     return jnp.exp(predicted), jnp.exp(after), steps, lost
 
 

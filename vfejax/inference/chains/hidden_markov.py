@@ -11,11 +11,13 @@ beliefs go on as if it had been missing, and the info says at which time it came
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.inference._logarithms import safe_log
 from vfejax.inference.chains._arguments import check_columns, checked
-from vfejax.inference.chains._discrete import PLATFORM, DiscretePasses
+from vfejax.inference.chains._discrete import PLATFORM, DiscretePasses, log_filter
+from vfejax.inference.chains._underflow import negligible
 from vfejax.numerics import as_floating, matmul_tn
 from vfejax.types import Array
 
@@ -84,13 +86,14 @@ class HiddenMarkovFiltered(NamedTuple):
 
 
 class HiddenMarkovSmoothed(NamedTuple):
-    """Probabilities of each state given all observations, ``[t, k]``, the log evidence in nats, and
-    the filter's result.
+    """Probabilities of each state given all observations, ``[t, k]``, the log evidence in nats, the
+    filter's result, and the log likelihoods that were smoothed, ``[t, k]``.
     """
 
     probabilities: Array
     log_evidence: Array
     filtered: HiddenMarkovFiltered
+    log_likelihood: Array
 
 
 class HiddenMarkovPath(NamedTuple):
@@ -198,9 +201,10 @@ def hidden_markov_smoother(
     >>> [round(float(p), 3) for p in found.probabilities[0]]
     [0.988, 0.012]
     """
-    *parts, smoothed = passes.smooth(*checked(model, log_likelihood))
+    arrays = checked(model, log_likelihood)
+    *parts, smoothed = passes.smooth(*arrays)
     filtered = _filtered(tuple(parts))
-    return HiddenMarkovSmoothed(smoothed, filtered.log_evidence, filtered)
+    return HiddenMarkovSmoothed(smoothed, filtered.log_evidence, filtered, arrays[2])
 
 
 def _ratio(smoothed: HiddenMarkovSmoothed) -> Array:
@@ -208,6 +212,24 @@ def _ratio(smoothed: HiddenMarkovSmoothed) -> Array:
     predicted = smoothed.filtered.predicted[1:]
     zero = predicted == 0
     return jnp.where(zero, 0.0, smoothed.probabilities[1:] / jnp.where(zero, 1.0, predicted))
+
+
+def _underflows(smoothed: HiddenMarkovSmoothed) -> Array:
+    """Whether a state was predicted with next to no probability that counts in the end."""
+    predicted, found = smoothed.filtered.predicted[1:], smoothed.probabilities[1:]
+    _, enough = negligible(found.dtype, found.shape[1])
+    return jnp.any((predicted <= enough) & (found > float(jnp.finfo(found.dtype).eps)))
+
+
+def _log_factors(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> tuple[Array, Array]:
+    """Logarithms of the factors of the pairs: of the later state and of the earlier one,
+    ``[t - 1, k]``.
+    """
+    arrays = checked(model, smoothed.log_likelihood)
+    predicted, after, _, _ = log_filter(*arrays)
+    never = predicted[1:] == -jnp.inf
+    found = safe_log(smoothed.probabilities[1:])
+    return jnp.where(never, -jnp.inf, found - jnp.where(never, 0.0, predicted[1:])), after[:-1]
 
 
 def two_slice_marginals(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> Array:
@@ -227,7 +249,16 @@ def two_slice_marginals(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> 
     before = smoothed.filtered.probabilities[:-1, None, :]
     transition = as_floating(model.transition, "model.transition").astype(before.dtype)
     transition = transition if transition.ndim == 3 else transition[None]
-    return _ratio(smoothed)[..., None] * transition * before
+
+    def from_logarithms() -> Array:
+        ahead, behind = _log_factors(model, smoothed)
+        return jnp.exp(ahead[..., None] + safe_log(transition) + behind[:, None, :])
+
+    return jax.lax.cond(
+        _underflows(smoothed),
+        from_logarithms,
+        lambda: _ratio(smoothed)[..., None] * transition * before,
+    )
 
 
 def two_slice_sum(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> Array:
@@ -249,7 +280,22 @@ def two_slice_sum(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> Array:
         return jnp.sum(two_slice_marginals(model, smoothed), axis=0)
     before = smoothed.filtered.probabilities[:-1]
     transition = as_floating(model.transition, "model.transition").astype(before.dtype)
-    return transition * matmul_tn(_ratio(smoothed), before)
+
+    def from_logarithms() -> Array:
+        table = safe_log(transition)
+
+        def add(total: Array, factors: tuple[Array, Array]) -> tuple[Array, None]:
+            ahead, behind = factors
+            return total + jnp.exp(ahead[:, None] + table + behind[None]), None
+
+        factors = _log_factors(model, smoothed)
+        return jax.lax.scan(add, jnp.zeros_like(transition), factors)[0]
+
+    return jax.lax.cond(
+        _underflows(smoothed),
+        from_logarithms,
+        lambda: transition * matmul_tn(_ratio(smoothed), before),
+    )
 
 
 def viterbi(
