@@ -1,7 +1,10 @@
 """What a function computes, as a digest."""
 
 import functools
+import math
 import sys
+from collections import defaultdict
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +29,7 @@ def _changed():
     yield from ({"a": 1}, {"b": 1}, {1}, {2}, frozenset({1}), np.float32, np.dtype("float32"))
     yield from (np.zeros(2), np.zeros(2, np.float32), np.ones(2), np.zeros((2, 1)), np.float64(0))
     yield from (jnp.zeros(2), jax.random.key(0), jax.random.key(1), jax.random.key_data)
+    yield from (0.0, -0.0, math.nan, -math.nan, complex(0.0), complex(0.0, -0.0))
     yield from (warmup_cosine, warmup_cosine(*_RATE), warmup_cosine(2.0, *_RATE[1:]))
     yield from (optax.sgd(0.1), optax.sgd(0.2), adamw(0.1), functools.partial(adamw, 0.1))
     yield from (jax.tree.structure(x) for x in (0, (0,), [0], {"a": 0}, (0, None), (None, 0)))
@@ -38,17 +42,72 @@ def test_different_values_have_different_digests_and_equal_ones_the_same():
     assert list(map(digest, _changed())) == digests
 
 
-def test_a_function_that_refers_to_itself_has_a_digest():
+@pytest.fixture
+def known(monkeypatch):
+    """This module for one of a package, whose functions have digests."""
+    monkeypatch.setattr(identity, "_KNOWN", identity._KNOWN | {__name__.partition(".")[0]})
+    monkeypatch.setattr(identity, "_PLAIN", identity._PLAIN | {__name__.partition(".")[0]})
+
+
+def test_a_function_that_refers_to_itself_has_a_digest(known):
     def again(x):
         return again(x - 1) if x else 0
 
-    again.__module__ = "vfejax"
     assert digest(again)
+
+
+class _Mangled:
+    __slots__ = ("__held",)
+
+    def __init__(self, held):
+        self.__held = held
+
+
+class _Word:
+    __slots__ = "held"
+
+    def __init__(self, held):
+        self.held = held
+
+
+class _Pair(NamedTuple("_Pair", [("first", int)])):
+    def __init__(self, *_):
+        self.second = 0
+
+
+def test_what_an_object_holds_out_of_sight_counts(known):
+    def scaled(value):
+        return value * scaled.factor
+
+    digests = set()
+    for held in (1, 2):
+        scaled.factor = held
+        pair, partial = _Pair(1), functools.partial(adamw, 0.1)
+        pair.second = partial.held = held
+        digests |= set(map(digest, (_Mangled(held), _Word(held), scaled, pair, partial)))
+    assert len(digests) == 10
+
+
+class _Scale(float):
+    pass
+
+
+@functools.wraps(warmup_cosine)
+def _wrapper(*values):
+    return warmup_cosine(*values)
 
 
 def test_what_cannot_be_described_in_full_has_no_digest(monkeypatch):
     helper = sys.modules[__name__]  # may be changed, while no version tells
-    for value in (object(), iter(()), lambda x: x, helper, helper._changed, (1, {"a": object()})):
+    values = [object(), iter(()), lambda x: x, helper, helper._changed, (1, {"a": object()})]
+    values += [
+        _wrapper,
+        _Scale(1),
+        defaultdict(int),
+        np.ma.array([1.0]),
+        jax.tree_util.Partial(abs),
+    ]
+    for value in values:
         with pytest.raises(Nameless):
             digest(value)
     monkeypatch.setattr(identity, "_MOST_BYTES", 64)

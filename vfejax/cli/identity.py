@@ -80,7 +80,7 @@ class _Writer:
 
     def write(self, value: Any) -> None:
         """Write one value and all that it refers to."""
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        if type(value) in _LITERALS:
             return self._put(type(value).__name__, value)
         if id(value) in self._met:
             return self._put("met", self._met[id(value)])
@@ -88,12 +88,14 @@ class _Writer:
         self._held.append(value)
         if _is_named(value):
             return self._put("named", value.__module__, value.__qualname__)
-        for kind, method in _METHODS.items():
+        if type(value) in _EXACT:
+            return _EXACT[type(value)](self, value)
+        for kind, method in _DERIVED.items():
             if isinstance(value, kind):
                 return method(self, value)
         if type(value) is object or not all(map(_is_plain, type(value).__mro__)):
-            raise Nameless(f"{value!r} has no description")
-        return self._parts("object", type(value), _state(value))
+            raise Nameless(f"an object of {type(value).__qualname__} has no description")
+        return self._parts("object", type(value), object.__getstate__(value))
 
     def _put(self, *words: Any) -> None:
         self.hash.update(repr(words).encode(errors="surrogatepass"))
@@ -103,8 +105,11 @@ class _Writer:
         for part in parts:
             self.write(part)
 
+    def _number(self, value: float | complex) -> None:
+        self._put(type(value).__name__, np.asarray(value).tobytes())  # a NaN has a sign
+
     def _sequence(self, value: tuple | list) -> None:
-        self._parts("sequence", type(value), *value)
+        self._parts("sequence", type(value), getattr(value, "__dict__", None), *value)
 
     def _mapping(self, value: Mapping) -> None:
         self._parts("mapping", type(value), *value.keys(), *value.values())
@@ -122,11 +127,13 @@ class _Writer:
         self._put("array", owner, *map(str, _kind(value)), np.asarray(value).tobytes())
 
     def _function(self, value: types.FunctionType) -> None:
-        if not _is_known(value.__module__):
-            raise Nameless(f"{value.__qualname__} is of {value.__module__}")
+        module = value.__globals__.get("__name__", "")  # its own one may be of what it wraps
+        found = sys.modules.get(module) if _is_known(module) else None
+        if found is None or vars(found) is not value.__globals__:
+            raise Nameless(f"{value.__qualname__} is of {module}")
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        defaults = (value.__defaults__, value.__kwdefaults__)
-        self._parts("function", value.__module__, value.__code__, *defaults, *cells)
+        told = (value.__defaults__, value.__kwdefaults__, value.__dict__)
+        self._parts("function", module, value.__code__, *told, *cells)
 
     def _code(self, value: types.CodeType) -> None:
         names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
@@ -135,7 +142,7 @@ class _Writer:
         self._parts("code", value.co_qualname, *whole, *counts, *names)
 
     def _partial(self, value: functools.partial) -> None:
-        self._parts("partial", value.func, value.args, value.keywords)
+        self._parts("partial", value.func, value.args, value.keywords, value.__dict__)
 
     def _method(self, value: types.MethodType) -> None:
         self._parts("method", value.__func__, value.__self__)
@@ -161,22 +168,35 @@ class _Writer:
         self._put("words", type(value).__name__, str(value))
 
 
-_METHODS: dict[Any, Callable[[_Writer, Any], None]] = {
-    tuple | list: _Writer._sequence,
-    dict | types.MappingProxyType: _Writer._mapping,
-    set | frozenset: _Writer._set,
-    np.ndarray | np.generic | jax.Array: _Writer._array,
+_LITERALS = {type(None), bool, int, str, bytes}
+_EXACT: dict[type, Callable[[_Writer, Any], None]] = {
+    float: _Writer._number,
+    complex: _Writer._number,
+    list: _Writer._sequence,
+    dict: _Writer._mapping,
+    types.MappingProxyType: _Writer._mapping,
+    set: _Writer._set,
+    frozenset: _Writer._set,
+    np.ndarray: _Writer._array,
     types.FunctionType: _Writer._function,
     types.CodeType: _Writer._code,
     functools.partial: _Writer._partial,
     types.MethodType: _Writer._method,
+    types.EllipsisType: _Writer._words,
+}
+"""How values of a class are written; those of a class derived from it may hold more."""
+
+_DERIVED: dict[type, Callable[[_Writer, Any], None]] = {
+    tuple: _Writer._sequence,
+    np.generic: _Writer._array,
+    jax.Array: _Writer._array,
+    np.dtype: _Writer._words,
     types.ModuleType: _Writer._module,
     jax.sharding.Mesh: _Writer._mesh,
     jax.sharding.NamedSharding: _Writer._sharding,
     jax.tree_util.PyTreeDef: _Writer._tree,
-    np.dtype | types.EllipsisType: _Writer._words,
 }
-"""How values of a kind are written; the first kind that fits decides."""
+"""How values of a class, or of one derived from it, are written."""
 
 
 def _is_known(module: str | None) -> bool:
@@ -187,13 +207,6 @@ def _is_plain(kind: type) -> bool:
     """Whether what objects of a class hold is in their attributes: it is written in Python."""
     module = kind.__module__
     return kind is object or module in _PLAIN or module.partition(".")[0] in _PLAIN
-
-
-def _state(value: Any) -> dict[str, Any]:
-    """All attributes that an object itself has."""
-    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    return found | getattr(value, "__dict__", {})
 
 
 def _is_named(value: Any) -> bool:
