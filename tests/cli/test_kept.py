@@ -108,3 +108,29 @@ def test_a_file_that_changed_since_the_process_began_makes_all_nameless(monkeypa
     monkeypatch.setattr(kept, "BEGAN", 0.0)
     with pytest.raises(Nameless):
         kept._sources()
+
+
+def test_what_libraries_read_in_the_environment_is_a_setting(tmp_path, monkeypatch):
+    told = [kept._settings()]
+    monkeypatch.setenv("FLAX_FIX_RNG_SEPARATOR", "1")
+    told.append(kept._settings())
+    flags = tmp_path / "flags"
+    monkeypatch.setenv("XLA_FLAGS", str(flags))
+    for content in ("--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=false"):
+        flags.write_text(content)
+        told.append(kept._settings())
+    assert len(set(map(tuple, told))) == 4
+
+
+def test_a_package_that_changed_under_the_same_version_is_another(tmp_path, monkeypatch):
+    (tmp_path / "worked_on").mkdir()
+    (tmp_path / "worked_on" / "__init__.py").touch()
+    module = tmp_path / "worked_on" / "module.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(kept, "BEGAN", np.inf)
+    found = set()
+    for content, moment in (("1", 0), ("2", 1), ("10", 1)):
+        module.write_text(content)
+        os.utime(module, (moment, moment))
+        found.add(kept._times("worked_on"))
+    assert len(found) == 3

@@ -4,20 +4,22 @@ JAX finds a program that it has compiled before by the program itself, which mus
 lowered first: most of the time of a further short run. Here a program is found by what it is made
 of, all that can change it: the function's code and what it has closed over
 (:mod:`vfejax.cli.identity`), the shapes, types and places of its arguments, every file of this
-package, the versions of the others and of Python, the settings of JAX, the variables of the
-environment that XLA reads, and the processor (whose folder it is). A function that cannot be
-described in full is compiled as ever, and so is all on several devices, or when a file of the
-package is newer than this process, which may have loaded an older one.
+package, versions of the others and times of their files, the version of Python, the settings of
+JAX, what the environment tells libraries and XLA, and the processor (whose folder it is). A
+function that cannot be described in full is compiled as ever, and so is all on several devices, or
+when a file is newer than this process, which may have loaded an older one.
 """
 
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 import pickle
 import platform
+import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,13 @@ from vfejax.data.files import atomic_write
 __all__ = ["jit", "shapes"]
 
 _SUFFIX = ".kept"
-_READ_BY_XLA = ("JAX_", "XLA_", "TF_", "OMP_", "CUDA_", "NVIDIA_")
+_READ = (
+    *("JAX_", "XLA_", "TF_", "PJRT_", "NPROC", "OMP_", "ONEDNN_", "DNNL_", "CUDA_", "NVIDIA_"),
+    *("CUDNN_", "CUBLAS", "FLAX_", "NPY_", "OPENBLAS_", "MKL_"),
+)
+"""How variables of the environment begin that the packages, or libraries of theirs, read."""
+_FOUNDATIONS = ("ml_dtypes", "opt_einsum", "scipy", "chex")  # of the packages, by version alone
+_CODE = (".py", ".so", ".pyd")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -138,7 +146,7 @@ def _path(
     folder: Path, name: Any, function: Callable, options: dict[str, Any], arguments: Any
 ) -> Path | None:
     """Where the executable is, or would be; None when it cannot be told from another."""
-    with contextlib.suppress(Nameless, OSError, PackageNotFoundError):
+    with contextlib.suppress(Exception):  # Nameless above all; and no description ends a command
         treedef, leaves = signature(arguments)
         words = (name, treedef, list(map(str, leaves)))
         found = digest(function, options, words, _surroundings(), _settings())
@@ -149,7 +157,11 @@ def _path(
 def _settings() -> list[str]:
     """What JAX and XLA are told to do."""
     told = [f"{name}={value}" for name, value in sorted(jax.config.values.items())]
-    return told + [f"{x}={os.environ[x]}" for x in sorted(os.environ) if x.startswith(_READ_BY_XLA)]
+    told += [f"{x}={os.environ[x]}" for x in sorted(os.environ) if x.startswith(_READ)]
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):  # a file that holds them
+        told.append(Path(flags).read_text())
+    return told
 
 
 @functools.cache
@@ -157,24 +169,62 @@ def _surroundings() -> tuple[str, ...]:
     """What the program is made of besides its function.
 
     Raises:
-        Nameless: when the package changed since this process began.
+        Nameless: when a package changed since this process began.
     """
     device = jax.devices()[0]
     place = (device.platform, device.device_kind, device.client.platform_version)
-    versions = [f"{name} {version(name)}" for name in PACKAGES]
-    return (_sources(), platform.python_version(), str(os.cpu_count()), *place, *versions)
+    versions = [f"{name} {version(name)}" for name in (*PACKAGES, *_FOUNDATIONS)]
+    files = map(_times, PACKAGES[1:])
+    python = (platform.python_version(), str(sys.flags.optimize))
+    return (_sources(), *python, *_processors(), *place, *versions, *files)
+
+
+def _processors() -> tuple[str, ...]:
+    """How many there are, and how many this process may use."""
+    allowed = getattr(os, "sched_getaffinity", lambda _: ())(0)
+    return str(os.cpu_count()), str(len(allowed))
 
 
 @functools.cache
 def _sources() -> str:
     """Digest of every file of this package."""
     whole = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        if path.stat().st_mtime > BEGAN - 2.0:  # file systems have coarse clocks
-            raise Nameless(f"{path} may have changed since it was loaded")
-        whole.update(f"{path.relative_to(_PACKAGE)}\0".encode())
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    for path, _ in _files(_PACKAGE):
+        whole.update(f"{os.path.relpath(path, _PACKAGE)}\0".encode())
+        whole.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return whole.hexdigest()
+
+
+def _times(package: str) -> str:
+    """Digest of where a package is, and of size and time of its files: who works on it changes them
+    under the same version.
+    """
+    whole = hashlib.sha256()
+    spec = importlib.util.find_spec(package)  # it may be needed by other commands alone
+    if spec is None or spec.origin is None:
+        raise Nameless(f"{package} is not a package of files")
+    for path, found in _files(Path(spec.origin).parent):
+        whole.update(f"{path}\0{found.st_size} {found.st_mtime_ns}\0".encode())
+    return whole.hexdigest()
+
+
+def _files(package: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The code of a package.
+
+    Raises:
+        Nameless: when a file changed since this process began.
+    """
+    for folder, folders, names in os.walk(package):
+        folders[:] = sorted({*folders} - {"tests", "__pycache__"})
+        for name in sorted(names):
+            if not name.endswith(_CODE):
+                continue
+            path = os.path.join(folder, name)
+            found = os.stat(path)
+            # What is installed bears the time of its making; file systems have coarse clocks.
+            if max(found.st_mtime, found.st_ctime) > BEGAN - 2.0:
+                raise Nameless(f"{path} may have changed since it was loaded")
+            yield path, found
 
 
 def _read(path: Path) -> Any:
