@@ -46,7 +46,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """As ``jax.jit``, for functions of positional arguments.
+    """As ``jax.jit``, for functions of positional arguments, and settings of JAX that stay.
 
     Args:
         function: what is compiled.
