@@ -20,6 +20,7 @@ def folder(tmp_path, monkeypatch):
     """Where programs are kept for the time of a test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kept, "_sources", lambda: "as they are")
+    monkeypatch.setattr(kept, "BEGAN", np.inf)
     before = jax.config.jax_compilation_cache_dir
     own = programs_folder(os.environ)
     own.mkdir(parents=True)
@@ -110,6 +111,13 @@ def test_a_file_that_changed_since_the_process_began_makes_all_nameless(monkeypa
         kept._sources()
 
 
+def test_nothing_is_written_when_a_file_has_changed_meanwhile(folder, monkeypatch):
+    kept._surroundings()
+    monkeypatch.setattr(kept, "BEGAN", 0.0)
+    assert float(kept.jit(_rate())(np.float32(1))) == 1.0
+    assert not list(folder.glob("*.kept"))
+
+
 def test_what_libraries_read_in_the_environment_is_a_setting(tmp_path, monkeypatch):
     told = [kept._settings()]
     monkeypatch.setenv("FLAX_FIX_RNG_SEPARATOR", "1")
@@ -127,7 +135,7 @@ def test_a_package_that_changed_under_the_same_version_is_another(tmp_path, monk
     (tmp_path / "worked_on" / "__init__.py").touch()
     module = tmp_path / "worked_on" / "module.py"
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(kept, "BEGAN", np.inf)
+    monkeypatch.setattr(kept, "BEGAN", np.inf)  # they change later than this process began
     found = set()
     for content, moment in (("1", 0), ("2", 1), ("10", 1)):
         module.write_text(content)

@@ -242,5 +242,6 @@ def _read(path: Path) -> Any:
 def _write(path: Path, make: Callable[[], Any]) -> None:
     """Keep what ``make`` gives, whole or not at all, also where something damaged is."""
     with contextlib.suppress(Exception):
+        list(_files(_PACKAGE))  # a file may have changed, and been loaded, since the path was found
         body = pickle.dumps(make())
         atomic_write(path, hashlib.sha256(body).digest() + body)
