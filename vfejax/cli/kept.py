@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -106,7 +107,9 @@ class _Kept:
         found = None if path is None else _read(path)
         if found is not None:
             with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
-                executable, results = found
+                executable, results, calls_lapack = found
+                if calls_lapack:
+                    _prepare_lapack()
                 tree = jax.tree.structure((varying, {}))  # may hold functions, which no file can
                 return serialize_executable.deserialize_and_load(executable, tree, results)
         lowered = self._compiled.lower(*arguments)
@@ -114,8 +117,23 @@ class _Kept:
             return lowered.compile()
         with _cache_of_jax_aside():
             program = lowered.compile()
-        _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
+        _write(path, lambda: _content(program))
         return program
+
+
+def _content(program: jax.stages.Compiled) -> tuple[bytes, Any, bool]:
+    """The executable, the tree of its results, and whether it calls LAPACK."""
+    executable, _, results = serialize_executable.serialize(program)
+    return executable, results, 'custom_call_target="lapack_' in str(program.as_text())
+
+
+@functools.cache
+def _prepare_lapack() -> None:
+    """Let JAX look up LAPACK's functions, as it does when it lowers a call of one: an executable
+    that was read would jump to none, and end the process.
+    """
+    one = jax.ShapeDtypeStruct((1, 1), np.float32)
+    jax.jit(jax.numpy.linalg.cholesky).trace(one).lower(lowering_platforms=("cpu",))
 
 
 @contextlib.contextmanager
