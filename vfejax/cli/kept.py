@@ -6,8 +6,9 @@ of, all that can change it: the function's code and what it has closed over
 (:mod:`vfejax.cli.identity`), the shapes, types and places of its arguments, every file of this
 package, versions of the others and times of their files, the version of Python, the settings of
 JAX, what the environment tells libraries and XLA, and the processor (whose folder it is). A
-function that cannot be described in full is compiled as ever, and so is all on several devices, or
-when a file is newer than this process, which may have loaded an older one.
+function that cannot be described in full is compiled as ever, and so is a program that calls
+functions outside XLA, all on several devices and on accelerators, and all when a file is newer than
+this process, which may have loaded an older one.
 """
 
 import contextlib
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -107,33 +107,23 @@ class _Kept:
         found = None if path is None else _read(path)
         if found is not None:
             with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
-                executable, results, calls_lapack = found
-                if calls_lapack:
-                    _prepare_lapack()
+                executable, results = found
                 tree = jax.tree.structure((varying, {}))  # may hold functions, which no file can
                 return serialize_executable.deserialize_and_load(executable, tree, results)
         lowered = self._compiled.lower(*arguments)
-        if path is None:
+        if path is None or _calls_out(lowered):
             return lowered.compile()
         with _cache_of_jax_aside():
             program = lowered.compile()
-        _write(path, lambda: _content(program))
+        _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
 
 
-def _content(program: jax.stages.Compiled) -> tuple[bytes, Any, bool]:
-    """The executable, the tree of its results, and whether it calls LAPACK."""
-    executable, _, results = serialize_executable.serialize(program)
-    return executable, results, 'custom_call_target="lapack_' in str(program.as_text())
-
-
-@functools.cache
-def _prepare_lapack() -> None:
-    """Let JAX look up LAPACK's functions, as it does when it lowers a call of one: an executable
-    that was read would jump to none, and end the process.
+def _calls_out(lowered: jax.stages.Lowered) -> bool:
+    """Whether a program calls functions outside XLA, such as LAPACK's or Python's. JAX looks them
+    up when it lowers the call: an executable that was read would jump to none, and end the process.
     """
-    one = jax.ShapeDtypeStruct((1, 1), np.float32)
-    jax.jit(jax.numpy.linalg.cholesky).trace(one).lower(lowering_platforms=("cpu",))
+    return "custom_call" in lowered.as_text()
 
 
 @contextlib.contextmanager
@@ -151,13 +141,16 @@ def _cache_of_jax_aside() -> Iterator[None]:
 
 
 def _folder() -> Path | None:
-    """Where executables are kept; None when no folder is, or more than one device is there."""
+    """Where executables are kept; None when no folder is, or there is more than one device, or one
+    that is no CPU: of others it was never seen that what is read runs.
+    """
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     own = programs_folder(os.environ)
     if not enabled or own is None or chosen != str(own):
         return None
-    return own if jax.process_count() == 1 and jax.device_count() == 1 else None
+    one = jax.process_count() == 1 and jax.device_count() == 1
+    return own if one and jax.default_backend() == "cpu" else None
 
 
 def _path(
