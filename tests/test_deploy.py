@@ -28,8 +28,8 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: words[0])
 def test_the_command_of_a_manifest_is_one_of_this_version(words):
-    config = import_module(f"vfejax.cli.{words[0]}.config")
-    config.check_values(config.parse(words[1:]))
+    command = import_module(f"vfejax.cli.{words[0]}.command")
+    command.check_values(command.parse(words[1:]))
 
 
 def test_the_probe_knows_a_dead_loop(tmp_path):
