@@ -283,3 +283,4 @@ ALIGNMENTS: dict[str, AlignmentFn] = {
     "entropic": entropic,
     "saturating": saturating,
 }
+"""The energies by the names that commands give them."""
