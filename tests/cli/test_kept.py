@@ -12,7 +12,9 @@ from vfejax.cli.identity import Nameless
 from vfejax.cli.programs import programs_folder
 from vfejax.training.optimizer import warmup_cosine
 
-pytestmark = pytest.mark.skipif(jax.device_count() > 1, reason="kept for one device only")
+pytestmark = pytest.mark.skipif(
+    jax.device_count() > 1 or jax.default_backend() != "cpu", reason="kept for one CPU only"
+)
 
 
 @pytest.fixture

@@ -132,10 +132,10 @@ def _factor(lifted: np.ndarray, rows: np.ndarray, dim: int, update: object) -> F
     size = min(_BLOCK, len(lifted))
     for start in range(0, len(rows), size):
         chosen = rows[start : start + size]
-        weights = np.arange(size) < len(chosen)
+        weights = (np.arange(size) < len(chosen)).astype(float)
         chosen = np.pad(chosen, (0, size - len(chosen)), mode="edge")
         now, following = (np.pad(lifted[chosen - lag], more) for lag in (1, 0))
-        factor = update(factor, now, following, weights=weights.astype(float))  # type: ignore[operator]
+        factor = update(factor, now, following, weights=weights)  # type: ignore[operator]
     return factor
 
 
