@@ -155,8 +155,8 @@ class SequenceModel(NamedTuple):
             outputs, stacked by layer. None for a model whose blocks are of several kinds, or hand
             on more than one stream.
         recompute: as ``apply``, but its gradient keeps only what each block was given and computes
-            the rest of the block again: less memory for some time. None for a model that is no
-            stack of blocks, or has its own way to save that memory.
+            its products with weights again too: less memory for a little time. None for a model
+            that is no stack of blocks, or has its own way to save that memory.
         prepare: ``prepare(params) -> params`` for ``init_decode``, ``decode`` and ``read`` alone:
             the same weights with every block on its own. Decoding with them is faster, takes longer
             to compile, and is the same up to rounding. None for a model that is no stack of blocks.

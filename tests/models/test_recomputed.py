@@ -51,7 +51,7 @@ def test_a_gradient_with_blocks_computed_again_is_the_same():
         for name in sorted(RECOMPUTED)
     ],
 )
-def test_a_gradient_keeps_little_of_each_block(name):
+def test_a_gradient_keeps_products_of_each_block_or_only_its_input(name, monkeypatch):
     init, *loss_fns = _loss_fns(name)
     key = jax.random.key(0)
     params = jax.eval_shape(init, key)
@@ -61,6 +61,11 @@ def test_a_gradient_keeps_little_of_each_block(name):
         backward = jax.eval_shape(lambda p: jax.vjp(loss_fn, p, key)[1], params)
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(backward))
 
-    whole, little = map(kept, loss_fns)
-    # A tenth in the others; the quantum one hands on a density matrix besides the stream.
-    assert little < (0.4 if name == "quantum" else 0.2) * whole
+    products, inputs = map(kept, loss_fns)
+    monkeypatch.setattr(jax, "checkpoint", lambda step, **_: step)
+    whole = kept(_loss_fns(name)[1])
+    # The quantum model hands on a density matrix besides the stream. Others: 0.11 to 0.26, and
+    # 0.05 to 0.15.
+    most = (0.7, 0.4) if name == "quantum" else (0.3, 0.2)
+    assert products < most[0] * whole
+    assert inputs < most[1] * whole

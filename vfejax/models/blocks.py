@@ -40,14 +40,18 @@ class Stack(nnx.Module):
     """``num_layers`` equal blocks whose parameters are stacked along a leading axis, so that depth
     costs no compile time.
 
+    A gradient keeps of each block what it was given and its products with weights, and computes the
+    rest again. That is faster than writing everything for every layer and reading it back, and
+    takes a fraction of the memory; docs/results/devices.md has figures.
+
     Args:
         create: ``rngs -> block``; every block has first weights of its own.
         num_layers: number of blocks.
         rngs: where first weights come from.
 
     Attributes:
-        recomputed: whether the gradient keeps what each block was given, and computes the rest
-            again, in place of keeping it too.
+        recomputed: whether the gradient computes the products with weights again too, and keeps
+            only what each block was given.
         apart: the blocks one by one, to run in place of the stacked ones; None for none.
     """
 
@@ -90,8 +94,8 @@ class Stack(nnx.Module):
         def body(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(nnx.merge(graphdef, whole(layer[0])), carry, layer[1])
 
-        if self.recomputed:
-            body = jax.checkpoint(body, prevent_cse=False)  # a scan has nothing to merge it with
+        kept = None if self.recomputed else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        body = jax.checkpoint(body, prevent_cse=False, policy=kept)  # a scan has nothing to merge
         return jax.lax.scan(body, carry, (params, inputs))
 
     def repeat(self, make: Callable[[Any], PyTree]) -> PyTree:

@@ -159,8 +159,8 @@ class TrainConfig(GroupOptions):
     the same gradient.
     """
     remat: bool = False
-    """Keep of each block only what it was given, and compute the rest again for the gradient: less
-    memory, the same gradient.
+    """Keep of each block only what it was given, and compute its products with weights again too
+    for the gradient: less memory, the same gradient.
     """
     gradients: Literal["exact", "koopman", "identity", "readout"] = "exact"
     """By what gradients pass the blocks: their own Jacobians; linear operators that predict the
