@@ -29,7 +29,7 @@ MODULES = {
 }
 CENTRAL = re.compile(
     r"vfejax\.((geometry|beliefs|attention|dynamics|energy|agents|inference|problems|spectral|quantum)\..*"
-    r"|(koopman|routing|compression|training)\..*|numerics|models\.sampling)"
+    r"|(koopman|routing|compression|training)\..*|numerics\..*|models\.sampling)"
 )
 EFFECTS = ("vfejax.data.", "vfejax.figures.", "vfejax.runs.", "vfejax.cli.")  # on the host
 MANY = 3  # from so many arguments on, a function, a method or a constructor has an Args section

@@ -151,8 +151,8 @@ def test_every_part_of_the_package_has_a_place_in_the_order():
             "geometry imports cli",
         ),
         ("geometry/groups.py", "import vfejax", "whole package"),
-        ("numerics.py", "from vfejax.geometry import groups", "numerics imports geometry"),
-        ("numerics.py", "from .geometry import groups", "numerics imports geometry"),
+        ("numerics/norms.py", "from vfejax.geometry import groups", "numerics imports geometry"),
+        ("lanes.py", "from .geometry import groups", "lanes imports geometry"),
         ("__init__.py", "from vfejax.beliefs import gaussian", "__init__ imports beliefs"),
         (
             "agents/free_energy.py",
@@ -198,7 +198,7 @@ def test_checker_reports_a_violation(path, source, expected):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("numerics.py", "from vfejax.types import Array"),
+        ("lanes.py", "from vfejax.types import Array"),
         (
             "beliefs/coordinates.py",
             "from vfejax.beliefs.gaussian import Gaussian\nfrom . import gaussian",

@@ -92,7 +92,8 @@ def tril(x: Array) -> Array:
 def cholesky(matrix: Array) -> Array:
     """Lower factors of symmetric positive definite ``matrix [..., k, k, n]``; NaN where one is not.
 
-    Only the lower triangles are read. The derivative is that of :func:`vfejax.numerics.cholesky`.
+    Only the lower triangles are read. The derivative is that of
+    :func:`vfejax.numerics.triangular.cholesky`.
 
     >>> cholesky(jnp.array([[4.0, 2.0], [2.0, 2.0]])[..., None])[..., 0].tolist()
     [[2.0, 0.0], [1.0, 1.0]]

@@ -212,8 +212,8 @@ def push_forward(q: Gaussian, operator: Array) -> Gaussian:
     """Image of q under the linear map ``Omega [..., k, k]``: ``N(Omega mu, Omega Sigma Omega^T)``.
 
     The factor is triangularised without forming the covariance (see
-    :func:`vfejax.numerics.triangularize`), so small variances keep their digits. It is lower
-    triangular with a positive diagonal again.
+    :func:`vfejax.numerics.triangular.triangularize`), so small variances keep their digits. It is
+    lower triangular with a positive diagonal again.
 
     Raises:
         ValueError: when ``q`` and ``operator`` do not fit or one is complex.
