@@ -9,6 +9,7 @@ from vfejax.geometry import (
     irreps,
     means,
     quaternions,
+    rotations,
     torus,
     transport,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "irreps",
     "means",
     "quaternions",
+    "rotations",
     "torus",
     "transport",
 ]
