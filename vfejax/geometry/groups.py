@@ -59,10 +59,10 @@ class Group(NamedTuple):
         natural_direction: ``(phi [..., a], covector [..., a]) -> direction [..., a]``: steepest
             ascent in the left-invariant metric that makes the generators orthonormal.
         logarithm: ``(frames [..., k, k], generators) -> phi [..., a]``, inverse of the exponential
-            near 0. None for :func:`vfejax.geometry.means.orthogonal_logarithm`.
+            near 0. None for :func:`vfejax.geometry.logarithms.orthogonal_logarithm`.
         compose: the group law in coordinates, ``(phi [..., a], step [..., a]) -> phi [..., a]`` of
             the frame ``exp(phi . J) exp(step . J)``. None to go through the frames
-            (:func:`vfejax.geometry.means.compose`).
+            (:func:`vfejax.geometry.logarithms.compose`).
 
     >>> from vfejax.geometry import irreps
     >>> group = irreps.so3((1,))
