@@ -9,7 +9,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers.host_devices import on_eight_devices
 
@@ -182,44 +181,6 @@ def test_windows_visit_only_the_devices_they_reach(options, hops):
     assert ring._hops(pattern(32, **options), 4, 8) == hops
 
 
-@pytest.mark.parametrize("n", [8, pytest.param(24, marks=pytest.mark.slow)])
-def test_striped_tokens_come_back_and_are_dealt_round(n, rng):
-    x = rng.normal(size=(2, n, 3))
-    dealt = ring.stripe(jnp.asarray(x), 4)
-    np.testing.assert_array_equal(dealt.reshape(2, 4, n // 4, 3)[:, 1], x[:, 1::4])
-    np.testing.assert_array_equal(ring.unstripe(dealt, 4), x)
-    np.testing.assert_array_equal(
-        ring.unstripe(ring.stripe(jnp.asarray(x).T, 4, axis=-2), 4, axis=-2), x.T
-    )
-
-
-def test_striped_tokens_give_every_device_the_same_work():
-    devices, tiles, size = 4, 4, 4
-    in_order = np.arange(devices * tiles * size)
-    is_read = jax.jit(
-        jax.vmap(
-            jax.vmap(
-                lambda queries, keys: ring._is_read(
-                    Pattern(
-                        queries[None], keys[None], None, None, 1, 64, circular_distance,
-                        True, None, False,
-                    )
-                ),
-                (None, 0),
-            ),
-            (0, None),
-        )
-    )  # fmt: skip
-
-    def tiles_read(places):
-        blocks = places.reshape(-1, size)
-        return is_read(blocks, blocks).reshape(devices, -1).sum(axis=1).tolist()
-
-    # Tiles of 4 places that each of 4 devices reads, of 16 blocks.
-    assert tiles_read(in_order) == [10, 26, 42, 58]
-    assert tiles_read(np.asarray(ring.stripe(jnp.asarray(in_order), devices, axis=0))) == [40] * 4
-
-
 def one_device():
     return jax.make_mesh(
         (1,), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
@@ -255,10 +216,6 @@ def test_errors_name_the_argument():
             circumference=6,
             method=ring.ring(mesh, "sequence", tile=4),
         )
-    with pytest.raises(ValueError, match="num_devices must divide the 6 tokens, got 4"):
-        ring.stripe(x, 4)
-    with pytest.raises(ValueError, match="num_devices must divide the 6 tokens, got 0"):
-        ring.unstripe(x, 0)
 
 
 @pytest.mark.slow
