@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
+from vfejax.compression._scales import levels, nearest, search
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
@@ -27,10 +27,6 @@ __all__ = [
     "fake_quantize",
     "quantize",
 ]
-
-_LARGEST = float(np.finfo(np.float16).max)
-_SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
-_SHARES = np.geomspace(1.0, 0.35, 9)  # of the largest weight that the grids of a search reach
 
 
 class Scheme(NamedTuple):
@@ -116,74 +112,6 @@ def _join(groups: Array, layout: Layout) -> Array:
     return jax.lax.slice_in_dim(x, 0, layout.length, axis=axis)
 
 
-def _as_scale(step: Array) -> Array:
-    """Steps as float16, never infinite. Small ones, which lose digits there, are rounded up: then
-    they still reach what they should, and none but 0 becomes 0. A quotient that its own rounding
-    brought above a number of float16 is that number.
-    """
-    size = jnp.minimum(jnp.abs(step), _LARGEST)
-    normal = float(np.finfo(np.float16).smallest_normal)
-    up = jnp.ceil(size * ((1 - 2.0**-20) / _SMALLEST)) * _SMALLEST
-    size = jnp.where(size <= normal, up, size)
-    return (jnp.sign(step) * size).astype(jnp.float16)
-
-
-def _reaches(scheme: Scheme) -> np.ndarray:
-    """How many steps of a grid the largest weight may be from zero; without symmetry, from the
-    other end of its group.
-
-    The shorter side of a symmetric grid is among them, so that numbers of a grid return as they
-    are.
-    """
-    if not scheme.symmetric:
-        return (2**scheme.bits - 1) / _SHARES
-    steps = 2 ** (scheme.bits - 1)
-    return np.asarray([*steps / _SHARES, steps - 1])
-
-
-def _nearest(groups: Array, scale: Array, zero: Array) -> Array:
-    """Codes of the nearest levels of an endless grid."""
-    scale = scale.astype(groups.dtype)
-    return jnp.round(groups / jnp.where(scale == 0, 1, scale)) + zero
-
-
-def _levels(codes: Array, scale: Array, zero: Array) -> Array:
-    """Exact in float32: a scale has 11 digits, a code at most 8."""
-    return scale.astype(codes.dtype) * (codes - zero)
-
-
-def _grid(groups: Array, axis: int, scheme: Scheme) -> tuple[Array, Array]:
-    """Scale (float16) and zero of each group, of which ``axis`` counts the members."""
-    top, dtype = 2**scheme.bits - 1, groups.dtype
-    low = jnp.minimum(jnp.min(groups, axis, keepdims=True), 0)
-    high = jnp.maximum(jnp.max(groups, axis, keepdims=True), 0)
-    largest = jnp.maximum(high, -low)
-    # With symmetry the larger end gets code 0, which is one step further from zero than the last.
-    span = jnp.where(high > -low, -largest, largest) if scheme.symmetric else high - low
-    span = jnp.where(largest <= _SMALLEST / 4, 0, jnp.where(largest < jnp.inf, span, jnp.nan))
-    unit = jnp.where(largest == 0, 1, largest)
-
-    def grid(reach: Array) -> tuple[Array, Array]:
-        scale = _as_scale(span / reach)
-        if scheme.symmetric:
-            return scale, jnp.full_like(span, 2 ** (scheme.bits - 1))
-        step = jnp.where(scale == 0, 1, scale.astype(dtype))
-        return scale, jnp.clip(jnp.round(top / 2 - (low + high) / 2 / step), 0, top)
-
-    def better(best: tuple[Array, Array, Array], reach: Array) -> tuple[Array, Array, Array]:
-        scale, zero = grid(reach)
-        codes = jnp.clip(_nearest(groups, scale, zero), 0, top)
-        off = (groups - _levels(codes, scale, zero)) / unit
-        error = jnp.sum(off * off, axis, keepdims=True)
-        found = (error, scale, zero)
-        return jax.tree.map(lambda new, old: jnp.where(error < best[0], new, old), found, best)
-
-    reaches = jnp.asarray(_reaches(scheme), dtype)
-    start = (jnp.full_like(span, jnp.inf), *grid(reaches[0]))
-    best, _ = jax.lax.scan(lambda best, reach: (better(best, reach), None), start, reaches)
-    return best[1], best[2]
-
-
 def _check_weights(x: Array) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be real and floating, got {x.dtype}")
@@ -196,8 +124,8 @@ def _quantize(x: Array, scheme: Scheme, axis: int) -> tuple[Array, Array, Array,
     _check_weights(x)
     layout = _layout(x.shape, scheme, axis)
     groups = _split(x.astype(at_least_float32(x.dtype)), layout)
-    scale, zero = _grid(groups, layout.axis + 1, scheme)
-    return _nearest(groups, scale, zero), scale, zero, layout
+    scale, zero = search(groups, layout.axis + 1, scheme.bits, scheme.symmetric)
+    return nearest(groups, scale, zero), scale, zero, layout
 
 
 def quantize(x: Array, scheme: Scheme, axis: int = -2) -> Quantized:
@@ -276,7 +204,7 @@ def dequantize(
         offset = jnp.asarray(2 ** (scheme.bits - 1), wide)
     else:
         offset = jnp.expand_dims(zero, members).astype(wide)
-    groups = _levels(_split(codes, layout).astype(wide), jnp.expand_dims(scale, members), offset)
+    groups = levels(_split(codes, layout).astype(wide), jnp.expand_dims(scale, members), offset)
     return _join(groups, layout).astype(dtype)
 
 
@@ -351,7 +279,7 @@ def _rounded(
     endless: Array, scale: Array, zero: Array, layout: Layout, scheme: Scheme, dtype: DTypeLike
 ) -> Array:
     codes = jnp.clip(endless, 0, 2**scheme.bits - 1)
-    return _join(_levels(codes, scale, zero), layout).astype(dtype)
+    return _join(levels(codes, scale, zero), layout).astype(dtype)
 
 
 @fake_quantize.defjvp
