@@ -17,7 +17,6 @@ vanishing support take attention away from the others.)
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,14 +29,14 @@ from vfejax.agents.edges import Edges, check_edges, edge_alignment_energy
 from vfejax.agents.links import check_links
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField, Method
-from vfejax.agents.points import at_points, sum_over_points
+from vfejax.agents.points import at_points, receivers_per_block, sum_over_points
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.geometry.groups import Generators
 from vfejax.types import Array
 
-__all__ = ["FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms"]
+__all__ = ["FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms", "is_zero"]
 
 
 class Weights(NamedTuple):
@@ -78,8 +77,12 @@ class _Place(NamedTuple):
     support: Array | None
 
 
-def _is_zero(weight: float | Array) -> bool:
-    """True for a weight that is the Python number 0: its term is not even computed."""
+def is_zero(weight: float | Array) -> bool:
+    """True for a weight that is the Python number 0: its term is not even computed.
+
+    >>> is_zero(0), is_zero(jnp.zeros(()))
+    (True, False)
+    """
     return isinstance(weight, int | float) and weight == 0
 
 
@@ -121,13 +124,17 @@ def _alignment(
     )
 
 
-def _block_size(population: Population, requested: int | None) -> int | None:
-    """Receivers per block of pairs when the blocks of all points of a grid are alive at once."""
-    num, *grid = population.phi.shape[:-1]
-    points = math.prod(grid)
-    if requested is not None or points <= 1:
-        return requested
-    return max(1, pairwise.BLOCK_ENTRIES // max(1, num * points))
+def _checked_edges(
+    edges: Edges | None, links: Array | None, phi: Array, method: Method
+) -> Edges | None:
+    """The neighbour list, which fits the population, its links and the method."""
+    if edges is not None:
+        edges = Edges(*edges)
+        check_edges(edges, phi.shape[0])
+        if method is not pairwise.alignment_energy:
+            raise ValueError("method must be left out with edges: it is for all pairs")
+    check_links(links, edges, phi)
+    return edges
 
 
 def free_energy_terms(
@@ -192,25 +199,19 @@ def free_energy_terms(
     check_population(population, generators)
     population, supports = jax.tree.map(jnp.asarray, (population, supports))
     belief, prior, phi = population
-    if edges is not None:
-        edges = Edges(*edges)
-        check_edges(edges, phi.shape[0])
-        if method is not pairwise.alignment_energy:
-            raise ValueError("method must be left out with edges: it is for all pairs")
-    check_links(links, edges, phi)
+    edges = _checked_edges(edges, links, phi, method)
     weights = Weights(*weights)
     place = _Place(measure(population, supports, quadrature), supports)
-    size = _block_size(population, block_size)
+    size = receivers_per_block(phi.shape[0], phi.shape[1:-1], block_size)
     pairing = _Pairing(alignment_fn, edges, size, compute_dtype, method)
     dtype, num_grid_axes = belief.mean.dtype, phi.ndim - 2
-    aligned = not (_is_zero(weights.belief_alignment) and _is_zero(weights.prior_alignment))
+    aligned = not (is_zero(weights.belief_alignment) and is_zero(weights.prior_alignment))
     field = pairwise.frame_field(phi, generators) if aligned else None
     linked = pairwise.frame_field(links, generators) if aligned and links is not None else None
-
     prior_tau = temperature if prior_temperature is None else prior_temperature
 
     def term(weight: float | Array, energy: Callable[[], Array]) -> Array:
-        if _is_zero(weight):
+        if is_zero(weight):
             return jnp.zeros((), dtype)
         return jnp.asarray(weight, dtype) * energy()
 
@@ -226,11 +227,11 @@ def free_energy_terms(
             return jnp.zeros((), dtype)
         return integral(expected_negative_log_likelihood(belief, observations))
 
+    def complexity() -> Array:
+        return integral(at_points(kl_divergence, (belief, prior), num_grid_axes))
+
     terms = (
-        term(
-            weights.self_coupling,
-            lambda: integral(at_points(kl_divergence, (belief, prior), num_grid_axes)),
-        ),
+        term(weights.self_coupling, complexity),
         term(weights.belief_alignment, lambda: align(belief, temperature)),
         term(weights.prior_alignment, lambda: align(prior, prior_tau)),
         term(weights.observation, surprise),

@@ -26,7 +26,6 @@ On a base manifold every term is integrated with the support of the agent that p
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,9 +34,9 @@ import jax.numpy as jnp
 
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.alignment import AlignmentFn
-from vfejax.agents.cross_scale import CrossScale, CrossScaleTerms, seen, terms_between
+from vfejax.agents.cross_scale import CrossScale, CrossScaleTerms, Seen, seen, terms_between
 from vfejax.agents.edges import Edges, check_edges
-from vfejax.agents.free_energy import Weights
+from vfejax.agents.free_energy import Weights, is_zero
 from vfejax.agents.hierarchy import (
     Hierarchy,
     Place,
@@ -51,7 +50,7 @@ from vfejax.agents.hierarchy import (
 )
 from vfejax.agents.observation import Observations, expected_negative_log_likelihood
 from vfejax.agents.pairwise import FrameField
-from vfejax.agents.points import sum_over_points
+from vfejax.agents.points import receivers_per_block, sum_over_points
 from vfejax.agents.population import Population
 from vfejax.agents.scale_alignment import Pairing, alignment_by_scale
 from vfejax.beliefs.gaussian import Gaussian, kl_divergence
@@ -83,19 +82,6 @@ class HierarchyTerms(NamedTuple):
         return own + above + beliefs + priors + observed
 
 
-def _is_zero(weight: float | Array) -> bool:
-    """True for a weight that is the Python number 0: its term is not even computed."""
-    return isinstance(weight, int | float) and weight == 0
-
-
-def _block_size(population: Population, scales: Scales, requested: int | None) -> int | None:
-    """Receivers per block of pairs when the blocks of all points of a grid are alive at once."""
-    points = math.prod(population.phi.shape[1:-1])
-    if requested is not None or points <= 1:
-        return requested
-    return max(1, pairwise.BLOCK_ENTRIES // (scales.num_agents * points))
-
-
 def _own_prior(
     population: Population,
     parent: Array,
@@ -121,6 +107,17 @@ def _surprise(
     here = Gaussian(belief.mean[agents], belief.chol[agents])
     energy = place.weight[agents] * expected_negative_log_likelihood(here, observations)
     return jnp.concatenate([jnp.sum(energy)[None], zero[1:]])
+
+
+def _seen_parents(
+    rows: Seen, above: Population | None, active: Array, scales: Scales, generators: Generators
+) -> Seen:
+    """Meta-agents as their members see them: those of ``above``, or of the rows themselves."""
+    if above is None:
+        return jax.tree.map(lambda x: x[scales.num_agents :], rows)
+    above, active = jax.tree.map(lambda x: x[scales.num_agents :], (above, active))
+    above = quiet(above, active)
+    return seen(above.belief, pairwise.frame_field(above.phi, generators))
 
 
 def energy_terms(
@@ -191,20 +188,18 @@ def energy_terms(
     parent, place = hierarchy.parent, located(hierarchy, quadrature)
     field = pairwise.frame_field(population.phi, generators)
     rows = seen(population.belief, field)
-    slots = jax.tree.map(lambda x: x[scales.num_agents :], rows)
-    if above is not None:
-        above, active = jax.tree.map(lambda x: x[scales.num_agents :], (above, hierarchy.active))
-        above = quiet(above, active)
-        slots = seen(above.belief, pairwise.frame_field(above.phi, generators))
-    between = terms_between(rows, slots, parent, place, scales, weights.self_coupling, cross_scale)
-    block_size = _block_size(population, scales, block_size)
+    parents = _seen_parents(rows, above, hierarchy.active, scales, generators)
+    between = terms_between(
+        rows, parents, parent, place, scales, weights.self_coupling, cross_scale
+    )
+    block_size = receivers_per_block(scales.num_agents, population.phi.shape[1:-1], block_size)
     pairing = functools.partial(
         Pairing, alignment_fn, meta_alignment_fn or alignment_fn, edges, block_size
     )
     prior_tau = temperature if prior_temperature is None else prior_temperature
 
     def term(weight: float | Array, energy_fn: Callable[..., Array], *arguments: Any) -> Array:
-        if _is_zero(weight):
+        if is_zero(weight):
             return jnp.zeros((scales.num_scales,), population.phi.dtype)
         return jnp.asarray(weight, population.phi.dtype) * energy_fn(*arguments)
 

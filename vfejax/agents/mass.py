@@ -15,7 +15,6 @@ listeners. On a base manifold each term has the weight it has in F. In the commo
 inverse of the transported covariance, and not ``Omega Sigma^-1 Omega^T``.)
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -23,11 +22,11 @@ import jax.numpy as jnp
 
 from vfejax.agents import pairwise
 from vfejax.agents.edges import Edges, check_edges, edge_attention_sums
-from vfejax.agents.free_energy import Weights
+from vfejax.agents.free_energy import Weights, is_zero
 from vfejax.agents.observation import Observations, precision_of_observations
 from vfejax.agents.packing import pack, unpack
 from vfejax.agents.pairwise import FrameField
-from vfejax.agents.points import at_points
+from vfejax.agents.points import at_points, receivers_per_block
 from vfejax.agents.population import Population, check_population
 from vfejax.agents.supports import log_support, measure, neighbours_present
 from vfejax.beliefs.gaussian import Gaussian, precision
@@ -51,11 +50,6 @@ class _Pairing(NamedTuple):
     temperature: float | Array
     edges: Edges | None
     block_size: int | None
-
-
-def _is_zero(weight: float | Array) -> bool:
-    """True for a weight that is the Python number 0: its term is not even computed."""
-    return isinstance(weight, int | float) and weight == 0
 
 
 def _places(chi: Array, weight: Array | None, edges: Edges | None) -> _Place:
@@ -143,15 +137,14 @@ def mean_mass(
         return scaled if here is None else here[..., None, None] * scaled
 
     total = jnp.zeros_like(belief.chol)
-    if not _is_zero(weights.self_coupling):
+    if not is_zero(weights.self_coupling):
         total = total + term(weights.self_coupling, precision(prior))
-    if observations is not None and not _is_zero(weights.observation):
+    if observations is not None and not is_zero(weights.observation):
         seen = precision_of_observations(belief.mean, observations)
         total = total + term(weights.observation, seen)
-    if not _is_zero(weights.belief_alignment):
-        if block_size is None and grid:
-            block_size = max(1, pairwise.BLOCK_ENTRIES // max(1, phi.shape[0] * math.prod(grid)))
-        pair = _Pairing(temperature, edges, block_size)
+    if not is_zero(weights.belief_alignment):
+        size = receivers_per_block(phi.shape[0], grid, block_size)
+        pair = _Pairing(temperature, edges, size)
         arrays = belief, pairwise.frame_field(phi, generators), supports, here
         aligned = at_points(partial(_alignment_mass, pair=pair), arrays, len(grid))
         total = total + jnp.asarray(weights.belief_alignment, dtype) * aligned

@@ -51,9 +51,6 @@ __all__ = [
     "pairwise_kl",
 ]
 
-# Entries of one block of pairs.
-BLOCK_ENTRIES = _streamed.BLOCK_ENTRIES
-
 
 class FrameField(NamedTuple):
     """Frames and their inverses ``[..., k, k]`` with ``log_det = log |det U| [...]``; computed

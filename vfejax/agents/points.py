@@ -5,14 +5,16 @@ written for a point holds for a field without a change. A single point is no gri
 CPU has fast products of matrices and slow ones of stacks of one.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from vfejax.agents._streamed import BLOCK_ENTRIES
 from vfejax.types import Array, PyTree
 
-__all__ = ["at_points", "sum_over_points"]
+__all__ = ["at_points", "receivers_per_block", "sum_over_points"]
 
 
 def _flat(arrays: PyTree, num_grid_axes: int) -> PyTree:
@@ -63,3 +65,26 @@ def sum_over_points(
     if num_grid_axes == 0:
         return fn(*arrays)
     return jnp.sum(jax.vmap(fn, in_axes=1)(*_flat(arrays, num_grid_axes)), axis=0)
+
+
+def receivers_per_block(
+    num_agents: int, grid: tuple[int, ...], requested: int | None = None
+) -> int | None:
+    """How many receivers a block of pairs has where the blocks of all points are alive at once.
+
+    Args:
+        num_agents: senders of a block, n.
+        grid: shape of the grid; ``()`` for agents at a point.
+        requested: a number that is returned as it is.
+
+    Returns:
+        So many that the pairs of all points fit a core's cache, at least 1; None for a single
+        point, where the sum over pairs decides for itself.
+
+    >>> receivers_per_block(64, (32, 32)), receivers_per_block(64, ())
+    (16, None)
+    """
+    points = math.prod(grid)
+    if requested is not None or points <= 1:
+        return requested
+    return max(1, BLOCK_ENTRIES // max(1, num_agents * points))
