@@ -2,7 +2,7 @@
 whose forecasts of held-out rows are best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -56,6 +56,22 @@ class Choice(NamedTuple):
     model: KoopmanModel
     method: Method
     num_tried: int
+
+
+class _Fitting(NamedTuple):
+    """What all candidates are fitted by.
+
+    Attributes:
+        methods: those that are tried of each lifting.
+        dim: number of observables of the largest lifting; those of the others are padded.
+        update: adds pairs to the statistics, compiled.
+        maps: a map by each method, of statistics and their number of observables, compiled.
+    """
+
+    methods: tuple[Method, ...]
+    dim: int
+    update: Callable[..., Factor]
+    maps: Callable[..., list[Array]]
 
 
 def _liftings(config: FilterConfig, num_series: int) -> list[Lifting]:
@@ -125,7 +141,9 @@ def _pairs(lifted: np.ndarray, end: int) -> np.ndarray:
     return np.flatnonzero(known[1:end] & known[: end - 1]) + 1
 
 
-def _factor(lifted: np.ndarray, rows: np.ndarray, dim: int, update: object) -> Factor:
+def _factor(
+    lifted: np.ndarray, rows: np.ndarray, dim: int, update: Callable[..., Factor]
+) -> Factor:
     """Statistics of pairs that end in ``rows``, observables padded with zeros to ``dim``."""
     factor = streaming.init(dim, dtype=jnp.float64)
     more = ((0, 0), (0, dim - lifted.shape[1]))
@@ -135,7 +153,7 @@ def _factor(lifted: np.ndarray, rows: np.ndarray, dim: int, update: object) -> F
         weights = (np.arange(size) < len(chosen)).astype(float)
         chosen = np.pad(chosen, (0, size - len(chosen)), mode="edge")
         now, following = (np.pad(lifted[chosen - lag], more) for lag in (1, 0))
-        factor = update(factor, now, following, weights=weights)  # type: ignore[operator]
+        factor = update(factor, now, following, weights=weights)
     return factor
 
 
@@ -187,19 +205,35 @@ def choose(
     if config.rank is not None:
         _check_rank(config.rank, dim)
     methods = _methods(config, dim)
-    update = jax.jit(streaming.update)
-    maps = compiled_once(partial(_maps, methods, size))
+    fitting = _Fitting(
+        methods, dim, jax.jit(streaming.update), compiled_once(partial(_maps, methods, size))
+    )
+    scaled = (values - mean) / scale
+    lifting, index, num_tried = _best(fitting, liftings, scaled, split)
+    operator, centre = _refit(fitting, lifting, index, windows(scaled, lifting), split.held)
+    counts = np.array(lifting.delays, float), np.array(lifting.degree, float)
+    return Choice(KoopmanModel(operator, centre, mean, scale, *counts), methods[index], num_tried)
+
+
+def _best(
+    fitting: _Fitting, liftings: list[Lifting], scaled: np.ndarray, split: Split
+) -> tuple[Lifting, int, int]:
+    """The lifting and the index of the method whose forecasts are best, and how many were
+    tried.
+    """
+    size, methods = scaled.shape[1], fitting.methods
+    if len(liftings) * len(methods) == 1:
+        return liftings[0], 0, 0
     best: tuple[float, Lifting, int] | None = None
     num_tried = 0
-    scaled = (values - mean) / scale
-    for lifting in liftings if len(liftings) * len(methods) > 1 else ():
+    for lifting in liftings:
         known = num_observables(lifting, size)
         lifted = windows(scaled, lifting)
         rows = _pairs(lifted, split.fit)
         if len(rows) < 2:
             continue
         lifted = lifted - np.mean(lifted[rows - 1], axis=0)
-        found = maps(_factor(lifted, rows, dim, update), known)
+        found = fitting.maps(_factor(lifted, rows, fitting.dim, fitting.update), known)
         for index, (method, operator) in enumerate(zip(methods, found, strict=True)):
             if not _fits(method, lifting, known, len(rows)):
                 continue
@@ -207,25 +241,30 @@ def choose(
             score = _score(np.asarray(operator)[:known, :known], lifted, split, size)
             if np.isfinite(score) and (best is None or score < _WORTH * best[0]):
                 best = score, lifting, index
-    if best is None and num_tried == 0 and len(liftings) * len(methods) == 1:
-        best = 0.0, liftings[0], 0
     if best is None:
         raise UserError(
             f"no --delays of {', '.join(str(x.delays) for x in liftings)} leaves pairs of rows "
             f"without a gap among the first {split.fit} to fit, and rows after them to choose by; "
             "give more rows, or fill in the missing ones"
         )
-    _, lifting, index = best
-    lifted = windows(scaled, lifting)
-    rows = _pairs(lifted, split.held)
+    return *best[1:], num_tried
+
+
+def _refit(
+    fitting: _Fitting, lifting: Lifting, index: int, lifted: np.ndarray, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map of the method that was chosen, of all rows before ``end``, and the mean of the
+    observables.
+    """
+    rows = _pairs(lifted, end)
     if not len(rows):
         raise UserError(
-            f"no {lifting.delays + 1} rows in a line are complete among the first {split.held}; "
+            f"no {lifting.delays + 1} rows in a line are complete among the first {end}; "
             "lower --delays, or fill in the missing ones"
         )
     centre = np.mean(lifted[rows - 1], axis=0)
-    factor = _factor(lifted - centre, rows, dim, update)
-    method, known = methods[index], num_observables(lifting, size)
+    factor = _factor(lifted - centre, rows, fitting.dim, fitting.update)
+    method, known = fitting.methods[index], lifted.shape[1]
     if method.operator != "total-least-squares":
         try:
             _check(factor, method, known)
@@ -233,9 +272,7 @@ def choose(
             raise UserError(
                 f"--delays {lifting.delays} --degree {lifting.degree}: {error}"
             ) from None
-    operator = np.asarray(maps(factor, known)[index])[:known, :known]
-    counts = np.array(lifting.delays, float), np.array(lifting.degree, float)
-    return Choice(KoopmanModel(operator, centre, mean, scale, *counts), method, num_tried)
+    return np.asarray(fitting.maps(factor, known)[index])[:known, :known], centre
 
 
 def _fits(method: Method, lifting: Lifting, known: int, num_pairs: int) -> bool:
