@@ -1,7 +1,6 @@
 """Paths of the generalised model of ``vfejax filter``: estimates, predictions, and a stream."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,125 +8,15 @@ import numpy as np
 
 from vfejax.cli.filter.estimates import FREE_ENERGY, Engine, Estimates, half_width
 from vfejax.cli.filter.generalized import KIND, Smooth, learner, start
+from vfejax.cli.filter.path_moments import Moments, believe, later, now
 from vfejax.cli.filter.stream import Answer, Stream, series_columns
 from vfejax.cli.once import compiled_once
 from vfejax.inference.dynamic_expectation_maximization import LearningState
-from vfejax.inference.hierarchical_models import Path, observation, rest
-from vfejax.inference.path_beliefs import FilterState, laplace, mode
-from vfejax.inference.path_predictions import predict
+from vfejax.inference.hierarchical_models import observation
 from vfejax.numerics import matmul
 from vfejax.types import Array, PyTree
 
 __all__ = ["engine", "path_stream"]
-
-
-class _Moments(NamedTuple):
-    """Means and variances: of the series without noise ``[o]``, of a new observation ``[o]``, and
-    of states and causes ``[n + m]``."""
-
-    signal: Array
-    spread: Array
-    new: Array
-    new_spread: Array
-    state: Array
-    state_spread: Array
-
-
-class _Belief(NamedTuple):
-    """A path, its covariance, and the free energy of the window."""
-
-    path: Path
-    covariance: Array
-    free_energy: Array
-
-
-def _believe(
-    smooth: Smooth, state: LearningState, window: Array, operator: Array, covariance: Array
-) -> _Belief:
-    """The path at a position of a window ``[order, o]``."""
-    model = smooth.model(covariance)
-    seen = observation(model, matmul(operator, window))
-    path = mode(model, rest(model, window.dtype), seen, *state)
-    info = laplace(model, FilterState(path, *state), seen)
-    return _Belief(path, info.covariance, info.free_energy)
-
-
-def _noise(smooth: Smooth, state: LearningState) -> Array:
-    """Variance of the noise of each series."""
-    precision = jnp.exp(state.hyper.output[0])[0] * smooth.fields["output_precision"]
-    return jnp.diagonal(jnp.linalg.inv(precision))
-
-
-def _now(smooth: Smooth, state: LearningState, belief: _Belief) -> _Moments:
-    """What the path says of its own time."""
-    emission = smooth.matrices(state.parameters[0])["emission"]
-    n, m = len(smooth.fields["drift"]), smooth.fields["gain"].shape[1]
-    first = smooth.order * n
-    places = np.r_[0:n, first : first + m]
-    x = belief.path.states[0][0]
-    spread = jnp.einsum("oi,ij,oj->o", emission, belief.covariance[:n, :n], emission)
-    signal = emission @ x
-    return _Moments(
-        signal,
-        spread,
-        signal,
-        spread + _noise(smooth, state),
-        jnp.concatenate([x, belief.path.causes[0][0]]),
-        jnp.diagonal(belief.covariance)[places],
-    )
-
-
-def _later(
-    smooth: Smooth, state: LearningState, belief: _Belief, window: Array, num_steps: int
-) -> _Moments:
-    """What the path at the last row of a window says of the rows after it, ``[h, ...]``.
-
-    Noise that is smooth goes on: that of a later row is predicted from what the window's rows are
-    off the path.
-    """
-    order, dt, s = smooth.order, smooth.dt, smooth.noise_smoothness
-    n, m = len(smooth.fields["drift"]), smooth.fields["gain"].shape[1]
-    model = smooth.model(np.eye(order))
-    emission = smooth.matrices(state.parameters[0])["emission"]
-    x, v = belief.path.states[0], belief.path.causes[0][0]
-    found = predict(model, x[0], v, *state, dt, num_steps)
-    offsets = (np.arange(order) - (order - 1)) * dt
-    taylor = jnp.asarray(offsets[:, None] ** np.arange(order) / _factorials(order))
-    times = np.arange(1, num_steps + 1) * dt
-    noise, weights = _noise(smooth, state), np.zeros((num_steps, order))
-    left = np.ones(num_steps)
-    if s > 0:
-        rho = np.exp(-((times[:, None] - offsets) ** 2) / (4 * s**2))
-        kernel = np.exp(-((offsets[:, None] - offsets) ** 2) / (4 * s**2))
-        weights = np.linalg.solve(kernel, rho.T).T
-        left = np.maximum(1.0 - np.sum(weights * rho, axis=1), 0.0)
-    off = window - taylor @ x @ emission.T
-    signal = found.mean @ emission.T
-    # Derivatives of the prediction by the flat states [h, o, order, n].
-    slope = -jnp.einsum("hj,oi->hoji", weights @ taylor, emission)
-    slope = slope.at[:, :, 0].add(jnp.einsum("oi,hik->hok", emission, found.transition))
-    flat = slope.reshape(num_steps, -1, order * n)
-    p = belief.covariance[: order * n, : order * n]
-    moved = jnp.einsum("hik,kl,hjl->hij", found.transition, p[:n, :n], found.transition)
-    cov = moved + found.noise
-    fresh = jnp.einsum("oi,hij,oj->ho", emission, found.noise, emission)
-    new_spread = jnp.einsum("hok,kl,hol->ho", flat, p, flat) + fresh + left[:, None] * noise[None]
-    fade = np.exp(-(times**2) / (4 * float(smooth.fields["cause_smoothness"]) ** 2))[:, None]
-    prior = jnp.diagonal(jnp.linalg.inv(smooth.fields["cause_precision"]))
-    known = jnp.diagonal(belief.covariance)[order * n : order * n + m]
-    causes = fade**2 * known[None] + (1.0 - fade**2) * prior[None]
-    return _Moments(
-        signal,
-        jnp.einsum("oi,hij,oj->ho", emission, cov, emission),
-        signal + weights @ off,
-        new_spread,
-        jnp.concatenate([found.mean, fade * v[None]], axis=1),
-        jnp.concatenate([jnp.diagonal(cov, axis1=1, axis2=2), causes], axis=1),
-    )
-
-
-def _factorials(order: int) -> np.ndarray:
-    return np.cumprod(np.maximum(np.arange(order), 1)).astype(float)
 
 
 def state_names(smooth: Smooth) -> tuple[str, ...]:
@@ -154,12 +43,12 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
     )
     value = compiled_once(lambda params: method.free_energy(params, seen))
 
-    def at(params: LearningState, window: Array, operator: Array, covariance: Array) -> _Moments:
-        return _now(smooth, params, _believe(smooth, params, window, operator, covariance))
+    def at(params: LearningState, window: Array, operator: Array, covariance: Array) -> Moments:
+        return now(smooth, params, believe(smooth, params, window, operator, covariance))
 
-    def ahead(num_steps: int, params: LearningState, window: Array) -> _Moments:
-        belief = _believe(smooth, params, window, *smooth.position(order - 1))
-        return _later(smooth, params, belief, window, num_steps)
+    def ahead(num_steps: int, params: LearningState, window: Array) -> Moments:
+        belief = believe(smooth, params, window, *smooth.position(order - 1))
+        return later(smooth, params, belief, window, num_steps)
 
     same = compiled_once(jax.vmap(at, (None, 0, None, None)))
     edges = compiled_once(jax.vmap(at, (None, 0, 0, 0)))
@@ -169,7 +58,7 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
         before = -method.free_energy(params, seen)
         return method.step(params, seen)[0], before
 
-    def smoothed(params: LearningState) -> _Moments:
+    def smoothed(params: LearningState) -> Moments:
         inside = same(params, windows, *smooth.position(middle))
         both = [*range(middle), *range(middle + 1, order)]
         operators, covariances = map(jnp.stack, zip(*map(smooth.position, both), strict=True))
@@ -190,8 +79,8 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
         else:
             found = predicted
         if horizon:
-            later = compiled_once(partial(ahead, horizon))(params, windows[-1])
-            found = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, later)
+            after = compiled_once(partial(ahead, horizon))(params, windows[-1])
+            found = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, after)
         off = (values - predicted.new) / np.sqrt(predicted.new_spread)
         evidence = -float(value(params))
         return _estimates(smooth, found, half_width(interval), evidence, off)
@@ -215,7 +104,7 @@ def _after(found: np.ndarray, num: int) -> np.ndarray:
 
 
 def _estimates(
-    smooth: Smooth, found: _Moments, width: float, evidence: float, off: np.ndarray
+    smooth: Smooth, found: Moments, width: float, evidence: float, off: np.ndarray
 ) -> Estimates:
     inner, outer, around = (
         width * np.sqrt(x) for x in (found.spread, found.new_spread, found.state_spread)
@@ -248,7 +137,7 @@ def path_stream(smooth: Smooth, names: tuple[str, ...], width: float, which: str
     order, params = smooth.order, start(smooth)
     position = smooth.position(order - 1)
 
-    def numbers(found: _Moments) -> Array:
+    def numbers(found: Moments) -> Array:
         inner, outer, around = (
             width * jnp.sqrt(x) for x in (found.spread, found.new_spread, found.state_spread)
         )
@@ -264,18 +153,18 @@ def path_stream(smooth: Smooth, names: tuple[str, ...], width: float, which: str
         complete = jnp.all(mask)
         fresh = jnp.concatenate([window[1:], values[None]])
         known = jnp.where(even, count, 0)
-        now = jnp.where(complete, jnp.minimum(known + 1, order), 0)
-        belief = _believe(smooth, params, fresh, *position)
+        length = jnp.where(complete, jnp.minimum(known + 1, order), 0)
+        belief = believe(smooth, params, fresh, *position)
         if which == "filtered":
-            found, enough = numbers(_now(smooth, params, belief)), now >= order
+            found, enough = numbers(now(smooth, params, belief)), length >= order
         else:
-            before = _believe(smooth, params, window, *position)
-            later = _later(smooth, params, before, window, 1)
-            found, enough = numbers(jax.tree.map(lambda x: x[0], later)), known >= order
-        score = jnp.where(now >= order, -belief.free_energy, 0.0)
+            before = believe(smooth, params, window, *position)
+            row = later(smooth, params, before, window, 1)
+            found, enough = numbers(jax.tree.map(lambda x: x[0], row)), known >= order
+        score = jnp.where(length >= order, -belief.free_energy, 0.0)
         # A fresh window begins at every gap; the first row is none.
         broken = (count > 0) & ~(even & complete)
-        return (fresh, now), Answer(jnp.where(enough, found, jnp.nan), score, broken)
+        return (fresh, length), Answer(jnp.where(enough, found, jnp.nan), score, broken)
 
     init = jnp.zeros((order, len(names))), jnp.zeros((), jnp.int32)
     said = (
