@@ -90,6 +90,31 @@ def _check_habits(prior: Counts, policies: np.ndarray | None) -> None:
         raise ValueError(f"E must have counts of {len(policies)} policies, got {len(prior.E)}")
 
 
+def _events(
+    model: POMDP,
+    state: LearnerState,
+    seen: list[Array],
+    beliefs: tuple[Array, ...],
+    mask: Array | None,
+) -> Counts:
+    """What a moment counts for: its observations, the move to it, and that it was the first."""
+    return Counts(
+        A=count_likelihoods(model, seen, beliefs, mask),
+        B=count_transitions(model, list(state.action), state.before, beliefs),
+        C=count_observations(model, seen, mask),
+        D=beliefs,
+    )
+
+
+def _of_this_moment(counts: Counts, state: LearnerState) -> Counts:
+    """A start is an event of the first moment only, a transition one of all others."""
+    old = state.counts
+    return counts._replace(
+        B=jax.tree.map(lambda x, y: jnp.where(state.begun, x, y), counts.B, old.B),
+        D=jax.tree.map(lambda x, y: jnp.where(state.begun, y, x), counts.D, old.D),
+    )
+
+
 def episode_learner(
     model: POMDP,
     planner_fn: PlannerFn,
@@ -203,23 +228,6 @@ def step_learner(
     def updated(counts: Counts, events: Counts) -> Counts:
         return update_counts(counts, _chosen(prior, events), rate, keep, prior=prior)
 
-    def perceived(
-        state: LearnerState, observation: Array, beliefs: tuple[Array, ...], mask: Array | None
-    ) -> Counts:
-        seen = list(observation)
-        events = Counts(
-            A=count_likelihoods(model, seen, beliefs, mask),
-            B=count_transitions(model, list(state.action), state.before, beliefs),
-            C=count_observations(model, seen, mask),
-            D=beliefs,
-        )
-        new, old = updated(state.counts, events), state.counts
-        # A start is an event of the first moment only, a transition one of all others.
-        return new._replace(
-            B=jax.tree.map(lambda x, y: jnp.where(state.begun, x, y), new.B, old.B),
-            D=jax.tree.map(lambda x, y: jnp.where(state.begun, y, x), new.D, old.D),
-        )
-
     def step(
         state: LearnerState, observation: Array, key: Array, mask: Array | None = None
     ) -> tuple[LearnerState, Decision]:
@@ -230,7 +238,8 @@ def step_learner(
             mask=mask,
             num_sweeps=num_sweeps,
         )
-        counts = perceived(state, observation, beliefs, mask)
+        events = _events(model, state, list(observation), beliefs, mask)
+        counts = _of_this_moment(updated(state.counts, events), state)
         known = expected_model(model, counts)
         plan = planner_fn(counts)(known, beliefs)
         action = sample_action(key, plan.controls, temperature)

@@ -10,7 +10,7 @@ will be known for nothing, and keep a search from asking. Actions are tried in p
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,6 +89,56 @@ def _choice(
     return _Choice(step, after, pay)
 
 
+def _check_search(model: POMDP, horizon: int, num_simulations: int) -> None:
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    if num_simulations < 1:
+        raise ValueError(f"num_simulations must be at least 1, got {num_simulations}")
+    check_habits(model)
+    branches = math.prod(model.num_controls) + math.prod(model.num_observations)
+    if branches * num_simulations > _LARGEST_TREE:
+        raise ValueError(
+            f"a tree of {num_simulations} nodes with {branches} actions and joint outcomes has "
+            "more than 2^26 branches; use fewer simulations"
+        )
+
+
+def _moves(
+    mctx: Any,
+    model: POMDP,
+    horizon: int,
+    joint: bool,
+    intention: Intention | None,
+    habits: Array | float,
+    nothing: Array,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The two moves of the search, as mctx asks for them: from a choice by an action to a chance,
+    and from a chance by an outcome to the next choice. What is left after the horizon is worth
+    ``nothing``.
+    """
+    outcomes = jnp.asarray(list(itertools.product(*map(range, model.num_observations))), jnp.int32)
+
+    def act(_: Any, key: Array, action: Array, node: _Choice) -> tuple[Any, _Chance]:
+        own = tuple(q[action] for q in node.after)
+        after = _Chance(node.step + 1, own, node.pay[action])
+        chances = safe_log(outcome_probabilities(model, own))
+        return mctx.DecisionRecurrentFnOutput(
+            chance_logits=chances, afterstate_value=after.paid
+        ), after
+
+    def observe(_: Any, key: Array, outcome: Array, node: _Chance) -> tuple[Any, _Choice]:
+        seen, _ = infer_states(model, list(outcomes[outcome]), node.beliefs)
+        after = _choice(model, seen, node.step, joint, intention)
+        return mctx.ChanceRecurrentFnOutput(
+            action_logits=after.pay + habits,
+            value=nothing,
+            reward=node.paid,
+            discount=(node.step < horizon).astype(nothing.dtype),
+        ), after
+
+    return act, observe
+
+
 def tree_search(
     model: POMDP,
     belief: Sequence[Array],
@@ -131,39 +181,10 @@ def tree_search(
     (1, 6)
     """
     mctx, start = _library(), check_beliefs(model, belief, "belief")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
-    if num_simulations < 1:
-        raise ValueError(f"num_simulations must be at least 1, got {num_simulations}")
-    check_habits(model)
-    branches = math.prod(model.num_controls) + math.prod(model.num_observations)
-    if branches * num_simulations > _LARGEST_TREE:
-        raise ValueError(
-            f"a tree of {num_simulations} nodes with {branches} actions and joint outcomes has "
-            "more than 2^26 branches; use fewer simulations"
-        )
-    outcomes = jnp.asarray(list(itertools.product(*map(range, model.num_observations))), jnp.int32)
+    _check_search(model, horizon, num_simulations)
     habits = 0.0 if model.E is None else safe_log(model.E)
     nothing = jnp.zeros((), start[0].dtype)
-
-    def act(_: Any, key: Array, action: Array, node: _Choice) -> tuple[Any, _Chance]:
-        own = tuple(q[action] for q in node.after)
-        after = _Chance(node.step + 1, own, node.pay[action])
-        chances = safe_log(outcome_probabilities(model, own))
-        return mctx.DecisionRecurrentFnOutput(
-            chance_logits=chances, afterstate_value=after.paid
-        ), after
-
-    def observe(_: Any, key: Array, outcome: Array, node: _Chance) -> tuple[Any, _Choice]:
-        seen, _ = infer_states(model, list(outcomes[outcome]), node.beliefs)
-        after = _choice(model, seen, node.step, joint, intention)
-        return mctx.ChanceRecurrentFnOutput(
-            action_logits=after.pay + habits,
-            value=nothing,
-            reward=node.paid,
-            discount=(node.step < horizon).astype(nothing.dtype),
-        ), after
-
+    act, observe = _moves(mctx, model, horizon, joint, intention, habits, nothing)
     root = _choice(model, start, jnp.zeros((), jnp.int32), joint, intention)
     # mctx mixes precisions and ranks on its way.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
