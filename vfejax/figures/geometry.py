@@ -53,7 +53,10 @@ def base_metric(metric: ArrayLike, *, kind: str, lengths: Sequence[float]) -> Fi
 
 
 def _draw_ellipses(ax: Axes, metric: np.ndarray, kind: str, lengths: Sequence[float]) -> None:
-    """Unit circles ``dx^T g dx = 1``, scaled so that a typical one fits between its neighbours."""
+    """Unit circles ``dx^T g dx = 1``, scaled so that a typical one fits between its neighbours.
+
+    Each is drawn in white and then, narrower, in ink: so it is seen on every colour.
+    """
     shape = metric.shape[:2]
     steps = [-(-num // _MOST_ELLIPSES) for num in shape]
     spacing = [
@@ -78,8 +81,8 @@ def _draw_ellipses(ax: Axes, metric: np.ndarray, kind: str, lengths: Sequence[fl
     diameters = np.minimum(scale * diameters, 1.6 * room)
     # The first eigenvector belongs to the smallest eigenvalue: the long axis.
     angles = np.degrees(np.arctan2(vectors[drawn][:, 1, 0], vectors[drawn][:, 0, 0]))
-    ax.add_collection(
-        EllipseCollection(
+    for colour, width in (("white", 1.6), (INK, 0.8)):
+        ellipses = EllipseCollection(
             diameters[:, 0],
             diameters[:, 1],
             angles,
@@ -87,23 +90,10 @@ def _draw_ellipses(ax: Axes, metric: np.ndarray, kind: str, lengths: Sequence[fl
             offsets=places[drawn],
             offset_transform=ax.transData,
             facecolors="none",
-            edgecolors="white",
-            linewidths=1.6,
+            edgecolors=colour,
+            linewidths=width,
         )
-    )
-    ax.add_collection(
-        EllipseCollection(
-            diameters[:, 0],
-            diameters[:, 1],
-            angles,
-            units="xy",
-            offsets=places[drawn],
-            offset_transform=ax.transData,
-            facecolors="none",
-            edgecolors=INK,
-            linewidths=0.8,
-        )
-    )
+        ax.add_collection(ellipses)
 
 
 def curvature_map(density: ArrayLike, *, kind: str, lengths: Sequence[float]) -> Figure:
