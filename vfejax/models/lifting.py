@@ -6,8 +6,6 @@ learned is then fitted as of any other observables.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +13,8 @@ from flax import nnx
 
 from vfejax.koopman.variational import vamp2
 from vfejax.models.blocks import check_options
+from vfejax.models.perceptron import Perceptron
+from vfejax.models.protocol import first_weights, merging
 from vfejax.types import Array, PyTree
 
 __all__ = ["Lifting", "LiftingConfig", "lifting", "loss"]
@@ -46,17 +46,6 @@ class Lifting(NamedTuple):
     dim: int
 
 
-class _Perceptron(nnx.Module):
-    def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([linear(*pair) for pair in pairwise(sizes)])
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.layers[:-1]:
-            x = jnp.tanh(layer(x))
-        return self.layers[-1](x)
-
-
 def lifting(
     dim: int, config: LiftingConfig = LiftingConfig(), dtype: jnp.dtype | type = jnp.float32
 ) -> Lifting:
@@ -80,20 +69,17 @@ def lifting(
     check_options(config, observables=1, hidden=1, layers=1)
     sizes = [dim, *[config.hidden] * config.layers, config.observables]
 
-    def create(rngs: nnx.Rngs) -> _Perceptron:
-        return _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
+    def create(rngs: nnx.Rngs) -> Perceptron:
+        return Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
-
-    def init(key: Array) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
+    merged = merging(create)
 
     def apply(params: PyTree, x: Array) -> Array:
         if x.ndim < 1 or x.shape[-1] != dim:
             raise ValueError(f"x must be states [..., {dim}], got shape {x.shape}")
-        return nnx.merge(graphdef, params)(x)
+        return merged(params)(x)
 
-    return Lifting(init, apply, dim)
+    return Lifting(first_weights(create), apply, dim)
 
 
 def loss(model: Lifting, params: PyTree, now: Array, following: Array) -> Array:

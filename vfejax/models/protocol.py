@@ -28,6 +28,7 @@ __all__ = [
     "SequenceModule",
     "as_batch",
     "check_batch",
+    "first_weights",
     "merging",
     "pack",
     "packed_batch",
@@ -247,6 +248,23 @@ def merging(create: Callable[[nnx.Rngs], _Module]) -> Callable[[PyTree], _Module
     return lambda params: nnx.merge(graphdef, params)
 
 
+def first_weights(create: Callable[[nnx.Rngs], Any]) -> Callable[[Array], PyTree]:
+    """A function from a random key to the first parameters of a module, a nested dict of arrays.
+
+    Args:
+        create: makes the module from streams of random numbers.
+
+    >>> init = first_weights(lambda rngs: nnx.Linear(2, 1, use_bias=False, rngs=rngs))
+    >>> init(jax.random.key(0))["kernel"].shape
+    (2, 1)
+    """
+
+    def init(key: Array) -> PyTree:
+        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
+
+    return init
+
+
 def pure(
     create: Callable[[nnx.Rngs], SequenceModule],
     summarize: Callable[[PyTree], tuple[dict[str, Array], dict[str, Array]]] | None = None,
@@ -266,9 +284,6 @@ def pure(
     graphdef, max_length = nnx.graphdef(abstract), abstract.max_length
     stacks = stack_paths(abstract)
     merged, decoding = (partial(way, graphdef, stacks) for way in (_merged, apart.merged))
-
-    def init(key: Array) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
 
     def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
         packed, place = packed_batch(batch, max_length)
@@ -318,7 +333,7 @@ def pure(
     several = read if hasattr(abstract, "read") else None
     seeing = watch if hasattr(abstract, "watch") else None
     return SequenceModel(
-        init,
+        first_weights(create),
         apply,
         init_decode,
         decode,

@@ -7,8 +7,6 @@ Chen, Zhang, Arjovsky, Bottou, Symplectic recurrent neural networks (2020).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +15,8 @@ from flax import nnx
 from vfejax.dynamics.implicit import no_potential
 from vfejax.dynamics.phase_space import Hamiltonian, motion
 from vfejax.models.blocks import check_options
+from vfejax.models.perceptron import Perceptron
+from vfejax.models.protocol import first_weights, merging
 from vfejax.types import Array, PyTree
 
 __all__ = ["HamiltonianConfig", "PhaseModel", "general", "plain", "separable"]
@@ -49,23 +49,10 @@ class PhaseModel(NamedTuple):
     dim: int
 
 
-class _Perceptron(nnx.Module):
-    """Layers with tanh between them, whose derivatives are smooth."""
-
-    def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([linear(*pair) for pair in pairwise(sizes)])
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.layers[:-1]:
-            x = jnp.tanh(layer(x))
-        return self.layers[-1](x)
-
-
 class _Separable(nnx.Module):
     def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.potential = _Perceptron(sizes, dtype=dtype, rngs=rngs)
-        self.kinetic = _Perceptron(sizes, dtype=dtype, rngs=rngs)
+        self.potential = Perceptron(sizes, dtype=dtype, rngs=rngs)
+        self.kinetic = Perceptron(sizes, dtype=dtype, rngs=rngs)
 
 
 def separable(
@@ -88,10 +75,14 @@ def separable(
     ((4,), True)
     """
     sizes = [_coordinates(dim), *_hidden(config), 1]
-    graphdef, init = _pure(lambda rngs: _Separable(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def create(rngs: nnx.Rngs) -> _Separable:
+        return _Separable(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
+
+    merged = merging(create)
 
     def hamiltonian(params: PyTree) -> Hamiltonian:
-        module = nnx.merge(graphdef, params)
+        module = merged(params)
         return Hamiltonian(
             lambda q: module.potential(q)[0], lambda q, p: module.kinetic(p)[0], separable=True
         )
@@ -99,7 +90,7 @@ def separable(
     def motion_fn(params: PyTree, z: Array) -> Array:
         return motion(hamiltonian(params), _checked(z, dim, dtype))
 
-    return PhaseModel(init, motion_fn, hamiltonian, dim)
+    return PhaseModel(first_weights(create), motion_fn, hamiltonian, dim)
 
 
 def general(
@@ -121,16 +112,20 @@ def general(
     (2,)
     """
     sizes = [2 * _coordinates(dim), *_hidden(config), 1]
-    graphdef, init = _pure(lambda rngs: _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def create(rngs: nnx.Rngs) -> Perceptron:
+        return Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
+
+    merged = merging(create)
 
     def hamiltonian(params: PyTree) -> Hamiltonian:
-        module = nnx.merge(graphdef, params)
+        module = merged(params)
         return Hamiltonian(no_potential, lambda q, p: module(jnp.concatenate([q, p]))[0])
 
     def motion_fn(params: PyTree, z: Array) -> Array:
         return motion(hamiltonian(params), _checked(z, dim, dtype))
 
-    return PhaseModel(init, motion_fn, hamiltonian, dim)
+    return PhaseModel(first_weights(create), motion_fn, hamiltonian, dim)
 
 
 def plain(
@@ -153,12 +148,16 @@ def plain(
     """
     length = 2 * _coordinates(dim)
     sizes = [length, *_hidden(config), length]
-    graphdef, init = _pure(lambda rngs: _Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs))
+
+    def create(rngs: nnx.Rngs) -> Perceptron:
+        return Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
+
+    merged = merging(create)
 
     def motion_fn(params: PyTree, z: Array) -> Array:
-        return nnx.merge(graphdef, params)(_checked(z, dim, dtype))
+        return merged(params)(_checked(z, dim, dtype))
 
-    return PhaseModel(init, motion_fn, None, dim)
+    return PhaseModel(first_weights(create), motion_fn, None, dim)
 
 
 def _coordinates(dim: int) -> int:
@@ -181,15 +180,3 @@ def _checked(z: Array, dim: int, dtype: jnp.dtype | type) -> Array:
 def _hidden(config: HamiltonianConfig) -> list[int]:
     check_options(config, hidden=1, layers=1)
     return [config.hidden] * config.layers
-
-
-def _pure(
-    create: Callable[[nnx.Rngs], nnx.Module],
-) -> tuple[nnx.GraphDef, Callable[[Array], PyTree]]:
-    """What a module is, and its first weights as a nested dict of arrays."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
-
-    def init(key: Array) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(create(nnx.Rngs(key)), nnx.Param))
-
-    return graphdef, init
