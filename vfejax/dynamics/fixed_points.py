@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from vfejax.numerics import common_dtype, safe_norm
+from vfejax.numerics.iteration import default_tolerance, iterate, relative_size
 from vfejax.types import Array, PyTree
 
 __all__ = ["Solution", "SolverFn", "fixed_point", "implicit_solution", "newton_krylov", "residual"]
@@ -65,44 +66,12 @@ def residual(value: PyTree, updated: PyTree) -> Array:
     >>> float(residual({"x": jnp.ones(2), "p": jnp.array(99.0)}, {"x": jnp.ones(2), "p": 100.0}))
     0.009999999776482582
     """
-
-    def leaf(z: Array, g: Array) -> Array:
-        return jnp.max(jnp.abs(g - z), initial=0.0) / (1.0 + jnp.max(jnp.abs(z), initial=0.0))
-
-    found = jax.tree.leaves(jax.tree.map(leaf, value, updated))
-    if not found:
-        return jnp.zeros(())
-    dtype = common_dtype(*found)
-    return jnp.max(jnp.stack([x.astype(dtype) for x in found]))
+    return relative_size(jax.tree.map(lambda z, g: g - z, value, updated), value)
 
 
 def _tolerance(tolerance: float | None, guess: PyTree) -> float:
     """The tolerance, by default ``eps^(3/4)`` of the least precise leaf."""
-    if tolerance is not None:
-        return tolerance
-    return max((float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(guess)), default=0.0) ** 0.75
-
-
-def _iterate(
-    improve: Callable[[PyTree], tuple[PyTree, Array]],
-    guess: PyTree,
-    tolerance: float,
-    max_iterations: int,
-) -> Solution:
-    """Improve a guess until its residual is small, is NaN, or the iterations are used up."""
-
-    def unfinished(solution: Solution) -> Array:
-        # False for a NaN, which no further iteration removes.
-        return (solution.residual > tolerance) & (solution.iterations < max_iterations)
-
-    def improved(solution: Solution) -> Solution:
-        value, size = improve(solution.value)
-        return Solution(value, solution.iterations + 1, size, size <= tolerance)
-
-    dtype = residual(guess, guess).dtype
-    unknown = jnp.asarray(jnp.inf, dtype)
-    start = Solution(guess, jnp.zeros((), jnp.int32), unknown, jnp.zeros((), bool))
-    return jax.lax.while_loop(unfinished, improved, start)
+    return default_tolerance(guess) if tolerance is None else tolerance
 
 
 def _ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
@@ -177,7 +146,7 @@ def fixed_point(tolerance: float | None = None, max_iterations: int = 50) -> Sol
             updated = update_fn(value)
             return updated, residual(value, updated)
 
-        return _iterate(improve, guess, _tolerance(tolerance, guess), max_iterations)
+        return Solution(*iterate(improve, guess, _tolerance(tolerance, guess), max_iterations))
 
     return solve
 
@@ -224,7 +193,7 @@ def newton_krylov(
             step = unravel(_bicgstab(linear, defect, linear_tolerance, linear_iterations))
             return jax.tree.map(jnp.add, value, step), residual(value, updated)
 
-        return _iterate(improve, guess, _tolerance(tolerance, guess), max_iterations)
+        return Solution(*iterate(improve, guess, _tolerance(tolerance, guess), max_iterations))
 
     return solve
 
@@ -283,6 +252,6 @@ def _tangent(update_fn: UpdateFn, value: PyTree, source: PyTree) -> PyTree:
         return change - _ravel(push_forward(unravel(change)))[0]
 
     def solve(linear: Callable[[Array], Array], right: Array) -> Array:
-        return _bicgstab(linear, right, _tolerance(None, right), 200)
+        return _bicgstab(linear, right, default_tolerance(right), 200)
 
     return unravel(jax.lax.custom_linear_solve(linear, right, solve, transpose_solve=solve))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from vfejax.numerics import as_floating
+from vfejax.numerics.iteration import default_tolerance, iterate, relative_size
 from vfejax.types import Array, PyTree
 
 __all__ = ["RelaxFn", "Relaxation", "alternating_descent", "gradient_descent", "newton"]
@@ -44,19 +45,6 @@ class RelaxFn(Protocol):
     def __call__(self, gradient_fn: GradientFn, start: PyTree, /) -> Relaxation: ...
 
 
-def _residual(state: PyTree, gradient: PyTree) -> Array:
-    def leaf(s: Array, g: Array) -> Array:
-        return jnp.max(jnp.abs(g), initial=0.0) / (1.0 + jnp.max(jnp.abs(s), initial=0.0))
-
-    found = jax.tree.leaves(jax.tree.map(leaf, state, gradient))
-    return jnp.max(jnp.stack(found)) if found else jnp.zeros(())
-
-
-def _default_tolerance(state: PyTree) -> float:
-    """``eps^(3/4)`` of the least precise leaf."""
-    return max((float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(state)), default=0.0) ** 0.75
-
-
 def _inexact(x: jax.typing.ArrayLike) -> Array:
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else as_floating(x, "start")
@@ -72,26 +60,16 @@ def _iterate(
     tolerance of 0, ``max_iterations`` times, in a loop that can be differentiated.
     """
     start = jax.tree.map(_inexact, start)
-    unknown = jnp.full_like(_residual(start, start), jnp.inf)
-    if tolerance == 0:
-        # Sizes are carried, not stacked: memory does not depend on the number of iterations.
-        state, size = jax.lax.scan(
-            lambda found, _: (improve(found[0]), None), (start, unknown), length=max_iterations
-        )[0]
-        iterations = jnp.full((), max_iterations, jnp.int32)
-        return Relaxation(state, iterations, size, size <= _default_tolerance(start))
-    bound = _default_tolerance(start) if tolerance is None else tolerance
-
-    def unfinished(found: Relaxation) -> Array:
-        # False for a NaN, which no further iteration removes.
-        return (found.residual > bound) & (found.iterations < max_iterations)
-
-    def improved(found: Relaxation) -> Relaxation:
-        state, size = improve(found.state)
-        return Relaxation(state, found.iterations + 1, size, size <= bound)
-
-    first = Relaxation(start, jnp.zeros((), jnp.int32), unknown, jnp.zeros((), bool))
-    return jax.lax.while_loop(unfinished, improved, first)
+    if tolerance != 0:
+        bound = default_tolerance(start) if tolerance is None else tolerance
+        return Relaxation(*iterate(improve, start, bound, max_iterations))
+    # Sizes are carried, not stacked: memory does not depend on the number of iterations.
+    unknown = jnp.full_like(relative_size(start, start), jnp.inf)
+    state, size = jax.lax.scan(
+        lambda found, _: (improve(found[0]), None), (start, unknown), length=max_iterations
+    )[0]
+    iterations = jnp.full((), max_iterations, jnp.int32)
+    return Relaxation(state, iterations, size, size <= default_tolerance(start))
 
 
 def _check(step_size: float, max_iterations: int, tolerance: float | None) -> None:
@@ -151,7 +129,7 @@ def gradient_descent(
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
         def improve(state: PyTree) -> tuple[PyTree, Array]:
             after = _descend(state, gradient_fn(state), step_size, project)
-            return after, _residual(state, _slope(state, after, step_size))
+            return after, relative_size(_slope(state, after, step_size), state)
 
         return _iterate(improve, start, tolerance, max_iterations)
 
@@ -207,7 +185,7 @@ def alternating_descent(
 
         def improve(state: PyTree) -> tuple[PyTree, Array]:
             after = half(half(state, 0), 1)
-            return after, _residual(state, _slope(state, after, step_size))
+            return after, relative_size(_slope(state, after, step_size), state)
 
         return _iterate(improve, start, tolerance, max_iterations)
 
@@ -266,7 +244,7 @@ def newton(
                 linear_iterations,
             )
             after = jax.tree.map(jnp.subtract, state, unravel(step))
-            return after, _residual(state, gradient)
+            return after, relative_size(gradient, state)
 
         return _iterate(improve, start, tolerance, max_iterations)
 

@@ -1,9 +1,10 @@
 """Numerics that every layer shares: dtypes, shapes, products, triangular factors and safe norms.
 
-The package imports these functions from here, whichever module holds them.
+The package imports these functions from here, whichever module holds them. Why none of them calls
+LAPACK is said in :mod:`vfejax.numerics.triangular`.
 """
 
-from vfejax.numerics import norms, precision, products, shapes, triangular
+from vfejax.numerics import iteration, norms, precision, products, shapes, triangular
 from vfejax.numerics.norms import (
     safe_norm,
     safe_sqrt,
@@ -50,6 +51,7 @@ __all__ = [
     "expand_leading",
     "floating_tree",
     "identity_like",
+    "iteration",
     "log_det_cholesky",
     "matmul",
     "matmul_nt",
