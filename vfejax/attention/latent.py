@@ -286,6 +286,22 @@ def leaving(compression: Compression, reach: Reach, state: LatentState, tokens: 
     return Leaving(compressed, lost_keys, here - jnp.asarray(reach.window, here.dtype))
 
 
+class _Part(NamedTuple):
+    """What queries read of one part of the past.
+
+    Attributes:
+        answer: undivided, in coefficients.
+        allowed: which tokens a query reads, ``[b, n, m]``.
+        lost_key: largest norm of what the basis leaves out of their keys, ``[b, g, n]``.
+        lost_value: of their values.
+    """
+
+    answer: Average
+    allowed: Array
+    lost_key: Array
+    lost_value: Array
+
+
 def read(
     compression: Compression, reach: Reach, state: LatentState, tokens: Tokens, left: Leaving
 ) -> tuple[Average, LatentInfo]:
@@ -315,13 +331,16 @@ def read(
     outside = outside * jnp.asarray(channels**-0.5, outside.dtype)
     here = places(state.window, query.shape[2])
 
-    def part(kept: Latent, at: Array) -> tuple[Average, Array, Array, Array]:
+    def part(kept: Latent, at: Array) -> _Part:
         age = here[:, :, None] - at[:, None, :] - reach.window
         allowed = (age >= 0) & (age < horizon) & (at >= reach.sinks)[:, None]
         pattern = pattern_of(reach, tokens.query, here, at, allowed)
-        read = average(flat(inside), flat(kept.keys), flat(kept.values), pattern)
-        lost = _largest(kept.lost_keys, allowed), _largest(kept.lost_values, allowed)
-        return read, allowed, *lost
+        return _Part(
+            average(flat(inside), flat(kept.keys), flat(kept.values), pattern),
+            allowed,
+            _largest(kept.lost_keys, allowed),
+            _largest(kept.lost_values, allowed),
+        )
 
     at = held_places(position - jnp.asarray(reach.window, here.dtype), horizon)
     # What leaves with the first query of the chunk may be a NaN, which its weight 0 does not stop.
@@ -329,19 +348,26 @@ def read(
     past = state.past._replace(values=jnp.where(stays, state.past.values, 0.0))
     old = part(past, at)
     new = part(left.tokens, left.places)
-    joined = combine(old[0], new[0])
+    joined = combine(old.answer, new.answer)
     basis = cast_like(compression.value_basis, joined.values)
     values = jnp.einsum("bgnr,gvr->bgnv", joined.values, basis, precision="highest")
-    change = jnp.abs(jnp.einsum("bgndc,bgmec->bgndme", outside, left.residual, precision="highest"))
-    measured = jnp.max(
-        jnp.where(new[1][:, None, :, None, :, None], change, 0.0), axis=(-2, -1), initial=0.0
-    )
-    eps = _norm(outside) * jnp.maximum(old[2], new[2])[..., None]
-    value_error = jnp.broadcast_to(jnp.maximum(old[3], new[3])[..., None], eps.shape)
+    measured = _measured(outside, left.residual, new.allowed)
+    eps = _norm(outside) * jnp.maximum(old.lost_key, new.lost_key)[..., None]
+    lost_value = jnp.maximum(old.lost_value, new.lost_value)[..., None]
+    value_error = jnp.broadcast_to(lost_value, eps.shape)
     info = LatentInfo(eps, total_variation_bound(eps), measured, value_error)
     return joined._replace(values=values), LatentInfo(
         *(heads_last(x.reshape(*x.shape[:2], -1), reach.depth) for x in info)
     )
+
+
+def _measured(outside: Array, residual: Array, allowed: Array) -> Array:
+    """Largest ``|<q_out, k_out>|`` of the tokens that leave and that a query reads,
+    ``[b, g, n, D]``.
+    """
+    change = jnp.abs(jnp.einsum("bgndc,bgmec->bgndme", outside, residual, precision="highest"))
+    read = allowed[:, None, :, None, :, None]
+    return jnp.max(jnp.where(read, change, 0.0), axis=(-2, -1), initial=0.0)
 
 
 def _largest(norms: Array, allowed: Array) -> Array:
