@@ -31,7 +31,7 @@ from vfejax.figures.hierarchies import memberships
 from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.problems.emergent_flow import emergent_flow
-from vfejax.problems.scenes import adjusted_rand_index, spectral_clustering
+from vfejax.problems.partitions import adjusted_rand_index, spectral_clustering
 
 GROUP = irreps.so3((1,))
 NUM_AGENTS, CAPACITIES = 16, (6, 3)
