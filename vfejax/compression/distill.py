@@ -171,18 +171,16 @@ def taught(
     for name, value in compared.items():
         _check_range(f"{name}_weight", value)
     compared = {name: value for name, value in compared.items() if value}
-    models = {"student": student, "teacher": teacher}
-    see = {role: _seeing(model, role, compared) for role, model in models.items()}
+    see = {"student": _seeing(student, "student", compared)}
+    see["teacher"] = _seeing(teacher, "teacher", compared)
+    setting = _Setting(student, see, tuple(compared), temperature, padding)
 
     def init(key: Array) -> PyTree:
-        keys = dict(zip(models, (key, jax.random.fold_in(key, 1)), strict=True))
-        params = {role: model.init(keys[role]) for role, model in models.items()}
+        other = jax.random.fold_in(key, 1)
+        params = {"student": student.init(key), "teacher": teacher.init(other)}
         if not compared:
             return params
-        token = Batch(jnp.zeros((1, 1), jnp.int32))
-        seen = {role: jax.eval_shape(see[role], params[role], token, None)[1] for role in models}
-        pairs = {name: tuple(_layers(seen[r], name, r) for r in models) for name in compared}
-        learned = projections(pairs, jax.random.fold_in(key, 2))
+        learned = _projections(setting, params, jax.random.fold_in(key, 2))
         return params | ({"projection": learned} if learned else {})
 
     def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
@@ -190,24 +188,8 @@ def taught(
         if batch.targets is None:
             return student.apply(params["student"], batch, key)
         _check_length(teacher, batch)
-        said, shown = see["student"](params["student"], batch, key)
-        asked, known = batch._replace(targets=None), jax.lax.stop_gradient(params["teacher"])
-        told, aims = jax.lax.stop_gradient(see["teacher"](known, asked, None))
-        counts, maps = _counts(batch, padding), params.get("projection", {})
-        matches = {
-            name: match_sums(
-                _layers(shown, name, "student"),
-                _layers(aims, name, "teacher"),
-                counts,
-                maps.get(name),
-            )
-            for name in compared
-        }
-        soft = jnp.sum(soft_nats(said.logits, told.logits, temperature, counts))
-        hard = jnp.sum(_nats(said.logits, batch.targets, counts))
-        tokens = jnp.sum(counts, dtype=soft.dtype)
-        lesson = Lesson(_own_sums(student, said, tokens), hard, soft, tokens, **matches)
-        return Prediction(said.logits, *summarize(lesson), lesson)
+        logits, lesson = _lesson(setting, params, batch, key)
+        return Prediction(logits, *summarize(lesson), lesson)
 
     def summarize(lesson: Lesson) -> tuple[dict[str, Array], dict[str, Array]]:
         tokens = jnp.maximum(lesson.tokens, 1)
@@ -230,6 +212,56 @@ def taught(
         summarize,
         own(student.read),
     )
+
+
+class _Setting(NamedTuple):
+    """How a lesson is given.
+
+    Attributes:
+        student: the model that learns.
+        see: ``(params, batch, key) -> (prediction, layers)`` of student and teacher.
+        compared: names of the layers that are compared.
+        temperature: T.
+        padding: the target that does not count.
+    """
+
+    student: SequenceModel
+    see: dict[str, _SeeFn]
+    compared: tuple[str, ...]
+    temperature: float
+    padding: int | None
+
+
+def _projections(setting: _Setting, params: PyTree, key: Array) -> PyTree:
+    """First maps between layers of unequal width."""
+    token, roles = Batch(jnp.zeros((1, 1), jnp.int32)), setting.see
+    seen = {role: jax.eval_shape(roles[role], params[role], token, None)[1] for role in roles}
+    pairs = {name: tuple(_layers(seen[r], name, r) for r in roles) for name in setting.compared}
+    return projections(pairs, key)
+
+
+def _lesson(
+    setting: _Setting, params: PyTree, batch: Batch, key: Array | None
+) -> tuple[Array, Lesson]:
+    """What the student says of a batch with targets, and how far that is from what it should."""
+    said, shown = setting.see["student"](params["student"], batch, key)
+    asked, known = batch._replace(targets=None), jax.lax.stop_gradient(params["teacher"])
+    told, aims = jax.lax.stop_gradient(setting.see["teacher"](known, asked, None))
+    counts, maps = _counts(batch, setting.padding), params.get("projection", {})
+    matches = {
+        name: match_sums(
+            _layers(shown, name, "student"),
+            _layers(aims, name, "teacher"),
+            counts,
+            maps.get(name),
+        )
+        for name in setting.compared
+    }
+    soft = jnp.sum(soft_nats(said.logits, told.logits, setting.temperature, counts))
+    hard = jnp.sum(_nats(said.logits, jnp.asarray(batch.targets), counts))
+    tokens = jnp.sum(counts, dtype=soft.dtype)
+    sums = _own_sums(setting.student, said, tokens)
+    return said.logits, Lesson(sums, hard, soft, tokens, **matches)
 
 
 def _seeing(model: SequenceModel, role: str, compared: dict[str, float]) -> _SeeFn:
