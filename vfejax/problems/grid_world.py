@@ -118,6 +118,42 @@ def read_map(text: str) -> GridMap:
     )
 
 
+def _moves(grid: GridMap, slip: float) -> np.ndarray:
+    """``p(next place | place, move)``."""
+    targets = move_targets(grid.cells)
+    final = [*grid.goals, *grid.traps]
+    targets[final] = np.array(final)[:, None]
+    moves = np.zeros((len(targets), len(targets), len(_MOVES)))
+    for i, u in np.ndindex(targets.shape):
+        moves[targets[i, u], i, u] += 1 - slip
+        moves[i, i, u] += slip
+    return moves
+
+
+def _outcomes(grid: GridMap) -> np.ndarray:
+    """``p(nothing, reward or punishment | place, goal with the reward)``."""
+    outcomes = np.zeros((3, len(grid.cells), len(grid.goals)))
+    outcomes[0] = 1
+    outcomes[:, list(grid.traps)] = np.array([0.0, 0.0, 1.0])[:, None, None]
+    for side in range(len(grid.goals)):
+        for number, goal in enumerate(grid.goals):
+            outcomes[:, goal, side] = (0, 1, 0) if number == side else (0, 0, 1)
+    return outcomes
+
+
+def _cues(grid: GridMap, validity: float) -> np.ndarray:
+    """``p(nothing, or the number of a goal | place, goal with the reward)``."""
+    sides = len(grid.goals)
+    told = np.zeros((sides + 1, len(grid.cells), sides))
+    told[0] = 1
+    for side in range(sides):
+        said = np.full(sides, (1 - validity) / (sides - 1) if sides > 1 else 0.0)
+        said[side] = validity if sides > 1 else 1.0
+        for cue in grid.cues:
+            told[:, cue, side] = [0.0, *said]
+    return told
+
+
 def grid_world(
     text: str = EXAMPLE_MAP,
     *,
@@ -153,31 +189,13 @@ def grid_world(
             raise ValueError(f"{name} must be a probability, got {value}")
     grid = read_map(text)
     num, sides = len(grid.cells), len(grid.goals)
-    targets = move_targets(grid.cells)
-    final = [*grid.goals, *grid.traps]
-    targets[final] = np.array(final)[:, None]
-    move = np.zeros((num, num, len(_MOVES)))
-    for i, u in np.ndindex(targets.shape):
-        move[targets[i, u], i, u] += 1 - slip
-        move[i, i, u] += slip
-    outcome, told = np.zeros((3, num, sides)), np.zeros((sides + 1, num, sides))
-    outcome[0], told[0] = 1, 1
-    outcome[:, list(grid.traps)] = np.array([0.0, 0.0, 1.0])[:, None, None]
-    for side in range(sides):
-        for number, goal in enumerate(grid.goals):
-            outcome[:, goal, side] = (0, 1, 0) if number == side else (0, 0, 1)
-        others = (1 - validity) / (sides - 1) if sides > 1 else 0.0
-        said = np.full(sides, others)
-        said[side] = validity if sides > 1 else 1.0
-        for cue in grid.cues:
-            told[:, cue, side] = [0.0, *said]
 
     def array(x: np.ndarray) -> Array:
         return jnp.asarray(x, dtype)
 
     return POMDP(
-        [array(np.eye(num)), array(outcome), array(told)],
-        [array(move), array(np.eye(sides)[..., None])],
+        [array(np.eye(num)), array(_outcomes(grid)), array(_cues(grid, validity))],
+        [array(_moves(grid, slip)), array(np.eye(sides)[..., None])],
         [
             array(np.zeros(num)),
             array(np.array([0.0, reward, -punishment])),

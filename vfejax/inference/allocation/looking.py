@@ -71,18 +71,6 @@ def look_then_spend(
             f"most the budget {budget}"
         )
     num = belief.size
-    done = 2 * num + 1
-    report, reached = np.zeros((3, num, done + 1)), np.zeros((3, num, done + 1))
-    move = np.zeros((done + 1, done + 1, 2 * num))
-    report[0], reached[0] = 1, 1
-    for region in range(num):
-        seen = np.where(np.arange(num) == region, detection, false_alarm)
-        report[:, :, 1 + region] = 0 * seen, 1 - seen, seen
-        hit = (np.arange(num) == region).astype(float)
-        reached[:, :, 1 + num + region] = 0 * hit, 1 - hit, hit
-    for control in range(2 * num):
-        move[1 + control, : 1 + num, control] = 1
-        move[done, 1 + num :, control] = 1
     left = budget - look_tokens * np.arange(num_looks + 1)
     preferences = np.stack([0 * left, 0 * left, nats_per_token * left], axis=1)
 
@@ -90,11 +78,33 @@ def look_then_spend(
         return jnp.asarray(x, belief.dtype)
 
     return POMDP(
-        [array(report), array(reached)],
-        [array(np.eye(num)[..., None]), array(move)],
+        [array(x) for x in _likelihoods(num, detection, false_alarm)],
+        [array(np.eye(num)[..., None]), array(_transitions(num))],
         [array(np.zeros(3)), array(preferences)],
-        [belief, array(np.eye(done + 1)[0])],
+        [belief, array(np.eye(2 * num + 2)[0])],
     )
+
+
+def _likelihoods(num: int, detection: float, false_alarm: float) -> tuple[np.ndarray, np.ndarray]:
+    """``p(report | region, last act)`` and ``p(where tokens went | region, last act)``."""
+    report, reached = np.zeros((3, num, 2 * num + 2)), np.zeros((3, num, 2 * num + 2))
+    report[0], reached[0] = 1, 1
+    for region in range(num):
+        seen = np.where(np.arange(num) == region, detection, false_alarm)
+        report[:, :, 1 + region] = 0 * seen, 1 - seen, seen
+        hit = (np.arange(num) == region).astype(float)
+        reached[:, :, 1 + num + region] = 0 * hit, 1 - hit, hit
+    return report, reached
+
+
+def _transitions(num: int) -> np.ndarray:
+    """``p(act | last act, control)``: looks may follow looks, and nothing follows spending."""
+    done = 2 * num + 1
+    move = np.zeros((done + 1, done + 1, 2 * num))
+    for control in range(2 * num):
+        move[1 + control, : 1 + num, control] = 1
+        move[done, 1 + num :, control] = 1
+    return move
 
 
 def plan_looks(model: POMDP, horizon: int, *, hard: bool = True) -> Array:
