@@ -225,9 +225,8 @@ def active_filter(
         descent = jnp.concatenate(
             [speed * matmul_nt(metric, by_path), action_speed * matmul_nt(action_metric, by_action)]
         )
-        num = state.action.size  # action has no motion of its own
-        drift = jnp.pad(ravel_pytree(jax.tree.map(shift, belief.path))[0], (0, num))
-        motion = jnp.pad(shift_matrix(jax.tree.leaves(belief.path)), (0, num))
+        num = state.action.size
+        drift, motion = _own_motion(belief.path, num)
         expansion = Expansion(matvec(by_path.T, value), curvature, matmul_tn(by_path, by_seen))
         return Response(
             drift - matvec(descent, value),
@@ -241,17 +240,31 @@ def active_filter(
         length = jnp.asarray(dt, state.action.dtype)
         moving = jax.tree.map(lambda y: advance(y, -length), seen)
         response = respond(state, moving)
-        columns = [response.flow]
-        for _ in range(1, model.order):
-            moving = jax.tree.map(shift, moving)
-            columns.append(matvec(response.by_seen, ravel_pytree(moving)[0]))
+        derivatives = _derivatives(response, moving, model.order)
         size = response.flow.size - state.action.size
         own_effect = matmul(response.by_seen, response.forward)
         jacobian = response.by_self + jnp.pad(own_effect, ((0, 0), (size, 0)))
-        distance = ozaki_step(jacobian, jnp.stack(columns, axis=-1), length)
-        return move(state, distance), response.info
+        return move(state, ozaki_step(jacobian, derivatives, length)), response.info
 
     return ActiveFilter(init, step, respond)
+
+
+def _own_motion(path: Path, num_actions: int) -> tuple[Array, Array]:
+    """``D mu~`` of the flat path and its derivative, with zeros for the action: it has no motion of
+    its own.
+    """
+    drift = ravel_pytree(jax.tree.map(shift, path))[0]
+    motion = shift_matrix(jax.tree.leaves(path))
+    return jnp.pad(drift, (0, num_actions)), jnp.pad(motion, (0, num_actions))
+
+
+def _derivatives(response: Response, seen: Observation, order: int) -> Array:
+    """The flow and its derivatives in time as the observation moves, ``[n + k, order]``."""
+    columns = [response.flow]
+    for _ in range(1, order):
+        seen = jax.tree.map(shift, seen)
+        columns.append(matvec(response.by_seen, ravel_pytree(seen)[0]))
+    return jnp.stack(columns, axis=-1)
 
 
 def _forward(forward: Array, seen: Observation, action: Array) -> Array:

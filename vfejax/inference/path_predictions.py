@@ -47,6 +47,13 @@ class _Carry(NamedTuple):
     memory: Array  # M
 
 
+def _covariances(model: Model, hyper: Hyperparameters, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """``Sigma_w`` of the noise of the states, and ``Sigma_v`` of the causes."""
+    weights = jnp.exp(hyper.state[0])[:, None, None]
+    precision = jnp.sum(weights * jnp.asarray(model.levels[0].state_precision, dtype), axis=0)
+    return spd_inverse(precision), spd_inverse(jnp.asarray(model.cause_precision, dtype))
+
+
 def predict(
     model: Model,
     states: Array,
@@ -85,9 +92,7 @@ def predict(
     if len(model.levels) != 1:
         raise ValueError(f"model must have one level, got {len(model.levels)}")
     level, theta, dtype = model.levels[0], parameters[0], states.dtype
-    weights = jnp.exp(hyper.state[0])[:, None, None]
-    state_cov = spd_inverse(jnp.sum(weights * jnp.asarray(level.state_precision, dtype), axis=0))
-    cause_cov = spd_inverse(jnp.asarray(model.cause_precision, dtype))
+    state_cov, cause_cov = _covariances(model, hyper, dtype)
     slow = model.smoothness if model.cause_smoothness is None else model.cause_smoothness
     length = jnp.asarray(dt / num_substeps, dtype)
 
