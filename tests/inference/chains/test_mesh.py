@@ -87,6 +87,11 @@ assert expected[0].filtered.info.impossible.sum() == 2
 # Before a NaN everything is as it was, after it everything is NaN.
 broken = many(*arrays[:2], arrays[2].at[30, 0].set(jnp.nan))[0][0].filtered
 assert np.all(np.isfinite(broken.probabilities[:30])) and np.all(np.isnan(broken.predicted[31:]))
+assert np.isnan(many(*arrays[:2], arrays[2].at[-1, 2].set(jnp.nan))[0][1].log_probability)
+
+# What is common to all states, as in densities of many pixels, costs no digits of the rest.
+level = *arrays[:2], arrays[2] + 1e9
+compare(many(*level), one(*level), 1e-13)
 print("equal")
 """
 

@@ -28,11 +28,12 @@ class _Known(NamedTuple):
 
     ``before [k]`` are log probabilities of the first state given all before the shard, ``behind
     [k]`` that of what is behind it given the last state, and ``lost [l]`` the observations that no
-    possible state explains, without which ``rows`` are.
+    possible state explains, without which ``rows`` are, relative to ``heights [l]``.
     """
 
     lost: Array
     rows: Array
+    heights: Array
     before: Array
     behind: Array | None
 
@@ -142,24 +143,30 @@ def _lost(shard: Shard, axis_name: str) -> Array:
     return jax.lax.cond(anywhere(shard.rows == -jnp.inf), look, lambda: none)
 
 
-def _without(lost: Array, rows: Array) -> Array:
-    return jnp.where(jnp.broadcast_to(lost[:, None], rows.shape), 0.0, rows)
+def _without(lost: Array, rows: Array) -> tuple[Array, Array]:
+    """Rows without those that are lost, relative to the largest entry of each, and that entry: what
+    is common to all states must not cost the digits of what they differ by.
+    """
+    rows = jnp.where(jnp.broadcast_to(lost[:, None], rows.shape), 0.0, rows)
+    heights = jax.lax.stop_gradient(jnp.max(rows, axis=1))
+    return rows - heights[:, None], heights
 
 
 def _known(shard: Shard, axis_name: str, ways: tuple[Way, ...]) -> _Known:
     lost = _lost(shard, axis_name)
-    shard = shard._replace(rows=_without(lost, shard.rows))
+    rows, heights = _without(lost, shard.rows)
+    shard = shard._replace(rows=rows)
     firsts = (_first(shard),) * len(ways)
     belief, *behind = starts(ways, element, axis_name, firsts, shard)
     before = log_matvec(safe_log(shard.into), belief)
-    return _Known(lost, shard.rows, before, behind[0] if behind else None)
+    return _Known(lost, rows, heights, before, behind[0] if behind else None)
 
 
 def _filtered(shard: Shard, known: _Known, passes: DiscretePasses) -> tuple[Array, ...]:
     # Weights of 1 for all states: their probabilities are part of the first row, as logarithms.
     ones, rows = jnp.ones_like(known.before), known.rows.at[0].add(known.before)
     predicted, after, steps, _ = passes.filter(ones, shard.links, rows)
-    steps = jnp.where(known.lost, -jnp.inf, steps)
+    steps = jnp.where(known.lost, -jnp.inf, steps + known.heights)
     return predicted.at[0].set(jnp.exp(known.before)), after, steps, known.lost
 
 
@@ -246,7 +253,8 @@ def decode_shard(shard: Shard, axis_name: str, passes: DiscretePasses) -> tuple[
     """
     here = jax.lax.axis_index(axis_name)
     lost = _lost(shard, axis_name)
-    shard = shard._replace(rows=_without(lost, shard.rows))
+    rows, heights = _without(lost, shard.rows)
+    shard = shard._replace(rows=rows)
     own = _best_element(jax.lax.stop_gradient(shard))
     states = _last_states(jax.lax.all_gather(own, axis_name))
     # Every state before the first shard leads to the same.
@@ -255,5 +263,8 @@ def decode_shard(shard: Shard, axis_name: str, passes: DiscretePasses) -> tuple[
     rows = shard.rows.at[0].add(start)
     rows = rows.at[-1].set(jnp.where(ends, rows[-1], -jnp.inf))
     path, best, _ = passes.decode(jnp.ones_like(start), shard.links, rows)
+    best = best + jnp.sum(heights)
+    # The path may pass by what is NaN.
+    best = jax.lax.psum(jnp.where(jnp.any(jnp.isnan(own)), jnp.nan, best), axis_name)
     anything = jax.lax.psum(jnp.sum(lost), axis_name) > 0
-    return path, jnp.where(anything, -jnp.inf, jax.lax.psum(best, axis_name)), lost
+    return path, jnp.where(anything, -jnp.inf, best), lost
