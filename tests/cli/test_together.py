@@ -1,5 +1,6 @@
 """Two processes make one run. They are real ones, on this machine, with four devices each."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from vfejax.cli.main import main
 from vfejax.cli.together import GroupOptions, check_group, joined
 from vfejax.data import population_arrays
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, processes
+from vfejax.runs import checkpoint, joining, processes
 from vfejax.runs.interrupt import INTERRUPTED
 from vfejax.runs.metrics import read_metrics
 
@@ -172,6 +173,7 @@ def check_population(found, expected):
         (("a:\u0664", 2, 0), ["HOST:PORT"]),
         (("a:" + 5000 * "1", 2, 0), ["HOST:PORT"]),
         (("http://a:1", 2, 0), ["HOST:PORT"]),
+        (("::1:4000", 2, 0), ["HOST:PORT", "[::1]:4000"]),
         (("a:1", 2**31, 0), ["--processes 2147483648", "at most"]),
     ],
 )
@@ -181,6 +183,22 @@ def test_options_that_join_processes_are_checked(given, pieces):
         check_group(GroupOptions(**dict(zip(names, given, strict=True))))
     for piece in pieces:
         assert piece in str(error.value)
+
+
+def test_too_little_memory_of_one_process_is_explained_to_all(monkeypatch):
+    told = []
+
+    @contextlib.contextmanager
+    def all_told(*_):
+        try:
+            yield
+        except UserError as error:
+            told.append(str(error))
+
+    monkeypatch.setattr(joining, "joined", all_told)
+    with joined(GroupOptions(coordinator="[::1]:4000", processes=2, process=1), "train"):
+        raise MemoryError("Unable to allocate 72 GiB")
+    assert told[0].startswith("not enough memory (Unable to allocate 72 GiB); choose a smaller --b")
 
 
 def test_a_process_that_is_told_of_no_others_is_alone():

@@ -12,6 +12,8 @@ import pytest
 
 from vfejax.errors import UserError
 from vfejax.runs import joining
+from vfejax.runs.interrupt import INTERRUPTED
+from vfejax.runs.links import Links
 
 HEARTBEAT = """E0101 coordination_service.cc:1549] Use error polling to propagate the error
 UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):
@@ -52,6 +54,32 @@ def test_the_end_of_a_connection_is_found_behind_other_errors():
     assert joining._is_of_connection(met)
     assert not joining._is_of_connection(UserError("no connection to gloo is meant here"))
     assert not joining._is_of_connection(ValueError("shapes do not fit"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "done", "status", "expected"),
+    [
+        (0, 0, 0, ""),  # the first process has written everything
+        (0, INTERRUPTED, INTERRUPTED, "vfejax train: interrupted\n"),
+        (1, 0, joining.FAILED, "process 0 of 2 ended or was lost"),  # perhaps it had not
+        (0, None, joining.FAILED, "process 1 of 2 ended or was lost"),
+    ],
+)
+def test_a_loss_while_all_leave_does_not_fail_a_run_that_is_complete(
+    rank, done, status, expected, monkeypatch, capfd
+):
+    monkeypatch.setattr(joining, "_WORD", 0.0)
+
+    def left(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", left)
+    watch = joining._Watch(joining.Group("a:1", 2, rank), "train", None, Links(rank, {}))
+    watch.connected, watch.done = True, done
+    with pytest.raises(SystemExit) as ended:
+        watch.lost_connection()
+    assert ended.value.code == status
+    assert expected in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """The directory of a run, as several processes see it."""
 
+import pytest
+
+from vfejax.errors import UserError
 from vfejax.runs import directory, processes, shared
 
 
@@ -16,6 +19,17 @@ def test_a_directory_that_does_not_show_is_told_by_one_process(tmp_path, monkeyp
     assert shared._seen(tmp_path / "mark") == 0
     (tmp_path / "mark").write_text("17")
     assert shared._seen(tmp_path / "mark") == 17
+
+
+def test_a_process_elsewhere_is_named_with_the_place_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / directory.OWN).mkdir(parents=True)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "barrier", lambda: None)
+    monkeypatch.setattr(processes, "gathered", lambda value: [value, 0])
+    with shared.join("run") as run, pytest.raises(UserError, match="process 1 does not") as error:
+        shared.meet(run)
+    assert str(tmp_path / "run") in str(error.value)
 
 
 def test_one_process_leads_and_agrees_with_itself():

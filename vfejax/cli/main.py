@@ -93,7 +93,7 @@ def _dispatch(arguments: list[str]) -> int:
     except SystemExit as stop:  # tyro, after --help
         return int(stop.code or 0)
     except Exception as error:
-        reason = _explained(error, COMMANDS[name])
+        reason = too_large(error, name) or environment.fault(error)
         if not reason:
             raise
         print(f"vfejax {name}: {reason}", file=sys.stderr)
@@ -116,13 +116,13 @@ def _run(name: str, arguments: list[str]) -> int:
         return command.main(arguments)
 
 
-def _explained(error: Exception, command: Command) -> str:
-    """What a user can do about an error of JAX; empty when it is one of the program."""
+def too_large(error: Exception, name: str) -> str:
+    """What a user of a command can do about an error of memory; empty for another."""
     if not _is_of_memory(error):
-        return environment.fault(error)
+        return ""
     from vfejax.data.files import one_line
 
-    return f"not enough memory ({one_line(error, 120)}); choose a smaller {command.sizes}"
+    return f"not enough memory ({one_line(error, 120)}); choose a smaller {COMMANDS[name].sizes}"
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vfejax.cli import options
+from vfejax.cli import main, options
 from vfejax.cli.limits import check, check_counts
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
@@ -16,7 +16,7 @@ from vfejax.runs import joining
 
 __all__ = ["GroupOptions", "check_group", "joined"]
 
-_ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:[^\s/:]+|\[[^\s/]+\]):([0-9]{1,5})")
 _LARGEST_PORT = 65535
 
 
@@ -56,7 +56,7 @@ def check_group(config: GroupOptions) -> None:
         return
     found = _ADDRESS.fullmatch(config.coordinator)
     fits = found is not None and 0 < int(found[1]) <= _LARGEST_PORT
-    check(fits, "coordinator", config.coordinator, "HOST:PORT, such as 10.0.0.1:4000")
+    check(fits, "coordinator", config.coordinator, "HOST:PORT, such as 10.0.0.1:4000 or [::1]:4000")
     check_counts(config, ["processes"], 1)
     numbers = f"at least 0 and below --processes {config.processes}"
     check(0 <= config.process < config.processes, "process", config.process, numbers)
@@ -79,7 +79,12 @@ def joined(config: GroupOptions, name: str) -> Iterator[None]:
         return
     group = joining.Group(config.coordinator, config.processes, config.process)
     with joining.joined(group, name, _alike(config, name)):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if reason := main.too_large(error, name):
+                raise UserError(reason) from error  # which all of them are told
+            raise
 
 
 def _alike(config: GroupOptions, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -28,7 +28,7 @@ from vfejax import __version__
 from vfejax.data.files import one_line
 from vfejax.errors import UserError
 from vfejax.runs import meeting, processes
-from vfejax.runs.interrupt import end_process
+from vfejax.runs.interrupt import INTERRUPTED, end_process
 from vfejax.runs.links import Links
 from vfejax.runs.native_output import NativeOutput
 
@@ -68,8 +68,9 @@ def joined(
 
     In the end every process waits for the others. When one is lost the others end, with status 2
     and one line that names it: at once where its connections break, within a minute where it only
-    falls silent. An exception of one ends the others too, with a line that repeats what it says;
-    the process itself leaves the others when the interpreter ends.
+    falls silent. The first process, which writes for all, ends as ever when another is lost after
+    its own work is done. An exception of one ends the others too, with a line that repeats what it
+    says; the process itself leaves the others when the interpreter ends.
 
     Args:
         group: the processes.
@@ -105,10 +106,10 @@ def joined(
         atexit.register(_leave, native, FAILED if isinstance(error, UserError) else 1, group.rank)
         raise
     except KeyboardInterrupt:  # all processes stop at the same step, and each says so
-        _part(watch, native, links)
+        _part(watch, native, links, INTERRUPTED)
         raise
     else:
-        _part(watch, native, links)
+        _part(watch, native, links, 0)
 
 
 def _versions(group: Group) -> dict[str, Any]:
@@ -121,8 +122,9 @@ def _versions(group: Group) -> dict[str, Any]:
     }
 
 
-def _part(watch: "_Watch", native: NativeOutput, links: Links) -> None:
+def _part(watch: "_Watch", native: NativeOutput, links: Links, status: int) -> None:
     """Leave together, and put back what was changed."""
+    watch.done = status
     jax.distributed.shutdown()
     links.close()
     watch.end()
@@ -193,6 +195,7 @@ class _Watch:
     def __init__(self, group: Group, name: str, native: NativeOutput, links: Links) -> None:
         self.connected = False
         self.failing = False  # this process has an error of its own, which it reports
+        self.done: int | None = None  # status of this process, which waits for the others to leave
         self._group, self._name, self._native, self._links = group, name, native, links
         self._said = threading.Lock()
         self._libc = ctypes.CDLL(None)
@@ -244,9 +247,20 @@ class _Watch:
     def _end_without(self, named: list[int]) -> None:
         """End the process, since another has ended."""
         named = self._links.lost[:1] or named  # the first: others may have ended for its sake
+        if self.done is not None and self._group.rank == 0:
+            self._end_done(self.done)
         if self._links.failed:
             self._end(self._links.failed)
         self._end(self._lost(named) if self.connected else self._apart("in time", named))
+
+    def _end_done(self, status: int) -> NoReturn:
+        """End as if all had left together: the first process has written all there is to write."""
+        self._said.acquire()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        if status:
+            end_process(f"vfejax {self._name}: interrupted", status)
+        os._exit(status)
 
     def _end(self, message: str) -> None:
         """The last line of this process; the first caller writes it."""

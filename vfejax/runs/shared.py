@@ -46,8 +46,9 @@ def meet(run: RunDirectory) -> None:
     for index, found in enumerate(seen):
         if found != seen[0]:
             raise UserError(
-                f"process {index} does not see {run.path} of process 0; give an --out on a disk "
-                "that all processes share"
+                f"process {index} does not see what process 0 wrote in --out (here "
+                f"{run.path.absolute()}); give the absolute path of a folder on a disk that all "
+                "processes share"
             )
 
 
