@@ -84,13 +84,16 @@ def test_environment_does_without_git_and_seed(monkeypatch, tmp_path):
 
 
 def test_git_revision_is_a_commit_of_the_sources(monkeypatch):
-    answers = {"ls-files": "__init__.py\n", "describe": "0123456789abcdef-dirty\n"}
+    answers = {"ls-files": "__init__.py\n", "status": " M a.py\n", "rev-parse": "01234567\n"}
 
     def git(command, **options):
-        return subprocess.CompletedProcess(command, 0, answers[command[3]], "")
+        assert command[3] == "--no-optional-locks"  # it writes nothing into the repository
+        return subprocess.CompletedProcess(command, 0, answers[command[4]], "")
 
     monkeypatch.setattr(subprocess, "run", git)
-    assert run_directory.environment({})["git_revision"] == "0123456789abcdef-dirty"
+    assert run_directory.environment({})["git_revision"] == "01234567-dirty"
+    answers["status"] = ""
+    assert run_directory.environment({})["git_revision"] == "01234567"
 
 
 def test_empty_directory_is_used(tmp_path):

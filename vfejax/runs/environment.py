@@ -40,12 +40,12 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """Commit of the vfejax sources, with ``-dirty`` after it when they were changed; None outside a
-    repository.
+    repository. Nothing is written there: a lock that a full disk or a kill left would stop git.
     """
     sources = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(sources), *arguments]
+        command = ["git", "-C", str(sources), "--no-optional-locks", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
@@ -54,6 +54,7 @@ def _git_revision() -> str | None:
         git(
             "ls-files", "--error-unmatch", "__init__.py"
         )  # an installed copy inside somebody else's repository is not ours
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
