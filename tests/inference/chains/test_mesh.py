@@ -92,6 +92,12 @@ assert np.isnan(many(*arrays[:2], arrays[2].at[-1, 2].set(jnp.nan))[0][1].log_pr
 # What is common to all states, as in densities of many pixels, costs no digits of the rest.
 level = *arrays[:2], arrays[2] + 1e9
 compare(many(*level), one(*level), 1e-13)
+
+# Gradients of several chains at once: the evidence by the rows is what the smoother finds.
+model = hmm.HiddenMarkov(*arrays[:2])
+evidence = lambda rows: hmm.hidden_markov_filter(model, rows, passes=MANY.discrete).log_evidence
+slopes = jax.jit(jax.vmap(jax.grad(evidence)))(arrays[2][None])
+compare(slopes[0], one(*arrays)[0][0].probabilities, 1e-13)
 print("equal")
 """
 

@@ -44,6 +44,13 @@ def _part(tree: Any, part: slice) -> Any:
     return jax.tree.map(lambda x: x[part], tree)
 
 
+def _gathered(tree: Any, axis_name: str) -> Any:
+    """Arrays of all devices, ``[p, ...]``. Tiles, since the transpose of a gather that is not tiled
+    fails under ``vmap``, at least until JAX 0.10.2.
+    """
+    return jax.lax.all_gather(jax.tree.map(lambda x: x[None], tree), axis_name, tiled=True)
+
+
 def _own(tree: Any, axis_name: str) -> Any:
     here = jax.lax.axis_index(axis_name)
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, here, 0, False), tree)
@@ -85,7 +92,7 @@ def _solved(
     arrays: Any,
 ) -> tuple[Any, tuple[Any, ...]]:
     """Elements of all shards, and for each way the beliefs before them, ``[p, ...]``."""
-    gathered = jax.lax.all_gather(elements(arrays), axis_name)
+    gathered = _gathered(elements(arrays), axis_name)
 
     def before(way: Way, first: Any) -> Any:
         def step(belief: Any, element: Any) -> tuple[Any, Any]:
@@ -112,7 +119,7 @@ def _solved_jvp(
     def moved(way: Way, before: Any, change: Any) -> Any:
         start, element = _own((before, gathered), axis_name)
         _, own = jax.jvp(partial(way.sweep, start), (arrays,), (changes,))
-        slopes, added = jax.lax.all_gather((way.slope(start, arrays, element), own), axis_name)
+        slopes, added = _gathered((way.slope(start, arrays, element), own), axis_name)
         # Nobody reads the tangent behind the last shard.
         here, there = (slice(1, None), slice(-1)) if way.reverse else (slice(-1), slice(1, None))
         shards = *_part((slopes, before), here), _part(before, there), _part(added, here)
@@ -130,4 +137,4 @@ def _solved_jvp(
         return jax.tree.map(joined, last, others)
 
     moves = tuple(moved(*triple) for triple in zip(ways, found, first_changes, strict=True))
-    return (gathered, found), (jax.lax.all_gather(element_changes, axis_name), moves)
+    return (gathered, found), (_gathered(element_changes, axis_name), moves)
