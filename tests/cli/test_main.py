@@ -1,5 +1,6 @@
 """The entry point: dispatch, exit statuses, one line per error."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from vfejax import __version__
 from vfejax.cli import main as entry
+from vfejax.cli import programs
 from vfejax.cli.main import main
 from vfejax.errors import UserError
 
@@ -220,3 +222,27 @@ def test_a_message_is_one_line_that_every_terminal_takes(monkeypatch, capsys):
     _command(monkeypatch, _raiser(UserError("the file caf\udce9.txt\nis bad")))
     assert main(["simulate"]) == 2
     assert capsys.readouterr().err == "vfejax simulate: the file caf\\udce9.txt is bad\n"
+
+
+def test_a_command_in_a_process_of_its_own_looks_for_unused_cycles_rarely(monkeypatch):
+    before, frozen, usual = gc.get_threshold(), gc.get_freeze_count(), (700, 10, 10)
+    found = []
+
+    def body():
+        found.append(gc.get_threshold()[0])
+        return 0
+
+    _command(monkeypatch, body)
+    monkeypatch.setattr(programs, "keep_programs", lambda: None)
+    gc.set_threshold(*usual)
+    try:
+        assert main(["simulate"]) == 0  # called by other code
+        assert gc.get_freeze_count() == frozen
+        monkeypatch.setattr(sys, "argv", ["vfejax", "simulate"])
+        assert main() == 0
+        assert gc.get_freeze_count() > frozen
+        assert found[0] == usual[0] < found[1]
+        assert gc.get_threshold() == usual
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

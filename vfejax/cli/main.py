@@ -4,11 +4,12 @@ quick.
 
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TextIO
 
 from vfejax import __version__
@@ -63,6 +64,8 @@ COMMANDS = {
 
 INTERRUPTED = 130
 
+_ALLOCATIONS = 100_000  # between two looks for unused cycles; 700 by default
+
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<10} {command.about}" for name, command in COMMANDS.items())
@@ -105,15 +108,31 @@ def _run(name: str, arguments: list[str]) -> int:
     # Matplotlib tells on standard error when it finds no folder for its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     environment.check_flags()
-    command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
-    from vfejax.cli.programs import keep_programs
-    from vfejax.runs.interrupt import Interrupt
+    own = sys.argv[1:] == [name, *arguments]
+    with _rare_collections() if own else contextlib.nullcontext():
+        command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
+        from vfejax.cli.programs import keep_programs
+        from vfejax.runs.interrupt import Interrupt
 
-    if sys.argv[1:] == [name, *arguments]:
-        # In another's process, functions of the package may have been replaced by others.
-        keep_programs()
-    with Interrupt(f"vfejax {name}: interrupted"):
-        return command.main(arguments)
+        if own:
+            # In another's process, functions of the package may have been replaced by others.
+            keep_programs()
+        with Interrupt(f"vfejax {name}: interrupted"):
+            return command.main(arguments)
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for unused cycles rarely, and at the end of the process not through all that
+    there is: modules and traced programs are a million objects, and stay until then.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(_ALLOCATIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(*before)
 
 
 def too_large(error: Exception, name: str) -> str:
