@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from vfejax.cli import kept
+from vfejax.cli import jax_cache, kept
 from vfejax.cli.identity import Nameless
 from vfejax.cli.programs import programs_folder
 from vfejax.training.optimizer import warmup_cosine
@@ -151,3 +151,23 @@ def test_a_package_that_changed_under_the_same_version_is_another(tmp_path, monk
         os.utime(module, (moment, moment))
         found.add(kept._times("worked_on"))
     assert len(found) == 3
+
+
+def test_a_program_that_a_thread_makes_is_waited_for_and_traced_once(folder):
+    traced, step = [], np.float32(2)
+    shape = jax.ShapeDtypeStruct(step.shape, step.dtype)
+    with jax_cache.aside():  # as while another thread compiles
+        assert kept.begin(_fresh(traced), shape)
+        assert not kept.begin(_fresh(traced), shape)
+        found = float(_fresh(traced)(step))
+    assert len(traced) == 1
+    np.testing.assert_allclose(found, float(_rate()(step)), rtol=4 * np.finfo(np.float32).eps)
+    assert not kept.begin(_fresh(traced), shape)  # it is kept by now
+    assert jax_cache.folder() == str(folder)
+
+
+def test_an_error_in_a_thread_is_met_by_who_calls_the_function(folder):
+    inverse, oblong = kept.jit(jax.numpy.linalg.inv), np.zeros((2, 3), np.float32)
+    assert kept.begin(inverse, oblong)
+    with pytest.raises(ValueError, match="n, n"):
+        inverse(oblong)

@@ -19,21 +19,22 @@ import os
 import pickle
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
-from jax.experimental.compilation_cache import compilation_cache
 
-from vfejax.cli import BEGAN
+from vfejax.cli import BEGAN, jax_cache
 from vfejax.cli.identity import PACKAGES, Nameless, digest, signature
 from vfejax.cli.programs import programs_folder
 from vfejax.data.files import atomic_write
 
-__all__ = ["jit", "shapes"]
+__all__ = ["begin", "jit", "shapes"]
 
 _SUFFIX = ".kept"
 _READ = (
@@ -44,6 +45,8 @@ _READ = (
 _FOUNDATIONS = ("ml_dtypes", "opt_einsum", "scipy", "chex")  # of the packages, by version alone
 _CODE = (".py", ".so", ".pyd")
 _PACKAGE = Path(__file__).parents[1]
+_BEGUN: dict[Path, "Future[Callable[..., Any]]"] = {}
+"""Programs that threads of this process make, by where they will be kept."""
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -67,15 +70,54 @@ def shapes(function: Callable[..., Any], *arguments: Any) -> Any:
     >>> shapes(jnp.cumsum, jnp.arange(4)).shape
     (4,)
     """
-    folder = _folder()
+    folder, traced = _folder(), function
+    if isinstance(function, _Kept):  # what is traced now need not be when it is compiled
+        function, traced = function._function, function._compiled
     path = None if folder is None else _path(folder, "shapes", function, {}, arguments)
     if path is None:
-        return jax.eval_shape(function, *arguments)
+        return jax.eval_shape(traced, *arguments)
     found = _read(path)
     if found is None:
-        found = jax.eval_shape(function, *arguments)
+        found = jax.eval_shape(traced, *arguments)
         _write(path, lambda: found)
     return found
+
+
+def begin(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Compile a function in a thread. Who calls it before that is done, or another of the same
+    code, waits for the executable. Nothing is done where it would not be kept, or is already.
+
+    Args:
+        function: as :func:`jit` made it.
+        arguments: what it will be called with, or their shapes.
+
+    Returns:
+        Whether a thread compiles it now.
+
+    >>> import jax.numpy as jnp
+    >>> doubled = jit(lambda x: 2 * x)
+    >>> begun = begin(doubled, jax.ShapeDtypeStruct((), jnp.float32))
+    >>> float(doubled(jnp.float32(3)))
+    6.0
+    """
+    folder = _folder()
+    if folder is None or not isinstance(function, _Kept):
+        return False
+    name, varying = function.split(arguments)
+    path = _path(folder, name, function._function, function._options, varying)
+    if path is None or path in _BEGUN or path.exists():
+        return False
+    found = _BEGUN[path] = Future()
+
+    def make() -> None:
+        try:
+            found.set_result(function.made(path, arguments))
+        except BaseException as error:  # told to who waits
+            found.set_exception(error)
+
+    # No daemon: a process that ends while XLA compiles can crash.
+    threading.Thread(target=make).start()
+    return True
 
 
 class _Kept:
@@ -89,31 +131,44 @@ class _Kept:
 
     def __call__(self, *arguments: Any) -> Any:
         folder = _folder()
-        static = self._options.get("static_argnums")
-        varying = tuple(x for i, x in enumerate(arguments) if i != static)
+        name, varying = self.split(arguments)
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(varying))
         if folder is None or traced:
             return self._compiled(*arguments)
-        key = (None if static is None else arguments[static], signature(varying))
+        key = (name, signature(varying))
         if key not in self._programs:
-            path = _path(folder, key[0], self._function, self._options, varying)
+            path = _path(folder, name, self._function, self._options, varying)
             self._programs[key] = self._program(path, arguments, varying)
         return self._programs[key](*varying)
+
+    def split(self, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """The static argument, None if there is none, and the others."""
+        static = self._options.get("static_argnums")
+        varying = tuple(x for i, x in enumerate(arguments) if i != static)
+        return None if static is None else arguments[static], varying
 
     def _program(
         self, path: Path | None, arguments: tuple[Any, ...], varying: tuple[Any, ...]
     ) -> Callable[..., Any]:
-        """Read the executable, or compile and write it."""
+        """The executable that a thread makes; or read it, or compile and write it."""
+        begun = None if path is None else _BEGUN.pop(path, None)
+        if begun is not None:
+            with contextlib.suppress(Exception):  # which is met again below
+                return begun.result()
         found = None if path is None else _read(path)
         if found is not None:
             with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
                 executable, results = found
                 tree = jax.tree.structure((varying, {}))  # may hold functions, which no file can
                 return serialize_executable.deserialize_and_load(executable, tree, results)
+        return self.made(path, arguments)
+
+    def made(self, path: Path | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """Compile, and write what can be kept."""
         lowered = self._compiled.lower(*arguments)
         if path is None or _calls_out(lowered):
             return lowered.compile()
-        with _cache_of_jax_aside():
+        with jax_cache.aside():
             program = lowered.compile()
         _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
@@ -126,28 +181,13 @@ def _calls_out(lowered: jax.stages.Lowered) -> bool:
     return "custom_call" in lowered.as_text()
 
 
-@contextlib.contextmanager
-def _cache_of_jax_aside() -> Iterator[None]:
-    """Compile in any case: an executable that JAX has read cannot be written again whole."""
-    name = "jax_compilation_cache_dir"
-    chosen = getattr(jax.config, name)
-    try:
-        jax.config.update(name, None)
-        compilation_cache.reset_cache()
-        yield
-    finally:
-        jax.config.update(name, chosen)
-        compilation_cache.reset_cache()
-
-
 def _folder() -> Path | None:
     """Where executables are kept; None when no folder is, or there is more than one device, or one
     that is no CPU: of others it was never seen that what is read runs.
     """
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     own = programs_folder(os.environ)
-    if not enabled or own is None or chosen != str(own):
+    if not enabled or own is None or jax_cache.folder() != str(own):
         return None
     one = jax.process_count() == 1 and jax.device_count() == 1
     return own if one and jax.default_backend() == "cpu" else None
@@ -167,7 +207,8 @@ def _path(
 
 def _settings() -> list[str]:
     """What JAX and XLA are told to do."""
-    told = [f"{name}={value}" for name, value in sorted(jax.config.values.items())]
+    values = {**jax.config.values, jax_cache.NAME: None}  # the folder itself, or put aside
+    told = [f"{name}={value}" for name, value in sorted(values.items())]
     told += [f"{x}={os.environ[x]}" for x in sorted(os.environ) if x.startswith(_READ)]
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags and not flags.startswith("-"):  # a file that holds them

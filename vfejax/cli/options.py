@@ -22,6 +22,7 @@ __all__ = [
     "RunOptions",
     "as_mapping",
     "changes",
+    "essentials",
     "flag",
     "parse",
     "parse_run",
@@ -75,6 +76,20 @@ class RunOptions:
     # By setting that chooses one of several tables of options: the tables' names by its value. Only
     # the chosen table is stored and read, so that no run depends on the options of others.
     CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+
+def essentials(config: Run) -> Run:
+    """The options that decide what is computed; those that say how to run are as by default, and
+    input files are left out. Runs that differ in these alone share their compiled programs
+    (:mod:`vfejax.cli.kept`) when functions close over the essentials and no more.
+
+    >>> essentials(RunOptions(steps=3, seed=4, quiet=True)) == essentials(RunOptions(seed=4))
+    True
+    """
+    others = {*config.SESSION, *config.CHANGEABLE, *config.INPUTS}
+    fields = [field for field in dataclasses.fields(config) if field.name in others]
+    plain = {x.name: None if isinstance(x.default, Path) else x.default for x in fields}
+    return dataclasses.replace(config, **plain)
 
 
 def flag(name: str) -> str:

@@ -191,7 +191,7 @@ def grid_world(
     num, sides = len(grid.cells), len(grid.goals)
 
     def array(x: np.ndarray) -> Array:
-        return jnp.asarray(x, dtype)
+        return jax.device_put(np.asarray(x, dtype))  # which compiles nothing
 
     return POMDP(
         [array(np.eye(num)), array(_outcomes(grid)), array(_cues(grid, validity))],
@@ -199,8 +199,8 @@ def grid_world(
         [
             array(np.zeros(num)),
             array(np.array([0.0, reward, -punishment])),
-            jnp.zeros(sides + 1, dtype),
+            array(np.zeros(sides + 1)),
         ],
-        [array(np.eye(num)[grid.start]), jnp.full(sides, 1 / sides, dtype)],
+        [array(np.eye(num)[grid.start]), array(np.full(sides, 1 / sides))],
         A_dependencies=[[0], [0, 1], [0, 1]],
     )

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from vfejax.cli import session as sessions
+from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents, episodes, image, pictures, realtime, report, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
@@ -43,8 +44,8 @@ def _episodes(config: PlanConfig) -> int:
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
     sizes.check(config, problem)
-    player = agents.build(config, problem, config.planner)
-    program = episodes.program(config, problem, player)
+    told = essentials(config)
+    program = episodes.program(told, problem, agents.build(told, problem, config.planner))
     with sessions.begin(config, "plan", inputs) as session:
         outcome = session.advance(program, unit="episodes")
         run, shown = session.run, outcome.memory

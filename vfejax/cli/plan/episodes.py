@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.beliefs.categorical import entropy
+from vfejax.cli import kept
 from vfejax.cli.plan.agents import Player
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.problem import Problem
@@ -177,7 +178,7 @@ def program(config: PlanConfig, problem: Problem, player: Player) -> loop.Progra
         return after, _told(problem, episode, moments)
 
     try:
-        blank = jax.eval_shape(lambda: step(init(), jnp.uint32(0))[1])
+        blank = kept.shapes(lambda: step(init(), jnp.uint32(0))[1])
     except ValueError as error:
         raise UserError(f"--planner {config.planner}, --env {config.env}: {error}") from None
 
@@ -185,7 +186,7 @@ def program(config: PlanConfig, problem: Problem, player: Player) -> loop.Progra
         if infos is None:
             return loop.Observation(dict.fromkeys(COLUMNS, math.nan), memory)
         row = _means(infos)
-        last = jax.tree.map(lambda x: np.array(x[-1]), infos.shown)
+        last = jax.tree.map(lambda x: np.array(np.asarray(x)[-1]), infos.shown)
         return loop.Observation(row, last, {name: row[name] for name in ("success_rate", "reward")})
 
     return loop.Program(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.once import compiled_once
+from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.episodes import Score, play, score
@@ -78,7 +79,7 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
         first: the first episode that counts.
         episodes: how many there were.
     """
-    told = dataclasses.replace(config, learn=None)
+    told = dataclasses.replace(essentials(config), learn=None)
     player = agents.build(told, problem, "greedy")
 
     def one(_: Array, number: Array) -> tuple[Array, Score]:
@@ -89,7 +90,7 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
         states = jax.eval_shape(one, jnp.zeros(()), numbers[0])[0]
         return jax.lax.scan(one, jnp.zeros(states.shape, states.dtype), numbers)
 
-    states, scores = compiled_once(every)(jnp.arange(first, episodes, dtype=jnp.uint32))
+    states, scores = compiled_once(every)(np.arange(first, episodes, dtype=np.uint32))
     success, reward, steps = (np.asarray(x, np.float64) for x in scores)
     mean = float(np.nanmean(steps)) if success.any() else math.nan
     return Greedy(Fare(float(success.mean()), float(reward.mean()), mean), np.asarray(states))

@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
+from vfejax.cli import kept
 from vfejax.cli import session as sessions
-from vfejax.cli.beside import import_beside
+from vfejax.cli.beside import compile_beside, import_beside
 from vfejax.cli.once import compiled_once, compiled_plainly
 from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
@@ -61,8 +62,10 @@ def _unsolved(infos: Any) -> dict[str, np.ndarray]:
     return {"the implicit equations did not converge": ~np.asarray(infos.converged)}
 
 
-def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loop.Program:
-    """The dynamics as the loop runs it.
+def _program(
+    config: SimulateConfig, problem: Problem, mesh: Mesh | None
+) -> tuple[loop.Program, bool]:
+    """The dynamics as the loop runs it, and whether a thread compiles its steps.
 
     Args:
         config: the command's options.
@@ -80,6 +83,14 @@ def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loo
     position = place(compiled_once(populations.unconstrain)(problem.population))
     constrain = compiled_once(populations.constrain)
     start = compiled_once(lambda x: (integrator.init(x), energy_fn(x)[1]))
+
+    def step(state: PyTree, _: None) -> tuple[PyTree, PyTree]:
+        return integrator.step(state)
+
+    begun = False
+    if not config.resume:
+        shapes, num_steps = kept.shapes(start, position)[0], min(config.log_every, config.steps)
+        begun = compile_beside(step, shapes, num_steps, compiled_plainly)
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
         first = {name: float(value) for name, value in start(position)[1]._asdict().items()}
@@ -97,16 +108,17 @@ def _program(config: SimulateConfig, problem: Problem, mesh: Mesh | None) -> loo
             row = row | accuracy.errors(problem, constrain(gathered(state.position)))
         return loop.Observation(row, memory, {"energy": row["total"]})
 
-    return loop.Program(
+    program = loop.Program(
         init=lambda: start(position)[0],
         template=lambda: integrator.init(position),
-        step=lambda state, _: integrator.step(state),
+        step=step,
         observe=observe,
         watched=_energies,
         failed=_unsolved,
         advice="go on with --resume and a smaller --step-size",
         place=place,
     )
+    return program, begun
 
 
 def _check_start(config: SimulateConfig, terms: dict[str, float]) -> None:
@@ -176,13 +188,17 @@ def simulate(config: SimulateConfig) -> int:
         return _simulate_hierarchy(config, problem, inputs)
     mesh = devices.shared(config, problem)
     references = accuracy.references(problem)
-    program = _program(config, problem, mesh)
+    program, begun = _program(config, problem, mesh)
     with sessions.begin(config, "simulate", inputs) as session:
         run = session.run
         _announce(session, problem, mesh)
         leads = processes.leads()
         if leads:
             population_arrays.save_npz(run.file("initial.npz"), _arrays(problem.population))
+        if begun:
+            from vfejax.cli.simulate import pictures
+
+            pictures.prepare(config, problem)
         outcome = session.advance(program, jit_fn=compiled_plainly)
         from vfejax.cli.simulate import report as simulate_report
 

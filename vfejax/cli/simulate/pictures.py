@@ -23,8 +23,9 @@ from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.runs.report import Picture
 
-__all__ = ["pictures"]
+__all__ = ["pictures", "prepare"]
 
+_attention = compiled_once(pairwise.attention_weights)
 _covariance = compiled_once(covariance)
 _frames = compiled_once(frames)
 
@@ -61,6 +62,39 @@ def _view(problem: Problem, population: Population, index: int, agents: np.ndarr
             means[same], covs[same] = means[same] @ blocks.T, blocks @ covs[same] @ blocks.T
             rotations[same] = np.einsum("nik,lk->nil", turned, gauge)
     return _View(means, covs, rotations)
+
+
+def prepare(config: SimulateConfig, problem: Problem) -> None:
+    """Compile what the pictures need, before there is anything to show.
+
+    Args:
+        config: the command's options.
+        problem: what is computed.
+    """
+    problem = problem._replace(population=jax.tree.map(np.asarray, problem.population))
+    index, agents, _ = _shown(problem)
+    _view(problem, problem.population, index, agents)
+    if _has_attention(problem, agents):
+        _weights(problem, problem.population, index, np.flatnonzero(agents), config.temperature)
+
+
+def _shown(problem: Problem) -> tuple[int, np.ndarray, str]:
+    """The point whose agents are shown, who is there, and a word on where that is."""
+    if problem.supports is None:
+        return 0, np.ones(problem.population.phi.shape[0], bool), ""
+    return *most_covered(problem), " at the point that most agents cover"
+
+
+def _has_attention(problem: Problem, agents: np.ndarray) -> bool:
+    return bool(1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None)
+
+
+def _weights(
+    problem: Problem, population: Population, index: int, chosen: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Attention of chosen agents to one another at a point."""
+    picked = jax.tree.map(lambda x: x[chosen], at_point(population, index))
+    return np.asarray(_attention(*picked, problem.group, temperature))
 
 
 def _truth_pictures(
@@ -129,10 +163,7 @@ def _population_pictures(
     """Beliefs, frames and attention before and after, at the point that most agents cover; ``last``
     is the last step.
     """
-    index, agents, where = 0, np.ones(population.phi.shape[0], bool), ""
-    if problem.supports is not None:
-        index, agents = most_covered(problem)
-        where = " at the point that most agents cover"
+    index, agents, where = _shown(problem)
     before = _view(problem, problem.population, index, agents)
     after = _view(problem, population, index, agents)
     if config.group == "so3" and set(config.irreps) == {1}:
@@ -159,7 +190,7 @@ def _population_pictures(
             [("before", before.rotations), ("after", after.rotations)]
         )
         yield Picture("frames", "Frames", caption, figure)
-    if 1 < agents.sum() <= _MOST_ATTENTION and problem.edges is None:
+    if _has_attention(problem, agents):
         chosen, order = np.flatnonzero(agents), ""
         if problem.scene is not None:
             chosen = chosen[np.argsort(problem.scene[chosen], kind="stable")]
@@ -168,15 +199,13 @@ def _population_pictures(
         if config.emergence:
             step = np.asarray(last, population.phi.dtype)
             temperatures["end"] = float(meta.temperature(config.meta, config.temperature, step))
-        attention_fn = compiled_once(pairwise.attention_weights)
         for when, state in (("start", problem.population), ("end", population)):
-            picked = jax.tree.map(lambda x: x[chosen], at_point(state, index))
-            weights = attention_fn(*picked, problem.group, temperatures[when])
+            weights = _weights(problem, state, index, chosen, temperatures[when])
             caption = (
                 f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
                 f"{when}{order}."
             )
-            figure = population_figures.attention_matrix(np.asarray(weights))
+            figure = population_figures.attention_matrix(weights)
             yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
 

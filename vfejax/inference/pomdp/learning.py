@@ -79,7 +79,8 @@ def counts_of(model: POMDP, names: str, scale: Array | float = 1.0) -> Counts:
     if "C" in names and any(c.ndim > 1 for c in model.C):
         raise ValueError("preferences that change with the step cannot be learned")
     arrays = {"A": model.A, "B": model.B, "D": model.D, "E": model.E}
-    arrays["C"] = tuple(jax.nn.softmax(c) for c in model.C)
+    if "C" in names:
+        arrays["C"] = tuple(jax.nn.softmax(c) for c in model.C)
     return Counts(
         **{name: jax.tree.map(lambda x: scale * x, arrays[name]) for name in sorted(set(names))}
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.beliefs.categorical import check_probabilities
 from vfejax.numerics import as_floating, common_dtype
@@ -194,9 +195,10 @@ def check_model(model: POMDP) -> None:
     if model.E is not None:
         check_probabilities(model.E, "E")
     for m, preferences in enumerate(model.C):
-        wrong = jnp.isnan(preferences) | (preferences == jnp.inf)
+        values = np.asarray(preferences)
+        wrong = np.isnan(values) | (values == np.inf)
         if wrong.any():
-            where = [int(i) for i in jnp.argwhere(wrong)[0]]
+            where = [int(i) for i in np.argwhere(wrong)[0]]
             raise ValueError(f"C[{m}]{where} must be a log preference, got {preferences[*where]}")
 
 
