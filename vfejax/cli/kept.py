@@ -72,7 +72,7 @@ def shapes(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     folder, traced = _folder(), function
     if isinstance(function, _Kept):  # what is traced now need not be when it is compiled
-        function, traced = function._function, function._compiled
+        traced, function = function._compiled, function._function
     path = None if folder is None else _path(folder, "shapes", function, {}, arguments)
     if path is None:
         return jax.eval_shape(traced, *arguments)

@@ -88,6 +88,7 @@ def essentials(config: Run) -> Run:
     """
     others = {*config.SESSION, *config.CHANGEABLE, *config.INPUTS}
     fields = [field for field in dataclasses.fields(config) if field.name in others]
+    plain: dict[str, Any]
     plain = {x.name: None if isinstance(x.default, Path) else x.default for x in fields}
     return dataclasses.replace(config, **plain)
 
