@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from vfejax.figures.grid_worlds import Mark, draw_map, draw_way
@@ -83,6 +84,7 @@ def frames(panels: Mapping[str, Bars], ground: Ground | None = None) -> Iterator
     heights = [0.5 + 0.24 * len(bars.names) for bars in panels.values()]
     figure = new_figure(max(0.4 + sum(heights), 2.6), width=_WIDTH)
     leave_room(figure)
+    places: list[Bbox] = []
     for moment in range(len(values[0])):
         figure.clear()
         grid = figure.add_gridspec(
@@ -95,6 +97,13 @@ def frames(panels: Mapping[str, Bars], ground: Ground | None = None) -> Iterator
             _draw_ground(figure.add_subplot(grid[:, 0]), ground, moment)
         for i, (name, bars) in enumerate(panels.items()):
             _draw_bars(figure.add_subplot(grid[i, -1]), name, values[i][moment], bars, moment)
+        if not places:
+            # Laid out once: it takes longer than drawing, and nothing may jump in a film.
+            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+            figure.set_layout_engine("none")
+            places = [ax.get_position(original=True) for ax in figure.axes]
+        for ax, place in zip(figure.axes, places, strict=True):
+            ax.set_position(place, which="original")
         yield figure
 
 

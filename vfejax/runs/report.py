@@ -19,7 +19,7 @@ from vfejax.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Report", "figure_png", "write_report"]
+__all__ = ["Picture", "Report", "figure_pixels", "figure_png", "write_report"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --page: #f6f7f9;
@@ -116,23 +116,30 @@ class Report(NamedTuple):
 
 def figure_png(figure: "Figure", *, dpi: int = 150) -> bytes:
     """A matplotlib figure as PNG. The same figure gives the same bytes: no date or version is
-    written into it.
-
-    It is drawn once, while ``savefig`` draws twice, and has no transparency to pack.
+    written into it, and it has no transparency to pack.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    before, buffer = figure.dpi, io.BytesIO()
+    buffer = io.BytesIO()
+    pixels = figure_pixels(figure, dpi=dpi)
+    Image.fromarray(pixels).save(buffer, format="png", dpi=(dpi, dpi))
+    return buffer.getvalue()
+
+
+def figure_pixels(figure: "Figure", *, dpi: int) -> np.ndarray:
+    """A matplotlib figure as red, green and blue, bytes ``[height, width, 3]``. It is drawn once,
+    while ``savefig`` draws twice.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    before = figure.dpi
     try:
         figure.set_dpi(dpi)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     finally:
         figure.set_dpi(before)
-    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    Image.fromarray(pixels).save(buffer, format="png", dpi=(dpi, dpi))
-    return buffer.getvalue()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def write_report(

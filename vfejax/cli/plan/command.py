@@ -11,8 +11,9 @@ from typing import Any
 import jax
 
 from vfejax.cli import session as sessions
+from vfejax.cli.beside import import_beside
 from vfejax.cli.options import essentials
-from vfejax.cli.plan import agents, episodes, image, pictures, realtime, report, sizes
+from vfejax.cli.plan import agents, episodes, references, sizes
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
@@ -23,6 +24,7 @@ from vfejax.inference.pomdp.learning import Counts
 
 __all__ = ["main"]
 
+_LATER = ("vfejax.cli.plan.report", "matplotlib.backends.backend_agg", "orbax.checkpoint")
 _OF_MOMENTS = ("controls", "action", "free_energy", "policy_entropy")
 
 
@@ -34,12 +36,19 @@ def main(arguments: Sequence[str]) -> int:
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     if config.image is not None:
+        from vfejax.cli.plan import image
+
         return image.run(config)
-    return _episodes(config) if config.realtime is None else realtime.run(config)
+    if config.realtime is not None:
+        from vfejax.cli.plan import realtime
+
+        return realtime.run(config)
+    return _episodes(config)
 
 
 def _episodes(config: PlanConfig) -> int:
     """Run all episodes, and write the run."""
+    import_beside(*_LATER)
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
@@ -47,7 +56,10 @@ def _episodes(config: PlanConfig) -> int:
     told = essentials(config)
     program = episodes.program(told, problem, agents.build(told, problem, config.planner))
     with sessions.begin(config, "plan", inputs) as session:
+        references.begin(config, problem)
         outcome = session.advance(program, unit="episodes")
+        from vfejax.cli.plan import pictures, report
+
         run, shown = session.run, outcome.memory
         session.say("comparing, and drawing the pictures")
         if outcome.step:

@@ -1,12 +1,11 @@
 """The pictures of ``vfejax plan``: walks, beliefs, choices, expectations, success; and the film."""
 
-import tempfile
+import io
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
-from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
+from PIL import Image
 
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.episodes import TERMS, Shown
@@ -17,7 +16,7 @@ from vfejax.figures.frames import Bars, Ground
 from vfejax.figures.grid_worlds import Mark, Walk
 from vfejax.figures.style import plain
 from vfejax.problems.grid_world import GridMap
-from vfejax.runs.report import Picture
+from vfejax.runs.report import Picture, figure_pixels
 
 __all__ = ["film", "pictures"]
 
@@ -146,12 +145,7 @@ def film(problem: Problem, shown: Shown) -> bytes:
 
 
 def _gif(pages: Iterable[Figure]) -> bytes:
-    writer = PillowWriter(fps=_FRAMES_PER_SECOND)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.gif"
-        for number, figure in enumerate(pages):
-            if number == 0:
-                writer.setup(figure, path, dpi=_DPI)
-            writer.grab_frame()
-        writer.finish()
-        return path.read_bytes()
+    first, *others = (Image.fromarray(figure_pixels(page, dpi=_DPI)) for page in pages)
+    buffer, moment = io.BytesIO(), 1000 // _FRAMES_PER_SECOND
+    first.save(buffer, "gif", save_all=True, append_images=others, duration=moment, loop=0)
+    return buffer.getvalue()

@@ -4,12 +4,14 @@ that there is.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli import kept
 from vfejax.cli.once import compiled_once
 from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents
@@ -19,7 +21,7 @@ from vfejax.cli.plan.problem import Problem
 from vfejax.problems.belief_mdp import evaluate, solve
 from vfejax.types import Array
 
-__all__ = ["Fare", "Greedy", "best", "greedy", "of_run", "since"]
+__all__ = ["Fare", "Greedy", "begin", "best", "greedy", "of_run", "since"]
 
 _MOST_BELIEFS = 5000
 
@@ -70,6 +72,22 @@ def of_run(metrics: dict[str, np.ndarray], first: int) -> Fare:
     return Fare(float(sizes @ success / sizes.sum()), float(sizes @ reward / sizes.sum()), mean)
 
 
+def _numbers(first: int, episodes: int) -> np.ndarray:
+    return np.arange(first, episodes, dtype=np.uint32)
+
+
+def begin(config: PlanConfig, problem: Problem) -> None:
+    """Compile the greedy agent in a thread, while the agents of the run act.
+
+    Args:
+        config: the options of the run.
+        problem: the world.
+    """
+    if config.steps:
+        numbers = _numbers(since(config, config.steps), config.steps)
+        kept.begin(_greedy_episodes(config, problem), numbers)
+
+
 def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> Greedy:
     """An agent that looks one step ahead and learns nothing, in the same worlds.
 
@@ -79,6 +97,14 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
         first: the first episode that counts.
         episodes: how many there were.
     """
+    states, scores = _greedy_episodes(config, problem)(_numbers(first, episodes))
+    success, reward, steps = (np.asarray(x, np.float64) for x in scores)
+    mean = float(np.nanmean(steps)) if success.any() else math.nan
+    return Greedy(Fare(float(success.mean()), float(reward.mean()), mean), np.asarray(states))
+
+
+def _greedy_episodes(config: PlanConfig, problem: Problem) -> Callable[[np.ndarray], Any]:
+    """``numbers of episodes -> (states of the last, scores of all)``, compiled."""
     told = dataclasses.replace(essentials(config), learn=None)
     player = agents.build(told, problem, "greedy")
 
@@ -90,10 +116,7 @@ def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> G
         states = jax.eval_shape(one, jnp.zeros(()), numbers[0])[0]
         return jax.lax.scan(one, jnp.zeros(states.shape, states.dtype), numbers)
 
-    states, scores = compiled_once(every)(np.arange(first, episodes, dtype=np.uint32))
-    success, reward, steps = (np.asarray(x, np.float64) for x in scores)
-    mean = float(np.nanmean(steps)) if success.any() else math.nan
-    return Greedy(Fare(float(success.mean()), float(reward.mean()), mean), np.asarray(states))
+    return compiled_once(every)
 
 
 def best(config: PlanConfig, problem: Problem) -> Fare | None:
