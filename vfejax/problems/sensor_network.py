@@ -12,6 +12,7 @@ registration of all measurements) come from NumPy, on the host, and so do the da
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -104,9 +105,9 @@ def simulate(
     clean = np.einsum("nij,...lj->n...li", rotations, landmarks)
     clean = clean.reshape(*clean.shape[:-2], 3 * num_landmarks)
     noise = noise_std * rng.standard_normal((num_agents, num_observations, *clean.shape[1:]))
-    return identity_observations(jnp.asarray(clean[:, None] + noise, dtype), noise_std), Truth(
-        landmarks, rotations
-    )
+    return identity_observations(
+        jax.device_put(np.asarray(clean[:, None] + noise, dtype)), noise_std
+    ), Truth(landmarks, rotations)
 
 
 def mean_observations(observations: Observations) -> np.ndarray:

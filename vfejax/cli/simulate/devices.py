@@ -61,7 +61,8 @@ def placed(mesh: Mesh | None, num_agents: int) -> Callable[[PyTree], PyTree]:
 
     def put(leaf: PyTree) -> PyTree:
         if mesh is None or not isinstance(leaf, jax.Array):
-            return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
+            # Unlike jnp.copy it compiles nothing.
+            return jax.device_put(leaf, may_alias=False) if isinstance(leaf, jax.Array) else leaf
         of_agents = leaf.ndim > 0 and leaf.shape[0] == num_agents
         spec = PartitionSpec(_AXIS) if of_agents else PartitionSpec()
         return sharding.place(jnp.copy(leaf), NamedSharding(mesh, spec))

@@ -109,11 +109,11 @@ def _fresh_population(
     """
     shape = (observations.values.shape[0], *observations.values.shape[2:-1])
     prior = Gaussian(
-        jnp.asarray(np.zeros((*shape, k), dtype)),
-        jnp.asarray(np.broadcast_to(config.prior_std * np.eye(k, dtype=dtype), (*shape, k, k))),
+        jax.device_put(np.zeros((*shape, k), dtype)),
+        jax.device_put(np.broadcast_to(config.prior_std * np.eye(k, dtype=dtype), (*shape, k, k))),
     )
     belief = compiled_once(observation.posterior)(prior, observations)
-    return Population(belief, prior, jnp.asarray(np.zeros((*shape, num_generators), dtype)))
+    return Population(belief, prior, jax.device_put(np.zeros((*shape, num_generators), dtype)))
 
 
 def _embedded(
