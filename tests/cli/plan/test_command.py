@@ -1,5 +1,6 @@
 """``vfejax plan``: what a run leaves behind, what its numbers are, every bad input as one line."""
 
+import functools
 import json
 import math
 import re
@@ -12,12 +13,14 @@ import pytest
 from helpers.tiny_run import TINY_PLAN
 from PIL import Image
 
+from vfejax.cli.identity import digest
 from vfejax.cli.main import main
+from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents, references
 from vfejax.cli.plan import pictures as plan_pictures
 from vfejax.cli.plan import problem as plan_problem
-from vfejax.cli.plan.config import PlanConfig
-from vfejax.cli.plan.episodes import COLUMNS
+from vfejax.cli.plan.config import PlanConfig, parse
+from vfejax.cli.plan.episodes import COLUMNS, play
 from vfejax.inference.active_inference import agent, policy_planner
 from vfejax.inference.policies import enumerate_policies
 from vfejax.problems.environments import process, t_maze
@@ -259,3 +262,15 @@ def test_help_explains_every_option(capsys, monkeypatch):
     text = capsys.readouterr().out
     for name in ("--env", "--map", "--episodes", "--planner", "--learn"):
         assert name in text
+
+
+def test_runs_that_differ_in_place_and_number_of_episodes_share_their_programs():
+    def found(*arguments):
+        config = essentials(parse([*TINY_PLAN, *arguments]))
+        problem = plan_problem.build(config)
+        player = agents.build(config, problem, config.planner)
+        return digest(functools.partial(play, config, problem, player))
+
+    here = found("--out", "here", "--quiet")
+    assert here == found("--out", "there", "--episodes", "8")
+    assert here != found("--gamma", "2")

@@ -88,9 +88,9 @@ def _program(
         return integrator.step(state)
 
     begun = False
-    if not config.resume:
-        shapes, num_steps = kept.shapes(start, position)[0], min(config.log_every, config.steps)
-        begun = compile_beside(step, shapes, num_steps, compiled_plainly)
+    if config.steps and not config.resume:
+        length = min(config.log_every, config.steps)
+        begun = compile_beside(step, kept.shapes(start, position)[0], length, compiled_plainly)
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
         first = {name: float(value) for name, value in start(position)[1]._asdict().items()}
