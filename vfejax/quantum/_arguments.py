@@ -123,7 +123,8 @@ def prepare_evolution(
     rank = len(broadcast_named(**leads))
     if hamiltonian.ndim > 2:
         hamiltonian = expand_leading(hamiltonian, rank, 2)
-    state = jax.lax.complex(jnp.real(state), jnp.imag(state))
+    if not jnp.iscomplexobj(state):
+        state = jax.lax.complex(state, jnp.zeros_like(state))
     return expand_leading(state, rank, core), hamiltonian, expand_leading(dt, rank)
 
 

@@ -61,17 +61,36 @@ def _with_axes(levels: Array, dt: Array) -> Array:
     return jnp.reshape(levels, (1,) * (dt.ndim + 1 - levels.ndim) + levels.shape)
 
 
-def _phases(levels: Array, dt: Array) -> Array:
-    """``exp(-i w dt)``, ``[..., d]``.
+class _Phases(NamedTuple):
+    """``exp(i a)`` as cosines and sines, ``[..., d]``: XLA reads two real arrays faster than one
+    complex one.
+    """
+
+    cos: Array
+    sin: Array
+
+    @property
+    def conj(self) -> "_Phases":
+        return _Phases(self.cos, -self.sin)
+
+    @property
+    def squared(self) -> "_Phases":
+        return _Phases(self.cos * self.cos - self.sin * self.sin, 2.0 * self.sin * self.cos)
+
+    @property
+    def complex(self) -> Array:
+        return jax.lax.complex(self.cos, self.sin)
+
+
+def _half_phases(levels: Array, dt: Array) -> _Phases:
+    """``exp(-i w dt / 2)``, ``[..., d]``.
 
     The product with the identity keeps XLA on a CPU from fusing the sines into the outer products
     below, which would compute each one d times.
     """
-    angle = dt[..., None] * _with_axes(levels, dt)
-    parts = matmul(
-        jnp.stack([jnp.cos(angle), -jnp.sin(angle)]), jnp.eye(angle.shape[-1], dtype=angle.dtype)
-    )
-    return jax.lax.complex(parts[0], parts[1])
+    angle = -0.5 * dt[..., None] * _with_axes(levels, dt)
+    same = jnp.eye(angle.shape[-1], dtype=angle.dtype)
+    return _Phases(matmul(jnp.cos(angle), same), matmul(jnp.sin(angle), same))
 
 
 def _to_basis(x: Array, basis: Array) -> Array:
@@ -88,46 +107,46 @@ def _from_basis(x: Array, basis: Array) -> Array:
     return unpacked(turned(x, transpose(basis)))
 
 
-def _rotate(x: Array, phases: Array) -> Array:
+def _rotate(x: Array, phases: _Phases) -> Array:
     """``p_j x_jk p_k^*``: the evolution in the eigenbasis, of either form of x."""
     if jnp.iscomplexobj(x):
-        return phases[..., :, None] * x * jnp.conj(phases)[..., None, :]
-    cos, sin = jnp.real(phases), jnp.imag(phases)
-    row, column = (cos[..., :, None], sin[..., :, None]), (cos[..., None, :], sin[..., None, :])
-    even = row[0] * column[0] + row[1] * column[1]
-    odd = row[1] * column[0] - row[0] * column[1]
+        p = phases.complex
+        return p[..., :, None] * x * jnp.conj(p)[..., None, :]
+    even, odd = _differences(phases)
     return even * x - odd * transpose(x)
 
 
-def _product(x: Array, y: Array) -> Array:
-    """``x y`` of two matrices in the eigenbasis, complex; three real products for packed ones."""
+def _differences(phases: _Phases) -> tuple[Array, Array]:
+    """Cosines and sines of ``a_j - a_k``, ``[..., d, d]``."""
+    cos, sin = phases
+    row, column = (cos[..., :, None], sin[..., :, None]), (cos[..., None, :], sin[..., None, :])
+    return row[0] * column[0] + row[1] * column[1], row[1] * column[0] - row[0] * column[1]
+
+
+def _commutator(x: Array, y: Array) -> Array:
+    """What makes ``-i [x, y]`` of two Hermitian matrices in the eigenbasis when its adjoint is added;
+    for packed ones the real part of that, in two real products.
+    """
     if jnp.iscomplexobj(x):
-        return matmul(x, y)
-    parts = (0.5 * (x + transpose(x)), 0.5 * (x - transpose(x)))
-    others = (0.5 * (y + transpose(y)), 0.5 * (y - transpose(y)))
-    even, odd = (matmul(part, other) for part, other in zip(parts, others, strict=True))
-    return jax.lax.complex(even - odd, even + odd - matmul(x, y))
+        return -1j * matmul(x, y)
+    return 0.5 * (matmul(y, x) - matmul(x, y))
 
 
-def _duhamel(z: Array, levels: Array, dt: Array) -> Array:
-    """``z_jk int_0^dt exp(-i s (w_j - w_k)) ds``: ``dt``, a phase and ``sinc(x)``, ``x = dt (w_j -
-    w_k) / 2``.
+def _sinc(levels: Array, dt: Array, half: _Phases) -> Array:
+    """``sinc(dt (w_j - w_k) / 2)``, ``[..., d, d]``.
 
-    sinc is its Taylor series below 1, else the sine of a difference from the sines and cosines at
-    hand: far cheaper than d^2 sines.
+    Its Taylor series below 1, else the sine of a difference from the sines and cosines at hand: far
+    cheaper than d^2 sines.
     """
     row = _with_axes(levels, dt)
-    half = _phases(levels, 0.5 * dt)
-    turn = half[..., :, None] * jnp.conj(half)[..., None, :]
     x = 0.5 * dt[..., None, None] * (row[..., :, None] - row[..., None, :])
     square = x * x
     near = square < 1.0
     series = jnp.ones_like(x)
     for n in range(19 if x.dtype == jnp.float64 else 11, 1, -2):
         series = 1.0 - square / (n * (n - 1)) * series
-    size = dt[..., None, None] * jnp.where(near, series, -jnp.imag(turn) / jnp.where(near, 1.0, x))
-    z = z * turn
-    return jax.lax.complex(size * jnp.real(z), size * jnp.imag(z))
+    _, sine = _differences(half.conj)
+    return jnp.where(near, series, sine / jnp.where(near, 1.0, x))
 
 
 class _Spectral(NamedTuple):
@@ -136,14 +155,14 @@ class _Spectral(NamedTuple):
     Attributes:
         start: the state before the evolution, in the eigenbasis, ``[..., d, d]``, as
             :func:`_to_basis` gives it, or ``[..., d]``.
-        phases: ``p = exp(-i w dt)``, ``[..., d]``.
+        half: ``exp(-i w dt / 2)``, ``[..., d]``.
         levels: w, ``[d]`` if shared, else ``[..., d]``.
         basis: V, ``[d, d]`` if shared, else ``[..., d, d]``.
         dt: ``[...]``.
     """
 
     start: Array
-    phases: Array
+    half: _Phases
     levels: Array
     basis: Array
     dt: Array
@@ -155,31 +174,21 @@ _ONCE = (
 )
 
 
-def _hamiltonian_cotangents(half: Array, spectral: _Spectral) -> tuple[Array, Array]:
-    """Cotangents of H and dt from ``Z = half + half^dag`` in the eigenbasis, ``[..., d, d]``.
+def _hamiltonian_cotangents(part: Array, spectral: _Spectral) -> tuple[Array, Array]:
+    """Cotangents of H and dt from ``Z = part + part^dag`` in the eigenbasis, midway, ``[..., d, d]``.
 
     They are summed over what shares a Hamiltonian or a dt.
     """
     levels, basis, dt = spectral.levels, spectral.basis, spectral.dt
-    diagonal = 2.0 * jnp.real(jnp.diagonal(half, axis1=-2, axis2=-1))
+    diagonal = 2.0 * jnp.real(jnp.diagonal(part, axis1=-2, axis2=-1))
     ct_dt = sum_to(jnp.sum(diagonal * _with_axes(levels, dt), axis=-1), dt.shape)
-    integral = _duhamel(half, levels, dt)
+    size = dt[..., None, None] * _sinc(levels, dt, spectral.half)
+    integral = sum_to(size.astype(part.dtype) * part, basis.shape)
     integral = integral if jnp.iscomplexobj(basis) else jnp.real(integral)
-    integral = 2.0 * hermitian_part(sum_to(integral, basis.shape))
+    integral = 2.0 * hermitian_part(integral)
     if not jnp.iscomplexobj(basis):
         return matmul(matmul(basis, integral), transpose(basis)), ct_dt
     return transpose(matmul(matmul(basis, integral), adjoint(basis))), ct_dt
-
-
-def _functional_at_start(functional: Array, spectral: _Spectral) -> Array:
-    """``a = U^dag A U`` in the eigenbasis."""
-    return _rotate(_to_basis(functional, spectral.basis), jnp.conj(spectral.phases))
-
-
-def _half_commutator(image: Array, start: Array) -> Array:
-    """``-i rho a``, so that ``Z = -i [rho, a]`` is the sum of it and its adjoint."""
-    product = _product(start, image)
-    return jax.lax.complex(jnp.imag(product), -jnp.real(product))
 
 
 @jax.custom_vjp
@@ -189,9 +198,9 @@ def _evolve_spectral(rho: Array, hamiltonian: Array, dt: Array) -> Array:
 
 def _evolve_in_basis(rho: Array, hamiltonian: Array, dt: Array) -> tuple[Array, _Spectral]:
     levels, basis = eigh(hamiltonian)
-    start, phases = _to_basis(rho, basis), _phases(levels, dt)
-    evolved = _from_basis(_rotate(start, phases), basis)
-    return evolved, _Spectral(start, phases, levels, basis, dt)
+    start, half = _to_basis(rho, basis), _half_phases(levels, dt)
+    evolved = _from_basis(_rotate(start, half.squared), basis)
+    return evolved, _Spectral(start, half, levels, basis, dt)
 
 
 def _evolve_spectral_forward(
@@ -206,10 +215,12 @@ def _evolve_spectral_backward(
     kept: tuple[Array, _Spectral], ct: Array
 ) -> tuple[Array, Array, Array]:
     (rho, spectral), ct = first_derivatives_only((kept, ct), _ONCE.format("evolve"))
-    image = _functional_at_start(transpose(ct), spectral)
-    half = _half_commutator(image, spectral.start)
-    functional = _from_basis(sum_to(image, spectral.start.shape), spectral.basis)
-    return sum_to(transpose(functional), rho.shape), *_hamiltonian_cotangents(half, spectral)
+    start, half, _, basis, _ = spectral
+    final = _to_basis(jnp.conj(ct), basis)
+    image = sum_to(_rotate(final, half.conj.squared), start.shape)
+    part = _commutator(_rotate(start, half), _rotate(final, half.conj))
+    ct_rho = jnp.conj(_from_basis(image, basis))
+    return sum_to(ct_rho, rho.shape), *_hamiltonian_cotangents(part, spectral)
 
 
 _evolve_spectral.defvjp(_evolve_spectral_forward, _evolve_spectral_backward)
@@ -303,8 +314,8 @@ def _evolve_state(psi: Array, hamiltonian: Array, dt: Array) -> Array:
 
 def _state_in_basis(psi: Array, hamiltonian: Array, dt: Array) -> tuple[Array, _Spectral]:
     levels, basis = eigh(hamiltonian)
-    start, phases = _apply(adjoint(basis), psi), _phases(levels, dt)
-    return _apply(basis, phases * start), _Spectral(start, phases, levels, basis, dt)
+    start, half = _apply(adjoint(basis), psi), _half_phases(levels, dt)
+    return _apply(basis, half.squared.complex * start), _Spectral(start, half, levels, basis, dt)
 
 
 def _state_forward(
@@ -320,11 +331,11 @@ def _state_forward(
 def _state_backward(kept: tuple[Array, _Spectral], ct: Array) -> tuple[Array, Array, Array]:
     """The functional of a vector is ``dL = Re(a^dag dpsi)``, ``a = ct^*``."""
     (psi, spectral), ct = first_derivatives_only((kept, ct), _ONCE.format("evolve_state"))
-    start, basis = spectral.start, spectral.basis
-    image = jnp.conj(spectral.phases) * _apply(adjoint(basis), jnp.conj(ct))
-    half = -0.5j * start[..., :, None] * jnp.conj(image)[..., None, :]
-    functional = _apply(basis, sum_to(image, start.shape))
-    return sum_to(jnp.conj(functional), psi.shape), *_hamiltonian_cotangents(half, spectral)
+    start, half, _, basis, _ = spectral
+    middle = half.conj.complex * _apply(adjoint(basis), jnp.conj(ct))
+    part = -0.5j * (half.complex * start)[..., :, None] * jnp.conj(middle)[..., None, :]
+    functional = _apply(basis, sum_to(half.conj.complex * middle, start.shape))
+    return sum_to(jnp.conj(functional), psi.shape), *_hamiltonian_cotangents(part, spectral)
 
 
 _evolve_state.defvjp(_state_forward, _state_backward)
@@ -388,23 +399,23 @@ def _stack_backward(kept: _Stack, ct: Array) -> tuple[Array, Array, Array]:
     def layer(
         carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        rho, functional = carry
         levels, basis, dt = inputs
-        phases = _phases(levels, dt)
-        start = _rotate(_to_basis(rho, basis), jnp.conj(phases))
-        spectral = _Spectral(start, phases, levels, basis, dt)
-        image = _functional_at_start(functional, spectral)
-        cotangents = _hamiltonian_cotangents(_half_commutator(image, start), spectral)
-        before, functional = _from_basis(jnp.stack([start, image]), basis)
+        half = _half_phases(levels, dt)
+        ends = _to_basis(jnp.stack(carry), basis)
+        back = _Phases(*(x[None] for x in half.conj))
+        rho, functional = _rotate(ends, back)
+        spectral = _Spectral(rho, half, levels, basis, dt)
+        cotangents = _hamiltonian_cotangents(_commutator(rho, functional), spectral)
+        before, functional = _from_basis(_rotate(ends, back.squared), basis)
         return (before, functional), cotangents
 
     (_, functional), (ct_hamiltonians, ct_dts) = jax.lax.scan(
         layer,
-        (kept.final, transpose(ct)),
+        (kept.final, jnp.conj(ct)),
         (kept.levels, kept.basis, kept.dts),
         reverse=True,
     )
-    return transpose(functional), ct_hamiltonians, ct_dts
+    return jnp.conj(functional), ct_hamiltonians, ct_dts
 
 
 _evolve_stack.defvjp(_stack_forward, _stack_backward)
