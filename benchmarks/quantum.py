@@ -21,12 +21,15 @@ floor    real matrix products, 8 forward and 12 backward, over the rate of a lar
          inputs and outputs over the bandwidth of a large copy, where that is longer. Ours takes 4
          and 7
 
-"grad" is forward and backward together, "bwd/fwd" what the backward pass adds, over forward. A
-ratio is theirs / ours (above 1: we are faster). Methods run interleaved; times are the best of up
-to 15 rounds: other work on the machine lengthens calls and never shortens them. Errors are relative
-2-norms against complex128 in NumPy, by divided differences of the exponential. Values and gradients
-are checked against it before anything is timed. PennyLane, dynamiqs and QuTiP are optional: without
-one its rows are left out, and the last line says so.
+"grad" is forward and backward together; a ratio is theirs / ours (above 1: we are faster). Methods
+run interleaved. Times are processor time of all threads (the clock's for entropies), the best of up
+to 15 rounds: other work on the machine lengthens calls and never shortens them. What the backward
+pass adds, over forward, is the median of ratios of neighbouring turns, in brackets the middle half
+of them; the same function finds it for the table of claims. Errors are relative 2-norms against
+complex128 in NumPy, by divided differences of the exponential. Values and gradients are checked
+against it before anything is timed. PennyLane, dynamiqs and QuTiP are optional: without one its
+rows are left out, and the last line says so. The tables of docs/results/density_matrices.md come
+last.
 """
 
 import argparse
@@ -36,15 +39,15 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from claim_rows.density_matrices import Method, Problem, adjoint, compiled, method, problem
+from claim_rows.measure import backward_over_forward
 
 from vfejax.models.quantum import model as quantum_transformer
 from vfejax.quantum import density
-from vfejax.quantum.density import GOLDEN_RATIO
 from vfejax.quantum.evolution import evolve
 from vfejax.training.losses import next_token_loss
 
@@ -68,55 +71,8 @@ SHIFT_CASE, PENNYLANE_CASE, DEGENERATE_CASE = (5, 64), (16, 2), (16, 64)
 # Entries of the stack of states up to which (b) is asked: its autodiff keeps some 40 arrays of that
 # size.
 LARGEST_EXPM = 2_500_000
-VOCABULARY, BATCH, LENGTH = 65, 12, 64
-
-
-class Problem(NamedTuple):
-    """States, Hamiltonian, time steps, and a Hermitian cotangent of the evolved states."""
-
-    rho: np.ndarray
-    hamiltonian: np.ndarray
-    dt: np.ndarray
-    cotangent: np.ndarray
-
-
-class Method(NamedTuple):
-    """Compiled forward pass and forward with gradient, the latter's seconds of compilation and
-    bytes of temporary memory.
-    """
-
-    forward: Callable[[], object]
-    both: Callable[[], object]
-    seconds: float
-    memory: int
-
-
-def _adjoint(x):
-    return x.conj().swapaxes(-1, -2)
-
-
-def problem(d: int, num: int) -> Problem:
-    """Mixed states, and H and dt as the transformer has them at the start of training; complex64
-    and float32.
-    """
-    rng = np.random.default_rng(1000 * d + num)
-
-    def gaussian(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
-
-    root, w = gaussian(num, d, d), gaussian(num, d, d)
-    rho = root @ _adjoint(root)
-    rho = 0.5 * (rho + _adjoint(rho)) / np.trace(rho, axis1=-2, axis2=-1)[:, None, None]
-    h = np.tril(rng.standard_normal((d, d)))
-    h = h + np.tril(h, -1).T
-    dt = GOLDEN_RATIO**-5 * rng.uniform(1.0, GOLDEN_RATIO, num)
-    single = np.complex64
-    return Problem(
-        rho.astype(single),
-        h.astype(np.float32),
-        dt.astype(np.float32),
-        (w + _adjoint(w)).astype(single),
-    )
+FIELDS = (np.complex64, np.float32, np.complex128, np.float64)
+VOCABULARY, BATCH, LENGTH = 96, 12, 64
 
 
 def reference(inputs: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -135,11 +91,11 @@ def reference(inputs: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     for i, t in enumerate(dt):
         p, a = np.exp(-1j * t * w), cotangent[i].T
         u = (v * p) @ v.T
-        value[i] = u @ rho[i] @ _adjoint(u)
-        ct_rho[i] = (_adjoint(u) @ a @ u).T
+        value[i] = u @ rho[i] @ adjoint(u)
+        ct_rho[i] = (adjoint(u) @ a @ u).T
         # dL = 2 Re tr(A dU rho U^dag), and dU = V (D o V^T dH V) V^T with D the divided differences
         # of exp(-i t w).
-        m = v.T @ (rho[i] @ _adjoint(u) @ a) @ v
+        m = v.T @ (rho[i] @ adjoint(u) @ a) @ v
         divided = np.where(
             gap == 0, -1j * t * p[:, None], (p[:, None] - p) / np.where(gap == 0, 1.0, gap)
         )
@@ -166,36 +122,13 @@ def eigh_evolve(rho, hamiltonian, dt):
     """(a)."""
     levels, basis = jnp.linalg.eigh(hamiltonian)
     u = (basis * jnp.exp(-1j * dt[:, None] * levels)[:, None, :]) @ basis.T
-    return u @ rho @ _adjoint(u)
+    return u @ rho @ adjoint(u)
 
 
 def expm_evolve(rho, hamiltonian, dt):
     """(b)."""
     u = jax.lax.map(lambda t: jax.scipy.linalg.expm(-1j * t * hamiltonian), dt)
-    return u @ rho @ _adjoint(u)
-
-
-def compiled(run: Callable, *arrays) -> tuple[Callable[[], object], float, int]:
-    """The compiled call on these arrays, its seconds of compilation and bytes of temporary
-    memory.
-    """
-    start = time.perf_counter()
-    call = jax.jit(run).lower(*arrays).compile()
-    seconds = time.perf_counter() - start
-    inputs = jax.tree.map(jnp.asarray, arrays)
-    memory = call.memory_analysis().temp_size_in_bytes
-    return (lambda: jax.block_until_ready(call(*inputs))), seconds, memory
-
-
-def method(evolve_fn: Callable, inputs: Problem) -> Method:
-    """An evolution and its gradient."""
-
-    def both(rho, hamiltonian, dt, cotangent):
-        value, pull_back = jax.vjp(evolve_fn, rho, hamiltonian, dt)
-        return value, pull_back(cotangent)
-
-    forward, _, _ = compiled(evolve_fn, *inputs[:3])
-    return Method(forward, *compiled(both, *inputs))
+    return u @ rho @ adjoint(u)
 
 
 def shifts(inputs: Problem) -> tuple[Callable[[], object], int]:
@@ -280,22 +213,26 @@ def pennylane_method(psi: np.ndarray, inputs: Problem, words: list[str], strings
     return (lambda: sweep(energy, inputs.dt, False)), gradient
 
 
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def _best(call: Callable[[], object], first: float) -> float:
+def _best(call: Callable[[], object], first: float, clock: Callable[[], float]) -> float:
     """Best seconds per call of five batches of about 2 ms, after a call that warms caches and
     thread pools.
     """
-    count = max(1, int(0.002 / first))
+    count = max(1, int(0.002 / max(first, 1e-6)))
     call()
-    return min(_timed(lambda: [call() for _ in range(count)]) for _ in range(5)) / count
+    return min(_timed(lambda: [call() for _ in range(count)], clock) for _ in range(5)) / count
 
 
-def interleaved(calls: dict[object, Callable[[], object]], rounds: int = 15) -> dict[object, float]:
+def interleaved(
+    calls: dict[object, Callable[[], object]],
+    rounds: int = 15,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[object, float]:
     """Best seconds per call. Every round runs all, ``rounds`` rounds or 10 s; what takes above 0.1
     s runs once a round.
 
@@ -304,13 +241,14 @@ def interleaved(calls: dict[object, Callable[[], object]], rounds: int = 15) -> 
     """
     for call in calls.values():
         call()
-    times = {name: [_timed(call)] for name, call in calls.items()}
+    times = {name: [_timed(call, clock)] for name, call in calls.items()}
     began = time.perf_counter()
     for turn in range(rounds):
         for name, call in calls.items():
             first = times[name][0]
             if first <= 0.5 or (first <= 4 and turn < 2):
-                times[name].append(_timed(call) if first > 0.1 else _best(call, first))
+                slow = first > 0.1
+                times[name].append(_timed(call, clock) if slow else _best(call, first, clock))
         if time.perf_counter() - began > 10:
             break
     return {name: min(values) for name, values in times.items()}
@@ -345,8 +283,6 @@ def row(
     forward, both = (times.get((name, of)) for of in ("forward", "both"))
     cells = [f"{name:<14} {d:>4} {num:>5}"]
     cells += [f"{'':>10}" if x is None else f"{1e3 * x:>10.3f}" for x in (forward, both)]
-    complete = forward is not None and both is not None
-    cells.append(f"{(both - forward) / forward:>8.2f}" if complete else f"{'':>8}")
     for of, seconds in (("forward", forward), ("both", both)):
         cells.append(
             f"{'':>9}"
@@ -362,8 +298,8 @@ def row(
     print(" ".join(cells).rstrip(), flush=True)
 
 
-def case(d: int, num: int, speeds: tuple[float, float]) -> None:
-    """Check, time and print one size."""
+def case(d: int, num: int, speeds: tuple[float, float]) -> str:
+    """Check, time and print one size; its row of the page."""
     inputs = problem(d, num)
     expected = reference(inputs)
     methods = {"ours": method(evolve, inputs), "(a) eigh": method(eigh_evolve, inputs)}
@@ -391,7 +327,19 @@ def case(d: int, num: int, speeds: tuple[float, float]) -> None:
         times["(c) estimate", "both"] = evaluations * times["ours", "forward"]
     for name in dict.fromkeys(name for name, _ in times):
         row(name, d, num, times, methods["ours"], found.get(name))
-    print(f"{'':<14} (c) takes {evaluations} evaluations")
+    backward = backward_over_forward(methods["ours"].forward, methods["ours"].both)
+    print(f"{'':<14} (c) takes {evaluations} evaluations; backward / forward {backward}")
+    forward, both = (times["ours", of] for of in ("forward", "both"))
+    cells = f"{1e3 * forward:.2f}", f"{forward / times['floor', 'forward']:.1f}"
+    return _line(f"{d} x {num}", *cells, f"{1e3 * both:.2f}", str(backward))
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(*header: str, rows: list[str]) -> str:
+    return "\n".join([_line(*header), _line("---", *["---:"] * (len(header) - 1)), *rows, ""])
 
 
 def pennylane_case() -> None:
@@ -425,7 +373,7 @@ def dynamiqs_evolve(rho, hamiltonian, dt):
     times = jnp.stack([jnp.zeros_like(dt), dt])
     solution = dynamiqs.sepropagator(hamiltonian, times, progress_meter=False)
     u = solution.propagators.to_jax()[-1]
-    return u @ rho @ _adjoint(u)
+    return u @ rho @ adjoint(u)
 
 
 def qutip_method(inputs: Problem) -> Callable[[], np.ndarray]:
@@ -481,44 +429,53 @@ def degenerate_case() -> None:
         print(f"{name:<14} {d:>4} {num:>5} {cells}", flush=True)
 
 
-def entropy_case(d: int, num: int) -> None:
-    """Check, time and print the entropies of one stack of states, beside LAPACK through NumPy."""
+def entropy_case(d: int, num: int) -> str:
+    """Check, time and print the entropies of one stack of states in single precision, beside LAPACK
+    through NumPy; the row of the page has speeds relative to it in every field and precision.
+    """
     # Half of it I / d: the slope, a logarithm, is then known to rounding.
     rho = 0.5 * problem(d, num).rho + np.eye(d, dtype=np.complex64) / (2 * d)
-
-    def entropy(levels: np.ndarray) -> np.ndarray:
-        return -np.sum(levels * np.log(levels), axis=-1)
-
-    def lapack() -> np.ndarray:
-        return entropy(np.linalg.eigvalsh(rho))
 
     def both(rho):
         value, pull_back = jax.vjp(density.von_neumann_entropy, rho)
         return value, pull_back(jnp.ones_like(value))
 
-    calls = {
-        "forward": compiled(density.von_neumann_entropy, rho)[0],
-        "both": compiled(both, rho)[0],
-        "lapack": lapack,
-    }
+    with_gradient = compiled(both, rho)[0]
     w, v = np.linalg.eigh(rho.astype(np.complex128))
-    value, (slope,) = calls["both"]()
+    value, (slope,) = with_gradient()
     # JAX's cotangent is the transpose of -(log rho + 1).
-    expected = -((v * (np.log(w) + 1)[:, None, :]) @ _adjoint(v)).swapaxes(-1, -2)
+    expected = -((v * (np.log(w) + 1)[:, None, :]) @ adjoint(v)).swapaxes(-1, -2)
     error = [
         np.linalg.norm(x - y) / np.linalg.norm(y)
-        for x, y in ((value, entropy(w)), (slope, expected))
+        for x, y in ((value, _entropy(w)), (slope, expected))
     ]
     assert max(error) < 1e-4, error
-    times = interleaved(calls)
+    times = {dtype: _entropy_times(rho, dtype) for dtype in FIELDS}
+    forward, lapack = times[np.complex64]
+    gradient = interleaved({"both": with_gradient})["both"]
     print(
-        f"{'entropy':<14} {d:>4} {num:>5} {1e3 * times['forward']:>10.3f} "
-        f"{1e3 * times['both']:>10.3f} "
-        f"{1e6 * times['forward'] / num:>8.1f} {1e3 * times['lapack']:>10.3f} "
-        f"{times['lapack'] / times['forward']:>9.2f} "
+        f"{'entropy':<14} {d:>4} {num:>5} {1e3 * forward:>10.3f} {1e3 * gradient:>10.3f} "
+        f"{1e6 * forward / num:>8.1f} {1e3 * lapack:>10.3f} {lapack / forward:>9.2f} "
         f"{error[0]:>7.0e} {error[1]:>7.0e}",
         flush=True,
     )
+    return _line(f"{d} x {num}", *(f"{theirs / ours:.2f}" for ours, theirs in times.values()))
+
+
+def _entropy(levels: np.ndarray) -> np.ndarray:
+    return -np.sum(levels * np.log(levels), axis=-1)
+
+
+def _entropy_times(rho: np.ndarray, dtype: type) -> tuple[float, float]:
+    """Seconds by the clock of our entropies and of NumPy's in one field and precision: LAPACK's
+    threads spend processor time while they wait.
+    """
+    with jax.enable_x64(True):
+        states = (rho if np.issubdtype(dtype, np.complexfloating) else rho.real).astype(dtype)
+        ours = compiled(density.von_neumann_entropy, states)[0]
+        lapack = functools.partial(lambda x: _entropy(np.linalg.eigvalsh(x)), states)
+        found = interleaved({"ours": ours, "lapack": lapack}, clock=time.perf_counter)
+    return found["ours"], found["lapack"]
 
 
 def _model_gradient(config: quantum_transformer.QuantumTransformerConfig, dtype: jnp.dtype):
@@ -530,9 +487,9 @@ def _model_gradient(config: quantum_transformer.QuantumTransformerConfig, dtype:
     return model, loss
 
 
-def model_case(dim: int) -> None:
+def model_case(dim: int) -> str:
     """The transformer's loss and its gradient; its error without the free energy, whose slope at
-    singular states depends on the precision.
+    singular states depends on the precision. Its row of the page.
     """
     config = quantum_transformer.QuantumTransformerConfig(dim=dim)
     bare = quantum_transformer.QuantumTransformerConfig(dim=dim, free_energy_weight=0.0)
@@ -556,9 +513,12 @@ def model_case(dim: int) -> None:
     print(
         f"{'transformer':<14} {dim:>4} {BATCH * LENGTH:>5} {1e3 * times['forward']:>10.3f} "
         f"{1e3 * times['both']:>10.3f} "
-        f"{ratio - 1:>8.2f} {ratio:>9.2f} {error:>7.0e} {memory / 1e6:>8.1f} {seconds:>7.1f}",
+        f"{ratio:>9.2f} {error:>7.0e} {memory / 1e6:>8.1f} {seconds:>7.1f}",
         flush=True,
     )
+    backward = backward_over_forward(forward, both)
+    cells = (f"{1e3 * times[of]:.1f}" for of in ("forward", "both"))
+    return _line(str(dim), *cells, str(backward), f"{1 + backward.median:.2f}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -588,11 +548,12 @@ def main() -> None:
     size = f"{'what':<14} {'d':>4} {'T':>5}"
     speeds = rates()
     print(
-        f"{size} {'forward ms':>10} {'grad ms':>10} {'bwd/fwd':>8} {'ratio fwd':>9} {'r. grad':>9} "
+        f"{size} {'forward ms':>10} {'grad ms':>10} {'ratio fwd':>9} {'r. grad':>9} "
         f"{'err rho_':>7} {'rho':>6} {'H':>7} {'dt':>7} {'temp MB':>8} {'compile':>7}"
     )
+    evolutions, entropies = [], []
     for d, num in cases:
-        case(d, num, speeds)
+        evolutions.append(case(d, num, speeds))
         jax.clear_caches()
     if pennylane is not None:
         pennylane_case()
@@ -606,13 +567,12 @@ def main() -> None:
         f"{'ratio':>9} {'err S':>7} {'slope':>7}"
     )
     for d, num in cases:
-        entropy_case(d, num)
+        entropies.append(entropy_case(d, num))
     print(
-        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'bwd/fwd':>8} {'grad/fwd':>9} {'error':>7} "
+        f"\n{size} {'forward ms':>10} {'grad ms':>10} {'grad/fwd':>9} {'error':>7} "
         f"{'temp MB':>8} {'compile':>7}"
     )
-    for dim in (16,) if options.quick else (16, 48):
-        model_case(dim)
+    models = [model_case(dim) for dim in ((16,) if options.quick else (16, 48))]
     print(f"\nproducts {speeds[0] / 1e9:.0f} GFLOP/s, copy bandwidth {speeds[1] / 1e9:.1f} GB/s")
     versions = (
         f"jax {jax.__version__}, numpy {np.__version__}, "
@@ -621,7 +581,11 @@ def main() -> None:
         f"qutip {qutip.__version__ if qutip else 'absent'}"
     )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
-    print(f"{versions}, python {platform.python_version()}, {device}")
+    print(f"{versions}, python {platform.python_version()}, {device}\n")
+    times = "forward", "over the floor", "with gradient", "backward / forward"
+    print(_table("d x states", *times, rows=evolutions))
+    print(_table("d", *times[::2], times[3], "gradient / forward", rows=models))
+    print(_table("d x states", *(field.__name__ for field in FIELDS), rows=entropies))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,11 @@ def call_of(function: Callable, *inputs: Any, options: dict[str, Any] | None = N
     return (lambda: jax.block_until_ready(compiled(*inputs))), compiled
 
 
-def turns(calls: Mapping[str, Callable[[], object]], rounds: int = 9) -> dict[str, np.ndarray]:
+def turns(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int = 9,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
     """Seconds of one call in each of several rounds, in which all calls take turns. A call of less
     than 5 ms is made several times in its turn.
     """
@@ -62,16 +66,30 @@ def turns(calls: Mapping[str, Callable[[], object]], rounds: int = 9) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats[name]):
                 call()
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
+            seconds[name].append((clock() - start) / repeats[name])
     return {name: np.asarray(x) for name, x in seconds.items()}
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
     """Median and quartiles."""
     return Spread(*(float(x) for x in np.quantile(np.asarray(values), [0.5, 0.25, 0.75])))
+
+
+def backward_over_forward(
+    forward: Callable[[], object], both: Callable[[], object], rounds: int = 25
+) -> Spread:
+    """Time of a backward pass over that of its forward pass, ``(both - forward) / forward``, round
+    by round.
+
+    ``forward`` computes a value, ``both`` the value and its gradient. Where a cotangent is given,
+    it is an array of its own: what reads one array twice, XLA does once. The processor time of all
+    threads counts, which other work on the machine lengthens least.
+    """
+    seconds = turns({"forward": forward, "both": both}, rounds, time.process_time)
+    return spread(seconds["both"] / seconds["forward"] - 1)
 
 
 def ratio(seconds: Mapping[str, np.ndarray], slow: str, fast: str) -> Spread:

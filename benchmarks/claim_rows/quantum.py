@@ -8,11 +8,13 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from claim_rows.density_matrices import method, problem
 from claim_rows.measure import (
     KEPT,
     PART,
     REFUTED,
     Found,
+    backward_over_forward,
     call_of,
     interval,
     judged,
@@ -109,21 +111,12 @@ def parameter_shift() -> Found:
 
 def backward() -> Found:
     """Backward over forward, of the evolution and of the model."""
-    rng = np.random.default_rng(0)
-    d, num = 16, 1024
-    psi = rng.standard_normal((num, d)) + 1j * rng.standard_normal((num, d))
-    psi /= np.linalg.norm(psi, axis=-1, keepdims=True)
-    rho = (psi[:, :, None] * psi[:, None].conj()).astype(np.complex64)
-    h = rng.standard_normal((d, d))
-    inputs = rho, (h + h.T).astype(np.float32), rng.uniform(0.05, 0.2, num).astype(np.float32)
-
-    def both(rho, h, dt):
-        value, pull = jax.vjp(evolve, rho, h, dt)
-        return value, pull(rho)
-
-    seconds = turns({"forward": call_of(evolve, *inputs)[0], "both": call_of(both, *inputs)[0]})
-    evolution = spread(seconds["both"] / seconds["forward"] - 1)
-    model = spread(gradient_cost(96)[1] - 1)
+    ours = method(evolve, problem(16, 1024))
+    evolution = backward_over_forward(ours.forward, ours.both)
+    loss, params, windows = model_loss(QuantumTransformerConfig(), 96, 12, LENGTH)
+    model = backward_over_forward(
+        call_of(loss, params, windows)[0], call_of(jax.value_and_grad(loss), params, windows)[0]
+    )
     figure = f"{evolution} times for 1,024 states with d = 16, {model} for the default model"
     worst = max(evolution.median, model.median)
     return Found(figure, KEPT if worst <= 3 else PART if evolution.median <= 3 else REFUTED)
