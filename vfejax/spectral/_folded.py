@@ -8,6 +8,7 @@ What crosses an edge of a block of rows is kept, and the sweeps within a block a
 they are needed again. See :mod:`vfejax.spectral._folds` for the layout.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -100,7 +101,7 @@ def scaled(k: Array, g: Array) -> Array:
     >>> print(scaled(jnp.asarray(2.0), jnp.asarray(1j)))
     2j
     """
-    return k.astype(g.dtype) * g
+    return k * g if jnp.iscomplexobj(k) else jax.lax.complex(k * g.real, k * g.imag)
 
 
 def _pivot(a: Array, z: Array, felt: Array) -> Array:
@@ -109,10 +110,21 @@ def _pivot(a: Array, z: Array, felt: Array) -> Array:
     return jax.lax.complex(a - jnp.real(z), jnp.broadcast_to(-jnp.imag(z), a.shape)) - felt
 
 
-def sweep_inward(
-    chains: Chains, start: Array | int, felt: Array, into: Array
-) -> tuple[Array, Array]:
-    """``I_r = 1 / (d_r - k I_{r-1})`` of a block: what the row after it feels, and I.
+def _inward(
+    chains: Chains, start: Array | int, felt: Array, rows: int
+) -> tuple[Callable, Array, Array]:
+    """``step(r, I_r)``, I of the first row of a block, and the links after its last one."""
+    a, b, c, z = chains
+    sites, links = fold(start, rows, a), fold(start, rows, b, c)
+
+    def step(r: Array, g: Array) -> Array:
+        return pivot_reciprocal(_pivot(row(sites, r + 1), z, scaled(row(links, r), g)))
+
+    return step, pivot_reciprocal(_pivot(sites[0], z, felt)), links[-1]
+
+
+def sweep_inward(chains: Chains, start: Array | int, felt: Array, into: Array) -> Array:
+    """``I_r = 1 / (d_r - k I_{r-1})`` of a block.
 
     Args:
         chains: of :func:`plan`.
@@ -121,17 +133,17 @@ def sweep_inward(
         into: ``[rows, 2 lanes]``; what it holds is lost.
 
     >>> chains, *_ = plan(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
-    >>> print(sweep_inward(chains, 0, jnp.zeros(2) + 0j, jnp.zeros((1, 2)) + 0j)[1])
+    >>> print(sweep_inward(chains, 0, jnp.zeros(2) + 0j, jnp.zeros((1, 2)) + 0j))
     [[0.+1.j 0.+1.j]]
     """
-    a, b, c, z = chains
-    sites, links = fold(start, into.shape[0], a), fold(start, into.shape[0], b, c)
+    step, first, _ = _inward(chains, start, felt, into.shape[0])
+    return up(step, first, into)
 
-    def step(r: Array, g: Array) -> Array:
-        return pivot_reciprocal(_pivot(row(sites, r + 1), z, scaled(row(links, r), g)))
 
-    g, inward = up(step, pivot_reciprocal(_pivot(sites[0], z, felt)), into)
-    return scaled(links[-1], g), inward
+def _felt_after(chains: Chains, start: Array, felt: Array, rows: int) -> Array:
+    """What the row after a block feels, with no row of it kept."""
+    step, first, link = _inward(chains, start, felt, rows)
+    return scaled(link, jax.lax.fori_loop(0, rows - 1, step, first))
 
 
 def sweep_outward(chains: Chains, start: Array | int, g: Array, into: Array) -> tuple[Array, Array]:
@@ -190,19 +202,18 @@ def _diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
     none = jnp.zeros_like(chains.z)
     space = jnp.zeros((rows + 1, *none.shape), none.dtype)
 
-    def enter(carry: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], Array]:
-        felt, inward = carry
-        return sweep_inward(chains, start, felt, inward), felt
+    def enter(felt: Array, start: Array) -> tuple[Array, Array]:
+        return _felt_after(chains, start, felt, rows), felt
 
     def leave(carry: tuple[Array, ...], block: tuple[Array, Array]) -> tuple[tuple, Array]:
         (g, result, inward, outward), (start, felt) = carry, block
-        _, inward = sweep_inward(chains, start, felt, inward)
+        inward = sweep_inward(chains, start, felt, inward)
         first, outward = sweep_outward(chains, start, g, outward)
         inward = _meet(chains, start, inward, outward)
         return (first, unfold(inward, start, result), inward, outward), g
 
-    (felt, inward), entering = jax.lax.scan(enter, (none, space[1:]), starts)
-    _, inward = sweep_inward(chains, middle, felt, inward)
+    felt, entering = jax.lax.scan(enter, none, starts)
+    inward = sweep_inward(chains, middle, felt, space[1:])
     g, outward = sweep_outward(chains, middle, turned(a.shape[1], middle, inward), space)
     center = _meet(chains, middle, inward, outward)
     carry = g, jnp.zeros(a.shape, z.dtype), inward, outward

@@ -5,6 +5,7 @@ With ``t = w G^2``, inward ``S_{r+1} = t_{r+1} + k O'^2 S_r``, outward ``Y_r = t
 - S_r - Y_r`` of a and ``O' S_r + I Y_{r+1}`` of k.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -53,6 +54,20 @@ def _as(x: Array, like: Array) -> Array:
     return x if jnp.iscomplexobj(like) else jnp.real(x)
 
 
+def _inward(
+    chains: Chains, weights: _Weights, start: Array | int, felt: Array, outward: Array
+) -> tuple[Callable, Array, Array]:
+    """``step(r, S_r)``, S of the first row of a block, and the link after its last one."""
+    rows = outward.shape[0] - 1
+    links = fold(start, rows, chains.b, chains.c)
+    t = fold(start, rows, weights.w, weights.g, weights.g)
+
+    def step(r: Array, s: Array) -> Array:
+        return row(t, r + 1) + _link(links, r, row(outward, r + 1)) * s
+
+    return step, t[0] + felt, _link(links, rows - 1, outward[rows])
+
+
 def _sum_inward(
     chains: Chains,
     weights: _Weights,
@@ -60,17 +75,18 @@ def _sum_inward(
     felt: Array,
     outward: Array,
     into: Array,
-) -> tuple[Array, Array]:
-    """S of a block: what reaches the row after it, and S."""
-    rows = into.shape[0]
-    links = fold(start, rows, chains.b, chains.c)
-    t = fold(start, rows, weights.w, weights.g, weights.g)
+) -> Array:
+    """S of a block, in the place of ``into``."""
+    step, first, _ = _inward(chains, weights, start, felt, outward)
+    return up(step, first, into)
 
-    def step(r: Array, s: Array) -> Array:
-        return row(t, r + 1) + _link(links, r, row(outward, r + 1)) * s
 
-    s, sums = up(step, t[0] + felt, into)
-    return _link(links, rows - 1, outward[rows]) * s, sums
+def _felt_after(
+    chains: Chains, weights: _Weights, start: Array, felt: Array, outward: Array
+) -> Array:
+    """What reaches the row after a block, with no row of it kept."""
+    step, first, link = _inward(chains, weights, start, felt, outward)
+    return link * jax.lax.fori_loop(0, outward.shape[0] - 2, step, first)
 
 
 def _sum_outward(
@@ -102,7 +118,7 @@ def _sum_outward(
         return total + jnp.where(start + r < half, site(r), 0.0)
 
     a_part = each(lambda r, _: _as(-site(r), chains.a), into[1])
-    k_part = each(lambda r, _: _as(bond(r), chains.b), into[2])
+    k_part = each(lambda r, _: bond(r), into[2])
     return y, jax.lax.fori_loop(0, rows, add, total), (ys, a_part, k_part)
 
 
@@ -113,28 +129,24 @@ def _adjoint(
     weights, n, none = _Weights(g, w), a.shape[1], jnp.zeros_like(chains.z)
     space = jnp.zeros((rows + 1, *none.shape), none.dtype)
 
-    def enter(carry: tuple, block: tuple[Array, Array]) -> tuple[tuple, Array]:
-        (felt, outward, sums), (start, after) = carry, block
+    def enter(carry: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple, Array]:
+        (felt, outward), (start, after) = carry, block
         _, outward = sweep_outward(chains, start, after, outward)
-        following, sums = _sum_inward(chains, weights, start, felt, outward, sums)
-        return (following, outward, sums), felt
+        return (_felt_after(chains, weights, start, felt, outward), outward), felt
 
     def leave(carry: tuple, block: tuple[Array, ...]) -> tuple[tuple, None]:
         (y, total, parts, into, inward, outward, sums), (start, before, after, felt) = carry, block
-        _, inward = sweep_inward(chains, start, before, inward)
+        inward = sweep_inward(chains, start, before, inward)
         _, outward = sweep_outward(chains, start, after, outward)
-        _, sums = _sum_inward(chains, weights, start, felt, outward, sums)
+        sums = _sum_inward(chains, weights, start, felt, outward, sums)
         fractions = inward, outward, sums
         y, total, into = _sum_outward(chains, weights, start, y, total, fractions, into)
-        parts = tuple(unfold(x, start, to) for x, to in zip(into[1:], parts, strict=True))
+        parts = tuple(unfold(_as(x, to), start, to) for x, to in zip(into[1:], parts, strict=True))
         return (y, total, parts, into, inward, outward, sums), None
 
-    (felt, outward, sums), felts = jax.lax.scan(
-        enter, (none, space, space[1:]), (starts, folded.leaving)
-    )
-    _, sums = _sum_inward(chains, weights, middle, felt, folded.outward, sums)
-    a_space, b_space = (jnp.zeros((rows, *none.shape), x.dtype) for x in (a, b))
-    into = space, a_space, b_space
+    (felt, outward), felts = jax.lax.scan(enter, (none, space), (starts, folded.leaving))
+    sums = _sum_inward(chains, weights, middle, felt, folded.outward, space[1:])
+    into = space, jnp.zeros((rows, *none.shape), a.dtype), space[1:]
     fractions = folded.inward, folded.outward, sums
     y, total, into = _sum_outward(
         chains, weights, middle, turned(n, middle, sums), none, fractions, into
@@ -143,7 +155,9 @@ def _adjoint(
     (_, total, parts, *_), _ = jax.lax.scan(
         leave, carry, (starts, folded.entering, folded.leaving, felts), reverse=True
     )
-    a_part, k_part = (unfold_middle(x, middle, to) for x, to in zip(into[1:], parts, strict=True))
+    a_part, k_part = (
+        unfold_middle(_as(x, to), middle, to) for x, to in zip(into[1:], parts, strict=True)
+    )
     first, mirrored = jnp.split(total, 2)
     b_part, c_part = (k_part * x for x in (chains.c, chains.b))
     return a_part, b_part[:, : n - 1], c_part[:, : n - 1], first + mirrored

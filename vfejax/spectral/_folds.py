@@ -175,7 +175,7 @@ def row(x: Array, r: Array | int) -> Array:
     >>> print(row(jnp.arange(4), 2))
     2
     """
-    return jax.lax.dynamic_index_in_dim(x, r, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(x, r, keepdims=False, allow_negative_indices=False)
 
 
 def put(x: Array, y: Array, r: Array | int) -> Array:
@@ -189,18 +189,18 @@ def put(x: Array, y: Array, r: Array | int) -> Array:
     >>> print(put(jnp.zeros(3), jnp.asarray(1.0), 1))
     [0. 1. 0.]
     """
-    return jax.lax.dynamic_update_index_in_dim(x, y, r, 0)
+    return jax.lax.dynamic_update_index_in_dim(x, y, r, 0, allow_negative_indices=False)
 
 
-def up(step_fn: Callable, first: Array, into: Array) -> tuple[Array, Array]:
-    """``y_0 = first, y_{r+1} = step(r, y_r)``: the last one, and all, in the place of ``into``.
+def up(step_fn: Callable, first: Array, into: Array) -> Array:
+    """``y_0 = first, y_{r+1} = step(r, y_r)`` in the place of ``into``.
 
     Args:
         step_fn: ``step(r, y)``.
         first: y_0.
         into: as many rows as are wanted; what they hold is lost.
 
-    >>> print(up(lambda r, y: y + r, jnp.asarray(1), jnp.zeros(4, int))[1])
+    >>> print(up(lambda r, y: y + r, jnp.asarray(1), jnp.zeros(4, int)))
     [1 1 2 4]
     """
 
@@ -208,7 +208,7 @@ def up(step_fn: Callable, first: Array, into: Array) -> tuple[Array, Array]:
         y = step_fn(r, carry[0])
         return y, put(carry[1], y, r + 1)
 
-    return jax.lax.fori_loop(0, into.shape[0] - 1, step, (first, put(into, first, 0)))
+    return jax.lax.fori_loop(0, into.shape[0] - 1, step, (first, put(into, first, 0)))[1]
 
 
 def down(step_fn: Callable, last: Array, into: Array) -> tuple[Array, Array]:
