@@ -14,9 +14,11 @@ ours     ratios by one scan, exact adjoint by another, jit; float32 in, complex6
 floor    bytes that must be read and written (a, b, c, G; with the gradient also w, da, db, dc) over
          the bandwidth of a large copy
 
-The table is that of docs/results; below it stand floors, compilation and LAPACK. A ratio is theirs
-/ ours (above 1: we are faster). Methods run interleaved; times are per call, the best of up to 25
-rounds: calls of microseconds are lengthened by whatever else the machine does, and never shortened.
+The first table is that of docs/results. The second says how much of a short time is the call: it
+has the same work done many times inside one program, less the loop around it, beside the C loop
+called once for as many. Below stand floors, compilation and LAPACK. A ratio is theirs / ours (above
+1: we are faster). Methods run interleaved; times are per call, the best of up to 25 rounds: calls
+of microseconds are lengthened by whatever else the machine does, and never shortened.
 PyTorch, SciPy and a C compiler are optional: without one its cells are empty. Before anything is
 timed, values and gradients of (a), (b) and (d) are checked against ours.
 """
@@ -56,13 +58,17 @@ Z = 0.3 + 0.5j
 SIZES = (128, 512, 2048, 8192, 32768, 262144, 1_000_000)
 # The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or
 # 4 GB.
-LARGEST = {"torch": 512, "lapack": 2048, "attention": 4096}
+LARGEST = {"torch": 512, "lapack": 2048, "attention": 4096, "inside": 32768}
 
 SHOWN = ("(a) torch.vmap", "(c) attention", "(d) C loop")
 HEADER = """\
 | n | value | per site | PyTorch loop, complex128 | attention | C loop | with gradient | PyTorch \
 loop | attention | C loop | temporaries of both |
 | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+INSIDE_HEADER = """\
+| n | | call | empty call | inside a program | C loop, called | C loop, inside | call | inside |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 C_SOURCE = """
 #include <stddef.h>
@@ -142,6 +148,15 @@ void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, compl
             dc[i][l] = b[i][l] * dk;
         }
 }
+
+void run(int times, int gradient, ptrdiff_t n, const lanes *a, const lanes *b, const lanes *c,
+         float zr, float zi, lanes *k, complex_lanes *left, complex_lanes *right, complex_lanes *g,
+         complex_lanes *w, complex_lanes *sl, complex_lanes *sr, lanes *da, lanes *db, lanes *dc) {
+    for (; times > 0; times--) {
+        forward(n, a, b, c, zr, zi, k, left, right, g);
+        if (gradient) backward(n, b, c, k, left, right, g, w, sl, sr, da, db, dc);
+    }
+}
 """
 
 
@@ -171,22 +186,41 @@ def _compiled(
     )
 
 
-def _diagonal(a, b, c):
-    return resolvent.resolvent_diagonal(a, b, c, Z)
+def _value(a, b, c):
+    return resolvent.resolvent_diagonal(a, b, c, Z), None
+
+
+def _both(a, b, c, w):
+    value, pull = jax.vjp(lambda *x: _value(*x)[0], a, b, c)
+    return value, pull(w)
 
 
 def ours(arrays: tuple[np.ndarray, ...], gradient: bool):
     """The library: G, and with ``gradient`` the cotangents of a, b, c for the cotangent w of G."""
+    return _compiled(_both, arrays) if gradient else _compiled(_value, arrays[:3])
 
-    def both(a, b, c, w):
-        value, pull = jax.vjp(_diagonal, a, b, c)
-        return value, pull(w)
 
-    return (
-        _compiled(both, arrays)
-        if gradient
-        else _compiled(lambda *x: (_diagonal(*x), None), arrays[:3])
-    )
+def nothing(*arrays):
+    """Results like those of the library, for next to no work."""
+    a, b, c, *w = arrays
+    return (w[0], (a, b, c)) if w else (jax.lax.complex(a, a), None)
+
+
+def rounds(
+    run: Callable, arrays: tuple[np.ndarray, ...], gradient: bool, times: int
+) -> Callable[[], object]:
+    """``times`` applications in one program, of inputs that the result before changes."""
+
+    def step(_, carry):
+        arrays, shift, _ = carry
+        result = run(*(x + shift for x in arrays))
+        return arrays, 1e-9 * jnp.real(result[0][0, 0]), result
+
+    def repeated(*arrays):
+        result = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, *arrays))
+        return jax.lax.fori_loop(0, times, step, (arrays, jnp.float32(0), result))[1:]
+
+    return _compiled(repeated, arrays if gradient else arrays[:3])[0]
 
 
 def theta_phi(a, b, c):
@@ -261,10 +295,10 @@ def _pointer(array: np.ndarray):
 
 
 def c_method(
-    library: ctypes.CDLL, arrays: tuple[np.ndarray, ...], gradient: bool
+    library: ctypes.CDLL, arrays: tuple[np.ndarray, ...], gradient: bool, times: int = 1
 ) -> Callable[[], tuple]:
-    """(d): inputs laid out for it before the clock starts, outputs turned back only where they are
-    checked.
+    """(d), ``times`` times: inputs laid out for it before the clock starts, outputs turned back
+    only where they are checked.
     """
     n = arrays[0].shape[-1]
     a, b, c = (np.ascontiguousarray(x.T) for x in arrays[:3])
@@ -272,14 +306,13 @@ def c_method(
     k, da, db, dc = np.zeros((n + 1, BATCH), np.float32), *(np.zeros_like(x) for x in (a, b, c))
     left, right, g, sl, sr = (np.zeros((n, 2, BATCH), np.float32) for _ in range(5))
 
-    length, shift = ctypes.c_ssize_t(n), (ctypes.c_float(Z.real), ctypes.c_float(Z.imag))
-    first = [length, *map(_pointer, (a, b, c)), *shift, *map(_pointer, (k, left, right, g))]
-    second = [length, *map(_pointer, (b, c, k, left, right, g, w, sl, sr, da, db, dc))]
+    shift = ctypes.c_float(Z.real), ctypes.c_float(Z.imag)
+    buffers = map(_pointer, (k, left, right, g, w, sl, sr, da, db, dc))
+    inputs = ctypes.c_ssize_t(n), *map(_pointer, (a, b, c)), *shift
+    arguments = ctypes.c_int(times), ctypes.c_int(gradient), *inputs, *buffers
 
     def run():
-        library.forward(*first)
-        if gradient:
-            library.backward(*second)
+        library.run(*arguments)
         return g, (da, db, dc)
 
     return run
@@ -345,11 +378,14 @@ def interleaved(methods: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 class Case(NamedTuple):
-    """Best seconds of each method, and seconds of compilation and temporary bytes of ours."""
+    """Best seconds of each method, seconds of compilation and temporary bytes of ours, and how many
+    applications are measured inside one program.
+    """
 
     times: dict[str, float]
     compilation: float
     memory: int
+    rounds: int
 
 
 def case(n: int, gradient: bool, library: ctypes.CDLL | None) -> Case:
@@ -371,7 +407,15 @@ def case(n: int, gradient: bool, library: ctypes.CDLL | None) -> Case:
         methods["(d) C loop"] = c_method(library, arrays, gradient)
         # Both are float32: twice the error of one.
         check("(d)", _from_c(methods["(d) C loop"](), gradient), value, gradients, 1e-5)
-    return Case(interleaved(methods), compile_seconds, memory)
+    times = max(4, 2**15 // n)
+    if n <= LARGEST["inside"]:
+        run = _both if gradient else _value
+        methods["rounds"] = rounds(run, arrays, gradient, times)
+        methods["empty rounds"] = rounds(nothing, arrays, gradient, times)
+        methods["empty call"] = rounds(nothing, arrays, gradient, 2)
+        if library is not None:
+            methods["C rounds"] = c_method(library, arrays, gradient, times)
+    return Case(interleaved(methods), compile_seconds, memory, times)
 
 
 def _three(x: float, power: int) -> str:
@@ -402,8 +446,23 @@ def table_row(n: int, value: Case, gradient: Case) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def inside_row(n: int, name: str, result: Case) -> str:
+    """What of a call is the call: a row of the second table."""
+    times = result.times
+    inside = (times["rounds"] - times["empty rounds"]) / result.rounds
+    seconds = [times["ours"], times["empty call"], inside]
+    ratios = ["(absent)"] * 2
+    if "C rounds" in times:
+        seconds += [times["(d) C loop"], times["C rounds"] / result.rounds]
+        ratios = [
+            f"{_three(c / s, 0)}x" for c, s in ((seconds[3], seconds[0]), (seconds[4], inside))
+        ]
+    cells = [f"{_three(s, 6)} us" for s in seconds] + ["(absent)"] * (5 - len(seconds))
+    return f"| {' | '.join([str(n), name, *cells, *ratios])} |"
+
+
 def main() -> None:
-    """Run the table."""
+    """Run both tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -418,13 +477,16 @@ def main() -> None:
     if options.processor_time:
         global clock
         clock = time.process_time
-    bandwidth, details = copy_bandwidth(), []
+    bandwidth, insides, details = copy_bandwidth(), [INSIDE_HEADER], []
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         library = c_library(folder)
         for n in options.sizes or (SIZES[:3] if options.quick else SIZES):
             value, gradient = (case(n, both, library) for both in (False, True))
             print(table_row(n, value, gradient), flush=True)
+            if n <= LARGEST["inside"]:
+                named = {"value": value, "with gradient": gradient}
+                insides += [inside_row(n, name, result) for name, result in named.items()]
             floors = (20 * BATCH * n / bandwidth, 40 * BATCH * n / bandwidth)
             solves = value.times.get("(b) zgtsv")
             details.append(
@@ -438,7 +500,14 @@ def main() -> None:
         f"{torch.__version__ if torch else 'absent'}"
     )
     device = f"{jax.devices()[0].device_kind} ({jax.device_count()} device, {os.cpu_count()} cores)"
-    print("", *details, f"batch {BATCH}, copy bandwidth {bandwidth / 1e9:.1f} GB/s", sep="\n")
+    print(
+        "",
+        *insides,
+        "",
+        *details,
+        f"batch {BATCH}, copy bandwidth {bandwidth / 1e9:.1f} GB/s",
+        sep="\n",
+    )
     print(f"{versions}, python {platform.python_version()}, {device}")
 
 
