@@ -18,7 +18,7 @@ from vfejax.spectral.scans import ASSOCIATIVE, Scans
 from vfejax.spectral.sides import Sides, diagonal_tangent, sides
 from vfejax.types import Array, PyTree
 
-__all__ = ["diagonal_of_chains"]
+__all__ = ["Operands", "chain_sides", "diagonal_of_chains", "zeros_of"]
 
 Operands: TypeAlias = tuple[Array, Array, Array, Array]
 
@@ -71,7 +71,14 @@ def _linear(
     )[1]
 
 
-def _chain(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> Sides:
+def chain_sides(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> Sides:
+    """:func:`vfejax.spectral.sides.sides` of chains side by side, ``[lanes, ...]``.
+
+    >>> from vfejax.spectral.scans import PLATFORM
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> chain_sides(a, b, b, z, PLATFORM).both.shape
+    (2, 2, 1)
+    """
     return sides((a.astype(z.dtype) - z[:, None]).T, (b * c).T, scans)
 
 
@@ -82,8 +89,12 @@ def _tangent(chain: Sides, b: Array, c: Array, changes: Operands, scans: Scans) 
     return diagonal_tangent(chain, (b * c).T, d_change, k_change, scans).T
 
 
-def _zeros(fn: Callable, *arguments: Array) -> PyTree:
-    """Zeros in the place of what a function returns."""
+def zeros_of(fn: Callable, *arguments: Array) -> PyTree:
+    """Zeros in the place of what a function returns.
+
+    >>> print(zeros_of(jnp.exp, jnp.ones(2)))
+    [0. 0.]
+    """
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, *arguments))
 
 
@@ -93,8 +104,8 @@ def _diagonal_folded(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Ke
 
 
 def _diagonal_by_tree(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Kept]:
-    chain = _chain(a, b, c, z, ASSOCIATIVE)
-    return chain.diagonal.T, _Kept(_zeros(_folded.diagonal, a, b, c, z)[1], chain.both)
+    chain = chain_sides(a, b, c, z, ASSOCIATIVE)
+    return chain.diagonal.T, _Kept(zeros_of(_folded.diagonal, a, b, c, z)[1], chain.both)
 
 
 def _adjoint_folded(
@@ -139,9 +150,9 @@ def _diagonal_jvp(scans: Scans, primals: Operands, tangents: Operands) -> tuple[
     a, b, c, z = primals
     constant = jax.lax.stop_gradient((*primals, g, kept))
     g_change = _linear(
-        lambda changes: _tangent(_chain(a, b, c, z, scans), b, c, changes, scans),
+        lambda changes: _tangent(chain_sides(a, b, c, z, scans), b, c, changes, scans),
         lambda changes: _tangent(
-            _chain(*constant[:4], scans), constant[1], constant[2], changes, scans
+            chain_sides(*constant[:4], scans), constant[1], constant[2], changes, scans
         ),
         lambda w: scans.choose(_adjoint_folded, _adjoint_by_tree, *constant, w),
         tangents,

@@ -36,6 +36,7 @@ __all__ = [
     "Chains",
     "Folded",
     "diagonal",
+    "meet",
     "plan",
     "scaled",
     "sweep_inward",
@@ -184,8 +185,19 @@ def turned(n: int, start: int, inward: Array) -> Array:
     return swap(inward[mirrored]) if mirrored >= 0 else jnp.zeros_like(inward[0])
 
 
-def _meet(chains: Chains, start: Array | int, inward: Array, outward: Array) -> Array:
-    """G of a block, in the place of its inward fractions."""
+def meet(chains: Chains, start: Array | int, inward: Array, outward: Array) -> Array:
+    """G of a block, in the place of its inward fractions.
+
+    Args:
+        chains: of :func:`plan`.
+        start: first row of the block.
+        inward: I, ``[rows, 2 lanes]``.
+        outward: O, ``[rows + 1, 2 lanes]``.
+
+    >>> chains, *_ = plan(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
+    >>> print(meet(chains, 0, jnp.full((1, 2), 1j), jnp.full((2, 2), 1j)).imag)
+    [[0.5 0.5]]
+    """
     links = fold(start, inward.shape[0], chains.b, chains.c)
 
     def g(r: Array, side: Array) -> Array:
@@ -209,13 +221,13 @@ def _diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
         (g, result, inward, outward), (start, felt) = carry, block
         inward = sweep_inward(chains, start, felt, inward)
         first, outward = sweep_outward(chains, start, g, outward)
-        inward = _meet(chains, start, inward, outward)
+        inward = meet(chains, start, inward, outward)
         return (first, unfold(inward, start, result), inward, outward), g
 
     felt, entering = jax.lax.scan(enter, none, starts)
     inward = sweep_inward(chains, middle, felt, space[1:])
     g, outward = sweep_outward(chains, middle, turned(a.shape[1], middle, inward), space)
-    center = _meet(chains, middle, inward, outward)
+    center = meet(chains, middle, inward, outward)
     carry = g, jnp.zeros(a.shape, z.dtype), inward, outward
     (_, result, *_), leaving = jax.lax.scan(leave, carry, (starts, entering), reverse=True)
     return unfold_middle(center, middle, result), Folded(entering, leaving, inward, outward)

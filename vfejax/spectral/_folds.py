@@ -99,31 +99,31 @@ def for_each_group(fn: Callable, *arrays: PyTree) -> PyTree:
 
 
 def swap(x: Array) -> Array:
-    """The halves of the last axis exchanged.
+    """The halves of the first axis exchanged.
 
     >>> print(swap(jnp.arange(4)))
     [2 3 0 1]
     """
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([second, first], axis=-1)
+    first, second = jnp.split(x, 2)
+    return jnp.concatenate([second, first])
 
 
 def fold(start: Array | int, rows: int, *factors: Array) -> Array:
-    """Rows ``start .. start + rows - 1`` of the folded product of arrays ``[lanes, n]``.
+    """Rows ``start .. start + rows - 1`` of the folded product of arrays ``[lanes, n, ...]``.
 
     Args:
         start: first row.
         rows: number of rows.
-        *factors: ``[lanes, n]``.
+        *factors: ``[lanes, n, ...]``.
 
     Returns:
-        ``[rows, 2 lanes]``.
+        ``[rows, 2 lanes, ...]``.
 
     >>> print(fold(0, 2, jnp.arange(4).reshape(1, 4)))
     [[0 3]
      [1 2]]
     """
-    lanes, n = factors[0].shape
+    lanes, n = factors[0].shape[:2]
 
     def sites(first: Array | int) -> Array:
         parts = [jax.lax.dynamic_slice_in_dim(x, first, rows, 1) for x in factors]
@@ -131,8 +131,9 @@ def fold(start: Array | int, rows: int, *factors: Array) -> Array:
 
     first, mirrored = sites(start), sites(n - start - rows)
     if lanes > LANES:  # Many long strides meet in the same lines of the cache.
-        return jnp.concatenate([first, mirrored[:, ::-1]]).T
-    return jnp.concatenate([first.T, mirrored.T[::-1]], axis=1)
+        return jnp.swapaxes(jnp.concatenate([first, mirrored[:, ::-1]]), 0, 1)
+    first, mirrored = (jnp.swapaxes(x, 0, 1) for x in (first, mirrored[:, ::-1]))
+    return jnp.concatenate([first, mirrored], axis=1)
 
 
 def unfold(rows: Array, start: Array, x: Array) -> Array:
@@ -156,14 +157,14 @@ def unfold_middle(rows: Array, start: int, x: Array) -> Array:
     """:func:`unfold` of the last block, whose two halves meet or overlap.
 
     Args:
-        rows: ``[rows, 2 lanes]``.
+        rows: ``[rows, 2 lanes, ...]``.
         start: its first row.
-        x: ``[lanes, n]``.
+        x: ``[lanes, n, ...]``.
 
     >>> print(unfold_middle(jnp.array([[1, 3], [2, 2]]), 0, jnp.zeros((1, 3), int)))
     [[1 2 3]]
     """
-    first, mirrored = jnp.split(rows.T, 2)
+    first, mirrored = jnp.split(jnp.swapaxes(rows, 0, 1), 2)
     rest = x.shape[1] - 2 * start - rows.shape[0]
     middle = jnp.concatenate([first[:, : x.shape[1]], mirrored[:, :rest][:, ::-1]], axis=1)
     return jax.lax.dynamic_update_slice_in_dim(x, middle, start, 1)

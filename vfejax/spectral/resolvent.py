@@ -34,6 +34,7 @@ __all__ = [
     "left_resolvent_diagonal",
     "resolvent_diagonal",
     "shifted_tridiagonal",
+    "side_by_side",
     "sites_first",
 ]
 
@@ -86,6 +87,36 @@ def shifted_tridiagonal(
     a = sites_first(diagonal, batch, dtype)
     b, c = (sites_first(x, batch, coupling_dtype) for x in (superdiagonal, subdiagonal))
     return a - jnp.broadcast_to(jnp.asarray(z, dtype), a.shape), b * c
+
+
+def side_by_side(
+    diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array, batch: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
+    """Chains broadcast to the leading axes ``batch``, which become one, and both off-diagonals in
+    their common dtype.
+
+    Args:
+        diagonal: a, ``[..., n]``.
+        superdiagonal: b, ``[..., n - 1]``.
+        subdiagonal: c, ``[..., n - 1]``.
+        z: ``[...]``.
+        batch: leading axes wanted.
+
+    Returns:
+        a ``[lanes, n]``, b and c ``[lanes, n - 1]``, and z ``[lanes]``.
+
+    >>> a, b, c, z = side_by_side(jnp.ones(3), jnp.ones(2), 1j * jnp.ones(2), jnp.ones(4), (2, 4))
+    >>> a.shape, b.dtype, z.shape
+    ((8, 3), dtype('complex64'), (8,))
+    """
+
+    def lanes(x: Array, *like: Array) -> Array:
+        x = x.astype(jnp.result_type(x, *like))
+        n = x.shape[-1]
+        return jnp.reshape(jnp.broadcast_to(x, (*batch, n)), (math.prod(batch), n))
+
+    b, c = lanes(superdiagonal, subdiagonal), lanes(subdiagonal, superdiagonal)
+    return lanes(diagonal), b, c, lanes(z[..., None])[:, 0]
 
 
 def left_resolvent_diagonal(
@@ -166,13 +197,6 @@ def resolvent_diagonal(
         diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
     )
     batch, n = chain_shape(diagonal, superdiagonal, subdiagonal, z), diagonal.shape[-1]
-    size = math.prod(batch)
-
-    def lanes(x: Array, *like: Array) -> Array:
-        x = x.astype(jnp.result_type(x, *like))
-        return jnp.reshape(jnp.broadcast_to(x, (*batch, x.shape[-1])), (size, x.shape[-1]))
-
-    b, c = lanes(superdiagonal, subdiagonal), lanes(subdiagonal, superdiagonal)
-    z = jnp.reshape(jnp.broadcast_to(jnp.asarray(z, dtype), batch), (size,))
-    g, _ = diagonal_of_chains(lanes(diagonal), b, c, z, scans)
+    chains = side_by_side(diagonal, superdiagonal, subdiagonal, jnp.asarray(z, dtype), batch)
+    g, _ = diagonal_of_chains(*chains, scans)
     return jnp.reshape(g, (*batch, n))

@@ -15,18 +15,16 @@ import jax.numpy as jnp
 
 from vfejax.numerics import broadcast_named
 from vfejax.spectral._arguments import chain_shape, check_arrays, complex_dtype
+from vfejax.spectral._solution import solution_of_chains
 from vfejax.spectral.recurrence import (
     PLATFORM,
     Scans,
     linear_recurrence,
-    linear_scan,
     moebius_scan,
-    pad_back,
-    pad_front,
 )
-from vfejax.spectral.resolvent import resolvent_diagonal, shifted_tridiagonal, sites_first
+from vfejax.spectral.resolvent import resolvent_diagonal, shifted_tridiagonal, side_by_side
 from vfejax.spectral.scans import infinite_at_poles
-from vfejax.spectral.sides import Sides, both_ways, sides, sum_both
+from vfejax.spectral.sides import sides
 from vfejax.types import Array
 
 __all__ = ["causal_sweep", "determinant", "log_determinant", "resolvent_matvec", "spectral_density"]
@@ -84,19 +82,6 @@ def causal_sweep(left: Array, subdiagonal: Array, x: Array, *, scans: Scans = PL
     return linear_recurrence(gates, left[..., None] * x, axis=-2, scans=scans)
 
 
-def _solve(chain: Sides, couplings: Array, x: Array, scans: Scans) -> Array:
-    """``G_ii (x_i - c_{i-1} yL_{i-1} - b_i yR_{i+1})`` for ``x [n, ..., c]``: the sweeps from both
-    ends meet at every site.
-
-    ``couplings [n - 1, 2, ...]`` are those to the site before, c in order and b in reverse. Unlike
-    back substitution after one sweep this divides by no pivot, so that large entries beside a
-    vanishing minor do no harm.
-    """
-    ratios, coupled = chain.both[..., None], couplings[..., None]
-    swept = linear_scan(-ratios[1:] * coupled, ratios * both_ways(x), False, scans)
-    return chain.diagonal[..., None] * (x - sum_both(pad_front(coupled * swept[:-1])))
-
-
 def resolvent_matvec(
     diagonal: Array,
     superdiagonal: Array,
@@ -138,29 +123,17 @@ def resolvent_matvec(
     if jnp.ndim(x) < 2 or x.shape[-2] != n:
         raise ValueError(f"x must be [..., {n}, c], got {jnp.shape(x)}")
     whole = broadcast_named(chain=batch, x=x.shape[:-2])
-    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
-    b, c = (sites_first(v, batch, dtype) for v in (superdiagonal, subdiagonal))
-    # Axes that only x has: length 1 in the chain, so that it is swept once.
-    d, k, b, c = (
-        jnp.reshape(v, (v.shape[0], *(1,) * (len(whole) - len(batch)), *batch))
-        for v in (d, k, b, c)
+    # Axes that only x has are channels: each chain is swept once.
+    only, shared = whole[: len(whole) - len(batch)], whole[len(whole) - len(batch) :]
+    chains = side_by_side(diagonal, superdiagonal, subdiagonal, jnp.asarray(z, dtype), shared)
+    channels = x.shape[-1]
+    x = jnp.broadcast_to(x.astype(dtype), (*whole, n, channels))
+    x = jnp.reshape(x, (math.prod(only), math.prod(shared), n, channels))
+    lanes = jnp.reshape(jnp.moveaxis(x, 0, 2), (*x.shape[1:3], x.shape[0] * channels))
+    y = jnp.reshape(
+        solution_of_chains(*chains, lanes, scans), (*x.shape[1:3], x.shape[0], channels)
     )
-    x = jnp.broadcast_to(x.astype(dtype), (*whole, *x.shape[-2:]))
-    chain = sides(*jax.lax.stop_gradient((d, k)), scans)
-
-    def equations(y: Array) -> Array:
-        return d[..., None] * y + pad_back(b[..., None] * y[1:]) + pad_front(c[..., None] * y[:-1])
-
-    def solve(_: object, x: Array) -> Array:
-        return _solve(chain, jnp.stack([c, b[::-1]], axis=1), x, scans)
-
-    def transpose_solve(_: object, x: Array) -> Array:
-        return _solve(chain, jnp.stack([b, c[::-1]], axis=1), x, scans)
-
-    solution = jax.lax.custom_linear_solve(
-        equations, jnp.moveaxis(x, -2, 0), solve, transpose_solve
-    )
-    return jnp.moveaxis(solution, 0, -2)
+    return jnp.reshape(jnp.moveaxis(y, 2, 0), (*whole, n, channels))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
