@@ -29,7 +29,7 @@ from vfejax.spectral._folds import (
     unfold_middle,
     up,
 )
-from vfejax.spectral.scans import pivot_reciprocal, reciprocal
+from vfejax.spectral.scans import pivot_reciprocal, reciprocal, scaled
 from vfejax.types import Array
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "diagonal",
     "meet",
     "plan",
-    "scaled",
     "sweep_inward",
     "sweep_outward",
     "turned",
@@ -94,15 +93,6 @@ def plan(a: Array, b: Array, c: Array, z: Array) -> tuple[Chains, int, Array, in
         b, c = (jnp.pad(x, ((0, 0), (0, 1))) for x in (b, c))
     starts = jnp.arange(num - 1, dtype=jnp.int32) * rows
     return Chains(a, b, c, jnp.concatenate([z, z])), rows, starts, (num - 1) * rows
-
-
-def scaled(k: Array, g: Array) -> Array:
-    """``k g`` with k real or complex.
-
-    >>> print(scaled(jnp.asarray(2.0), jnp.asarray(1j)))
-    2j
-    """
-    return k * g if jnp.iscomplexobj(k) else jax.lax.complex(k * g.real, k * g.imag)
 
 
 def _pivot(a: Array, z: Array, felt: Array) -> Array:

@@ -15,7 +15,6 @@ from vfejax.spectral._folded import (
     Chains,
     Folded,
     plan,
-    scaled,
     sweep_inward,
     sweep_outward,
     turned,
@@ -33,6 +32,7 @@ from vfejax.spectral._folds import (
     unfold_middle,
     up,
 )
+from vfejax.spectral.scans import scaled
 from vfejax.types import Array
 
 __all__ = ["adjoint"]

@@ -11,7 +11,6 @@ from vfejax.spectral._folded import (
     Chains,
     meet,
     plan,
-    scaled,
     sweep_inward,
     sweep_outward,
     turned,
@@ -27,6 +26,7 @@ from vfejax.spectral._folds import (
     unfold_middle,
     up,
 )
+from vfejax.spectral.scans import scaled
 from vfejax.types import Array
 
 __all__ = ["solve"]
@@ -38,10 +38,8 @@ def _coupled(k: Array, x: Array) -> Array:
 
 def _couplings(chains: Chains, rows: int) -> tuple[Array, Array]:
     """Between a row and the next one: what the next feels of it, and it of the next."""
-    b, c = (fold(0, rows, x) for x in (chains.b, chains.c))
-    first = jnp.arange(b.shape[1]) < chains.a.shape[0]
-    first = jnp.broadcast_to(first, b.shape)
-    return jnp.where(first, c, b), jnp.where(first, b, c)
+    b, c = (jnp.split(fold(0, rows, x), 2, axis=1) for x in (chains.b, chains.c))
+    return jnp.concatenate([c[0], b[1]], axis=1), jnp.concatenate([b[0], c[1]], axis=1)
 
 
 def _solve(a: Array, b: Array, c: Array, z: Array, x: Array) -> Array:

@@ -30,6 +30,7 @@ __all__ = [
     "pad_front",
     "pivot_reciprocal",
     "reciprocal",
+    "scaled",
 ]
 
 
@@ -97,6 +98,15 @@ def pivot_reciprocal(w: Array) -> Array:
     )
 
 
+def scaled(k: Array, g: Array) -> Array:
+    """``k g`` with k real or of the dtype of g, without the products by its imaginary part of 0.
+
+    >>> print(scaled(jnp.asarray(2.0), jnp.asarray(1j)))
+    2j
+    """
+    return k * g if k.dtype == g.dtype else jax.lax.complex(k * g.real, k * g.imag)
+
+
 def infinite_at_poles(g: Array) -> Array:
     """``g``, with infinity where :func:`pivot_reciprocal` put a large number in its place.
 
@@ -139,7 +149,7 @@ def _linear_sequential(gates: Array, inputs: Array, reverse: bool) -> Array:
 def _moebius_sequential(diagonal: Array, coupling: Array) -> Array:
     def step(g: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         d, k = row
-        g = pivot_reciprocal(d - k.astype(d.dtype) * g)
+        g = pivot_reciprocal(d - scaled(k, g))
         return g, g
 
     return jax.lax.scan(step, jnp.zeros_like(diagonal[0]), (diagonal, coupling))[1]
