@@ -3,11 +3,13 @@
 import chex
 import jax
 import numpy as np
+import pytest
 from helpers import dense_chain as dense
 
 from vfejax.spectral import _folds
 from vfejax.spectral.recurrence import ASSOCIATIVE, SEQUENTIAL
 from vfejax.spectral.resolvent import resolvent_diagonal
+from vfejax.spectral.tridiagonal import resolvent_matvec
 
 
 def results(chain, w, scans):
@@ -65,3 +67,14 @@ def test_no_chain_gives_no_diagonal():
 
     shapes = jax.eval_shape(run, np.zeros((0, 4)), np.zeros((0, 3)), np.zeros((0, 3)))
     chex.assert_shape(shapes, [(0, 4), (0, 4), (0, 3), (0, 3)])
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_solutions_of_chains_in_groups_are_those_of_a_dense_solve(n, monkeypatch, rng):
+    """An odd chain has its middle site twice, and three chains in groups of two the last one."""
+    monkeypatch.setattr(_folds, "LANES", 2)
+    chain = dense.chain(rng, n, batch=(3,), hermitian=True, dtype="complex64")
+    x = rng.standard_normal((3, n, 1)).astype(np.float32)
+    found = jax.jit(lambda *x: resolvent_matvec(*x, scans=SEQUENTIAL))(*chain, x)
+    # A few hundred roundings, each amplified by at most 1 / Im z.
+    np.testing.assert_allclose(found, dense.resolvent(*chain) @ x, rtol=0, atol=1e-5)
