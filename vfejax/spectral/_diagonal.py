@@ -72,7 +72,14 @@ def _linear(
 
 
 def chain_sides(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> Sides:
-    """:func:`vfejax.spectral.sides.sides` of chains side by side, ``[lanes, ...]``.
+    """:func:`vfejax.spectral.sides.sides` of chains side by side.
+
+    Args:
+        a: diagonal, ``[lanes, n]``.
+        b: superdiagonal, ``[lanes, n - 1]``.
+        c: subdiagonal, ``[lanes, n - 1]``.
+        z: spectral parameter, complex, ``[lanes]``.
+        scans: the algorithm.
 
     >>> from vfejax.spectral.scans import PLATFORM
     >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
@@ -91,6 +98,10 @@ def _tangent(chain: Sides, b: Array, c: Array, changes: Operands, scans: Scans) 
 
 def zeros_of(fn: Callable, *arguments: Array) -> PyTree:
     """Zeros in the place of what a function returns.
+
+    Args:
+        fn: the function, which is not run.
+        *arguments: what it takes.
 
     >>> print(zeros_of(jnp.exp, jnp.ones(2)))
     [0. 0.]
