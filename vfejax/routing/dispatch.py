@@ -6,7 +6,7 @@ group, so that a token's output depends on that token alone.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -288,4 +288,6 @@ def expert_feed_forward(
 
     of_shares = by_device(of_tokens, x.shape[0] if x.ndim > 1 else 1, shared=2)
     found = of_shares(x, routing.experts, kernel_in, kernel_out)
-    return jnp.sum(found * routing.weights[..., None].astype(found.dtype), axis=-2)
+    weights = routing.weights.astype(found.dtype)
+    # Written out, as XLA's sum over an axis of one or two is slow on CPUs.
+    return reduce(jnp.add, [weights[..., j, None] * found[..., j, :] for j in range(k)])

@@ -96,7 +96,8 @@ def _task(config: TrainConfig) -> Task:
     together = min(max(len(windows), _FEWEST_BATCHES), 32)
     rule = devices.rule_of_weights(config)
     evaluate_fn = evaluator(start.model, mesh, padding, together, rule, kept.jit)
-    return Task(config, data, start, trainer, rate, mesh, evaluate_fn, windows)
+    # Asked for outside of steps too: one program in place of nine for its operations.
+    return Task(config, data, start, trainer, kept.jit(rate), mesh, evaluate_fn, windows)
 
 
 def _first_state(task: Task) -> TrainState:
@@ -200,7 +201,7 @@ def _row(
     task: Task, state: TrainState, step: int, infos: TrainInfo | None, valid_loss: float
 ) -> dict[str, float]:
     """One row of the metrics: means over a chunk, and the validation loss where there is one."""
-    rate = float(task.learning_rate(max(step - 1, 0)))
+    rate = float(task.learning_rate(np.int32(max(step - 1, 0))))
     row = {"valid_loss": valid_loss, "learning_rate": rate}
     if infos is None:
         return row | dict.fromkeys(_columns(task, state), math.nan)
@@ -236,7 +237,7 @@ def _remarks(task: Task, session: Session) -> None:
 def _announce_rate(task: Task, session: Session, start: int) -> None:
     """Say so when the learning rate of a resumed run is not what it would have been."""
     before = _learning_rate(cast(TrainConfig, session.before))
-    last, planned, following = before(start - 1), before(start), task.learning_rate(start)
+    last, planned, following = before(start - 1), before(start), task.learning_rate(np.int32(start))
     if not math.isclose(float(planned), float(following), rel_tol=0.01):
         session.note(
             f"the learning rate goes from {float(last):.3g} to {float(following):.3g} at step "

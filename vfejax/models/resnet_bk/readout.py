@@ -2,7 +2,7 @@
 becomes of what comes out.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,8 @@ class ShortConvolution(nnx.Module):
     def _apply(self, padded: Array, length: int) -> Array:
         taps, last = self.taps[...].astype(self.dtype), self.width - 1
         shifted = [padded[:, last - j : last - j + length] for j in range(self.width)]
-        return jnp.einsum("jbnd,jd->bnd", jnp.stack(shifted), taps)
+        # Written out: a product with a stack of the shifted would hold each token many times.
+        return reduce(jnp.add, [x * tap for x, tap in zip(shifted, taps, strict=True)])
 
     def init_decode(self, batch_size: int) -> Array:
         """The tokens before the first one: zeros ``[b, width - 1, dim]``."""
