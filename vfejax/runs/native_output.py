@@ -9,7 +9,11 @@ from typing import TextIO
 
 __all__ = ["NativeOutput"]
 
-_NOISE = re.compile(r"\[Gloo\] Rank|\d+ is connected to \d+ peer ranks")
+# Threads write it piece by piece, so pieces of two such lines may make any other.
+_NOISE = re.compile(
+    r"(?:\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    r"|[\d\s])*"
+)
 
 
 class NativeOutput:
@@ -50,7 +54,7 @@ class NativeOutput:
         """Show it on standard error, without the noise that every connection makes."""
         lines = self.read().splitlines(keepends=True)
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write("".join(line for line in lines if not _NOISE.search(line)))
+            sys.stderr.write("".join(line for line in lines if not _NOISE.fullmatch(line)))
             sys.stderr.flush()
 
 
