@@ -279,12 +279,17 @@ def _files(package: Path) -> Iterator[tuple[str, os.stat_result]]:
             yield path, found
 
 
+def _checksum(path: Path, body: bytes) -> bytes:
+    """Of content and name: under another's name it is no less damaged."""
+    return hashlib.sha256(path.name.encode() + body).digest()
+
+
 def _read(path: Path) -> Any:
     """What was kept; None when there is nothing, or what is there is damaged."""
     with contextlib.suppress(Exception):
         content = path.read_bytes()
         check, body = content[:32], content[32:]
-        if hashlib.sha256(body).digest() == check:
+        if _checksum(path, body) == check:
             found = pickle.loads(body)
             os.utime(path)  # the oldest ones go first
             return found
@@ -296,4 +301,4 @@ def _write(path: Path, make: Callable[[], Any]) -> None:
     with contextlib.suppress(Exception):
         list(_files(_PACKAGE))  # a file may have changed, and been loaded, since the path was found
         body = pickle.dumps(make())
-        atomic_write(path, hashlib.sha256(body).digest() + body)
+        atomic_write(path, _checksum(path, body) + body)
