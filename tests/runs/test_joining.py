@@ -2,6 +2,7 @@
 train`` and ``vfejax simulate``, in ``tests/cli/test_together.py``.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -41,6 +42,16 @@ def test_the_messages_of_the_service_name_the_lost_processes(lost):
     assert joining._named(HEARTBEAT.format(names)) == lost
     tasks = "\n".join(f"/job:jax_worker/replica:0/task:{number}" for number in lost)
     assert joining._named(HEARTBEAT.format(tasks)) == lost
+
+
+def test_settings_that_decide_numbers_are_compared():
+    group = joining.Group("a:1", 2, 0)
+    versions = joining._versions(group)
+    assert json.loads(json.dumps(versions)) == versions
+    with jax.threefry_partitionable(False), jax.default_matmul_precision("float32"):
+        other = joining._versions(group)
+    differing = {name for name, value in versions.items() if other[name] != value}
+    assert differing == {"JAX_THREEFRY_PARTITIONABLE", "JAX_DEFAULT_MATMUL_PRECISION"}
 
 
 def test_a_lost_service_is_that_of_the_first_process():

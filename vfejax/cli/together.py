@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 from vfejax.cli import main, options
@@ -18,6 +19,7 @@ __all__ = ["GroupOptions", "check_group", "joined"]
 
 _ADDRESS = re.compile(r"(?:[^\s/:]+|\[[^\s/]+\]):([0-9]{1,5})")
 _LARGEST_PORT = 65535
+_PACKAGES = ("flax", "optax", "numpy")  # they decide what is computed, with vfejax and JAX
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def joined(config: GroupOptions, name: str) -> Iterator[None]:
 def _alike(config: GroupOptions, name: str) -> dict[str, Any]:
     """The settings that all processes must have the same, by their flags."""
     session = {name: getattr(config, name) for name in ("resume", "overwrite")}
-    found: dict[str, Any] = {"command": name}
+    found: dict[str, Any] = {"command": name} | {package: version(package) for package in _PACKAGES}
     for setting, value in (options.settings(config) | session).items():
         if setting in config.INPUTS:
             continue

@@ -37,6 +37,12 @@ __all__ = ["FAILED", "Group", "joined"]
 FAILED = 2
 """Exit status of a process that ends because another was lost."""
 
+_SETTINGS = (
+    *("JAX_ENABLE_X64", "JAX_THREEFRY_PARTITIONABLE", "JAX_DEFAULT_PRNG_IMPL"),
+    "JAX_DEFAULT_MATMUL_PRECISION",
+)
+"""What decides the numbers of a program, so that copies of one state would differ."""
+
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 _CONNECTING = 60  # seconds for the service of JAX, once all have met
 _WORD = 3.0  # seconds for what another process tells, or for an error of its own
@@ -75,8 +81,8 @@ def joined(
     Args:
         group: the processes.
         name: of the command, in front of messages.
-        alike: what must be the same in all processes besides their versions of vfejax and JAX, by
-            the name that users know; JSON values.
+        alike: what must be the same in all processes besides their versions of vfejax and JAX and
+            settings of JAX that decide its numbers, by the name that users know; JSON values.
         wait: seconds for all processes to come.
 
     Raises:
@@ -117,9 +123,13 @@ def _versions(group: Group) -> dict[str, Any]:
         "vfejax": __version__,
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
-        "JAX_ENABLE_X64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+        **{name: _said(jax.config.values[name.lower()]) for name in _SETTINGS},
         "--processes": group.size,
     }
+
+
+def _said(setting: Any) -> bool | str:
+    return setting if isinstance(setting, bool) else str(setting)
 
 
 def _part(watch: "_Watch", native: NativeOutput, links: Links, status: int) -> None:
