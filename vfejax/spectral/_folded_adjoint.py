@@ -118,6 +118,7 @@ def _sum_outward(
         return total + jnp.where(start + r < half, site(r), 0.0)
 
     a_part = each(lambda r, _: _as(-site(r), chains.a), into[1])
+    # Complex where links are real, too: XLA unrolls a shorter loop before it looks for vectors.
     k_part = each(lambda r, _: bond(r), into[2])
     return y, jax.lax.fori_loop(0, rows, add, total), (ys, a_part, k_part)
 
