@@ -110,33 +110,49 @@ def _tridiagonal(matrix: Array, is_complex: bool) -> Array:
     return rows.at[0, 0].set(_minus_rank_two(matrix, v, w, jnp.asarray(1))[0, 0])
 
 
-def _bisect(rows: Array) -> Array:
-    """Lower ends of the brackets of all eigenvalues: one that is 0 does not come out positive."""
-    diagonal, beside = rows[:, 0], rows[:, 1]
-    info = jnp.finfo(rows.dtype)
-    square = beside * beside
-    following = jnp.concatenate([beside[1:], jnp.zeros_like(beside[:1])])
-    radius = jnp.max(jnp.abs(diagonal) + beside + following, axis=0, keepdims=True)
-    radius = jnp.broadcast_to(radius * (1 + 4 * info.eps), diagonal.shape)
-    index = lax.broadcasted_iota(diagonal.dtype, diagonal.shape, 0)
+def _num_at_most(x: Array, diagonal: Array, square: Array) -> Array:
+    """How many eigenvalues are at most x: the negative pivots of ``T - x``."""
+    tiny = jnp.finfo(x.dtype).tiny
 
-    def num_at_most(x: Array) -> Array:
-        def pivot(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            q, count = carry
-            q = (_row(diagonal, j, keep=True) - x) - _row(square, j, keep=True) / q
-            q = jnp.where(jnp.abs(q) <= info.tiny, -info.tiny, q)
-            return q, count + jnp.where(q < 0, 1.0, 0.0)
+    def pivot(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, count = carry
+        q = (_row(diagonal, j, keep=True) - x) - _row(square, j, keep=True) / q
+        q = jnp.where(jnp.abs(q) <= tiny, -tiny, q)
+        return q, count + jnp.where(q < 0, 1.0, 0.0)
 
-        return lax.fori_loop(0, x.shape[0], pivot, (jnp.ones_like(x), jnp.zeros_like(x)))[1]
+    return lax.fori_loop(0, x.shape[0], pivot, (jnp.ones_like(x), jnp.zeros_like(x)))[1]
+
+
+def _halved(low: Array, high: Array, times: int, diagonal: Array, beside: Array) -> Array:
+    """Lower ends of the brackets of all eigenvalues after so many halvings."""
+    index, square = lax.broadcasted_iota(low.dtype, low.shape, 0), beside * beside
 
     def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * (low + high)
-        above = num_at_most(middle) <= index
+        above = _num_at_most(middle, diagonal, square) <= index
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-    # The first bracket is twice the radius; a last one of eps / 16 of it.
-    return lax.fori_loop(0, info.nmant + 5, halve, (-radius, radius))[0]
+    return lax.fori_loop(0, times, halve, (low, high))[0]
+
+
+def _bisect(rows: Array) -> Array:
+    """Lower ends of the brackets of all eigenvalues: one that is 0 does not come out positive.
+
+    The last brackets are eps / 16 of the radius of the first. In double precision single precision
+    finds the first half of the digits: its errors are a few eps, and the bracket that is left has
+    16 on either side.
+    """
+    diagonal, beside = rows[:, 0], rows[:, 1]
+    info = jnp.finfo(rows.dtype)
+    following = jnp.concatenate([beside[1:], jnp.zeros_like(beside[:1])])
+    radius = jnp.max(jnp.abs(diagonal) + beside + following, axis=0, keepdims=True)
+    radius = jnp.broadcast_to(radius * (1 + 4 * info.eps), diagonal.shape)
+    if rows.dtype != jnp.float64:
+        return _halved(-radius, radius, info.nmant + 5, diagonal, beside)
+    single = [x.astype(jnp.float32) for x in (radius, diagonal, beside)]
+    low = _halved(-single[0], single[0], 20, *single[1:]).astype(rows.dtype)
+    return _halved(low - 2.0**-19 * radius, low + 2.0**-18 * radius, 39, diagonal, beside)
 
 
 def side_by_side(matrix: Array, is_complex: bool) -> Array:
