@@ -51,7 +51,7 @@ def test_frames_are_one_figure_for_each_moment(rng):
         "reward at": frames.Bars(sides, ("1", "2")),
         "next action": frames.Bars(rng.dirichlet(np.ones(3), 3), ("a", "b", "c"), [0, 2, 1]),
     }
-    drawn = 0
+    drawn, places = 0, set()
     for moment, figure in enumerate(frames.frames(panels, ground)):
         titles = [ax.get_title(loc="left") for ax in figure.axes]
         assert titles == [f"observation {moment}", "reward at", "next action"]
@@ -59,8 +59,10 @@ def test_frames_are_one_figure_for_each_moment(rng):
         assert widths == sides[moment].tolist()
         colours = [bar.get_facecolor() for bar in figure.axes[2].patches]
         assert len(set(colours)) == 2
+        places.add(tuple(ax.get_position(original=True).bounds for ax in figure.axes))
         drawn += 1
     assert drawn == 3
+    assert len(places) == 1  # nothing jumps
     assert len(list(frames.frames(panels))) == 3
     figure.canvas.draw()
 
