@@ -123,13 +123,9 @@ def _versions(group: Group) -> dict[str, Any]:
         "vfejax": __version__,
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
-        **{name: _said(jax.config.values[name.lower()]) for name in _SETTINGS},
+        **{name: str(jax.config.values[name.lower()]) for name in _SETTINGS},
         "--processes": group.size,
     }
-
-
-def _said(setting: Any) -> bool | str:
-    return setting if isinstance(setting, bool) else str(setting)
 
 
 def _part(watch: "_Watch", native: NativeOutput, links: Links, status: int) -> None:

@@ -51,7 +51,8 @@ def over_mesh(mesh: Mesh, axis: str, *, discrete: DiscretePasses = _discrete.PLA
     """Algorithms for chains whose time the devices along one axis of a mesh share.
 
     Other axes of the mesh stay the compiler's. Transitions that change with time come whole, for
-    they are one fewer than the observations; within the program they are shared, too.
+    they are one fewer than the observations; within the program they are shared, too. Use them
+    within ``jax.jit``: outside of it JAX sends every operation to the devices by itself.
 
     Args:
         mesh: its axes are of type Auto.
