@@ -102,6 +102,14 @@ def test_eager_and_compiled_agree(rng):
         np.testing.assert_allclose(stack_product(left, right), expected, rtol=0, atol=1e-14)
 
 
+def test_every_device_of_a_mesh_multiplies_its_own_stack(rng):
+    left, right, expected = factors(rng, -1, -2)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    places = {"in_specs": jax.P("data"), "out_specs": jax.P("data")}
+    product = jax.jit(jax.shard_map(stack_product, mesh=mesh, **places))(left, right)
+    np.testing.assert_allclose(product, expected, rtol=0, atol=1e-14)
+
+
 def test_what_fits():
     stack = jnp.ones((NUM, 3, 3))
     assert fits(stack, stack)

@@ -141,12 +141,13 @@ def _written_out(left: Array, right: Array, left_axis: int, right_axis: int, lan
     if few or whole:
         return batched(left, right)
     product = _result(left, right, left_axis, right_axis, lanes)
+    first = (0,) * left.ndim
     # XLA fuses nothing into or out of a branch, so what makes the factors is computed once, and not
     # again for each of the k outer products it enters. No number is above infinity, so the other
-    # branch is never taken.
+    # branch is never taken. It varies over devices as the product does.
     return jax.lax.cond(
-        left[(0,) * left.ndim] > jnp.inf,
-        lambda *_: jnp.zeros(product.shape, product.dtype),
+        left[first] > jnp.inf,
+        lambda left, right: jnp.broadcast_to(left[first] * right[first], product.shape),
         written_out,
         left,
         right,
