@@ -19,17 +19,16 @@ ours     quantum.evolution.evolve, jit; H real symmetric [d, d], a time step per
 (f)      QuTiP, likewise: the exponential of H, applied to one state after the other, no gradient
 floor    real matrix products, 8 forward and 12 backward, over the rate of a large one; or bytes of
          inputs and outputs over the bandwidth of a large copy, where that is longer. Ours takes 4
-         and 7
+         and 6
 
 "grad" is forward and backward together; a ratio is theirs / ours (above 1: we are faster). Methods
-run interleaved. Times are processor time of all threads (the clock's for entropies), the best of up
-to 15 rounds: other work on the machine lengthens calls and never shortens them. What the backward
-pass adds, over forward, is the median of ratios of neighbouring turns, in brackets the middle half
-of them; the same function finds it for the table of claims. Errors are relative 2-norms against
-complex128 in NumPy, by divided differences of the exponential. Values and gradients are checked
-against it before anything is timed. PennyLane, dynamiqs and QuTiP are optional: without one its
-rows are left out, and the last line says so. The tables of docs/results/density_matrices.md come
-last.
+run interleaved. Times are processor time of all threads (the clock's for entropies), the median of
+up to 15 rounds. What the backward pass adds, over forward, is the median of ratios of neighbouring
+turns, in brackets the middle half of them; the same function finds it for the table of claims.
+Errors are relative 2-norms against complex128 in NumPy, by divided differences of the exponential.
+Values and gradients are checked against it before anything is timed. PennyLane, dynamiqs and QuTiP
+are optional: without one its rows are left out, and the last line says so. The tables of
+docs/results/density_matrices.md come last.
 """
 
 import argparse
@@ -219,13 +218,13 @@ def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _best(call: Callable[[], object], first: float, clock: Callable[[], float]) -> float:
-    """Best seconds per call of five batches of about 2 ms, after a call that warms caches and
-    thread pools.
+def _batch(call: Callable[[], object], first: float, clock: Callable[[], float]) -> float:
+    """Seconds per call of a batch of about 20 ms, after a call that warms caches and thread
+    pools: processor time is known to a few ms.
     """
-    count = max(1, int(0.002 / max(first, 1e-6)))
+    count = max(1, int(0.02 / first))
     call()
-    return min(_timed(lambda: [call() for _ in range(count)], clock) for _ in range(5)) / count
+    return _timed(lambda: [call() for _ in range(count)], clock) / count
 
 
 def interleaved(
@@ -233,30 +232,31 @@ def interleaved(
     rounds: int = 15,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[object, float]:
-    """Best seconds per call. Every round runs all, ``rounds`` rounds or 10 s; what takes above 0.1
-    s runs once a round.
+    """Median of seconds per call. Every round runs all, ``rounds`` rounds or 10 s; what takes above
+    0.1 s runs once a round.
 
     The slow must not use up the time of the others: above 0.5 s they run in two rounds, above 4 s
-    never again.
+    in one.
     """
     for call in calls.values():
         call()
-    times = {name: [_timed(call, clock)] for name, call in calls.items()}
+    firsts = {name: _timed(call, time.perf_counter) for name, call in calls.items()}
+    times: dict[object, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()
     for turn in range(rounds):
         for name, call in calls.items():
-            first = times[name][0]
-            if first <= 0.5 or (first <= 4 and turn < 2):
+            first = firsts[name]
+            if turn == 0 or first <= 0.5 or (first <= 4 and turn < 2):
                 slow = first > 0.1
-                times[name].append(_timed(call, clock) if slow else _best(call, first, clock))
+                times[name].append(_timed(call, clock) if slow else _batch(call, first, clock))
         if time.perf_counter() - began > 10:
             break
-    return {name: min(values) for name, values in times.items()}
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def rates() -> tuple[float, float]:
     """FLOP/s of a float32 product of size 1024, and bytes read plus bytes written per second of a
-    pass over 128 MB; best of 30.
+    pass over 128 MB; median of 30.
     """
     x = jnp.ones((1024, 1024), jnp.float32)
     product = compiled(jnp.matmul, x, x)[0]

@@ -53,16 +53,17 @@ def turns(
     calls: Mapping[str, Callable[[], object]],
     rounds: int = 9,
     clock: Callable[[], float] = time.perf_counter,
+    least: float = 0.005,
 ) -> dict[str, np.ndarray]:
     """Seconds of one call in each of several rounds, in which all calls take turns. A call of less
-    than 5 ms is made several times in its turn.
+    than ``least`` seconds is made several times in its turn.
     """
     repeats = {}
     for name, call in calls.items():
         call()
         start = time.perf_counter()
         call()
-        repeats[name] = max(1, math.ceil(0.005 / (time.perf_counter() - start)))
+        repeats[name] = max(1, math.ceil(least / (time.perf_counter() - start)))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -86,9 +87,10 @@ def backward_over_forward(
 
     ``forward`` computes a value, ``both`` the value and its gradient. Where a cotangent is given,
     it is an array of its own: what reads one array twice, XLA does once. The processor time of all
-    threads counts, which other work on the machine lengthens least.
+    threads counts, which other work on the machine lengthens least. It is known to a few ms, so
+    that a turn is long.
     """
-    seconds = turns({"forward": forward, "both": both}, rounds, time.process_time)
+    seconds = turns({"forward": forward, "both": both}, rounds, time.process_time, least=0.05)
     return spread(seconds["both"] / seconds["forward"] - 1)
 
 
