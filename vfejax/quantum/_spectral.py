@@ -146,7 +146,7 @@ class Spectral(NamedTuple):
 
     Attributes:
         start: the state before the evolution, in the eigenbasis, ``[..., d, d]``, as
-            :func:`_to_basis` gives it, or ``[..., d]``.
+            ``_to_basis`` gives it, or ``[..., d]``.
         half: ``exp(-i w dt / 2)``, ``[..., d]``.
         levels: w, ``[d]`` if shared, else ``[..., d]``.
         basis: V, ``[d, d]`` if shared, else ``[..., d, d]``.
