@@ -223,3 +223,17 @@ def test_vmap_and_jit_change_nothing(rng):
     chex.assert_trees_all_close(
         jax.jit(jax.vmap(softmax))(logits, mask), softmax(jnp.asarray(logits), mask), rtol=1e-15
     )
+
+
+def test_the_total_variation_bound_holds_and_is_sharp(rng):
+    eps = np.array([0.01, 0.5, 2.0, 6.0])[:, None, None]
+    random = rng.normal(size=(4, 200, 5)) * 2, eps * rng.choice([-1, 0.3, 1], size=(4, 200, 5))
+    worst = eps * np.array([-0.5, 0.5]), eps * np.array([1.0, -1.0])
+
+    @jax.jit
+    def moved(logits, change):
+        return 0.5 * jnp.sum(jnp.abs(softmax(logits + change) - softmax(logits)), axis=-1)
+
+    bound = np.asarray(module.total_variation_bound(jnp.asarray(eps[..., 0])))
+    assert np.all(np.asarray(moved(*random)) <= bound)
+    chex.assert_trees_all_close(np.asarray(moved(*worst)), bound, rtol=1e-13)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from vfejax.attention import windows
 from vfejax.attention.buffers import held_places, push, replaced
-from vfejax.attention.softmax import Average, combine
+from vfejax.attention.softmax import Average, combine, total_variation_bound
 from vfejax.attention.tiles import average
 from vfejax.attention.windows import (
     Reach,
@@ -122,32 +122,6 @@ class LatentInfo(NamedTuple):
     total_variation: Array
     measured: Array
     value_error: Array
-
-
-def total_variation_bound(logit_change: Array) -> Array:
-    """``tanh(eps / 2)``: how far the weights of a softmax move if no logit moves by more than eps.
-
-    *Theorem.* Let ``p = softmax(l)`` and ``p' = softmax(l + d)`` with ``|d_j| <= eps`` for all j.
-    Then ``TV(p, p') = 1/2 sum_j |p'_j - p_j| <= tanh(eps / 2)``, and no smaller bound holds for all
-    logits.
-
-    *Proof.* TV is the largest ``p'(S) - p(S)`` over sets S of entries. Let ``x = p(S)``. The
-    factors ``exp(d_j)`` are at most ``e^eps`` within S and at least ``e^-eps`` outside, so the odds
-    of S grow at most by ``e^(2 eps)``: with ``x = 1 / (1 + e^-y)``, ``p'(S) <= 1 / (1 + e^-(y + 2
-    eps))``. The difference of the two is largest for ``y = -eps``, where it is ``1 / (1 + e^-eps) -
-    1 / (1 + e^eps) = tanh(eps / 2)``. Two logits ``l = (-eps / 2, eps / 2)`` with ``d = (eps,
-    -eps)`` reach it.
-
-    Args:
-        logit_change: eps, not negative, any shape.
-
-    Source: Cohen and Fausti, Hyperbolic contractivity and the Hilbert metric on probability
-    measures (2023): ``TV <= tanh(H / 4)`` in Hilbert's metric ``H = max d - min d <= 2 eps``.
-
-    >>> round(float(total_variation_bound(jnp.array(1.0))), 4)
-    0.4621
-    """
-    return jnp.tanh(0.5 * logit_change)
 
 
 def principal_basis(x: Array, rank: int, depth: int = 1) -> Array:
