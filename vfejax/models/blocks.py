@@ -29,6 +29,14 @@ __all__ = [
 ]
 
 
+_policies = jax.checkpoint_policies
+_DEAR = _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("eigh")
+)
+"""What gradients keep of a block, as it costs most to compute: products with weights, and
+eigenvectors."""
+
+
 class _Apart:
     """Blocks one by one; not a pytree, so that flax does not look into it."""
 
@@ -40,9 +48,9 @@ class Stack(nnx.Module):
     """``num_layers`` equal blocks whose parameters are stacked along a leading axis, so that depth
     costs no compile time.
 
-    A gradient keeps of each block what it was given and its products with weights, and computes the
-    rest again. That is faster than writing everything for every layer and reading it back, and
-    takes a fraction of the memory; docs/results/devices.md has figures.
+    A gradient keeps of each block what it was given, its products with weights and eigenvectors,
+    and computes the rest again. That is faster than writing everything for every layer and reading
+    it back, and takes a fraction of the memory; docs/results/devices.md has figures.
 
     Args:
         create: ``rngs -> block``; every block has first weights of its own.
@@ -94,7 +102,7 @@ class Stack(nnx.Module):
         def body(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(nnx.merge(graphdef, whole(layer[0])), carry, layer[1])
 
-        kept = None if self.recomputed else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        kept = None if self.recomputed else _DEAR
         body = jax.checkpoint(body, prevent_cse=False, policy=kept)  # a scan has nothing to merge
         return jax.lax.scan(body, carry, (params, inputs))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import sequential_vmap
 
 from vfejax.devices import by_device
@@ -203,6 +204,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
     Not to be differentiated: the functions built on it have rules of their own, which divide by no
     difference of eigenvalues. A matrix that is not finite has NaN for its own eigenvalues alone.
+    Policies of ``jax.checkpoint`` know both by the name "eigh".
 
     >>> levels, basis = eigh(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
     >>> print(levels.round(4))
@@ -212,7 +214,8 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
         levels, basis = _eigh_one(matrix)
     else:
         levels, basis = _on_cpu(partial(_in_turn, _eigh_one), _eigh_stack, matrix)
-    return _nan_unless_finite(levels, matrix), basis
+    levels = _nan_unless_finite(levels, matrix)
+    return checkpoint_name(levels, "eigh"), checkpoint_name(basis, "eigh")
 
 
 def eigvalsh(matrix: Array) -> Array:
