@@ -103,7 +103,8 @@ class Stack(nnx.Module):
             return step(nnx.merge(graphdef, whole(layer[0])), carry, layer[1])
 
         kept = None if self.recomputed else _DEAR
-        body = jax.checkpoint(body, prevent_cse=False, policy=kept)  # a scan has nothing to merge
+        # No barriers against merging what is computed again: a scan keeps the passes apart.
+        body = jax.checkpoint(body, prevent_cse=False, policy=kept)
         return jax.lax.scan(body, carry, (params, inputs))
 
     def repeat(self, make: Callable[[Any], PyTree]) -> PyTree:

@@ -132,6 +132,9 @@ def left_resolvent_diagonal(
 
     Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone.
 
+    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
+    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
+
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
         superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain.
@@ -165,6 +168,9 @@ def resolvent_diagonal(
 ) -> Array:
     """Diagonal of the resolvent, ``G_ii = [(T - z)^{-1}]_{ii}``, of the tridiagonal T, in O(n) time
     and memory.
+
+    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
+    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.

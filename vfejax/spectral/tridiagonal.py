@@ -93,6 +93,9 @@ def resolvent_matvec(
 ) -> Array:
     """``(T - z)^{-1} x``: causal sweeps from both ends, which meet at every site.
 
+    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
+    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
+
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
         superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``.
