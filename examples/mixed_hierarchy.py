@@ -21,10 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.figures.style import CURVES, GREY, INK, leave_room, new_figure, style_axes
-from vfejax.inference.active_filtering import ActiveFilter, active_filter, forward_model
 from vfejax.inference.active_inference import agent, sophisticated_planner, utility_planner
-from vfejax.inference.generalized_filtering import natural_metric
-from vfejax.inference.hierarchical_models import Level, Model, Observation, zero_hyperparameters
+from vfejax.inference.generalized_filtering import (
+    Level,
+    Model,
+    Observation,
+    natural_metric,
+    zero_hyperparameters,
+)
+from vfejax.inference.generalized_filtering.active_filtering import (
+    ActiveFilter,
+    active_filter,
+    forward_model,
+)
 from vfejax.inference.mixed_models import (
     cause_belief,
     expected_causes,

@@ -22,12 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.figures.style import BLUE, CURVES, GREY, INK, new_figure, style_axes
-from vfejax.inference.active_filtering import active_filter, forward_model
-from vfejax.inference.embedded_samples import EmbeddingState, embedding
-from vfejax.inference.generalized_filtering import natural_metric
-from vfejax.inference.hierarchical_models import Observation, rest, zero_hyperparameters
-from vfejax.inference.local_linearization import ozaki_step
-from vfejax.inference.path_energy import log_normalizer
+from vfejax.inference.generalized_filtering import (
+    Observation,
+    natural_metric,
+    rest,
+    zero_hyperparameters,
+)
+from vfejax.inference.generalized_filtering.active_filtering import active_filter, forward_model
+from vfejax.inference.generalized_filtering.embedded_samples import EmbeddingState, embedding
+from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
+from vfejax.inference.generalized_filtering.path_energy import log_normalizer
 from vfejax.problems.closed_loop import (
     World,
     closed_loop,

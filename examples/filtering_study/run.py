@@ -19,18 +19,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vfejax.inference import embedded_samples, gaussian_process, nonlinear_filters
-from vfejax.inference import generalized_coordinates as coordinates
-from vfejax.inference.generalized_filtering import filter_series, generalized_filter
-from vfejax.inference.hierarchical_models import (
+from vfejax.inference import gaussian_process, nonlinear_filters
+from vfejax.inference.generalized_filtering import (
     Hyperparameters,
     Model,
     Observation,
+    embedded_samples,
+    filter_series,
+    generalized_filter,
     observation,
     rest,
     zero_hyperparameters,
 )
-from vfejax.inference.path_beliefs import mode
+from vfejax.inference.generalized_filtering import generalized_coordinates as coordinates
+from vfejax.inference.generalized_filtering.path_beliefs import mode
 from vfejax.problems import linear_convolution, lorenz
 
 SMOOTHNESS = (0.0, 0.25, 0.5, 1.0, 2.0)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from vfejax.inference import hierarchical_models as hm
-from vfejax.inference import mixed_models, path_beliefs
+from vfejax.inference import mixed_models
+from vfejax.inference.generalized_filtering import hierarchical_models as hm
+from vfejax.inference.generalized_filtering import path_beliefs
 from vfejax.problems.closed_loop import noise_paths
 
 

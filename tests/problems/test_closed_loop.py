@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vfejax.inference import active_filtering, hierarchical_models
-from vfejax.inference.generalized_filtering import identity_metric, natural_metric
-from vfejax.inference.smooth_noise import temporal_covariance
+from vfejax.inference.generalized_filtering import (
+    active_filtering,
+    hierarchical_models,
+    identity_metric,
+    natural_metric,
+    temporal_covariance,
+)
 from vfejax.problems import closed_loop, mass_spring
 
 DT, NUM = 0.1, 60

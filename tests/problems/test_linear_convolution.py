@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference.hierarchical_models import check_model
+from vfejax.inference.generalized_filtering.hierarchical_models import check_model
 from vfejax.problems import linear_convolution as lc
 from vfejax.problems import lorenz
 

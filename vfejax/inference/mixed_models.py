@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vfejax.inference.hierarchical_models import Path
+from vfejax.inference.generalized_filtering import Path
 from vfejax.numerics import cast_like, matmul_nt, matvec
 from vfejax.types import Array
 

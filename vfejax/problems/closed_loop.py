@@ -14,12 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference.active_filtering import ActiveFilter, ActiveState, Response, move
-from vfejax.inference.generalized_coordinates import along_flow, shift
-from vfejax.inference.hierarchical_models import Hyperparameters, Observation, Path
-from vfejax.inference.local_linearization import ozaki_step
-from vfejax.inference.path_beliefs import FilterInfo
-from vfejax.inference.smooth_noise import check_order
+from vfejax.inference.generalized_filtering import Hyperparameters, Observation, Path
+from vfejax.inference.generalized_filtering.active_filtering import (
+    ActiveFilter,
+    ActiveState,
+    Response,
+    move,
+)
+from vfejax.inference.generalized_filtering.generalized_coordinates import along_flow, shift
+from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
+from vfejax.inference.generalized_filtering.path_beliefs import FilterInfo
+from vfejax.inference.generalized_filtering.smooth_noise import check_order
 from vfejax.numerics import matmul, matvec
 from vfejax.types import Array
 
@@ -104,7 +109,7 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
 
     Args:
         world: what moves and is sensed.
-        agent: of :func:`vfejax.inference.active_filtering.active_filter`.
+        agent: of :func:`vfejax.inference.generalized_filtering.active_filtering.active_filter`.
         dt: length of a step.
 
     Raises:
@@ -115,7 +120,7 @@ def closed_loop(world: World, agent: ActiveFilter, dt: float) -> Loop:
     (7). There the world has generalised states; here action is held while its sensations are
     differentiated.
 
-    >>> from vfejax.inference import active_filtering, hierarchical_models
+    >>> from vfejax.inference.generalized_filtering import active_filtering, hierarchical_models
     >>> from vfejax.problems.mass_spring import goal_model, mass_spring
     >>> model, spring = goal_model(), mass_spring()
     >>> own = active_filtering.forward_model(spring.motion_fn, spring.sensor_fn, model.order)

@@ -22,7 +22,7 @@ from vfejax.inference.gaussian_process import (
     linear_paths,
     smooth_kernel,
 )
-from vfejax.inference.hierarchical_models import Level, Model
+from vfejax.inference.generalized_filtering import Level, Model
 from vfejax.types import Array
 
 __all__ = [

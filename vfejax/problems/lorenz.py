@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.generalized_coordinates import DerivativesFn, by_taylor
-from vfejax.inference.hierarchical_models import Level, Model
+from vfejax.inference.generalized_filtering import Level, Model
+from vfejax.inference.generalized_filtering.generalized_coordinates import DerivativesFn, by_taylor
 from vfejax.problems.linear_convolution import noise_kernel
 from vfejax.types import Array
 

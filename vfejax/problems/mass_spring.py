@@ -10,7 +10,7 @@ load and mass are. Everything is linear, so that the whole approach is a matrix 
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.hierarchical_models import Level, Model
+from vfejax.inference.generalized_filtering import Level, Model
 from vfejax.problems.closed_loop import World
 from vfejax.types import Array, PyTree
 

@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.dynamic_expectation_maximization import (
+from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import (
     Learner,
     LearningState,
     Prior,
     by_mode,
     dynamic_expectation_maximization,
 )
-from vfejax.inference.embedded_samples import embedded_covariance, embedding_operator
-from vfejax.inference.hierarchical_models import (
+from vfejax.inference.generalized_filtering.embedded_samples import (
+    embedded_covariance,
+    embedding_operator,
+)
+from vfejax.inference.generalized_filtering.hierarchical_models import (
     Hyperparameters,
     Level,
     Model,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.cli.filter.generalized import Smooth
-from vfejax.inference.dynamic_expectation_maximization import LearningState
-from vfejax.inference.hierarchical_models import Path, observation, rest
-from vfejax.inference.path_beliefs import FilterState, laplace, mode
-from vfejax.inference.path_predictions import predict
+from vfejax.inference.generalized_filtering import Path, observation, rest
+from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import LearningState
+from vfejax.inference.generalized_filtering.path_beliefs import FilterState, laplace, mode
+from vfejax.inference.generalized_filtering.path_predictions import predict
 from vfejax.numerics import matmul
 from vfejax.types import Array
 

@@ -11,8 +11,8 @@ from vfejax.cli.filter.generalized import KIND, Smooth, learner, start
 from vfejax.cli.filter.path_moments import Moments, believe, later, now
 from vfejax.cli.filter.stream import Answer, Stream, series_columns
 from vfejax.cli.once import compiled_once
-from vfejax.inference.dynamic_expectation_maximization import LearningState
-from vfejax.inference.hierarchical_models import observation
+from vfejax.inference.generalized_filtering import observation
+from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import LearningState
 from vfejax.numerics import matmul
 from vfejax.types import Array, PyTree
 

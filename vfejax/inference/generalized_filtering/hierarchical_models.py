@@ -9,7 +9,8 @@ Level i has hidden states x and is driven by the causes v that the level above p
     v_last = eta + z                      prior of the causes
 
 All noise is smooth, with autocorrelation ``exp(-h^2 / 4 s^2)`` and precision ``Pi = sum_c
-exp(lambda_c) Q_c``. The free energy of a path is in :mod:`vfejax.inference.path_energy`.
+exp(lambda_c) Q_c``. The free energy of a path is in
+:mod:`vfejax.inference.generalized_filtering.path_energy`.
 
 The last derivative of a state has no motion in ``D x~``. Its error ``-f~`` is left out by default,
 because it says that the last derivative of the flow is 0, which no model claims. ``motion_order =
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from vfejax.inference.generalized_coordinates import (
+from vfejax.inference.generalized_filtering.generalized_coordinates import (
     DerivativesFn,
     locally_linear,
 )
@@ -76,9 +77,9 @@ class Model(NamedTuple):
         sensed_covariance: ``[order, order]``, covariance in time of the noise of the generalised
             observation; None for that of exact derivatives, S. An observation that was embedded
             from samples has another
-            (:func:`vfejax.inference.embedded_samples.embedded_covariance`).
+            (:func:`vfejax.inference.generalized_filtering.embedded_samples.embedded_covariance`).
         derivatives_fn: generalised motion of a function, ``locally_linear`` or another of
-            :mod:`vfejax.inference.generalized_coordinates`.
+            :mod:`vfejax.inference.generalized_filtering.generalized_coordinates`.
     """
 
     levels: tuple[Level, ...]

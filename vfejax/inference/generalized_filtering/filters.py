@@ -1,9 +1,10 @@
 """Generalised filtering: the path that explains an observation moves on and down its free energy.
 
 The mode follows ``d mu~/dt = D mu~ - rate M dF/dmu~``: it moves as it believes that it moves, and
-is corrected by prediction errors. F is that of :mod:`vfejax.inference.path_energy`; steps are
-Ozaki's (:mod:`vfejax.inference.local_linearization`), exact for linear models. While a step
-runs the observation moves along its own Taylor series and ends at the newest one.
+is corrected by prediction errors. F is that of
+:mod:`vfejax.inference.generalized_filtering.path_energy`; steps are Ozaki's
+(:mod:`vfejax.inference.generalized_filtering.local_linearization`), exact for linear models. While
+a step runs the observation moves along its own Taylor series and ends at the newest one.
 
 The metric M is a function that is passed:
 
@@ -13,8 +14,8 @@ The metric M is a function that is passed:
   unit of time, whatever the units. It is well conditioned in float32.
 
 With a high rate, the mode is that of the newest generalised observation alone
-(:func:`vfejax.inference.path_beliefs.mode`); with a low one, the filter remembers what it believed
-``1 / rate`` ago.
+(:func:`vfejax.inference.generalized_filtering.path_beliefs.mode`); with a low one, the filter
+remembers what it believed ``1 / rate`` ago.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,11 +26,26 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from vfejax.inference.generalized_coordinates import advance, shift, shift_matrix
-from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path, rest
-from vfejax.inference.local_linearization import ozaki_step
-from vfejax.inference.path_beliefs import FilterInfo, FilterState, describe, expand, spd_inverse
-from vfejax.inference.smooth_noise import temporal_covariance
+from vfejax.inference.generalized_filtering.generalized_coordinates import (
+    advance,
+    shift,
+    shift_matrix,
+)
+from vfejax.inference.generalized_filtering.hierarchical_models import (
+    Hyperparameters,
+    Model,
+    Observation,
+    Path,
+    rest,
+)
+from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
+from vfejax.inference.generalized_filtering.path_beliefs import (
+    FilterInfo,
+    FilterState,
+    describe,
+    expand,
+    spd_inverse,
+)
 from vfejax.numerics import (
     identity_like,
     matmul,
@@ -45,7 +61,6 @@ __all__ = [
     "generalized_filter",
     "identity_metric",
     "natural_metric",
-    "temporal_covariance",
 ]
 
 MetricFn = Callable[[Array], Array]
@@ -110,7 +125,7 @@ def generalized_filter(
     metric and by the motion of the observation within a step.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> run = generalized_filter(model, 1.0, metric_fn=natural_metric)
     >>> state = run.init(parameters, zero_hyperparameters(model))
@@ -163,7 +178,7 @@ def filter_series(
         Last state, paths and infos of all times.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> run = generalized_filter(model, 1.0, metric_fn=natural_metric)
     >>> state = run.init(parameters, zero_hyperparameters(model))

@@ -16,9 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vfejax.inference.hierarchical_models import Hyperparameters, Model
-from vfejax.inference.local_linearization import exponential_minus_one, ozaki_step
-from vfejax.inference.path_beliefs import spd_inverse
+from vfejax.inference.generalized_filtering.hierarchical_models import Hyperparameters, Model
+from vfejax.inference.generalized_filtering.local_linearization import (
+    exponential_minus_one,
+    ozaki_step,
+)
+from vfejax.inference.generalized_filtering.path_beliefs import spd_inverse
 from vfejax.numerics import matmul, matmul_nt, transpose
 from vfejax.types import Array
 
@@ -82,7 +85,7 @@ def predict(
     Raises:
         ValueError: when the model has not one level.
 
-    >>> from vfejax.inference.hierarchical_models import zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model()
     >>> hyper = zero_hyperparameters(model)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from vfejax.inference.smooth_noise import check_order
+from vfejax.inference.generalized_filtering.smooth_noise import check_order
 from vfejax.numerics import as_floating, cast_like, matmul
 from vfejax.types import Array
 

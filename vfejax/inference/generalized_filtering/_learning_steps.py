@@ -9,8 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path
-from vfejax.inference.path_energy import (
+from vfejax.inference.generalized_filtering.hierarchical_models import (
+    Hyperparameters,
+    Model,
+    Observation,
+    Path,
+)
+from vfejax.inference.generalized_filtering.path_energy import (
     PredictionErrors,
     log_normalizer,
     prediction_errors,
@@ -235,7 +240,7 @@ def learn(
         The state after them, F, how far each of them lowered its part of F ``[2]``, and the
         covariance of the flat parameters.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, output_precision=1.0)
     >>> state = LearningState(parameters, zero_hyperparameters(model))
@@ -264,7 +269,7 @@ def free_energy(model: Model, prior: Prior, beliefs: Beliefs, state: LearningSta
         beliefs: about the paths of all times.
         state: parameters and hyperparameters.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, output_precision=1.0)
     >>> state = LearningState(parameters, zero_hyperparameters(model))

@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path
-from vfejax.inference.path_energy import energy, residuals
+from vfejax.inference.generalized_filtering.hierarchical_models import (
+    Hyperparameters,
+    Model,
+    Observation,
+    Path,
+)
+from vfejax.inference.generalized_filtering.path_energy import energy, residuals
 from vfejax.numerics import (
     cholesky,
     log_det_cholesky,
@@ -87,7 +92,7 @@ def expand(
         hyper: logarithms of the weights of precision components.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> expansion = expand(model, rest(model), seen, parameters, hyper)
@@ -121,7 +126,7 @@ def describe(
         expansion: of F at the path.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> expansion = expand(model, rest(model), seen, parameters, hyper)
@@ -162,7 +167,7 @@ def mode(
         The path.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen, hyper = observation(model, jnp.zeros((2, 4))), zero_hyperparameters(model)
     >>> float(mode(model, rest(model), seen, parameters, hyper).states[0].sum())
@@ -208,7 +213,7 @@ def laplace(model: Model, state: FilterState, seen: Observation) -> FilterInfo:
         The info of a filter.
 
     >>> from vfejax.problems.linear_convolution import convolution_model
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> state = FilterState(rest(model), parameters, zero_hyperparameters(model))
     >>> laplace(model, state, observation(model, jnp.zeros((2, 4)))).covariance.shape

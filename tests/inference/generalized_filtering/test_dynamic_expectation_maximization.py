@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference import _learning_steps as steps
-from vfejax.inference import dynamic_expectation_maximization as dem
 from vfejax.inference import generalized_filtering as gf
-from vfejax.inference import hierarchical_models as hm
-from vfejax.inference.joint_filtering import joint_filter
+from vfejax.inference.generalized_filtering import _learning_steps as steps
+from vfejax.inference.generalized_filtering import dynamic_expectation_maximization as dem
+from vfejax.inference.generalized_filtering import hierarchical_models as hm
+from vfejax.inference.generalized_filtering.joint_filtering import joint_filter
 
 pytestmark = pytest.mark.slow  # compilation of the three steps
 RATE, NUM, ORDER, SMOOTH = 0.6, 60, 3, 0.7

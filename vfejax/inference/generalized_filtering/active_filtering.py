@@ -14,9 +14,9 @@ reaches an observed velocity by its first derivative, so a reflex needs two deri
 agent that believes its senses far more than its wishes (``Pi_z`` many times ``Pi_w``) finds that it
 does not move, explains it, and acts slowly or not steadily.
 
-A step is Ozaki's (:mod:`vfejax.inference.local_linearization`). Alone, the filter expects that what
-it senses follows its action as the forward model says; in a loop with a world
-(:mod:`vfejax.problems.closed_loop`) both are one flow.
+A step is Ozaki's (:mod:`vfejax.inference.generalized_filtering.local_linearization`). Alone, the
+filter expects that what it senses follows its action as the forward model says; in a loop with a
+world (:mod:`vfejax.problems.closed_loop`) both are one flow.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from vfejax.inference.generalized_coordinates import advance, along_flow, shift, shift_matrix
-from vfejax.inference.generalized_filtering import MetricFn, identity_metric
-from vfejax.inference.hierarchical_models import (
+from vfejax.inference.generalized_filtering.filters import MetricFn, identity_metric
+from vfejax.inference.generalized_filtering.generalized_coordinates import (
+    advance,
+    along_flow,
+    shift,
+    shift_matrix,
+)
+from vfejax.inference.generalized_filtering.hierarchical_models import (
     Hyperparameters,
     Model,
     Observation,
@@ -37,9 +42,14 @@ from vfejax.inference.hierarchical_models import (
     observation,
     rest,
 )
-from vfejax.inference.local_linearization import ozaki_step
-from vfejax.inference.path_beliefs import Expansion, FilterInfo, FilterState, describe
-from vfejax.inference.path_energy import residuals
+from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
+from vfejax.inference.generalized_filtering.path_beliefs import (
+    Expansion,
+    FilterInfo,
+    FilterState,
+    describe,
+)
+from vfejax.inference.generalized_filtering.path_energy import residuals
 from vfejax.numerics import as_floating, matmul, matmul_nt, matmul_tn, matvec
 from vfejax.types import Array
 
@@ -188,7 +198,7 @@ def active_filter(
     Biological Cybernetics 102 (2010) 227, equations (6) and (7). Ours differs by the metrics.
 
     >>> from vfejax.inference.generalized_filtering import natural_metric
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, zero_hyperparameters
     >>> from vfejax.problems.mass_spring import goal_model, mass_spring
     >>> model, world = goal_model(), mass_spring()
     >>> forward_fn = forward_model(world.motion_fn, world.sensor_fn, model.order)

@@ -8,9 +8,14 @@ import pytest
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from vfejax.inference import embedded_samples, path_beliefs, path_energy, smooth_noise
 from vfejax.inference import generalized_filtering as gf
-from vfejax.inference import hierarchical_models as hm
+from vfejax.inference.generalized_filtering import (
+    embedded_samples,
+    path_beliefs,
+    path_energy,
+    smooth_noise,
+)
+from vfejax.inference.generalized_filtering import hierarchical_models as hm
 from vfejax.problems.linear_convolution import DRIFT, EMISSION, GAIN, convolution_model
 
 ORDER, CAUSES = 3, 2

@@ -10,10 +10,11 @@ one observation under a Gaussian about the joint mode of path and parameters,
     F = 1/2 |errors|^2 - log normaliser - log p(theta) - log p(lambda) + 1/2 log|curvature|
     [nats].
 
-The curvature is joint: uncertainty about states counts in what parameters and precisions learn,
-and there is no product of beliefs as in
-:mod:`vfejax.inference.dynamic_expectation_maximization`. Its dependence on the path is left out of
-the motion of the path; for linear models with known parameters there is none.
+The curvature is joint: uncertainty about states counts in what parameters and precisions learn, and
+there is no product of beliefs as in
+:mod:`vfejax.inference.generalized_filtering.dynamic_expectation_maximization`. Its dependence on
+the path is left out of the motion of the path; for linear models with known parameters there is
+none.
 
 Source: Friston, Stephan, Li and Daunizeau, Math. Probl. Eng. 2010, 621670, equations (12) to (19).
 """
@@ -26,12 +27,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from vfejax.inference.dynamic_expectation_maximization import Prior
-from vfejax.inference.generalized_filtering import Filter
-from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path
-from vfejax.inference.local_linearization import ozaki_step
-from vfejax.inference.path_beliefs import FilterInfo, FilterState
-from vfejax.inference.path_energy import log_normalizer, residuals
+from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import Prior
+from vfejax.inference.generalized_filtering.filters import Filter
+from vfejax.inference.generalized_filtering.hierarchical_models import (
+    Hyperparameters,
+    Model,
+    Observation,
+    Path,
+)
+from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
+from vfejax.inference.generalized_filtering.path_beliefs import FilterInfo, FilterState
+from vfejax.inference.generalized_filtering.path_energy import log_normalizer, residuals
 from vfejax.numerics import cholesky, log_det_cholesky, matmul_tn
 from vfejax.types import Array
 
@@ -94,7 +100,7 @@ def laplace_energy(
     Returns:
         A scalar, in nats.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1)
     >>> hyper = zero_hyperparameters(model)
@@ -149,7 +155,7 @@ def joint_filter(
         ``init`` and ``step``.
 
     >>> from vfejax.inference.generalized_filtering import generalized_filter
-    >>> from vfejax.inference.hierarchical_models import observation, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1)
     >>> ones = jax.tree.map(jnp.ones_like, parameters)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vfejax.inference.local_linearization import exponential_minus_one, ozaki_step
+from vfejax.inference.generalized_filtering.local_linearization import (
+    exponential_minus_one,
+    ozaki_step,
+)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 300.0])

@@ -16,18 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.generalized_coordinates import (
+from vfejax.inference.generalized_filtering.generalized_coordinates import (
     resize,
     shift,
 )
-from vfejax.inference.hierarchical_models import (
+from vfejax.inference.generalized_filtering.hierarchical_models import (
     Hyperparameters,
     Model,
     Observation,
     Path,
     motion_order,
 )
-from vfejax.inference.smooth_noise import temporal_log_det, temporal_precision_root
+from vfejax.inference.generalized_filtering.smooth_noise import (
+    temporal_log_det,
+    temporal_precision_root,
+)
 from vfejax.numerics import cholesky, log_det_cholesky, matmul, triangular_inverse
 from vfejax.types import Array
 
@@ -84,7 +87,7 @@ def prediction_errors(
     Returns:
         The errors.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen = observation(model, jnp.ones((2, 4)))
@@ -126,7 +129,7 @@ def residuals(
     Returns:
         ``[r]``.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen = observation(model, jnp.zeros((2, 4)))
@@ -154,7 +157,7 @@ def log_normalizer(model: Model, hyper: Hyperparameters) -> Array:
     Returns:
         A scalar.
 
-    >>> from vfejax.inference.hierarchical_models import zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import zero_hyperparameters
     >>> model = Model((), jnp.eye(1), order=1, cause_order=1, smoothness=1.0)
     >>> round(float(log_normalizer(model, zero_hyperparameters(model))), 4)  # -1/2 log 2 pi
     -0.9189
@@ -202,7 +205,7 @@ def energy(
     Returns:
         A scalar, in nats.
 
-    >>> from vfejax.inference.hierarchical_models import observation, rest, zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
     >>> seen = observation(model, jnp.zeros((2, 4)))

@@ -23,10 +23,22 @@ from typing import NamedTuple
 
 import jax
 
-from vfejax.inference._learning_steps import Beliefs, LearningState, Prior, free_energy, learn
-from vfejax.inference.generalized_filtering import Filter, filter_series
-from vfejax.inference.hierarchical_models import Hyperparameters, Model, Observation, Path, rest
-from vfejax.inference.path_beliefs import FilterState, laplace, mode
+from vfejax.inference.generalized_filtering._learning_steps import (
+    Beliefs,
+    LearningState,
+    Prior,
+    free_energy,
+    learn,
+)
+from vfejax.inference.generalized_filtering.filters import Filter, filter_series
+from vfejax.inference.generalized_filtering.hierarchical_models import (
+    Hyperparameters,
+    Model,
+    Observation,
+    Path,
+    rest,
+)
+from vfejax.inference.generalized_filtering.path_beliefs import FilterState, laplace, mode
 from vfejax.numerics import (
     cholesky,
 )
@@ -141,7 +153,7 @@ def dynamic_expectation_maximization(
     Source: Friston, Trujillo-Barreto and Daunizeau, NeuroImage 41 (2008) 849, section "Dynamic
     expectation maximisation".
 
-    >>> from vfejax.inference.hierarchical_models import zero_hyperparameters
+    >>> from vfejax.inference.generalized_filtering import zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1)
     >>> ones = jax.tree.map(jax.numpy.ones_like, parameters)

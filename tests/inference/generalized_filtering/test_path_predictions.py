@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.inference.hierarchical_models import Model, zero_hyperparameters
-from vfejax.inference.path_predictions import predict
+from vfejax.inference.generalized_filtering import Model, zero_hyperparameters
+from vfejax.inference.generalized_filtering.path_predictions import predict
 from vfejax.problems.linear_convolution import DRIFT, GAIN, convolution_model
 
 

@@ -7,8 +7,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
-from vfejax.inference import active_filtering, generalized_filtering, path_energy
-from vfejax.inference import hierarchical_models as hm
+from vfejax.inference.generalized_filtering import active_filtering, natural_metric, path_energy
+from vfejax.inference.generalized_filtering import hierarchical_models as hm
+from vfejax.inference.generalized_filtering.generalized_coordinates import shift
 from vfejax.problems import closed_loop, mass_spring, mountain_car
 
 ORDER = 3
@@ -22,7 +23,7 @@ def _agent(dt=0.1, dtype=jnp.float64, order=ORDER, **rates):
     return model, agent, state
 
 
-NATURAL = {"rate": 10.0, "action_rate": 8.0, "metric_fn": generalized_filtering.natural_metric}
+NATURAL = {"rate": 10.0, "action_rate": 8.0, "metric_fn": natural_metric}
 
 
 def test_forward_model_is_what_a_force_does_to_place_and_velocity():
@@ -55,7 +56,7 @@ def test_action_descends_the_energy_of_perception_and_the_flow_is_linear(rng):
         return path_energy.energy(model, path, now, belief.parameters, belief.hyper)
 
     by_path, by_sensed = jax.jit(jax.grad(energy, (0, 1)))(path, seen.sensed)
-    drift = jax.tree.map(generalized_filtering.shift, path)
+    drift = jax.tree.map(shift, path)
     perception = ravel_pytree(drift)[0] - 0.7 * ravel_pytree(by_path)[0]
     forward = response.forward[: seen.sensed.size]
     reflex = -0.3 * forward.T @ jnp.ravel(by_sensed)[:, None]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vfejax.inference import embedded_samples, smooth_noise
-from vfejax.inference import generalized_coordinates as gc
+from vfejax.inference.generalized_filtering import embedded_samples, smooth_noise
+from vfejax.inference.generalized_filtering import generalized_coordinates as gc
 from vfejax.numerics import matvec
 
 ORDERS = [1, 2, 3, 6]
