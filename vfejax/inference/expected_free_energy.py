@@ -212,6 +212,13 @@ def _groups(levels: Iterator[_Nodes]) -> Iterator[_Nodes]:
     yield _together(waiting)
 
 
+def _check_preferences(model: POMDP, horizon: int) -> None:
+    """Refuse preferences of fewer steps than the policies have."""
+    for m, preferences in enumerate(model.C):
+        if preferences.ndim == 2 and len(preferences) < horizon:
+            raise ValueError(f"C[{m}] has {len(preferences)} steps and the policies have {horizon}")
+
+
 def expected_free_energy(
     model: POMDP,
     beliefs: Sequence[Array],
@@ -257,10 +264,7 @@ def expected_free_energy(
     """
     check_policies(model, policies)
     start = check_beliefs(model, beliefs, "beliefs")
-    horizon = policies.shape[1]
-    for m, preferences in enumerate(model.C):
-        if preferences.ndim == 2 and len(preferences) < horizon:
-            raise ValueError(f"C[{m}] has {len(preferences)} steps and the policies have {horizon}")
+    _check_preferences(model, policies.shape[1])
     about_a, about_b = gain.likelihood_information_gain, gain.transition_information_gain
     if product:
         about_a = gain.likelihood_information_gain_product

@@ -96,6 +96,14 @@ def transition(drift: ArrayLike, dt: float) -> tuple[np.ndarray, np.ndarray]:
     return total[:num, :num], total[:num, num:]
 
 
+def _root_over_time(in_time: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """The root ``[g, n, r s]`` of a covariance that is a product: one in time, of root ``[g, r]``,
+    and one between components, of root ``[n, s]``.
+    """
+    roots = np.einsum("gr,ij->girj", in_time, between)
+    return roots.reshape(*roots.shape[:2], -1)
+
+
 def linear_paths(
     drift: ArrayLike,
     gain: ArrayLike,
@@ -142,12 +150,10 @@ def linear_paths(
             f"and covariances {kernel.shape} and {autocorrelation.shape}"
         )
     step, hold = transition(drift, dt / num_substeps)
-    cause_roots = np.einsum("gr,ij->girj", _root(kernel, "causes in time"), np.eye(num_causes))
-    cause_roots = cause_roots.reshape(grid, num_causes, -1)
-    noise_roots = np.einsum(
-        "gr,ij->girj", _root(autocorrelation, "noise in time"), _root(noise_cov, "noise")
+    cause_roots = _root_over_time(_root(kernel, "causes in time"), np.eye(num_causes))
+    noise_roots = _root_over_time(
+        _root(autocorrelation, "noise in time"), _root(noise_cov, "noise")
     )
-    noise_roots = noise_roots.reshape(grid, num, -1)
     sizes = num, cause_roots.shape[-1], noise_roots.shape[-1]
     state = np.concatenate(
         [

@@ -259,14 +259,16 @@ def step_learner(
 
         return Agent(init, step)
 
-    def learn(
-        counts: Counts,
-        state: LearnerState,
-        observations: Array,
-        decisions: Decision,
-        mask: Array | None = None,
-    ) -> Counts:
-        del counts, observations, decisions, mask  # all of it is in the state
-        return state.counts
+    return Learner(make, _carried)
 
-    return Learner(make, learn)
+
+def _carried(
+    counts: Counts,
+    state: LearnerState,
+    observations: Array,
+    decisions: Decision,
+    mask: Array | None = None,
+) -> Counts:
+    """What was counted within the episode: all of it is in the state."""
+    del counts, observations, decisions, mask
+    return state.counts

@@ -105,32 +105,31 @@ def sophisticated(
     controls = enumerate_policies(model, 1)[:, 0]
     check_habits(model)
     sizes = model.num_observations
-    total = math.prod(sizes)
+    branches = _outcomes_followed(math.prod(sizes), num_outcomes, len(controls), horizon)
+    outcomes = np.asarray(list(itertools.product(*(range(n) for n in sizes))), np.int32)
+    least = min_probability, min_action_probability
+    known = Counts() if counts is None else counts
+    search = _Search(
+        controls, outcomes, horizon, branches, gamma, hard, joint, *least, intention, known
+    )
+    return _values(model, search, tuple(q[None] for q in start), 0)[0]
+
+
+def _outcomes_followed(
+    total: int, num_outcomes: int | None, num_controls: int, horizon: int
+) -> int:
+    """How many of all joint outcomes are followed after each action, in a tree that fits."""
     branches = total if num_outcomes is None else min(num_outcomes, total)
     if branches < 1:
         raise ValueError(f"num_outcomes must be at least 1, got {num_outcomes}")
-    nodes = len(controls) ** horizon * branches ** (horizon - 1)
+    nodes = num_controls**horizon * branches ** (horizon - 1)
     if total > _LARGEST_TREE or nodes > _LARGEST_TREE:
         raise ValueError(
-            f"the tree has {nodes} nodes for {len(controls)} actions, {branches} of {total} "
+            f"the tree has {nodes} nodes for {num_controls} actions, {branches} of {total} "
             f"outcomes and horizon {horizon}, more than 2^22; follow fewer outcomes (num_outcomes) "
             "or shorten the horizon"
         )
-    outcomes = np.asarray(list(itertools.product(*(range(n) for n in sizes))), np.int32)
-    search = _Search(
-        controls,
-        outcomes,
-        horizon,
-        branches,
-        gamma,
-        hard,
-        joint,
-        min_probability,
-        min_action_probability,
-        intention,
-        Counts() if counts is None else counts,
-    )
-    return _values(model, search, tuple(q[None] for q in start), 0)[0]
+    return branches
 
 
 def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int) -> Array:

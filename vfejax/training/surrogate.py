@@ -102,6 +102,19 @@ def observed(
     return jax.lax.map(lambda x: one(*x), (factor, seen[:-1], seen[1:]))
 
 
+def _nothing_observed(model: SequenceModel, params: PyTree, delays: int) -> tuple[Factor, DelayMap]:
+    """Statistics of the blocks before all batches, and operators that are 0."""
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    num, *_, dim = jax.eval_shape(lambda p, t: streams(model, p, t), params, token).shape
+    layers, dtype = num - 1, at_least_float32(jax.tree.leaves(params)[0].dtype)
+    factor = jax.tree.map(
+        lambda x: jnp.zeros((layers, *x.shape), x.dtype),
+        streaming.init(1 + delays * dim, dim, dtype=dtype),
+    )
+    kernel = jnp.zeros((layers, delays * dim, dim), dtype)
+    return factor, DelayMap(kernel, jnp.zeros((layers, dim), dtype))
+
+
 def koopman_trainer(
     model: SequenceModel,
     optimizer: optax.GradientTransformation,
@@ -145,17 +158,7 @@ def koopman_trainer(
 
     def init(key: Array) -> TrainState:
         params = model.init(key)
-        token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        layers, *_, dim = jax.eval_shape(lambda p, t: streams(model, p, t), params, token).shape
-        layers, dtype = layers - 1, at_least_float32(jax.tree.leaves(params)[0].dtype)
-        size = 1 + delays * dim
-        factor = jax.tree.map(
-            lambda x: jnp.zeros((layers, *x.shape), x.dtype),
-            streaming.init(size, dim, dtype=dtype),
-        )
-        maps = DelayMap(
-            jnp.zeros((layers, delays * dim, dim), dtype), jnp.zeros((layers, dim), dtype)
-        )
+        factor, maps = _nothing_observed(model, params, delays)
         whole = {"model": params, "operators": DelayMap(None, None)}  # type: ignore[arg-type]
         state = KoopmanState(optimizer.init(whole), factor, maps)
         return TrainState(jnp.zeros((), jnp.int32), params, state)

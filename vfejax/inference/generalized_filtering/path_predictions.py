@@ -10,6 +10,7 @@ adds ``Q(t)`` to their covariance, exactly for linear f:
 prior as it says, ``E v(h) = rho_v(h) v(0)``.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from vfejax.inference.generalized_filtering.local_linearization import (
 )
 from vfejax.inference.generalized_filtering.path_beliefs import spd_inverse
 from vfejax.numerics import matmul, matmul_nt, transpose
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
 __all__ = ["Ahead", "predict"]
 
@@ -55,6 +56,28 @@ def _covariances(model: Model, hyper: Hyperparameters, dtype: jnp.dtype) -> tupl
     weights = jnp.exp(hyper.state[0])[:, None, None]
     precision = jnp.sum(weights * jnp.asarray(model.levels[0].state_precision, dtype), axis=0)
     return spd_inverse(precision), spd_inverse(jnp.asarray(model.cause_precision, dtype))
+
+
+def _flow(
+    model: Model, causes: Array, theta: PyTree, hyper: Hyperparameters, dtype: jnp.dtype
+) -> Callable[[Array, Array], tuple[Array, Array, Array]]:
+    """From states and a time to the flow, its Jacobian, and the autocorrelation of the force."""
+    level = model.levels[0]
+    state_cov, cause_cov = _covariances(model, hyper, dtype)
+    slow = model.smoothness if model.cause_smoothness is None else model.cause_smoothness
+
+    def kernel(smoothness: ArrayLike, time: Array) -> Array:
+        return jnp.exp(-(time**2) / (4.0 * jnp.asarray(smoothness, dtype) ** 2))
+
+    def flow(x: Array, time: Array) -> tuple[Array, Array, Array]:
+        v = causes * kernel(slow, time)
+        value = level.motion_fn(x, v, theta)
+        by_state, by_cause = jax.jacfwd(level.motion_fn, (0, 1))(x, v, theta)
+        driven = matmul_nt(matmul(by_cause, cause_cov), by_cause)
+        force = state_cov * kernel(model.smoothness, time) + driven * kernel(slow, time)
+        return value, by_state, force
+
+    return flow
 
 
 def predict(
@@ -94,22 +117,9 @@ def predict(
     """
     if len(model.levels) != 1:
         raise ValueError(f"model must have one level, got {len(model.levels)}")
-    level, theta, dtype = model.levels[0], parameters[0], states.dtype
-    state_cov, cause_cov = _covariances(model, hyper, dtype)
-    slow = model.smoothness if model.cause_smoothness is None else model.cause_smoothness
+    dtype = states.dtype
+    flow = _flow(model, causes, parameters[0], hyper, dtype)
     length = jnp.asarray(dt / num_substeps, dtype)
-
-    def kernel(smoothness: ArrayLike, time: Array) -> Array:
-        return jnp.exp(-(time**2) / (4.0 * jnp.asarray(smoothness, dtype) ** 2))
-
-    def flow(x: Array, time: Array) -> tuple[Array, Array, Array]:
-        """The flow, its Jacobian, and the autocorrelation of the force."""
-        v = causes * kernel(slow, time)
-        value = level.motion_fn(x, v, theta)
-        by_state, by_cause = jax.jacfwd(level.motion_fn, (0, 1))(x, v, theta)
-        driven = matmul_nt(matmul(by_cause, cause_cov), by_cause)
-        force = state_cov * kernel(model.smoothness, time) + driven * kernel(slow, time)
-        return value, by_state, force
 
     def substep(carry: _Carry, _: None) -> tuple[_Carry, None]:
         # The middle of the substep, so that causes that change are met in the mean.

@@ -119,10 +119,7 @@ def message_passing(
     0.75
     """
     latent = tuple(name for name in model.nodes if name not in observed)
-    alike = exchangeable(model, latent)
-    if schedule is None:
-        schedule = tuple((name,) for name in latent if name not in alike)
-        schedule += tuple((name,) for name in alike)
+    schedule = _one_by_one(model, latent) if schedule is None else schedule
     _check_names(model, observed, latent, schedule)
     sizes = dict.fromkeys(latent, 1.0) | dict(step_sizes or {})
     searched = {p for n in model.nodes.values() if not n.conjugate for p in named_parents(n)}
@@ -171,6 +168,13 @@ def message_passing(
         return initial_beliefs(model, observed, key, data, weights, start)
 
     return MessagePassing(init, update, sweep, elbo, schedule, model)
+
+
+def _one_by_one(model: Model, latent: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """One node at a time, those that must not start alike last."""
+    alike = exchangeable(model, latent)
+    first = tuple(name for name in latent if name not in alike)
+    return tuple((name,) for name in (*first, *alike))
 
 
 def _check_names(

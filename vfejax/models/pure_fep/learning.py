@@ -26,7 +26,7 @@ from vfejax.models.pure_fep.anatomy import Anatomy, Readout
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.energy import EnergyTerms
 from vfejax.models.pure_fep.frames import from_common
-from vfejax.models.pure_fep.gaussians import IrrepGaussian
+from vfejax.models.pure_fep.gaussians import IrrepGaussian, Irreps
 from vfejax.models.pure_fep.layer import (
     Ancestors,
     Layer,
@@ -143,8 +143,6 @@ def learn_layer(
     total = jnp.maximum(jnp.sum(observed.counts), 1.0)
     per_token = partial(jax.tree.map, lambda x: x / total)
     nats, output = jax.value_and_grad(loss_fn)(readout, free)
-    pull = observe_fn(free)
-    squares = jax.tree.map(jnp.multiply, pull, natural_direction(pull, free, rules.kind))
     return Lesson(
         from_common(prior, place, rules.kind),
         free,
@@ -153,8 +151,14 @@ def learn_layer(
         per_token(lower),
         per_token(output),
         per_token(energy_fn(layer, prior, free)._replace(observation=nats)),
-        jnp.sqrt(sum(jnp.sum(x) for x in squares) / total),
+        _pressure(observe_fn(free), free, rules.kind, total),
     )
+
+
+def _pressure(pull: IrrepGaussian, free: IrrepGaussian, kind: Irreps, total: Array) -> Array:
+    """Root mean square over tokens of a slope in beliefs, as long as the Fisher metric says."""
+    squares = jax.tree.map(jnp.multiply, pull, natural_direction(pull, free, kind))
+    return jnp.sqrt(sum(jnp.sum(x) for x in squares) / total)
 
 
 def _slopes(
