@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from vfejax.cli import jax_cache, kept
+from vfejax.cli import jax_cache, kept, surroundings
 from vfejax.cli.identity import Nameless
 from vfejax.cli.programs import programs_folder
 from vfejax.training.optimizer import warmup_cosine
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
 def folder(tmp_path, monkeypatch):
     """Where programs are kept for the time of a test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kept, "_sources", lambda: "as they are")
-    monkeypatch.setattr(kept, "BEGAN", np.inf)
+    monkeypatch.setattr(surroundings, "_sources", lambda: "as they are")
+    monkeypatch.setattr(surroundings, "BEGAN", np.inf)
     before = jax.config.jax_compilation_cache_dir
     own = programs_folder(os.environ)
     own.mkdir(parents=True)
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     def choose(path):
         jax.config.update("jax_compilation_cache_dir", path)
         compilation_cache.reset_cache()
-        kept._surroundings.cache_clear()
+        surroundings.surroundings.cache_clear()
 
     choose(str(own))
     yield own
@@ -110,35 +110,35 @@ def test_nothing_is_kept_that_has_no_full_description(folder, monkeypatch):
     def changed():
         raise Nameless("a file of the package is newer than this process")
 
-    monkeypatch.setattr(kept, "_sources", changed)
-    kept._surroundings.cache_clear()
+    monkeypatch.setattr(surroundings, "_sources", changed)
+    surroundings.surroundings.cache_clear()
     assert float(kept.jit(_rate())(np.float32(1))) == 1.0
     assert not list(folder.glob("*.kept"))
 
 
 def test_a_file_that_changed_since_the_process_began_makes_all_nameless(monkeypatch):
-    kept._sources.cache_clear()
-    monkeypatch.setattr(kept, "BEGAN", 0.0)
+    surroundings._sources.cache_clear()
+    monkeypatch.setattr(surroundings, "BEGAN", 0.0)
     with pytest.raises(Nameless):
-        kept._sources()
+        surroundings._sources()
 
 
 def test_nothing_is_written_when_a_file_has_changed_meanwhile(folder, monkeypatch):
-    kept._surroundings()
-    monkeypatch.setattr(kept, "BEGAN", 0.0)
+    surroundings.surroundings()
+    monkeypatch.setattr(surroundings, "BEGAN", 0.0)
     assert float(kept.jit(_rate())(np.float32(1))) == 1.0
     assert not list(folder.glob("*.kept"))
 
 
 def test_what_libraries_read_in_the_environment_is_a_setting(tmp_path, monkeypatch):
-    told = [kept._settings()]
+    told = [surroundings.settings()]
     monkeypatch.setenv("FLAX_FIX_RNG_SEPARATOR", "1")
-    told.append(kept._settings())
+    told.append(surroundings.settings())
     flags = tmp_path / "flags"
     monkeypatch.setenv("XLA_FLAGS", str(flags))
     for content in ("--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=false"):
         flags.write_text(content)
-        told.append(kept._settings())
+        told.append(surroundings.settings())
     assert len(set(map(tuple, told))) == 4
 
 
@@ -147,23 +147,27 @@ def test_a_package_that_changed_under_the_same_version_is_another(tmp_path, monk
     (tmp_path / "worked_on" / "__init__.py").touch()
     module = tmp_path / "worked_on" / "module.py"
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(kept, "BEGAN", np.inf)  # they change later than this process began
+    monkeypatch.setattr(surroundings, "BEGAN", np.inf)  # they change later than this process began
     found = set()
     for content, moment in (("1", 0), ("2", 1), ("10", 1)):
         module.write_text(content)
         os.utime(module, (moment, moment))
-        found.add(kept._times("worked_on"))
+        found.add(surroundings._times("worked_on"))
     assert len(found) == 3
 
 
-def test_a_program_that_a_thread_makes_is_waited_for_and_traced_once(folder):
+def test_a_program_that_a_thread_makes_is_waited_for_and_traced_once(folder, monkeypatch):
     traced, step = [], np.float32(2)
+    monkeypatch.setattr(jax, "eval_shape", None)
     shape = jax.ShapeDtypeStruct(step.shape, step.dtype)
     with jax_cache.aside():  # as while another thread compiles
         assert kept.begin(_fresh(traced), shape)
         assert not kept.begin(_fresh(traced), shape)
+        shapes = [kept.shapes(_fresh(traced), step)]
         found = float(_fresh(traced)(step))
+    shapes.append(kept.shapes(_fresh(traced), step))  # as the next process finds them
     assert len(traced) == 1
+    assert [(x.shape, x.dtype) for x in shapes] == [((), np.float32)] * 2
     np.testing.assert_allclose(found, float(_rate()(step)), rtol=4 * np.finfo(np.float32).eps)
     assert not kept.begin(_fresh(traced), shape)  # it is kept by now
     assert jax_cache.folder() == str(folder)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from vfejax.cli import kept
 from vfejax.runs.chunk import compiled
 from vfejax.types import PyTree
@@ -20,23 +22,32 @@ def compile_beside(
     state: PyTree,
     num_steps: int,
     jit_fn: Callable[..., Any],
+    inputs: PyTree = None,
+    shardings: PyTree = None,
 ) -> bool:
-    """Compile the first steps of a loop that reads no inputs in a thread; the loop waits for it.
+    """Compile the first steps of a loop in a thread; the loop waits for it.
 
     Args:
         step: that of its :class:`vfejax.runs.loop.Program`.
         state: shapes of the state that it begins with.
         num_steps: how many steps it compiles into one call.
         jit_fn: compiles them, as the loop is told.
+        inputs: what they read; None for nothing.
+        shardings: where the leaves of the state will be put; None for where JAX chooses.
 
     Returns:
         Whether a thread compiles them now.
 
-    >>> import jax
     >>> compile_beside(lambda x, _: (x / 2, None), jax.ShapeDtypeStruct((), "float32"), 1, jax.jit)
     False
     """
-    return kept.begin(compiled(step, state, jit_fn), state, None, num_steps)
+    if shardings is not None:
+        state = jax.tree.map(_placed, state, shardings)
+    return kept.begin(compiled(step, state, jit_fn), state, inputs, num_steps)
+
+
+def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def import_beside(*names: str) -> threading.Thread:

@@ -65,7 +65,8 @@ def signature(arguments: Any) -> tuple[Any, ...]:
 def _kind(leaf: Any) -> tuple[Any, ...]:
     if not hasattr(leaf, "dtype"):
         return (type(leaf),)
-    sharding = leaf.sharding if getattr(leaf, "committed", False) else None
+    # Shapes that name a place stand for arrays that are there.
+    sharding = getattr(leaf, "sharding", None) if getattr(leaf, "committed", True) else None
     return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), sharding
 
 

@@ -12,40 +12,39 @@ this process, which may have loaded an older one.
 """
 
 import contextlib
-import functools
 import hashlib
-import importlib.util
 import os
 import pickle
-import platform
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import serialize_executable
 
-from vfejax.cli import BEGAN, jax_cache
-from vfejax.cli.identity import PACKAGES, Nameless, digest, signature
+from vfejax.cli import jax_cache
+from vfejax.cli.identity import digest, signature
 from vfejax.cli.programs import programs_folder
+from vfejax.cli.surroundings import check_unchanged, settings, surroundings
 from vfejax.data.files import atomic_write
 
 __all__ = ["begin", "jit", "shapes"]
 
-_SUFFIX = ".kept"
-_READ = (
-    *("JAX_", "XLA_", "TF_", "PJRT_", "NPROC", "OMP_", "ONEDNN_", "DNNL_", "CUDA_", "NVIDIA_"),
-    *("CUDNN_", "CUBLAS", "FLAX_", "NPY_", "OPENBLAS_", "MKL_"),
-)
-"""How variables of the environment begin that the packages, or libraries of theirs, read."""
-_FOUNDATIONS = ("ml_dtypes", "opt_einsum", "scipy", "chex")  # of the packages, by version alone
-_CODE = (".py", ".so", ".pyd")
-_PACKAGE = Path(__file__).parents[1]
-_BEGUN: dict[Path, "Future[Callable[..., Any]]"] = {}
+_SUFFIX, _SHAPES = ".kept", ".shapes"  # of executables; of what they return
+
+
+class _Begun(NamedTuple):
+    """What a thread makes: shapes of results when it has lowered the function, and in the end the
+    executable.
+    """
+
+    shapes: "Future[Any]"
+    program: "Future[Callable[..., Any]]"
+
+
+_BEGUN: dict[Path, _Begun] = {}
 """Programs that threads of this process make, by where they will be kept."""
 
 
@@ -64,22 +63,29 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 def shapes(function: Callable[..., Any], *arguments: Any) -> Any:
-    """As ``jax.eval_shape``, kept too.
+    """As ``jax.eval_shape``, kept too. What :func:`jit` made is traced once for its shapes and its
+    executable where a thread has begun that.
 
     >>> import jax.numpy as jnp
     >>> shapes(jnp.cumsum, jnp.arange(4)).shape
     (4,)
     """
-    folder, traced = _folder(), function
-    if isinstance(function, _Kept):  # what is traced now need not be when it is compiled
-        traced, function = function._compiled, function._function
+    folder = _folder()
+    if isinstance(function, _Kept):
+        path = None if folder is None else function.path(folder, arguments)
+        found = path and path.with_suffix(_SHAPES)
+        return _remembered(found, lambda: function.shapes(path, arguments))
     path = None if folder is None else _path(folder, "shapes", function, {}, arguments)
-    if path is None:
-        return jax.eval_shape(traced, *arguments)
-    found = _read(path)
+    return _remembered(path, lambda: jax.eval_shape(function, *arguments))
+
+
+def _remembered(path: Path | None, make: Callable[[], Any]) -> Any:
+    """What was kept, or else what ``make`` gives, which is kept."""
+    found = None if path is None else _read(path)
     if found is None:
-        found = jax.eval_shape(traced, *arguments)
-        _write(path, lambda: found)
+        found = make()
+        if path is not None:
+            _write(path, lambda: found)
     return found
 
 
@@ -103,17 +109,18 @@ def begin(function: Callable[..., Any], *arguments: Any) -> bool:
     folder = _folder()
     if folder is None or not isinstance(function, _Kept):
         return False
-    name, varying = function.split(arguments)
-    path = _path(folder, name, function._function, function._options, varying)
+    path = function.path(folder, arguments)
     if path is None or path in _BEGUN or path.exists():
         return False
-    found = _BEGUN[path] = Future()
+    begun = _BEGUN[path] = _Begun(Future(), Future())
 
     def make() -> None:
         try:
-            found.set_result(function.made(path, arguments))
+            begun.program.set_result(function.made(path, arguments, begun.shapes.set_result))
         except BaseException as error:  # told to who waits
-            found.set_exception(error)
+            begun.program.set_exception(error)
+            if not begun.shapes.done():
+                begun.shapes.set_exception(error)
 
     # No daemon: a process that ends while XLA compiles can crash.
     threading.Thread(target=make).start()
@@ -137,9 +144,14 @@ class _Kept:
             return self._compiled(*arguments)
         key = (name, signature(varying))
         if key not in self._programs:
-            path = _path(folder, name, self._function, self._options, varying)
+            path = self.path(folder, arguments)
             self._programs[key] = self._program(path, arguments, varying)
         return self._programs[key](*varying)
+
+    def path(self, folder: Path, arguments: tuple[Any, ...]) -> Path | None:
+        """Where the executable for these arguments is, or would be."""
+        name, varying = self.split(arguments)
+        return _path(folder, name, self._function, self._options, varying)
 
     def split(self, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         """The static argument, None if there is none, and the others."""
@@ -154,7 +166,7 @@ class _Kept:
         begun = None if path is None else _BEGUN.pop(path, None)
         if begun is not None:
             with contextlib.suppress(Exception):  # which is met again below
-                return begun.result()
+                return begun.program.result()
         found = None if path is None else _read(path)
         if found is not None:
             with contextlib.suppress(Exception):  # of a kind that JAX can write and cannot read
@@ -163,15 +175,36 @@ class _Kept:
                 return serialize_executable.deserialize_and_load(executable, tree, results)
         return self.made(path, arguments)
 
-    def made(self, path: Path | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        """Compile, and write what can be kept."""
+    def made(
+        self,
+        path: Path | None,
+        arguments: tuple[Any, ...],
+        tell: Callable[[Any], None] = lambda shapes: None,
+    ) -> Callable[..., Any]:
+        """Compile, and write what can be kept. ``tell`` is given the shapes of the results
+        before that.
+        """
         lowered = self._compiled.lower(*arguments)
+        tell(_bare(lowered.out_info))
         if path is None or _calls_out(lowered):
             return lowered.compile()
         with jax_cache.aside():
             program = lowered.compile()
         _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
+
+    def shapes(self, path: Path | None, arguments: tuple[Any, ...]) -> Any:
+        """Shapes of the results, from the thread that makes the executable where there is one."""
+        begun = None if path is None else _BEGUN.get(path)
+        if begun is not None:
+            with contextlib.suppress(Exception):  # which is met again below
+                return begun.shapes.result()
+        return _bare(jax.eval_shape(self._compiled, *arguments))
+
+
+def _bare(results: Any) -> Any:
+    """Shapes and types alone, of what may know of devices too."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), results)
 
 
 def _calls_out(lowered: jax.stages.Lowered) -> bool:
@@ -200,83 +233,9 @@ def _path(
     with contextlib.suppress(Exception):  # Nameless above all; and no description ends a command
         treedef, leaves = signature(arguments)
         words = (name, treedef, list(map(str, leaves)))
-        found = digest(function, options, words, _surroundings(), _settings())
+        found = digest(function, options, words, surroundings(), settings())
         return folder / f"{found}{_SUFFIX}"
     return None
-
-
-def _settings() -> list[str]:
-    """What JAX and XLA are told to do."""
-    values = {**jax.config.values, jax_cache.NAME: None}  # the folder itself, or put aside
-    told = [f"{name}={value}" for name, value in sorted(values.items())]
-    told += [f"{x}={os.environ[x]}" for x in sorted(os.environ) if x.startswith(_READ)]
-    flags = os.environ.get("XLA_FLAGS", "").strip()
-    if flags and not flags.startswith("-"):  # a file that holds them
-        told.append(Path(flags).read_text())
-    return told
-
-
-@functools.cache
-def _surroundings() -> tuple[str, ...]:
-    """What the program is made of besides its function.
-
-    Raises:
-        Nameless: when a package changed since this process began.
-    """
-    device = jax.devices()[0]
-    place = (device.platform, device.device_kind, device.client.platform_version)
-    versions = [f"{name} {version(name)}" for name in (*PACKAGES, *_FOUNDATIONS)]
-    files = map(_times, PACKAGES[1:])
-    python = (platform.python_version(), str(sys.flags.optimize))
-    return (_sources(), *python, *_processors(), *place, *versions, *files)
-
-
-def _processors() -> tuple[str, ...]:
-    """How many there are, and how many this process may use."""
-    allowed = getattr(os, "sched_getaffinity", lambda _: ())(0)
-    return str(os.cpu_count()), str(len(allowed))
-
-
-@functools.cache
-def _sources() -> str:
-    """Digest of every file of this package."""
-    whole = hashlib.sha256()
-    for path, _ in _files(_PACKAGE):
-        whole.update(f"{os.path.relpath(path, _PACKAGE)}\0".encode())
-        whole.update(hashlib.sha256(Path(path).read_bytes()).digest())
-    return whole.hexdigest()
-
-
-def _times(package: str) -> str:
-    """Digest of where a package is, and of size and time of its files: who works on it changes them
-    under the same version.
-    """
-    whole = hashlib.sha256()
-    spec = importlib.util.find_spec(package)  # it may be needed by other commands alone
-    if spec is None or spec.origin is None:
-        raise Nameless(f"{package} is not a package of files")
-    for path, found in _files(Path(spec.origin).parent):
-        whole.update(f"{path}\0{found.st_size} {found.st_mtime_ns}\0".encode())
-    return whole.hexdigest()
-
-
-def _files(package: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """The code of a package.
-
-    Raises:
-        Nameless: when a file changed since this process began.
-    """
-    for folder, folders, names in os.walk(package):
-        folders[:] = sorted({*folders} - {"tests", "__pycache__"})
-        for name in sorted(names):
-            if not name.endswith(_CODE):
-                continue
-            path = os.path.join(folder, name)
-            found = os.stat(path)
-            # What is installed bears the time of its making; file systems have coarse clocks.
-            if max(found.st_mtime, found.st_ctime) > BEGAN - 2.0:
-                raise Nameless(f"{path} may have changed since it was loaded")
-            yield path, found
 
 
 def _checksum(path: Path, body: bytes) -> bytes:
@@ -299,6 +258,6 @@ def _read(path: Path) -> Any:
 def _write(path: Path, make: Callable[[], Any]) -> None:
     """Keep what ``make`` gives, whole or not at all, also where something damaged is."""
     with contextlib.suppress(Exception):
-        list(_files(_PACKAGE))  # a file may have changed, and been loaded, since the path was found
+        check_unchanged()  # a file may have been loaded anew since the path was found
         body = pickle.dumps(make())
         atomic_write(path, _checksum(path, body) + body)

@@ -19,10 +19,13 @@ import pytest
 from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
+from vfejax.cli import beside
+from vfejax.cli.identity import signature
 from vfejax.cli.main import main
 from vfejax.cli.train import best as train_best
 from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
+from vfejax.errors import UserError
 from vfejax.models.table import MODELS
 from vfejax.runs import checkpoint, course
 from vfejax.runs import directory as run_directory
@@ -68,6 +71,25 @@ def counted(tmp_path_factory):
         patch.setitem(MODELS, "transformer", COUNTING)
         assert _train(out) == 0
     return out
+
+
+def test_what_a_thread_compiles_is_what_the_loop_will_call(counting, monkeypatch, tmp_path):
+    begun, called = [], []
+
+    def begin(step, state, num_steps, jit_fn, inputs, shardings):
+        begun.append((jax.tree.map(beside._placed, state, shardings), inputs, num_steps))
+
+    def compiled(*arguments):
+        def call(*arguments):
+            called.append((signature(arguments[:2]), arguments[2]))
+            raise UserError("no more is needed")
+
+        return call
+
+    monkeypatch.setattr(train_command, "compile_beside", begin)
+    monkeypatch.setattr(course, "compiled", compiled)
+    assert _train(tmp_path / "run") == 2
+    assert [(signature((state, inputs)), count) for state, inputs, count in begun] == called
 
 
 def test_a_run_leaves_everything_a_reader_needs(finished):

@@ -14,11 +14,11 @@ import numpy as np
 
 from vfejax.cli import kept
 from vfejax.cli import session as sessions
-from vfejax.cli.beside import import_beside
+from vfejax.cli.beside import compile_beside, import_beside
 from vfejax.cli.once import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.together import check_group, joined
-from vfejax.cli.train import devices, method
+from vfejax.cli.train import devices, method, reported
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train.best import NONE, Best, BestWeights
 from vfejax.cli.train.config import TrainConfig, parse, with_defaults
@@ -29,11 +29,12 @@ from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.tokenizers import Tokenizer
 from vfejax.runs import loop, processes
+from vfejax.runs.chunk import compiled
 from vfejax.runs.seeds import random_key
 from vfejax.training import sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import warmup_cosine
-from vfejax.types import Trainer, TrainInfo, TrainState
+from vfejax.types import PyTree, Trainer, TrainInfo, TrainState
 
 __all__ = ["main", "train"]
 
@@ -143,10 +144,31 @@ def _placed(task: Task, state: TrainState) -> TrainState:
     return sharding.place(whole, devices.shardings(task.config, task.mesh, whole))
 
 
+def _begin(task: Task, program: loop.Program) -> None:
+    """Compile the first updates of a new run in a thread, while its first weights are drawn and
+    evaluated.
+    """
+    config = task.config
+    if not config.steps or task.start.trained is not None:
+        return
+    shapes = kept.shapes(task.trainer.init, random_key(config.seed))
+    places = devices.shardings(config, task.mesh, shapes)
+    inputs, num_steps = _first_inputs(task)
+    compile_beside(program.step, shapes, num_steps, kept.jit, inputs, places)
+
+
+def _first_inputs(task: Task) -> tuple[Any, int]:
+    """What the first chunk of updates reads, and how many there are in it."""
+    config = task.config
+    num_steps = min(config.log_every, config.steps or config.log_every)
+    return _inputs(task)(0, num_steps), num_steps
+
+
 def _program(task: Task, session: Session) -> loop.Program:
     """Training as the loop runs it: after a chunk, evaluation where it is due."""
     config, weights = task.config, BestWeights(session.run)
     evaluated = _evaluation(task, weights)
+    update = sharding.in_scope(task.mesh, task.trainer.step)
 
     def observe(
         step: int, state: TrainState, infos: TrainInfo | None, best: Best
@@ -154,7 +176,8 @@ def _program(task: Task, session: Session) -> loop.Program:
         loss = math.nan
         if step % config.eval_every == 0 or step == config.steps:
             loss, best = evaluated(step, state, best)
-        row = _row(task, state, step, infos, loss)
+        row = _row(task, step, loss)
+        row |= _blank(task, update, state) if infos is None else reported.means(infos)
         shown = {"loss": row["loss"], "best valid": float(best.valid_loss)}
         return loop.Observation(row, best, shown, _stop(config, step, best))
 
@@ -174,7 +197,7 @@ def _program(task: Task, session: Session) -> loop.Program:
         place=partial(_placed, task),
         shardings=lambda shapes: devices.shardings(config, task.mesh, shapes),
         stored=partial(_stored, task),
-        step=sharding.in_scope(task.mesh, task.trainer.step),
+        step=update,
         observe=observe,
         memory=NONE,
         inputs=_inputs(task),
@@ -197,25 +220,18 @@ def _stop(config: TrainConfig, step: int, best: Best) -> str:
     )
 
 
-def _row(
-    task: Task, state: TrainState, step: int, infos: TrainInfo | None, valid_loss: float
-) -> dict[str, float]:
-    """One row of the metrics: means over a chunk, and the validation loss where there is one."""
+def _row(task: Task, step: int, valid_loss: float) -> dict[str, float]:
+    """What a row of the metrics says besides what updates report."""
     rate = float(task.learning_rate(np.int32(max(step - 1, 0))))
-    row = {"valid_loss": valid_loss, "learning_rate": rate}
-    if infos is None:
-        return row | dict.fromkeys(_columns(task, state), math.nan)
-    found = {"loss": infos.parts.cross_entropy, "gradient_norm": infos.gradient_norm}
-    found |= infos.parts.losses | infos.parts.diagnostics
-    return row | {name: float(np.mean(np.asarray(x, np.float64))) for name, x in found.items()}
+    return {"valid_loss": valid_loss, "learning_rate": rate}
 
 
-def _columns(task: Task, state: TrainState) -> list[str]:
-    """Names of what a step reports besides the validation loss."""
-    config = task.config
-    windows = jax.ShapeDtypeStruct((config.batch_size, config.length + 1), np.int32)
-    _, info = kept.shapes(task.trainer.step, state, windows)
-    return ["loss", "gradient_norm", *info.parts.losses, *info.parts.diagnostics]
+def _blank(
+    task: Task, update: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], state: TrainState
+) -> dict[str, float]:
+    """The same columns before the first update."""
+    _, infos = kept.shapes(compiled(update, state, kept.jit), state, *_first_inputs(task))
+    return dict.fromkeys(reported.columns(infos), math.nan)
 
 
 def _remarks(task: Task, session: Session) -> None:
@@ -257,9 +273,10 @@ def train(config: TrainConfig) -> int:
             tokenizers.save(session.run.file("vocabulary.json"), task.corpus.vocabulary)
         _remarks(task, session)
         window_tokens = config.batch_size * config.length
-        outcome = session.advance(
-            _program(task, session), unit="tokens", units_per_step=window_tokens
-        )
+        program = _program(task, session)
+        if session.start is None:
+            _begin(task, program)
+        outcome = session.advance(program, unit="tokens", units_per_step=window_tokens)
         from vfejax.cli.train import report as train_report
 
         session.say("evaluating the best weights and counting the baselines")
