@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -116,6 +117,7 @@ def continuation(
     num_tokens: int,
     seed: int,
     sampler_fn: sampling.SamplerFn,
+    jit_fn: Callable[..., Any] = kept.jit,
 ) -> np.ndarray:
     """What a model writes after a prompt.
 
@@ -126,6 +128,7 @@ def continuation(
         num_tokens: how many it writes.
         seed: of the draws.
         sampler_fn: chooses each token; see :func:`vfejax.models.sampling.sampler`.
+        jit_fn: compiles the writing, as ``jax.jit`` does.
 
     Returns:
         The new tokens, ``[num_tokens]``.
@@ -136,7 +139,7 @@ def continuation(
             model, params, prompt, num_tokens=num_tokens, key=key, sampler_fn=sampler_fn
         )
 
-    return np.asarray(kept.jit(write)(params, prompt[None], random_key(seed)))[0]
+    return np.asarray(jit_fn(write)(params, prompt[None], random_key(seed)))[0]
 
 
 def main(arguments: Sequence[str]) -> int:

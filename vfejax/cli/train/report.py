@@ -13,6 +13,7 @@ import numpy as np
 
 from vfejax.cli import generate, kept
 from vfejax.cli.evaluate import split_scores
+from vfejax.cli.once import compiled_plainly
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
@@ -205,6 +206,7 @@ def _sample(
         sampler_fn=sampling.sampler(
             _SAMPLE_TEMPERATURE, forbidden=tokenizers.never_drawn(tokenizer)
         ),
+        jit_fn=compiled_plainly,  # a few hundred tokens take less time than their compilation
     )
     beginning = tokenizer.decode(prompt)
     caption = (
