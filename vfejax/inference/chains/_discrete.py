@@ -147,11 +147,13 @@ def log_filter(initial: Array, transition: Array, log_likelihood: Array) -> tupl
 
     def step(belief: Array, xs: tuple) -> tuple[Array, tuple]:
         row, link = xs
-        joint = belief + row
+        lost = log_sum(belief + row, axis=0) == -jnp.inf
+        # As a missing one, which leaves probabilities that add up to 1 whatever the transition.
+        joint = belief + jnp.where(lost, 0.0, row)
         total = log_sum(joint, axis=0)
-        lost = total == -jnp.inf
-        after = jnp.where(lost, belief, joint - jnp.where(lost, 0.0, total))
-        return log_matvec(table if link is None else link, after), (belief, after, total, lost)
+        after = joint - jnp.where(total == -jnp.inf, 0.0, total)
+        found = belief, after, jnp.where(lost, -jnp.inf, total), lost
+        return log_matvec(table if link is None else link, after), found
 
     return jax.lax.scan(step, safe_log(initial), (log_likelihood, tables))[1]
 

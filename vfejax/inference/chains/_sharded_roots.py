@@ -9,7 +9,7 @@ A belief (m, S) before a shard becomes one behind it with derivatives ``dm' = W 
 observation leaves of a change, and g the gradient of the log density of the shard by m.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ from vfejax.inference.chains._root_steps import (
 )
 from vfejax.inference.chains._shards import Way, starts
 from vfejax.numerics import (
+    identity_like,
     matmul,
     matmul_nt,
     matvec,
     transpose,
+    triangular_inverse,
     triangular_solve,
     triangularize,
 )
@@ -63,10 +65,14 @@ def _element(sites: Sites) -> Sites:
     # Derivatives are those of the sweep and the slope. A root of too low a rank, as those of the
     # first sites are, has none.
     sites = jax.lax.stop_gradient(sites)
+    # What is not a number spoils means, and no covariance.
+    finite = jnp.all(jnp.isfinite(sites.values))
+    sites = sites._replace(values=jnp.where(finite, sites.values, 0.0))
     like = sites.values
     start = _unknown(like, n), _zeros(like, n + 1, n + 1)
     ((columns, root), seen), _ = over_sites(step, start, sites)
-    return Sites(columns[:, :n], root, columns[:, n], -seen[:n, :n], seen[:n, n])
+    drift, values = (jnp.where(finite, x, jnp.nan) for x in (columns[:, n], seen[:n, n]))
+    return Sites(columns[:, :n], root, drift, -seen[:n, :n], values)
 
 
 def _through(element: Sites, belief: Belief) -> Belief:
@@ -86,8 +92,20 @@ def _swept(belief: Belief, sites: Sites) -> Belief:
     return mean[:, 0], root
 
 
-def _slope(belief: Belief, sites: Sites, _: Any) -> tuple[Array, Array]:
-    """W ``[n, n]`` and g ``[n]`` of a shard."""
+class _Slope(NamedTuple):
+    """What a shard makes of a change of the belief ``(m, S)`` before it.
+
+    Where nothing was known, ``W S`` and ``S^T g`` are small differences of large numbers: they have
+    values of their own.
+    """
+
+    influence: Array  # W
+    through: Array  # W S
+    gradient: Array  # g
+    whitened: Array  # S^T g
+
+
+def _slope(belief: Belief, sites: Sites, element: Sites) -> _Slope:
     mean, root = belief
     n = mean.shape[0]
     influence, _ = _unknown(mean, n)
@@ -100,18 +118,42 @@ def _slope(belief: Belief, sites: Sites, _: Any) -> tuple[Array, Array]:
 
     start = (columns, root), jnp.zeros_like(mean)
     ((columns, _), gradient), _ = over_sites(step, start, sites)
-    return columns[:, :n], gradient
+    influence = columns[:, :n]
+    through, whitened = jax.lax.stop_gradient(_of_element(belief, element))
+    return _Slope(
+        influence,
+        _with_value(matmul(influence, root), through),
+        gradient,
+        _with_value(matvec(transpose(root), gradient), whitened),
+    )
 
 
-def _push(slope: tuple[Array, Array], before: Belief, behind: Belief, tangent: Belief) -> Belief:
-    (influence, gradient), (_, root), (mean_change, root_change) = slope, before, tangent
-    half = matmul_nt(root_change, root)
-    cov_change = half + transpose(half)
-    moved = matmul_nt(matmul(influence, cov_change), influence)
-    inner = triangular_solve(behind[1], moved)
+def _of_element(belief: Belief, element: Sites) -> tuple[Array, Array]:
+    """``W S`` and ``S^T g`` without subtractions: with A and C of the element and ``M = C S``, they
+    are ``A S (1 + M^T M)^{-1}`` and ``(1 + M^T M)^{-1} M^T (y - C m)``.
+    """
+    mean, root = belief
+    seen = matmul(element.emission, root)
+    rows = jnp.concatenate([identity_like(seen), seen])
+    inverse = triangular_inverse(triangularize(rows))
+    through = matmul(matmul_nt(matmul(element.transition, root), inverse), inverse)
+    error = matvec(transpose(seen), element.values - matvec(element.emission, mean))
+    return through, matvec(transpose(inverse), matvec(inverse, error))
+
+
+def _with_value(x: Array, value: Array) -> Array:
+    """``value``, with the derivatives of x."""
+    return value + (x - jax.lax.stop_gradient(x))
+
+
+def _push(slope: _Slope, before: Belief, behind: Belief, tangent: Belief) -> Belief:
+    (mean_change, root_change), change = tangent, matmul(slope.influence, tangent[1])
+    half = matmul_nt(change, slope.through)
+    inner = triangular_solve(behind[1], half + transpose(half))
     inner = triangular_solve(behind[1], transpose(inner))
     lower = jnp.tril(inner) - 0.5 * inner * jnp.eye(inner.shape[0], dtype=inner.dtype)
-    mean = matvec(influence, mean_change + matvec(cov_change, gradient))
+    mean = matvec(slope.influence, mean_change) + matvec(change, slope.whitened)
+    mean = mean + matvec(slope.through, matvec(transpose(root_change), slope.gradient))
     return mean, matmul(behind[1], lower)
 
 
@@ -164,6 +206,11 @@ def _swept_back(belief: Belief, chain: BackwardChain) -> Belief:
     return mean[:, 0], root
 
 
+def _slope_back(belief: Belief, _: BackwardChain, link: BackwardChain) -> _Slope:
+    none = jnp.zeros_like(link.offset)
+    return _Slope(link.gain, matmul(link.gain, belief[1]), none, none)
+
+
 def smooth_shard(chain: BackwardChain, axis_name: str) -> tuple[Array, ...]:
     """What ``RootPasses.smooth`` returns, of a shard.
 
@@ -186,7 +233,7 @@ FORWARD = Way(_through, _swept, _slope, _push)
 BACKWARD = Way(
     _pulled,
     _swept_back,
-    lambda _start, _arrays, link: (link.gain, jnp.zeros_like(link.offset)),
+    _slope_back,
     _push,
     True,
 )
