@@ -201,6 +201,31 @@ def test_too_little_memory_of_one_process_is_explained_to_all(monkeypatch):
     assert told[0].startswith("not enough memory (Unable to allocate 72 GiB); choose a smaller --b")
 
 
+def test_processes_compare_what_they_read_and_not_where_it_lies(tmp_path, monkeypatch):
+    alike = []
+
+    @contextlib.contextmanager
+    def compared(_group, _name, values):
+        alike.append(values)
+        yield
+
+    monkeypatch.setattr(joining, "joined", compared)
+    for name, text in (("a", "spin"), ("b", "spin"), ("c", "spun"), ("d", None)):
+        file = tmp_path / name
+        if text is not None:
+            file.write_text(text)
+        config = GroupOptions(coordinator="[::1]:4000", processes=2, process=1)
+        with joined(config, "train", lambda file=file: {"text": file, "phi": None}):
+            pass
+    first, moved, other, missing = alike
+    assert first == moved
+    assert [key for key in first if first[key] != other[key]] == ["--text"]
+    assert first["--text"].startswith("4 bytes, SHA-256 ")
+    unread = "inputs that it cannot read:"
+    assert first[unread] == "none"
+    assert str(tmp_path / "d") in missing[unread]
+
+
 def test_a_process_that_is_told_of_no_others_is_alone():
     config = GroupOptions()
     check_group(config)

@@ -68,16 +68,19 @@ def test_the_end_of_a_connection_is_found_behind_other_errors():
 
 
 @pytest.mark.parametrize(
-    ("rank", "done", "status", "expected"),
+    ("rank", "finished", "done", "status", "expected"),
     [
-        (0, 0, 0, ""),  # the first process has written everything
-        (0, INTERRUPTED, INTERRUPTED, "vfejax train: interrupted\n"),
-        (1, 0, joining.FAILED, "process 0 of 2 ended or was lost"),  # perhaps it had not
-        (0, None, joining.FAILED, "process 1 of 2 ended or was lost"),
+        (0, False, 0, 0, ""),  # the first process has written everything
+        (0, False, INTERRUPTED, INTERRUPTED, "vfejax train: interrupted\n"),
+        (1, False, 0, joining.FAILED, "process 0 of 2 ended or was lost, so"),  # perhaps it had not
+        (1, True, 0, 0, "process 0 of 2 ended or was lost as all left; the run is complete"),
+        (1, True, INTERRUPTED, INTERRUPTED, "vfejax train: interrupted\n"),
+        (1, True, None, joining.FAILED, "process 0 of 2 ended or was lost, so"),
+        (0, False, None, joining.FAILED, "process 1 of 2 ended or was lost, so"),
     ],
 )
 def test_a_loss_while_all_leave_does_not_fail_a_run_that_is_complete(
-    rank, done, status, expected, monkeypatch, capfd
+    rank, finished, done, status, expected, monkeypatch, capfd
 ):
     monkeypatch.setattr(joining, "_WORD", 0.0)
 
@@ -85,7 +88,9 @@ def test_a_loss_while_all_leave_does_not_fail_a_run_that_is_complete(
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", left)
-    watch = joining._Watch(joining.Group("a:1", 2, rank), "train", None, Links(rank, {}))
+    links = Links(rank, {})
+    links.finished = finished
+    watch = joining._Watch(joining.Group("a:1", 2, rank), "train", None, links)
     watch.connected, watch.done = True, done
     with pytest.raises(SystemExit) as ended:
         watch.lost_connection()

@@ -49,8 +49,11 @@ def test_processes_that_are_alike_meet_and_tell_each_other_why_they_end():
     told = [link.heard for link in links]
     for link in links:
         link.listen(lambda: None)
+    links[1].finish()  # of process 0, to the others
+    links[2].finish()  # which is not for process 1 to say
     links[2].tell("no disk")  # process 1, to 0, which passes it on to 2
     assert all(heard.wait(10) for heard in told[:2])
+    assert [link.finished for link in links[:2]] == [True, False]
     assert [link.failed for link in links] == 2 * ["process 1 ended: no disk"] + [""]
     for link in links:
         link.close()

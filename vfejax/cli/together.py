@@ -4,7 +4,7 @@ all.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from vfejax.cli import main, options
 from vfejax.cli.limits import check, check_counts
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
+from vfejax.runs import inputs as run_inputs
 from vfejax.runs import joining
 
 __all__ = ["GroupOptions", "check_group", "joined"]
@@ -65,13 +66,17 @@ def check_group(config: GroupOptions) -> None:
 
 
 @contextlib.contextmanager
-def joined(config: GroupOptions, name: str) -> Iterator[None]:
+def joined(
+    config: GroupOptions, name: str, inputs_fn: Callable[[], run_inputs.Inputs] = dict
+) -> Iterator[None]:
     """Within it this process is one of those that the options speak of, if they speak of any. Enter
     before anything touches a device.
 
     Args:
         config: the command's options.
         name: of the command.
+        inputs_fn: gives what the run is computed from, by option. The content must be the same in
+            all processes, wherever it lies.
 
     Raises:
         UserError: in every process, when they do not fit together.
@@ -80,7 +85,7 @@ def joined(config: GroupOptions, name: str) -> Iterator[None]:
         yield
         return
     group = joining.Group(config.coordinator, config.processes, config.process)
-    with joining.joined(group, name, _alike(config, name)):
+    with joining.joined(group, name, _alike(config, name) | _read_alike(inputs_fn)):
         try:
             yield
         except Exception as error:
@@ -100,3 +105,14 @@ def _alike(config: GroupOptions, name: str) -> dict[str, Any]:
         inner = {f"{setting}.{key}": x for key, x in table.items()} if table else {setting: value}
         found |= {options.flag(key): x for key, x in inner.items()}
     return found
+
+
+def _read_alike(inputs_fn: Callable[[], run_inputs.Inputs]) -> dict[str, str]:
+    """What tells the inputs of one process from those of another. A process that cannot read its
+    own joins the others all the same, so that they need not wait for it.
+    """
+    unread = "inputs that it cannot read:"
+    try:
+        return {unread: "none", **run_inputs.summaries(inputs_fn())}
+    except UserError as error:
+        return {unread: str(error)}

@@ -27,6 +27,7 @@ __all__ = [
     "is_recorded",
     "record",
     "recorded",
+    "summaries",
 ]
 
 _FILE = "inputs.json"
@@ -64,6 +65,30 @@ def record(run: RunDirectory, inputs: Inputs) -> None:
     """
     found = {option: _describe(option, value) for option, value in _given(inputs).items()}
     atomic_write(run.file(_FILE), json.dumps(found, indent=2) + "\n")
+
+
+def summaries(inputs: Inputs) -> dict[str, str]:
+    """Size and checksum of every input by its flag, which tell one from another in few words.
+
+    Args:
+        inputs: as in :func:`record`.
+
+    Raises:
+        UserError: naming option and file, when one cannot be read.
+
+    >>> summaries({"text": Content("a word", "spin")})
+    {'--text': '4 bytes, SHA-256 a5a2729ffa0e'}
+    """
+    found = {}
+    for option, value in _given(inputs).items():
+        files = _describe(option, value)["files"]
+        size = sum(content["size"] for content in files.values())
+        if "" in files:  # a single file
+            digest = files[""]["sha256"]
+        else:
+            digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        found[_flag(option)] = f"{size} bytes, SHA-256 {digest[:12]}"
+    return found
 
 
 def check(run: str | os.PathLike, inputs: Inputs) -> None:

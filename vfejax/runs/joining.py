@@ -74,9 +74,9 @@ def joined(
 
     In the end every process waits for the others. When one is lost the others end, with status 2
     and one line that names it: at once where its connections break, within a minute where it only
-    falls silent. The first process, which writes for all, ends as ever when another is lost after
-    its own work is done. An exception of one ends the others too, with a line that repeats what it
-    says; the process itself leaves the others when the interpreter ends.
+    falls silent. Once the first process, which writes for all, has written all there is, those
+    whose own work is done end as ever. An exception of one ends the others too, with a line that
+    repeats what it says; the process itself leaves the others when the interpreter ends.
 
     Args:
         group: the processes.
@@ -131,6 +131,7 @@ def _versions(group: Group) -> dict[str, Any]:
 def _part(watch: "_Watch", native: NativeOutput, links: Links, status: int) -> None:
     """Leave together, and put back what was changed."""
     watch.done = status
+    links.finish()
     jax.distributed.shutdown()
     links.close()
     watch.end()
@@ -253,19 +254,20 @@ class _Watch:
     def _end_without(self, named: list[int]) -> None:
         """End the process, since another has ended."""
         named = self._links.lost[:1] or named  # the first: others may have ended for its sake
-        if self.done is not None and self._group.rank == 0:
-            self._end_done(self.done)
+        if self.done is not None and (self._group.rank == 0 or self._links.finished):
+            self._end_done(self.done, named)
         if self._links.failed:
             self._end(self._links.failed)
         self._end(self._lost(named) if self.connected else self._apart("in time", named))
 
-    def _end_done(self, status: int) -> NoReturn:
-        """End as if all had left together: the first process has written all there is to write."""
+    def _end_done(self, status: int, named: list[int]) -> NoReturn:
+        """End as if all had left together: all that there is to write is written."""
         self._said.acquire()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
-        if status:
-            end_process(f"vfejax {self._name}: interrupted", status)
+        lost = f"{self._who(named)} ended or was lost as all left; the run is complete"
+        if status or self._group.rank:
+            end_process(f"vfejax {self._name}: {'interrupted' if status else lost}", status)
         os._exit(status)
 
     def _end(self, message: str) -> None:
@@ -273,14 +275,16 @@ class _Watch:
         self._said.acquire()
         end_process(f"vfejax {self._name}: {message}", FAILED)
 
-    def _lost(self, named: list[int]) -> str:
+    def _who(self, named: list[int]) -> str:
         if self._group.size == 2:
             named = [1 - self._group.rank]
         numbers = ", ".join(map(str, named))
-        who = f"process {numbers} of {self._group.size}" if named else "another process"
+        return f"process {numbers} of {self._group.size}" if named else "another process"
+
+    def _lost(self, named: list[int]) -> str:
         return (
-            f"{who} ended or was lost, so this one ends; the checkpoints stay: start all "
-            "processes again, with --resume, to go on from the newest"
+            f"{self._who(named)} ended or was lost, so this one ends; the checkpoints stay: start "
+            "all processes again, with --resume, to go on from the newest"
         )
 
     def _apart(self, when: str, named: list[int]) -> str:

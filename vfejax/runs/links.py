@@ -99,12 +99,14 @@ class Links:
 
     Attributes:
         failed: what ended another process; empty when none has told.
+        finished: whether process 0 has told that it has written all there is to write.
         lost: the processes whose connections broke, in that order.
         heard: set when there is either.
     """
 
     def __init__(self, rank: int, peers: Mapping[int, Peer]) -> None:
         self.failed = ""
+        self.finished = False
         self.lost: list[int] = []
         self.heard = threading.Event()
         self._rank, self._peers = rank, dict(peers)
@@ -116,6 +118,11 @@ class Links:
     def tell(self, reason: str) -> None:
         """Tell all others what ends this process."""
         self._pass_on(self._rank, failed=f"process {self._rank} ended: {reason}")
+
+    def finish(self) -> None:
+        """Process 0 tells all others that it has written all there is to write."""
+        if self._rank == 0:
+            self._pass_on(self._rank, finished=True)
 
     def close(self) -> None:
         """Leave the others, which are done too."""
@@ -138,7 +145,9 @@ class Links:
         words = peer.receive()
         if peer.ended:
             words = {"lost": rank}
-        if words is not None and "done" not in words:
+        if words == {"finished": True}:
+            self.finished = True
+        elif words is not None and "done" not in words:
             self._note(rank, words)
             told()
         return not peer.ended and words != {"done": True}

@@ -183,7 +183,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not given"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return (text if text.isprintable() else ascii(text))[:80]
+    return (text if text.isprintable() else ascii(text))[:160]
 
 
 def _attend(coordinator: str, introduction: dict[str, Any], wait: float) -> Links:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     check_group(config)
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    with joined(config, "simulate"):
+    with joined(config, "simulate", lambda: _inputs(config)):
         return simulate(config)
 
 
@@ -176,12 +176,17 @@ def _simulate_hierarchy(
         return session.finish(outcome, report, summary, simulate_report.summary_text)
 
 
+def _inputs(config: SimulateConfig) -> dict[str, Path | None]:
+    """Files that the run is computed from, by option."""
+    return {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
+
+
 def simulate(config: SimulateConfig) -> int:
     """Run the simulation that ``config`` describes, write its directory, and return the exit
     status.
     """
     import_beside(*_LATER)
-    inputs = {name.replace("_", "-"): getattr(config, name) for name in config.INPUTS}
+    inputs = _inputs(config)
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
     if config.emergence:

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     check_group(config)
     if config.compute == "float64":
         jax.config.update("jax_enable_x64", True)
-    with joined(config, "train"):
+    with joined(config, "train", lambda: named_inputs(config, config.out)):
         return train(config)
 
 
