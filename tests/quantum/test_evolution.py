@@ -2,6 +2,7 @@
 stacks, memory, transforms.
 """
 
+import functools
 import re
 
 import chex
@@ -17,12 +18,14 @@ from jax.test_util import check_grads
 from vfejax.quantum.evolution import (
     SPECTRAL_LIMIT,
     evolve,
+    evolve_packed,
     evolve_spectral,
     evolve_stack,
     evolve_state,
 )
 from vfejax.quantum.exponential import evolve_taylor
 from vfejax.quantum.hamiltonian import position_scaled, rabi, rabi_population
+from vfejax.quantum.hermitian import packed, unpacked
 
 # A new form of the evolution joins the tests below by one line.
 METHODS = [evolve_spectral, evolve_taylor]
@@ -72,6 +75,19 @@ def test_value_and_gradients_are_frechet_derivatives(method, complex_entries, rn
         assert qs.relative_error(ct_rho, by_rho) < tolerance, name
         scale = np.linalg.norm(weight) * np.linalg.norm(hamiltonian) * np.linalg.norm(rho)
         assert abs(ct_dt - by_dt) <= tolerance * scale, name
+
+
+def test_packed_states_evolve_as_the_states_they_stand_for(rng):
+    """Packing keeps inner products, so cotangents are packed like states."""
+    hamiltonian, dt = qs.random_hermitian(rng, 5), rng.normal(size=3)
+    rho, weight = qs.random_states(rng, 5, (3,)), packed(complex_normal(rng, 3, 5, 5))
+    evolved, pull_back = jax.vjp(jax.jit(evolve_packed), packed(rho), hamiltonian, dt)
+    expected, pull_back_states = jax.vjp(jax.jit(evolve_spectral), rho, hamiltonian, dt)
+    # Real numbers in another order.
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-13)
+    close(evolved, packed(expected))
+    ct_rho, *others = pull_back_states(jnp.conj(unpacked(weight)))
+    close(pull_back(weight), (packed(jnp.conj(ct_rho)), *others))
 
 
 def test_nearly_degenerate_against_mpmath(rng):
@@ -448,6 +464,10 @@ def test_wrong_dtypes_and_stacks_are_refused():
         evolve(rho, np.zeros((4, 4), int), 0.1)
     with pytest.raises(ValueError, match="dt must be real"):
         evolve(rho, hamiltonian, 0.1j)
+    with pytest.raises(ValueError, match=r"packed must be real, got complex128: .* packed"):
+        evolve_packed(rho + 0j, hamiltonian, 0.1)
+    with pytest.raises(ValueError, match="hamiltonian must be real, got complex128: evolve"):
+        evolve_packed(rho, hamiltonian + 0j, 0.1)
     with pytest.raises(ValueError, match="same dimension"):
         evolve_state(np.zeros(3), hamiltonian, 0.1)
     with pytest.raises(ValueError, match=r"\[depth, d, d\]"):

@@ -14,6 +14,7 @@ __all__ = [
     "check_array",
     "check_square",
     "first_derivatives_only",
+    "fit_evolution",
     "prepare_evolution",
     "real_argument",
     "time_step",
@@ -82,12 +83,13 @@ def time_step(dt: ArrayLike, hamiltonian: Array) -> Array:
     return real_argument("dt", dt, real_dtype(hamiltonian))
 
 
-def prepare_evolution(
-    state: Array, hamiltonian: Array, dt: ArrayLike, *, core: int
+def fit_evolution(
+    name: str, state: Array, hamiltonian: Array, dt: ArrayLike, *, core: int
 ) -> tuple[Array, Array, Array]:
-    """Checked arguments of an evolution: complex state, H as given, real dt.
+    """Checked arguments of an evolution: state and H as given, real dt.
 
     Args:
+        name: that of the argument ``state``.
         state: ``[..., d, d]`` or ``[..., d]``.
         hamiltonian: ``[..., d, d]``. One of shape ``[d, d]`` keeps its two axes: it is shared.
         dt: ``[...]``.
@@ -99,11 +101,10 @@ def prepare_evolution(
     Raises:
         ValueError: when shapes or dtypes do not fit.
 
-    >>> rho, _, dt = prepare_evolution(jnp.eye(2), jnp.eye(2), jnp.ones(3), core=2)
-    >>> rho.shape, rho.dtype, dt.shape
-    ((1, 2, 2), dtype('complex64'), (3,))
+    >>> rho, _, dt = fit_evolution("rho", jnp.eye(2), jnp.eye(2), jnp.ones(3), core=2)
+    >>> rho.shape, dt.shape
+    ((1, 2, 2), (3,))
     """
-    name = "rho" if core == 2 else "psi"
     check_square("hamiltonian", hamiltonian)
     if core == 2:
         check_square(name, state)
@@ -123,9 +124,27 @@ def prepare_evolution(
     rank = len(broadcast_named(**leads))
     if hamiltonian.ndim > 2:
         hamiltonian = expand_leading(hamiltonian, rank, 2)
+    return expand_leading(state, rank, core), hamiltonian, expand_leading(dt, rank)
+
+
+def prepare_evolution(
+    state: Array, hamiltonian: Array, dt: ArrayLike, *, core: int
+) -> tuple[Array, Array, Array]:
+    """:func:`fit_evolution` of rho or psi, complex.
+
+    Args:
+        state: ``[..., d, d]`` or ``[..., d]``.
+        hamiltonian, dt: likewise.
+        core: 2 for matrices, 1 for vectors.
+
+    >>> prepare_evolution(jnp.eye(2), jnp.eye(2), 1.0, core=2)[0].dtype
+    dtype('complex64')
+    """
+    name = "rho" if core == 2 else "psi"
+    state, hamiltonian, dt = fit_evolution(name, state, hamiltonian, dt, core=core)
     if not jnp.iscomplexobj(state):
         state = jax.lax.complex(state, jnp.zeros_like(state))
-    return expand_leading(state, rank, core), hamiltonian, expand_leading(dt, rank)
+    return state, hamiltonian, dt
 
 
 def first_derivatives_only(tree: Tree, message: str) -> Tree:

@@ -6,6 +6,10 @@ multiplies entry jk by ``dt exp(-i dt (w_j - w_k) / 2) sinc(dt (w_j - w_k) / 2)`
 / x``: exact at equal eigenvalues, where autodiff through ``eigh`` divides 0 by 0. The phase is an
 evolution by half a step. So the commutator is taken of state and functional midway, and only dt and
 sinc, which are real, remain. For real H only the real part of Z counts then: two real products.
+
+Matrices have the *form* that fits H: Hermitian ones where it is complex, packed ones
+(:func:`vfejax.quantum.hermitian.packed`) where it is real. Packing keeps inner products, ``Re tr(A
+B) = sum(packed A * packed B)``, so a functional of packed matrices is the packed functional.
 """
 
 import functools
@@ -20,10 +24,8 @@ from vfejax.quantum.hermitian import (
     adjoint,
     eigh,
     hermitian_part,
-    packed,
     sandwich,
     turned,
-    unpacked,
 )
 from vfejax.types import Array
 
@@ -63,17 +65,15 @@ def _half_phases(levels: Array, dt: Array) -> _Phases:
 
 
 def _to_basis(x: Array, basis: Array) -> Array:
-    """The Hermitian part of x in the eigenbasis V; for real V its conjugate, packed."""
-    if jnp.iscomplexobj(basis):
-        return sandwich(hermitian_part(x), basis)
-    return turned(packed(x), basis)
+    """A form in the eigenbasis V; for real V that of the conjugate."""
+    return sandwich(x, basis) if jnp.iscomplexobj(basis) else turned(x, basis)
 
 
 def _from_basis(x: Array, basis: Array) -> Array:
     """The inverse of :func:`_to_basis`."""
     if jnp.iscomplexobj(basis):
         return sandwich(x, adjoint(basis))
-    return unpacked(turned(x, transpose(basis)))
+    return turned(x, transpose(basis))
 
 
 def _factors(half: _Phases, halves: int) -> Array:
@@ -191,12 +191,12 @@ def evolved_matrices(rho: Array, hamiltonian: Array, dt: Array) -> tuple[Array, 
     """``U rho U^dag``, and what its gradient reads.
 
     Args:
-        rho: ``[..., d, d]``, complex; its Hermitian part is read.
+        rho: ``[..., d, d]``, a form.
         hamiltonian: ``[d, d]`` or ``[..., d, d]``, real or complex.
         dt: ``[...]``.
 
-    >>> rho, pauli_x = jnp.diag(jnp.array([1.0 + 0.0j, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
-    >>> print(evolved_matrices(rho, pauli_x, jnp.asarray(jnp.pi / 2))[0].real.round(4).diagonal())
+    >>> rho, pauli_x = jnp.diag(jnp.array([1.0, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> print(evolved_matrices(rho, pauli_x, jnp.asarray(jnp.pi / 2))[0].round(4).diagonal())
     [0. 1.]
     """
     levels, basis = eigh(hamiltonian)
@@ -211,11 +211,11 @@ def matrices_before(
     """The matrices that :func:`evolved_matrices` has evolved, and what the gradient reads.
 
     Args:
-        evolved: ``[..., d, d]``, complex.
+        evolved: ``[..., d, d]``, a form.
         levels, basis: eigenvalues and eigenvectors of H.
         dt: ``[...]``.
 
-    >>> rho, pauli_x = jnp.diag(jnp.array([1.0 + 0.0j, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> rho, pauli_x = jnp.diag(jnp.array([1.0, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
     >>> evolved, kept = evolved_matrices(rho, pauli_x, jnp.asarray(0.3))
     >>> before, _ = matrices_before(evolved, kept.levels, kept.basis, kept.dt)
     >>> print(abs(before).round(4).diagonal())
@@ -227,10 +227,10 @@ def matrices_before(
 
 
 def matrix_cotangents(functional: Array, spectral: Spectral) -> tuple[Array, Array, Array]:
-    """Functional A of the start, ``[..., d, d]``, and cotangents of H and dt, from that of the
-    evolved matrices.
+    """Functional A of the start, a form ``[..., d, d]``, and cotangents of H and dt, from that of
+    the evolved matrices.
 
-    >>> rho, pauli_x = jnp.diag(jnp.array([1.0 + 0.0j, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> rho, pauli_x = jnp.diag(jnp.array([1.0, 0.0])), jnp.array([[0.0, 1.0], [1.0, 0.0]])
     >>> evolved, kept = evolved_matrices(rho, pauli_x, jnp.asarray(jnp.pi / 4))
     >>> print(matrix_cotangents(rho, kept)[2].round(4))  # of the population cos^2 t, at pi / 4
     -1.0

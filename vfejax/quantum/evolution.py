@@ -26,9 +26,11 @@ from vfejax.numerics import sum_to
 from vfejax.quantum._arguments import (
     check_square,
     first_derivatives_only,
+    fit_evolution,
     prepare_evolution,
     time_step,
 )
+from vfejax.quantum._forms import FIRST_ONLY, evolve_form, from_form, functional_of, to_form
 from vfejax.quantum._spectral import (
     Spectral,
     evolved_matrices,
@@ -40,7 +42,7 @@ from vfejax.quantum._spectral import (
 from vfejax.quantum.exponential import evolve_taylor
 from vfejax.types import Array
 
-__all__ = ["evolve", "evolve_spectral", "evolve_stack", "evolve_state"]
+__all__ = ["evolve", "evolve_packed", "evolve_spectral", "evolve_stack", "evolve_state"]
 
 
 SPECTRAL_LIMIT = 64
@@ -51,36 +53,6 @@ products take half the time at 128; in double they are slower by half at 48 and 
 LAPACK's own threads make its time erratic. The forward pass alone is faster by products from d =
 16.
 """
-
-
-_ONCE = (
-    "{} has first derivatives only, in reverse mode; for others differentiate "
-    "U rho U^dag with U = jax.scipy.linalg.expm(-1j * dt * hamiltonian)"
-)
-
-
-@jax.custom_vjp
-def _evolve_spectral(rho: Array, hamiltonian: Array, dt: Array) -> Array:
-    return evolved_matrices(rho, hamiltonian, dt)[0]
-
-
-def _evolve_spectral_forward(
-    rho: Array, hamiltonian: Array, dt: Array
-) -> tuple[Array, tuple[Array, Spectral]]:
-    rho, hamiltonian, dt = first_derivatives_only((rho, hamiltonian, dt), _ONCE.format("evolve"))
-    evolved, spectral = evolved_matrices(rho, hamiltonian, dt)
-    return evolved, (rho, spectral)
-
-
-def _evolve_spectral_backward(
-    kept: tuple[Array, Spectral], ct: Array
-) -> tuple[Array, Array, Array]:
-    (rho, spectral), ct = first_derivatives_only((kept, ct), _ONCE.format("evolve"))
-    functional, ct_hamiltonian, ct_dt = matrix_cotangents(jnp.conj(ct), spectral)
-    return sum_to(jnp.conj(functional), rho.shape), ct_hamiltonian, ct_dt
-
-
-_evolve_spectral.defvjp(_evolve_spectral_forward, _evolve_spectral_backward)
 
 
 def evolve_spectral(rho: Array, hamiltonian: Array, dt: ArrayLike) -> Array:
@@ -105,7 +77,42 @@ def evolve_spectral(rho: Array, hamiltonian: Array, dt: ArrayLike) -> Array:
     >>> print(jnp.abs(evolve_spectral(rho, pauli_x, jnp.pi / 2)).round(4).diagonal())
     [0. 1.]
     """
-    return _evolve_spectral(*prepare_evolution(rho, hamiltonian, dt, core=2))
+    rho, hamiltonian, dt = prepare_evolution(rho, hamiltonian, dt, core=2)
+    return from_form(evolve_form(to_form(rho, hamiltonian), hamiltonian, dt))
+
+
+def evolve_packed(packed: Array, hamiltonian: Array, dt: ArrayLike) -> Array:
+    """Evolved states ``U rho U^dag`` under real H, where ``Re rho + Im rho`` stands for rho.
+
+    Mixtures, dephasing and populations act on this real matrix as they do on rho. So a chain of
+    them and of evolutions takes half the memory, between :func:`vfejax.quantum.hermitian.packed`
+    and :func:`vfejax.quantum.hermitian.unpacked`.
+
+    Args:
+        packed: ``[..., d, d]``, real.
+        hamiltonian: ``[d, d]``, shared by all states, or ``[..., d, d]``; real symmetric.
+        dt: time step(s), ``[...]``, in inverse units of H (hbar = 1).
+
+    Returns:
+        Real ``[..., d, d]``; the leading axes of all three broadcast. Reverse mode, first order.
+
+    Raises:
+        ValueError: when shapes or dtypes do not fit.
+        NotImplementedError: for a second derivative.
+
+    >>> pauli_x, rho = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.diag(jnp.array([1.0, 0.0]))
+    >>> print(evolve_packed(rho, pauli_x, jnp.pi / 4).round(4))  # Im rho_01 = 1/2
+    [[ 0.5  0.5]
+     [-0.5  0.5]]
+    """
+    for name, x, remedy in (
+        ("packed", packed, "hermitian.packed makes packed states"),
+        ("hamiltonian", hamiltonian, "evolve takes complex ones"),
+    ):
+        check_square(name, x)
+        if jnp.iscomplexobj(x):
+            raise ValueError(f"{name} must be real, got {x.dtype}: {remedy}")
+    return evolve_form(*fit_evolution("packed", packed, hamiltonian, dt, core=2))
 
 
 def evolve(rho: Array, hamiltonian: Array, dt: ArrayLike) -> Array:
@@ -158,14 +165,14 @@ def _state_forward(
     psi: Array, hamiltonian: Array, dt: Array
 ) -> tuple[Array, tuple[Array, Spectral]]:
     psi, hamiltonian, dt = first_derivatives_only(
-        (psi, hamiltonian, dt), _ONCE.format("evolve_state")
+        (psi, hamiltonian, dt), FIRST_ONLY.format("evolve_state")
     )
     evolved, spectral = evolved_vectors(psi, hamiltonian, dt)
     return evolved, (psi, spectral)
 
 
 def _state_backward(kept: tuple[Array, Spectral], ct: Array) -> tuple[Array, Array, Array]:
-    (psi, spectral), ct = first_derivatives_only((kept, ct), _ONCE.format("evolve_state"))
+    (psi, spectral), ct = first_derivatives_only((kept, ct), FIRST_ONLY.format("evolve_state"))
     functional, ct_hamiltonian, ct_dt = vector_cotangents(jnp.conj(ct), spectral)
     return sum_to(jnp.conj(functional), psi.shape), ct_hamiltonian, ct_dt
 
@@ -221,12 +228,12 @@ def _stack_in_bases(rho: Array, hamiltonians: Array, dts: Array) -> tuple[Array,
 
 
 def _stack_forward(rho: Array, hamiltonians: Array, dts: Array) -> tuple[Array, _Stack]:
-    arguments = first_derivatives_only((rho, hamiltonians, dts), _ONCE.format("evolve_stack"))
+    arguments = first_derivatives_only((rho, hamiltonians, dts), FIRST_ONLY.format("evolve_stack"))
     return _stack_in_bases(*arguments)
 
 
 def _stack_backward(kept: _Stack, ct: Array) -> tuple[Array, Array, Array]:
-    kept, ct = first_derivatives_only((kept, ct), _ONCE.format("evolve_stack"))
+    kept, ct = first_derivatives_only((kept, ct), FIRST_ONLY.format("evolve_stack"))
 
     def layer(
         carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]
@@ -237,7 +244,7 @@ def _stack_backward(kept: _Stack, ct: Array) -> tuple[Array, Array, Array]:
 
     (_, functional), (ct_hamiltonians, ct_dts) = jax.lax.scan(
         layer,
-        (kept.final, jnp.conj(ct)),
+        (kept.final, functional_of(ct)),
         (kept.levels, kept.basis, kept.dts),
         reverse=True,
     )
@@ -288,4 +295,5 @@ def evolve_stack(rho: Array, hamiltonians: Array, dt: ArrayLike) -> Array:
     rho, _, first = prepare_evolution(rho, hamiltonians[0], dt[0], core=2)
     lead = jnp.broadcast_shapes(rho.shape[:-2], first.shape)
     dts = jnp.reshape(dt, (dt.shape[0], *first.shape))
-    return _evolve_stack(jnp.broadcast_to(rho, (*lead, *rho.shape[-2:])), hamiltonians, dts)
+    rho = jnp.broadcast_to(to_form(rho, hamiltonians), (*lead, *rho.shape[-2:]))
+    return from_form(_evolve_stack(rho, hamiltonians, dts))
