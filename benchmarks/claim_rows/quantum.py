@@ -38,6 +38,7 @@ from vfejax.models.quantum.layers import (
 from vfejax.quantum.density import GOLDEN_RATIO
 from vfejax.quantum.evolution import evolve
 from vfejax.quantum.hamiltonian import symmetric
+from vfejax.quantum.hermitian import unpacked
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
@@ -132,7 +133,7 @@ def gating() -> Found:
         tokens = np.random.default_rng(seed).integers(0, 96, (16, LENGTH))
         states, places = embedding(jnp.asarray(tokens)), jnp.arange(LENGTH)
         past = jnp.zeros((16, WINDOW, config.dim, config.dim), states.dtype)
-        rho = block.mixed(jnp.concatenate([past, states], axis=1), places)
+        rho = unpacked(block.mixed(jnp.concatenate([past, states], axis=1), places))
         h = symmetric(block.hamiltonian[...])
         energy = block.measure(rho, h)["free_energy_nats"]
         scale = position_scale(places, LENGTH, h.dtype)

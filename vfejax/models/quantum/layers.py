@@ -1,8 +1,10 @@
 """Layers of density matrices: tokens as states, mixing with what came before, evolution, and what
 is read from it.
 
-States are complex64 (complex128 in a float64 model) whatever the arithmetic of the projections is.
-phi is the golden ratio throughout.
+A state rho is kept as one real matrix, ``Re rho + Im rho``
+(:func:`vfejax.quantum.hermitian.packed`): mixing, dephasing and populations act on it as they do on
+rho. It is float32 (float64 in a float64 model) whatever the arithmetic of the projections is. phi
+is the golden ratio throughout.
 """
 
 import functools
@@ -21,8 +23,9 @@ from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
 from vfejax.quantum.channels import dephase
 from vfejax.quantum.density import GOLDEN_RATIO
-from vfejax.quantum.evolution import evolve
+from vfejax.quantum.evolution import evolve_packed
 from vfejax.quantum.hamiltonian import symmetric
+from vfejax.quantum.hermitian import unpacked
 from vfejax.types import Array
 
 __all__ = [
@@ -144,24 +147,20 @@ class GivensEmbedding(nnx.Module):
         )
 
     def __call__(self, tokens: Array) -> Array:
-        """``tokens [...]`` to complex states ``[..., d, d]``."""
+        """``tokens [...]`` to states ``[..., d, d]``, which are real: packed, too."""
         rho = density.pure_state(density.givens_state(tokens % self.dim, self.angles[...][tokens]))
         if self.dephasing is not None:
             rho = dephase(rho, jax.lax.stop_gradient(self.dephasing[...])[tokens])
-        return jax.lax.complex(rho, jnp.zeros_like(rho))
+        return rho
 
 
 def _weighted(states: Array, weights: Array) -> Array:
     """``sum_d weights[i, d] states[:, i + d]``, ``[b, n, d, d]``, for ``weights [n, m]`` and at
-    least ``n + m - 1`` states; in real arithmetic.
+    least ``n + m - 1`` states.
     """
     n, m = weights.shape
-
-    def total(part: Array) -> Array:
-        shares = [part[:, d : d + n] * weights[None, :, d, None, None] for d in range(m)]
-        return functools.reduce(jnp.add, shares)
-
-    return jax.lax.complex(total(jnp.real(states)), total(jnp.imag(states)))
+    shares = [states[:, d : d + n] * weights[None, :, d, None, None] for d in range(m)]
+    return functools.reduce(jnp.add, shares)
 
 
 @jax.custom_vjp
@@ -173,7 +172,7 @@ def causal_mix(states: Array, coupling: Array, positions: Array) -> Array:
     for lam (autodiff takes three times as long).
 
     Args:
-        states: of the WINDOW positions before and then the n tokens, complex ``[b, WINDOW + n, d,
+        states: of the WINDOW positions before and then the n tokens, real ``[b, WINDOW + n, d,
             d]``.
         coupling: lam, a scalar.
         positions: integers ``[n]``.
@@ -197,7 +196,7 @@ def _causal_mix_backward(
     weights, slope = jax.jvp(
         lambda c: mixing_weights(c, positions), (coupling,), (jnp.ones_like(coupling),)
     )
-    ct_coupling = jnp.sum(jnp.real(ct * _weighted(states, slope[:, ::-1])))
+    ct_coupling = jnp.sum(ct * _weighted(states, slope[:, ::-1]))
     # State m is read by position m - WINDOW + d as its predecessor d.
     rows = jnp.pad(weights, ((WINDOW, WINDOW), (0, 0)))
     readers = jnp.stack([rows[d : d + states.shape[1], d] for d in range(WINDOW + 1)], axis=1)
@@ -276,7 +275,7 @@ class QuantumBlock(nnx.Module):
 
     def measure(self, rho: Array, hamiltonian: Array) -> dict[str, Array]:
         """Free energy (nats; :func:`vfejax.quantum.density.free_energy`), its parts and the purity
-        of each state, ``[...]``.
+        of each state rho, complex ``[..., d, d]``.
 
         Energies are counted from their mean: a shift of H moves no state, and would lower F without
         end.
@@ -319,9 +318,9 @@ class QuantumBlock(nnx.Module):
         rho = self.mixed(states, places)
         hamiltonian = symmetric(self.hamiltonian[...])
         chosen, counted = _measured_states(rho, 1 if config.gate else config.measure_every, mask)
-        found = self.measure(chosen, hamiltonian)
+        found = self.measure(unpacked(chosen), hamiltonian)
         scale = position_scale(positions, self.period, hamiltonian.dtype)
-        evolved = evolve(rho, hamiltonian, _DT * scale)
+        evolved = evolve_packed(rho, hamiltonian, _DT * scale)
         if config.gate:
             still = jnp.abs(found["free_energy_nats"]) <= GATE / config.dim
             evolved = jnp.where(still[..., None, None], rho, evolved)

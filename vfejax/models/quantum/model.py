@@ -34,8 +34,8 @@ __all__ = ["Memory", "QuantumTransformerConfig", "build", "decohered_difference"
 
 
 class Memory(NamedTuple):
-    """Input states of every block at the last 8 positions, ``[blocks, b, 8, d, d]``, and the number
-    of tokens read.
+    """Input states of every block at the last 8 positions, packed, ``[blocks, b, 8, d, d]``, and
+    the number of tokens read.
     """
 
     states: Array
@@ -122,7 +122,7 @@ class QuantumTransformer(Watched):
 
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config
-        dtype = jnp.result_type(self.tokens.angles[...].dtype, jnp.complex64)
+        dtype = self.tokens.angles[...].dtype
         states = jnp.zeros((config.blocks, batch_size, WINDOW, config.dim, config.dim), dtype)
         return Memory(states, jnp.zeros((), jnp.int32))
 
@@ -159,8 +159,8 @@ def build(
         config: see :class:`QuantumTransformerConfig`.
         vocab_size: number of tokens.
         length: tokens after which the factors of H repeat: how many a training sequence has.
-        dtype: that of the projections: float32, float64 or bfloat16. States are complex64, or
-            complex128 for float64.
+        dtype: that of the projections: float32, float64 or bfloat16. States are in single
+            precision, or in double for float64.
         counts: how often each token occurs in the training text, ``[vocab_size]``: frequent ones
             lose coherence. They only decide the value of a parameter, so a model whose weights are
             read back may be built with any counts; None for a model without it.
