@@ -31,10 +31,11 @@ __all__ = [
 
 _policies = jax.checkpoint_policies
 _DEAR = _policies.save_from_both_policies(
-    _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("eigh")
+    _policies.dots_with_no_batch_dims_saveable,
+    _policies.save_only_these_names("eigh", "populations"),
 )
-"""What gradients keep of a block, as it costs most to compute: products with weights, and
-eigenvectors."""
+"""What gradients keep of a block, as it costs most to compute: products with weights, eigenvectors,
+and populations of states, in place of the states."""
 
 
 class _Apart:

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from vfejax.models.blocks import normal
+from vfejax.models.kernels import kernel_product
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
@@ -196,7 +198,9 @@ def _causal_mix_backward(
     weights, slope = jax.jvp(
         lambda c: mixing_weights(c, positions), (coupling,), (jnp.ones_like(coupling),)
     )
-    ct_coupling = jnp.sum(ct * _weighted(states, slope[:, ::-1]))
+    products = (ct * _weighted(states, slope[:, ::-1])).reshape(-1, ct.shape[-1] ** 2)
+    # As a product: XLA on a CPU writes all nine slices of the states before a sum.
+    ct_coupling = jnp.sum(products @ jnp.ones_like(products[0]))
     # State m is read by position m - WINDOW + d as its predecessor d.
     rows = jnp.pad(weights, ((WINDOW, WINDOW), (0, 0)))
     readers = jnp.stack([rows[d : d + states.shape[1], d] for d in range(WINDOW + 1)], axis=1)
@@ -256,7 +260,9 @@ class QuantumBlock(nnx.Module):
             config.width, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs
         )
         out_scale = 0.02 / (2 * config.blocks) ** 0.5
-        self.mlp_in = linear(config.width, config.hidden, kernel_init=normal(0.02))
+        self.mlp_in = linear(
+            config.width, config.hidden, kernel_init=normal(0.02), dot_general=kernel_product
+        )
         self.mlp_out = linear(config.hidden, config.width, kernel_init=normal(out_scale))
 
     def mixed(self, states: Array, places: Array) -> Array:
@@ -324,7 +330,8 @@ class QuantumBlock(nnx.Module):
         if config.gate:
             still = jnp.abs(found["free_energy_nats"]) <= GATE / config.dim
             evolved = jnp.where(still[..., None, None], rho, evolved)
-        x = x + self.values(density.populations(evolved).astype(self.dtype))
+        populations = checkpoint_name(density.populations(evolved), "populations")
+        x = x + self.values(populations.astype(self.dtype))
         x = x + self.mlp_out(nnx.gelu(self.mlp_in(self.norm(x))))
         return (
             (x, dephase(evolved, GATE / config.blocks)),
