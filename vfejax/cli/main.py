@@ -111,13 +111,15 @@ def _run(name: str, arguments: list[str]) -> int:
     own = sys.argv[1:] == [name, *arguments]
     with _rare_collections() if own else contextlib.nullcontext():
         command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
+        from vfejax.cli import drawing
         from vfejax.cli.programs import keep_programs
         from vfejax.runs.interrupt import Interrupt
 
         if own:
             # In another's process, functions of the package may have been replaced by others.
             keep_programs()
-        with Interrupt(f"vfejax {name}: interrupted"):
+        beside = drawing.allowed() if own else contextlib.nullcontext()
+        with Interrupt(f"vfejax {name}: interrupted"), beside:
             return command.main(arguments)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from vfejax.cli import kept, options
+from vfejax.cli import drawing, kept, options
 from vfejax.cli.options import RunOptions
 from vfejax.data.files import atomic_write
 from vfejax.runs import checkpoint, loop, processes, shared, tensorboard
@@ -157,7 +157,8 @@ class Session(NamedTuple):
         notes = (*report.notes, *self.notes)
         if outcome.stop:
             notes = (*notes, outcome.stop)
-        report._replace(notes=notes).write(self.run, run_directory.read_config(self.run))
+        settings = run_directory.read_config(self.run)
+        report._replace(notes=notes).write(self.run, settings, drawing.drawn)
         whole = {**summary, "seconds": round(outcome.seconds, 1)}
         atomic_write(self.run.file("summary.json"), json.dumps(whole, indent=2) + "\n")
         if not self.config.quiet:

@@ -135,6 +135,10 @@ def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
     return result
 
 
+def _plain_number(value: float, _: int | None) -> str:
+    return f"{value:g}"
+
+
 def log_axis(axis: Axis) -> None:
     """Logarithmic scale with ticks written as plain numbers, at 1, 2 and 5 when they span few
     decades; set the limits first.
@@ -143,7 +147,7 @@ def log_axis(axis: Axis) -> None:
     name = "x" if axis is axis.axes.xaxis else "y"
     axis.axes.set(**{f"{name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(_plain_number))
     axis.set_minor_formatter(NullFormatter())
 
 

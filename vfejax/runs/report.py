@@ -5,13 +5,10 @@ summary, pictures, text, settings and notes.
 import base64
 import decimal
 import html
-import io
 import numbers
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 from vfejax.data.files import atomic_write
 from vfejax.runs.directory import RunDirectory
@@ -19,7 +16,7 @@ from vfejax.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Report", "figure_pixels", "figure_png", "write_report"]
+__all__ = ["Picture", "Report", "figure_png", "in_turn", "write_report"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6577; --page: #f6f7f9;
@@ -87,19 +84,24 @@ class Report(NamedTuple):
     notes: Sequence[str] = ()
     header: Sequence[str] = ("quantity", "value")
 
-    def write(self, run: RunDirectory, config: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        run: RunDirectory,
+        config: Mapping[str, Any],
+        drawn_fn: "Callable[[Iterable[Picture]], Iterable[tuple[Picture, bytes]]] | None" = None,
+    ) -> None:
         """Write ``figures/*.png`` and ``report.html``.
 
         Args:
             run: the run, held.
             config: its settings, shown at the end of the page.
+            drawn_fn: the pictures in their order, each with its PNG; by default :func:`in_turn`.
 
         Raises:
             UserError: when a file cannot be written.
         """
         figures = []
-        for picture in self.pictures:
-            png = figure_png(picture.figure)
+        for picture, png in (drawn_fn or in_turn)(self.pictures):
             atomic_write(run.file(f"figures/{picture.name}.png"), png)
             figures.append((picture.title, picture.caption, png))
         write_report(
@@ -115,31 +117,20 @@ class Report(NamedTuple):
 
 
 def figure_png(figure: "Figure", *, dpi: int = 150) -> bytes:
-    """A matplotlib figure as PNG. The same figure gives the same bytes: no date or version is
-    written into it, and it has no transparency to pack.
+    """A matplotlib figure as PNG; see :func:`vfejax.figures.png.figure_png`."""
+    from vfejax.figures import png  # here, since Matplotlib takes long to import
+
+    return png.figure_png(figure, dpi=dpi)
+
+
+def in_turn(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, bytes]]:
+    """Each picture with its PNG.
+
+    Args:
+        pictures: what is drawn.
     """
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    pixels = figure_pixels(figure, dpi=dpi)
-    Image.fromarray(pixels).save(buffer, format="png", dpi=(dpi, dpi))
-    return buffer.getvalue()
-
-
-def figure_pixels(figure: "Figure", *, dpi: int) -> np.ndarray:
-    """A matplotlib figure as red, green and blue, bytes ``[height, width, 3]``. It is drawn once,
-    while ``savefig`` draws twice.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    before = figure.dpi
-    try:
-        figure.set_dpi(dpi)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-    finally:
-        figure.set_dpi(before)
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    for picture in pictures:
+        yield picture, figure_png(picture.figure)
 
 
 def write_report(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vfejax.cli import drawing
 from vfejax.cli import session as sessions
 from vfejax.cli.filter import estimates, koopman, model_file, models, moving, online
 from vfejax.cli.filter import report as filter_report
@@ -55,6 +56,7 @@ def _read(config: FilterConfig, given: ModelFile | None) -> Series:
 
 def _filter(config: FilterConfig) -> int:
     """Read, learn where asked to, estimate, and write the run."""
+    drawing.begin()
     given = models.given_file(config)
     inputs = {"FILE": config.file, "model": Path(config.model or "") if given else None}
     sessions.compare(config, inputs)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from vfejax.cli import drawing
 from vfejax.cli import session as sessions
 from vfejax.cli.beside import import_beside
 from vfejax.cli.options import essentials
@@ -58,6 +59,7 @@ def _episodes(config: PlanConfig) -> int:
     with sessions.begin(config, "plan", inputs) as session:
         references.begin(config, problem)
         outcome = session.advance(program, unit="episodes")
+        drawing.begin()
         from vfejax.cli.plan import pictures, report
 
         run, shown = session.run, outcome.memory

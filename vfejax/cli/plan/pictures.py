@@ -14,9 +14,10 @@ from vfejax.cli.plan.references import Fare
 from vfejax.figures import choices, frames, grid_worlds
 from vfejax.figures.frames import Bars, Ground
 from vfejax.figures.grid_worlds import Mark, Walk
+from vfejax.figures.png import figure_pixels
 from vfejax.figures.style import plain
 from vfejax.problems.grid_world import GridMap
-from vfejax.runs.report import Picture, figure_pixels
+from vfejax.runs.report import Picture
 
 __all__ = ["film", "pictures"]
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
-from vfejax.cli import kept
+from vfejax.cli import drawing, kept
 from vfejax.cli import session as sessions
 from vfejax.cli.beside import compile_beside, import_beside
 from vfejax.cli.once import compiled_once, compiled_plainly
@@ -186,6 +186,7 @@ def simulate(config: SimulateConfig) -> int:
     status.
     """
     import_beside(*_LATER)
+    drawing.begin()
     inputs = _inputs(config)
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)

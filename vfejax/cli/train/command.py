@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from vfejax.cli import kept
+from vfejax.cli import drawing, kept
 from vfejax.cli import session as sessions
 from vfejax.cli.beside import compile_beside, import_beside
 from vfejax.cli.once import compiled_once
@@ -279,6 +279,7 @@ def train(config: TrainConfig) -> int:
         outcome = session.advance(program, unit="tokens", units_per_step=window_tokens)
         from vfejax.cli.train import report as train_report
 
+        drawing.begin()
         session.say("evaluating the best weights and counting the baselines")
         report, summary = train_report.build(
             config,
