@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vfejax.data.files import one_line
+from vfejax.runs import processes
 from vfejax.runs.checkpoint_record import Damaged
 from vfejax.types import PyTree
 
@@ -105,12 +106,27 @@ def read_state(path: Path, template: PyTree) -> PyTree:
     if targets:
         with _orbax() as ocp:
             try:
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                with _reader(ocp, targets) as checkpointer:
                     read = checkpointer.restore(path, args=ocp.args.StandardRestore(targets))
             except Exception as error:
                 raise Damaged(f"orbax cannot read it ({one_line(error)})") from error
     restored = [_leaf(leaf, read.get(f"{i:06d}")) for i, leaf in enumerate(leaves)]
     return jax.tree.unflatten(treedef, restored)
+
+
+def _reader(ocp: Any, targets: dict[str, Any]) -> Any:
+    """Reads with all processes, unless all goes to devices of this one: then it waits for no other,
+    which need not read.
+    """
+    places = [getattr(target, "sharding", None) for target in targets.values()]
+    if any(place is None or not place.is_fully_addressable for place in places):
+        return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    here = processes.index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _target(leaf: Any) -> Any:

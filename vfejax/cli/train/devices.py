@@ -9,7 +9,7 @@ from vfejax.runs import processes
 from vfejax.training import sharding
 from vfejax.types import PyTree
 
-__all__ = ["remark", "rule_of_weights", "shardings", "train_mesh"]
+__all__ = ["dealt_out", "remark", "rule_of_weights", "shardings", "train_mesh"]
 
 _NAMED = 3  # leaves that a remark lists
 
@@ -49,6 +49,22 @@ def rule_of_weights(config: TrainConfig) -> sharding.Rule:
         config: the options.
     """
     return sharding.zero3 if config.shard == "zero3" else sharding.replicated
+
+
+def dealt_out(config: TrainConfig, template: PyTree) -> PyTree:
+    """Weights to be read, on the devices where they are evaluated, so that no process of several
+    reads more than its own devices hold; as they are for a process that is alone.
+
+    Args:
+        config: the options.
+        template: shapes of the weights.
+    """
+    if processes.count() == 1:
+        return template
+    places = rule_of_weights(config)(train_mesh(config), template)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), template, places
+    )
 
 
 def remark(config: TrainConfig, mesh: Mesh, present: int, template: PyTree) -> str:

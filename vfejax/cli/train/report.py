@@ -14,6 +14,7 @@ import numpy as np
 from vfejax.cli import generate, kept
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.once import compiled_plainly
+from vfejax.cli.train import devices
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
@@ -261,11 +262,13 @@ def build(
     """
     best = run.path / BEST
     template = start.learning(kept.shapes(start.model.init, random_key(config.seed)))
-    learning, meta = checkpoint.restore(best, template)
-    params = start.whole(learning)
-    scores = _scores(config, corpus, params, evaluate_fn, stop_fn)
+    learning, meta = checkpoint.restore(best, devices.dealt_out(config, template))
+    scores = _scores(config, corpus, start.whole(learning), evaluate_fn, stop_fn)
     if not processes.leads():
         return None, {}
+    if processes.count() > 1:  # what the first one shows, it computes alone
+        learning, _ = checkpoint.restore(best, template)
+    params = start.whole(learning)
     metrics = read_metrics(run, required=_LOSSES)
     summary = _summary(config, corpus, params, int(metrics["step"][-1])) | scores
     summary |= {"baselines_nats_per_token": baselines(corpus, stop_fn)}
