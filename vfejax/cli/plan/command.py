@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 def _episodes(config: PlanConfig) -> int:
     """Run all episodes, and write the run."""
     import_beside(*_LATER)
+    drawing.begin()
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
@@ -59,7 +60,6 @@ def _episodes(config: PlanConfig) -> int:
     with sessions.begin(config, "plan", inputs) as session:
         references.begin(config, problem)
         outcome = session.advance(program, unit="episodes")
-        drawing.begin()
         from vfejax.cli.plan import pictures, report
 
         run, shown = session.run, outcome.memory
