@@ -68,6 +68,11 @@ compiled = jax.jit(gradient(over_mesh(mesh(8), "sequence"))).lower(*inputs).comp
 # Sums of 264 numbers of order 1; resolvents of condition 10.
 compare(compiled(*inputs), one(*inputs), 1e-12)
 
+# In another unit of energy, by the same program.
+unit = 2.0**-200
+small = compiled(*(unit * x for x in inputs[:3]), *inputs[3:5], unit * inputs[5])[0][1]
+compare(small[0] * unit, one(*inputs)[0][1][0], 1e-12)
+
 # What travels is for each device four numbers of a map, or the entry at a border.
 kind = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 kind = rf"= [a-z]+[0-9]+\\[([0-9,]*)\\]\\S* (?:{kind})(?:-start)?\\("

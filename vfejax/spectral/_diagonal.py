@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from vfejax.spectral import _folded
 from vfejax.spectral._folded import Folded
 from vfejax.spectral._folded_adjoint import adjoint
-from vfejax.spectral.scans import ASSOCIATIVE, Scans
+from vfejax.spectral.scans import ASSOCIATIVE, Scans, scaled
 from vfejax.spectral.sides import Sides, diagonal_tangent, sides
 from vfejax.types import Array, PyTree
 
-__all__ = ["Operands", "chain_sides", "diagonal_of_chains", "zeros_of"]
+__all__ = ["Chain", "Operands", "chain_sides", "coefficients", "diagonal_of_chains", "zeros_of"]
 
 Operands: TypeAlias = tuple[Array, Array, Array, Array]
+Chain: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
 class _Kept(NamedTuple):
@@ -71,27 +72,54 @@ def _linear(
     )[1]
 
 
-def chain_sides(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> Sides:
-    """:func:`vfejax.spectral.sides.sides` of chains side by side.
+def chain_sides(a: Array, b: Array, c: Array, z: Array, s: Array, scans: Scans) -> Sides:
+    """:func:`vfejax.spectral.sides.sides` of chains side by side: the fractions of the chains
+    multiplied by s, and G of the chains themselves.
 
     Args:
         a: diagonal, ``[lanes, n]``.
         b: superdiagonal, ``[lanes, n - 1]``.
         c: subdiagonal, ``[lanes, n - 1]``.
         z: spectral parameter, complex, ``[lanes]``.
+        s: real, ``[lanes]``.
         scans: the algorithm.
 
     >>> from vfejax.spectral.scans import PLATFORM
     >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
-    >>> chain_sides(a, b, b, z, PLATFORM).both.shape
+    >>> chain_sides(a, b, b, z, jnp.ones(1), PLATFORM).both.shape
     (2, 2, 1)
     """
-    return sides((a.astype(z.dtype) - z[:, None]).T, (b * c).T, scans)
+    both, diagonal = sides(*coefficients(a, b, c, z, s), scans)
+    return Sides(both, scaled(s[None], diagonal))
 
 
-def _tangent(chain: Sides, b: Array, c: Array, changes: Operands, scans: Scans) -> Array:
+def coefficients(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Array, Array]:
+    """``s (a - z)`` and ``s^2 b c``, sites first: those of the recurrences of the chains multiplied
+    by s.
+
+    Args:
+        a: diagonal, ``[lanes, n]``.
+        b: superdiagonal, ``[lanes, n - 1]``.
+        c: subdiagonal, ``[lanes, n - 1]``.
+        z: spectral parameter, complex, ``[lanes]``.
+        s: a power of two, real, ``[lanes]``.
+
+    Returns:
+        Complex ``[n, lanes]`` and ``[n - 1, lanes]``, real where b and c are.
+
+    >>> a, b, z = jnp.ones((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> [x[0, 0].item() for x in coefficients(a, b, b, z, jnp.full(1, 2.0))]
+    [(2-2j), 4.0]
+    """
+    a, b, c = (scaled(s[None], x.T) for x in (a, b, c))
+    return a.astype(z.dtype) - scaled(s, z)[None], b * c
+
+
+def _tangent(chain: Sides, b: Array, c: Array, s: Array, changes: Operands, scans: Scans) -> Array:
     a_change, b_change, c_change, z_change = changes
+    b, c = (scaled(s[:, None], x) for x in (b, c))
     d_change = (a_change.astype(z_change.dtype) - z_change[:, None]).T
+    # Times s, since the fractions of the multiplied chains are those of the chains over s.
     k_change = (b * c_change + b_change * c).T
     return diagonal_tangent(chain, (b * c).T, d_change, k_change, scans).T
 
@@ -109,32 +137,34 @@ def zeros_of(fn: Callable, *arguments: Array) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, *arguments))
 
 
-def _diagonal_folded(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Kept]:
-    g, folded = _folded.diagonal(a, b, c, z)
+def _diagonal_folded(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Array, _Kept]:
+    g, folded = _folded.diagonal(a, b, c, z, s)
     return g, _Kept(folded, jnp.zeros((a.shape[1], 2, a.shape[0]), z.dtype))
 
 
-def _diagonal_by_tree(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, _Kept]:
-    chain = chain_sides(a, b, c, z, ASSOCIATIVE)
-    return chain.diagonal.T, _Kept(zeros_of(_folded.diagonal, a, b, c, z)[1], chain.both)
+def _diagonal_by_tree(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Array, _Kept]:
+    chain = chain_sides(a, b, c, z, s, ASSOCIATIVE)
+    return chain.diagonal.T, _Kept(zeros_of(_folded.diagonal, a, b, c, z, s)[1], chain.both)
 
 
 def _adjoint_folded(
-    a: Array, b: Array, c: Array, z: Array, g: Array, kept: _Kept, w: Array
+    a: Array, b: Array, c: Array, z: Array, s: Array, g: Array, kept: _Kept, w: Array
 ) -> Operands:
-    return adjoint(a, b, c, z, g, kept.folded, w)
+    return adjoint(a, b, c, z, s, g, kept.folded, w)
 
 
 def _adjoint_by_tree(
-    a: Array, b: Array, c: Array, z: Array, g: Array, kept: _Kept, w: Array
+    a: Array, b: Array, c: Array, z: Array, s: Array, g: Array, kept: _Kept, w: Array
 ) -> Operands:
     chain = Sides(kept.both, g.T)
     arguments = jax.eval_shape(lambda: (a, b, c, z))
-    return jax.linear_transpose(lambda *x: _tangent(chain, b, c, x, ASSOCIATIVE), *arguments)(w)
+    return jax.linear_transpose(lambda *x: _tangent(chain, b, c, s, x, ASSOCIATIVE), *arguments)(w)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
-def diagonal_of_chains(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> tuple[Array, _Kept]:
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def diagonal_of_chains(
+    a: Array, b: Array, c: Array, z: Array, s: Array, scans: Scans
+) -> tuple[Array, _Kept]:
     """Diagonal of the resolvent of chains side by side.
 
     Args:
@@ -142,6 +172,8 @@ def diagonal_of_chains(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> 
         b: superdiagonal, real or complex, ``[lanes, n - 1]``.
         c: subdiagonal, of the same dtype and shape.
         z: spectral parameter, complex, ``[lanes]``.
+        s: what multiplies all of them before they are swept, and G after it, a power of two, real,
+            ``[lanes]``. Without derivatives: G does not depend on it.
         scans: the algorithm, for the derivatives too.
 
     Returns:
@@ -149,23 +181,25 @@ def diagonal_of_chains(a: Array, b: Array, c: Array, z: Array, scans: Scans) -> 
 
     >>> from vfejax.spectral.scans import PLATFORM
     >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
-    >>> print(diagonal_of_chains(a, b, b, z, PLATFORM)[0].imag)
+    >>> print(diagonal_of_chains(a, b, b, z, jnp.ones(1), PLATFORM)[0].imag)
     [[0.5 0.5]]
     """
-    return scans.choose(_diagonal_folded, _diagonal_by_tree, a, b, c, z)
+    return scans.choose(_diagonal_folded, _diagonal_by_tree, a, b, c, z, s)
 
 
 @diagonal_of_chains.defjvp
-def _diagonal_jvp(scans: Scans, primals: Operands, tangents: Operands) -> tuple[Any, Any]:
+def _diagonal_jvp(scans: Scans, primals: Chain, tangents: Chain) -> tuple[Any, Any]:
     g, kept = diagonal_of_chains(*primals, scans)
-    a, b, c, z = primals
     constant = jax.lax.stop_gradient((*primals, g, kept))
+
+    def tangent(chain: Chain, changes: Operands) -> Array:
+        _, b, c, _, s = chain
+        return _tangent(chain_sides(*chain, scans), b, c, s, changes, scans)
+
     g_change = _linear(
-        lambda changes: _tangent(chain_sides(a, b, c, z, scans), b, c, changes, scans),
-        lambda changes: _tangent(
-            chain_sides(*constant[:4], scans), constant[1], constant[2], changes, scans
-        ),
+        partial(tangent, primals),
+        partial(tangent, constant[:5]),
         lambda w: scans.choose(_adjoint_folded, _adjoint_by_tree, *constant, w),
-        tangents,
+        tangents[:4],
     )
     return (g, kept), (g_change, jax.tree.map(jnp.zeros_like, kept))

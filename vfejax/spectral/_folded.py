@@ -45,7 +45,8 @@ __all__ = [
 
 
 class Folded(NamedTuple):
-    """What the gradient reads besides the arguments and the diagonal, of every group of chains.
+    """What the gradient reads besides the arguments and the diagonal, of every group of chains, in
+    the unit in which they are swept.
 
     Attributes:
         entering: what the first row of each block but the middle one feels of the row before, ``k
@@ -63,15 +64,29 @@ class Folded(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """Chains ``[lanes, n]`` and ``[lanes, n - 1]``, and the z of their rows, ``[2 lanes]``."""
+    """Chains ``[lanes, n]`` and ``[lanes, n - 1]``, and of their rows ``[2 lanes]`` what multiplies
+    them before they are swept, and z, multiplied.
+    """
 
     a: Array
     b: Array
     c: Array
+    s: Array
     z: Array
 
+    def multiplied(self, x: Array) -> Array:
+        """Rows ``[rows, 2 lanes]`` in the unit of the sweeps; and a resolvent of that unit in that
+        of the arguments.
+        """
+        return scaled(self.s[None], x)
 
-def plan(a: Array, b: Array, c: Array, z: Array) -> tuple[Chains, int, Array, int]:
+    def links(self, start: Array | int, rows: int) -> Array:
+        """Rows of the folded product of the off-diagonals."""
+        b, c = (self.multiplied(fold(start, rows, x)) for x in (self.b, self.c))
+        return b * c
+
+
+def plan(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Chains, int, Array, int]:
     """How chains are swept.
 
     Args:
@@ -79,23 +94,26 @@ def plan(a: Array, b: Array, c: Array, z: Array) -> tuple[Chains, int, Array, in
         b: ``[lanes, n - 1]``.
         c: ``[lanes, n - 1]``.
         z: ``[lanes]``.
+        s: what multiplies them, real, ``[lanes]``.
 
     Returns:
         Chains with a link at least, rows of a block, starts of all blocks but the middle one, and
         its start.
 
     >>> a, b, z = jnp.zeros((1, 9000)), jnp.ones((1, 8999)), jnp.array([1j])
-    >>> plan(a, b, b, z)[1:]
+    >>> plan(a, b, b, z, jnp.ones(1))[1:]
     (1500, Array([   0, 1500], dtype=int32), 3000)
     """
     num, rows = blocks(a.shape[1])
     if a.shape[1] == 1:
         b, c = (jnp.pad(x, ((0, 0), (0, 1))) for x in (b, c))
     starts = jnp.arange(num - 1, dtype=jnp.int32) * rows
-    return Chains(a, b, c, jnp.concatenate([z, z])), rows, starts, (num - 1) * rows
+    s, z = (jnp.concatenate([x, x]) for x in (s, z))
+    return Chains(a, b, c, s, scaled(s, z)), rows, starts, (num - 1) * rows
 
 
-def _pivot(a: Array, z: Array, felt: Array) -> Array:
+def _pivot(chains: Chains, a: Array, felt: Array) -> Array:
+    a, z = scaled(chains.s, a), chains.z
     if jnp.iscomplexobj(a):
         return a - z - felt
     return jax.lax.complex(a - jnp.real(z), jnp.broadcast_to(-jnp.imag(z), a.shape)) - felt
@@ -105,13 +123,12 @@ def _inward(
     chains: Chains, start: Array | int, felt: Array, rows: int
 ) -> tuple[Callable, Array, Array]:
     """``step(r, I_r)``, I of the first row of a block, and the links after its last one."""
-    a, b, c, z = chains
-    sites, links = fold(start, rows, a), fold(start, rows, b, c)
+    sites, links = fold(start, rows, chains.a), chains.links(start, rows)
 
     def step(r: Array, g: Array) -> Array:
-        return pivot_reciprocal(_pivot(row(sites, r + 1), z, scaled(row(links, r), g)))
+        return pivot_reciprocal(_pivot(chains, row(sites, r + 1), scaled(row(links, r), g)))
 
-    return step, pivot_reciprocal(_pivot(sites[0], z, felt)), links[-1]
+    return step, pivot_reciprocal(_pivot(chains, sites[0], felt)), links[-1]
 
 
 def sweep_inward(chains: Chains, start: Array | int, felt: Array, into: Array) -> Array:
@@ -123,7 +140,8 @@ def sweep_inward(chains: Chains, start: Array | int, felt: Array, into: Array) -
         felt: what the first row feels, ``[2 lanes]``.
         into: ``[rows, 2 lanes]``; what it holds is lost.
 
-    >>> chains, *_ = plan(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> chains, *_ = plan(a, b, b, z, jnp.ones(1))
     >>> print(sweep_inward(chains, 0, jnp.zeros(2) + 0j, jnp.zeros((1, 2)) + 0j))
     [[0.+1.j 0.+1.j]]
     """
@@ -146,16 +164,16 @@ def sweep_outward(chains: Chains, start: Array | int, g: Array, into: Array) -> 
         g: O of the row after the block, ``[2 lanes]``.
         into: ``[rows + 1, 2 lanes]``; what it holds is lost.
 
-    >>> chains, *_ = plan(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> chains, *_ = plan(a, b, b, z, jnp.ones(1))
     >>> print(sweep_outward(chains, 0, jnp.array([1j, 1j]), jnp.zeros((2, 2)) + 0j)[0])
     [0.+0.5j 0.+0.5j]
     """
-    a, b, c, z = chains
     rows = into.shape[0] - 1
-    sites, links = fold(start, rows, a), fold(start, rows, b, c)
+    sites, links = fold(start, rows, chains.a), chains.links(start, rows)
 
     def step(r: Array, g: Array) -> Array:
-        return pivot_reciprocal(_pivot(row(sites, r), z, scaled(row(links, r), g)))
+        return pivot_reciprocal(_pivot(chains, row(sites, r), scaled(row(links, r), g)))
 
     return down(step, g, into)
 
@@ -184,11 +202,12 @@ def meet(chains: Chains, start: Array | int, inward: Array, outward: Array) -> A
         inward: I, ``[rows, 2 lanes]``.
         outward: O, ``[rows + 1, 2 lanes]``.
 
-    >>> chains, *_ = plan(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> chains, *_ = plan(a, b, b, z, jnp.ones(1))
     >>> print(meet(chains, 0, jnp.full((1, 2), 1j), jnp.full((2, 2), 1j)).imag)
     [[0.5 0.5]]
     """
-    links = fold(start, inward.shape[0], chains.b, chains.c)
+    links = chains.links(start, inward.shape[0])
 
     def g(r: Array, side: Array) -> Array:
         inner = scaled(row(links, r), row(outward, r + 1))
@@ -199,8 +218,8 @@ def meet(chains: Chains, start: Array | int, inward: Array, outward: Array) -> A
     return each(g, inward)
 
 
-def _diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
-    chains, rows, starts, middle = plan(a, b, c, z)
+def _diagonal(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Array, Folded]:
+    chains, rows, starts, middle = plan(a, b, c, z, s)
     none = jnp.zeros_like(chains.z)
     space = jnp.zeros((rows + 1, *none.shape), none.dtype)
 
@@ -212,7 +231,8 @@ def _diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
         inward = sweep_inward(chains, start, felt, inward)
         first, outward = sweep_outward(chains, start, g, outward)
         inward = meet(chains, start, inward, outward)
-        return (first, unfold(inward, start, result), inward, outward), g
+        result = unfold(chains.multiplied(inward), start, result)
+        return (first, result, inward, outward), g
 
     felt, entering = jax.lax.scan(enter, none, starts)
     inward = sweep_inward(chains, middle, felt, space[1:])
@@ -220,10 +240,12 @@ def _diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
     center = meet(chains, middle, inward, outward)
     carry = g, jnp.zeros(a.shape, z.dtype), inward, outward
     (_, result, *_), leaving = jax.lax.scan(leave, carry, (starts, entering), reverse=True)
-    return unfold_middle(center, middle, result), Folded(entering, leaving, inward, outward)
+    return unfold_middle(chains.multiplied(center), middle, result), Folded(
+        entering, leaving, inward, outward
+    )
 
 
-def diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
+def diagonal(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Array, Folded]:
     """``G_ii`` of the chains with diagonal a and off-diagonals b and c, at z.
 
     Args:
@@ -231,16 +253,18 @@ def diagonal(a: Array, b: Array, c: Array, z: Array) -> tuple[Array, Folded]:
         b: real or complex, ``[lanes, n - 1]``.
         c: of the same dtype and shape.
         z: complex, ``[lanes]``.
+        s: what multiplies all of them before they are swept, and G after it, real, ``[lanes]``.
 
     Returns:
         G, complex ``[lanes, n]``, and :class:`Folded`. With O' the outward fraction of the next
         row, ``G = 1 / (1 / I - k O')``.
 
-    >>> g, _ = diagonal(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.array([1j]))
+    >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
+    >>> g, _ = diagonal(a, b, b, z, jnp.ones(1))
     >>> print(g.imag)
     [[0.5 0.5]]
     """
     num = groups(a.shape[0], a.dtype == b.dtype == jnp.float32)
-    chains = tuple(grouped(x, num) for x in (a, b, c, z))
+    chains = tuple(grouped(x, num) for x in (a, b, c, z, s))
     g, folded = for_each_group(_diagonal, *chains)
     return joined(g, a.shape[0]), folded

@@ -59,7 +59,7 @@ def _inward(
 ) -> tuple[Callable, Array, Array]:
     """``step(r, S_r)``, S of the first row of a block, and the link after its last one."""
     rows = outward.shape[0] - 1
-    links = fold(start, rows, chains.b, chains.c)
+    links = chains.links(start, rows)
     t = fold(start, rows, weights.w, weights.g, weights.g)
 
     def step(r: Array, s: Array) -> Array:
@@ -103,7 +103,7 @@ def _sum_outward(
     """
     inward, outward, sums = block
     rows, (lanes, n) = inward.shape[0], chains.a.shape
-    links = fold(start, rows, chains.b, chains.c)
+    links = chains.links(start, rows)
     t = fold(start, rows, weights.w, weights.g, weights.g)
     y, ys = down(lambda r, y: row(t, r) + _link(links, r, row(inward, r)) * y, y, into[0])
     half = jnp.repeat(jnp.asarray([-(-n // 2), n // 2], jnp.int32), lanes)
@@ -124,9 +124,9 @@ def _sum_outward(
 
 
 def _adjoint(
-    a: Array, b: Array, c: Array, z: Array, g: Array, folded: Folded, w: Array
+    a: Array, b: Array, c: Array, z: Array, s: Array, g: Array, folded: Folded, w: Array
 ) -> tuple[Array, Array, Array, Array]:
-    chains, rows, starts, middle = plan(a, b, c, z)
+    chains, rows, starts, middle = plan(a, b, c, z, s)
     weights, n, none = _Weights(g, w), a.shape[1], jnp.zeros_like(chains.z)
     space = jnp.zeros((rows + 1, *none.shape), none.dtype)
 
@@ -160,12 +160,12 @@ def _adjoint(
         unfold_middle(_as(x, to), middle, to) for x, to in zip(into[1:], parts, strict=True)
     )
     first, mirrored = jnp.split(total, 2)
-    b_part, c_part = (k_part * x for x in (chains.c, chains.b))
+    b_part, c_part = (k_part * scaled(s[:, None], x) for x in (chains.c, chains.b))
     return a_part, b_part[:, : n - 1], c_part[:, : n - 1], first + mirrored
 
 
 def adjoint(
-    a: Array, b: Array, c: Array, z: Array, g: Array, folded: Folded, w: Array
+    a: Array, b: Array, c: Array, z: Array, s: Array, g: Array, folded: Folded, w: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Cotangents of a, b, c and z for the cotangent w of G.
 
@@ -174,6 +174,7 @@ def adjoint(
         b: ``[lanes, n - 1]``.
         c: ``[lanes, n - 1]``.
         z: ``[lanes]``.
+        s: what multiplies them before they are swept, ``[lanes]``.
         g: G, ``[lanes, n]``.
         folded: of :func:`vfejax.spectral._folded.diagonal`.
         w: complex, ``[lanes, n]``.
@@ -183,12 +184,13 @@ def adjoint(
 
     >>> from vfejax.spectral._folded import diagonal
     >>> a, b, z = jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([1j])
-    >>> g, folded = diagonal(a, b, b, z)
-    >>> print(adjoint(a, b, b, z, g, folded, jnp.ones_like(g))[3])
+    >>> s = jnp.ones(1)
+    >>> g, folded = diagonal(a, b, b, z, s)
+    >>> print(adjoint(a, b, b, z, s, g, folded, jnp.ones_like(g))[3])
     [0.+0.j]
     """
     num = groups(a.shape[0], a.dtype == b.dtype == jnp.float32)
-    a_group, b_group, c_group, z_group, g, w = (grouped(x, num) for x in (a, b, c, z, g, w))
-    parts = for_each_group(_adjoint, a_group, b_group, c_group, z_group, g, folded, w)
+    *arguments, w = (grouped(x, num) for x in (a, b, c, z, s, g, w))
+    parts = for_each_group(_adjoint, *arguments, folded, w)
     a_part, b_part, c_part, z_part = (joined(x, a.shape[0]) for x in parts)
     return a_part, b_part, c_part, z_part

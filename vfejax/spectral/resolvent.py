@@ -25,11 +25,14 @@ import math
 import jax.numpy as jnp
 
 from vfejax.spectral._arguments import chain_shape, complex_dtype
-from vfejax.spectral._diagonal import diagonal_of_chains
-from vfejax.spectral.recurrence import PLATFORM, Scans, moebius_recurrence
+from vfejax.spectral._diagonal import coefficients, diagonal_of_chains
+from vfejax.spectral._scale import inverse_unit_of
+from vfejax.spectral.recurrence import PLATFORM, Scans, moebius_scan
+from vfejax.spectral.scans import scaled
 from vfejax.types import Array
 
 __all__ = [
+    "chains_of",
     "complex_dtype",
     "left_resolvent_diagonal",
     "resolvent_diagonal",
@@ -119,6 +122,36 @@ def side_by_side(
     return lanes(diagonal), b, c, lanes(z[..., None])[:, 0]
 
 
+def chains_of(
+    diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array | complex
+) -> tuple[tuple[Array, Array, Array, Array], Array, tuple[int, ...]]:
+    """Checked chains of :func:`side_by_side`, the power of two by which each is multiplied, and
+    their leading axes.
+
+    Args:
+        diagonal: a, ``[..., n]``, n >= 1.
+        superdiagonal: b, ``[..., n - 1]``.
+        subdiagonal: c, ``[..., n - 1]``.
+        z: a number or ``[...]``.
+
+    Returns:
+        a, b, c and z; real ``[lanes]``; the leading axes.
+
+    Raises:
+        ValueError: when shapes do not fit or precisions differ.
+
+    >>> chains, s, batch = chains_of(jnp.ones((4, 3)), jnp.ones(2), jnp.ones(2), 1j)
+    >>> chains[0].shape, s.shape, batch
+    ((4, 3), (4,), (4,))
+    """
+    dtype = complex_dtype(
+        diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
+    )
+    batch = chain_shape(diagonal, superdiagonal, subdiagonal, z)
+    chains = side_by_side(diagonal, superdiagonal, subdiagonal, jnp.asarray(z, dtype), batch)
+    return chains, inverse_unit_of(*chains), batch
+
+
 def left_resolvent_diagonal(
     diagonal: Array,
     superdiagonal: Array,
@@ -130,10 +163,13 @@ def left_resolvent_diagonal(
     """Left-connected resolvent ``gL_i = [(T_{0..i} - z)^{-1}]_{ii}``: site i with everything after
     it cut off.
 
-    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone.
+    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone, but for the number that
+    stands for infinity at a pole: that is taken in the unit of the chain.
 
-    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
-    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
+    Units: any. A chain is swept in a unit of its own, a power of two that brings its largest
+    coupling, or its smallest ``a_i - z`` if that is larger, to 2^-8 ... 2^8; it is taken from 24
+    sites, at both ends and in the middle. In that unit pivots below 2^-40 (2^-100 in double
+    precision) count as poles: parts of a chain that are that much smaller than the rest are lost.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
@@ -145,8 +181,8 @@ def left_resolvent_diagonal(
     Returns:
         Complex ``[..., n]``, complex64 for float32 and complex128 for float64. Where z is an
         eigenvalue of the chain cut off after site i, gL_i is infinite. It comes out as ``2^40``
-        (``2^100`` in double precision), and the other entries are right. Derivatives of every
-        order, forward and reverse.
+        (``2^100`` in double precision) over the unit, and the other entries are right. Derivatives
+        of every order, forward and reverse.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
@@ -154,8 +190,9 @@ def left_resolvent_diagonal(
     >>> print(left_resolvent_diagonal(jnp.zeros(2), jnp.ones(1), jnp.ones(1), 1j).imag)
     [1.  0.5]
     """
-    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
-    return jnp.moveaxis(moebius_recurrence(d, k, axis=0, scans=scans), 0, -1)
+    chains, s, batch = chains_of(diagonal, superdiagonal, subdiagonal, z)
+    left = scaled(s[None], moebius_scan(*coefficients(*chains, s), scans))
+    return jnp.reshape(left.T, (*batch, diagonal.shape[-1]))
 
 
 def resolvent_diagonal(
@@ -169,8 +206,10 @@ def resolvent_diagonal(
     """Diagonal of the resolvent, ``G_ii = [(T - z)^{-1}]_{ii}``, of the tridiagonal T, in O(n) time
     and memory.
 
-    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
-    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
+    Units: any. A chain is swept in a unit of its own, a power of two that brings its largest
+    coupling, or its smallest ``a_i - z`` if that is larger, to 2^-8 ... 2^8; it is taken from 24
+    sites, at both ends and in the middle. In that unit pivots below 2^-40 (2^-100 in double
+    precision) count as poles: parts of a chain that are that much smaller than the rest are lost.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
@@ -184,9 +223,9 @@ def resolvent_diagonal(
         Complex ``[..., n]``, complex64 for float32 and complex128 for float64. For symmetric T and
         Im z > 0, Im G > 0; for Im z >= 0.5 and entries of order 1 the relative error is then below
         1e-12 and 5e-6 at every n (it grows as ``|T - z| / Im z``). At an eigenvalue of T, where G
-        is infinite, entries are NaN or of the order of 2^40 (2^100). Derivatives are exact in all
-        four arguments, forward and reverse, of every order (of the first where a minor vanishes),
-        and real for real arguments.
+        is infinite, entries are NaN or of the order of 2^40 (2^100) over the unit. Derivatives are
+        exact in all four arguments, forward and reverse, of every order (of the first where a minor
+        vanishes), and real for real arguments.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
@@ -199,10 +238,6 @@ def resolvent_diagonal(
     >>> print(resolvent_diagonal(a, b, b, 1j).imag)
     [0.5 0.5]
     """
-    dtype = complex_dtype(
-        diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
-    )
-    batch, n = chain_shape(diagonal, superdiagonal, subdiagonal, z), diagonal.shape[-1]
-    chains = side_by_side(diagonal, superdiagonal, subdiagonal, jnp.asarray(z, dtype), batch)
-    g, _ = diagonal_of_chains(*chains, scans)
-    return jnp.reshape(g, (*batch, n))
+    chains, s, batch = chains_of(diagonal, superdiagonal, subdiagonal, z)
+    g, _ = diagonal_of_chains(*chains, s, scans)
+    return jnp.reshape(g, (*batch, diagonal.shape[-1]))

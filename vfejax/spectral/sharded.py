@@ -21,13 +21,14 @@ import jax.numpy as jnp
 
 from vfejax.numerics import broadcast_named
 from vfejax.spectral._arguments import check_arrays, complex_dtype
+from vfejax.spectral._scale import inverse_unit_over
 from vfejax.spectral._sharded_sweeps import (
     diagonal_of,
     left_fraction,
     linear_sweep,
     two_sided_solve,
 )
-from vfejax.spectral.scans import PLATFORM, Scans
+from vfejax.spectral.scans import PLATFORM, Scans, scaled
 from vfejax.spectral.streaming import StreamingState
 from vfejax.types import Array
 
@@ -120,10 +121,10 @@ def _sites_first(
     return d, cut(b), cut(c)
 
 
-def _shifted(
+def _coefficients(
     diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array | complex, axis_name: str
-) -> tuple[Array, Array]:
-    """``d = a - z`` and ``k = b c``, sites first."""
+) -> tuple[Array, Array, Array]:
+    """``s (a - z)`` and ``s^2 b c``, sites first, and s."""
     dtype = complex_dtype(
         diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
     )
@@ -133,7 +134,10 @@ def _shifted(
     # A choice between equals: z becomes one number for each shard before it becomes one for each
     # site, so that its derivative is added up over the sites before the devices exchange it.
     z = jnp.where(jnp.isnan(a[0].real), z, z)
-    return a - jnp.broadcast_to(z, a.shape), b * c
+    d = a - jnp.broadcast_to(z, a.shape)
+    s = inverse_unit_over(d, b, c, axis_name)
+    d, b, c = (scaled(s[None], x) for x in (d, b, c))
+    return d, b * c, s
 
 
 def left_resolvent_diagonal(
@@ -168,8 +172,8 @@ def left_resolvent_diagonal(
     >>> jax.eval_shape(left, a, b, b, 1j).dtype
     dtype('complex64')
     """
-    d, k = _shifted(diagonal, superdiagonal, subdiagonal, z, axis_name)
-    return jnp.moveaxis(left_fraction(d, k, axis_name, scans), 0, -1)
+    d, k, s = _coefficients(diagonal, superdiagonal, subdiagonal, z, axis_name)
+    return jnp.moveaxis(scaled(s[None], left_fraction(d, k, axis_name, scans)), 0, -1)
 
 
 def resolvent_diagonal(
@@ -200,8 +204,8 @@ def resolvent_diagonal(
     >>> print(diagonal(a, b, b, 1j).imag)
     [0.5 0.5]
     """
-    d, k = _shifted(diagonal, superdiagonal, subdiagonal, z, axis_name)
-    return jnp.moveaxis(diagonal_of(d, k, axis_name, scans), 0, -1)
+    d, k, s = _coefficients(diagonal, superdiagonal, subdiagonal, z, axis_name)
+    return jnp.moveaxis(scaled(s[None], diagonal_of(d, k, axis_name, scans)), 0, -1)
 
 
 def _with_vectors(
@@ -289,4 +293,7 @@ def tridiagonal_solve(
     (3, 2)
     """
     d, b, c, x = _with_vectors(diagonal, superdiagonal, subdiagonal, x, axis_name)
-    return jnp.moveaxis(two_sided_solve(d, b, c, x, axis_name, scans), 0, -2)
+    s = inverse_unit_over(d, b, c, axis_name)
+    d, b, c = (scaled(s[None], row) for row in (d, b, c))
+    y = scaled(s[None, ..., None], two_sided_solve(d, b, c, x, axis_name, scans))
+    return jnp.moveaxis(y, 0, -2)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from vfejax.numerics import broadcast_named
 from vfejax.spectral._arguments import check_arrays, complex_dtype
-from vfejax.spectral.scans import pivot_reciprocal
+from vfejax.spectral._scale import Exponents, exponent, inverse_unit
+from vfejax.spectral.scans import pivot_reciprocal, scaled
 from vfejax.types import Array
 
 __all__ = ["StreamingState", "streaming_init", "streaming_step"]
@@ -22,8 +23,9 @@ class StreamingState(NamedTuple):
     """What a chain remembers of the sites so far.
 
     Attributes:
-        left: gL of the last site, complex ``[...]``. Large, about 2^40 (2^100 in double precision),
-            where it has a pole, so that the stream can go on.
+        left: gL of the last site, complex ``[...]``. Where it has a pole, large, 2^40 (2^100 in
+            double precision) over a power of two of the size of that site, so that the stream can
+            go on; over 1 at a first site of 0, which has none.
         output: causal sweep y of the last site, complex ``[..., c]``.
     """
 
@@ -53,6 +55,14 @@ def streaming_init(
     if jnp.dtype(dtype) not in (jnp.complex64, jnp.complex128):
         raise ValueError(f"dtype must be complex64 or complex128, got {jnp.dtype(dtype)}")
     return StreamingState(jnp.zeros(batch_shape, dtype), jnp.zeros((*batch_shape, channels), dtype))
+
+
+def _reciprocal(d: Array, felt: Array) -> Array:
+    """``1 / (d - felt)`` in a unit of the larger of both."""
+    size = jnp.maximum(exponent(d), exponent(felt))
+    none = jnp.zeros_like(size)
+    s = inverse_unit(Exponents(size, size, none, none), d.real.dtype)
+    return scaled(s, pivot_reciprocal(scaled(s, d - felt)))
 
 
 def streaming_step(
@@ -103,6 +113,6 @@ def streaming_step(
     if broadcast_named(state=batch, **shapes) != batch:
         raise ValueError(f"leading axes must broadcast to the state's {batch}, got {shapes}")
     a, b, c, z = (jnp.broadcast_to(jnp.asarray(value, dtype), batch) for value in site.values())
-    left = pivot_reciprocal(a - z - b * c * state.left)
+    left = _reciprocal(a - z, b * (c * state.left))
     x = jnp.broadcast_to(x, state.output.shape).astype(dtype)
     return StreamingState(left, left[..., None] * (x - c[..., None] * state.output))

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from vfejax.numerics import broadcast_named
 from vfejax.spectral._arguments import chain_shape, check_arrays, complex_dtype
+from vfejax.spectral._diagonal import coefficients
+from vfejax.spectral._scale import inverse_unit_of
 from vfejax.spectral._solution import solution_of_chains
 from vfejax.spectral.recurrence import (
     PLATFORM,
@@ -22,7 +24,11 @@ from vfejax.spectral.recurrence import (
     linear_recurrence,
     moebius_scan,
 )
-from vfejax.spectral.resolvent import resolvent_diagonal, shifted_tridiagonal, side_by_side
+from vfejax.spectral.resolvent import (
+    chains_of,
+    resolvent_diagonal,
+    side_by_side,
+)
 from vfejax.spectral.scans import infinite_at_poles
 from vfejax.spectral.sides import sides
 from vfejax.types import Array
@@ -93,8 +99,10 @@ def resolvent_matvec(
 ) -> Array:
     """``(T - z)^{-1} x``: causal sweeps from both ends, which meet at every site.
 
-    Units: pivots below 2^-40 (2^-100 in double precision) count as poles, so entries and z must not
-    all be tiny: give energies in a unit in which the largest is of order 1, not in joules.
+    Units: any. A chain is swept in a unit of its own, a power of two that brings its largest
+    coupling, or its smallest ``a_i - z`` if that is larger, to 2^-8 ... 2^8; it is taken from 24
+    sites, at both ends and in the middle. In that unit pivots below 2^-40 (2^-100 in double
+    precision) count as poles: parts of a chain that are that much smaller than the rest are lost.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
@@ -133,9 +141,8 @@ def resolvent_matvec(
     x = jnp.broadcast_to(x.astype(dtype), (*whole, n, channels))
     x = jnp.reshape(x, (math.prod(only), math.prod(shared), n, channels))
     lanes = jnp.reshape(jnp.moveaxis(x, 0, 2), (*x.shape[1:3], x.shape[0] * channels))
-    y = jnp.reshape(
-        solution_of_chains(*chains, lanes, scans), (*x.shape[1:3], x.shape[0], channels)
-    )
+    y = solution_of_chains(*chains, inverse_unit_of(*chains), lanes, scans)
+    y = jnp.reshape(y, (*x.shape[1:3], x.shape[0], channels))
     return jnp.reshape(jnp.moveaxis(y, 2, 0), (*whole, n, channels))
 
 
@@ -196,8 +203,10 @@ def log_determinant(
     >>> f"{log_determinant(a + 3.0, b, b, 0.0).real:.4f}"  # log 8
     '2.0794'
     """
-    d, k = shifted_tridiagonal(diagonal, superdiagonal, subdiagonal, z)
-    return _log_determinant(d, k, scans)
+    chains, s, batch = chains_of(diagonal, superdiagonal, subdiagonal, z)
+    logarithm = _log_determinant(*coefficients(*chains, s), scans)
+    unit = (diagonal.shape[-1] * jnp.log(s)).astype(logarithm.dtype)
+    return jnp.reshape(logarithm - unit, batch)
 
 
 def determinant(
