@@ -82,8 +82,7 @@ class Chains(NamedTuple):
 
     def links(self, start: Array | int, rows: int) -> Array:
         """Rows of the folded product of the off-diagonals."""
-        b, c = (self.multiplied(fold(start, rows, x)) for x in (self.b, self.c))
-        return b * c
+        return fold(start, rows, self.b, self.c, scale=self.s[: self.a.shape[0]])
 
 
 def plan(a: Array, b: Array, c: Array, z: Array, s: Array) -> tuple[Chains, int, Array, int]:

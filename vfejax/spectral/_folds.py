@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vfejax.spectral.scans import scaled
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -108,13 +109,14 @@ def swap(x: Array) -> Array:
     return jnp.concatenate([second, first])
 
 
-def fold(start: Array | int, rows: int, *factors: Array) -> Array:
+def fold(start: Array | int, rows: int, *factors: Array, scale: Array | None = None) -> Array:
     """Rows ``start .. start + rows - 1`` of the folded product of arrays ``[lanes, n, ...]``.
 
     Args:
         start: first row.
         rows: number of rows.
         *factors: ``[lanes, n, ...]``.
+        scale: multiplies each factor first, real, ``[lanes]`` beside ``[lanes, n]``.
 
     Returns:
         ``[rows, 2 lanes, ...]``.
@@ -127,6 +129,8 @@ def fold(start: Array | int, rows: int, *factors: Array) -> Array:
 
     def sites(first: Array | int) -> Array:
         parts = [jax.lax.dynamic_slice_in_dim(x, first, rows, 1) for x in factors]
+        if scale is not None:
+            parts = [scaled(scale[:, None], x) for x in parts]
         return math.prod(parts[1:], start=parts[0])
 
     first, mirrored = sites(start), sites(n - start - rows)
