@@ -3,24 +3,62 @@
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from vfejax.models.kernels import kernel_product
 
+DERIVATIVES = {
+    "reverse": lambda f: jax.value_and_grad(f, (0, 1)),
+    "forward": lambda f: lambda x, k: jax.jvp(f, (x, k), (jnp.cos(x), jnp.sin(k))),
+    "forward over reverse": lambda f: (
+        lambda x, k: jax.jvp(jax.grad(f, (0, 1)), (x, k), (jnp.cos(x), jnp.sin(k)))
+    ),
+    "reverse over reverse": lambda f: jax.grad(
+        lambda x, k: sum(jnp.vdot(g, g) for g in jax.grad(f, (0, 1))(x, k)), (0, 1)
+    ),
+    "of a batch of kernels": lambda f: (
+        lambda x, k: jax.vmap(jax.grad(f, (0, 1)), (None, 0))(x, jnp.stack([k, 2 * k]))
+    ),
+    "of a sum over a batch": lambda f: jax.grad(
+        lambda x, k: jnp.sum(jax.vmap(f, (0, None))(jnp.stack([x, 2 * x]), k)), (0, 1)
+    ),
+    "by the kernel alone": lambda f: lambda x, k: jax.grad(lambda k: f(x, k))(k),
+}
 
-def test_gradients_of_a_product_with_a_kernel_are_those_of_the_plain_product(rng):
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_of_a_product_with_a_kernel_are_those_of_the_plain_product(rng, name):
     x, kernel, weight = (rng.normal(size=shape) for shape in ((2, 3, 4), (4, 5), (2, 3, 5)))
 
-    def gradients(layer_product):
+    def derivatives(layer_product):
         layer = nnx.Linear(4, 5, use_bias=False, dot_general=layer_product, rngs=nnx.Rngs(0))
         graphdef, _ = nnx.split(layer)
 
         def value(x, kernel):
             params = nnx.State({"kernel": nnx.Param(kernel)})
-            return jnp.sum(weight * nnx.merge(graphdef, params)(x))
+            return jnp.sum(weight * jnp.sin(nnx.merge(graphdef, params)(x)))
 
-        return jax.jit(jax.value_and_grad(value, (0, 1)))(x, kernel)
+        return jax.jit(DERIVATIVES[name](value))(x, kernel)
 
     # The same sums, in an order that is the compiler's.
-    expected = gradients(jax.lax.dot_general)
-    chex.assert_trees_all_close(gradients(kernel_product), expected, rtol=1e-13, atol=1e-13)
+    expected = derivatives(jax.lax.dot_general)
+    chex.assert_trees_all_close(derivatives(kernel_product), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_product_with_a_kernel_keeps_the_dtypes_of_the_plain_one(rng):
+    x, kernel = (jnp.asarray(rng.normal(size=s), "bfloat16") for s in ((3, 4), (4, 5)))
+
+    def gradients(product):
+        def value(x, kernel):
+            y = product(x, kernel, preferred_element_type=jnp.float32)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32)))
+
+        return jax.grad(value, (0, 1))(x, kernel)
+
+    def plain(x, kernel, **options):
+        return jax.lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), **options)
+
+    found, expected = gradients(kernel_product), gradients(plain)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=2**-7)  # the last bit of bfloat16

@@ -1,48 +1,91 @@
 """Products with kernels whose gradients suit a CPU."""
 
+from functools import partial
 from typing import Any
 
 import jax
+from flax import nnx
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from vfejax.types import Array
 
-__all__ = ["kernel_product"]
+__all__ = ["kernel_product", "linear"]
+
+_Options = tuple[tuple[str, Any], ...]
 
 
-Options = tuple[tuple[str, Any], ...]
+def _dimensions(rank: int) -> tuple[tuple[tuple[int], tuple[int]], tuple[tuple[()], tuple[()]]]:
+    return ((rank - 1,), (0,)), ((), ())
 
 
-def _plain(x: Array, kernel: Array, options: Options) -> Array:
-    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **dict(options))
+def _plain(x: Array, kernel: Array, *, options: _Options) -> Array:
+    return jax.lax.dot_general(x, kernel, _dimensions(x.ndim), **dict(options))
 
 
-_product = jax.custom_vjp(_plain, nondiff_argnums=(2,))
+def _shape(x: Any, kernel: Any, *, options: _Options) -> Any:
+    chosen = {"precision": None, "preferred_element_type": None, "out_sharding": None}
+    return jax.lax.dot_general_p.abstract_eval(
+        x, kernel, dimension_numbers=_dimensions(x.ndim), **chosen | dict(options)
+    )[0]
 
 
-def _forward(x: Array, kernel: Array, options: Options) -> tuple[Array, tuple[Array, Array]]:
+def _derivative(primals: tuple, tangents: tuple, *, options: _Options) -> tuple[Any, Any]:
+    (x, kernel), parts = primals, []
+    if type(tangents[0]) is not ad.Zero:
+        parts.append(_plain(tangents[0], kernel, options=options))
+    if type(tangents[1]) is not ad.Zero:
+        parts.append(_BY_KERNEL.bind(x, tangents[1], options=options))
+    return _BY_KERNEL.bind(x, kernel, options=options), sum(parts[1:], parts[0])
+
+
+def _transpose(ct: Any, x: Any, kernel: Any, *, options: _Options) -> tuple[Any, Any]:
+    if type(ct) is ad.Zero:
+        return None, None
+    known = kernel if ad.is_undefined_primal(x) else x
+    if ad.is_undefined_primal(x):
+        product = jax.lax.dot_general(
+            ct, known, (((ct.ndim - 1,), (1,)), ((), ())), **dict(options)
+        )
+        return product.astype(x.aval.dtype), None
+    rows = tuple(range(x.ndim - 1))
+    product = jax.lax.dot_general(known, ct, ((rows, rows), ((), ())), **dict(options))
+    return None, product.astype(kernel.aval.dtype)
+
+
+def _batched(arguments: tuple, axes: tuple, *, options: _Options) -> tuple[Array, int]:
+    return jax.vmap(partial(_plain, options=options), axes)(*arguments), 0
+
+
+_BY_KERNEL = Primitive("product_by_kernel")
+_BY_KERNEL.def_impl(_plain)
+_BY_KERNEL.def_abstract_eval(_shape)
+ad.primitive_jvps[_BY_KERNEL] = _derivative
+ad.primitive_transposes[_BY_KERNEL] = _transpose
+batching.primitive_batchers[_BY_KERNEL] = _batched
+mlir.register_lowering(_BY_KERNEL, mlir.lower_fun(_plain, multiple_results=False))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _product(x: Array, kernel: Array, options: _Options) -> Array:
     # A plain product, which policies of jax.checkpoint know as one.
-    return _plain(x, kernel, options), (x, kernel)
+    return _plain(x, kernel, options=options)
 
 
-def _backward(options: Options, kept: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    last, rows = (ct.ndim - 1,), tuple(range(x.ndim - 1))
-    return (
-        jax.lax.dot_general(ct, kernel, ((last, (1,)), ((), ())), **dict(options)),
-        jax.lax.dot_general(x, ct, ((rows, rows), ((), ())), **dict(options)),
-    )
-
-
-_product.defvjp(_forward, _backward)
+@_product.defjvp
+def _product_jvp(options: _Options, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, kernel), (x_change, kernel_change) = primals, tangents
+    by_x = _plain(x_change, kernel, options=options)
+    return _product(x, kernel, options), by_x + _BY_KERNEL.bind(x, kernel_change, options=options)
 
 
 def kernel_product(x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any) -> Array:
-    """``x K``, for ``nnx.Linear(dot_general=kernel_product)`` before an activation; reverse mode.
+    """``x K``, for ``nnx.Linear(dot_general=kernel_product)``.
 
     XLA on a CPU transposes the left factor of a product that sums over rows, in one loop with all
     that the factor is made of, and such a loop is slow. JAX's gradient of K is ``(ct^T x)^T``, and
     the cotangent of what an activation reads is a long formula: one layer of 256 takes 2 ms for
-    768 rows. Here it is ``x^T ct``.
+    768 rows. Here it is ``x^T ct``. An update of a GPT takes a fifth less for it.
 
     Args:
         x: ``[..., m]``.
@@ -58,3 +101,7 @@ def kernel_product(x: Array, kernel: Array, dimension_numbers: Any = None, **opt
     (3, 4)
     """
     return _product(x, kernel, tuple(options.items()))
+
+
+linear = partial(nnx.Linear, dot_general=kernel_product)
+"""A layer of flax that multiplies by :func:`kernel_product`."""

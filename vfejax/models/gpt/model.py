@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.models import kernels
 from vfejax.models.blocks import (
     Stack,
     attend,
@@ -37,7 +38,9 @@ class _Block(nnx.Module):
     def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
         weights = at_least_float32(dtype)
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
+        linear = partial(
+            kernels.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+        )
         norm = partial(nnx.LayerNorm, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
         self.heads, self.rate = config.heads, config.dropout
         self.attention_norm = norm(dim)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.models import kernels
 from vfejax.models.blocks import dropout, normal
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -47,7 +48,9 @@ class Block(nnx.Module):
         dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
         weights = at_least_float32(dtype)
         norm = partial(nnx.RMSNorm, epsilon=EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs)
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
+        linear = partial(
+            kernels.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+        )
         self.config = config
         self.attention_norm = norm(dim)
         self.qkv = linear(dim, 3 * dim, kernel_init=normal(0.02))

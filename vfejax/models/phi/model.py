@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.depth_fusion import FUSIONS
+from vfejax.models import kernels
 from vfejax.models.blocks import Stack, embedding, normal
 from vfejax.models.cache import append
 from vfejax.models.phi.attention import Mixer, first_fusion, mixer
@@ -61,7 +62,7 @@ class _Block(nnx.Module):
     ):
         dim, kv_dim = config.dim, config.kv_heads * config.head_dim
         linear = partial(
-            nnx.Linear,
+            kernels.linear,
             kernel_init=normal(0.02),
             dtype=dtype,
             param_dtype=at_least_float32(dtype),

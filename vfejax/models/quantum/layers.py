@@ -18,8 +18,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
+from vfejax.models import kernels
 from vfejax.models.blocks import normal
-from vfejax.models.kernels import kernel_product
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
@@ -247,7 +247,7 @@ class QuantumBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         real, dim = at_least_float32(dtype), config.dim
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs)
+        linear = partial(kernels.linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs)
         self.config, self.period, self.dtype = config, period, dtype
         self.coupling = nnx.Param(
             jnp.full((), math.log(_FIRST_COUPLING / (1.0 - _FIRST_COUPLING)), real)
@@ -260,9 +260,7 @@ class QuantumBlock(nnx.Module):
             config.width, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs
         )
         out_scale = 0.02 / (2 * config.blocks) ** 0.5
-        self.mlp_in = linear(
-            config.width, config.hidden, kernel_init=normal(0.02), dot_general=kernel_product
-        )
+        self.mlp_in = linear(config.width, config.hidden, kernel_init=normal(0.02))
         self.mlp_out = linear(config.hidden, config.width, kernel_init=normal(out_scale))
 
     def mixed(self, states: Array, places: Array) -> Array:

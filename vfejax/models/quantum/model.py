@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from vfejax.models import kernels
 from vfejax.models.blocks import Stack, check_choice, check_options, normal
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.quantum.config import QuantumTransformerConfig
@@ -67,7 +68,7 @@ class QuantumTransformer(Watched):
         rngs: nnx.Rngs,
     ):
         linear = partial(
-            nnx.Linear,
+            kernels.linear,
             use_bias=False,
             kernel_init=normal(0.02),
             dtype=dtype,

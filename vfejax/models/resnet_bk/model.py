@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax import routing
+from vfejax.models import kernels
 from vfejax.models.blocks import (
     OptionError,
     Stack,
@@ -231,7 +232,7 @@ class ResNetBK(Watched):
             config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
         if not config.tied:
-            self.output = nnx.Linear(
+            self.output = kernels.linear(
                 config.dim,
                 vocab_size,
                 use_bias=False,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.models import kernels
 from vfejax.models.blocks import normal
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -49,7 +50,9 @@ class Readout(nnx.Module):
             raise ValueError(f"dim must be a multiple of heads, got dim {dim} and heads {heads}")
         self.heads, self.channels = heads, dim // heads
         self.real, self.parts = at_least_float32(dtype), 1 + complex_output
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs)
+        linear = partial(
+            kernels.linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs
+        )
         self.values = linear(dim, dim, kernel_init=normal(0.02))
         self.gate = linear(dim, dim, kernel_init=normal(0.02))
         self.scale = nnx.Param(jnp.ones((heads, self.parts * self.channels), self.real))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 
+from vfejax.models import kernels
 from vfejax.models.resnet_bk.heads import heads_first
 from vfejax.models.resnet_bk.mixers import MixerInfo, Packed
 from vfejax.models.resnet_bk.potential import Potential
@@ -61,7 +62,7 @@ class ResolventFeatures(Packed):
     ):
         self.clamp, self.diagonal_fn = clamp, diagonal_fn
         self.potential = Potential(dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(
+        self.out = kernels.linear(
             2 * heads,
             dim,
             use_bias=False,
