@@ -107,6 +107,19 @@ def test_parts_of_different_sizes_keep_what_they_had():
     np.testing.assert_allclose(found, 1 / a, rtol=1e-15)
 
 
+def test_a_chain_that_is_tiny_where_sizes_are_read_first_is_ordinary_where_it_is_not(rng):
+    """Both ends and the middle of 64 sites are sites of 1e-30 without couplings."""
+    a, b, c, _ = dense.chain(rng, 64, hermitian=True)
+    tiny = np.isin(np.arange(64) // 8, (0, 3, 4, 7))
+    b, c = (np.where(tiny[1:] | tiny[:-1], 0, x) for x in (b, c))
+    chain = [x.astype("float32") for x in (np.where(tiny, 1e-30, 3 + a), b, c)]
+    found = np.asarray(jax.jit(resolvent_diagonal)(*chain, np.float32(0)))
+    exact = dense.diagonal(dense.resolvent(*chain, 0.0))
+    assert np.all(found[tiny] == 2.0**40)  # poles beside the rest
+    # A hundred roundings.
+    np.testing.assert_allclose(found[~tiny], exact[~tiny], rtol=1e-5)
+
+
 def test_a_later_site_changes_no_digit_of_the_left_form(rng):
     """The unit sees the whole chain and is a power of two."""
     a, b, c, z = dense.chain(rng, 8, hermitian=True, dtype="complex64")

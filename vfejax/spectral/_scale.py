@@ -7,9 +7,11 @@ of its chain.
 
 The size of a chain is that of its largest coupling, or of its smallest ``a_i - z`` where that is
 larger: single sites of huge energy, which cut a chain, do not count. A pass over all entries would
-cost a sixth of the resolvent, so that 24 sites are read, in three stretches.
+cost a sixth of the resolvent, so that 24 sites are read, in three stretches, and all of them only
+where these are not of ordinary size.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -62,9 +64,11 @@ def exponent(x: Array) -> Array:
     return jax.lax.convert_element_type(bits >> mantissa, jnp.int32)
 
 
-def _stretches(x: Array) -> Array:
-    """The entries that are read, ``[3, ..., stretch]``; of a short chain some of them twice."""
+def _stretches(x: Array, whole: bool) -> Array:
+    """The entries that are read, ``[..., lanes, stretch]``; of a short chain some of them twice."""
     n = x.shape[-1]
+    if whole:
+        return x[None]
     width = min(n, STRETCH)
     return jnp.stack(
         [
@@ -79,7 +83,7 @@ def _largest(exponent: Array, beyond: int) -> Array:
     return jnp.max(jnp.where(exponent >= beyond, 0, exponent), axis=(0, -1), initial=0)
 
 
-def exponents(a: Array, b: Array, c: Array, z: Array) -> Exponents:
+def exponents(a: Array, b: Array, c: Array, z: Array, *, whole: bool = False) -> Exponents:
     """Sizes of the entries of chains, without derivatives.
 
     Args:
@@ -87,6 +91,7 @@ def exponents(a: Array, b: Array, c: Array, z: Array) -> Exponents:
         b: superdiagonal, real or complex, ``[lanes, n - 1]`` or ``[lanes, n]``.
         c: subdiagonal, likewise.
         z: spectral parameter, complex, ``[lanes]``.
+        whole: whether all sites are read.
 
     Returns:
         :class:`Exponents`, each ``[lanes]``.
@@ -98,14 +103,14 @@ def exponents(a: Array, b: Array, c: Array, z: Array) -> Exponents:
     a, b, c, z = (jax.lax.stop_gradient(x) for x in (a, b, c, z))
     beyond = 2 * _layout(z.real.dtype)[1] + 1
     if jnp.iscomplexobj(a):
-        d, least = exponent(_stretches(a) - z[None, :, None]), jnp.zeros(z.shape, jnp.int32)
+        d, least = exponent(_stretches(a, whole) - z[None, :, None]), jnp.zeros(z.shape, jnp.int32)
     else:
-        d, least = exponent(_stretches(a) - z.real[None, :, None]), exponent(z.imag)
+        d, least = exponent(_stretches(a, whole) - z.real[None, :, None]), exponent(z.imag)
     return Exponents(
         jnp.maximum(least, jnp.min(d, axis=(0, -1), initial=beyond)),
         jnp.maximum(jnp.where(least >= beyond, 0, least), _largest(d, beyond)),
-        _largest(exponent(_stretches(b)), beyond),
-        _largest(exponent(_stretches(c)), beyond),
+        _largest(exponent(_stretches(b, whole)), beyond),
+        _largest(exponent(_stretches(c, whole)), beyond),
     )
 
 
@@ -149,9 +154,18 @@ def inverse_unit_of(a: Array, b: Array, c: Array, z: Array) -> Array:
     >>> print(inverse_unit_of(a, a[:, 1:], a[:, 1:], z))
     [1.]
     """
-    s = inverse_unit(exponents(a, b, c, z), z.real.dtype)
+    s = _chosen(lambda whole: inverse_unit(exponents(a, b, c, z, whole=whole), z.real.dtype))
     # Else XLA computes it again for every entry that it multiplies.
     return jax.lax.optimization_barrier(s)
+
+
+def _chosen(unit_fn: Callable[[bool], Array]) -> Array:
+    """The unit by some sites; that by all of them of a chain which some do not find ordinary."""
+    some = unit_fn(False)
+    ordinary = some == 1
+    return jax.lax.cond(
+        jnp.all(ordinary), lambda: some, lambda: jnp.where(ordinary, some, unit_fn(True))
+    )
 
 
 def inverse_unit_over(d: Array, b: Array, c: Array, axis_name: str) -> Array:
@@ -173,8 +187,12 @@ def inverse_unit_over(d: Array, b: Array, c: Array, axis_name: str) -> Array:
     d_lanes, b_lanes, c_lanes = (
         jnp.reshape(jax.lax.stop_gradient(x), (x.shape[0], -1)).T for x in (d, b, c)
     )
-    sizes = exponents(d_lanes, b_lanes, c_lanes, jnp.zeros_like(d_lanes[:, 0]))
-    smallest = jax.lax.pmin(sizes.smallest, axis_name)
-    largest = (jax.lax.pmax(x, axis_name) for x in sizes[1:])
-    s = inverse_unit(Exponents(smallest, *largest), d.real.dtype)
-    return jnp.reshape(s, d.shape[1:])
+    z = jnp.zeros_like(d_lanes[:, 0])
+
+    def unit(whole: bool) -> Array:
+        sizes = exponents(d_lanes, b_lanes, c_lanes, z, whole=whole)
+        smallest = jax.lax.pmin(sizes.smallest, axis_name)
+        largest = (jax.lax.pmax(x, axis_name) for x in sizes[1:])
+        return inverse_unit(Exponents(smallest, *largest), d.real.dtype)
+
+    return jnp.reshape(_chosen(unit), d.shape[1:])
