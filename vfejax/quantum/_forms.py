@@ -49,7 +49,12 @@ def functional_of(ct: Array) -> Array:
 
 @jax.custom_vjp
 def evolve_form(rho: Array, hamiltonian: Array, dt: Array) -> Array:
-    """``U rho U^dag`` of a form ``[..., d, d]``, H ``[d, d]`` or ``[..., d, d]``, dt ``[...]``.
+    """``U rho U^dag`` as a form.
+
+    Args:
+        rho: a form, ``[..., d, d]``.
+        hamiltonian: ``[d, d]``, shared by all, or ``[..., d, d]``.
+        dt: ``[...]``.
 
     >>> print(evolve_form(jnp.eye(2), jnp.eye(2), jnp.asarray(0.3)).round(4))
     [[1. 0.]
