@@ -356,12 +356,12 @@ def test_koopman_spectrum_tells_true_eigenvalues_from_spurious_ones(tmp_path):
 def test_learned_observables_come_nearer_to_the_spectrum_than_polynomials(tmp_path, capsys):
     example = _load("learned_lifting")
     with jax.enable_x64(False):
-        found = example.main(num_samples=20_000, num_updates=200, out=tmp_path)
+        found = example.main(num_samples=20_000, num_updates=300, out=tmp_path)
     off = {
         name: np.abs(found[name] - example.TRUTH)[1:].max() for name in ("learned", "polynomials")
     }
     # Observables that are nearly constant at the start; 2000 samples that do not depend on each
-    # other leave 0.03.
+    # other leave 0.03. Four seeds have 0.076 to 0.085, polynomials 0.18.
     assert off["learned"] < 0.1 < off["polynomials"]
     assert abs(found["learned"][0] - example.RATE) < 0.03
     assert capsys.readouterr().out.count("off by at most") == 2

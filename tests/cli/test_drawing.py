@@ -22,6 +22,7 @@ def _pictures(count):
 def painter(monkeypatch):
     """A process that is ready."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     with drawing.allowed():
         drawing.begin()
         found = drawing._BESIDE.painter
@@ -70,7 +71,9 @@ def test_two_processes_draw_what_one_draws_and_one_draws_what_the_other_cannot(
 def test_no_process_is_started_where_none_is_allowed_or_there_is_no_processor_for_it(monkeypatch):
     drawing.begin()
     assert drawing._BESIDE.painter is None
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    with drawing.allowed():
-        drawing.begin()
-        assert drawing._BESIDE.painter is None
+    for own, load in (({0}, 0.0), ({0, 1}, float(os.cpu_count()))):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, own=own: own, raising=False)
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: 3 * (load,), raising=False)
+        with drawing.allowed():
+            drawing.begin()
+            assert drawing._BESIDE.painter is None

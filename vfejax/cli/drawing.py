@@ -98,10 +98,16 @@ def allowed() -> Iterator[None]:
             painter.close()
 
 
+def _spare() -> bool:
+    """Whether this process may use two processors, and others leave one of them alone."""
+    own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    load = getattr(os, "getloadavg", lambda: (0.0,))()[0]  # of the last minute
+    return len(own) > 1 and load < (os.cpu_count() or 1)
+
+
 def begin() -> None:
-    """Start the second process where that is allowed and there is a processor for it."""
-    free = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    if _BESIDE.may and _BESIDE.painter is None and len(free) > 1 and sys.executable:
+    """Start the second process where that is allowed and there is a processor to spare."""
+    if _BESIDE.may and _BESIDE.painter is None and sys.executable and _spare():
         with contextlib.suppress(OSError):
             _BESIDE.painter = Painter()
 
