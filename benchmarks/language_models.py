@@ -261,8 +261,15 @@ class Results:
         print(f"{about}: loss {row['loss']:.4f} in {row['seconds']} s", flush=True)
 
 
+def smallest(losses: dict[float, float]) -> float:
+    """The rate whose loss is smallest; one that diverged is never it."""
+    return min(losses, key=lambda rate: math.inf if math.isnan(losses[rate]) else losses[rate])
+
+
 class Plan(NamedTuple):
-    """What was asked for."""
+    """What was asked for. ``outward``: a row whose best rate is at an end of the grid tries the
+    next one outwards, a factor of two away, until it is not.
+    """
 
     arms: list[str]
     texts: list[Text]
@@ -270,19 +277,31 @@ class Plan(NamedTuple):
     rates: list[float]
     rate_seeds: range
     steps: int
+    outward: bool = False
 
     def job(self, arm: str, text: Text, stage: str, rate: float, seed: int) -> Job:
         steps = self.steps if stage == "final" else self.steps // 4
         return Job(arm, asdict(config_of(arm)), text.name, text.digest, stage, rate, seed, steps)
 
+    def tried(self, arm: str, text: Text, results: Results) -> dict[float, float | None]:
+        """Mean loss on the held-out part of the training text by rate, in order; None where it is
+        still to be found.
+        """
+        losses = {rate: self.rate_loss(arm, text, rate, results) for rate in sorted(self.rates)}
+        while self.outward and None not in losses.values():
+            best, lowest, highest = smallest(losses), min(losses), max(losses)
+            if lowest < best < highest or math.isnan(losses[best]):
+                break
+            further = 2 * highest if best == highest else lowest / 2
+            losses[further] = self.rate_loss(arm, text, further, results)
+        return dict(sorted(losses.items()))
+
     def rate(self, arm: str, text: Text, results: Results) -> float | None:
         """The rate with the smallest mean loss on the held-out part of the training text, once all
         are there.
         """
-        losses = {rate: self.rate_loss(arm, text, rate, results) for rate in self.rates}
-        if None in losses.values():
-            return None
-        return min(losses, key=lambda rate: math.inf if math.isnan(losses[rate]) else losses[rate])
+        losses = self.tried(arm, text, results)
+        return None if None in losses.values() else smallest(losses)
 
     def rate_loss(self, arm: str, text: Text, rate: float, results: Results) -> float | None:
         """Mean loss at one rate over the seeds that choose it, once all are there."""
@@ -317,14 +336,18 @@ def _cell(mean: float, half: float, sign: str = "+") -> str:
 
 def rate_table(plan: Plan, results: Results) -> Iterator[str]:
     """Losses on the held-out part of the training text by learning rate, Markdown."""
-    yield "| text, model | " + " | ".join(f"{rate:g}" for rate in plan.rates) + " |"
-    yield "| --- |" + " ---: |" * len(plan.rates)
-    for text in plan.texts:
-        for arm in plan.arms:
-            losses = [plan.rate_loss(arm, text, rate, results) for rate in plan.rates]
-            if any(losses):
-                cells = ["" if loss is None else f"{loss:.4f}" for loss in losses]
-                yield f"| {text.name}, {arm} | " + " | ".join(cells) + " |"
+    rows = {
+        f"{text.name}, {arm}": plan.tried(arm, text, results)
+        for text in plan.texts
+        for arm in plan.arms
+    }
+    rates = sorted(set().union(*rows.values()))
+    yield "| text, model | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
+    yield "| --- |" + " ---: |" * len(rates)
+    for name, losses in rows.items():
+        if any(losses.values()):
+            cells = [f"{losses[rate]:.4f}" if losses.get(rate) else "" for rate in rates]
+            yield f"| {name} | " + " | ".join(cells) + " |"
 
 
 def loss_table(plan: Plan, results: Results) -> Iterator[str]:
@@ -380,6 +403,7 @@ def parse() -> tuple[Plan, argparse.Namespace]:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=arms)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--outward", action="store_true", help="go on beyond the ends of the grid")
     parser.add_argument("--rate-seeds", type=int, default=1, help="seeds per rate tried")
     parser.add_argument("--lanes", type=int, default=1, help="runs trained side by side")
     parser.add_argument("--steps", type=int, default=2000, help=f"a multiple of {4 * CHUNK}")
@@ -395,21 +419,21 @@ def parse() -> tuple[Plan, argparse.Namespace]:
         parser.error(f"--difference {options.difference!r} is not among --arms")
     texts = [load(argument) for argument in options.text or ["topics"]]
     seeds, rate_seeds = range(options.seeds), range(options.rate_seeds)
-    return Plan(options.arms, texts, seeds, options.rates, rate_seeds, options.steps), options
+    asked = (options.rates, rate_seeds, options.steps, options.outward)
+    return Plan(options.arms, texts, seeds, *asked), options
 
 
 def train_missing(plan: Plan, results: Results, lanes: int = 1, *, final: bool = True) -> None:
-    """Train what is asked for and not there: the grid of rates and, unless that is all, the final
+    """Train what is asked for and not there: the rates tried and, unless that is all, the final
     runs at the rates chosen.
     """
     for text in plan.texts:
         for arm in plan.arms:
-            pairs = itertools.product(plan.rates, plan.rate_seeds)
-            jobs = [plan.job(arm, text, "rate", rate, seed) for rate, seed in pairs]
-            results.run(jobs, text, lanes)
+            while (chosen := plan.rate(arm, text, results)) is None:
+                pairs = itertools.product(plan.tried(arm, text, results), plan.rate_seeds)
+                jobs = [plan.job(arm, text, "rate", rate, seed) for rate, seed in pairs]
+                results.run(jobs, text, lanes)
             if final:
-                chosen = plan.rate(arm, text, results)
-                assert chosen is not None  # the lines above have filled the grid
                 jobs = [plan.job(arm, text, "final", chosen, seed) for seed in plan.seeds]
                 results.run(jobs, text, lanes)
 

@@ -2,7 +2,7 @@
 
     python examples/free_energy_study/run.py --text shakespeare=FILE --text wikitext=FILE \
         [--arms vfe gpt-modern | --ablations] [--seeds 3] [--lanes 12] [--out FOLDER]
-        [--report | --pace]
+        [--outward] [--report | --pace]
 
 Every finished run is a line of ``runs.jsonl`` in the folder, and is not run again. Tables and
 picture are made of what is there; the folder ``measured`` here keeps the lines that the
@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     arms.add_argument("--arms", nargs="+", choices=ARMS, default=list(MODELS))
     arms.add_argument("--ablations", action="store_true", help="those of vfe, small")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--outward", action="store_true", help="go on beyond the ends of the grid")
     parser.add_argument("--rate-seeds", type=int, default=1, help="seeds per rate tried")
     parser.add_argument(
         "--steps", type=int, help="updates, a multiple of 200; by default 2000, of ablations 1000"
@@ -64,8 +65,9 @@ def plan_of(options: argparse.Namespace) -> benchmark.Plan:
     names = list(ABLATIONS) if options.ablations else list(dict.fromkeys(options.arms))
     benchmark.ARMS.update({name: (ARMS[name].model, options_of(ARMS[name])) for name in names})
     texts = [benchmark.load(argument) for argument in options.text or ["topics"]]
-    seeds, rate_seeds = range(options.seeds), range(options.rate_seeds)
-    return benchmark.Plan(names, texts, seeds, list(benchmark.RATES), rate_seeds, options.steps)
+    seeds, rate_seeds, rates = range(options.seeds), range(options.rate_seeds), benchmark.RATES
+    asked = (list(rates), rate_seeds, options.steps, options.outward)
+    return benchmark.Plan(names, texts, seeds, *asked)
 
 
 def paces(plan: benchmark.Plan) -> dict[str, float]:

@@ -4,6 +4,7 @@ stopped goes on.
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -40,6 +41,29 @@ def test_arms_have_equal_parameters(load):
     for name, size in sizes.items():
         aim = arms.PARAMETERS if name in arms.MODELS else arms.SMALL
         assert abs(size - aim) < 0.005 * aim, name
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried", "chosen"),
+    [
+        ({1.0: 3.0, 2.0: 2.0, 4.0: 1.5, 8.0: 1.6}, [1, 2, 4, 8], 4),
+        ({0.5: 3.0, 1.0: 2.0, 2.0: 2.5}, [0.5, 1, 2], 1),
+        ({1.0: 3.0, 2.0: 2.0}, [1, 2, 4], None),
+        ({1.0: math.nan, 2.0: math.nan}, [1, 2], 1),
+    ],
+    ids=["upwards", "downwards", "still to be run", "all diverged"],
+)
+def test_a_grid_goes_on_outward_until_its_best_rate_is_inside(load, losses, tried, chosen):
+    load("run")
+
+    class Told(load("language_models").Plan):
+        def rate_loss(self, arm, text, rate, results):
+            return losses.get(rate)
+
+    plan = Told([], [], range(1), [1.0, 2.0], range(1), 200, outward=True)
+    assert list(plan.tried("arm", None, None)) == tried
+    assert plan.rate("arm", None, None) == chosen
+    assert list(plan._replace(outward=False).tried("arm", None, None)) == [1, 2]
 
 
 @pytest.mark.slow
