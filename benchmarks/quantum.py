@@ -33,37 +33,35 @@ tables of docs/results/density_matrices.md come last.
 
 import argparse
 import functools
-import itertools
 import os
 import platform
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from claim_rows.density_matrices import Method, Problem, adjoint, compiled, method, problem
+from claim_rows.density_matrices import Method, adjoint, compiled, method, problem
 from claim_rows.measure import backward_over_forward
+from quantum_methods import (
+    dynamiqs,
+    dynamiqs_evolve,
+    eigh_evolve,
+    errors,
+    expm_evolve,
+    pennylane,
+    pennylane_method,
+    qutip,
+    qutip_method,
+    real_strings,
+    reference,
+    shifts,
+)
+from quantum_times import floor, interleaved, rates
 
 from vfejax.models.quantum import model as quantum_transformer
 from vfejax.quantum import density
 from vfejax.quantum.evolution import evolve
 from vfejax.training.losses import next_token_loss
-
-try:
-    import pennylane
-except ImportError:
-    pennylane = None
-
-try:
-    import dynamiqs
-except ImportError:
-    dynamiqs = None
-
-try:
-    import qutip
-except ImportError:
-    qutip = None
 
 CASES = tuple((d, num) for d in (5, 16, 48, 128) for num in (64, 1024))
 SHIFT_CASE, PENNYLANE_CASE, DEGENERATE_CASE = (5, 64), (16, 2), (16, 64)
@@ -72,209 +70,6 @@ SHIFT_CASE, PENNYLANE_CASE, DEGENERATE_CASE = (5, 64), (16, 2), (16, 64)
 LARGEST_EXPM = 2_500_000
 FIELDS = (np.complex64, np.float32, np.complex128, np.float64)
 VOCABULARY, BATCH, LENGTH = 96, 12, 64
-
-
-def reference(inputs: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Evolved states and cotangents of rho, H and dt in double precision, one state after the
-    other.
-    """
-    rho, h, dt, cotangent = (x.astype(np.result_type(x.dtype, np.float64)) for x in inputs)
-    w, v = np.linalg.eigh(h)
-    gap = w[:, None] - w
-    value, ct_rho, ct_dt, integral = (
-        np.empty_like(rho),
-        np.empty_like(rho),
-        np.empty_like(dt),
-        np.zeros_like(h),
-    )
-    for i, t in enumerate(dt):
-        p, a = np.exp(-1j * t * w), cotangent[i].T
-        u = (v * p) @ v.T
-        value[i] = u @ rho[i] @ adjoint(u)
-        ct_rho[i] = (adjoint(u) @ a @ u).T
-        # dL = 2 Re tr(A dU rho U^dag), and dU = V (D o V^T dH V) V^T with D the divided differences
-        # of exp(-i t w).
-        m = v.T @ (rho[i] @ adjoint(u) @ a) @ v
-        divided = np.where(
-            gap == 0, -1j * t * p[:, None], (p[:, None] - p) / np.where(gap == 0, 1.0, gap)
-        )
-        integral += 2 * (m.T * divided).real
-        ct_dt[i] = 2 * (np.diagonal(m) @ (-1j * w * p)).real
-    ct_h = v @ integral @ v.T
-    return value, (ct_rho, 0.5 * (ct_h + ct_h.T), ct_dt)
-
-
-def errors(found: tuple, expected: tuple) -> list[float]:
-    """Relative errors of rho', and of the cotangents of rho, H (its symmetric part) and dt;
-    absolute where the reference is 0.
-    """
-    value, (ct_rho, ct_h, ct_dt) = jax.tree.map(np.asarray, found)
-    pairs = zip(
-        (value, ct_rho, 0.5 * (ct_h + ct_h.T), ct_dt), (expected[0], *expected[1]), strict=True
-    )
-    return [
-        float(np.linalg.norm(got - want) / (np.linalg.norm(want) or 1.0)) for got, want in pairs
-    ]
-
-
-def eigh_evolve(rho, hamiltonian, dt):
-    """(a)."""
-    levels, basis = jnp.linalg.eigh(hamiltonian)
-    u = (basis * jnp.exp(-1j * dt[:, None] * levels)[:, None, :]) @ basis.T
-    return u @ rho @ adjoint(u)
-
-
-def expm_evolve(rho, hamiltonian, dt):
-    """(b)."""
-    u = jax.lax.map(lambda t: jax.scipy.linalg.expm(-1j * t * hamiltonian), dt)
-    return u @ rho @ adjoint(u)
-
-
-def shifts(inputs: Problem) -> tuple[Callable[[], object], int]:
-    """(c): cotangents of H and dt, and the number of evaluations it takes; one evaluation after the
-    other.
-    """
-    d = inputs.hamiltonian.shape[0]
-    # Steps at which truncation (their square) and rounding (their inverse) are both below 1e-3 of
-    # the gradient.
-    step_h, step_dt = 0.1, 0.01
-    rows, columns = np.tril_indices(d)
-    units = np.zeros((len(rows), d, d), np.float32)
-    units[np.arange(len(rows)), rows, columns] = units[np.arange(len(rows)), columns, rows] = step_h
-
-    def run(rho, hamiltonian, dt, cotangent):
-        def values(hamiltonian, dt):
-            return jnp.sum(jnp.real(cotangent * evolve(rho, hamiltonian, dt)), axis=(-2, -1))
-
-        def entry(unit):
-            return jnp.sum(values(hamiltonian + unit, dt) - values(hamiltonian - unit, dt)) / (
-                2 * step_h
-            )
-
-        slopes = jax.lax.map(entry, units)
-        # An entry off the diagonal moves two entries of H together.
-        half = jnp.zeros_like(hamiltonian).at[rows, columns].set(0.5 * slopes)
-        ct_dt = (values(hamiltonian, dt + step_dt) - values(hamiltonian, dt - step_dt)) / (
-            2 * step_dt
-        )
-        return half + half.T, ct_dt
-
-    return compiled(run, *inputs)[0], 2 * (len(rows) + 1)
-
-
-def real_strings(num_qubits: int) -> tuple[list[str], np.ndarray]:
-    """Pauli words with an even number of Y, a basis of the real symmetric matrices, and their
-    matrices.
-    """
-    pauli = {
-        "I": np.eye(2),
-        "X": np.array([[0, 1], [1, 0]]),
-        "Y": np.array([[0, -1j], [1j, 0]]),
-        "Z": np.diag([1, -1]),
-    }
-    words = [
-        "".join(w) for w in itertools.product("IXYZ", repeat=num_qubits) if w.count("Y") % 2 == 0
-    ]
-    return words, np.stack(
-        [functools.reduce(np.kron, [pauli[c] for c in word]) for word in words]
-    ).real
-
-
-def pennylane_method(psi: np.ndarray, inputs: Problem, words: list[str], strings: np.ndarray):
-    """(d): forward pass, and gradient by the coefficients of the strings in H, at any time
-    steps.
-    """
-    wires = range(len(words[0]))
-    observables = inputs.cotangent.swapaxes(-1, -2).astype(np.complex128)
-    coefficients = np.einsum("wjk,jk->w", strings, inputs.hamiltonian) / len(strings[0])
-    device = pennylane.device("default.qubit", wires=len(wires))
-
-    @pennylane.qnode(device, diff_method="adjoint")
-    def energy(angles, psi, observable):
-        pennylane.StatePrep(psi, wires=wires)
-        for angle, word in zip(angles, words, strict=True):
-            pennylane.PauliRot(angle, word, wires=wires)
-        return pennylane.expval(pennylane.Hermitian(observable, wires=wires))
-
-    slope = pennylane.grad(energy, argnums=0)
-
-    def sweep(call: Callable, dt: np.ndarray, requires_grad: bool) -> list:
-        # With angles to be trained PennyLane computes the gradient along with the value.
-        angles = functools.partial(pennylane.numpy.array, requires_grad=requires_grad)
-        return [
-            call(angles(2 * t * coefficients), *x)
-            for t, *x in zip(dt.astype(np.float64), psi, observables, strict=True)
-        ]
-
-    def gradient(dt: np.ndarray) -> np.ndarray:
-        return np.einsum("tw,t->w", np.stack(sweep(slope, dt, True)), 2.0 * dt)
-
-    return (lambda: sweep(energy, inputs.dt, False)), gradient
-
-
-def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    call()
-    return clock() - start
-
-
-def _batch(call: Callable[[], object], first: float, clock: Callable[[], float]) -> float:
-    """Seconds per call of a batch of about 20 ms, after a call that warms caches and thread
-    pools: processor time is known to a few ms.
-    """
-    count = max(1, int(0.02 / first))
-    call()
-    return _timed(lambda: [call() for _ in range(count)], clock) / count
-
-
-def interleaved(
-    calls: dict[object, Callable[[], object]],
-    rounds: int = 15,
-    clock: Callable[[], float] = time.process_time,
-    of_rounds: Callable[[list[float]], float] = np.median,
-) -> dict[object, float]:
-    """Seconds per call, the median of rounds. Every round runs all, ``rounds`` rounds or 10 s; what
-    takes above 0.1 s runs once a round.
-
-    The slow must not use up the time of the others: above 0.5 s they run in two rounds, above 4 s
-    in one.
-    """
-    for call in calls.values():
-        call()
-    firsts = {name: _timed(call, time.perf_counter) for name, call in calls.items()}
-    times: dict[object, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    for turn in range(rounds):
-        for name, call in calls.items():
-            first = firsts[name]
-            if turn == 0 or first <= 0.5 or (first <= 4 and turn < 2):
-                slow = first > 0.1
-                times[name].append(_timed(call, clock) if slow else _batch(call, first, clock))
-        if time.perf_counter() - began > 10:
-            break
-    return {name: float(of_rounds(values)) for name, values in times.items()}
-
-
-def rates() -> tuple[float, float]:
-    """FLOP/s of a float32 product of size 1024, and bytes read plus bytes written per second of a
-    pass over 128 MB; median of 30.
-    """
-    x = jnp.ones((1024, 1024), jnp.float32)
-    product = compiled(jnp.matmul, x, x)[0]
-    source = jnp.ones(2**25, jnp.float32)
-    copy = compiled(jnp.negative, source)[0]
-    seconds = interleaved({"product": product, "copy": copy}, rounds=30)
-    return 2 * 1024**3 / seconds["product"], 2 * source.nbytes / seconds["copy"]
-
-
-def floor(d: int, num: int, speeds: tuple[float, float]) -> dict[tuple[str, str], float]:
-    """Seconds that forward, and forward with gradient, cannot go below."""
-    flops, bandwidth = speeds
-    work = {"forward": (8, 2), "both": (20, 4)}
-    return {
-        ("floor", of): max(products * 2 * d**3 * num / flops, stacks * 8 * d * d * num / bandwidth)
-        for of, (products, stacks) in work.items()
-    }
 
 
 def row(
@@ -367,27 +162,6 @@ def pennylane_case() -> None:
     times = interleaved(calls)
     for name in ("ours", "(d) PennyLane"):
         row(name, d, num, times, mine, None)
-
-
-def dynamiqs_evolve(rho, hamiltonian, dt):
-    """(e)."""
-    times = jnp.stack([jnp.zeros_like(dt), dt])
-    solution = dynamiqs.sepropagator(hamiltonian, times, progress_meter=False)
-    u = solution.propagators.to_jax()[-1]
-    return u @ rho @ adjoint(u)
-
-
-def qutip_method(inputs: Problem) -> Callable[[], np.ndarray]:
-    """(f), from objects that are made before the clock starts."""
-    hamiltonian = qutip.Qobj(inputs.hamiltonian.astype(np.float64))
-    states, dt = [qutip.Qobj(x.astype(np.complex128)) for x in inputs.rho], float(inputs.dt)
-
-    def run() -> np.ndarray:
-        u = (-1j * dt * hamiltonian).expm()
-        adjoint = u.dag()
-        return np.stack([(u @ x @ adjoint).full() for x in states])
-
-    return run
 
 
 def one_step_case(d: int, num: int) -> None:

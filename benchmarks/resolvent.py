@@ -27,34 +27,31 @@ import argparse
 import ctypes
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from resolvent_rivals import (
+    BATCH,
+    Z,
+    c_library,
+    c_method,
+    chains,
+    from_c,
+    lapack,
+    lapack_method,
+    torch,
+    torch_method,
+)
 
 from vfejax.spectral import resolvent
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
-try:
-    from scipy.linalg import lapack
-except ImportError:
-    lapack = None
-
 clock = time.perf_counter  # or time.process_time, by an option
-BATCH = 8
 WIDTH = 64
-Z = 0.3 + 0.5j
 SIZES = (128, 512, 2048, 8192, 32768, 262144, 1_000_000)
 # The largest n each method is asked for: beyond it overflows (a), or takes more than about 10 s or
 # 4 GB.
@@ -69,106 +66,6 @@ loop | attention | C loop | temporaries of both |
 INSIDE_HEADER = """\
 | n | | call | empty call | inside a program | C loop, called | C loop, inside | call | inside |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
-
-C_SOURCE = """
-#include <stddef.h>
-enum { B = 8 };
-typedef float lanes[B];
-typedef lanes complex_lanes[2];
-
-static inline void ratio(const float *a, const float *k, lanes *g, float zr, float zi, lanes *out) {
-    for (int l = 0; l < B; l++) {
-        float wr = a[l] - zr - k[l] * g[0][l], wi = -zi - k[l] * g[1][l];
-        float s = 1.0f / (wr * wr + wi * wi);
-        out[0][l] = wr * s;
-        out[1][l] = -wi * s;
-    }
-}
-
-void forward(ptrdiff_t n, const lanes *a, const lanes *b, const lanes *c, float zr, float zi,
-             lanes *k, complex_lanes *left, complex_lanes *right, complex_lanes *g) {
-    for (int l = 0; l < B; l++) k[0][l] = k[n][l] = 0;  /* k[i] couples i - 1 and i */
-    for (ptrdiff_t i = 1; i < n; i++)
-        for (int l = 0; l < B; l++) k[i][l] = b[i - 1][l] * c[i - 1][l];
-    complex_lanes u = {{0}}, v = {{0}};
-    for (ptrdiff_t i = 0; i < n; i++) {
-        ptrdiff_t j = n - 1 - i;
-        ratio(a[i], k[i], u, zr, zi, u);
-        ratio(a[j], k[j + 1], v, zr, zi, v);
-        for (int p = 0; p < 2; p++)
-            for (int l = 0; l < B; l++) left[i][p][l] = u[p][l], right[j][p][l] = v[p][l];
-    }
-    for (ptrdiff_t i = 0; i < n; i++)
-        for (int l = 0; l < B; l++) {
-            float wr = a[i][l] - zr, wi = -zi;
-            if (i) wr -= k[i][l] * left[i - 1][0][l], wi -= k[i][l] * left[i - 1][1][l];
-            if (i < n - 1) {
-                wr -= k[i + 1][l] * right[i + 1][0][l];
-                wi -= k[i + 1][l] * right[i + 1][1][l];
-            }
-            float s = 1.0f / (wr * wr + wi * wi);
-            g[i][0][l] = wr * s;
-            g[i][1][l] = -wi * s;
-        }
-}
-
-static inline void adjoint(lanes *w, lanes *g, const float *k, lanes *r, lanes *s) {
-    for (int l = 0; l < B; l++) {
-        float gr = g[0][l] * g[0][l] - g[1][l] * g[1][l], gi = 2 * g[0][l] * g[1][l];
-        float hr = k[l] * (r[0][l] * r[0][l] - r[1][l] * r[1][l]);
-        float hi = k[l] * 2 * r[0][l] * r[1][l];
-        float sr = w[0][l] * gr - w[1][l] * gi + hr * s[0][l] - hi * s[1][l];
-        s[1][l] = w[0][l] * gi + w[1][l] * gr + hr * s[1][l] + hi * s[0][l];
-        s[0][l] = sr;
-    }
-}
-
-void backward(ptrdiff_t n, const lanes *b, const lanes *c, const lanes *k, complex_lanes *left,
-              complex_lanes *right, complex_lanes *g, complex_lanes *w, complex_lanes *sl,
-              complex_lanes *sr, lanes *da, lanes *db, lanes *dc) {
-    complex_lanes u = {{0}}, v = {{0}};
-    for (ptrdiff_t i = 0; i < n; i++) {
-        ptrdiff_t j = n - 1 - i;
-        adjoint(w[i], g[i], k[i], right[i], u);
-        adjoint(w[j], g[j], k[j + 1], left[j], v);
-        for (int p = 0; p < 2; p++)
-            for (int l = 0; l < B; l++) sl[i][p][l] = u[p][l], sr[j][p][l] = v[p][l];
-    }
-    for (ptrdiff_t i = 0; i < n; i++)
-        for (int l = 0; l < B; l++) {
-            float gr = g[i][0][l] * g[i][0][l] - g[i][1][l] * g[i][1][l];
-            float gi = 2 * g[i][0][l] * g[i][1][l];
-            da[i][l] = w[i][0][l] * gr - w[i][1][l] * gi - sl[i][0][l] - sr[i][0][l];
-        }
-    for (ptrdiff_t i = 0; i < n - 1; i++)
-        for (int l = 0; l < B; l++) {
-            float dk = right[i + 1][0][l] * sl[i][0][l] - right[i + 1][1][l] * sl[i][1][l]
-                     + left[i][0][l] * sr[i + 1][0][l] - left[i][1][l] * sr[i + 1][1][l];
-            db[i][l] = c[i][l] * dk;
-            dc[i][l] = b[i][l] * dk;
-        }
-}
-
-void run(int times, int gradient, ptrdiff_t n, const lanes *a, const lanes *b, const lanes *c,
-         float zr, float zi, lanes *k, complex_lanes *left, complex_lanes *right, complex_lanes *g,
-         complex_lanes *w, complex_lanes *sl, complex_lanes *sr, lanes *da, lanes *db, lanes *dc) {
-    for (; times > 0; times--) {
-        forward(n, a, b, c, zr, zi, k, left, right, g);
-        if (gradient) backward(n, b, c, k, left, right, g, w, sl, sr, da, db, dc);
-    }
-}
-"""
-
-
-def chains(n: int) -> tuple[np.ndarray, ...]:
-    """Random a, b, c (with b c > 0) and a cotangent w, float32 and complex64, ``[8, n]`` or ``[8, n
-    - 1]``.
-    """
-    rng = np.random.default_rng(n)
-    a, b = rng.standard_normal((BATCH, n)), rng.uniform(0.5, 1.5, (BATCH, n - 1))
-    c = b * rng.uniform(0.8, 1.2, b.shape)
-    w = rng.standard_normal((BATCH, n)) + 1j * rng.standard_normal((BATCH, n))
-    return *(x.astype(np.float32) for x in (a, b, c)), w.astype(np.complex64)
 
 
 def _compiled(
@@ -223,45 +120,6 @@ def rounds(
     return _compiled(repeated, arrays if gradient else arrays[:3])[0]
 
 
-def theta_phi(a, b, c):
-    """(a): one chain, ``G_ii = theta_i phi_i / theta_n``, site by site."""
-    d, k, n = a - Z, b * c, a.shape[0]
-    theta, phi = [torch.ones_like(d[0]), d[0]], [torch.ones_like(d[0]), d[n - 1]]
-    for i in range(1, n):
-        theta.append(d[i] * theta[-1] - k[i - 1] * theta[-2])
-    for i in range(n - 2, -1, -1):
-        phi.append(d[i] * phi[-1] - k[i] * phi[-2])
-    return torch.stack(theta[:-1]) * torch.stack(phi[:-1]).flip(0) / theta[-1]
-
-
-def torch_method(arrays: tuple[np.ndarray, ...], gradient: bool) -> Callable[[], tuple]:
-    """(a), with autograd for the gradient."""
-    a, b, c = (torch.tensor(x, dtype=torch.complex128, requires_grad=gradient) for x in arrays[:3])
-    # PyTorch's cotangent is the conjugate of JAX's.
-    w = torch.tensor(arrays[3].conj(), dtype=torch.complex128)
-
-    def run():
-        with torch.set_grad_enabled(gradient):
-            value = torch.vmap(theta_phi)(a, b, c)
-        gradients = torch.autograd.grad(value, (a, b, c), w) if gradient else None
-        return value.detach().numpy(), gradients and tuple(x.numpy().real for x in gradients)
-
-    return run
-
-
-def lapack_method(arrays: tuple[np.ndarray, ...]) -> Callable[[], tuple]:
-    """(b): the whole inverse, column by column, for its diagonal."""
-    a, b, c = (x.astype(np.complex128) for x in arrays[:3])
-    identity = np.eye(a.shape[-1], dtype=np.complex128, order="F")
-
-    def run():
-        return np.stack(
-            [np.diagonal(lapack.zgtsv(c[i], a[i] - Z, b[i], identity)[3]) for i in range(BATCH)]
-        ), None
-
-    return run
-
-
 def attention_method(n: int, gradient: bool) -> Callable[[], object]:
     """(c): one head of width 64."""
     rng = np.random.default_rng(n)
@@ -275,52 +133,6 @@ def attention_method(n: int, gradient: bool) -> Callable[[], object]:
         return result, pull(w)
 
     return _compiled(both, arrays)[0] if gradient else _compiled(value, arrays[:3])[0]
-
-
-def c_library(folder: str) -> ctypes.CDLL | None:
-    """(d) compiled, or None without a C compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        return None
-    source, library = Path(folder, "resolvent.c"), Path(folder, "resolvent.so")
-    source.write_text(C_SOURCE)
-    flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
-    return ctypes.CDLL(str(library))
-
-
-def _pointer(array: np.ndarray):
-    """A pointer that keeps its array alive."""
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-
-
-def c_method(
-    library: ctypes.CDLL, arrays: tuple[np.ndarray, ...], gradient: bool, times: int = 1
-) -> Callable[[], tuple]:
-    """(d), ``times`` times: inputs laid out for it before the clock starts, outputs turned back
-    only where they are checked.
-    """
-    n = arrays[0].shape[-1]
-    a, b, c = (np.ascontiguousarray(x.T) for x in arrays[:3])
-    w = np.ascontiguousarray(np.stack([arrays[3].T.real, arrays[3].T.imag], 1))
-    k, da, db, dc = np.zeros((n + 1, BATCH), np.float32), *(np.zeros_like(x) for x in (a, b, c))
-    left, right, g, sl, sr = (np.zeros((n, 2, BATCH), np.float32) for _ in range(5))
-
-    shift = ctypes.c_float(Z.real), ctypes.c_float(Z.imag)
-    buffers = map(_pointer, (k, left, right, g, w, sl, sr, da, db, dc))
-    inputs = ctypes.c_ssize_t(n), *map(_pointer, (a, b, c)), *shift
-    arguments = ctypes.c_int(times), ctypes.c_int(gradient), *inputs, *buffers
-
-    def run():
-        library.run(*arguments)
-        return g, (da, db, dc)
-
-    return run
-
-
-def _from_c(result: tuple, gradient: bool) -> tuple:
-    g, gradients = result
-    return (g[:, 0] + 1j * g[:, 1]).T, tuple(x.T for x in gradients) if gradient else None
 
 
 def copy_bandwidth() -> float:
@@ -406,7 +218,7 @@ def case(n: int, gradient: bool, library: ctypes.CDLL | None) -> Case:
     if library is not None:
         methods["(d) C loop"] = c_method(library, arrays, gradient)
         # Both are float32: twice the error of one.
-        check("(d)", _from_c(methods["(d) C loop"](), gradient), value, gradients, 1e-5)
+        check("(d)", from_c(methods["(d) C loop"](), gradient), value, gradients, 1e-5)
     times = max(4, 2**15 // n)
     if n <= LARGEST["inside"]:
         run = _both if gradient else _value
