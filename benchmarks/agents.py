@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from agents_rivals import SPINS, TEMPERATURE, rivals, torch
 
-from vfejax.agents import free_energy, hierarchy, hierarchy_energy, pairwise
+from vfejax.agents import free_energy, hierarchy, hierarchy_energy
 from vfejax.agents.free_energy import Weights
 from vfejax.agents.observation import identity_observations
 from vfejax.agents.population import Population, constrain, unconstrain
@@ -46,6 +46,8 @@ from vfejax.dynamics.rollout import rollout
 from vfejax.geometry import irreps
 from vfejax.problems.emergent_flow import emergent_flow
 from vfejax.problems.population_flow import population_flow
+
+BLOCK_ENTRIES = 2**20  # pairs in a block of the floor: 4 MB, as in the library
 
 
 def population(num: int, k: int, grid: tuple[int, ...] = ()) -> tuple[np.ndarray, ...]:
@@ -93,7 +95,7 @@ def floor(num: int, k: int, grid: tuple[int, ...] = ()) -> Callable[[], object]:
     left, right = (
         jnp.asarray(rng.uniform(0, 1 / width, (*grid, num, width)), jnp.float32) for _ in range(2)
     )
-    size = max(1, min(num, pairwise.BLOCK_ENTRIES // num))
+    size = max(1, min(num, BLOCK_ENTRIES // num))
     product = partial(jnp.matmul, precision="highest")
 
     def sweep(left, right):

@@ -2,6 +2,7 @@
 or takes too long.
 """
 
+import ast
 import importlib
 import sys
 from pathlib import Path
@@ -21,6 +22,35 @@ def gpu():
 def test_every_benchmark_runs_or_is_left_out_with_a_reason(gpu):
     assert sorted([*gpu.BENCHMARKS, *gpu.LEFT_OUT]) == sorted(p.stem for p in FOLDER.glob("*.py"))
     assert all(gpu.LEFT_OUT.values())
+
+
+def _missing(path: Path) -> list[str]:
+    """Attributes of modules of the package that a script names and no module has."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    modules = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vfejax"):
+            for name in node.names:
+                try:
+                    module = importlib.import_module(f"{node.module}.{name.name}")
+                except ModuleNotFoundError:
+                    continue
+                modules[name.asname or name.name] = module
+    return [
+        ast.unparse(n)
+        for n in nodes
+        if isinstance(n, ast.Attribute)
+        and isinstance(n.value, ast.Name)
+        and n.value.id in modules.keys() - bound
+        and not hasattr(modules[n.value.id], n.attr)
+    ]
+
+
+def test_benchmarks_name_only_what_modules_of_the_package_have():
+    assert not [name for path in FOLDER.rglob("*.py") for name in _missing(path)]
 
 
 def test_all_run_one_after_another_into_one_file(gpu, monkeypatch, tmp_path, capsys):
