@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from vfejax.types import PyTree
+from vfejax.types import Array, PyTree
 
-__all__ = ["by_device", "whole"]
+__all__ = ["alike", "by_device", "whole"]
 
 
 def _mesh_in_scope() -> AbstractMesh | None:
@@ -73,3 +73,26 @@ def whole(tree: PyTree) -> PyTree:
         return jax.lax.with_sharding_constraint(x, PartitionSpec()) if traced else x
 
     return jax.tree.map(placed, tree)
+
+
+def alike(*arrays: Array) -> tuple[Array, ...]:
+    """The same arrays, where inside ``jax.shard_map`` one that devices share counts as each one's
+    own as soon as another of them is.
+
+    For functions with derivatives of their own: what they return for such an array is then summed
+    over the devices, as JAX does for its own functions.
+
+    Args:
+        arrays: what one function is given together.
+
+    >>> import jax.numpy as jnp
+    >>> alike(jnp.ones(2), jnp.zeros(()))
+    (Array([1., 1.], dtype=float32), Array(0., dtype=float32))
+    """
+    axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    every = frozenset[Any]().union(*axes)
+    missing = [tuple(sorted(every - own, key=str)) for own in axes]
+    return tuple(
+        jax.lax.pcast(x, names, to="varying") if names else x
+        for x, names in zip(arrays, missing, strict=True)
+    )

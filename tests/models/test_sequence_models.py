@@ -295,6 +295,19 @@ def test_decoding_token_by_token_equals_reading_at_once(name, compiled, tokens):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, start)
 
 
+@each_model
+def test_inside_shard_map_the_gradient_of_weights_that_devices_share_is_one_for_all(name, tokens):
+    """JAX refuses a program whose types do not say so."""
+    model, params = _abstract(name)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def loss(params, tokens):
+        return jax.lax.pmean(jnp.mean(model.apply(params, tokens, None).logits), "data")
+
+    places = {"mesh": mesh, "in_specs": (jax.P(), jax.P("data")), "out_specs": jax.P()}
+    jax.eval_shape(jax.shard_map(jax.grad(loss), **places), params, tokens)
+
+
 def _is_constant(name, path):
     """Whether an array is stored with the weights and never trained."""
     return any(word in jax.tree_util.keystr(path) for word in MEMBERS[name].constants)

@@ -5,9 +5,12 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vfejax.devices import alike
 from vfejax.types import Array
 
 __all__ = ["kernel_product", "linear"]
@@ -30,27 +33,33 @@ def _shape(x: Any, kernel: Any, *, options: _Options) -> Any:
     )[0]
 
 
+def _by_kernel(x: Array, kernel: Array, options: _Options) -> Array:
+    """The product as linear in the kernel, whose gradient is summed over devices that share it."""
+    return _BY_KERNEL.bind(*alike(x, kernel), options=options)
+
+
 def _derivative(primals: tuple, tangents: tuple, *, options: _Options) -> tuple[Any, Any]:
     (x, kernel), parts = primals, []
     if type(tangents[0]) is not ad.Zero:
         parts.append(_plain(tangents[0], kernel, options=options))
     if type(tangents[1]) is not ad.Zero:
-        parts.append(_BY_KERNEL.bind(x, tangents[1], options=options))
-    return _BY_KERNEL.bind(x, kernel, options=options), sum(parts[1:], parts[0])
+        parts.append(_by_kernel(x, tangents[1], options))
+    return _by_kernel(x, kernel, options), sum(parts[1:], parts[0])
 
 
 def _transpose(ct: Any, x: Any, kernel: Any, *, options: _Options) -> tuple[Any, Any]:
     if type(ct) is ad.Zero:
         return None, None
-    known = kernel if ad.is_undefined_primal(x) else x
-    if ad.is_undefined_primal(x):
-        product = jax.lax.dot_general(
-            ct, known, (((ct.ndim - 1,), (1,)), ((), ())), **dict(options)
-        )
-        return product.astype(x.aval.dtype), None
-    rows = tuple(range(x.ndim - 1))
-    product = jax.lax.dot_general(known, ct, ((rows, rows), ((), ())), **dict(options))
-    return None, product.astype(kernel.aval.dtype)
+    by_x = ad.is_undefined_primal(x)
+    like, known = (x, kernel) if by_x else (kernel, x)
+    rows = tuple(range(ct.ndim - 1))
+    factors, axes = ((ct, known), ((ct.ndim - 1,), (1,))) if by_x else ((known, ct), (rows, rows))
+    place, mesh = like.aval.sharding, jax.sharding.get_abstract_mesh()
+    if place.mesh.empty:
+        place = None if mesh.empty else NamedSharding(mesh, PartitionSpec())
+    chosen = dict(options) | {"out_sharding": place}
+    found = jax.lax.dot_general(*factors, (axes, ((), ())), **chosen).astype(like.aval.dtype)
+    return (found, None) if by_x else (None, found)
 
 
 def _batched(arguments: tuple, axes: tuple, *, options: _Options) -> tuple[Array, int]:
@@ -71,13 +80,18 @@ def _product(x: Array, kernel: Array, options: _Options) -> Array:
     return _plain(x, kernel, options=options)
 
 
-@_product.defjvp
-def _product_jvp(options: _Options, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+@partial(_product.defjvp, symbolic_zeros=True)
+def _product_jvp(options: _Options, primals: tuple, tangents: tuple) -> tuple[Array, Any]:
     (x, kernel), (x_change, kernel_change) = primals, tangents
-    by_x = _plain(x_change, kernel, options=options)
-    by_kernel = _BY_KERNEL.bind(x, kernel_change, options=options)
     # A plain product, which policies of jax.checkpoint know as one.
-    return _plain(x, kernel, options=options), by_x + by_kernel
+    product, parts = _plain(x, kernel, options=options), []
+    if type(x_change) is not SymbolicZero:
+        parts.append(_plain(x_change, kernel, options=options))
+    if type(kernel_change) is not SymbolicZero:
+        parts.append(_by_kernel(x, kernel_change, options))
+    if not parts:
+        return product, zero_from_primal(product, symbolic_zeros=True)
+    return product, sum(parts[1:], parts[0])
 
 
 def kernel_product(x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any) -> Array:
@@ -101,6 +115,11 @@ def kernel_product(x: Array, kernel: Array, dimension_numbers: Any = None, **opt
     >>> kernel_product(jnp.ones((3, 2)), jnp.ones((2, 4))).shape
     (3, 4)
     """
+    place = options.get("out_sharding")
+    if place is not None:  # as rules of shapes want it
+        named = isinstance(place, NamedSharding)
+        mesh = place.mesh.abstract_mesh if named else jax.sharding.get_abstract_mesh()
+        options["out_sharding"] = NamedSharding(mesh, place.spec if named else place)
     return _product(x, kernel, tuple(options.items()))
 
 

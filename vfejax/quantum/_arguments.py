@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from vfejax.devices import alike
 from vfejax.numerics import broadcast_named, expand_leading
 from vfejax.quantum.hermitian import real_dtype
 from vfejax.types import Array
@@ -124,7 +125,9 @@ def fit_evolution(
     rank = len(broadcast_named(**leads))
     if hamiltonian.ndim > 2:
         hamiltonian = expand_leading(hamiltonian, rank, 2)
-    return expand_leading(state, rank, core), hamiltonian, expand_leading(dt, rank)
+    state, dt = expand_leading(state, rank, core), expand_leading(dt, rank)
+    state, hamiltonian, dt = alike(state, hamiltonian, dt)
+    return state, hamiltonian, dt
 
 
 def prepare_evolution(

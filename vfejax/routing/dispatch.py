@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.devices import by_device
+from vfejax.devices import alike, by_device
 from vfejax.numerics import at_least_float32
 from vfejax.routing.choice import Routing
 from vfejax.types import Array
@@ -74,7 +74,7 @@ def _multiply_backward(
     residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, None, Array]:
     blocks, owners, kernels = residuals
-    sums = jnp.zeros(kernels.shape, at_least_float32(kernels.dtype))
+    sums = jnp.zeros_like(kernels, at_least_float32(kernels.dtype))
 
     def add(sums: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         x, owner, change = block
@@ -190,7 +190,7 @@ def feed_forward_blocks(
 
     def product(x: Array, kernels: Array) -> Array:
         blocks = _to_slots(x, layout).reshape(-1, block, x.shape[-1])
-        found = _multiply(blocks, layout.owners, _widened(kernels, 2))
+        found = _multiply(*alike(blocks, layout.owners, _widened(kernels, 2)))
         return _from_slots(found.reshape(-1, found.shape[-1]), layout)[:, : kernels.shape[-1]]
 
     return product(activation_fn(product(rows, kernel_in)), kernel_out)

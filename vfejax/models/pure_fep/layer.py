@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.devices import alike
 from vfejax.models.pure_fep import energy
 from vfejax.models.pure_fep.frames import Frames, to_common, token_frames
 from vfejax.models.pure_fep.gaussians import (
@@ -223,7 +224,7 @@ def _descended(
         return (from_natural(information, precision, rules.kind), weights), none
 
     batch, _, heads, _ = prior.mean.shape
-    nothing = jnp.zeros((batch, heads, *lags.shape), prior.mean.dtype)
+    nothing, _ = alike(jnp.zeros((batch, heads, *lags.shape), prior.mean.dtype), prior.mean)
     return jax.lax.scan(step, (prior, nothing), length=rules.steps)[0]
 
 

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
+from vfejax.devices import alike
 from vfejax.models import kernels
 from vfejax.models.blocks import normal
 from vfejax.models.quantum.config import QuantumTransformerConfig
@@ -272,7 +273,7 @@ class QuantumBlock(nnx.Module):
         """
         coupling = jax.nn.sigmoid(self.coupling[...])
         if self.config.mixing == "convex":
-            rho = causal_mix(states, coupling, places)
+            rho = causal_mix(*alike(states, coupling, places))
         else:
             rho = dephase(states[:, WINDOW:], 1.0 - mixing_weights(coupling, places)[:, 0])
         return dephase(rho, 1.0) if self.config.decohere else rho
