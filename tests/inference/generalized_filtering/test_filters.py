@@ -273,3 +273,59 @@ def test_bad_models_are_named():
         hm.check_model(model._replace(levels=(bad,)))
     with pytest.raises(ValueError, match=r"cause_precision.* must be symmetric"):
         hm.check_model(model._replace(cause_precision=np.array([[1.0, 1.0], [0.0, 1.0]])))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"motion_fn": lambda x, v, p: x[:1]},
+            r"levels\[0\].motion_fn .* \(2,\), got \(1,\)",
+        ),
+        ({"output_fn": lambda x, v, p: x}, r"levels\[0\].output_fn .* \(4,\), got \(2,\)"),
+        ({"output_fn": lambda x, v, p: [x]}, r"levels\[0\].output_fn must .* got list"),
+    ],
+)
+def test_what_a_function_returns_is_never_stretched_to_fit(change, message):
+    model, parameters = _model()
+    model = model._replace(levels=(model.levels[0]._replace(**change),))
+    seen = hm.observation(model, jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match=message):
+        path_energy.prediction_errors(model, hm.rest(model), seen, parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"smoothness": 0.0}, "smoothness must be above 0, in units of time, got 0.0"),
+        ({"cause_smoothness": -1.0}, "cause_smoothness must be above 0, in units of time"),
+        ({"cause_order": 4}, "cause_order must be from 1 to order = 3, got 4"),
+        ({"motion_order": 4}, "motion_order must be from 0 to order = 3, got 4"),
+        ({"cause_precision": np.eye(1)[None]}, r"cause_precision must be \[m, m\], got"),
+    ],
+)
+def test_a_filter_refuses_a_model_that_does_not_fit_together(change, message):
+    model, parameters = _model()
+    hyper = hm.zero_hyperparameters(model)
+    run = gf.generalized_filter(model._replace(**change), 1.0)
+    with pytest.raises(ValueError, match=message):
+        run.init(parameters, hyper)
+
+
+def test_arguments_of_a_filter_that_cannot_be_are_named():
+    model, parameters = _model()
+    hyper, level = hm.zero_hyperparameters(model), model.levels[0]
+    run = gf.generalized_filter(model, 1.0)
+    with pytest.raises(ValueError, match=r"parameters must be a tuple of 1, .* got ArrayImpl"):
+        run.init(jnp.zeros(2), hyper)
+    with pytest.raises(ValueError, match=r"parameters must be a tuple of 1, .* got 2 entries"):
+        run.init((*parameters, None), hyper)
+    with pytest.raises(ValueError, match=r"levels must be a tuple of levels.* \(level,\)"):
+        hm.rest(model._replace(levels=level))
+    flat = level._replace(output_precision=np.eye(4))
+    with pytest.raises(ValueError, match=r"levels\[0\].output_precision must be \[components, k"):
+        hm.rest(model._replace(levels=(flat,)))
+    with pytest.raises(ValueError, match="dt must be above 0"):
+        gf.generalized_filter(model, 0.0)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        gf.generalized_filter(model, 1.0, num_steps=0)

@@ -98,6 +98,16 @@ def natural_metric(curvature: Array) -> Array:
     return spd_inverse(curvature)
 
 
+def _check_parameters(model: Model, parameters: tuple) -> None:
+    entries = len(parameters) if isinstance(parameters, tuple | list) else None
+    if entries != len(model.levels):
+        got = type(parameters).__name__ if entries is None else f"{entries} entries"
+        raise ValueError(
+            f"parameters must be a tuple of {len(model.levels)}, one entry for each level (None "
+            f"where its functions need none), got {got}"
+        )
+
+
 def generalized_filter(
     model: Model,
     dt: float,
@@ -119,7 +129,9 @@ def generalized_filter(
         ``init`` and ``step``.
 
     Raises:
-        ValueError: by ``step``, when the shapes of the observation do not fit the model.
+        ValueError: when ``dt`` is not above 0 or ``num_steps`` below 1; by ``init``, when the model
+            does not fit together or there is not one entry of parameters for each level; by
+            ``step``, when an observation or what a function returns does not fit the model.
 
     Source: Friston et al., NeuroImage 41 (2008) 849, equations (14) and (52); ours differs by the
     metric and by the motion of the observation within a step.
@@ -134,7 +146,13 @@ def generalized_filter(
     0.0
     """
 
+    if dt <= 0:
+        raise ValueError(f"dt must be above 0, in units of time, got {dt}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+
     def init(parameters: tuple, hyper: Hyperparameters, path: Path | None = None) -> FilterState:
+        _check_parameters(model, parameters)
         dtype = hyper.output[0].dtype
         return FilterState(rest(model, dtype) if path is None else path, parameters, hyper)
 

@@ -117,10 +117,51 @@ class Hyperparameters(NamedTuple):
 
 
 def _sizes(model: Model) -> tuple[list[int], list[int], list[int]]:
-    """Numbers of states, causes and outputs of every level."""
+    """Numbers of states, causes and outputs of every level of a model whose shapes fit."""
+    _check_sizes(model)
     outputs = [level.output_precision.shape[-1] for level in model.levels]
     states = [level.state_precision.shape[-1] for level in model.levels]
     return states, [*outputs[1:], model.cause_precision.shape[-1]], outputs
+
+
+def _precisions(model: Model) -> dict[str, Array | np.ndarray]:
+    """All precisions by name, ``[components, k, k]``."""
+    if isinstance(model.levels, Level):
+        raise ValueError("levels must be a tuple of levels, got one level; (level,) is a tuple")
+    found = {}
+    for i, level in enumerate(model.levels):
+        for name in ("output_precision", "state_precision"):
+            found[f"levels[{i}].{name}"] = getattr(level, name)
+    return found
+
+
+def _check_sizes(model: Model) -> None:
+    """Refuse orders and shapes that do not fit; values may be traced, but for a smoothness that is
+    known.
+    """
+    if not 1 <= model.cause_order <= model.order:
+        raise ValueError(
+            f"cause_order must be from 1 to order = {model.order}, got {model.cause_order}"
+        )
+    if not 0 <= motion_order(model) <= model.order:
+        raise ValueError(
+            f"motion_order must be from 0 to order = {model.order}, got {model.motion_order}"
+        )
+    for name in ("smoothness", "cause_smoothness"):
+        width = getattr(model, name)
+        if (
+            width is not None
+            and not isinstance(width, jax.core.Tracer)
+            and np.any(np.asarray(width) <= 0)
+        ):
+            raise ValueError(f"{name} must be above 0, in units of time, got {width}")
+    for name, components in _precisions(model).items():
+        shape = np.shape(components)
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise ValueError(f"{name} must be [components, k, k], got shape {shape}")
+    shape = np.shape(model.cause_precision)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"cause_precision must be [m, m], got shape {shape}")
 
 
 def motion_order(model: Model) -> int:
@@ -151,24 +192,14 @@ def check_model(model: Model) -> Model:
         ...
     ValueError: cause_order must be from 1 to order = 2, got 3
     """
-    if not 1 <= model.cause_order <= model.order:
-        raise ValueError(
-            f"cause_order must be from 1 to order = {model.order}, got {model.cause_order}"
-        )
-    if not 0 <= motion_order(model) <= model.order:
-        raise ValueError(
-            f"motion_order must be from 0 to order = {model.order}, got {model.motion_order}"
-        )
+    _check_sizes(model)
     _check_precision(np.asarray(model.cause_precision)[None], "cause_precision")
-    for i, level in enumerate(model.levels):
-        _check_precision(np.asarray(level.output_precision), f"levels[{i}].output_precision")
-        _check_precision(np.asarray(level.state_precision), f"levels[{i}].state_precision")
+    for name, components in _precisions(model).items():
+        _check_precision(np.asarray(components), name)
     return model
 
 
 def _check_precision(components: np.ndarray, name: str) -> None:
-    if components.ndim != 3 or components.shape[1] != components.shape[2]:
-        raise ValueError(f"{name} must be [components, k, k], got shape {components.shape}")
     for c, matrix in enumerate(components):
         if not np.allclose(matrix, matrix.T):
             raise ValueError(f"{name}[{c}] must be symmetric")

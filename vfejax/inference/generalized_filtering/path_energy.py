@@ -10,6 +10,7 @@ curvature of F come from its Jacobian.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ from vfejax.inference.generalized_filtering.smooth_noise import (
     temporal_precision_root,
 )
 from vfejax.numerics import cholesky, log_det_cholesky, matmul, triangular_inverse
-from vfejax.types import Array
+from vfejax.types import Array, PyTree
 
 __all__ = ["PredictionErrors", "energy", "log_normalizer", "prediction_errors", "residuals"]
 
@@ -73,6 +74,23 @@ def _temporal_roots(model: Model, dtype: jax.typing.DTypeLike) -> tuple[Array, A
     )
 
 
+def _sized(
+    function: Callable[..., Array], parameters: PyTree, size: int, name: str
+) -> Callable[[Array, Array], Array]:
+    """The function with its parameters; what it returns must be ``[size]``, as nothing is stretched
+    to fit.
+    """
+
+    def value(states: Array, causes: Array) -> Array:
+        found = function(states, causes, parameters)
+        if getattr(found, "shape", None) != (size,):
+            got = found.shape if hasattr(found, "shape") else type(found).__name__
+            raise ValueError(f"{name} must return an array of shape ({size},), got {got}")
+        return found
+
+    return value
+
+
 def prediction_errors(
     model: Model, path: Path, seen: Observation, parameters: tuple
 ) -> PredictionErrors:
@@ -87,6 +105,9 @@ def prediction_errors(
     Returns:
         The errors.
 
+    Raises:
+        ValueError: when a function of the model returns another shape than it should.
+
     >>> from vfejax.inference.generalized_filtering import observation, rest, zero_hyperparameters
     >>> from vfejax.problems.linear_convolution import convolution_model
     >>> model, parameters = convolution_model(order=2, cause_order=1, smoothness=0.5)
@@ -96,16 +117,15 @@ def prediction_errors(
     """
     row_root, motion_root, between, top = _temporal_roots(model, path.states[0].dtype)
     outputs, states, below, num = [], [], seen.sensed, motion_order(model)
-    for level, x, v, theta in zip(model.levels, path.states, path.causes, parameters, strict=True):
+    levels = zip(model.levels, path.states, path.causes, parameters, strict=True)
+    for i, (level, x, v, theta) in enumerate(levels):
         drive = resize(v, model.order)
-        predicted = model.derivatives_fn(
-            lambda a, b, g=level.output_fn, p=theta: g(a, b, p), x, drive
-        )
+        observe = _sized(level.output_fn, theta, below.shape[1], f"levels[{i}].output_fn")
+        predicted = model.derivatives_fn(observe, x, drive)
         outputs.append(matmul(row_root, below - predicted[: below.shape[0]]))
         if num and x.shape[1]:
-            flow = model.derivatives_fn(
-                lambda a, b, f=level.motion_fn, p=theta: f(a, b, p), x, drive
-            )
+            move = _sized(level.motion_fn, theta, x.shape[1], f"levels[{i}].motion_fn")
+            flow = model.derivatives_fn(move, x, drive)
             states.append(matmul(motion_root, (shift(x) - flow)[:num]))
         else:
             states.append(jnp.zeros((num, x.shape[1]), x.dtype))
