@@ -238,6 +238,7 @@ def test_a_schedule_that_does_not_fit_is_refused(observed, schedule, message):
     ("data", "message"),
     [
         ({}, "data must hold x, got none"),
+        (jnp.ones(3), "data must be arrays by the name of their node, of mean, x; got ArrayImpl"),
         ({"x": jnp.ones(4)}, r"data\['x'\] must have plates \(3,\).*got shape \(4,\)"),
         ({"x": jnp.ones(3, complex)}, r"data\['x'\] must be real"),
     ],

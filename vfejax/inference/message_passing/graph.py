@@ -203,14 +203,19 @@ def observe(
         weights: by name, broadcastable to plates.
 
     Raises:
-        ValueError: for a name that is no node, a shape that does not fit, or a value that cannot
-            be, such as a count of -1. Where values are traced it becomes NaN.
+        ValueError: for arrays without names, a name that is no node, a shape that does not fit, or
+            a value that cannot be, such as a count of -1. Where values are traced it becomes NaN.
 
     >>> from vfejax.inference.message_passing import nodes
     >>> model = graph(x=nodes.gaussian(0.0, 1.0, plates=(2,)))
     >>> [t.tolist() for t in observe(model, {"x": jnp.array([1.0, 2.0])})["x"]]
     [[1.0, 2.0], [1.0, 4.0]]
     """
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"data must be arrays by the name of their node, of {', '.join(model.nodes)}; got "
+            f"{type(data).__name__}"
+        )
     observed = {}
     for name, value in data.items():
         if name not in model.nodes:
