@@ -40,6 +40,7 @@ def test_arrays_take_the_widest_precision():
     ("arguments", "message"),
     [
         ({"A": SEE}, "A must be a list of arrays, got one array"),
+        ({"C": None}, "C must be a list of arrays, got None"),
         ({"A": [jnp.ones((2, 3))]}, "A[0] must have shape [o, 2], got [2, 3]"),
         ({"B": [jnp.ones((2, 2))]}, "B[0] must have shape [2, 2, u], got [2, 2]"),
         ({"C": [jnp.zeros(3)]}, "C[0] must have shape [2] or [t, 2], got [3]"),

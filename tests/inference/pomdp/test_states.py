@@ -134,6 +134,7 @@ def test_filtering_ends_where_the_window_posterior_does(rng):
     ("observation", "prior", "message"),
     [
         ([0], None, "observation must have 2 entries, one per modality, got 1"),
+        (0, None, "observation must have 2 entries, one per modality, got one number, 0"),
         ([0, jnp.ones(3)], None, r"observation\[1\] must be an integer or weights \[2\]"),
         ([0, 0], [], "prior must have 1 entries, one per factor, got 0"),
         ([0, 0], [jnp.ones(2)], r"prior\[0\] must have shape \[3\], got \[2\]"),

@@ -24,6 +24,9 @@ Dependencies = Sequence[Sequence[int]]
 class POMDP:
     """A discrete model: a pytree of arrays whose dependencies are static.
 
+    Shapes are checked, numbers are not, since they may be traced: pass a model of your own once to
+    :func:`check_model`, which names a column that does not sum to 1.
+
     Args:
         A: one array for each modality, ``[o_m, *s_deps]``: probabilities of observations, which sum
             to 1 over the first axis.
@@ -68,8 +71,9 @@ class POMDP:
     ):
         arrays = {}
         for name, given in {"A": A, "B": B, "C": C, "D": D}.items():
-            if hasattr(given, "ndim"):
-                raise ValueError(f"{name} must be a list of arrays, got one array")
+            if given is None or hasattr(given, "ndim"):
+                got = "None" if given is None else "one array"
+                raise ValueError(f"{name} must be a list of arrays, got {got}")
             arrays[name] = [as_floating(x, f"{name}[{i}]") for i, x in enumerate(given)]
         habits = None if E is None else as_floating(E, "E")
         every = [x for group in arrays.values() for x in group]

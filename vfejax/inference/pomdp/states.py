@@ -51,10 +51,11 @@ def log_likelihoods(
     >>> log_likelihoods(model, [1], jnp.array([False]))[0].tolist()
     [0.0, 0.0]
     """
-    if len(observation) != len(model.A):
+    scalar = not hasattr(observation, "__len__") or getattr(observation, "ndim", None) == 0
+    if scalar or len(observation) != len(model.A):
         raise ValueError(
             f"observation must have {len(model.A)} entries, one per modality, got "
-            f"{len(observation)}"
+            f"{f'one number, {observation}' if scalar else len(observation)}"
         )
     found = []
     for m, (likelihood, seen) in enumerate(zip(model.A, observation, strict=True)):
