@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import tyro
 
+from vfejax.cli import help_texts
 from vfejax.errors import UserError
 from vfejax.runs import directory as run_directory
 from vfejax.runs import inputs as run_inputs
@@ -190,9 +191,11 @@ def _parse(
 ) -> Config:
     said = io.StringIO()
     start: dict[str, Any] = {} if default is None else {"default": default}
+    asked = default is None and not {"-h", "--help"}.isdisjoint(arguments)
+    shown = help_texts.with_paragraphs(config_type) if asked else config_type
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, args=list(arguments), prog=program, **start)
+            return tyro.cli(shown, args=list(arguments), prog=program, **start)
     except SystemExit as stop:
         if not stop.code:
             raise  # after --help
