@@ -146,7 +146,7 @@ def generalized_filter(
     0.0
     """
 
-    if dt <= 0:
+    if not isinstance(dt, jax.core.Tracer) and dt <= 0:
         raise ValueError(f"dt must be above 0, in units of time, got {dt}")
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
