@@ -204,9 +204,9 @@ def test_default_problem_comes_close_to_maximum_likelihood(flags, tmp_path):
     [
         "--base ring --grid 5 --support sharp --support-radius 1.5 "
         "--dynamics adam --step-size 1e-3 --alignment entropic",
-        "--base torus --grid 3 3 --support smooth --support-radius 2.5 --dynamics natural",
-        "--compute-dtype bfloat16 --irreps 1 1",
+        "--base torus --grid 3 3 --support smooth --support-radius 2.5 --dynamics natural "
         "--precision float64 --weights.prior-alignment 1 --rates.prior-mean 1",
+        "--compute-dtype bfloat16 --irreps 1 1",
     ],
 )
 def test_variants_run_to_the_end_with_finite_numbers(flags, tmp_path):
@@ -251,8 +251,9 @@ def test_hamiltonian_run_keeps_its_energy(flags, rounding, tmp_path):
     ] == pytest.approx(drift)
 
 
-def test_an_implicit_step_that_is_not_solved_ends_in_one_error(refused, tmp_path, monkeypatch):
-    """With a mass of the mean alone that compiles quickly; the next test has the real one."""
+@pytest.fixture
+def light_mass(monkeypatch):
+    """A mass of the mean alone in place of that of the beliefs, which takes long to compile."""
 
     def light(energy_fn, kinetic_fn, group, step_size, friction, *, scheme, has_aux):
         def kinetic(x, p):
@@ -265,21 +266,37 @@ def test_an_implicit_step_that_is_not_solved_ends_in_one_error(refused, tmp_path
         return scheme(held, kinetic, step_size, friction, has_aux=has_aux)
 
     monkeypatch.setattr(simulate_problem, "inertial_flow", light)
+
+
+INERTIA = ("--dynamics", "hamiltonian", "--mass", "belief", "--quiet")
+
+
+@pytest.mark.usefixtures("light_mass")
+def test_an_implicit_step_that_is_not_solved_ends_in_one_error(refused, tmp_path):
     out = tmp_path / "run"
-    flags = ["--dynamics", "hamiltonian", "--mass", "belief", "--quiet", "--step-size", "50"]
     advice = ("did not converge at step", "--resume", "smaller --step-size", str(out))
-    refused(out, [*TINY, *flags], *advice)
+    refused(out, [*TINY, *INERTIA, "--step-size", "50"], *advice)
     assert read_metrics(out)["solver_residual"].tolist() == [0.0]
 
 
 @pytest.mark.slow
-def test_the_mass_of_the_beliefs_keeps_the_energy_or_ends_in_one_error(refused, tmp_path):
-    """A step that is too long is not solved, and a shorter one from the checkpoint is."""
+@pytest.mark.usefixtures("light_mass")
+def test_a_shorter_step_goes_on_where_one_was_not_solved(refused, tmp_path):
+    """The remedy of the error above."""
     out = tmp_path / "run"
-    flags = ["--dynamics", "hamiltonian", "--mass", "belief", "--quiet"]
-    advice = ("did not converge at step", "--resume", "smaller --step-size", str(out))
-    refused(out, [*TINY, *flags, "--step-size", "0.5"], *advice)
+    refused(out, [*TINY, *INERTIA, "--step-size", "50"], "did not converge at step")
     assert main(["simulate", "--out", str(out), "--resume", "--quiet", "--step-size", "0.002"]) == 0
+    metrics = read_metrics(out)
+    assert metrics["step"].tolist() == [0, 2, 4]
+    # The tolerance of float32, eps^(3/4).
+    assert metrics["solver_residual"].max() < 7e-6
+    assert metrics["kinetic"][-1] > 0
+
+
+@pytest.mark.slow  # tests/problems/test_inertial_flow.py has a step that is too long for this mass
+def test_a_run_with_the_mass_of_the_beliefs_keeps_its_energy_and_goes_on_bit_for_bit(tmp_path):
+    out, stopped = tmp_path / "run", tmp_path / "stopped"
+    assert _run(out, *INERTIA, "--step-size", "0.002") == 0
     metrics = read_metrics(out)
     assert metrics["step"].tolist() == [0, 2, 4]
     assert metrics["kinetic"][-1] > 1.0
@@ -295,24 +312,29 @@ def test_the_mass_of_the_beliefs_keeps_the_energy_or_ends_in_one_error(refused, 
     np.testing.assert_array_equal(initial["mu_p"], final["mu_p"])
     assert not np.array_equal(initial["phi"], final["phi"])
 
+    assert _run(stopped, *INERTIA, "--step-size", "0.002", "--steps", 2) == 0
+    assert checkpoint.latest_step(stopped) == 2
+    assert main(["simulate", "--out", str(stopped), "--resume", "--quiet", "--steps", "4"]) == 0
+    for name in ("metrics.csv", "config.toml"):
+        assert (stopped / name).read_bytes() == (out / name).read_bytes()
+    again = population_arrays.load_npz(stopped / "final.npz")
+    assert again.keys() == final.keys()
+    assert all(again[name].tobytes() == final[name].tobytes() for name in final)
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "--scheme midpoint --friction 1 --precision float64",
-        "--base ring --grid 3 --support smooth --support-radius 2.5 --masses.frames 300",
-    ],
-)
-def test_other_schemes_and_fields_move_with_the_mass_of_the_beliefs(flags, tmp_path):
+def test_fields_move_with_the_mass_of_the_beliefs_by_the_midpoint_rule_under_friction(tmp_path):
     out = tmp_path / "run"
-    inertia = ("--dynamics", "hamiltonian", "--mass", "belief", "--step-size", "0.001")
-    assert _run(out, *inertia, *flags.split()) == 0
+    field = "--base ring --grid 3 --support smooth --support-radius 2.5 --masses.frames 300"
+    flags = "--scheme midpoint --friction 1 --precision float64 --step-size 0.001"
+    assert _run(out, *INERTIA, *field.split(), *flags.split()) == 0
     metrics = read_metrics(out)
     chex.assert_tree_all_finite(metrics)
-    change = metrics["hamiltonian"] - metrics["hamiltonian"][0]
-    friction = "--friction" in flags
-    assert (change[-1] < 0) if friction else np.abs(change).max() < 1e-2 * metrics["kinetic"][-1]
+    # Friction c takes 2 c K a second. Under a constant force the rule of Simpson has the exact
+    # integral of the kinetic energy K; the force changes by a few per cent.
+    taken = 2 * 1 * 0.004 / 6 * np.dot([1, 4, 1], metrics["kinetic"])
+    change = metrics["hamiltonian"][-1] - metrics["hamiltonian"][0]
+    np.testing.assert_allclose(change, -taken, rtol=0.05)
 
 
 # One's own data.

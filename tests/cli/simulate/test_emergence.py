@@ -187,9 +187,9 @@ def test_after_kill_9_a_run_goes_on_bit_for_bit(finished, start_process, tmp_pat
 @pytest.mark.parametrize(
     "flags",
     [
-        "--base ring --grid 4 --support smooth --irreps 1 --meta.threshold 50 --meta.diameter 100",
-        "--precision float64 --scenes 2 --irreps 1 --meta.clock information --meta.nats 0.1",
-        "--alignment entropic --irreps 1 1 --meta.every 2 3 --meta.hyperprior-depth 1 "
+        "--precision float64 --base ring --grid 4 --support smooth --irreps 1 "
+        "--meta.threshold 50 --meta.diameter 100 --meta.clock information --meta.nats 0.1",
+        "--scenes 2 --alignment entropic --irreps 1 1 --meta.every 2 3 --meta.hyperprior-depth 1 "
         "--meta.blend 0.5 --meta.prior-threshold 1 --meta.max-members 3 "
         "--weights.prior-alignment 1 --prior-temperature 2",
     ],

@@ -135,19 +135,6 @@ def test_more_steps_give_what_one_long_run_gives(unbroken, tmp_path):
     _same(out, unbroken)
 
 
-@pytest.mark.slow
-def test_a_run_with_the_inertia_of_beliefs_goes_on_bit_for_bit(tmp_path):
-    inertia = ["--dynamics", "hamiltonian", "--mass", "belief", "--step-size", "0.01"]
-    flags = [*FLAGS, *inertia, "--friction", "0.1"]
-    unbroken, out = tmp_path / "unbroken", tmp_path / "run"
-    assert main(["simulate", "--out", str(unbroken), *flags]) == 0
-    assert np.any(read_metrics(unbroken)["kinetic"] > 0)
-    assert main(["simulate", "--out", str(out), *flags, "--steps", "20"]) == 0
-    assert checkpoint.latest_step(out) == 20
-    assert _resume(out, "--steps", STEPS) == 0
-    _same(out, unbroken)
-
-
 def test_fewer_steps_than_are_done_are_refused(copied, refused):
     before = (copied / "metrics.csv").read_bytes()
     refused(copied, ["--resume", "--steps", 10], "--steps 10", str(STEPS))
