@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import pomdp_oracle
+from scipy.special import softmax
 
 from vfejax.inference.expected_free_energy import expected_free_energy
 from vfejax.inference.inductive import intention
@@ -33,17 +34,19 @@ def test_it_chooses_what_the_full_search_chooses_in_the_maze_and_on_the_grid():
     key = jax.random.key(0)
     choose = jax.jit(lambda m, q: tree_search(m, q, 2, key, num_simulations=48))
     exact = jax.jit(lambda m, q: sophisticated(m, q, 2, hard=True, num_outcomes=4))
-    told, _ = infer_states(maze, [3, 0, 2], predict_states(maze, maze.D, [3, 0]))
+    told = jax.jit(
+        lambda m, seen, action: infer_states(m, seen, predict_states(m, m.D, action))[0]
+    )(maze, [3, 0, 2], [3, 0])
     for model, belief, action in (
         (maze, maze.D, 3),
         (maze, told, 2),
         (grid, grid.D, 2),
     ):
-        assert int(exact(model, belief).argmax()) == action
-        found = choose(model, belief)
+        best, found = jax.device_get((exact(model, belief), choose(model, belief)))
+        assert int(best.argmax()) == action
         assert int(found.visits.argmax()) == action
         # A mean over simulations lies below the best.
-        assert float(found.neg_efe[action]) <= float(exact(model, belief)[action]) + 1e-4
+        assert float(found.neg_efe[action]) <= float(best[action]) + 1e-4
 
 
 def test_its_values_come_near_those_of_the_full_search(rng, dtype):
@@ -67,21 +70,24 @@ def test_it_plans_further_than_a_full_search_can():
 
 
 def test_one_step_is_exact_and_habits_and_intentions_count():
-    row = jnp.eye(5, k=-1).at[4, 4].set(1.0)
-    move = jnp.stack([jnp.eye(5), row], axis=-1)
-    model = POMDP([jnp.eye(5)], [move], [jnp.arange(5.0) / 9], [jnp.eye(5)[0]])
-    goal = intention(model, [jnp.arange(5) == 4])
+    stay, row = np.eye(5), np.eye(5, k=-1)
+    row[4, 4] = 1.0
+    arrays = [stay], [np.stack([stay, row], axis=-1)], [np.arange(5.0) / 9], [stay[0]]
+    model = POMDP(*jax.tree.map(jnp.asarray, arrays))
+    goal = jax.jit(intention)(model, [np.arange(5) == 4])
     planner = tree_search_planner(1, jax.random.key(0), num_simulations=64, intention=goal)
     plan = jax.jit(lambda m: planner(m, m.D))
-    free = plan(model)
+    free = jax.device_get(plan(model))
     every = enumerate_policies(model, 1)
-    exact = expected_free_energy(model, model.D, every, intention=goal).neg_efe
+    exact = jax.device_get(
+        jax.jit(lambda m: expected_free_energy(m, m.D, every, intention=goal).neg_efe)(model)
+    )
     assert exact.tolist() == [pytest.approx(np.log(1e-3)), pytest.approx(1 / 9)]
     assert float(free.neg_efe[1]) == pytest.approx(1 / 9)
     assert float(free.posterior[1]) > 0.9
     chex.assert_trees_all_close(free.controls[0], free.posterior)
     # A habit of 20 nats is tried first.
-    habitual = plan(model.replace(E=jax.nn.softmax(jnp.array([20.0, 0.0]))))
+    habitual = jax.device_get(plan(model.replace(E=softmax([20.0, 0.0]))))
     assert float(habitual.posterior[0]) > 0.5
     chex.assert_trees_all_close(habitual.neg_efe[0], exact[0], rtol=1e-12)
 
