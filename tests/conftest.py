@@ -3,13 +3,11 @@ programs compiled quickly.
 """
 # ruff: noqa: E402 (JAX reads the environment when it is imported)
 
-import functools
 import gc
 import os
 import shutil
 import tempfile
 import threading
-import zlib
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("VFEJAX_TEST_PLATFORM", ""))
@@ -51,7 +49,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import compilation_cache
 from jax._src.interpreters import mlir
 
 jax.config.update("jax_enable_x64", True)
@@ -72,12 +69,6 @@ if version("jax").startswith("0.10."):
         return _contexts.context
 
     mlir.make_ir_context = _context
-
-# What is kept of a program is read rarely, if ever. zlib, which JAX uses where zstandard is not
-# installed, takes 1 ms for a small program at its usual level and 0.4 ms at its fastest; the file
-# is a fifth larger, and is read by every JAX.
-if compilation_cache.zstd is None and compilation_cache.zstandard is None:
-    compilation_cache.compress_executable = functools.partial(zlib.compress, level=1)
 
 # Traced programs are millions of small objects that live on, and Python's collector would look
 # through all of them again and again, for more than a second each time.
