@@ -81,42 +81,45 @@ def test_layers_grow_under_jit_keep_what_was_learned_and_merge(rng):
     options = {"layers": 1, "max_layers": 2, "dim": 8, "spins": (0, 1), "hidden": 8}
     config = PureFEPConfig(**options, spawn_pressure=1e-6, cool_down=5)
     model = build(config, 7, 8, jnp.float64)
-    windows = jnp.asarray(rng.integers(0, 7, (12, 4, 9)))
+    windows = rng.integers(0, 7, (12, 4, 9))
+    batches = [Batch(x[:, :-1], np.ones((4, 8), bool), None, x[:, 1:]) for x in windows]
     method = trainer(model, config, lambda step: 1e-3, jax.random.key(1))
-    first = jax.jit(method.init)(jax.random.key(0))
+    # One program: to compile it is all the time that this takes.
+    step, apply = jax.jit(method.step), jax.jit(model.apply)
 
-    def layers(info):
-        return np.asarray(info.parts.diagnostics["layers"]).tolist()
+    def updated(step, state):
+        """The states before and after every update, and the number of layers that each counts."""
+        states, layers = [state], []
+        for batch in batches:
+            state, info = step(states[-1], batch)
+            states.append(state)
+            layers.append(int(info.parts.diagnostics["layers"]))
+        return states, layers
 
-    state, info = jax.jit(lambda s: jax.lax.scan(method.step, s, windows))(first)
+    states, layers = updated(step, jax.jit(method.init)(jax.random.key(0)))
     # Cooled down after 5 updates; the sixth adds one, the seventh counts it.
-    assert layers(info) == [1] * 6 + [2] * 6
-    step = jax.jit(method.step)
-    before = first
-    for batch in windows[:5]:
-        before, _ = step(before, batch)
-    after, _ = step(before, windows[5])
+    assert layers == [1] * 6 + [2] * 6
+    before, after, learned = states[5:8]
     assert after.params.alive.tolist() == [1, 1]
     hidden = after.params._replace(alive=jnp.asarray([1.0, 0.0]))
-    with_it, without = (model.apply(p, windows[0, :, :-1]).logits for p in (after.params, hidden))
+    tokens = windows[0, :, :-1]
+    with_it, without = (apply(p, tokens, None).logits for p in (after.params, hidden))
     assert 0 < np.abs(with_it - without).max() < 0.5  # it hardly listens yet
     # Its first update is of the size of those of others.
-    learned, _ = step(after, windows[6])
     first_move, other = np.abs(learned.params.layers.contract - after.params.layers.contract)[::-1]
     assert first_move.max() < 3e-3
     assert first_move.mean() < 3 * other.mean()
 
     # A batch of padding alone tells nothing about layers.
-    padding = Batch(windows[0, :, :-1], np.zeros((4, 8), bool), None, windows[0, :, 1:])
-    kept, _ = jax.jit(method.step)(before, padding)
+    kept, _ = step(before, batches[0]._replace(mask=np.zeros((4, 8), bool)))
     chex.assert_trees_all_equal(kept.optimizer_state.watched, before.optimizer_state.watched)
     assert kept.params.alive.tolist() == [1, 0]
 
     merging = dataclasses.replace(config, spawn_pressure=0.0, merge_divergence=1e9, momentum=0.5)
-    method = trainer(model, merging, lambda step: 1e-3, jax.random.key(1))
-    after, info = jax.jit(lambda s: jax.lax.scan(method.step, s, windows))(state)
-    assert layers(info)[-1] == 1
+    merge = jax.jit(trainer(model, merging, lambda step: 1e-3, jax.random.key(1)).step)
+    merged, layers = updated(merge, states[-1])
+    assert layers[-1] == 1
     # What is gone does not move.
-    later, _ = jax.jit(method.step)(after, windows[0])
-    gone = [np.asarray(x.params.layers.contract[1]) for x in (after, later)]
+    later, _ = merge(merged[-1], batches[0])
+    gone = [np.asarray(x.params.layers.contract[1]) for x in (merged[-1], later)]
     np.testing.assert_array_equal(*gone)
