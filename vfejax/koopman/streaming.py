@@ -218,7 +218,8 @@ def merge_axis(factor: Factor, axis_name: str) -> Factor:
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     >>> def fit(x):
     ...     return merge_axis(update(init(1), x, x), "data")
-    >>> factor = jax.shard_map(fit, mesh=mesh, in_specs=P("data"), out_specs=P())(jnp.ones((4, 1)))
+    >>> fit_all = jax.jit(jax.shard_map(fit, mesh=mesh, in_specs=P("data"), out_specs=P()))
+    >>> factor = fit_all(jnp.ones((4, 1)))
     >>> factor.now.tolist()
     [[2.0]]
     """

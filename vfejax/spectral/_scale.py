@@ -181,7 +181,7 @@ def inverse_unit_over(d: Array, b: Array, c: Array, axis_name: str) -> Array:
         Real ``[...]``.
 
     >>> both = jax.vmap(lambda d: inverse_unit_over(d, d, d, "sequence"), axis_name="sequence")
-    >>> print(both(jnp.full((2, 3), 4j)))
+    >>> print(jax.jit(both)(jnp.full((2, 3), 4j)))
     [1. 1.]
     """
     d_lanes, b_lanes, c_lanes = (

@@ -180,7 +180,7 @@ def filter_shard(shard: Shard, axis_name: str, passes: DiscretePasses) -> tuple[
 
     >>> from vfejax.inference.chains._discrete import SEQUENTIAL
     >>> run = lambda x: filter_shard(Shard(jnp.eye(1), jnp.eye(1), x), "time", SEQUENTIAL)[2]
-    >>> jax.vmap(run, axis_name="time")(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
+    >>> jax.jit(jax.vmap(run, axis_name="time"))(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
     [[-1.0], [-2.0]]
     """
     return _filtered(shard, _known(shard, axis_name, (FORWARD,)), passes)
@@ -194,7 +194,7 @@ def smooth_shard(shard: Shard, axis_name: str, passes: DiscretePasses) -> tuple[
 
     >>> from vfejax.inference.chains._discrete import SEQUENTIAL
     >>> run = lambda x: smooth_shard(Shard(jnp.eye(1), jnp.eye(1), x), "time", SEQUENTIAL)[4]
-    >>> jax.vmap(run, axis_name="time")(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
+    >>> jax.jit(jax.vmap(run, axis_name="time"))(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
     [[[1.0]], [[1.0]]]
     """
     known = _known(shard, axis_name, (FORWARD, BACKWARD))
@@ -248,7 +248,7 @@ def decode_shard(shard: Shard, axis_name: str, passes: DiscretePasses) -> tuple[
 
     >>> from vfejax.inference.chains._discrete import SEQUENTIAL
     >>> run = lambda x: decode_shard(Shard(jnp.eye(1), jnp.eye(1), x), "time", SEQUENTIAL)[1]
-    >>> jax.vmap(run, axis_name="time")(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
+    >>> jax.jit(jax.vmap(run, axis_name="time"))(jnp.array([[[-1.0]], [[-2.0]]])).tolist()
     [-3.0, -3.0]
     """
     here = jax.lax.axis_index(axis_name)

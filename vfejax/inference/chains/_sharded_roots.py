@@ -170,7 +170,7 @@ def filter_shard(first: Belief, sites: Sites, axis_name: str) -> tuple[Array, ..
     ...     (jnp.zeros(1), one[0]), Sites(one, one, jnp.zeros((1, 1)), one, y), "time"
     ... )[0]
     >>> values = jnp.array([[[2.0]], [[0.0]]])  # two shards of one observation
-    >>> print(jax.vmap(shard, axis_name="time")(values)[:, 0, 0].round(3))
+    >>> print(jax.jit(jax.vmap(shard, axis_name="time"))(values)[:, 0, 0].round(3))
     [1.  0.4]
     """
     (belief,) = starts((FORWARD,), _element, axis_name, (first,), sites)
@@ -221,7 +221,7 @@ def smooth_shard(chain: BackwardChain, axis_name: str) -> tuple[Array, ...]:
     >>> one = jnp.ones((2, 1, 1, 1))  # two shards of one state
     >>> gains = jnp.array([0.5, 0.0]).reshape(one.shape)
     >>> smooth = jax.vmap(lambda *x: smooth_shard(BackwardChain(*x), "time"), axis_name="time")
-    >>> print(smooth(gains, one[..., 0], one)[0][:, 0, 0])
+    >>> print(jax.jit(smooth)(gains, one[..., 0], one)[0][:, 0, 0])
     [1.5 1. ]
     """
     last = _zeros(chain.offset, chain.offset.shape[1]), jnp.zeros_like(chain.chol[-1])

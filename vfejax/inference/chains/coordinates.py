@@ -82,7 +82,7 @@ def negative_log_evidence(
 
     >>> one = jnp.eye(1)
     >>> free = unconstrain(LinearGaussian(jnp.zeros(1), one, one, one, one, one))
-    >>> slope = jax.grad(negative_log_evidence)(free, jnp.array([[1.0], [2.0]]))
+    >>> slope = jax.jit(jax.grad(negative_log_evidence))(free, jnp.array([[1.0], [2.0]]))
     >>> round(float(slope.initial_mean[0]), 3)
     -0.8
     """
