@@ -69,14 +69,19 @@ def test_beliefs_values_and_posteriors_of_policies_are_theirs(theirs, name):
 def test_windows_and_counts_are_theirs(theirs):
     model = model_of(theirs, "one")
     seen, actions = list(theirs["one/observations"]), theirs["one/actions"][:, None]
-    smoothed = windows.smooth_states(model, seen, actions)
+
+    @jax.jit
+    def told(model):
+        smoothed = windows.smooth_states(model, seen, actions)
+        messages = windows.marginal_message_passing(model, seen, actions, num_sweeps=64)
+        events = learning.Counts(A=learning.count_window(model, seen, actions, smoothed).A)
+        updated = learning.update_counts(learning.counts_of(model, "A"), events, rate=0.5)
+        return smoothed, messages, updated
+
+    smoothed, (messages,), updated = told(model)
     chex.assert_trees_all_close(smoothed.states[0], theirs["one/smoothed"], **CLOSE)
     chex.assert_trees_all_close(-smoothed.info.free_energy, theirs["one/log_evidence"], **CLOSE)
-    (messages,) = windows.marginal_message_passing(model, seen, actions, num_sweeps=64)
     chex.assert_trees_all_close(messages, theirs["one/messages"], atol=1e-8)
-    counts = learning.counts_of(model, "A")
-    events = learning.Counts(A=learning.count_window(model, seen, actions, smoothed).A)
-    updated = learning.update_counts(counts, events, rate=0.5)
     chex.assert_trees_all_close(list(updated.A), group(theirs, "one/counted_A"), **CLOSE)
 
 
