@@ -132,18 +132,16 @@ def test_spaces_of_several_parts_start_where_they_say():
             assert self.action_space.contains(action)
             return (action[0] - 2, action[1] - 1), 1.0, False, False, {}
 
-    choose = (
-        jnp.broadcast_to(jnp.eye(2)[:, None], (2, 2, 2)),
-        jnp.broadcast_to(jnp.eye(3)[:, None], (3, 3, 3)),
+    sizes = (2, 3)
+    arrays = (
+        [np.eye(n) for n in sizes],
+        [np.broadcast_to(np.eye(n)[:, None], (n, n, n)) for n in sizes],
+        [np.array([0.0, 9.0]), np.array([0.0, 0.0, 9.0])],
+        [np.eye(n)[0] for n in sizes],
     )
-    model = POMDP(
-        [jnp.eye(2), jnp.eye(3)],
-        choose,
-        [jnp.array([0.0, 9.0]), jnp.array([0.0, 0.0, 9.0])],
-        [jnp.eye(2)[0], jnp.eye(3)[0]],
-        A_dependencies=[[0], [1]],
-    )
+    model = POMDP(*jax.tree.map(jnp.asarray, arrays), A_dependencies=[[0], [1]])
     chooser = agent(model, policy_planner(enumerate_policies(model, 1)), temperature=0)
+    chooser = chooser._replace(step=jax.jit(chooser.step))
     episode = act_in(Echo(), chooser, model, jax.random.key(0), 1)
     assert episode.observations.tolist() == [[0, 0], [1, 2]]
     assert episode.actions.tolist() == [[1, 2]]
