@@ -1,8 +1,11 @@
 """The entry point: dispatch, exit statuses, one line per error."""
 
+import contextlib
 import gc
+import importlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -246,3 +249,23 @@ def test_a_command_in_a_process_of_its_own_looks_for_unused_cycles_rarely(monkey
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_ctrl_c_ends_a_command_that_is_imported_even_where_exceptions_are_dropped(
+    monkeypatch, capfd
+):
+    statuses = []
+
+    def dropped(name):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise UserError("imported")
+
+    monkeypatch.setattr(sys, "argv", ["vfejax", "plan"])
+    monkeypatch.setattr(importlib, "import_module", dropped)
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    before = signal.getsignal(signal.SIGINT)
+    assert main() == 2
+    assert statuses == [entry.INTERRUPTED]
+    assert capfd.readouterr().err.splitlines()[0] == "vfejax plan: interrupted"
+    assert signal.getsignal(signal.SIGINT) is before

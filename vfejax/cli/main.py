@@ -8,9 +8,11 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from vfejax import __version__
 from vfejax.cli import environment
@@ -110,10 +112,11 @@ def _run(name: str, arguments: list[str]) -> int:
     environment.check_flags()
     own = sys.argv[1:] == [name, *arguments]
     with _rare_collections() if own else contextlib.nullcontext():
-        command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
-        from vfejax.cli import drawing
-        from vfejax.cli.programs import keep_programs
-        from vfejax.runs.interrupt import Interrupt
+        with _ended_by_interrupt(name) if own else contextlib.nullcontext():
+            command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
+            from vfejax.cli import drawing
+            from vfejax.cli.programs import keep_programs
+            from vfejax.runs.interrupt import Interrupt
 
         if own:
             # In another's process, functions of the package may have been replaced by others.
@@ -121,6 +124,28 @@ def _run(name: str, arguments: list[str]) -> int:
         beside = drawing.allowed() if own else contextlib.nullcontext()
         with Interrupt(f"vfejax {name}: interrupted"), beside:
             return command.main(arguments)
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(name: str) -> Iterator[None]:
+    """End the process at Ctrl-C. While modules are imported an exception can be raised where Python
+    or a library drops it, and the command would go on.
+    """
+
+    def end(signum: int, frame: Any) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.stderr.fileno(), f"vfejax {name}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
