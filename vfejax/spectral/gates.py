@@ -157,6 +157,11 @@ def tridiagonal_sweep(
     """``gL_i = 1 / (d_i - b_i c_i gL_{i-1})`` and ``y_i = gL_i (x_i - c_i y_{i-1})`` along a
     sequence.
 
+    Sizes: pivots ``d_i - b_i c_i gL_{i-1}`` below 2^-40 (2^-100 in double precision) count as poles
+    and their squares must not overflow, so that a system in other units, such as one of entries
+    near 1e-20, is first multiplied by a constant s, d, b and c alike; then gL and y are s times too
+    small. What is swept has no unit of its own, because one would depend on later sites.
+
     Entry i of the off-diagonals couples site i to the site before it: ``c_i = T_{i,i-1}`` and ``b_i
     = T_{i-1,i}``. Those of the first site couple it to ``state``. Time and memory O(n c), forward
     and backward; gradients are exact in all arguments.

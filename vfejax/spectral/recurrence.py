@@ -179,6 +179,9 @@ def moebius_recurrence(
     pile up. The adjoint is ``lam_i = w_i + k_i g_{i+1}^2 lam_{i+1}``, with ``dF/dd_i = -g_i^2
     lam_i`` and ``dF/dk_{i-1} = g_i^2 g_{i-1} lam_i``.
 
+    Sizes: denominators below 2^-40 (2^-100 in double precision) count as zero, and squares of
+    complex ones must not overflow. ``g(s d, s^2 k) = g(d, k) / s`` brings others into range.
+
     Args:
         diagonal: d, real or complex, n >= 1 along ``axis``.
         coupling: k, of the same shape but n - 1 along ``axis``; the dtype of ``diagonal`` or, to

@@ -235,6 +235,9 @@ def tridiagonal_sweep(
     """``gL_i = 1 / (d_i - b_i c_i gL_{i-1})`` and ``y_i = gL_i (x_i - c_i y_{i-1})``: the causal
     half of ``T^{-1} x``.
 
+    Sizes as of :func:`vfejax.spectral.gates.tridiagonal_sweep`: pivots from 2^-40 (2^-100 in double
+    precision) to where their squares overflow.
+
     Args:
         diagonal: a shard of d, real or complex, ``[..., l]``, l >= 1.
         superdiagonal: of b, ``[..., l]``.
