@@ -180,6 +180,16 @@ def test_a_mistyped_flag_is_told_the_likely_one():
         _parse("--stepz 3")
 
 
+@pytest.mark.parametrize(("value", "end"), [("aa", ". (did you mean a?)"), ("zz", "')")])
+def test_a_mistyped_choice_is_told_the_likely_one(value, end):
+    with pytest.raises(UserError) as caught:
+        _parse(f"--kind {value}")
+    said, _, rest = str(caught.value).partition("; ")
+    assert f"'{value}'" in said
+    assert said.endswith(end)
+    assert rest == "test --help explains every option"
+
+
 def test_a_value_that_looks_like_a_flag_is_told_how_to_be_written():
     with pytest.raises(UserError, match=r"--kind.*--option=-value"):
         _parse("--kind -b")

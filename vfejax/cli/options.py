@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import os
 import re
@@ -213,7 +214,11 @@ def _condensed(box: str, program: str) -> str:
     hint = f" (did you mean {similar[1]}?)" if similar else ""
     if "Missing value" in said:
         hint = " (a value that begins with '-' is written --option=-value)"
-    return f"{said}{hint}; {program} --help explains every option".replace("..;", ".;")
+    if choice := re.search(r"invalid choice '([^']*)'.*Expected one of \((.*)\)", said):
+        near = difflib.get_close_matches(choice[1], re.findall(r"'([^']*)'", choice[2]), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+    said = said if hint else said.removesuffix(".")
+    return f"{said}{hint}; {program} --help explains every option"
 
 
 def parse_run(config_type: type[Run], arguments: Sequence[str], *, program: str) -> Run:
