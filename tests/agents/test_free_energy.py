@@ -441,6 +441,8 @@ def test_shape_errors_name_the_array(name, shape, rng):
 
 
 BAD_OPTIONS = {
+    "temperature": (-1.0, "temperature must be above 0, in nats, got -1.0"),
+    "prior_temperature": (0, "prior_temperature must be above 0, in nats, got 0"),
     "supports": (np.ones((4, 6)), r"supports must have shape \(4, 5\) .* got \(4, 6\)"),
     "quadrature": (np.ones(5, np.float32), "quadrature must have dtype float64 .* got float32"),
     "edges": (

@@ -256,3 +256,19 @@ def test_dtype_errors_name_the_array(name, dtype, message, rng):
 def test_generators_must_be_a_basis(shape, rng):
     with pytest.raises(ValueError, match=r"generators must have shape \[a, k, k\]"):
         agents.check_population(population_of(rng), np.ones(shape))
+
+
+def test_coordinates_and_populations_are_told_apart(rng):
+    population = population_of(rng)
+    coordinates = agents.unconstrain(population)
+    with pytest.raises(ValueError, match=r"got coordinates; constrain\(coordinates\) is a"):
+        agents.check_population(coordinates, VECTOR)
+    with pytest.raises(ValueError, match=r"got a Population; unconstrain\(population\) has"):
+        agents.constrain(population)
+
+
+def test_a_mesh_of_explicit_axes_is_refused_with_the_mesh_to_make(rng):
+    mesh = jax.make_mesh((1,), ("agents",), axis_types=(jax.sharding.AxisType.Explicit,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("agents"))
+    with pytest.raises(ValueError, match=r"axes of type Auto; make_mesh\(shape, names, axis_types"):
+        agents.check_population(jax.device_put(population_of(rng), place), VECTOR)

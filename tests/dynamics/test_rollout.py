@@ -228,3 +228,8 @@ def test_a_step_without_a_key_serves_as_an_integrator():
     end, seen = jax.jit(lambda x: rollout(halving, x, 3))(np.ones(()))
     np.testing.assert_array_equal(end, 0.125)
     np.testing.assert_array_equal(seen, [1.0, 0.5, 0.25])
+
+
+def test_a_negative_number_of_steps_is_no_empty_trajectory():
+    with pytest.raises(ValueError, match="num_steps must be at least 0, got -1"):
+        rollout(None, jnp.zeros(()), -1)

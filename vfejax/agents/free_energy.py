@@ -186,7 +186,8 @@ def free_energy_terms(
 
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
-            naming the array; for links without edges, and for edges with a method.
+            naming the array; for links without edges, and for edges with a method; for a
+            temperature that is a number of 0 or less.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))  # three agents, k = 3
@@ -197,6 +198,9 @@ def free_energy_terms(
     {'self_coupling': 1.5, 'belief_alignment': 3.0, 'total': 4.5}
     """
     check_population(population, generators)
+    for name, tau in (("temperature", temperature), ("prior_temperature", prior_temperature)):
+        if isinstance(tau, int | float) and tau <= 0:
+            raise ValueError(f"{name} must be above 0, in nats, got {tau}")
     population, supports = jax.tree.map(jnp.asarray, (population, supports))
     belief, prior, phi = population
     edges = _checked_edges(edges, links, phi, method)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates, fisher_length
@@ -55,6 +56,9 @@ class PopulationCoordinates(NamedTuple):
 def constrain(coordinates: PopulationCoordinates) -> Population:
     """The population at these coordinates.
 
+    Raises:
+        ValueError: for a population, which has no coordinates yet.
+
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
     >>> agents = Population(unit, unit, jnp.zeros((2, 3)))
     >>> constrain(unconstrain(agents)).belief.chol[0]
@@ -62,6 +66,8 @@ def constrain(coordinates: PopulationCoordinates) -> Population:
            [0., 1., 0.],
            [0., 0., 1.]], dtype=float32)
     """
+    if isinstance(coordinates, Population):
+        raise ValueError("coordinates: got a Population; unconstrain(population) has coordinates")
     return Population(
         gaussian_coordinates.constrain(coordinates.belief),
         gaussian_coordinates.constrain(coordinates.prior),
@@ -222,7 +228,9 @@ def check_population(population: Population, generators: Generators) -> None:
 
     Raises:
         ValueError: naming the array whose shape or dtype does not fit; for beliefs that are not
-            real floating numbers.
+            real floating numbers; for coordinates in the place of the population; for arrays on a
+            mesh whose axes are not of type Auto, where every sum over pairs would have to say how
+            it is divided.
 
     >>> from vfejax.geometry import irreps
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
@@ -231,6 +239,14 @@ def check_population(population: Population, generators: Generators) -> None:
         ...
     ValueError: phi must have shape (2, 3) to fit the population, got (2, 1)
     """
+    if isinstance(population, PopulationCoordinates):
+        raise ValueError("population: got coordinates; constrain(coordinates) is a population")
+    axes = jax.typeof(population.belief.mean).sharding.mesh.axis_types
+    if any(kind == AxisType.Explicit for kind in axes):
+        raise ValueError(
+            "population: its mesh must have axes of type Auto; make_mesh(shape, names, axis_types="
+            "(AxisType.Auto,) * len(shape)) makes them"
+        )
     num_generators, k, _ = as_group(generators).generators.shape
     shape = jnp.shape(population.belief.mean)
     dtype = jnp.result_type(population.belief.mean)

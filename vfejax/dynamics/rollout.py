@@ -33,12 +33,17 @@ def rollout(
         The last state, and the infos of all steps stacked along a new leading axis ``[num_steps,
         ...]``.
 
+    Raises:
+        ValueError: when ``num_steps`` is negative.
+
     >>> from vfejax.dynamics.hamiltonian import velocity_verlet
     >>> oscillator = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), 0.1)
     >>> state, info = rollout(oscillator, oscillator.init(jnp.ones(1)), 63)  # one period: 2 pi
     >>> round(float(state.position[0]), 2), info.total.shape
     (1.0, (63,))
     """
+    if num_steps < 0:
+        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
 
     def step(carry: PyTree, index: Array) -> tuple[PyTree, PyTree]:
         if key is None:
