@@ -463,3 +463,10 @@ def test_random_tokens_never_train_below_the_uniform_loss_and_a_pattern_does(nam
     phase = rng.integers(0, VOCABULARY, (steps + 20, batch, 1))
     periodic = pattern[(phase + np.arange(LENGTH + 1)) % VOCABULARY].astype(np.int32)
     assert loss_after_training(periodic) < 0.2
+
+
+def test_a_name_or_options_of_another_model_are_named():
+    with pytest.raises(KeyError, match="no model 'gpt'; there are resnet-bk, transformer, "):
+        table.build("gpt", None, 5, 4)
+    with pytest.raises(ValueError, match="'transformer' takes TransformerConfig, got ResNetBKConf"):
+        table.build("transformer", table.MODELS["resnet-bk"].tiny, 5, 4)

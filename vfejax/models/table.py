@@ -200,13 +200,19 @@ def build(
 
     Raises:
         KeyError: for a name that is not in the table.
-        ValueError: for options that do not fit, naming them.
+        ValueError: for options of another model, or that do not fit, naming them.
 
     >>> model = build("transformer", MODELS["transformer"].tiny, vocab_size=11, length=8)
     >>> model.max_length
     8
     """
+    if name not in MODELS:
+        raise KeyError(f"no model {name!r}; there are {', '.join(MODELS)}")
     entry = MODELS[name]
+    if not isinstance(config, entry.config):
+        raise ValueError(
+            f"config: {name!r} takes {entry.config.__name__}, got {type(config).__name__}"
+        )
     extra = {}
     if entry.needs_counts:
         extra["counts"] = jnp.ones(vocab_size) if counts is None else counts
