@@ -103,6 +103,13 @@ def measured_prices(text: models.Text) -> dict[str, float]:
                 chosen = inputs._replace(kept=np.full_like(inputs.kept, count or arms.LAYERS))
                 name = f"{kind} {count or length}"
                 calls[name] = partial(program(text.argument, kind), state, chosen)
+    return in_turns(calls, CHUNK)
+
+
+def in_turns(calls: dict[str, Callable[[], Any]], units: int) -> dict[str, float]:
+    """Processor seconds for one of the units of a call, the smallest of measurements that take
+    turns.
+    """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -110,7 +117,7 @@ def measured_prices(text: models.Text) -> dict[str, float]:
         for name, call in calls.items():
             began = time.process_time()
             jax.block_until_ready(call())
-            seconds[name].append((time.process_time() - began) / CHUNK)
+            seconds[name].append((time.process_time() - began) / units)
     return {name: min(values) for name, values in seconds.items()}
 
 

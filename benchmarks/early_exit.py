@@ -22,7 +22,6 @@ Models are those that ``adaptive_computation.py`` left in ``--runs``, and the de
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,6 @@ from vfejax.types import PyTree
 
 ROWS, TOKENS = 128, 128  # of text by which losses are judged, in each half
 PIECES, PIECE = 8, 64  # of the second half, one after the other, by which decoding is timed
-ROUNDS = 9
 ALLOWED = 1.01  # loss over that with all blocks
 GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 TEACHER = "default of vfejax train"
@@ -103,7 +101,8 @@ def found_with(text: models.Text, params: PyTree, small: bool, seed: int) -> dic
         calls[name] = partial(run.read[name], params, maps, thresholds_of(way, threshold), row)
         found[name]["blocks_timed"] = float(calls[name]()[1])
     heads = _heads(run, params, none, fitted, second)
-    return {"loss": whole[1], "ways": found, "seconds": timed(calls), "heads": heads}
+    seconds = training.in_turns(calls, PIECES * PIECE)  # for a token
+    return {"loss": whole[1], "ways": found, "seconds": seconds, "heads": heads}
 
 
 def _heads(
@@ -115,19 +114,6 @@ def _heads(
         always = [np.where(np.asarray(ANY) == n, 0.0, 2.0).astype(np.float32) for n in ANY]
         found[name] = [float(run.judge[True](params, maps, at, text)[0]) for at in always]
     return found
-
-
-def timed(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Processor seconds for a token, the smallest of measurements that take turns."""
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            began = time.process_time()
-            jax.block_until_ready(call())
-            seconds[name].append((time.process_time() - began) / (PIECES * PIECE))
-    return {name: min(values) for name, values in seconds.items()}
 
 
 def weights(plan: training.Plan, teachers: Path | None, name: str, seed: int) -> PyTree | None:
