@@ -3,13 +3,27 @@
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from vfejax.compression.prune import Cut, Part, Scaling
 
-__all__ = ["BLOCK", "blocks", "hidden", "stream"]
+__all__ = ["BLOCK", "Sizes", "blocks", "hidden", "stream", "transformer"]
 
 BLOCK = "blocks/block/"
 """Where the leaves of a stack's blocks are."""
+
+
+class Sizes(Protocol):
+    """Sizes of a transformer; :class:`vfejax.models.gpt.config.TransformerConfig` has them."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
 
 
 def blocks(count: int) -> Part:
@@ -60,3 +74,42 @@ def stream(
     cuts = [Cut(leaf, -1) for leaf in (*writers, *norms)] + [Cut(leaf, -2) for leaf in readers]
     scalings = tuple(Scaling(norm, 0.5) for norm in norms)
     return Part(dim, tuple(cuts), scored=norms, shared=True, scalings=scalings)
+
+
+def transformer(
+    sizes: Sizes, *, embeddings: Iterable[str], gates: int = 0, depth: int = 1
+) -> dict[str, Part]:
+    """The heads, channels, hidden units and layers of a transformer.
+
+    Args:
+        sizes: of the model.
+        embeddings: leaves that write the stream before the first block.
+        gates: how many gates a hidden unit has.
+        depth: platters that the heads are dealt out to. The heads at the same place of each
+            platter are one unit, so that platters go on matching.
+
+    >>> from vfejax.models.gpt.config import TransformerConfig
+    >>> transformer(TransformerConfig(), embeddings=["tokens/embedding"])["heads"].channels
+    32
+    """
+    channels = sizes.dim // sizes.heads
+    reader = Cut(f"{BLOCK}attention_out/kernel", -2, copies=depth, size=channels)
+    writers = (f"{BLOCK}{name}/kernel" for name in ("attention_out", "mlp_out"))
+    norms = ["norm/scale", *(f"{BLOCK}{name}/scale" for name in ("attention_norm", "mlp_norm"))]
+    return {
+        "layers": blocks(sizes.layers),
+        "dim": stream(
+            sizes.dim,
+            writers=[*embeddings, *writers],
+            readers=[f"{BLOCK}qkv/kernel", f"{BLOCK}mlp_in/kernel"],
+            norms=norms,
+        ),
+        "heads": Part(
+            sizes.heads // depth,
+            (Cut(f"{BLOCK}qkv/kernel", -1, copies=3 * depth, size=channels), reader),
+            reader=reader,
+            multiple=depth,
+            channels=depth * channels,
+        ),
+        "hidden": hidden(sizes.hidden, "mlp_in/kernel", "mlp_out/kernel", copies=1 + gates),
+    }
