@@ -144,7 +144,7 @@ def pruned(
     (8, 2, (2, 8, 24))
     """
     parts = structure(name, config)
-    wanted = _wanted(parts, config, sizes)
+    wanted = _wanted(parts, sizes)
     scores = importance(name, config, params, activations, experts=experts)
     keep: dict[str, Array] = {}
     options: dict[str, Any] = {}
@@ -178,7 +178,7 @@ def _compensated(
     return jax.tree_util.tree_map_with_path(change, params)
 
 
-def _wanted(parts: Mapping[str, Part], config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+def _wanted(parts: Mapping[str, Part], sizes: Mapping[str, int]) -> dict[str, int]:
     """The sizes, with heads for a width and a width for heads."""
     wanted = dict(sizes)
     heads = parts.get("heads")

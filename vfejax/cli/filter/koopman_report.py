@@ -43,7 +43,7 @@ def details(
     pairs = spectrum.eig(found.model.operator)
     listed = modes(pairs, factor, step)
     unit = "rows" if series.clock is None else series.clock.unit
-    summary = _summary(config, found, listed, unit, truth, step)
+    summary = _summary(found, listed, unit, truth, step)
     heads = (*("eigenvalue", "modulus"), *(_of(name, unit) for name in ("period", "decay time")))
     rows = [
         (
@@ -69,7 +69,6 @@ def details(
 
 
 def _summary(
-    config: FilterConfig,
     found: Forecaster,
     listed: list[Mode],
     unit: str,

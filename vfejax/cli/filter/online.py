@@ -164,7 +164,7 @@ def _answer(
     jax.block_until_ready(step(stream.init, np.float64(0.0), *missing))  # compiles it
     print(",".join(["time" if table.time_index is not None else "row", *stream.columns]))
     state, total, last, count = stream.init, 0.0, None, 0
-    for line in _chained(held, rows, counts):
+    for line in _chained(held, rows):
         known = measured and line.row.time is not None
         elapsed = (line.row.time or 0.0) - (last or 0.0) if known else stream.usual
         values = line.row.values
@@ -186,7 +186,7 @@ def _answer(
     return stream.measure, stream.measure.sign * total
 
 
-def _chained(held: list[_Line], rows: Iterator[_Line], counts: _Counts) -> Iterator[_Line]:
+def _chained(held: list[_Line], rows: Iterator[_Line]) -> Iterator[_Line]:
     """The rows that waited, from now on, and those to come."""
     while held:
         yield held.pop(0)._replace(came=time.perf_counter())

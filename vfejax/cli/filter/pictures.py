@@ -59,7 +59,7 @@ def pictures(
         yield _track(config, found, target)
     yield _bands(config, series, found, target, axis)
     if found.states is not None:
-        yield _states(config, found, axis)
+        yield _states(found, axis)
     if len(metrics["step"]) > 1:
         yield Picture(
             "learning",
@@ -140,7 +140,7 @@ def _bands(
     )
 
 
-def _states(config: FilterConfig, found: Estimates, axis: _Axis) -> Picture:
+def _states(found: Estimates, axis: _Axis) -> Picture:
     assert found.states is not None
     count = len(found.states.path)
     return Picture(
