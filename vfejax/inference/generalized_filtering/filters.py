@@ -110,7 +110,7 @@ def _check_parameters(model: Model, parameters: tuple) -> None:
 
 def generalized_filter(
     model: Model,
-    dt: float,
+    dt: Array | float,
     *,
     rate: ArrayLike = 1.0,
     metric_fn: MetricFn = identity_metric,
