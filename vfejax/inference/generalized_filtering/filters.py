@@ -145,7 +145,6 @@ def generalized_filter(
     >>> float(info.gradient_norm)
     0.0
     """
-
     if not isinstance(dt, jax.core.Tracer) and dt <= 0:
         raise ValueError(f"dt must be above 0, in units of time, got {dt}")
     if num_steps < 1:
