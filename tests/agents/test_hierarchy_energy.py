@@ -84,11 +84,9 @@ def test_terms_between_scales_are_part_of_the_others(hierarchy):
 def _replaced(hierarchy):
     """What members would pay for their own priors."""
     rows = np.flatnonzero(np.arange(10) != PARENT)
-    belief, prior, _ = hierarchy.population
+    (belief, prior, _), _, _, supports = jax.device_get(hierarchy)
     return WEIGHTS[0] * sum(
-        float(hierarchy.supports[i])
-        * oracle.kl(oracle.moments(belief, i), oracle.moments(prior, i))
-        for i in rows
+        supports[i] * oracle.kl(oracle.moments(belief, i), oracle.moments(prior, i)) for i in rows
     )
 
 

@@ -30,17 +30,20 @@ def test_meta_agents_align_by_their_own_energy(rng):
     population = agents_oracle.random_population(rng, 8, oracle.VECTOR)
     active = np.array([True] * 7 + [False])
     hierarchy = Hierarchy(population, np.arange(8, dtype=np.int32), active)
-    divergence = agents_oracle.pairwise_kl(population.belief, population.phi, oracle.VECTOR)
-    here = (divergence[rows, rows] for rows in (slice(3), slice(3, 6)))
     everyone, weight = 1 - np.eye(3), np.ones(3)
-    agents, metas = (
-        np.sum(energy_fn(d, 2.0, weight, everyone))
-        for d, energy_fn in zip(
-            here,
-            (agents_oracle.weighted, partial(agents_oracle.saturating, limit=LIMIT)),
-            strict=True,
-        )
-    )
+
+    @jax.jit
+    def written_out(belief, phi):
+        divergence = agents_oracle.pairwise_kl(belief, phi, oracle.VECTOR)
+        return [
+            energy_fn(divergence[rows, rows], 2.0, weight, everyone).sum()
+            for rows, energy_fn in (
+                (slice(3), agents_oracle.weighted),
+                (slice(3, 6), partial(agents_oracle.saturating, limit=LIMIT)),
+            )
+        ]
+
+    agents, metas = written_out(population.belief, population.phi)
     # A lone meta-agent, at the last scale, has nobody to listen to.
     expected = np.array([agents, metas, 0.0])
     assert 0 < metas < 3 * 2.0 * LIMIT

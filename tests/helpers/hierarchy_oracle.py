@@ -1,5 +1,6 @@
 """Plain NumPy reference for hierarchies: loops over rows, textbook formulas, float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from helpers import agents_oracle
@@ -67,7 +68,7 @@ def alignment(gaussian, phi, rows, chi, temperature):
 
 def energy_terms(hierarchy, scales, weights, temperature, cross_scale):
     """Five terms by scale, ``[5, S + 1]``, without observations of the agents' own."""
-    (belief, prior, phi), parent, active, supports = hierarchy
+    (belief, prior, phi), parent, active, supports = jax.device_get(hierarchy)
     chi = np.ones(scales.num_rows) if supports is None else np.asarray(supports)
     chi = chi * np.asarray(active)
     parent = np.asarray(parent)
