@@ -17,6 +17,7 @@ from vfejax.problems.environments import bandit, process, t_maze
 from vfejax.problems.episodes import run_episode
 
 MAZE = t_maze(validity=0.9)
+arms = jax.jit(bandit)
 
 
 @pytest.fixture
@@ -60,10 +61,11 @@ def brute(model, prior, horizon, goal=None):
 @pytest.mark.parametrize("goal", [None, (1, 1)])
 def test_values_are_those_of_the_whole_tree(model, goal):
     found, plain = solve(model, 2, goal=goal), pomdp_oracle.numbers(model)
+    update = jax.jit(lambda seen: exact_posterior(model, seen, model.D).joint)
     for outcome in itertools.product(range(2), range(2)):
-        posterior = exact_posterior(model, list(outcome), model.D)
-        node = found.find(np.asarray(posterior.joint))
-        expected = brute(plain, np.asarray(posterior.joint).reshape(-1), 2, goal)
+        posterior = np.asarray(update(list(outcome)))
+        node = found.find(posterior)
+        expected = brute(plain, posterior.reshape(-1), 2, goal)
         np.testing.assert_allclose(found.values[0, node], expected, rtol=1e-12)
         np.testing.assert_allclose(found.action_values[0, node].max(), expected, rtol=1e-12)
 
@@ -72,8 +74,8 @@ def test_arrays_that_depend_on_no_factor_are_the_same_for_all_states(rng):
     # Its square shapes would fit each other in the wrong way, too.
     free = pomdp_oracle.random_model(rng, (2,), (2, 2), (2,), [[0], []], [[]], jnp.float64)
     alike = POMDP(
-        [free.A[0], jnp.repeat(free.A[1][:, None], 2, axis=1)],
-        [jnp.repeat(free.B[0][:, None], 2, axis=1)],
+        [free.A[0], jnp.asarray(np.repeat(np.asarray(free.A[1])[:, None], 2, axis=1))],
+        [jnp.asarray(np.repeat(np.asarray(free.B[0])[:, None], 2, axis=1))],
         free.C,
         free.D,
     )
@@ -142,41 +144,42 @@ def test_an_observation_that_does_not_exist_is_excluded():
     step = jax.jit(player.step)
     for seen, possible in (([0, 0, 0], True), ([0, -1, 3], False), ([0, 0, 3], False)):
         decision = step(player.init(), jnp.array(seen), jax.random.key(0))[1]
-        assert bool(jnp.isfinite(decision.free_energy)) == possible
+        assert np.isfinite(decision.free_energy) == possible
 
 
 def test_the_agent_does_what_the_solution_says_and_is_worth_its_value():
-    model = bandit(jnp.array([0.2, 0.8]))
+    model = arms(jnp.array([0.2, 0.8]))
     found = solve(model, 4)
     player = optimal_agent(model, found)
     keys = jax.random.split(jax.random.key(0), 4000)
     run = jax.jit(jax.vmap(lambda key: run_episode(player, process(model), key, 5)))
-    episodes = run(keys)
-    paid = (np.asarray(episodes.observations[:, 1:, 0]) == 2).sum(axis=1)
+    model, episodes = jax.device_get((model, run(keys)))
+    paid = (episodes.observations[:, 1:, 0] == 2).sum(axis=1)
     error = paid.std() / np.sqrt(len(paid))
     assert abs(paid.mean() - found.value) < 4 * error
     assert error < 0.03
     # Its beliefs are Bayes' rule along what it saw.
     decisions = jax.tree.map(lambda x: x[0], episodes.decisions)
     belief = np.array([0.5, 0.5])
-    for t, observation in enumerate(np.asarray(episodes.observations[0])):
+    for t, observation in enumerate(episodes.observations[0]):
         if t:
-            belief = belief * np.asarray(model.A[0])[observation[0], observation[1]]
+            belief = belief * model.A[0][observation[0], observation[1]]
             belief /= belief.sum()
-        chex.assert_trees_all_close(np.asarray(decisions.beliefs[1][t]), belief, rtol=1e-5)
+        chex.assert_trees_all_close(decisions.beliefs[1][t], belief, rtol=1e-5)
     with pytest.raises(ValueError, match="mask must be None"):
         player.step(player.init(), jnp.array([0, 0]), keys[0], jnp.array([True, False]))
 
 
 def test_beliefs_of_a_deterministic_world_close_and_others_do_not():
     assert reachable_beliefs(t_maze(), 3).closed
-    graph = reachable_beliefs(bandit(jnp.array([0.3, 0.8])), 3)
+    model = arms(jnp.array([0.3, 0.8]))
+    graph = reachable_beliefs(model, 3)
     assert not graph.closed
     np.testing.assert_allclose(graph.beliefs.sum(axis=1), 1.0, rtol=1e-12)
     total = np.zeros((len(graph.beliefs), len(graph.controls)))
     np.add.at(total, graph.edges[:2], graph.edges.probability)
     np.testing.assert_allclose(total[graph.depth < 3], 1.0, rtol=1e-12)
-    found = solve(bandit(jnp.array([0.3, 0.8])), 3)
+    found = solve(model, 3)
     assert np.isnan(found.values[0, graph.depth == 3]).all()
     assert np.isfinite(found.values[3]).all()
 
@@ -188,11 +191,11 @@ def test_beliefs_of_a_deterministic_world_close_and_others_do_not():
         (lambda: solve(MAZE, 2, goal=(3, 0)), r"goal must be a modality, 0 to 2, .* got \(3, 0\)"),
         (lambda: solve(MAZE, 2, max_beliefs=5), r"more than 5 beliefs can come about within 1"),
         (
-            lambda: reachable_beliefs(bandit(jnp.linspace(0.1, 0.9, 40)), 1),
+            lambda: reachable_beliefs(arms(np.linspace(0.1, 0.9, 40)), 1),
             "1640 combinations of states, 41 joint controls and 123 joint outcomes are too many",
         ),
         (
-            lambda: solve(MAZE, 2).find([jnp.eye(4)[0], jnp.array([0.7, 0.3])]),
+            lambda: solve(MAZE, 2).find([np.eye(4)[0], np.array([0.7, 0.3])]),
             "the belief cannot come about",
         ),
     ],

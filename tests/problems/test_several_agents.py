@@ -40,11 +40,11 @@ def test_moves_come_one_after_the_other_in_any_order():
 
 
 def test_each_sees_the_nearest_other_within_sight():
-    world = shared_grid("......", 3, sight=2)
-    stay = jnp.full((3, 1), 4)
-    _, seen = world.step(jnp.array([[0], [2], [5]]), stay, jax.random.key(0))
+    step = jax.jit(shared_grid("......", 3, sight=2).step)
+    stay = np.full((3, 1), 4)
+    _, seen = step(np.array([[0], [2], [5]]), stay, jax.random.key(0))
     assert seen.tolist() == [[0, 2, 0], [2, 0, 0], [5, 6, 0]]
-    _, seen = world.step(jnp.array([[0], [4], [5]]), stay, jax.random.key(0))
+    _, seen = step(np.array([[0], [4], [5]]), stay, jax.random.key(0))
     assert seen.tolist() == [[0, 6, 0], [4, 5, 1], [5, 4, 1]]
 
 
@@ -54,11 +54,13 @@ def meetings():
     model, world = shared_grid_model(SQUARE), shared_grid(SQUARE)
     every = enumerate_policies(model, 2)
     keys = jax.random.split(jax.random.key(1), 64)
-    found = {}
-    for name, gamma in (("seek", 16.0), ("stray", 0.0)):
+
+    @jax.jit
+    def run(keys, gamma):
         pair = alike(agent(model, policy_planner(every, gamma=gamma)), 2)
-        found[name] = jax.jit(jax.vmap(lambda k, p=pair: run_episode(p, world, k, 8)))(keys)
-    return found
+        return jax.vmap(lambda key: run_episode(pair, world, key, 8))(keys)
+
+    return {name: run(keys, np.float32(gamma)) for name, gamma in (("seek", 16), ("stray", 0))}
 
 
 def test_two_who_wish_to_meet_do(meetings):
