@@ -1,6 +1,7 @@
 """Inductive inference: distances to goals, and plans that follow them."""
 
 import itertools
+from functools import partial
 
 import chex
 import jax
@@ -32,27 +33,25 @@ def enumerated_distances(transition, goals, threshold):
 
 def test_distances_are_those_of_all_paths(rng, dtype):
     transition = pomdp_oracle.columns(rng, 5, 5, 2)
-    model = POMDP(
-        [jnp.eye(5, dtype=dtype)],
-        [jnp.asarray(transition, dtype)],
-        [jnp.zeros(5, dtype)],
-        [jnp.full(5, 0.2, dtype)],
-    )
-    measure = jax.jit(
-        lambda goals, threshold: inductive.intention(model, [goals], threshold=threshold)
-    )
+    arrays = [np.eye(5)], [transition], [np.zeros(5)], [np.full(5, 0.2)]
+    model = POMDP(*jax.tree.map(lambda x: jnp.asarray(x, dtype), arrays))
+
+    @partial(jax.jit, static_argnames="depth")
+    def measure(goals, threshold, depth=None):
+        return inductive.intention(model, [goals], threshold=threshold, depth=depth)
+
     seen = set()
     for threshold in (0.3, 0.5, 0.7):
         for goal in range(5):
             goals = np.arange(5) == goal
-            found = measure(jnp.asarray(goals), threshold).distances[0]
+            found = measure(goals, threshold).distances[0]
             expected = enumerated_distances(transition, goals, threshold)
             assert found.dtype == dtype
             assert found.tolist() == expected.tolist()
             seen |= set(expected.tolist())
     # The thresholds are such that ways of several lengths, and goals without a way, are among them.
     assert {0.0, 1.0, 2.0, np.inf} <= seen
-    few = inductive.intention(model, [jnp.asarray(goals)], threshold=0.3, depth=1).distances[0]
+    few = measure(goals, 0.3, depth=1).distances[0]
     assert set(few.tolist()) <= {0.0, 1.0, np.inf}
 
 
@@ -62,74 +61,88 @@ def corridor(length):
     move = np.zeros((length, length, 3))
     for control, shift in enumerate((-1, 0, 1)):
         move[np.clip(places + shift, 0, length - 1), places, control] = 1
-    prefer = jnp.zeros(length).at[-1].set(1.0)
-    return POMDP([jnp.eye(length)], [jnp.asarray(move)], [prefer], [jnp.eye(length)[0]])
+    place = np.eye(length)
+    return POMDP(*jax.tree.map(jnp.asarray, ([place], [move], [place[-1]], [place[0]])))
 
 
 def test_one_step_of_planning_walks_a_long_corridor_with_an_intention_and_not_without():
     model = corridor(30)
-    intended = inductive.intention(model, inductive.goals_of_observations(model))
+    wanted = inductive.goals_of_observations(model)
+    intended = jax.jit(inductive.intention)(model, wanted)
     assert intended.distances[0].tolist() == list(range(29, -1, -1))
     every = enumerate_policies(model, 1)
     planners = {
         "policies": policy_planner(every, intention=intended),
         "sophisticated": sophisticated_planner(1, intention=intended),
     }
-    for name, planner in planners.items():
-        controls = jax.jit(jax.vmap(lambda q: planner(model, [q]).controls[0]))(jnp.eye(30))  # noqa: B023
+    planners["without"] = policy_planner(every)
+
+    @jax.jit
+    @jax.vmap
+    def chosen(q):
+        return {name: planner(model, [q]).controls[0] for name, planner in planners.items()}
+
+    found = jax.device_get(chosen(np.eye(30)))
+    blind = found.pop("without")
+    for name, controls in found.items():
         assert controls[:-1].argmax(axis=1).tolist() == [2] * 29, name
-        assert float(controls[:-1, 2].min()) > 0.99, name
-    without = policy_planner(every)
-    blind = jax.jit(jax.vmap(lambda q: without(model, [q]).controls[0]))(jnp.eye(30))
+        assert controls[:-1, 2].min() > 0.99, name
     # Only the places from which one step leads to the end know more than chance.
-    chex.assert_trees_all_close(blind[:-2], jnp.full((28, 3), 1 / 3), rtol=1e-12)
+    np.testing.assert_allclose(blind[:-2], np.full((28, 3), 1 / 3), rtol=1e-12)
 
 
 def test_the_term_is_what_leaving_the_way_costs_at_each_step():
     model = corridor(6)
-    intended = inductive.intention(model, [jnp.arange(6) == 5], epsilon=0.01)
     policies = np.array([[[2], [2], [2]], [[2], [1], [2]], [[0], [2], [2]]])
 
     @jax.jit
-    def plans(intended):
+    def plans(model):
+        intended = inductive.intention(model, [np.arange(6) == 5], epsilon=0.01)
         found = expected_free_energy(model, model.D, policies, intention=intended)
         plain = expected_free_energy(model, model.D, policies)
         return found, plain, sophisticated(model, model.D, 3, intention=intended, hard=True)
 
-    found, plain, values = plans(intended)
+    found, plain, values = jax.device_get(plans(model))
     cost = np.log(0.01)
-    expected = jnp.array([[0.0, 0.0, 0.0], [0.0, cost, cost], [cost, cost, cost]])
+    expected = np.array([[0.0, 0.0, 0.0], [0.0, cost, cost], [cost, cost, cost]])
     chex.assert_trees_all_close(found.inductive, expected, rtol=1e-14)
     chex.assert_trees_all_close(found.neg_efe, plain.neg_efe + expected.sum(axis=1), rtol=1e-14)
     # A search plans again from every belief, so that a step that was lost is lost once.
-    chex.assert_trees_all_close(values, jnp.array([cost, cost, 0.0]), atol=1e-12)
+    chex.assert_trees_all_close(values, np.array([cost, cost, 0.0]), atol=1e-12)
 
 
 def test_where_no_way_leads_the_term_is_silent_and_its_gradient_finite():
     model = corridor(4)
-    nowhere = inductive.intention(model, [jnp.zeros(4, bool)])
-    assert bool(jnp.isinf(nowhere.distances[0]).all())
-    here, there = jnp.eye(4)[0], jnp.eye(4)[1]
-    assert float(inductive.inductive_value(nowhere, [here], [there])) == 0
+    here, there = np.eye(4)[:2]
+
+    @jax.jit
+    def lost(model):
+        nowhere = inductive.intention(model, [np.zeros(4, bool)])
+        return nowhere, inductive.inductive_value(nowhere, [here], [there])
+
+    nowhere, silent = lost(model)
+    assert np.isinf(nowhere.distances[0]).all()
+    assert float(silent) == 0
 
     def value(move):
         changed = model.replace(B=[move])
-        intended = inductive.intention(changed, [jnp.arange(4) == 3])
+        intended = inductive.intention(changed, [np.arange(4) == 3])
         every = enumerate_policies(changed, 1)
         return expected_free_energy(changed, model.D, every, intention=intended).inductive.sum()
 
-    slope = jax.jit(jax.grad(value))(model.B[0])
+    slope = np.asarray(jax.jit(jax.grad(value))(model.B[0]))
     # Staying, in two of three controls, costs -log(0.001) for each unit of probability.
-    chex.assert_trees_all_close(slope[0, 0], jnp.full(3, jnp.log(1e-3)), rtol=1e-14)
+    chex.assert_trees_all_close(slope[0, 0], np.full(3, np.log(1e-3)), rtol=1e-14)
 
 
 def test_goals_come_from_preferred_observations_and_transitions_may_follow_other_factors(rng):
-    place, side = inductive.goals_of_observations(t_maze())
+    place, side = inductive.goals_of_observations(jax.jit(t_maze)())
     assert place.tolist() == [False, True, True, False]
     assert side.tolist() == [True, True]
     model = pomdp_oracle.three_factors(rng, jnp.float64)
-    goals = [None, jnp.array([True, False, False]), None]
-    intended = inductive.intention(model, goals, threshold=0.5)
+    goals = [None, np.array([True, False, False]), None]
+    find = jax.jit(lambda m: inductive.intention(m, goals, threshold=0.5))
+    intended = jax.device_get(find(model))
     arrives = (np.asarray(model.B[1]) > 0.5).any(axis=(2, 3))  # [s', s], over factor 0 and control
     for state in (1, 2):
         assert (float(intended.distances[1][state]) == 1) == bool(arrives[0, state])
@@ -162,13 +175,15 @@ def test_what_does_not_fit_is_named(call, message):
 
 
 def test_nan_of_model_and_prediction_stays_nan():
-    model, beliefs = corridor(3), [jnp.eye(3)[2]]
-    goals = [jnp.arange(3) == 2]
-    unknown = [jnp.full(3, jnp.nan)]
-    plain = inductive.intention(model, goals)
-    assert jnp.isnan(inductive.inductive_value(plain, beliefs, unknown))
-    assert jnp.isnan(inductive.inductive_value(plain, unknown, beliefs))
-    broken = model.replace(B=[model.B[0].at[0, 0, 0].set(jnp.nan)])
-    lost = inductive.intention(broken, goals)
-    assert jnp.isnan(lost.distances[0]).all()
-    assert jnp.isnan(inductive.inductive_value(lost, beliefs, beliefs))
+    model, beliefs = corridor(3), [np.eye(3)[2]]
+    goals = [np.arange(3) == 2]
+    unknown = [np.full(3, np.nan)]
+    find, value = jax.jit(inductive.intention), jax.jit(inductive.inductive_value)
+    plain = find(model, goals)
+    assert np.isnan(value(plain, beliefs, unknown))
+    assert np.isnan(value(plain, unknown, beliefs))
+    move = np.array(model.B[0])
+    move[0, 0, 0] = np.nan
+    lost = find(model.replace(B=[jnp.asarray(move)]), goals)
+    assert np.isnan(lost.distances[0]).all()
+    assert np.isnan(value(lost, beliefs, beliefs))

@@ -1,5 +1,7 @@
 """The belief where to look: its bound and its optimum, and iterations that raise it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,38 +20,47 @@ def draw(rng, dtype=jnp.float64, size=6):
 
 def test_the_posterior_is_the_belief_with_the_largest_bound(rng):
     messages, weights, prior = draw(rng)
-    value = of_patches.score(messages, weights)
+    others = np.log(rng.dirichlet(np.ones(6), size=200))
+
+    @jax.jit
+    def told(messages, others):
+        value = of_patches.score(messages, weights)
+        log_pi = posteriors.posterior(value, 0.7, prior)
+        bound = lambda q: posteriors.elbo(q, value, 0.7, prior)  # noqa: E731
+        return value, log_pi, bound(log_pi), jax.vmap(bound)(others)
+
+    value, log_pi, best, bounds = jax.device_get(told(messages, others))
+    messages, prior = jax.device_get((messages, prior))
     np.testing.assert_allclose(value, messages[0] + 0.5 * messages[1] + 2 * messages[2])
-    log_pi = posteriors.posterior(value, 0.7, prior)
-    best = posteriors.elbo(log_pi, value, 0.7, prior)
     evidence = 0.7 * np.log(np.sum(np.exp(prior + value / 0.7)))
     np.testing.assert_allclose(best, evidence, rtol=1e-13)
-    others = np.log(rng.dirichlet(np.ones(6), size=200))
-    bounds = jax.vmap(lambda q: posteriors.elbo(q, value, 0.7, prior))(jnp.asarray(others))
     # ELBO = optimum - T KL(pi || pi*), for every belief.
-    missing = 0.7 * np.sum(np.exp(others) * (others - np.asarray(log_pi)), axis=1)
+    missing = 0.7 * np.sum(np.exp(others) * (others - log_pi), axis=1)
     np.testing.assert_allclose(bounds, best - missing, rtol=1e-12)
 
 
 def test_each_iteration_raises_the_bound_to_its_optimum(rng, dtype):
     messages, weights, prior = draw(rng, dtype)
-    for rate in (0.2, 1.0):
+
+    @partial(jax.jit, static_argnums=0)
+    def raised(rate):
         found = posteriors.combine(
             messages, weights, temperature=0.5, log_prior=prior, rate=rate, num_iterations=40
         )
+        value = of_patches.score(messages, weights)
+        best = posteriors.posterior(value, 0.5, prior)
+        return found, best, posteriors.elbo(found.log_pi, value, 0.5, prior)
+
+    for rate in (0.2, 1.0):
+        found, best, bound = jax.device_get(raised(rate))
         # Rounding of sums of six numbers up to 50.
         noise = 100 * jnp.finfo(dtype).eps
         assert np.all(np.diff(found.elbo) >= -noise)
         assert found.elbo[0] < found.elbo[1]
         np.testing.assert_allclose(found.elbo[-1], found.optimum, rtol=1e-5)
         assert found.elbo.dtype == found.log_pi.dtype == dtype
-    value = of_patches.score(messages, weights)
-    np.testing.assert_allclose(
-        found.log_pi, posteriors.posterior(value, 0.5, prior), atol=40 * jnp.finfo(dtype).eps
-    )
-    np.testing.assert_allclose(
-        found.elbo[-1], posteriors.elbo(found.log_pi, value, 0.5, prior), rtol=1e-5
-    )
+    np.testing.assert_allclose(found.log_pi, best, atol=40 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(found.elbo[-1], bound, rtol=1e-5)
 
 
 def test_patches_that_do_not_count_are_never_looked_at(rng):
