@@ -16,6 +16,13 @@ def statistics(lift, now, following):
 
 
 @jax.jit
+def fitted(now, following):
+    """Statistics of observables, and the map of least squares."""
+    factor = statistics(lambda x: x, now, following)
+    return factor, operators.ridge(factor)
+
+
+@jax.jit
 def logistic_fit(now, following):
     factor = statistics(dictionaries.harmonics(15), now, following)
     return operators.reduced_rank(factor, 2 * 10 + 1, 1e-6 * factor.count)
@@ -101,8 +108,8 @@ def test_slow_manifold_is_exact_and_every_spurious_pair_is_flagged(rng):
 def test_residual_of_an_eigenpair_without_noise_is_what_the_data_say(rng):
     now = rng.normal(size=(30, 3))
     following = now @ rng.normal(size=(3, 3)) + 0.1 * rng.normal(size=(30, 3))
-    factor = streaming.update(streaming.init(3, dtype=jnp.float64), now, following)
-    found = spectrum.eig(operators.ridge(factor))
+    factor, operator = fitted(now, following)
+    found = spectrum.eig(operator)
     before, after = now @ found.functions, following @ found.functions
     expected = np.linalg.norm(after - found.values * before, axis=0) / np.linalg.norm(
         before, axis=0
@@ -140,6 +147,7 @@ def noisy_fits(key, operator):
 def test_total_least_squares_has_a_twentieth_of_the_bias_of_noise():
     turn = 0.98 * np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
     factors, *fits = noisy_fits(jax.random.key(1), jnp.asarray(turn, jnp.float32))
+    factors = jax.device_get(factors)
     geometric = [
         operators.forward_backward(jax.tree.map(lambda a, i=i: a[i], factors)) for i in range(20)
     ]
@@ -158,15 +166,20 @@ def test_total_least_squares_has_a_twentieth_of_the_bias_of_noise():
 def test_reduced_rank_keeps_the_leading_part(rng):
     now = rng.normal(size=(50, 4))
     following = now @ rng.normal(size=(4, 2)) @ rng.normal(size=(2, 3))
-    factor = streaming.update(streaming.init(4, 3, dtype=jnp.float64), now, following)
-    full, low = operators.ridge(factor), operators.reduced_rank(factor, 2)
+
+    @jax.jit
+    def maps(now, following):
+        factor, full = fitted(now, following)
+        low, one = operators.reduced_rank(factor, 2), operators.reduced_rank(factor, 1, 0.1)
+        return full, low, one, operators.ridge(factor, 0.1)
+
+    full, low, one, ridge = jax.device_get(maps(now, following))
     np.testing.assert_allclose(low, full, atol=1e-12)
-    one = operators.reduced_rank(factor, 1, 0.1)
     assert np.linalg.matrix_rank(one, tol=1e-10) == 1
     # Best of its rank: the error of predictions is the second singular value of those of ridge.
     penalised = np.concatenate([now, np.sqrt(0.1) * np.eye(4)])
     target = np.concatenate([following, np.zeros((4, 3))])
-    best = penalised @ np.asarray(operators.ridge(factor, 0.1)).T
+    best = penalised @ ridge.T
     left = np.linalg.norm(target - best) ** 2 + np.sum(np.linalg.svd(best)[1][1:] ** 2)
     np.testing.assert_allclose(np.linalg.norm(target - penalised @ one.T) ** 2, left, rtol=1e-10)
 
@@ -226,14 +239,14 @@ def test_modes_and_functions_expand_the_state(rng):
             "one dictionary, got 2 and 3",
         ),
         (
-            lambda: spectrum.forecast(jnp.eye(2), jnp.ones(2), 1, lambda z: z[:1]),
+            lambda: spectrum.forecast(np.eye(2), np.ones(2), 1, lambda z: z[:1]),
             r"lift_fn must return observables \(2,\)",
         ),
         (
-            lambda: spectrum.forecast(jnp.eye(2), jnp.ones(3), 1),
+            lambda: spectrum.forecast(np.eye(2), np.ones(3), 1),
             "operator .* and state .* must fit",
         ),
-        (lambda: spectrum.forecast(jnp.eye(2), jnp.ones(2), -1), "steps must not be negative"),
+        (lambda: spectrum.forecast(np.eye(2), np.ones(2), -1), "steps must not be negative"),
         (lambda: spectrum.pseudospectrum(streaming.init(2), 0.0), "0 samples cannot determine"),
         (lambda: spectrum.pseudospectrum(streaming.init(2, 3), 0.0), "one dictionary"),
         (lambda: spectrum.residuals(streaming.init(2), [1.0], np.eye(2)), "must fit, got shapes"),
@@ -241,10 +254,10 @@ def test_modes_and_functions_expand_the_state(rng):
         (lambda: known_spectra.logistic_map(jax.random.key(0), 3, 0), "order must be at least 1"),
         (lambda: dictionaries.polynomials(0, 1), "dim must be at least 1, got 0"),
         (lambda: dictionaries.harmonics(1, 0.0), "period must be above 0, got 0.0"),
-        (lambda: dictionaries.polynomials(2, 1)(jnp.ones(3)), r"x must be states \[..., 2\]"),
-        (lambda: dictionaries.radial(jnp.ones(3), 1.0), r"centres must be \[d, n\]"),
-        (lambda: dictionaries.radial(jnp.ones((3, 1)), 0.0), "width must be above 0"),
-        (lambda: dictionaries.delays(jnp.ones((3, 1)), 4), "num must be in 1 .. 3"),
+        (lambda: dictionaries.polynomials(2, 1)(np.ones(3)), r"x must be states \[..., 2\]"),
+        (lambda: dictionaries.radial(np.ones(3), 1.0), r"centres must be \[d, n\]"),
+        (lambda: dictionaries.radial(np.ones((3, 1)), 0.0), "width must be above 0"),
+        (lambda: dictionaries.delays(np.ones((3, 1)), 4), "num must be in 1 .. 3"),
         (lambda: dictionaries.random_fourier(jax.random.key(0), 1, 3, -1.0), "length must be"),
         (lambda: dictionaries.concatenate(), "at least one dictionary"),
     ],
@@ -255,17 +268,21 @@ def test_bad_arguments_are_named(call, message):
 
 
 def test_dictionaries_lift_any_stack_of_states_in_their_precision(dtype, rng):
-    x = jnp.asarray(rng.normal(size=(2, 5, 2)), dtype)
-    centres = jnp.asarray(rng.normal(size=(4, 2)), dtype)
-    lift = dictionaries.concatenate(
-        dictionaries.polynomials(2, 3, constant=False),
-        dictionaries.radial(centres, 0.7),
-        dictionaries.random_fourier(jax.random.key(0), 2, 6, 1.0, dtype=dtype),
-    )
-    z = lift(x)
+    x, centres = (rng.normal(size=shape).astype(dtype) for shape in ((2, 5, 2), (4, 2)))
+
+    @jax.jit
+    def lift_both(x, centres):
+        lift = dictionaries.concatenate(
+            dictionaries.polynomials(2, 3, constant=False),
+            dictionaries.radial(centres, 0.7),
+            dictionaries.random_fourier(jax.random.key(0), 2, 6, 1.0, dtype=dtype),
+        )
+        return lift(x), lift(x[1, 2])
+
+    z, single = jax.device_get(lift_both(x, centres))
     assert z.shape == (2, 5, 9 + 4 + 6)
     assert z.dtype == dtype
-    np.testing.assert_allclose(z[1, 2], lift(x[1, 2]), rtol=1e-5)
+    np.testing.assert_allclose(z[1, 2], single, rtol=1e-5)
     np.testing.assert_allclose(z[..., 7], x[..., 0] * x[..., 1] ** 2, rtol=1e-5)
-    apart = np.sum((np.asarray(x)[..., None, :] - np.asarray(centres)) ** 2, axis=-1)
+    apart = np.sum((x[..., None, :] - centres) ** 2, axis=-1)
     np.testing.assert_allclose(z[..., 9:13], np.exp(-apart / 0.98), rtol=1e-4)
