@@ -41,12 +41,12 @@ STEP = KickDrift(_kick, _drift, _observe)
 
 def _start(rng, dtype, depth=DEPTH, rows=5):
     def draw(*shape):
-        return jnp.asarray(rng.standard_normal(shape), dtype)
+        return rng.standard_normal(shape).astype(dtype)
 
     weights = {"kick": draw(depth, DIM, DIM), "drift": draw(depth, DIM, DIM)}
-    weights = jax.tree.map(lambda x: 0.3 * x, weights) | {"step": draw(depth)}
+    weights = jax.tree.map(lambda x: np.asarray(0.3, dtype) * x, weights) | {"step": draw(depth)}
     keys = jax.random.split(jax.random.key(0), depth)
-    mask = jnp.asarray(np.tile(np.arange(rows)[:, None] % 3 > 0, DIM), dtype)
+    mask = np.tile(np.arange(rows)[:, None] % 3 > 0, DIM).astype(dtype)
     return Pair(draw(rows, DIM), draw(rows, DIM)), weights, keys, mask
 
 
@@ -69,7 +69,7 @@ def test_the_three_gradients_agree_with_random_layers_outputs_and_constants(rng,
             for run in (stored, recomputed, reconstructed)
         ]
 
-    expected, *others = gradients(pair, weights, mask, keys)
+    expected, *others = jax.device_get(gradients(pair, weights, mask, keys))
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(expected[1][:2]))
     assert not np.any(expected[1][2])  # constants
     # Roundings of a dozen layers, which double a change of the state now and then.
@@ -111,7 +111,7 @@ def test_the_way_back_errs_by_a_rounding_for_every_layer(rng, dtype):
         pair, weights, keys, mask = _start(rng, dtype, depth)
         weights["step"] /= depth
         weights["kick"] /= depth
-        after, found = _there_and_back(pair, weights, keys, mask)
+        after, found = jax.device_get(_there_and_back(pair, weights, keys, mask))
         assert max(np.max(np.abs(x - y)) for x, y in zip(after, pair, strict=True)) > 0.05
         error = max(np.max(np.abs(x - y)) for x, y in zip(found, pair, strict=True))
         # Four sums a layer, each rounded to half a unit of numbers below 4.
@@ -126,7 +126,7 @@ def test_volume_is_kept(rng):
         after, _ = stored(STEP, Pair(q[None], p[None]), (weights, keys), 1 + mask)
         return jnp.concatenate(after, axis=-1)[0]
 
-    jacobian = jax.jit(jax.jacfwd(flat))(jnp.concatenate(pair, axis=-1)[0])
+    jacobian = jax.jit(jax.jacfwd(flat))(np.concatenate(pair, axis=-1)[0])
     # Rounding, times a condition number of some thousands.
     np.testing.assert_allclose(np.linalg.det(jacobian), 1.0, rtol=1e-10)
 
