@@ -89,7 +89,7 @@ def test_soft_nats_are_the_divergence_of_softened_predictions(rng, dtype):
 
 def test_the_slope_of_soft_nats_is_the_temperature_times_the_difference_of_predictions(rng):
     student, teacher = rng.standard_normal((2, VOCABULARY))
-    slope = jax.grad(lambda x: distill.soft_nats(x, teacher, 4.0))(student)
+    slope = jax.jit(jax.grad(lambda x: distill.soft_nats(x, teacher, 4.0)))(student)
     difference = np.exp(_log_softmax(student / 4)) - np.exp(_log_softmax(teacher / 4))
     np.testing.assert_allclose(slope, 4 * difference, rtol=1e-13, atol=1e-15)
 
@@ -97,34 +97,47 @@ def test_the_slope_of_soft_nats_is_the_temperature_times_the_difference_of_predi
 def test_soft_nats_at_a_large_temperature_are_half_the_variance_of_the_difference(rng):
     student, teacher = rng.standard_normal((2, VOCABULARY))
     # The next order falls as 1 / T; T^2 amplifies the rounding of a divergence of 1e-6.
-    np.testing.assert_allclose(
-        distill.soft_nats(student, teacher, 1e3), np.var(student - teacher) / 2, rtol=5e-3
-    )
+    found = jax.jit(distill.soft_nats)(student, teacher, 1e3)
+    np.testing.assert_allclose(found, np.var(student - teacher) / 2, rtol=5e-3)
 
 
 def test_soft_nats_keep_nan_leave_out_padding_and_know_impossible_tokens():
-    logits = jnp.asarray([[0.0, 1.0], [jnp.nan, 0.0], [jnp.nan, 0.0], [0.0, -jnp.inf]])
-    counts = jnp.asarray([True, True, False, True])
-    found = distill.soft_nats(jnp.zeros((4, 2)), logits, 1.0, counts)
-    slope = jax.grad(lambda x: distill.soft_nats(x, logits, 1.0, counts)[2])(jnp.zeros((4, 2)))
+    logits = np.asarray([[0.0, 1.0], [np.nan, 0.0], [np.nan, 0.0], [0.0, -np.inf]])
+    counts = np.asarray([True, True, False, True])
+
+    @jax.jit
+    def told(student, logits, same):
+        def padding(x):
+            found = distill.soft_nats(x, logits, 1.0, counts)
+            return found[2], found
+
+        (_, found), slope = jax.value_and_grad(padding, has_aux=True)(student)
+        own = jax.value_and_grad(lambda x: distill.soft_nats(x, same, 2.0))(same)
+        return found, slope, *own
+
+    same = np.asarray([0.0, -np.inf])
+    found, slope, value, own_slope = jax.device_get(told(np.zeros((4, 2)), logits, same))
     np.testing.assert_array_equal(slope[2], 0)  # padding, whatever the logits are
     assert np.isnan(found).tolist() == [False, True, False, False]
     assert found[2] == 0
     np.testing.assert_allclose(found[3], np.log(2), rtol=1e-15)
-    same = jnp.asarray([0.0, -jnp.inf])
-    value, slope = jax.value_and_grad(lambda x: distill.soft_nats(x, same, 2.0))(same)
     assert value == 0
-    assert not slope.any()
+    assert not own_slope.any()
 
 
 def _by_hand(student, teacher, params, batch, counts, options):
     """The loss of distillation, term by term, in NumPy."""
-    said, shown = student.watch(params["student"], batch, None)
-    told, aims = teacher.watch(params["teacher"], batch._replace(targets=None), None)
+
+    @jax.jit
+    def watched(params, batch):
+        own = student.watch(params["student"], batch, None)
+        return own, teacher.watch(params["teacher"], batch._replace(targets=None), None)
+
+    (said, shown), (told, aims) = jax.device_get(watched(params, batch))
     number = counts.sum()
-    log_q = _log_softmax(np.asarray(said.logits))
-    hard = -np.take_along_axis(log_q, np.asarray(batch.targets)[..., None], -1)[..., 0]
-    soft = _soft(np.asarray(said.logits), np.asarray(told.logits), options["temperature"])
+    log_q = _log_softmax(said.logits)
+    hard = -np.take_along_axis(log_q, batch.targets[..., None], -1)[..., 0]
+    soft = _soft(said.logits, told.logits, options["temperature"])
     weight = options["weight"]
     loss = ((1 - weight) * hard + weight * soft)[counts].sum() / number
     for name, maps in (("hidden", params["projection"]["hidden"]), ("resolvent", None)):
@@ -149,7 +162,7 @@ def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics)
     teacher = _bigram(4, 4, noise=1.0, extra=0.1)
     model = distill.taught(student, teacher, padding=0, **OPTIONS)
     key = jax.random.key(0)
-    params = model.init(key)
+    params = jax.device_get(jax.jit(model.init)(key))
     methods = [
         trainer(
             model,
@@ -166,7 +179,7 @@ def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics)
     def steps(state):
         return [method.step(state, windows) for method in methods]
 
-    state = methods[0].init(key)
+    state = jax.jit(methods[0].init)(key)
     (whole, info), (parts, other) = jax.device_get(steps(state))
     batch = Batch(windows[:, :-1], windows[:, :-1] != 0, None, windows[:, 1:])
     counts = windows[:, 1:] != 0
@@ -184,14 +197,17 @@ def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics)
 
 def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
     model = distill.taught(_bigram(3, 1), _bigram(4, 1))
-    params = model.init(jax.random.key(0))
-    batch = Batch(jnp.ones((1, 2), int), targets=jnp.ones((1, 2), int))
-    slope = jax.grad(lambda p: model.apply(p, batch, None).losses["distillation"])(params)
+    params = jax.jit(model.init)(jax.random.key(0))
+    batch = Batch(np.ones((1, 2), int), targets=np.ones((1, 2), int))
+    slope = jax.jit(jax.grad(lambda p, b: model.apply(p, b, None).losses["distillation"]))(
+        params, batch
+    )
+    slope = jax.device_get(slope)
     assert all(not x.any() for x in jax.tree.leaves(slope["teacher"]))
     method = trainer(
         model, optax.adam(0.1), jax.random.key(1), trained=distill.trained(params, ("out",))
     )
-    moments = method.init(jax.random.key(0)).optimizer_state[0].mu
+    moments = jax.jit(method.init)(jax.random.key(0)).optimizer_state[0].mu
     assert moments["teacher"] == {"table": None, "turns": None, "out": None}
     assert moments["student"]["out"] is None
     assert moments["student"]["table"] is not None
