@@ -216,16 +216,15 @@ def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
 def test_without_targets_a_taught_student_is_the_student():
     student = _bigram(3, 1, noise=1.0)
     model = distill.taught(student, _bigram(4, 1)._replace(apply=None))
-    params = model.init(jax.random.key(0))
-    own, tokens, key = params["student"], jnp.asarray([[1, 2, 3]]), jax.random.key(2)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+    own, tokens, key = params["student"], np.asarray([[1, 2, 3]]), jax.random.key(2)
+    expected = jax.jit(student.apply)(own, Batch(tokens), key)
     for batch in (tokens, Batch(tokens)):
-        chex.assert_trees_all_equal(
-            model.apply(params, batch, key), student.apply(own, Batch(tokens), key)
-        )
+        chex.assert_trees_all_equal(jax.jit(model.apply)(params, batch, key), expected)
     state = model.init_decode(params, 2)
     np.testing.assert_array_equal(state, student.init_decode(own, 2))
-    found, _ = model.decode(params, state, tokens[0])
-    np.testing.assert_array_equal(found, student.decode(own, state, tokens[0])[0])
+    found, _ = jax.jit(model.decode)(params, state, tokens[0])
+    np.testing.assert_array_equal(found, jax.jit(student.decode)(own, state, tokens[0])[0])
     assert model.max_length == 7
     assert model.read is None
 
