@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-    return model.init(jax.random.key(0))
+    return jax.device_get(jax.jit(model.init)(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,17 @@ def test_blocks_that_are_linear_are_found_and_replaced_without_a_trace(model, pa
     blocks, but for the biases at the beginning of a window: each delay explains more.
     """
     run = jax.jit(spans.replaced(model).apply)
-    logits = model.apply(params, tokens[0]).logits
+    logits = np.asarray(jax.jit(model.apply)(params, tokens[0]).logits)
+
+    @jax.jit
+    def maps(fit):
+        left, right, bias = span_fit.low_rank_map(fit, ALONE, DELAYS, DIM)
+        shares = [span_fit.explained(fit, TOGETHER, delays) for delays in (1, 2, WIDEST)]
+        low_rank = spans.DelayMap(left @ right, bias)
+        own = span_fit.explained(fit, ALONE, DELAYS)
+        return span_fit.delay_map(fit, ALONE, DELAYS), low_rank, own, shares
+
+    whole, low_rank, own, shares = jax.device_get(maps(fit))
 
     def found(span, maps):
         way = spans.route(LAYERS, DIM, range(*span), maps, WIDEST)
@@ -52,14 +62,10 @@ def test_blocks_that_are_linear_are_found_and_replaced_without_a_trace(model, pa
 
     close = {"rtol": 1e-7, "atol": 1e-7}  # rounding, times the condition of the samples
     np.testing.assert_array_equal(found((0, 0), None), logits)
-    np.testing.assert_allclose(
-        found(ALONE, span_fit.delay_map(fit, ALONE, DELAYS)), logits, **close
-    )
-    left, right, bias = span_fit.low_rank_map(fit, ALONE, DELAYS, DIM)
-    np.testing.assert_allclose(found(ALONE, spans.DelayMap(left @ right, bias)), logits, **close)
+    np.testing.assert_allclose(found(ALONE, whole), logits, **close)
+    np.testing.assert_allclose(found(ALONE, low_rank), logits, **close)
     assert np.max(np.abs(found(ALONE, None) - logits)) > 0.1
-    np.testing.assert_allclose(span_fit.explained(fit, ALONE, DELAYS), 1.0, atol=1e-12)
-    shares = [float(span_fit.explained(fit, TOGETHER, delays)) for delays in (1, 2, WIDEST)]
+    np.testing.assert_allclose(own, 1.0, atol=1e-12)
     assert shares == sorted(shares)
     assert shares[0] < 0.9 < shares[-1] <= 1
 
@@ -80,14 +86,19 @@ def test_a_low_rank_map_is_the_best_of_its_rank(fit):
 def test_powers_of_one_operator_are_spans_of_equal_blocks(model, params, tokens):
     """Blocks that read the token alone and are all the same are one operator."""
     kernel, bias = params["blocks"]
-    kernel = jnp.broadcast_to(kernel[:1, :DIM], (LAYERS, DIM, DIM))
-    same = params | {"blocks": spans.DelayMap(kernel, jnp.broadcast_to(bias[:1], bias.shape))}
+    kernel = np.broadcast_to(kernel[:1, :DIM], (LAYERS, DIM, DIM))
+    same = params | {"blocks": spans.DelayMap(kernel, np.broadcast_to(bias[:1], bias.shape))}
     fit = jax.jit(
         lambda params: span_fit.fitted(model, params, tokens, (ALONE,), delays=1, ridge=1e-18)
     )(same)
-    way = spans.route(LAYERS, DIM, (1, 2), span_fit.one_map(fit, 2))
-    found = spans.replaced(model).apply({"model": same, "route": way}, tokens[0]).logits
-    np.testing.assert_allclose(found, model.apply(same, tokens[0]).logits, rtol=1e-6, atol=1e-6)
+
+    @jax.jit
+    def both(same, fit):
+        way = spans.route(LAYERS, DIM, (1, 2), span_fit.one_map(fit, 2))
+        found = spans.replaced(model).apply({"model": same, "route": way}, tokens[0]).logits
+        return found, model.apply(same, tokens[0]).logits
+
+    np.testing.assert_allclose(*both(same, fit), rtol=1e-6, atol=1e-6)
 
 
 def test_streams_in_half_precision_are_fitted_in_single(model, params, tokens):

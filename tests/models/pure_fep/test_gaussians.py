@@ -37,10 +37,13 @@ def _drawn(rng, *shape):
     )
 
 
+_covariance = jax.jit(gaussian.covariance)
+
+
 def _dense_kl(q, p):
     """KL of dense Gaussians by NumPy."""
-    mean, cov = np.asarray(q.mean), np.asarray(gaussian.covariance(q))
-    target, other = np.asarray(p.mean), np.asarray(gaussian.covariance(p))
+    mean, cov = np.asarray(q.mean), np.asarray(_covariance(q))
+    target, other = np.asarray(p.mean), np.asarray(_covariance(p))
     inverse, apart = np.linalg.inv(other), target - mean
     volume = np.linalg.slogdet(other)[1] - np.linalg.slogdet(cov)[1]
     return 0.5 * (np.trace(inverse @ cov) + apart @ inverse @ apart - len(mean) + volume)
@@ -48,10 +51,15 @@ def _dense_kl(q, p):
 
 def test_divergences_are_those_of_dense_gaussians(rng):
     q, p = _drawn(rng, 3), _drawn(rng, 3)
-    found = kl_divergence(q, p, KIND)
-    rows = [jax.tree.map(lambda x, i=i: x[i], (dense(q, KIND), dense(p, KIND))) for i in range(3)]
+
+    @jax.jit
+    def told(q, p):
+        pairs = pairwise_kl(*(jax.tree.map(lambda x: x[None], g) for g in (q, p)), KIND)
+        return kl_divergence(q, p, KIND), (dense(q, KIND), dense(p, KIND)), pairs
+
+    found, both, pairs = jax.device_get(told(q, p))
+    rows = [jax.tree.map(lambda x, i=i: x[i], both) for i in range(3)]
     np.testing.assert_allclose(found, [_dense_kl(*row) for row in rows], **ROUNDING)
-    pairs = pairwise_kl(*(jax.tree.map(lambda x: x[None], g) for g in (q, p)), KIND)
     np.testing.assert_allclose(np.diagonal(pairs[0].sum(axis=0)), found, **ROUNDING)
 
 
@@ -82,7 +90,8 @@ def _full(rng, *shape, k=5):
 
 def test_logits_of_the_bank_are_divergences_over_the_temperature(rng):
     belief, bank = _full(rng, 2, 3), _full(rng, 4)
-    found = prior_bank_logits(belief, bank, 0.7)
+    found = np.asarray(jax.jit(prior_bank_logits)(belief, bank, 0.7))
+    belief, bank = jax.device_get((belief, bank))
     for i, j, v in np.ndindex(2, 3, 4):
         q = Gaussian(belief.mean[i, j], belief.chol[i, j])
         expected = -_dense_kl(q, Gaussian(bank.mean[v], bank.chol[v])) / 0.7
