@@ -2,12 +2,14 @@
 that floating-point numbers have.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import dense_chain as dense
 
+from vfejax.spectral import _scale
 from vfejax.spectral._scale import exponents, inverse_unit, inverse_unit_of
 from vfejax.spectral.recurrence import ASSOCIATIVE, PLATFORM
 from vfejax.spectral.resolvent import left_resolvent_diagonal, resolvent_diagonal
@@ -145,3 +147,14 @@ def test_streams_have_a_unit_of_their_own(rng):
         state = step(state, *site, np.zeros(0, np.float32))
         small = step(small, *(unit * x for x in site), np.zeros(0, np.float32))
     assert np.asarray(small.left) * unit == np.asarray(state.left)
+
+
+@pytest.mark.parametrize("n", [8, 9, 11])
+def test_sizes_of_whole_chains_are_the_same_read_in_blocks(n, rng, monkeypatch):
+    a, b, c = (np.exp(20 * rng.normal(size=(2, k))) for k in (n, n - 1, n - 1))
+    b[0, -1], a[1, 0] = np.inf, np.nan
+    z = np.array([1e-20j, 1.0])
+    at_once = _scale.exponents(a, b, c, z, whole=True)
+    monkeypatch.setattr(_scale, "BLOCK", 4)
+    in_blocks = jax.jit(lambda *chains: _scale.exponents(*chains, whole=True))(a, b, c, z)
+    chex.assert_trees_all_equal(in_blocks, at_once)

@@ -24,6 +24,9 @@ __all__ = ["Exponents", "exponent", "exponents", "inverse_unit", "inverse_unit_o
 STRETCH = 8
 """Sites of each of the three stretches that are read, at both ends and in the middle."""
 
+BLOCK = 2048
+"""Sites that are read at a time where all are, so that no memory grows with the chain."""
+
 ORDINARY = 8
 """Chains of size ``2^-8 ... 2^8`` keep their unit."""
 
@@ -101,6 +104,25 @@ def exponents(a: Array, b: Array, c: Array, z: Array, *, whole: bool = False) ->
     [0, 0, 2, -127]
     """
     a, b, c, z = (jax.lax.stop_gradient(x) for x in (a, b, c, z))
+    blocks = -(-a.shape[-1] // BLOCK)
+    if not whole or blocks == 1:
+        return _exponents(a, b, c, z, whole)
+
+    def block(i: Array | int) -> Exponents:
+        """Of a block; the last one begins early enough to be as long as the others."""
+        size = min(BLOCK, b.shape[-1], c.shape[-1])
+        x, y, w = (jax.lax.dynamic_slice_in_dim(x, i * size, size, -1) for x in (a, b, c))
+        return _exponents(x, y, w, z, True)
+
+    def widened(i: Array, found: Exponents) -> Exponents:
+        more = block(i)
+        largest = (jnp.maximum(x, y) for x, y in zip(found[1:], more[1:], strict=True))
+        return Exponents(jnp.minimum(found.smallest, more.smallest), *largest)
+
+    return jax.lax.fori_loop(1, blocks, widened, block(0))
+
+
+def _exponents(a: Array, b: Array, c: Array, z: Array, whole: bool) -> Exponents:
     beyond = 2 * _layout(z.real.dtype)[1] + 1
     if jnp.iscomplexobj(a):
         d, least = exponent(_stretches(a, whole) - z[None, :, None]), jnp.zeros(z.shape, jnp.int32)
