@@ -11,6 +11,7 @@ from flax import nnx
 
 from vfejax.models import kernels
 from vfejax.models.blocks import dropout, normal
+from vfejax.models.units import Sizes
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
@@ -20,17 +21,9 @@ EPSILON = 1e-6
 """What the norms add to mean squares."""
 
 
-class BlockConfig(Protocol):
+class BlockConfig(Sizes, Protocol):
     """Options that a block reads; see :class:`vfejax.models.gpt_modern.config.ModernGPTConfig`."""
 
-    @property
-    def layers(self) -> int: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
     @property
     def dropout(self) -> float: ...
 
