@@ -71,6 +71,29 @@ def test_a_broken_connection_says_who_was_lost_and_a_goodbye_does_not():
     assert first.lost == [1]
 
 
+def test_a_process_may_leave_before_it_has_begun_to_listen(monkeypatch):
+    threads, left = [], threading.Event()
+
+    class Late(threading.Thread):
+        def start(self):
+            threads.append(self)
+            super().start()
+
+        def run(self):
+            assert left.wait(10)
+            super().run()  # an error in a thread is a warning, which fails a test
+
+    first, second = met(0, 1, size=2)
+    monkeypatch.setattr(threading, "Thread", Late)
+    for link in (first, second):
+        link.listen(lambda: None)
+        link.close()
+    left.set()
+    for thread in threads:
+        thread.join(10)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("others", "expected"),
     [

@@ -113,7 +113,10 @@ class Links:
 
     def listen(self, told: Callable[[], None]) -> None:
         """Call back, in a thread, when another process fails or is lost."""
-        threading.Thread(target=self._listen, args=(told,), daemon=True).start()
+        selector = selectors.DefaultSelector()
+        for rank, peer in self._peers.items():  # here, since a thread may begin after close()
+            selector.register(peer, selectors.EVENT_READ, rank)
+        threading.Thread(target=self._listen, args=(selector, told), daemon=True).start()
 
     def tell(self, reason: str) -> None:
         """Tell all others what ends this process."""
@@ -130,11 +133,9 @@ class Links:
         for peer in self._peers.values():
             peer.close()
 
-    def _listen(self, told: Callable[[], None]) -> None:
-        with selectors.DefaultSelector() as selector:
-            for rank, peer in self._peers.items():
-                selector.register(peer, selectors.EVENT_READ, rank)
-            while selector.get_map():
+    def _listen(self, selector: selectors.BaseSelector, told: Callable[[], None]) -> None:
+        with selector:
+            while any(self._peers[key.data].fileno() >= 0 for key in selector.get_map().values()):
                 for key, _ in selector.select():
                     if not self._listen_to(key.data, told):
                         selector.unregister(key.fileobj)
