@@ -66,6 +66,22 @@ class Task(NamedTuple):
         log_pi = jax.nn.log_softmax(self.log_prior + added)
         return posteriors.elbo(log_pi, self.score, self.config.temperature, self.log_prior)
 
+    def end(self, added: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What the last belief allocates, ``[p]`` each, and its bound between the prior's and the
+        largest, in nats.
+        """
+        log_pi = jax.nn.log_softmax(self.log_prior + added)
+        found = budgets.allocate(log_pi, self.budget, self.k_min, self.k_max)
+        arrays = {**found._asdict(), "probability": jnp.exp(log_pi)}
+        bounds = {
+            "elbo_before_nats": self.elbo(jnp.zeros_like(added)),
+            "elbo_nats": self.elbo(added),
+            "elbo_optimum_nats": posteriors.optimum(
+                self.score, self.config.temperature, self.log_prior
+            ),
+        }
+        return arrays, bounds
+
 
 def run(config: PlanConfig) -> int:
     """Read the picture, allocate, write the run, and return the exit status."""
@@ -75,20 +91,14 @@ def run(config: PlanConfig) -> int:
     task = _task(config, load_picture(config.image, "--image"))
     with sessions.begin(config, "plan", inputs) as session:
         outcome = session.advance(_program(task), unit="iterations")
-        log_pi = jax.nn.log_softmax(task.log_prior + outcome.state)
-        found = budgets.allocate(log_pi, task.budget, task.k_min, task.k_max)
+        found, bounds = jax.jit(task.end)(outcome.state)
+        arrays = {**found, "score": task.score, **task.messages._asdict()}
         shape = task.textures.shape[:2]
-        arrays = {
-            "tokens": found.tokens,
-            "relaxed": found.relaxed,
-            "probability": jnp.exp(log_pi),
-            "score": task.score,
-            **task.messages._asdict(),
-        }
         arrays = {name: np.asarray(x).reshape(shape) for name, x in arrays.items()}
         whole = {**arrays, "textures": np.asarray(task.textures)}
         save_npz(session.run.file("allocation.npz"), whole)
-        summary = _summary(task, arrays, outcome)
+        summary = _summary(task, arrays, outcome.step)
+        summary |= {name: float(value) for name, value in bounds.items()}
         rows = [(name.replace("_", " "), value) for name, value in summary.items()]
         report = Report("vfejax plan", rows, _pictures(task, arrays), notes=[_first_line(summary)])
         return session.finish(outcome, report, summary, _text)
@@ -108,36 +118,39 @@ def _task(config: PlanConfig, picture: np.ndarray) -> Task:
     except ValueError as error:
         raise UserError(f"--budget {budget}: {error}") from None
     query = asked.read(config.query, width, height)
-    given = jnp.asarray(picture, config.precision)
-    found, information = jax.jit(lambda x, e: _look(x, e, patch))(
-        given, None if query.example is None else jnp.asarray(query.example, config.precision)
-    )
-    log_prior = jnp.full(rows * columns, -np.log(rows * columns), given.dtype)
+    dtype = np.dtype(config.precision)
+    prior = np.full(rows * columns, -np.log(rows * columns), dtype)
     if query.region is not None:
-        log_prior = queries.region_prior(height, width, query.region, patch, dtype=given.dtype)
-    made = messages.picture_messages(found, information)
-    score = messages.score(made, jnp.asarray(options.weights, given.dtype))
+        prior = np.asarray(queries.region_prior(height, width, query.region, patch, dtype=dtype))
+    example = None if query.example is None else np.asarray(query.example, dtype)
+    weights = np.asarray(options.weights, dtype)
+    seen = jax.jit(_look, static_argnums=3)(np.asarray(picture, dtype), example, weights, patch)
     sizes = (budget, options.k_min, options.k_max, patch)
-    return Task(config, query.words, picture, found, made, score, log_prior, *sizes)
+    return Task(config, query.words, picture, *seen, jnp.asarray(prior), *sizes)
 
 
-def _look(picture: Array, example: Array | None, patch: int) -> tuple[Array, Array | None]:
-    """Textures, and information about what looks like the example."""
+def _look(
+    picture: Array, example: Array | None, weights: Array, patch: int
+) -> tuple[Array, Messages, Array]:
+    """Textures, messages, with those about what looks like the example, and their sum."""
     information = None
     if example is not None:
         information = queries.colour_information(picture, queries.colour_query(example), patch)
-    return textures.patch_textures(picture, patch), information
+    found = textures.patch_textures(picture, patch)
+    made = messages.picture_messages(found, information)
+    return found, made, messages.score(made, weights)
 
 
 def _program(task: Task) -> loop.Program:
     temperature = task.config.temperature
+    first_elbo = jax.jit(task.elbo)
 
     def step(added: Array, _: PyTree) -> tuple[Array, Array]:
         after = posteriors.iterate(added, task.score, temperature)
         return after, task.elbo(after)
 
     def observe(step: int, added: Array, infos: Any, memory: PyTree) -> loop.Observation:
-        value = task.elbo(added) if infos is None else infos[-1]
+        value = first_elbo(added) if infos is None else infos[-1]
         return loop.Observation({"elbo": float(value)}, memory)
 
     return loop.Program(
@@ -149,11 +162,10 @@ def _program(task: Task) -> loop.Program:
     )
 
 
-def _summary(task: Task, arrays: Mapping[str, np.ndarray], outcome: loop.Outcome) -> dict[str, Any]:
+def _summary(task: Task, arrays: Mapping[str, np.ndarray], iterations: int) -> dict[str, Any]:
     height, width, _ = task.picture.shape
     tokens = arrays["tokens"]
     rows, columns = tokens.shape
-    optimum = posteriors.optimum(task.score, task.config.temperature, task.log_prior)
     spare = np.sort(tokens.ravel() - task.k_min)[::-1]
     half = int(np.searchsorted(np.cumsum(spare), spare.sum() / 2)) + 1
     return {
@@ -169,10 +181,7 @@ def _summary(task: Task, arrays: Mapping[str, np.ndarray], outcome: loop.Outcome
         "most_tokens": int(tokens.max()),
         "patches_with_the_most_allowed": int(np.sum(tokens == task.k_max)),
         "patches_with_half_of_the_tokens_to_spare": half if spare.any() else 0,
-        "iterations": outcome.step,
-        "elbo_before_nats": float(task.elbo(jnp.zeros_like(task.score))),
-        "elbo_nats": float(task.elbo(outcome.state)),
-        "elbo_optimum_nats": float(optimum),
+        "iterations": iterations,
     }
 
 
