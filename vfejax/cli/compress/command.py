@@ -102,7 +102,7 @@ def _task(config: CompressConfig, teacher: Teacher) -> Task:
         learns,
         fixed,
         first_rounded,
-        rate,
+        jax.jit(rate),
         sharding.data_mesh(batch_size),
         evaluator(student.model, sharding.data_mesh(teacher.config.batch_size), padding),
         jax.jit(student.read, static_argnums=1),
@@ -201,7 +201,7 @@ def _row(
     task: Task, state: TrainState, step: int, infos: TrainInfo | None, valid_loss: float
 ) -> dict[str, float]:
     """One row of the metrics: means over a chunk, and the validation loss where there is one."""
-    rate = float(task.learning_rate(max(step - 1, 0)))
+    rate = float(task.learning_rate(np.int32(max(step - 1, 0))))
     row = {
         "valid_loss": valid_loss,
         "learning_rate": rate,

@@ -3,7 +3,7 @@ be kept.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -169,8 +169,27 @@ def _pruned(
         found = _activations(config, teacher, name, smaller, params)
     else:
         rest = sizes
-    params, options = pruned(name, options, params, found, rest, experts=config.expert_score)
+    options, params = _compiled(
+        lambda params, found: pruned(
+            name, options, params, found, rest, experts=config.expert_score
+        )[::-1],
+        params,
+        found,
+    )
     return options, params, sizes
+
+
+def _compiled(smaller_fn: Callable[..., tuple[Any, PyTree]], *arrays: PyTree) -> tuple[Any, PyTree]:
+    """Options and weights of a smaller model, in one program."""
+    known = []
+
+    def weights(*arrays: PyTree) -> PyTree:
+        options, params = smaller_fn(*arrays)
+        known.append(options)
+        return params
+
+    params = jax.jit(weights)(*arrays)
+    return known[0], params
 
 
 def _linear(
@@ -180,20 +199,17 @@ def _linear(
     name = teacher.config.model
     if not isinstance(options, ResNetBKConfig) or isinstance(options, KoopmanConfig):
         raise UserError(f"--operators: {name} has no such option; leave it out")
-    rank, known = config.operator_rank, {}
+    rank = config.operator_rank
     if rank > options.dim:
         raise OptionError("operator_rank", rank, f"at most dim {options.dim}")
     model = _build(teacher, name, options)
-    tokens = _calibration(config, teacher)
-
-    def fit(params: PyTree, tokens: jax.Array) -> PyTree:
-        known["options"], found = converted(
+    return _compiled(
+        lambda params, tokens: converted(
             options, model, params, tokens, config.operators, rank=rank
-        )
-        return found
-
-    weights = jax.jit(fit)(params, tokens)
-    return known["options"], weights
+        ),
+        params,
+        _calibration(config, teacher),
+    )
 
 
 def _calibration(config: CompressConfig, teacher: Teacher) -> np.ndarray:
