@@ -84,14 +84,16 @@ def engine(chain: Chain, data: Data) -> Engine:
         chain: the kind of model and its parameters.
         data: the observations.
     """
-    compiled = compiled_once(lambda params: smoothed(chain.chain_fn(params), data))
+    compiled = compiled_once(
+        lambda params: (smoothed(chain.chain_fn(params), data), chain.future_fn(params))
+    )
     return Engine(
         chain.kind,
         chain.params,
         lambda params: chain.update(params, data),
-        lambda params: float(compiled(params).log_evidence),
+        lambda params: float(compiled(params)[0].log_evidence),
         lambda params, which, interval, horizon: _estimates(
-            chain, data, params, compiled(params), which, interval, horizon
+            chain, data, *compiled(params), which, interval, horizon
         ),
         chain.document,
     )
@@ -100,8 +102,8 @@ def engine(chain: Chain, data: Data) -> Engine:
 def _estimates(
     chain: Chain,
     data: Data,
-    params: PyTree,
     found: Smoothed,
+    future: LinearGaussian,
     which: str,
     interval: float,
     horizon: int,
@@ -113,7 +115,6 @@ def _estimates(
         "predicted": (filtered.predicted_mean, filtered.predicted_cov),
     }
     mean, cov = map(np.asarray, moments[which])
-    future = chain.future_fn(params)
     if horizon:
         last = filtered.mean[-1], filtered.cov[-1]
         ahead = compiled_once(partial(predict, num_steps=horizon))(future, *last)
