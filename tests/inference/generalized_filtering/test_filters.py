@@ -260,6 +260,70 @@ def test_hierarchy_of_two_static_levels_is_a_linear_regression(rng):
     np.testing.assert_allclose(found.causes[1][0], expected, rtol=1e-11)
 
 
+def test_damped_metric_bounds_the_correction_where_curvature_is_singular(rng, dtype):
+    half = rng.normal(size=(3, 5)).astype(dtype)  # rank 3 of 5
+    errors = rng.normal(size=3).astype(dtype)
+    precision = np.array([0.5, 0.1, 2.0, 0.1, 0.3])
+
+    @jax.jit
+    def metrics(half, errors):
+        curvature = half.T @ half
+        moved = gf.damped_metric(0.1)(curvature) @ half.T @ errors
+        nothing = gf.damped_metric(jnp.nan)(curvature)
+        return gf.damped_metric(precision)(curvature), moved, nothing
+
+    found, moved, nothing = metrics(half, errors)
+    whole = half.astype(float)
+    expected = np.linalg.inv(whole.T @ whole + np.diag(precision))
+    # A condition of about 100.
+    tolerance = 1e3 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    assert found.dtype == dtype
+    assert np.linalg.norm(moved) <= np.linalg.norm(errors) / (2 * np.sqrt(0.1))
+    assert np.isnan(nothing).all()
+    with pytest.raises(ValueError, match=r"precision must be above 0, got 0.0; natural_metric"):
+        gf.damped_metric(0.0)
+
+
+def _pendulum(order, dtype, lag=0, noise=0.1):
+    """A pendulum whose sine is seen in white noise, and its filter."""
+    dt = 0.1
+
+    def swing(x, v, parameters):
+        return jnp.stack([x[1], -jnp.sin(x[0]) - 0.1 * x[1]])
+
+    level = hm.Level(
+        swing, lambda x, v, p: jnp.sin(x[:1]), np.eye(1)[None] / noise**2, 100.0 * np.eye(2)[None]
+    )
+    covariance = embedded_samples.embedded_covariance(order, dt, 0.0, lag=lag)
+    model = hm.Model((level,), np.eye(0), order, 1, 0.5, sensed_covariance=covariance)
+    run = gf.generalized_filter(model, dt, rate=4.0, metric_fn=gf.damped_metric(10.0))
+    start = run.init((None,), hm.zero_hyperparameters(model, dtype))
+
+    @jax.jit
+    def filtered(series):
+        seen = hm.observation(model, embedded_samples.embed(series, order, dt, lag=lag))
+        return gf.filter_series(run, start, seen)[1].states[0][:, 0, 0]
+
+    return filtered
+
+
+@pytest.mark.slow
+def test_a_pendulum_that_passes_where_its_output_turns_is_followed(dtype):
+    rng, state, angles = np.random.default_rng(0), np.array([1.0, 1.3]), []
+    for _ in range(150):
+        angles.append(state[0])
+        for _ in range(10):
+            speed = state[1] + 0.01 * (-np.sin(state[0]) - 0.1 * state[1])
+            state = np.array([state[0] + 0.01 * speed, speed])
+    assert max(angles) > 0.52 * np.pi
+    series = np.sin(angles) + 0.1 * rng.standard_normal(150)
+    found = np.asarray(_pendulum(3, dtype)(jnp.asarray(series, dtype)[:, None]))
+    # Once the start at 0 is forgotten, it errs by less than the noise of one sample.
+    error = found[50:] - np.array(angles)[52:]
+    assert np.sqrt(np.mean(error**2)) < 0.1
+
+
 def test_bad_models_are_named():
     model, _ = _model()
     with pytest.raises(ValueError, match=r"sensed must be \[..., 3, 4\], got \(2, 4\)"):

@@ -19,6 +19,7 @@ from vfejax.inference.generalized_filtering import (
 from vfejax.inference.generalized_filtering.filters import (
     Filter,
     MetricFn,
+    damped_metric,
     filter_online,
     filter_series,
     generalized_filter,
@@ -46,6 +47,7 @@ __all__ = [
     "Observation",
     "Path",
     "active_filtering",
+    "damped_metric",
     "dynamic_expectation_maximization",
     "embedded_samples",
     "filter_online",
