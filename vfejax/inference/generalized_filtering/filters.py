@@ -135,8 +135,8 @@ def damped_metric(precision: ArrayLike) -> MetricFn:
 
     Source: Levenberg, Quarterly of Applied Mathematics 2 (1944) 164.
 
-    >>> damped_metric(1.0)(jnp.array([[4.0, 0.0], [0.0, 0.0]])).round(4).tolist()
-    [[0.2, 0.0], [0.0, 1.0]]
+    >>> damped_metric(4.0)(jnp.array([[12.0, 0.0], [0.0, 0.0]])).tolist()
+    [[0.0625, 0.0], [0.0, 0.25]]
     """
     if not isinstance(precision, jax.core.Tracer) and np.any(np.asarray(precision) <= 0):
         raise ValueError(
