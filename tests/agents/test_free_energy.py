@@ -19,6 +19,7 @@ from vfejax.agents.edges import Edges
 from vfejax.agents.free_energy import (
     FreeEnergyTerms,
     Weights,
+    checked_weights,
     free_energy,
     free_energy_terms,
 )
@@ -442,7 +443,8 @@ def test_shape_errors_name_the_array(name, shape, rng):
 
 BAD_OPTIONS = {
     "temperature": (-1.0, "temperature must be above 0, in nats, got -1.0"),
-    "prior_temperature": (0, "prior_temperature must be above 0, in nats, got 0"),
+    "prior_temperature": (np.float32(0), "prior_temperature must be above 0, in nats, got 0.0"),
+    "weights": ({"observation": 1.0}, r"weights must be Weights\(\.\.\.\) .* got dict; Weights\("),
     "supports": (np.ones((4, 6)), r"supports must have shape \(4, 5\) .* got \(4, 6\)"),
     "quadrature": (np.ones(5, np.float32), "quadrature must have dtype float64 .* got float32"),
     "edges": (
@@ -458,6 +460,14 @@ def test_option_errors_name_the_option(name, rng):
     value, message = BAD_OPTIONS[name]
     with pytest.raises(ValueError, match=message):
         free_energy(population, VECTOR, **{name: value})
+
+
+def test_weights_are_at_most_one_for_each_term():
+    assert checked_weights((2.0,)) == Weights(2.0)
+    with pytest.raises(ValueError, match=r"weights must be Weights\(\.\.\.\) .* got float"):
+        checked_weights(2.0)
+    with pytest.raises(ValueError, match="weights must have at most 4 entries, got 5"):
+        checked_weights((1.0,) * 5)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "complex128"])

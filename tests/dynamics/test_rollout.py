@@ -233,3 +233,20 @@ def test_a_step_without_a_key_serves_as_an_integrator():
 def test_a_negative_number_of_steps_is_no_empty_trajectory():
     with pytest.raises(ValueError, match="num_steps must be at least 0, got -1"):
         rollout(None, jnp.zeros(()), -1)
+
+
+def test_arguments_in_another_order_and_a_position_for_a_state_are_named():
+    fall = velocity_verlet(lambda x: jnp.sum(x), 0.1)
+    state = fall.init(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"num_steps must be .* got HamiltonianState; the order"):
+        rollout(fall, 3, state)
+    with pytest.raises(ValueError, match="num_steps must be a static whole number, got float"):
+        rollout(fall, state, 1.5)
+    with pytest.raises(ValueError, match=r"integrator.init.* got ArrayImpl, which has no momentum"):
+        rollout(fall, state.position, 3)
+
+
+def test_an_attribute_that_a_step_misses_elsewhere_is_no_fault_of_the_state():
+    broken = Integrator(lambda x: (x,), lambda x: (x, jnp.absent))
+    with pytest.raises(AttributeError, match="absent"):
+        rollout(broken, (jnp.zeros(()),), 3)

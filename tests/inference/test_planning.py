@@ -174,6 +174,8 @@ def test_trees_that_are_too_large_are_refused_with_a_remedy(rng):
         planning.sophisticated(model, model.D, 5)
     with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
         planning.sophisticated(model, model.D, 0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'depht'"):
+        active_inference.sophisticated_planner(2, depht=3)
     with pytest.raises(ValueError, match="num_outcomes must be at least 1, got 0"):
         planning.sophisticated(model, model.D, 2, num_outcomes=0)
 

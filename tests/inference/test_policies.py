@@ -113,3 +113,5 @@ def test_too_many_policies_are_refused_with_a_remedy(model):
         policies.enumerate_policies(model, 11)
     with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
         policies.enumerate_policies(model, 0)
+    with pytest.raises(ValueError, match=r"horizon must be a whole number of steps, got 1\.5"):
+        policies.enumerate_policies(model, 1.5)

@@ -17,11 +17,12 @@ vanishing support take attention away from the others.)
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.agents import alignment, pairwise
 from vfejax.agents.alignment import AlignmentFn
@@ -36,7 +37,14 @@ from vfejax.beliefs.gaussian import Gaussian, kl_divergence
 from vfejax.geometry.groups import Generators
 from vfejax.types import Array
 
-__all__ = ["FreeEnergyTerms", "Weights", "free_energy", "free_energy_terms", "is_zero"]
+__all__ = [
+    "FreeEnergyTerms",
+    "Weights",
+    "checked_weights",
+    "free_energy",
+    "free_energy_terms",
+    "is_zero",
+]
 
 
 class Weights(NamedTuple):
@@ -46,6 +54,25 @@ class Weights(NamedTuple):
     belief_alignment: float | Array = 1.0
     prior_alignment: float | Array = 0.0
     observation: float | Array = 1.0
+
+
+def checked_weights(weights: Weights | tuple) -> Weights:
+    """Weights from a tuple in their order; a mapping would be read as its names.
+
+    Raises:
+        ValueError: for a mapping, a single number, or more than four entries.
+
+    >>> checked_weights((1.0, 0.5)).belief_alignment
+    0.5
+    """
+    if isinstance(weights, Mapping) or not np.iterable(weights):
+        raise ValueError(
+            f"weights must be Weights(...) or a tuple in its order, got {type(weights).__name__}; "
+            "Weights(**weights) is that of a dict"
+        )
+    if len(weights) > len(Weights._fields):
+        raise ValueError(f"weights must have at most 4 entries, got {len(weights)}")
+    return Weights(*weights)
 
 
 class FreeEnergyTerms(NamedTuple):
@@ -187,7 +214,7 @@ def free_energy_terms(
     Raises:
         ValueError: when shapes or dtypes do not fit, or edges are not those of the population,
             naming the array; for links without edges, and for edges with a method; for a
-            temperature that is a number of 0 or less.
+            temperature of 0 or less that is not traced; for weights in a mapping.
 
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))  # three agents, k = 3
@@ -199,12 +226,13 @@ def free_energy_terms(
     """
     check_population(population, generators)
     for name, tau in (("temperature", temperature), ("prior_temperature", prior_temperature)):
-        if isinstance(tau, int | float) and tau <= 0:
+        known = tau is not None and not isinstance(tau, jax.core.Tracer)
+        if known and np.any(np.asarray(tau) <= 0):
             raise ValueError(f"{name} must be above 0, in nats, got {tau}")
     population, supports = jax.tree.map(jnp.asarray, (population, supports))
     belief, prior, phi = population
     edges = _checked_edges(edges, links, phi, method)
-    weights = Weights(*weights)
+    weights = checked_weights(weights)
     place = _Place(measure(population, supports, quadrature), supports)
     size = receivers_per_block(phi.shape[0], phi.shape[1:-1], block_size)
     pairing = _Pairing(alignment_fn, edges, size, compute_dtype, method)

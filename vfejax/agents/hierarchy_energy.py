@@ -36,7 +36,7 @@ from vfejax.agents import alignment, pairwise
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.cross_scale import CrossScale, CrossScaleTerms, Seen, seen, terms_between
 from vfejax.agents.edges import Edges, check_edges
-from vfejax.agents.free_energy import Weights, is_zero
+from vfejax.agents.free_energy import Weights, checked_weights, is_zero
 from vfejax.agents.hierarchy import (
     Hierarchy,
     Place,
@@ -183,7 +183,7 @@ def energy_terms(
     if edges is not None:
         edges = Edges(*edges)
         check_edges(edges, scales.num_agents)
-    weights = Weights(*weights)
+    weights = checked_weights(weights)
     population = quiet(hierarchy.population, hierarchy.active)
     parent, place = hierarchy.parent, located(hierarchy, quadrature)
     field = pairwise.frame_field(population.phi, generators)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from vfejax.agents import pairwise
 from vfejax.agents.edges import Edges, check_edges, edge_attention_sums
-from vfejax.agents.free_energy import Weights, is_zero
+from vfejax.agents.free_energy import Weights, checked_weights, is_zero
 from vfejax.agents.observation import Observations, precision_of_observations
 from vfejax.agents.packing import pack, unpack
 from vfejax.agents.pairwise import FrameField
@@ -128,7 +128,7 @@ def mean_mass(
     if edges is not None:
         edges = Edges(*edges)
         check_edges(edges, phi.shape[0])
-    weights = Weights(*weights)
+    weights = checked_weights(weights)
     dtype, grid = belief.mean.dtype, phi.shape[1:-1]
     here = measure(population, supports, quadrature)
 

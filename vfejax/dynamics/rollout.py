@@ -1,5 +1,7 @@
 """Roll an integrator forward in one compiled loop."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +36,8 @@ def rollout(
         ...]``.
 
     Raises:
-        ValueError: when ``num_steps`` is negative.
+        ValueError: when ``num_steps`` is no whole number of at least 0, or a step finds that the
+            state is not one of its own, as when it is a position.
 
     >>> from vfejax.dynamics.hamiltonian import velocity_verlet
     >>> oscillator = velocity_verlet(lambda x: 0.5 * jnp.sum(x**2), 0.1)
@@ -42,12 +45,27 @@ def rollout(
     >>> round(float(state.position[0]), 2), info.total.shape
     (1.0, (63,))
     """
+    try:
+        operator.index(num_steps)
+    except TypeError as error:
+        raise ValueError(
+            f"num_steps must be a static whole number, got {type(num_steps).__name__}; the order "
+            "is rollout(integrator, state, num_steps)"
+        ) from error
     if num_steps < 0:
         raise ValueError(f"num_steps must be at least 0, got {num_steps}")
 
     def step(carry: PyTree, index: Array) -> tuple[PyTree, PyTree]:
-        if key is None:
-            return integrator.step(carry)
-        return integrator.step(carry, jax.random.fold_in(key, index))
+        keys = () if key is None else (jax.random.fold_in(key, index),)
+        try:
+            return integrator.step(carry, *keys)
+        except AttributeError as error:
+            # The state itself, or what a loop inside the step makes of it.
+            if type(error.obj) is not type(carry):
+                raise
+            raise ValueError(
+                f"state must be what integrator.init(position) returns, got "
+                f"{type(state).__name__}, which has no {error.name}"
+            ) from error
 
     return jax.lax.scan(step, state, jnp.asarray(first_step, int) + jnp.arange(num_steps))

@@ -162,13 +162,31 @@ def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Pla
     return plan
 
 
-def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **options: Any) -> Planner:
+def sophisticated_planner(
+    horizon: int,
+    *,
+    gamma: Array | float = 16.0,
+    hard: bool = False,
+    joint: bool = True,
+    num_outcomes: int | None = None,
+    min_probability: float = 0.0,
+    min_action_probability: float = 0.0,
+    intention: Intention | None = None,
+    counts: Counts | None = None,
+) -> Planner:
     """Plan by :func:`vfejax.inference.planning.sophisticated`, with the habits E of the model.
 
     Args:
         horizon: steps.
         gamma: precision of the choice, and of those that the agent expects of itself.
-        **options: the other options of that function.
+        hard: whether it expects to take its most probable action rather than to draw one.
+        joint: whether information about states is that of all modalities together.
+        num_outcomes: how many of the most probable joint outcomes are followed after each action;
+            None for all.
+        min_probability: outcomes that are less probable are left out.
+        min_action_probability: later actions that are less probable by one step alone are left out.
+        intention: goals of :func:`vfejax.inference.inductive.intention`.
+        counts: with those of A and B, what is learned about them counts as well.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
@@ -178,7 +196,19 @@ def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **option
     """
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
-        values = sophisticated(model, beliefs, horizon, gamma=gamma, **options)
+        values = sophisticated(
+            model,
+            beliefs,
+            horizon,
+            gamma=gamma,
+            hard=hard,
+            joint=joint,
+            num_outcomes=num_outcomes,
+            min_probability=min_probability,
+            min_action_probability=min_action_probability,
+            intention=intention,
+            counts=counts,
+        )
         posterior = policy_posterior(values, gamma, model.E)
         return Plan(
             posterior, values, action_marginals(model, enumerate_policies(model, 1), posterior)

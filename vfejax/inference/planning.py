@@ -23,7 +23,12 @@ import numpy as np
 from vfejax.inference import information_gain
 from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
 from vfejax.inference.inductive import Intention, inductive_value
-from vfejax.inference.policies import check_habits, enumerate_policies, policy_posterior
+from vfejax.inference.policies import (
+    check_habits,
+    check_horizon,
+    enumerate_policies,
+    policy_posterior,
+)
 from vfejax.inference.pomdp.learning import Counts
 from vfejax.inference.pomdp.model import POMDP, check_beliefs, contract
 from vfejax.inference.pomdp.prediction import outcome_probabilities
@@ -100,8 +105,7 @@ def sophisticated(
     [3.0, 6.0]
     """
     start = check_beliefs(model, belief, "belief")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_horizon(horizon)
     controls = enumerate_policies(model, 1)[:, 0]
     check_habits(model)
     sizes = model.num_observations
@@ -273,8 +277,7 @@ def plan_by_gradient(
     >>> plan_by_gradient(model, model.D, 1).controls[0].argmax(axis=1).tolist()
     [1]
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_horizon(horizon)
     start = check_beliefs(model, beliefs, "beliefs")
     dtype = start[0].dtype
     logits = tuple(jnp.zeros((horizon, u), dtype) for u in model.num_controls)

@@ -7,6 +7,7 @@ step leads to the first future state.
 
 import itertools
 import math
+import operator
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ __all__ = [
     "PolicyTree",
     "action_marginals",
     "check_habits",
+    "check_horizon",
     "check_policies",
     "count_policies",
     "enumerate_policies",
@@ -44,6 +46,22 @@ class PolicyTree(NamedTuple):
     nodes: tuple[Array | np.ndarray, ...]
 
 
+def check_horizon(horizon: int) -> None:
+    """Refuse a number of steps that is no whole number or below 1.
+
+    >>> check_horizon(1.5)
+    Traceback (most recent call last):
+        ...
+    ValueError: horizon must be a whole number of steps, got 1.5
+    """
+    try:
+        operator.index(horizon)
+    except TypeError as error:
+        raise ValueError(f"horizon must be a whole number of steps, got {horizon}") from error
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1, got {horizon}")
+
+
 def enumerate_policies(model: POMDP, horizon: int) -> np.ndarray:
     """All sequences of controls, ``[p, horizon, f]``; the last step changes fastest.
 
@@ -52,15 +70,15 @@ def enumerate_policies(model: POMDP, horizon: int) -> np.ndarray:
         horizon: steps, at least 1.
 
     Raises:
-        ValueError: when the horizon is below 1, or there are more than 2^20 policies.
+        ValueError: when the horizon is no whole number of at least 1, or there are more than 2^20
+            policies.
 
     >>> see, move = jnp.eye(2), jnp.ones((2, 2, 2)) / 2
     >>> model = POMDP([see], [move], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> enumerate_policies(model, 2)[:, :, 0].tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_horizon(horizon)
     steps = list(itertools.product(*(range(u) for u in model.num_controls)))
     if len(steps) ** horizon > 2**20:
         raise ValueError(

@@ -21,7 +21,12 @@ from vfejax.errors import UserError
 from vfejax.inference.active_inference import Plan, Planner
 from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
 from vfejax.inference.inductive import Intention, inductive_value
-from vfejax.inference.policies import action_marginals, check_habits, enumerate_policies
+from vfejax.inference.policies import (
+    action_marginals,
+    check_habits,
+    check_horizon,
+    enumerate_policies,
+)
 from vfejax.inference.pomdp.model import POMDP, check_beliefs
 from vfejax.inference.pomdp.prediction import outcome_probabilities
 from vfejax.inference.pomdp.states import infer_states
@@ -90,8 +95,7 @@ def _choice(
 
 
 def _check_search(model: POMDP, horizon: int, num_simulations: int) -> None:
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_horizon(horizon)
     if num_simulations < 1:
         raise ValueError(f"num_simulations must be at least 1, got {num_simulations}")
     check_habits(model)
@@ -208,13 +212,24 @@ def tree_search(
     return TreeSearch(summary.visit_probs[0].astype(nothing.dtype), values.astype(nothing.dtype))
 
 
-def tree_search_planner(horizon: int, key: Array, **options: Any) -> Planner:
+def tree_search_planner(
+    horizon: int,
+    key: Array,
+    *,
+    num_simulations: int = 256,
+    exploration: float = 1.25,
+    joint: bool = True,
+    intention: Intention | None = None,
+) -> Planner:
     """Plan by :func:`tree_search`: actions are as probable as they were tried.
 
     Args:
         horizon: steps.
         key: a random key, the same at every moment: it decides between equals only.
-        **options: the other options of that function.
+        num_simulations: nodes of the tree.
+        exploration: how much untried actions are preferred.
+        joint: whether information about states is that of all modalities together.
+        intention: goals of :func:`vfejax.inference.inductive.intention`.
 
     >>> from vfejax.problems.environments import t_maze
     >>> maze = t_maze()
@@ -224,7 +239,16 @@ def tree_search_planner(horizon: int, key: Array, **options: Any) -> Planner:
     """
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
-        found = tree_search(model, beliefs, horizon, key, **options)
+        found = tree_search(
+            model,
+            beliefs,
+            horizon,
+            key,
+            num_simulations=num_simulations,
+            exploration=exploration,
+            joint=joint,
+            intention=intention,
+        )
         every = enumerate_policies(model, 1)
         return Plan(found.visits, found.neg_efe, action_marginals(model, every, found.visits))
 

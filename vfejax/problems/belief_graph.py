@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfejax.inference.policies import enumerate_policies
+from vfejax.inference.policies import check_horizon, enumerate_policies
 from vfejax.inference.pomdp.model import POMDP, check_model
 
 __all__ = ["BeliefGraph", "Edges", "reachable_beliefs"]
@@ -151,8 +151,7 @@ def reachable_beliefs(model: POMDP, horizon: int, *, max_beliefs: int = 20_000) 
     >>> len(graph.beliefs), graph.closed  # places and sides; the side is unknown at first
     (9, True)
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_horizon(horizon)
     states, seen = math.prod(model.num_states), math.prod(model.num_observations)
     actions = math.prod(model.num_controls)
     if max(seen * states, actions * states**2) > _LARGEST_TABLE:

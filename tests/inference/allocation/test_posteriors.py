@@ -1,7 +1,5 @@
 """The belief where to look: its bound and its optimum, and iterations that raise it."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +40,7 @@ def test_the_posterior_is_the_belief_with_the_largest_bound(rng):
 def test_each_iteration_raises_the_bound_to_its_optimum(rng, dtype):
     messages, weights, prior = draw(rng, dtype)
 
-    @partial(jax.jit, static_argnums=0)
+    @jax.jit
     def raised(rate):
         found = posteriors.combine(
             messages, weights, temperature=0.5, log_prior=prior, rate=rate, num_iterations=40

@@ -389,6 +389,8 @@ def test_arguments_of_a_filter_that_cannot_be_are_named():
     flat = level._replace(output_precision=np.eye(4))
     with pytest.raises(ValueError, match=r"levels\[0\].output_precision must be \[components, k"):
         hm.rest(model._replace(levels=(flat,)))
+    with pytest.raises(ValueError, match=r"state_precision must be .* shape \(\); .* np.eye\(k\)"):
+        hm.zero_hyperparameters(model._replace(levels=(level._replace(state_precision=2.0),)))
     with pytest.raises(ValueError, match="dt must be above 0"):
         gf.generalized_filter(model, 0.0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):

@@ -102,7 +102,7 @@ def optimum(
 
 
 def iterate(
-    added: Array, score: Array, temperature: Array | float = 1.0, rate: float = 0.5
+    added: Array, score: Array, temperature: Array | float = 1.0, rate: Array | float = 0.5
 ) -> Array:
     """One iteration on what messages add to the log prior: ``added + rate (score / T - added)``.
 
@@ -110,7 +110,7 @@ def iterate(
         added: natural parameters so far, ``[p]``, from 0 on.
         score: ``[p]``, in nats.
         temperature: T, positive.
-        rate: above 0 and at most 1.
+        rate: above 0 and at most 1; not checked when it is traced.
 
     Returns:
         ``[p]``; ``log_softmax(log_prior + added)`` is the belief.
@@ -121,9 +121,9 @@ def iterate(
     >>> iterate(jnp.zeros(2), jnp.array([1.0, 2.0])).tolist()
     [0.5, 1.0]
     """
-    if not 0 < rate <= 1:
+    if not isinstance(rate, jax.core.Tracer) and not 0 < rate <= 1:
         raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
-    return added + rate * (score / cast_like(temperature, score) - added)
+    return added + cast_like(rate, score) * (score / cast_like(temperature, score) - added)
 
 
 class Combined(NamedTuple):
@@ -146,7 +146,7 @@ def combine(
     *,
     temperature: Array | float = 1.0,
     log_prior: Array | None = None,
-    rate: float = 0.5,
+    rate: Array | float = 0.5,
     num_iterations: int = 8,
 ) -> Combined:
     """Iterations of message combination from the prior: each adds a part of what is missing.
@@ -156,7 +156,8 @@ def combine(
         weights: one for each message, ``[3]``.
         temperature: T, positive.
         log_prior: log p, ``[p]``; None for an even one.
-        rate: the part, above 0 and at most 1, where one iteration is enough.
+        rate: the part, above 0 and at most 1, where one iteration is enough; not checked when it is
+            traced.
         num_iterations: how many.
 
     Raises:

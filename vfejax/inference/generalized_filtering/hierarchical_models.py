@@ -158,10 +158,16 @@ def _check_sizes(model: Model) -> None:
     for name, components in _precisions(model).items():
         shape = np.shape(components)
         if len(shape) != 3 or shape[1] != shape[2]:
-            raise ValueError(f"{name} must be [components, k, k], got shape {shape}")
+            raise ValueError(
+                f"{name} must be [components, k, k], got shape {shape}; one precision p for all is "
+                "p * np.eye(k)[None]"
+            )
     shape = np.shape(model.cause_precision)
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"cause_precision must be [m, m], got shape {shape}")
+        raise ValueError(
+            f"cause_precision must be [m, m], got shape {shape}; one precision p for all is "
+            "p * np.eye(m)"
+        )
 
 
 def motion_order(model: Model) -> int:
@@ -222,13 +228,18 @@ def zero_hyperparameters(
     Returns:
         Logarithms 0.
 
+    Raises:
+        ValueError: when a precision is not ``[components, k, k]``, or the model does not fit
+            together otherwise.
+
     >>> zero_hyperparameters(Model((), jnp.eye(1), 1, 1, 1.0))
     Hyperparameters(output=(), state=())
     """
+    _check_sizes(model)
     dtype = dtype or jnp.result_type(float)
     return Hyperparameters(
-        tuple(jnp.zeros(level.output_precision.shape[0], dtype) for level in model.levels),
-        tuple(jnp.zeros(level.state_precision.shape[0], dtype) for level in model.levels),
+        tuple(jnp.zeros(len(level.output_precision), dtype) for level in model.levels),
+        tuple(jnp.zeros(len(level.state_precision), dtype) for level in model.levels),
     )
 
 
