@@ -12,7 +12,9 @@ from vfejax.runs import tensorboard
 
 
 def _scalars(folder):
-    """Step and value of every scalar in the event files, by name, oldest file first."""
+    """Step and value of every scalar that TensorBoard shows, by name: where a session begins, it
+    drops what it has of that step and of later ones.
+    """
     from tensorboardX.event_file_writer import event_pb2
     from tensorboardX.record_writer import masked_crc32c
 
@@ -24,6 +26,8 @@ def _scalars(folder):
             assert masked_crc32c(data[:8]) == np.frombuffer(data[8:12], np.uint32)[0]
             event = event_pb2.Event.FromString(data[12 : 12 + size])
             data = data[16 + size :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = {tag: [x for x in xs if x[0] < event.step] for tag, xs in found.items()}
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
@@ -31,9 +35,10 @@ def _scalars(folder):
 
 def test_rows_reach_the_event_files_and_are_known_to_overwrite(tmp_path):
     with run_directory.create(tmp_path / "run", {}) as run:
-        with tensorboard.writer(run, 0) as write:
+        with tensorboard.writer(run, None) as write:
             write(0, {"loss": math.nan, "rate": 0.5})
             write(2, {"loss": np.float64(1.25), "rate": 0.25})
+            write(4, {"loss": 9.0, "rate": 9.0})  # after the last checkpoint
         with tensorboard.writer(run, 2) as write:
             write(4, {"loss": 1.0, "rate": 0.125})
     folder = tmp_path / "run" / tensorboard.FOLDER

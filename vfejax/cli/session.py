@@ -92,8 +92,7 @@ class Session(NamedTuple):
         with contextlib.ExitStack() as stack:
             writers = []
             if config.tensorboard and processes.leads():
-                start = self.start or 0
-                writers.append(stack.enter_context(tensorboard.writer(self.run, start)))
+                writers.append(stack.enter_context(tensorboard.writer(self.run, self.start)))
             return loop.run(
                 self.run,
                 program,

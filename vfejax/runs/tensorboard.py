@@ -26,12 +26,16 @@ def require() -> None:
 
 
 @contextlib.contextmanager
-def writer(run: RunDirectory, start: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def writer(
+    run: RunDirectory, start: int | None
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """A function ``write(step, row)`` that adds a row to the event files in ``tensorboard/``.
 
     Args:
         run: the run, held.
-        start: step that the run goes on from; what TensorBoard has of later steps is dropped.
+        start: step that the run goes on from, None for one that begins; what TensorBoard has of
+            later steps is dropped. A killed process may leave rows of its last seconds out, which
+            ``metrics.csv`` has.
 
     Raises:
         UserError: when the extra is missing, or the folder cannot be written.
@@ -42,11 +46,12 @@ def writer(run: RunDirectory, start: int) -> Iterator[Callable[[int, Mapping[str
     folder = run.path / FOLDER
     with write_errors(folder):
         before = set(os.listdir(folder)) if folder.is_dir() else set()
+        first = 0 if start is None else start + 1  # what was written of ``start`` itself stays
         events = SummaryWriter(
             logdir=str(folder),
-            purge_step=start,
+            purge_step=first,
             flush_secs=10,
-            filename_suffix=f".{start}.{os.getpid()}",  # two sessions may begin in one second
+            filename_suffix=f".{first}.{os.getpid()}",  # two sessions may begin in one second
         )
         for name in sorted(set(os.listdir(folder)) - before):
             run.file(f"{FOLDER}/{name}")
