@@ -8,6 +8,7 @@ observed of it is the polynomial through as many rows as it has derivatives.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -115,7 +116,8 @@ class Smooth(NamedTuple):
 
     def document(self, state: LearningState, names: tuple[str, ...]) -> dict[str, Any]:
         """The parameters as a file of ``--model`` has them."""
-        learned = {k: np.asarray(v) for k, v in self.matrices(state.parameters[0]).items()}
+        found = jax.jit(self.matrices)(state.parameters[0])
+        learned = {k: np.asarray(v) for k, v in found.items()}
         for name, weights in (("output", state.hyper.output), ("state", state.hyper.state)):
             scale = np.exp(np.asarray(weights[0])[0])
             learned[f"{name}_precision"] = scale * self.fields[f"{name}_precision"]

@@ -93,7 +93,7 @@ def engine(chain: Chain, data: Data) -> Engine:
         lambda params: chain.update(params, data),
         lambda params: float(compiled(params)[0].log_evidence),
         lambda params, which, interval, horizon: _estimates(
-            chain, data, *compiled(params), which, interval, horizon
+            chain, data, compiled(params), which, interval, horizon
         ),
         chain.document,
     )
@@ -102,12 +102,12 @@ def engine(chain: Chain, data: Data) -> Engine:
 def _estimates(
     chain: Chain,
     data: Data,
-    found: Smoothed,
-    future: LinearGaussian,
+    compiled: tuple[Smoothed, LinearGaussian],
     which: str,
     interval: float,
     horizon: int,
 ) -> Estimates:
+    found, future = compiled
     filtered = found.filtered
     moments = {
         "smoothed": (found.mean, found.cov),

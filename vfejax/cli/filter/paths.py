@@ -13,7 +13,6 @@ from vfejax.cli.filter.stream import Answer, Stream, series_columns
 from vfejax.cli.once import compiled_once
 from vfejax.inference.generalized_filtering import observation
 from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import LearningState
-from vfejax.numerics import matmul
 from vfejax.types import Array, PyTree
 
 __all__ = ["engine", "path_stream"]
@@ -34,14 +33,17 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
         values: rows ``[t, o]``, none of them missing, at least as many as a window has.
     """
     order, num = smooth.order, len(values)
-    windows = jnp.asarray(np.lib.stride_tricks.sliding_window_view(values, order, axis=0))
-    windows = jnp.swapaxes(windows, 1, 2)
+    windows = np.swapaxes(np.lib.stride_tricks.sliding_window_view(values, order, axis=0), 1, 2)
     middle = order // 2
     method = learner(smooth)
     seen = observation(
-        smooth.model(np.eye(order)), jax.vmap(partial(matmul, smooth.position(middle)[0]))(windows)
+        smooth.model(np.eye(order)), np.matmul(np.asarray(smooth.position(middle)[0]), windows)
     )
     value = compiled_once(lambda params: method.free_energy(params, seen))
+    # Of every row: the window that it is estimated from, and its place there.
+    smoothing = np.clip(np.arange(num) - middle, 0, num - order)
+    filtering = np.clip(np.arange(num) - order + 1, 0, None)
+    operators, covariances = map(np.stack, zip(*map(smooth.position, range(order)), strict=True))
 
     def at(params: LearningState, window: Array, operator: Array, covariance: Array) -> Moments:
         return now(smooth, params, believe(smooth, params, window, operator, covariance))
@@ -50,32 +52,25 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
         belief = believe(smooth, params, window, *smooth.position(order - 1))
         return later(smooth, params, belief, window, num_steps)
 
-    same = compiled_once(jax.vmap(at, (None, 0, None, None)))
-    edges = compiled_once(jax.vmap(at, (None, 0, 0, 0)))
+    every_row = compiled_once(jax.vmap(at, (None, 0, 0, 0)))
     next_row = compiled_once(jax.vmap(partial(ahead, 1), (None, 0)))
 
     def update(params: LearningState) -> tuple[LearningState, Array]:
         before = -method.free_energy(params, seen)
         return method.step(params, seen)[0], before
 
-    def smoothed(params: LearningState) -> Moments:
-        inside = same(params, windows, *smooth.position(middle))
-        both = [*range(middle), *range(middle + 1, order)]
-        operators, covariances = map(jnp.stack, zip(*map(smooth.position, both), strict=True))
-        ends = jnp.concatenate(
-            [jnp.repeat(windows[:1], middle, 0), jnp.repeat(windows[-1:], order - 1 - middle, 0)]
-        )
-        outer = edges(params, ends, operators, covariances)
-        return jax.tree.map(lambda a, b: np.concatenate([a[:middle], b, a[middle:]]), outer, inside)
+    def rows(params: LearningState, chosen: np.ndarray, places: np.ndarray) -> Moments:
+        found = every_row(params, windows[chosen], operators[places], covariances[places])
+        return jax.tree.map(np.asarray, found)
 
     def estimates(params: LearningState, which: str, interval: float, horizon: int) -> Estimates:
         following = jax.tree.map(lambda x: np.asarray(x)[:, 0], next_row(params, windows))
         predicted = jax.tree.map(lambda x: _after(x[:-1], num), following)
         if which == "smoothed":
-            found = smoothed(params)
+            found = rows(params, smoothing, np.arange(num) - smoothing)
         elif which == "filtered":
-            inside = same(params, windows, *smooth.position(order - 1))
-            found = jax.tree.map(lambda x: _after(np.asarray(x), num), inside)
+            inside = rows(params, filtering, np.full(num, order - 1))
+            found = jax.tree.map(lambda x: _after(x[order - 1 :], num), inside)
         else:
             found = predicted
         if horizon:

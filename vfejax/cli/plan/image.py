@@ -124,9 +124,11 @@ def _task(config: PlanConfig, picture: np.ndarray) -> Task:
         prior = np.asarray(queries.region_prior(height, width, query.region, patch, dtype=dtype))
     example = None if query.example is None else np.asarray(query.example, dtype)
     weights = np.asarray(options.weights, dtype)
-    seen = jax.jit(_look, static_argnums=3)(np.asarray(picture, dtype), example, weights, patch)
+    found, made, score = jax.jit(_look, static_argnums=3)(
+        np.asarray(picture, dtype), example, weights, patch
+    )
     sizes = (budget, options.k_min, options.k_max, patch)
-    return Task(config, query.words, picture, *seen, jnp.asarray(prior), *sizes)
+    return Task(config, query.words, picture, found, made, score, jnp.asarray(prior), *sizes)
 
 
 def _look(
