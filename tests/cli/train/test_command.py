@@ -343,6 +343,17 @@ def test_eight_devices_train_as_one_does_and_one_goes_on(
     assert "--shard was zero3, is zero1 now" in (out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("text", ["a" * 400, "ab" * 200])
+def test_a_text_of_one_character_is_told_that_it_teaches_nothing(counting, tmp_path, capsys, text):
+    path, out = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text(text)
+    flags = ("--text", path, "--synthetic.kind", "none", "--steps", 0)
+    assert main(["train", "--out", str(out), *TINY, *map(str, flags)]) == 0
+    said = "all 360 training tokens are the same, so that there is nothing to learn"
+    assert (said in capsys.readouterr().err) == (text[1] == "a")
+    assert (said in (out / "report.html").read_text()) == (text[1] == "a")
+
+
 def test_training_stops_early_when_it_gets_no_better(counting, tmp_path, capsys):
     out = tmp_path / "run"
     flags = (

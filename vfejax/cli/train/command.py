@@ -235,7 +235,7 @@ def _blank(
 
 
 def _remarks(task: Task, session: Session) -> None:
-    """What a user should know about devices and learning rate before it begins."""
+    """What a user should know about devices, data and learning rate before it begins."""
     config, present = task.config, jax.device_count()
     start = session.start  # refuses a run that is beyond --steps already
     if present > 1:
@@ -245,6 +245,11 @@ def _remarks(task: Task, session: Session) -> None:
         session.note(
             f"--steps {config.steps} leave no room for --warmup-steps {config.warmup_steps}: the "
             f"warm-up is shortened to {max(config.steps - 2, 0)}"
+        )
+    if np.ptp(task.corpus.train.tokens) == 0:
+        session.note(
+            f"all {len(task.corpus.train.tokens):,} training tokens are the same, so that there is "
+            "nothing to learn; give data with more than one kind of token"
         )
     if start and start < config.steps:
         _announce_rate(task, session, start)
