@@ -55,10 +55,12 @@ def test_a_run_without_validation_or_steps_is_drawn():
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_one_panel_per_quantity(count):
-    curves = {f"quantity_{i}": TRAINING + i for i in range(count)}
-    figure = training_figures.diagnostics(STEPS, curves)
+    curves = {f"quantity_{i}": TRAINING + i for i in range(count)} | {"flow_nats": TRAINING + count}
+    figure = training_figures.diagnostics(STEPS, curves, {"flow_nats": "nats"})
     shown = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title(loc="left") for ax in shown] == [f"quantity {i}" for i in range(count)]
+    titles = [ax.get_title(loc="left") for ax in shown]
+    assert titles == [*(f"quantity {i}" for i in range(count)), "flow"]
+    assert [ax.get_ylabel() for ax in shown] == [*[""] * count, "nats"]
     for i, ax in enumerate(shown):
         assert ax.lines[0].get_ydata().tolist() == (TRAINING[1:] + i).tolist()
     _render(figure)
@@ -75,8 +77,8 @@ def test_one_panel_per_quantity(count):
             lambda: training_figures.loss_curves(STEPS, TRAINING, VALIDATION[:2], levels={}),
             "validation",
         ),
-        (lambda: training_figures.diagnostics(STEPS, {}), "curves"),
-        (lambda: training_figures.diagnostics(STEPS, {"norm": TRAINING[:2]}), "norm"),
+        (lambda: training_figures.diagnostics(STEPS, {}, {}), "curves"),
+        (lambda: training_figures.diagnostics(STEPS, {"norm": TRAINING[:2]}, {}), "norm"),
     ],
 )
 def test_misuse_is_named(call, name):

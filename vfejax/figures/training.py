@@ -94,12 +94,15 @@ def _mark_best(ax: Axes, steps: np.ndarray, validation: np.ndarray) -> None:
         )
 
 
-def diagnostics(steps: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:
+def diagnostics(
+    steps: ArrayLike, curves: Mapping[str, ArrayLike], units: Mapping[str, str]
+) -> Figure:
     """One small panel per quantity, over updates.
 
     Args:
         steps: number of updates ``[t]``.
-        curves: quantities ``[t]`` by name, with their unit in the name.
+        curves: quantities ``[t]`` by name. A name that ends with its unit is shown without it.
+        units: the unit of a quantity by name; none for a pure number.
 
     Returns:
         Two columns of axes.
@@ -117,7 +120,9 @@ def diagnostics(steps: ArrayLike, curves: Mapping[str, ArrayLike]) -> Figure:
         y = as_array(f"curves[{name!r}]", values, len(steps))
         known = np.isfinite(y)
         axes[index].plot(steps[known], y[known], color=CURVES[index % len(CURVES)], linewidth=1.6)
-        style_axes(axes[index], xlabel="update", title=plain(name))
+        unit = units.get(name, "")
+        title = plain(name.removesuffix(f"_{unit}"))
+        style_axes(axes[index], xlabel="update", ylabel=unit, title=title)
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
     return figure

@@ -14,7 +14,7 @@ import numpy as np
 from vfejax.cli import generate, kept
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.once import compiled_plainly
-from vfejax.cli.train import devices
+from vfejax.cli.train import devices, reported
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
@@ -171,9 +171,8 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
         "Learning rate, norm of the gradient, and what the model reports of itself: further loss "
         "terms (nats) and diagnostics."
     )
-    yield Picture(
-        "diagnostics", "Diagnostics", caption, training_figures.diagnostics(metrics["step"], others)
-    )
+    figure = training_figures.diagnostics(metrics["step"], others, reported.units(others))
+    yield Picture("diagnostics", "Diagnostics", caption, figure)
 
 
 def _maps(config: TrainConfig, corpus: Corpus, params: PyTree, shown: Maps) -> Iterator[Picture]:
