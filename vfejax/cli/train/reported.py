@@ -11,7 +11,7 @@ __all__ = ["columns", "means", "units"]
 
 _IN_NAMES = ("nats", "tokens")
 _OTHERS = {
-    "gradient_norm": "nats per unit of weights",
+    "gradient_norm": "nats per weight",
     # Terms of the loss.
     **dict.fromkeys(("load_balance", "router_z", "observation_term"), "nats"),
     **dict.fromkeys(("free_energy_term", "energy"), "nats"),
@@ -25,7 +25,7 @@ def units(names: Iterable[str]) -> dict[str, str]:
         names: columns of the metrics.
 
     >>> units(["alignment_nats", "gradient_norm", "learning_rate"])
-    {'alignment_nats': 'nats', 'gradient_norm': 'nats per unit of weights'}
+    {'alignment_nats': 'nats', 'gradient_norm': 'nats per weight'}
     """
     found = {}
     for name in names:
