@@ -5,17 +5,21 @@ that was stopped makes the same file.
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from helpers.tiny_run import TINY_TRAINING
 
 from vfejax import runs
+from vfejax.cli.compress import command
 from vfejax.cli.compress import config as compress_config
 from vfejax.cli.compress import report as compress_report
 from vfejax.cli.main import main
 from vfejax.runs import checkpoint, directory
 from vfejax.runs.metrics import read_metrics
+from vfejax.training import sharding
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
 EXPERTS = ["--model", "resnet-bk", "--resnet-bk.layers=1", "--resnet-bk.dim=16"]
@@ -282,3 +286,22 @@ def test_a_file_that_exists_is_kept(teacher, tmp_path, refused):
     refused(place, flags, "exists already", "--overwrite", command="compress")
     assert place.read_text() == "a letter"
     refused(tmp_path / "no" / "x.safetensors", flags, "there is no folder", command="compress")
+
+
+def test_updates_see_the_devices_that_share_a_batch():
+    def step(state, windows):
+        return state, jax.sharding.get_abstract_mesh().axis_names == ("data",)
+
+    teacher = SimpleNamespace(
+        config=SimpleNamespace(length=4),
+        corpus=SimpleNamespace(train=SimpleNamespace(tokens=np.zeros(20, np.int32))),
+        valid_windows=lambda limit: None,
+    )
+    task = SimpleNamespace(
+        config=compress_config.CompressConfig(),
+        teacher=teacher,
+        batch_size=4,
+        mesh=sharding.data_mesh(4, jax.devices()[:1]),
+        trainer=SimpleNamespace(step=step),
+    )
+    assert command._program(task).step(None, None)[1]

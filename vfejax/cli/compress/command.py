@@ -188,7 +188,8 @@ def _program(task: Task) -> loop.Program:
         init=init,
         place=place,
         stored=stored,
-        step=task.trainer.step,
+        # Else several devices would gather their tokens where experts sort them.
+        step=sharding.in_scope(task.mesh, task.trainer.step),
         observe=observe,
         memory=np.asarray(math.nan),
         inputs=lambda step, count: sharding.split_batches(task.mesh, batches.at(step, count)),
