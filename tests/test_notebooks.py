@@ -326,6 +326,15 @@ def test_generalised_filtering_notebook_says_what_it_claims():
     assert errors["Kalman filter"] >= errors["exact, past"] > errors["exact, all"]
     assert abs(number("rate:") - 0.6) < 0.06
     assert abs(number("noise: standard deviation") - 0.1) < 0.03
+    kalman, embedded, smooth = (
+        number(f"{name:22s} RMS error of the angle")
+        for name in ("extended Kalman filter", "embedded noise", "smooth noise, S")
+    )
+    assert kalman < embedded < 0.1
+    assert smooth > 1
+    right, wrong = (float(x) for x in re.findall(r"of an observation (\S+) nats", printed))
+    assert right < 5
+    assert wrong > 500
 
 
 def test_active_inference_notebook_says_what_it_claims():
