@@ -269,6 +269,9 @@ def test_wrong_input_is_refused():
             function(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="floating"):
         density.purity(np.zeros((3, 3), int))
+    for function in (density.von_neumann_entropy, density.validity):
+        with pytest.raises(ValueError, match=r"rho must .* single precision, got bfloat16: use"):
+            function(np.zeros((4, 4), jnp.bfloat16))
     with pytest.raises(ValueError, match="energies"):
         jax.eval_shape(density.free_energy, np.eye(3) / 3, np.zeros(4))
     with pytest.raises(ValueError, match="d >= 2"):

@@ -462,6 +462,10 @@ def test_wrong_dtypes_and_stacks_are_refused():
         evolve(rho, hamiltonian.astype(np.float32), 0.1)
     with pytest.raises(ValueError, match="floating"):
         evolve(rho, np.zeros((4, 4), int), 0.1)
+    half = np.zeros((4, 4), jnp.bfloat16)
+    for method in (evolve, evolve_packed, *METHODS):
+        with pytest.raises(ValueError, match="hamiltonian must be at least in single"):
+            method(half, half, 0.1)
     with pytest.raises(ValueError, match="dt must be real"):
         evolve(rho, hamiltonian, 0.1j)
     with pytest.raises(ValueError, match=r"packed must be real, got complex128: .* packed"):
@@ -472,5 +476,7 @@ def test_wrong_dtypes_and_stacks_are_refused():
         evolve_state(np.zeros(3), hamiltonian, 0.1)
     with pytest.raises(ValueError, match=r"\[depth, d, d\]"):
         evolve_stack(rho, hamiltonian, 0.1)
+    with pytest.raises(ValueError, match="at least one layer"):
+        evolve_stack(rho, np.zeros((0, 4, 4)), 0.1)
     with pytest.raises(ValueError, match="depth = 3"):
         evolve_stack(rho, np.zeros((3, 4, 4)), np.zeros(2))

@@ -14,6 +14,7 @@ from vfejax.types import Array
 __all__ = [
     "check_array",
     "check_square",
+    "check_width",
     "first_derivatives_only",
     "fit_evolution",
     "prepare_evolution",
@@ -51,6 +52,20 @@ def check_square(name: str, x: Array) -> None:
         raise ValueError(f"{name} must be square matrices [..., d, d], got shape {x.shape}")
 
 
+def check_width(name: str, x: Array) -> None:
+    """Raise ValueError for half precision, of which there are no complex numbers and no
+    eigenvalues.
+
+    >>> check_width("rho", jnp.eye(2, dtype="bfloat16"))
+    Traceback (most recent call last):
+    ValueError: rho must be at least in single precision, got bfloat16: use .astype(jnp.float32)
+    """
+    if jnp.finfo(x.dtype).bits < 32:
+        raise ValueError(
+            f"{name} must be at least in single precision, got {x.dtype}: use .astype(jnp.float32)"
+        )
+
+
 def real_argument(name: str, x: ArrayLike, dtype: jnp.dtype) -> Array:
     """``x``, real numbers or integers, as an array of a real ``dtype``.
 
@@ -76,11 +91,12 @@ def real_argument(name: str, x: ArrayLike, dtype: jnp.dtype) -> Array:
 
 def time_step(dt: ArrayLike, hamiltonian: Array) -> Array:
     """``dt`` as a real array in the precision of ``hamiltonian``; ValueError for anything that is
-    not real.
+    not real, and for a Hamiltonian in half precision.
 
     >>> time_step(1, jnp.eye(2)).dtype
     dtype('float32')
     """
+    check_width("hamiltonian", hamiltonian)
     return real_argument("dt", dt, real_dtype(hamiltonian))
 
 

@@ -17,6 +17,7 @@ from vfejax.numerics import expand_leading, identity_like, matmul, transpose
 from vfejax.quantum._arguments import (
     check_array,
     check_square,
+    check_width,
     first_derivatives_only,
     real_argument,
 )
@@ -162,6 +163,7 @@ def validity(rho: Array, tolerance: float | None = None) -> Validity:
     False 0.0 -0.5
     """
     check_square("rho", rho)
+    check_width("rho", rho)
     if tolerance is None:
         tolerance = 10 * rho.shape[-1] * float(jnp.finfo(rho.dtype).eps)
     hermitian_error = jnp.max(jnp.abs(rho - adjoint(rho)), axis=(-2, -1))
@@ -256,13 +258,14 @@ def von_neumann_entropy(rho: Array) -> Array:
         Real ``[...]``; NaN where rho is not finite.
 
     Raises:
-        ValueError: when rho is not square.
+        ValueError: when rho is not square, or in half precision.
         NotImplementedError: for a second derivative.
 
     >>> f"{von_neumann_entropy(maximally_mixed(2)):.4f}"  # log 2
     '0.6931'
     """
     check_square("rho", rho)
+    check_width("rho", rho)
     return _von_neumann_entropy(rho)
 
 

@@ -284,8 +284,10 @@ def evolve_stack(rho: Array, hamiltonians: Array, dt: ArrayLike) -> Array:
     [0.0, 1.0]
     """
     check_square("hamiltonians", hamiltonians)
-    if hamiltonians.ndim != 3:
-        raise ValueError(f"hamiltonians must be [depth, d, d], got {hamiltonians.shape}")
+    if hamiltonians.ndim != 3 or not hamiltonians.shape[0]:
+        raise ValueError(
+            f"hamiltonians must be [depth, d, d] of at least one layer, got {hamiltonians.shape}"
+        )
     dt = time_step(dt, hamiltonians)
     dt = jnp.broadcast_to(dt, hamiltonians.shape[:1]) if dt.ndim == 0 else dt
     if dt.shape[0] != hamiltonians.shape[0]:
