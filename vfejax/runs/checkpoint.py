@@ -136,7 +136,8 @@ def restore(
         run: directory of the run.
         template: pytree with the structure, shapes and dtypes that were saved; arrays or
             ShapeDtypeStruct. NumPy leaves come back as NumPy arrays, the others as JAX
-            arrays with the template's sharding (the first device of this process, if it has none).
+            arrays with the template's sharding; if it has none, where JAX puts fresh arrays (across
+            processes on the first device of this one).
         step: which; the newest by default.
 
     Returns:

@@ -133,15 +133,16 @@ def _target(leaf: Any) -> Any:
     """What orbax should make of a stored leaf."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return np.empty(leaf.shape, leaf.dtype)
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-        jax.local_devices()[0]
-    )
+    sharding = getattr(leaf, "sharding", None)
     if _is_key(leaf):
         leaf = (
             jax.eval_shape(jax.random.key_data, leaf)
             if isinstance(leaf, jax.ShapeDtypeStruct)
             else jax.random.key_data(leaf)
         )
+    if sharding is None and jax.process_count() == 1:
+        return np.empty(leaf.shape, leaf.dtype)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
@@ -150,6 +151,10 @@ def _leaf(template: Any, read: Any) -> Any:
         return np.empty(template.shape, template.dtype) if read is None else read
     if read is None:
         return jax.numpy.empty(template.shape, template.dtype)
+    if isinstance(read, np.ndarray):
+        # No place is asked for, and none is named: a program that is compiled for arrays of named
+        # places is another one than the same for arrays that were just made.
+        read = jax.device_put(read)
     return jax.random.wrap_key_data(read, impl=_key_impl(template)) if _is_key(template) else read
 
 

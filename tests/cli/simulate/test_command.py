@@ -312,11 +312,11 @@ def test_a_run_with_the_mass_of_the_beliefs_keeps_its_energy_and_goes_on_bit_for
     np.testing.assert_array_equal(initial["mu_p"], final["mu_p"])
     assert not np.array_equal(initial["phi"], final["phi"])
 
-    assert _run(stopped, *INERTIA, "--step-size", "0.002", "--steps", 2) == 0
-    assert checkpoint.latest_step(stopped) == 2
-    assert main(["simulate", "--out", str(stopped), "--resume", "--quiet", "--steps", "4"]) == 0
-    for name in ("metrics.csv", "config.toml"):
-        assert (stopped / name).read_bytes() == (out / name).read_bytes()
+    shutil.copytree(out, stopped)
+    checkpoint.discard_after(stopped, 2)
+    (stopped / "final.npz").unlink()
+    assert main(["simulate", "--out", str(stopped), "--resume", "--quiet"]) == 0
+    assert (stopped / "metrics.csv").read_bytes() == (out / "metrics.csv").read_bytes()
     again = population_arrays.load_npz(stopped / "final.npz")
     assert again.keys() == final.keys()
     assert all(again[name].tobytes() == final[name].tobytes() for name in final)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from helpers.tiny_run import TINY
 
+from vfejax.cli.identity import signature
 from vfejax.cli.main import main
 from vfejax.data import population_arrays
-from vfejax.runs import checkpoint
+from vfejax.errors import UserError
+from vfejax.runs import checkpoint, course
 from vfejax.runs import directory as run_directory
 from vfejax.runs.metrics import read_metrics
 
@@ -66,6 +68,20 @@ def unbroken(tmp_path_factory):
 @pytest.fixture
 def copied(unbroken, tmp_path):
     return shutil.copytree(unbroken, tmp_path / "copy")
+
+
+def test_a_run_that_goes_on_needs_the_program_that_it_began_with(copied, monkeypatch, tmp_path):
+    """Else it would be compiled once more."""
+    states = []
+
+    def compiled(step, state, jit_fn):
+        states.append(signature(state))
+        raise UserError("no more is needed")
+
+    monkeypatch.setattr(course, "compiled", compiled)
+    assert main(["simulate", "--out", str(tmp_path / "run"), *FLAGS]) == 2
+    assert _resume(copied) == 2
+    assert states[0] == states[1]
 
 
 @pytest.mark.slow  # a run whose newest checkpoint is lost goes on below, and in tests/runs
