@@ -2,6 +2,7 @@
 what it was called with is recorded there, and lowered afterwards.
 """
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -109,22 +110,51 @@ def _at_once(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) 
     if not arrays or any(isinstance(x, jax.core.Tracer) or _is_iterator(x) for x in leaves):
         return function(*args, **kwargs)
 
-    def program(arrays: list[jax.Array]) -> Any:
+    known: list[Callable[[list[jax.Array]], Any]] = []
+
+    def program(arrays: list[jax.Array]) -> list[jax.Array]:
         given = iter(arrays)
         whole = [next(given) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
         args, kwargs = tree.unflatten(whole)
-        result = function(*args, **kwargs)
-        found = jax.tree.leaves(result)
-        if not found or not all(isinstance(leaf, jax.Array) for leaf in found):
-            raise TypeError("it returns more than arrays, or checks arguments on the host")
-        if any(leaf is array for leaf in found for array in arrays):
-            raise TypeError("it returns an argument itself, and a program a copy")
-        return result
+        found, rebuild = _split(function(*args, **kwargs), arrays)
+        known.append(rebuild)
+        return found
 
     try:
-        return jax.jit(program)(arrays)
+        found = jax.jit(program)(arrays)
+        return known[0](found, arrays)
     except Exception:  # no program: the function itself says so, if it is wrong
         return function(*args, **kwargs)
+
+
+def _split(result: Any, arguments: list[jax.Array]) -> tuple[list[jax.Array], Callable[..., Any]]:
+    """The arrays that a traced function makes, and what puts the result together from them and from
+    the arguments: those that it returns as they are, and what is no array, stay what they are.
+    """
+    leaves, tree = jax.tree.flatten(result)
+    found = [x for x in leaves if isinstance(x, jax.Array) and not any(x is y for y in arguments)]
+    if not found or not all(isinstance(x, jax.Array) or _is_plain(x) for x in leaves):
+        raise TypeError("it makes no arrays, or functions, or objects that could hold arrays")
+    places = [next((i for i, y in enumerate(arguments) if x is y), None) for x in leaves]
+
+    def rebuild(found: list[jax.Array], arguments: list[jax.Array]) -> Any:
+        made = iter(found)
+
+        def whole(leaf: Any, place: int | None) -> Any:
+            if place is not None:
+                return arguments[place]
+            return next(made) if isinstance(leaf, jax.Array) else leaf
+
+        return tree.unflatten([whole(x, place) for x, place in zip(leaves, places, strict=True)])
+
+    return found, rebuild
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Whether it is a number, a word, or a dataclass of such, as the options of models are."""
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        return all(_is_plain(value) for value in jax.tree.leaves(vars(leaf)))
+    return isinstance(leaf, bool | int | float | complex | str | np.generic | np.ndarray)
 
 
 class Recorded:
