@@ -76,8 +76,8 @@ def over_mesh(mesh: Mesh, axis: str, *, discrete: DiscretePasses = _discrete.PLA
     >>> model = HiddenMarkov(jnp.array([0.5, 0.5]), jnp.array([[0.9, 0.1], [0.1, 0.9]]))
     >>> rows = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5]]))
     >>> passes = over_mesh(mesh, "time").discrete
-    >>> found = hidden_markov_filter(model, rows, passes=passes).probabilities
-    >>> [round(float(x), 2) for x in found[1]]
+    >>> found = jax.jit(lambda rows: hidden_markov_filter(model, rows, passes=passes))(rows)
+    >>> [round(float(x), 2) for x in found.probabilities[1]]
     [0.82, 0.18]
     """
     rings.check_axis(mesh, axis)
