@@ -23,8 +23,8 @@ through samples with white noise is of order ``dt^-k``, hundreds of times as muc
 the path follows it. ``Model.sensed_covariance`` says what the noise is, with
 :func:`vfejax.inference.generalized_filtering.embedded_samples.embedded_covariance`. The energy
 tells: ``FilterInfo.energy`` plus
-:func:`vfejax.inference.generalized_filtering.path_energy.log_normalizer` is a few nats for each
-number observed where the noise is right, and thousands where it is wrong.
+:func:`vfejax.inference.generalized_filtering.path_energy.log_normalizer` is about a nat for each
+number observed where the noise is right, and thousands in all where it is wrong.
 
 With a high rate, the mode is that of the newest generalised observation alone
 (:func:`vfejax.inference.generalized_filtering.path_beliefs.mode`); with a low one, the filter
