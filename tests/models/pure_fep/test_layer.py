@@ -94,17 +94,18 @@ def test_log_variances_of_priors_keep_within_their_bound(rng):
     parts, params, layer, around = _drawn(rng, log_variance_bound=0.75)
     wild = layer._replace(contract=1e3 * layer.contract)
 
+    free = parts.rules._replace(log_variance_bound=1e6)
+
     @_jit
     def spread(layer):
         below = parts.embed_fn(params, around.tokens, around.positions)
-        return layer_prior(layer, below, around, None, parts.rules).log_variance
+        both = (layer_prior(layer, below, around, None, rules) for rules in (parts.rules, free))
+        return [prior.log_variance for prior in both]
 
-    found = np.abs(spread(wild))
+    found = np.abs(spread(wild)[0])
     assert 0.7 < found.max() <= 0.75
-    free = parts.rules._replace(log_variance_bound=1e6)
-    below = parts.embed_fn(params, around.tokens, around.positions)
-    unbound = layer_prior(layer, below, around, None, free).log_variance
-    chex.assert_trees_all_close(0.75 * np.tanh(unbound / 0.75), spread(layer), rtol=1e-9)
+    bound, unbound = spread(layer)
+    chex.assert_trees_all_close(0.75 * np.tanh(unbound / 0.75), bound, rtol=1e-9)
 
 
 def test_transports_know_distances_and_no_positions(rng):
@@ -200,7 +201,7 @@ def test_a_pooled_prior_is_the_minimum_of_its_terms(rng):
         tower = energy.hyperprior_energy(p, others, weights, kind)
         return jnp.sum(kl_divergence(p, own, kind) + tower)
 
-    for slope in jax.grad(cost)(prior):
+    for slope in _jit(jax.grad(cost))(prior):
         np.testing.assert_allclose(slope, 0.0, atol=1e-12)
 
 
@@ -218,19 +219,21 @@ def test_terms_are_there_when_their_options_are(rng):
         found = layer_energy(layer, prior, belief, around, ancestors, rules)
         return jax.tree.map(jnp.sum, found)
 
-    plain, coupled, tower = terms(), terms(prior_weight=0.5), terms(above)
+    @_jit
+    def variants():
+        further = ({"prior_weight": 1.0}, {"belief_weight": 0.0}, {"self_weight": 2.0})
+        found = terms(), terms(prior_weight=0.5), terms(above)
+        return found, [terms(**changes) for changes in further]
+
+    (plain, coupled, tower), (stronger, alone, double) = variants()
     assert plain.prior_alignment == plain.hyperprior == 0
     assert coupled.prior_alignment > 0
-    np.testing.assert_allclose(
-        coupled.prior_alignment * 2, terms(prior_weight=1.0).prior_alignment, rtol=1e-12
-    )
+    np.testing.assert_allclose(coupled.prior_alignment * 2, stronger.prior_alignment, rtol=1e-12)
     assert coupled.self_coupling == plain.self_coupling
     assert tower.hyperprior > 0
     assert tower.self_coupling != plain.self_coupling
-    np.testing.assert_allclose(terms(belief_weight=0.0).belief_alignment, 0.0, atol=1e-12)
-    np.testing.assert_allclose(
-        terms(self_weight=2.0).self_coupling, 2 * plain.self_coupling, rtol=1e-12
-    )
+    np.testing.assert_allclose(alone.belief_alignment, 0.0, atol=1e-12)
+    np.testing.assert_allclose(double.self_coupling, 2 * plain.self_coupling, rtol=1e-12)
     total = sum(jax.tree.leaves(tower))
     np.testing.assert_allclose(tower.total, total, rtol=1e-12)
 
@@ -283,14 +286,17 @@ def test_a_few_steps_and_a_plain_nudge_point_the_same_way(rng):
 @pytest.mark.slow
 def test_a_target_that_is_shown_is_believed_more(rng):
     parts, params, layer, around = _drawn(rng)
-    below = parts.embed_fn(params, around.tokens, around.positions)
     observed = Observed(jnp.zeros_like(around.tokens), jnp.ones(around.tokens.shape))
-    lesson = learn_layer(parts, layer, params.readout, below, around, None, observed)
 
-    def loss(belief):
-        return np.asarray(token_loss(parts, params.readout, belief, observed))
+    @_jit
+    def losses():
+        below = parts.embed_fn(params, around.tokens, around.positions)
+        lesson = learn_layer(parts, layer, params.readout, below, around, None, observed)
+        beliefs = lesson.shown, lesson.belief
+        return [token_loss(parts, params.readout, belief, observed) for belief in beliefs]
 
-    assert np.all(loss(lesson.shown) < loss(lesson.belief))
+    shown, free = losses()
+    assert np.all(shown < free)
 
 
 def test_a_large_nudge_ends_in_a_ball_and_a_small_one_is_what_it_was(rng):

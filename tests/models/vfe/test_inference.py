@@ -100,32 +100,33 @@ def test_what_learning_differentiates_is_that_of_all_pairs(alignment, rng):
             lambda mean: jnp.sum(jnp.sin(run(prior._replace(mean=mean), steps=2)[0].mean))
         )(mean)
 
+    def loss(mean, first, omega, coupling, temperature):
+        begin = own = first._replace(mean=mean)
+        for t in range(2):
+            own = oracle.step(
+                alignment,
+                own,
+                begin,
+                omega,
+                coupling,
+                temperature,
+                np.tri(N, dtype=bool),
+                STRENGTH.step_size * STRENGTH.decay**t,
+                project=partial(_symmetric_part, "irrep"),
+                radius=0.2,
+            )
+        return jnp.sum(jnp.sin(own.mean))
+
+    expected = jax.jit(jax.grad(loss))  # of all heads
     slopes = np.asarray(found(prior.mean))[0]
     for head in range(LAYOUT.heads):
         first = oracle.dense(prior, "irrep", LAYOUT, head)
         omega = oracle.transports(
             LAYOUT, head, prior.frame[0, :, head], transport.link[head], range(N)
         )
-
-        def loss(mean, head=head, first=first, omega=omega):
-            begin = own = first._replace(mean=mean)
-            for t in range(2):
-                own = oracle.step(
-                    alignment,
-                    own,
-                    begin,
-                    omega,
-                    STRENGTH.coupling[head],
-                    STRENGTH.temperature[head],
-                    np.tri(N, dtype=bool),
-                    STRENGTH.step_size * STRENGTH.decay**t,
-                    project=partial(_symmetric_part, "irrep"),
-                    radius=0.2,
-                )
-            return jnp.sum(jnp.sin(own.mean))
-
-        expected = jax.jit(jax.grad(loss))(first.mean)
-        np.testing.assert_allclose(slopes[:, head].reshape(N, -1), expected, rtol=1e-8, atol=1e-10)
+        weights = STRENGTH.coupling[head], STRENGTH.temperature[head]
+        wanted = expected(first.mean, first, omega, *weights)
+        np.testing.assert_allclose(slopes[:, head].reshape(N, -1), wanted, rtol=1e-8, atol=1e-10)
 
 
 @jax.jit
