@@ -18,6 +18,7 @@ energies move them, and the closed forms stand beside:
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,10 @@ class System(NamedTuple):
 
 
 def system(
-    num_agents: int, precision: float | jax.Array, prior_weight: float, edges: Edges | None = None
+    num_agents: int,
+    precision: float | jax.Array,
+    prior_weight: float | jax.Array,
+    edges: Edges | None = None,
 ) -> System:
     """Agents of one precision, with priors of the same.
 
@@ -86,19 +90,24 @@ def trajectory(integrator, state, num_steps: int) -> tuple:
     return jax.lax.scan(step, state, length=num_steps)[1]
 
 
+@partial(jax.jit, static_argnums=5)
+def move(start, push, precision, prior_weight, friction, num_steps: int, dt):
+    """Means and momenta ``[num_steps, n]`` of two agents, or of a chain of three, from the means
+    ``start [n]`` and the momenta ``push [n]``.
+    """
+    agents = system(len(start), precision, prior_weight, CHAIN if len(start) == 3 else None)
+    flow = generalized_leapfrog(
+        lambda x: agents.energy_fn(x, jnp.zeros_like(x)), agents.kinetic_fn, dt, friction
+    )
+    state = flow.init(start[:, None], push[:, None])
+    return tuple(x[..., 0] for x in trajectory(flow, state, num_steps))
+
+
 def damped(frictions, num_steps: int, dt: float) -> np.ndarray:
     """Disagreement ``[frictions, num_steps]`` of two agents that start 1 apart, at rest."""
-    two = system(2, 4.0, 1.0)
-    start = jnp.array([[0.5], [-0.5]])
-
-    def run(friction):
-        flow = generalized_leapfrog(
-            lambda x: two.energy_fn(x, jnp.zeros_like(x)), two.kinetic_fn, dt, friction
-        )
-        mean, _ = trajectory(flow, flow.init(start), num_steps)
-        return mean[:, 0, 0] - mean[:, 1, 0]
-
-    return np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(frictions)))
+    apart, still = np.array([0.5, -0.5]), np.zeros(2)
+    means = [move(apart, still, 4.0, 1.0, float(c), num_steps, dt)[0] for c in frictions]
+    return np.stack([mean[:, 0] - mean[:, 1] for mean in jax.device_get(means)])
 
 
 def damped_exact(frictions, times: np.ndarray) -> np.ndarray:
@@ -153,31 +162,16 @@ def resonance_exact(frequencies, friction: float) -> np.ndarray:
 
 def stopping(precisions, friction: float, num_steps: int, dt: float) -> np.ndarray:
     """How far two agents without priors, each pushed with momentum 1, have gone in the end."""
-
-    def run(precision):
-        two = system(2, precision, 0.0)
-        flow = generalized_leapfrog(
-            lambda x: two.energy_fn(x, jnp.zeros_like(x)), two.kinetic_fn, dt, friction
-        )
-        mean, _ = trajectory(flow, flow.init(jnp.zeros((2, 1)), jnp.ones((2, 1))), num_steps)
-        return jnp.mean(mean[-1])
-
-    return np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(precisions)))
+    still, push = np.zeros(2), np.ones(2)
+    means = [move(still, push, float(p), 0.0, friction, num_steps, dt)[0] for p in precisions]
+    return np.stack([mean[-1].mean() for mean in jax.device_get(means)])
 
 
 def transfer(num_agents: int, precision: float, num_steps: int, dt: float) -> np.ndarray:
     """Momenta ``[num_steps, n]`` after the first of two agents, or of a chain, is pushed by 1."""
-    agents = system(num_agents, precision, 0.0, CHAIN if num_agents == 3 else None)
-    flow = generalized_leapfrog(
-        lambda x: agents.energy_fn(x, jnp.zeros_like(x)), agents.kinetic_fn, dt
-    )
-    push = jnp.zeros((num_agents, 1)).at[0].set(1.0)
-
-    @jax.jit
-    def run(push):
-        return trajectory(flow, flow.init(jnp.zeros_like(push), push), num_steps)[1][..., 0]
-
-    return np.asarray(run(push))
+    still = np.zeros(num_agents)
+    push = np.eye(num_agents)[0]
+    return np.asarray(move(still, push, precision, 0.0, 0.0, num_steps, dt)[1])
 
 
 def transfer_exact(num_agents: int, times: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ def example():
 
 def test_two_agents_return_over_critically_and_underdamped(example):
     """Against ``r'' + c r' + omega^2 r = 0``, whose roots are real, double and complex."""
-    dt, num = 0.02, 300
-    frictions, times = list(example.DAMPING.values()), 0.02 * np.arange(1, 301)
+    dt, num = 0.02, 600
+    frictions, times = list(example.DAMPING.values()), 0.02 * np.arange(1, 601)
     found = example.damped(frictions, num, dt)
     # Second order: the error is of size (omega dt)^2 = 7e-4, and four times that at friction 5.
     np.testing.assert_allclose(found, example.damped_exact(frictions, times), atol=2e-3)
@@ -40,7 +40,7 @@ def test_two_agents_return_over_critically_and_underdamped(example):
 @pytest.mark.slow
 def test_a_push_reaches_the_third_of_a_chain_and_no_momentum_is_lost(example):
     """Against normal modes by an eigendecomposition of masses and springs."""
-    dt, num = 0.02, 250
+    dt, num = 0.02, 600
     momenta = example.transfer(3, 4.0, num, dt)
     mass = 4.0 * np.diag([1.5, 3.0, 1.5])
     spring = 4.0 * 1.5 * np.array([[1.0, -1, 0], [-1, 2, -1], [0, -1, 1]])
