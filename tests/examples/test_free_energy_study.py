@@ -76,6 +76,8 @@ def test_a_run_that_was_stopped_goes_on_and_shows_all_arms(load, tmp_path, monke
     }
     monkeypatch.setattr(run, "ARMS", tiny)
     monkeypatch.setattr(run, "ROUNDS", 1)
+    monkeypatch.setattr(run.benchmark, "BATCH", 2)
+    monkeypatch.setattr(run.benchmark, "LENGTH", 16)
     text = tmp_path / "text"
     text.write_text("to be or not to be, that is the question. " * 60)
     out = tmp_path / "study"
