@@ -14,6 +14,7 @@ sign. Whole numbers of tokens sum to the same budget everywhere.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def train(pictures: Picture, num_steps: int) -> tuple[jax.Array, jax.Array]:
         updates, state = optimizer.update(slope, state)
         return (optax.apply_updates(weights, updates), state), value
 
-    start = jnp.ones(3)
+    start = np.ones(3, np.float32)
     (weights, _), losses = jax.jit(
         lambda s: jax.lax.scan(step, (s, optimizer.init(s)), None, length=num_steps)
     )(start)
@@ -128,37 +129,41 @@ def main(num_pictures: int = 8, num_steps: int = 200, file: str | None = None, o
     important = jnp.asarray(np.stack([s.important for s in scenes]).astype(np.float32))
     query = jax.jit(queries.colour_query)(jnp.asarray(RED))
     every = jax.jit(jax.vmap(lambda x, y: read(x, y, query)))(pixels, important)
-    first, second = (jax.tree.map(lambda x, p=part: x[p], every) for part in halves)
+    first, second = (jax.tree.map(lambda x, p=part: x[p], jax.device_get(every)) for part in halves)
     weights, losses = train(first, num_steps)
     print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}, weights", np.round(np.asarray(weights), 2))
 
     @jax.jit
-    @jax.vmap
-    def measure(picture: Picture, belief: jax.Array) -> tuple[jax.Array, jax.Array]:
+    @partial(jax.vmap, in_axes=(0, None))
+    def measure(picture: Picture, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        belief = log_pi(picture.messages, weights)
         num = belief.size
         tokens = budgets.straight_through(belief, TOKENS_PER_PATCH * num, K_MIN, K_MAX)
         there = jnp.sum(tokens * picture.important) / jnp.sum(tokens)
         return error(tokens, picture), there
 
     ways = {
-        "even": jnp.zeros(3),
-        "entropy": jnp.array([1.0, 0.0, 0.0]),
-        "equal weights": jnp.ones(3),
+        "even": np.zeros(3, np.float32),
+        "entropy": np.array([1.0, 0.0, 0.0], np.float32),
+        "equal weights": np.ones(3, np.float32),
         "learned weights": weights,
     }
     rows = {}
     print(f"{'':<17}{'error on the sign':>20}{'tokens on the sign':>20}")
     for name, w in ways.items():
-        beliefs = jax.vmap(lambda m, w=w: log_pi(m, w))(second.messages)
-        rows[name] = tuple(float(x.mean()) for x in measure(second, beliefs))
+        rows[name] = tuple(float(np.mean(x)) for x in measure(second, w))
         print(f"{name:<17}{rows[name][0]:>20.4f}{100 * rows[name][1]:>18.1f} %")
 
-    shown = pixels[-1] if file is None else jnp.asarray(load_picture(file))
-    told = queries.colour_information(shown, query, PATCH)
-    texture = textures.patch_textures(shown, PATCH)
-    belief = log_pi(messages.picture_messages(texture, told), weights)
-    tokens = budgets.allocate(belief, TOKENS_PER_PATCH * belief.size, K_MIN, K_MAX).tokens
-    figure = token_map(shown, tokens.reshape(texture.shape[:2]), PATCH)
+    @jax.jit
+    def spend(picture: jax.Array) -> jax.Array:
+        told = queries.colour_information(picture, query, PATCH)
+        texture = textures.patch_textures(picture, PATCH)
+        belief = log_pi(messages.picture_messages(texture, told), weights)
+        tokens = budgets.allocate(belief, TOKENS_PER_PATCH * belief.size, K_MIN, K_MAX).tokens
+        return tokens.reshape(texture.shape[:2])
+
+    shown = scenes[-1].picture if file is None else load_picture(file)
+    figure = token_map(shown, spend(shown), PATCH)
     figure.savefig(Path(out or ".") / "token_allocation.png")
     return {"weights": weights, "rows": rows}
 
