@@ -22,7 +22,7 @@ from train import Settings, first_params, make_lanes, make_world
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SELECTION_SEED = 1000  # evaluated seeds count from 0
-QUICK = Settings(num_train=64, num_test=64, num_steps=10, batch_size=2)
+QUICK = Settings(num_train=64, num_test=16, num_steps=10, batch_size=2)
 # The quick run is nearly all compilation.
 QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -35,7 +35,7 @@ def run_cell(
     seeds, rates = zip(*lanes, strict=True)
     worlds = {seed: make_world(TASKS[task], seed, settings) for seed in set(seeds)}
     world = jax.tree.map(lambda *x: np.stack(x), *(worlds[seed] for seed in seeds))
-    params = first_params(ARMS[arm], seeds, TASKS[task].num_symbols)
+    params = first_params(arm, seeds, TASKS[task].num_symbols)
     losses, excess = lanes_fn(params, world, jnp.asarray(rates, jnp.float32))
     curves = np.asarray(losses).reshape(len(lanes), 10, -1).mean(axis=-1)
     optimal = np.where(world.test_hidden[..., None], world.optimal, 1.0)

@@ -1,5 +1,6 @@
 """Training and evaluation of one arm on one task, many seeds side by side as one program."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from arms import Arm, apply, init
+from arms import ARMS, Arm, apply, init
 from tasks import Task
 
 __all__ = ["Settings", "World", "first_params", "make_lanes", "make_world"]
@@ -147,7 +148,12 @@ def make_lanes(
     return jax.jit(lanes, compiler_options=compiler_options)
 
 
-def first_params(arm: Arm, seeds: Sequence[int], num_symbols: int) -> dict:
+def first_params(arm: str, seeds: Sequence[int], num_symbols: int) -> dict:
     """First weights of every seed, one after the other on a leading axis."""
-    trees = [init(jax.random.key(seed), arm, num_symbols) for seed in seeds]
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    trees = [_first(seed, arm, num_symbols) for seed in seeds]
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
+@functools.cache  # the lanes of a cell, its two cells and further tasks start at the same weights
+def _first(seed: int, arm: str, num_symbols: int) -> dict:
+    return jax.device_get(init(jax.random.key(seed), ARMS[arm], num_symbols))
