@@ -1,5 +1,6 @@
 """What the environment tells JAX and XLA, where it is wrong: one line in place of what they say."""
 
+import functools
 import os
 import re
 import subprocess
@@ -21,13 +22,22 @@ def check_flags() -> None:
     status of ours, so another process reads them, where there are any.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if not flags.strip():
-        return
-    reader = [sys.executable, "-c", _READS_FLAGS]
-    said = subprocess.run(reader, capture_output=True, text=True, check=False).stderr
+    if flags.strip() and (problem := _problem(flags)):
+        raise UserError(f"XLA_FLAGS={flags}: {problem}; correct the variable, or unset it")
+
+
+@functools.cache  # a process that calls many commands has the same flags in all
+def _problem(flags: str) -> str:
+    """What XLA says of the flags; empty when it knows them."""
+    said = subprocess.run(
+        [sys.executable, "-c", _READS_FLAGS],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
     found = re.search(r"\] (Unknown flag.*|Could not open.*|Couldn't interpret.*)", said)
-    if found:
-        raise UserError(f"XLA_FLAGS={flags}: {found[1]}; correct the variable, or unset it")
+    return found[1] if found else ""
 
 
 def fault(error: Exception) -> str:

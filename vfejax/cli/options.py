@@ -236,7 +236,9 @@ def parse_run(config_type: type[Run], arguments: Sequence[str], *, program: str)
     flags = parse(config_type, arguments, program=program)
     if flags.resume:
         return _resumed(config_type, arguments, flags, program)
-    base = read_toml(flags.config) if flags.config else {}
+    if not flags.config:
+        return _absolute(flags)
+    base = read_toml(flags.config)
     for name in ("config", "resume"):
         if name in base:
             raise UserError(
