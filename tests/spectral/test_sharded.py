@@ -70,8 +70,19 @@ compare(compiled(*inputs), one(*inputs), 1e-12)
 
 # In another unit of energy, by the same program.
 unit = 2.0**-200
-small = compiled(*(unit * x for x in inputs[:3]), *inputs[3:5], unit * inputs[5])[0][1]
-compare(small[0] * unit, one(*inputs)[0][1][0], 1e-12)
+tiny = *(unit * x for x in inputs[:3]), *inputs[3:5], unit * inputs[5]
+small, (left, _), _ = compiled(*tiny)[0][1]
+compare(small * unit, one(*inputs)[0][1][0], 1e-12)
+compare(left * unit, one(*inputs)[0][1][1][0], 1e-12)
+
+# Sites of all sizes in one chain: T = S T_0 S.
+sizes = np.exp2(rng.integers(-200, 201, (1, N)))
+pairs = sizes * np.c_[1.0, sizes[:, :-1]]
+a, b, c, *others = (*inputs[:5], 0 * inputs[5])
+mixed = compiled(sizes**2 * a, pairs * b, pairs * c, *others)
+same = one(a, b, c, *others)[0][1][1][0]
+# Rows of condition 1e3.
+np.testing.assert_allclose(np.asarray(mixed[0][1][1][0]) * sizes**2, same, rtol=1e-9)
 
 # What travels is for each device four numbers of a map, or the entry at a border.
 kind = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"

@@ -26,7 +26,7 @@ contains it is ours.
 import jax
 import jax.numpy as jnp
 
-from vfejax.spectral.recurrence import PLATFORM, Scans, linear_recurrence, moebius_recurrence
+from vfejax.spectral.recurrence import PLATFORM, Scans, fraction_scan, linear_recurrence
 from vfejax.spectral.resolvent import complex_dtype
 from vfejax.spectral.streaming import StreamingState
 from vfejax.spectral.tridiagonal import resolvent_matvec
@@ -157,10 +157,9 @@ def tridiagonal_sweep(
     """``gL_i = 1 / (d_i - b_i c_i gL_{i-1})`` and ``y_i = gL_i (x_i - c_i y_{i-1})`` along a
     sequence.
 
-    Sizes: pivots ``d_i - b_i c_i gL_{i-1}`` below 2^-40 (2^-100 in double precision) count as poles
-    and their squares must not overflow, so that a system in other units, such as one of entries
-    near 1e-20, is first multiplied by a constant s, d, b and c alike; then gL and y are s times too
-    small. What is swept has no unit of its own, because one would depend on later sites.
+    Units: any, also of sites of very different sizes in one sequence. A pivot ``d_i - b_i c_i
+    gL_{i-1}`` counts as a pole by its size beside the two numbers that it is the difference of. The
+    gates ``-gL_i c_i`` and, in the associative algorithm, their products must stay in range.
 
     Entry i of the off-diagonals couples site i to the site before it: ``c_i = T_{i,i-1}`` and ``b_i
     = T_{i-1,i}``. Those of the first site couple it to ``state``. Time and memory O(n c), forward
@@ -178,8 +177,10 @@ def tridiagonal_sweep(
         scans: the algorithm.
 
     Returns:
-        gL ``[..., n]`` and y ``[..., n, channels]``, complex. Entry i depends on sites 0..i alone;
-        the last entries are the state to go on from, also by
+        gL ``[..., n]`` and y ``[..., n, channels]``, complex. Entry i depends on sites 0..i alone,
+        bit for bit, whatever follows. At a pole gL is large: 2^40 (2^100 in double precision) over
+        a power of two of the size of that site, over 1 at a first site of 0, which has none. The
+        last entries are the state to go on from, also by
         :func:`vfejax.spectral.streaming.streaming_step` with ``z = 0``.
 
     Raises:
@@ -200,10 +201,9 @@ def tridiagonal_sweep(
         )
     if mask is not None:
         rows, x, _ = _real_first(mask, tuple(rows), x)
-    d, b, c = rows
-    k = b * c
-    d = d.at[..., 0].add(-k[..., 0] * state.left)
-    left = moebius_recurrence(d, k[..., 1:], scans=scans)
+    c = rows[2]
+    sites = [jnp.moveaxis(row, -1, 0) for row in rows]
+    left = jnp.moveaxis(fraction_scan(sites[0], tuple(sites[1:]), state.left, scans), 0, -1)
     gates = -(left * c)[..., None]
     y = linear_recurrence(gates, left[..., None] * x, state.output, axis=-2, scans=scans)
     if mask is None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.spectral._arguments import check_arrays
+from vfejax.spectral._fraction import Factors, felt, one_by_one, tree
 from vfejax.spectral.scans import (
     ASSOCIATIVE,
     PLATFORM,
@@ -21,6 +22,7 @@ from vfejax.spectral.scans import (
     pad_front,
     pivot_reciprocal,
     reciprocal,
+    scaled,
 )
 from vfejax.types import Array
 
@@ -170,6 +172,50 @@ def _moebius_scan_jvp(
     return g, linear_scan(links, square * (k_part - d_change), False, scans)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def fraction_scan(diagonal: Array, factors: Factors, initial: Array, scans: Scans) -> Array:
+    """``g_i = 1 / (d_i - k_i g_{i-1})`` along the leading axis, in any unit of energy, with nothing
+    checked.
+
+    Derivatives are those of logarithms, which have no unit: with ``l_i = dg_i / g_i``
+
+        l_i = k_i g_i g_{i-1} l_{i-1} + g_i (g_{i-1} dk_i - dd_i).
+
+    Args:
+        diagonal: d, ``[n, ...]``.
+        factors: ``(k,)``, or ``(b, c)`` for ``k = b c``: each ``[n, ...]``, of the dtype of d or
+            its real one; the first entries couple to ``initial``.
+        initial: g before the first site, ``[...]``, of the dtype of d.
+        scans: the algorithm.
+
+    Returns:
+        Shape and dtype of ``diagonal``. Entry i depends on sites 0..i alone, bit for bit.
+
+    >>> tiny = jnp.full(3, 1e-30)
+    >>> g = fraction_scan(2 * tiny, (tiny, tiny), jnp.zeros(()), PLATFORM)
+    >>> [round(x, 3) for x in (g * tiny).tolist()]
+    [0.5, 0.667, 0.75]
+    """
+    return scans.choose(one_by_one, tree, diagonal, factors, initial)
+
+
+@fraction_scan.defjvp
+def _fraction_scan_jvp(
+    scans: Scans, primals: tuple[Array, Factors, Array], tangents: tuple[Array, Factors, Array]
+) -> tuple[Array, Array]:
+    (diagonal, factors, initial), (d_change, changes, initial_change) = primals, tangents
+    g = fraction_scan(diagonal, factors, initial, scans)
+    before = jnp.concatenate([initial[None], g[:-1]])
+    inner = felt(factors[1:], before)
+    links = scaled(factors[0][1:], g[1:]) * inner[1:]
+    felt_change = scaled(changes[0], inner)
+    if len(factors) == 2:
+        felt_change += scaled(factors[0], scaled(changes[1], before))
+    first = felt(tuple(factor[0] for factor in factors), initial_change)
+    felt_change = jnp.concatenate([felt_change[:1] + first[None], felt_change[1:]])
+    return g, g * linear_scan(links, g * (felt_change - d_change), False, scans)
+
+
 def moebius_recurrence(
     diagonal: Array, coupling: Array, *, axis: int = -1, scans: Scans = PLATFORM
 ) -> Array:
@@ -179,8 +225,8 @@ def moebius_recurrence(
     pile up. The adjoint is ``lam_i = w_i + k_i g_{i+1}^2 lam_{i+1}``, with ``dF/dd_i = -g_i^2
     lam_i`` and ``dF/dk_{i-1} = g_i^2 g_{i-1} lam_i``.
 
-    Sizes: denominators below 2^-40 (2^-100 in double precision) count as zero, and squares of
-    complex ones must not overflow. ``g(s d, s^2 k) = g(d, k) / s`` brings others into range.
+    Units: any in which the entries can be written, also of sites of very different sizes in one
+    sequence. A denominator counts as zero by its size beside d_i and ``k_{i-1} g_{i-1}``.
 
     Args:
         diagonal: d, real or complex, n >= 1 along ``axis``.
@@ -191,10 +237,10 @@ def moebius_recurrence(
             step.
 
     Returns:
-        Shape and dtype of ``diagonal``. An entry whose denominator vanishes is the large number of
-        :func:`vfejax.spectral.scans.pivot_reciprocal`, ``2^40`` (``2^100`` in double precision),
-        in place of infinity. The entries after it are right. Derivatives of every order, forward
-        and reverse.
+        Shape and dtype of ``diagonal``. Entry i depends on sites 0..i alone, bit for bit. One whose
+        denominator vanishes is large in place of infinite: ``2^40`` (``2^100`` in double precision)
+        over a power of two of the size of that site, over 1 at a first site of 0. The entries after
+        it are right. Derivatives of every order, forward and reverse.
 
     Raises:
         ValueError: when shapes or dtypes do not fit.
@@ -214,4 +260,5 @@ def moebius_recurrence(
         raise ValueError(
             f"coupling must have the dtype of diagonal {d.dtype} or its real one, got {k.dtype}"
         )
-    return jnp.moveaxis(moebius_scan(d, k, scans), 0, axis)
+    g = fraction_scan(d, (pad_front(k),), jnp.zeros_like(d[0]), scans)
+    return jnp.moveaxis(g, 0, axis)

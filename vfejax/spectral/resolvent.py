@@ -25,10 +25,9 @@ import math
 import jax.numpy as jnp
 
 from vfejax.spectral._arguments import chain_shape, complex_dtype
-from vfejax.spectral._diagonal import coefficients, diagonal_of_chains
+from vfejax.spectral._diagonal import diagonal_of_chains
 from vfejax.spectral._scale import inverse_unit_of
-from vfejax.spectral.recurrence import PLATFORM, Scans, moebius_scan
-from vfejax.spectral.scans import scaled
+from vfejax.spectral.recurrence import PLATFORM, Scans, fraction_scan, pad_front
 from vfejax.types import Array
 
 __all__ = [
@@ -163,13 +162,10 @@ def left_resolvent_diagonal(
     """Left-connected resolvent ``gL_i = [(T_{0..i} - z)^{-1}]_{ii}``: site i with everything after
     it cut off.
 
-    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone, but for the number that
-    stands for infinity at a pole: that is taken in the unit of the chain.
+    Causal: ``gL_i`` depends on ``a_0 .. a_i`` and ``k_0 .. k_{i-1}`` alone, bit for bit.
 
-    Units: any. A chain is swept in a unit of its own, a power of two that brings its largest
-    coupling, or its smallest ``a_i - z`` if that is larger, to 2^-8 ... 2^8; it is taken from 24
-    sites, at both ends and in the middle. In that unit pivots below 2^-40 (2^-100 in double
-    precision) count as poles: parts of a chain that are that much smaller than the rest are lost.
+    Units: any, also of sites of very different sizes in one chain. A pivot ``a_i - z - k_{i-1}
+    gL_{i-1}`` counts as a pole by its size beside the two numbers that it is the difference of.
 
     Args:
         diagonal: a, real or complex, ``[..., n]``, n >= 1.
@@ -181,8 +177,9 @@ def left_resolvent_diagonal(
     Returns:
         Complex ``[..., n]``, complex64 for float32 and complex128 for float64. Where z is an
         eigenvalue of the chain cut off after site i, gL_i is infinite. It comes out as ``2^40``
-        (``2^100`` in double precision) over the unit, and the other entries are right. Derivatives
-        of every order, forward and reverse.
+        (``2^100`` in double precision) over a power of two of the size of that site, over 1 at a
+        first site of 0, and the other entries are right. Derivatives of every order, forward and
+        reverse.
 
     Raises:
         ValueError: when shapes do not fit or precisions differ.
@@ -190,8 +187,13 @@ def left_resolvent_diagonal(
     >>> print(left_resolvent_diagonal(jnp.zeros(2), jnp.ones(1), jnp.ones(1), 1j).imag)
     [1.  0.5]
     """
-    chains, s, batch = chains_of(diagonal, superdiagonal, subdiagonal, z)
-    left = scaled(s[None], moebius_scan(*coefficients(*chains, s), scans))
+    dtype = complex_dtype(
+        diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
+    )
+    batch = chain_shape(diagonal, superdiagonal, subdiagonal, z)
+    a, b, c, z = side_by_side(diagonal, superdiagonal, subdiagonal, jnp.asarray(z, dtype), batch)
+    d = a.T.astype(dtype) - z[None]
+    left = fraction_scan(d, (pad_front(b.T), pad_front(c.T)), jnp.zeros_like(z), scans)
     return jnp.reshape(left.T, (*batch, diagonal.shape[-1]))
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "pivot_reciprocal",
     "reciprocal",
     "scaled",
+    "vanishing",
 ]
 
 
@@ -66,8 +67,12 @@ def reciprocal(w: Array) -> Array:
     return jax.lax.complex(w.real * scale, -w.imag * scale)
 
 
-def _vanishing(dtype: jnp.dtype) -> float:
-    """The modulus below which a pivot counts as zero: below rounding, and far from underflow."""
+def vanishing(dtype: jnp.dtype) -> float:
+    """The modulus below which a pivot counts as zero: below rounding, and far from underflow.
+
+    >>> vanishing(jnp.dtype("float32")) == 2.0**-40
+    True
+    """
     return 2.0**-40 if jnp.finfo(dtype).dtype == jnp.float32 else 2.0**-100
 
 
@@ -86,7 +91,7 @@ def pivot_reciprocal(w: Array) -> Array:
     >>> print(pivot_reciprocal(jnp.array([0.5, 0.0])) == jnp.array([2.0, 2.0**40]))
     [ True  True]
     """
-    limit = _vanishing(w.dtype)
+    limit = vanishing(w.dtype)
     if not jnp.iscomplexobj(w):
         return 1.0 / jnp.where(jnp.abs(w) < limit, limit, w)
     square = w.real * w.real + w.imag * w.imag
@@ -115,7 +120,7 @@ def infinite_at_poles(g: Array) -> Array:
     >>> print(infinite_at_poles(pivot_reciprocal(jnp.array([0.5, 0.0]))))
     [ 2. inf]
     """
-    pole = (jnp.real(g) >= 1.0 / _vanishing(g.dtype)) & (jnp.imag(g) == 0)
+    pole = (jnp.real(g) >= 1.0 / vanishing(g.dtype)) & (jnp.imag(g) == 0)
     return jnp.where(pole, jnp.full_like(g, jnp.inf), g)
 
 
@@ -191,7 +196,7 @@ def _moebius_associative(diagonal: Array, coupling: Array) -> Array:
     maps = jnp.stack([upper, jnp.stack([-k, diagonal], axis=-1)], axis=-2)
     products = jax.lax.associative_scan(compose, _normalized(maps, maps))
     above, below = products[..., 0, 1], products[..., 1, 1]
-    limit = _vanishing(diagonal.dtype)
+    limit = vanishing(diagonal.dtype)
     pole = _square(below) < limit**2 * _square(above)
     g = jnp.where(pole, 1.0 / limit, above * reciprocal(jnp.where(pole, 1.0, below)))
     # Near a pole g has a large rounding error. The next entry is taken from this very g: their

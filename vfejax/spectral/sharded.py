@@ -28,6 +28,8 @@ from vfejax.spectral._sharded_sweeps import (
     linear_sweep,
     two_sided_solve,
 )
+from vfejax.spectral._shards import neighbour
+from vfejax.spectral._site_units import shared_unit_roots
 from vfejax.spectral.scans import PLATFORM, Scans, scaled
 from vfejax.spectral.streaming import StreamingState
 from vfejax.types import Array
@@ -121,10 +123,10 @@ def _sites_first(
     return d, cut(b), cut(c)
 
 
-def _coefficients(
+def _shifted(
     diagonal: Array, superdiagonal: Array, subdiagonal: Array, z: Array | complex, axis_name: str
 ) -> tuple[Array, Array, Array]:
-    """``s (a - z)`` and ``s^2 b c``, sites first, and s."""
+    """``a - z``, b and c, sites first."""
     dtype = complex_dtype(
         diagonal=diagonal, superdiagonal=superdiagonal, subdiagonal=subdiagonal, z=z
     )
@@ -134,10 +136,15 @@ def _coefficients(
     # A choice between equals: z becomes one number for each shard before it becomes one for each
     # site, so that its derivative is added up over the sites before the devices exchange it.
     z = jnp.where(jnp.isnan(a[0].real), z, z)
-    d = a - jnp.broadcast_to(z, a.shape)
-    s = inverse_unit_over(d, b, c, axis_name)
-    d, b, c = (scaled(s[None], x) for x in (d, b, c))
-    return d, b * c, s
+    return a - jnp.broadcast_to(z, a.shape), b, c
+
+
+def _left(d: Array, b: Array, c: Array, axis_name: str, scans: Scans) -> Array:
+    """gL ``[l, ...]``, every site swept in a unit of its own."""
+    r = shared_unit_roots(d, (b, c), axis_name)
+    links = r * neighbour(r, axis_name)
+    k = scaled(links, b) * scaled(links, c)
+    return scaled(r, scaled(r, left_fraction(scaled(r, scaled(r, d)), k, axis_name, scans)))
 
 
 def left_resolvent_diagonal(
@@ -172,8 +179,8 @@ def left_resolvent_diagonal(
     >>> jax.eval_shape(left, a, b, b, 1j).dtype
     dtype('complex64')
     """
-    d, k, s = _coefficients(diagonal, superdiagonal, subdiagonal, z, axis_name)
-    return jnp.moveaxis(scaled(s[None], left_fraction(d, k, axis_name, scans)), 0, -1)
+    d, b, c = _shifted(diagonal, superdiagonal, subdiagonal, z, axis_name)
+    return jnp.moveaxis(_left(d, b, c, axis_name, scans), 0, -1)
 
 
 def resolvent_diagonal(
@@ -204,8 +211,10 @@ def resolvent_diagonal(
     >>> print(diagonal(a, b, b, 1j).imag)
     [0.5 0.5]
     """
-    d, k, s = _coefficients(diagonal, superdiagonal, subdiagonal, z, axis_name)
-    return jnp.moveaxis(scaled(s[None], diagonal_of(d, k, axis_name, scans)), 0, -1)
+    d, b, c = _shifted(diagonal, superdiagonal, subdiagonal, z, axis_name)
+    s = inverse_unit_over(d, b, c, axis_name)
+    d, b, c = (scaled(s[None], x) for x in (d, b, c))
+    return jnp.moveaxis(scaled(s[None], diagonal_of(d, b * c, axis_name, scans)), 0, -1)
 
 
 def _with_vectors(
@@ -235,8 +244,7 @@ def tridiagonal_sweep(
     """``gL_i = 1 / (d_i - b_i c_i gL_{i-1})`` and ``y_i = gL_i (x_i - c_i y_{i-1})``: the causal
     half of ``T^{-1} x``.
 
-    Sizes as of :func:`vfejax.spectral.gates.tridiagonal_sweep`: pivots from 2^-40 (2^-100 in double
-    precision) to where their squares overflow.
+    Units: any, as of :func:`vfejax.spectral.gates.tridiagonal_sweep`.
 
     Args:
         diagonal: a shard of d, real or complex, ``[..., l]``, l >= 1.
@@ -262,7 +270,7 @@ def tridiagonal_sweep(
     ((3,), (3, 2))
     """
     d, b, c, x = _with_vectors(diagonal, superdiagonal, subdiagonal, x, axis_name)
-    left = left_fraction(d, b * c, axis_name, scans)
+    left = _left(d, b, c, axis_name, scans)
     y = linear_sweep(-(left * c)[..., None], left[..., None] * x, axis_name, False, scans)
     return StreamingState(jnp.moveaxis(left, 0, -1), jnp.moveaxis(y, 0, -2))
 

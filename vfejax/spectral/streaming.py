@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from vfejax.numerics import broadcast_named
 from vfejax.spectral._arguments import check_arrays, complex_dtype
-from vfejax.spectral._scale import Exponents, exponent, inverse_unit
-from vfejax.spectral.scans import pivot_reciprocal, scaled
+from vfejax.spectral._fraction import felt, pivot_reciprocal_in_unit
 from vfejax.types import Array
 
 __all__ = ["StreamingState", "streaming_init", "streaming_step"]
@@ -55,14 +54,6 @@ def streaming_init(
     if jnp.dtype(dtype) not in (jnp.complex64, jnp.complex128):
         raise ValueError(f"dtype must be complex64 or complex128, got {jnp.dtype(dtype)}")
     return StreamingState(jnp.zeros(batch_shape, dtype), jnp.zeros((*batch_shape, channels), dtype))
-
-
-def _reciprocal(d: Array, felt: Array) -> Array:
-    """``1 / (d - felt)`` in a unit of the larger of both."""
-    size = jnp.maximum(exponent(d), exponent(felt))
-    none = jnp.zeros_like(size)
-    s = inverse_unit(Exponents(size, size, none, none), d.real.dtype)
-    return scaled(s, pivot_reciprocal(scaled(s, d - felt)))
 
 
 def streaming_step(
@@ -113,6 +104,6 @@ def streaming_step(
     if broadcast_named(state=batch, **shapes) != batch:
         raise ValueError(f"leading axes must broadcast to the state's {batch}, got {shapes}")
     a, b, c, z = (jnp.broadcast_to(jnp.asarray(value, dtype), batch) for value in site.values())
-    left = _reciprocal(a - z, b * (c * state.left))
+    left = pivot_reciprocal_in_unit(a - z, felt((b, c), state.left))
     x = jnp.broadcast_to(x, state.output.shape).astype(dtype)
     return StreamingState(left, left[..., None] * (x - c[..., None] * state.output))
