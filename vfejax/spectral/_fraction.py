@@ -89,7 +89,9 @@ def _swept_in_units(d: Array, factors: Factors, initial: Array) -> Array:
 
     def step(g: Array, row: tuple[Array, Factors]) -> tuple[Array, Array]:
         d, came = row[0], felt(row[1], g)
-        return pivot_reciprocal_in_unit(d, came), unit_root(d, came)
+        g = pivot_reciprocal_in_unit(d, came)
+        # NaN and pivots beyond all numbers leave the sizes of what follows as they are.
+        return jnp.where(jnp.isnan(g), jnp.zeros_like(g), g), unit_root(d, came)
 
     r = jax.lax.scan(step, initial, (d, factors))[1]
     g = _swept(pivot_reciprocal, _twice(r, d), _in_units(r, factors), initial)

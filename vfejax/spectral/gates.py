@@ -159,7 +159,8 @@ def tridiagonal_sweep(
 
     Units: any, also of sites of very different sizes in one sequence. A pivot ``d_i - b_i c_i
     gL_{i-1}`` counts as a pole by its size beside the two numbers that it is the difference of. The
-    gates ``-gL_i c_i`` and, in the associative algorithm, their products must stay in range.
+    gates ``-gL_i c_i`` and, in the associative algorithm, their products must stay in range, and so
+    must the size of a pole times 2^40 (2^100 in double precision) and over it, for y to pass it.
 
     Entry i of the off-diagonals couples site i to the site before it: ``c_i = T_{i,i-1}`` and ``b_i
     = T_{i-1,i}``. Those of the first site couple it to ``state``. Time and memory O(n c), forward
