@@ -128,7 +128,7 @@ def main(num_updates=120, num_scenes=150, out=Path("runs/examples")):
     """
     rng = np.random.default_rng(0)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_updates))
-    first = log_std = jnp.full(NUM_AGENTS, jnp.log(START_STD))
+    first = log_std = jnp.full(NUM_AGENTS, np.log(START_STD), jnp.float32)
     state = optimizer.init(log_std)
     scenes = draw_scenes(rng, num_scenes)
     _, gradient, converged = learn_from(log_std, *scenes)

@@ -238,6 +238,8 @@ def test_message_passing_finds_what_the_data_were_drawn_from(capsys):
 @pytest.mark.usefixtures("library_promotion")
 def test_predictive_coding_and_backpropagation_learn_the_spirals(capsys):
     example = _load("predictive_coding")
+    # The first of the rates is too slow to be chosen.
+    example.RATES = (1e-4, 1e-2)
     results = example.main(["--seeds", "2", "--steps", "400"])
     assert capsys.readouterr().out.count("accuracy") == 2
     # Guessing has 0.5. Of points near the border between the arms both leave some.
@@ -297,7 +299,7 @@ def test_a_cue_is_worth_what_the_best_policy_makes_of_it(tmp_path, capsys):
 
 
 def test_an_agent_learns_the_grid_that_it_walks_on(tmp_path, capsys):
-    results, reference = _load("learn_grid").main(num_learners=4, num_episodes=50, out=tmp_path)
+    results, reference = _load("learn_grid").main(num_learners=2, num_episodes=50, out=tmp_path)
     for rewards, looks, moves in results.values():
         assert rewards[:, -10:].mean() > max(0.3 * reference, 2 * rewards[:, :10].mean())
         assert looks[:, -1].mean() < 0.5 * looks[:, 0].mean()
@@ -308,10 +310,10 @@ def test_an_agent_learns_the_grid_that_it_walks_on(tmp_path, capsys):
 
 def test_what_moves_an_agent_is_found_from_its_actions(tmp_path, capsys):
     truth, found, errors = _load("fit_behaviour").main(
-        num_subjects=3, num_episodes=100, out=tmp_path
+        num_subjects=2, num_episodes=80, num_updates=8, out=tmp_path
     )
     distances = [(x - y) / e for x, y, e in zip(found, truth, errors, strict=True)]
-    # Six numbers of a standard normal distribution.
+    # Four numbers of a standard normal distribution.
     assert np.max(np.abs(distances)) < 4
     assert np.median(errors.log_reward) < 0.5
     assert capsys.readouterr().out.count("standard errors") == 2
@@ -336,7 +338,9 @@ def test_learned_weights_send_the_tokens_to_the_sign(tmp_path, capsys):
 def test_a_taught_student_says_what_its_teacher_says(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("the rose is red, the violet blue, and so are you.\n" * 200)
-    losses = _load("distil").main(str(text), teacher_steps=50, num_steps=50)
+    example = _load("distil")
+    example.LENGTH, example.BATCH = 24, 6
+    losses = example.main(str(text), teacher_steps=100, num_steps=50)
     # Uniform would be ln 20 = 3.0; the text is one line for ever.
     assert losses["teacher"] < losses["student, taught"] < losses["student, text alone"] < 3.0
     assert capsys.readouterr().out.count("weights") == 3

@@ -27,7 +27,7 @@ def run(name, folder, **settings):
 
 def test_nudged_agents_learn_how_noisy_their_senses_are(tmp_path, capsys):
     module, (learned, slopes, errors) = run(
-        "nudged_agents", tmp_path, num_updates=60, num_scenes=50
+        "nudged_agents", tmp_path, num_updates=60, num_scenes=16
     )
     assert "all relaxations converged: True" in capsys.readouterr().out
     # beta^2 of the estimator, and differences of float32 costs: parts of a slope of order 0.1.

@@ -163,7 +163,7 @@ def _save_again_and_again(run, params, stop):
 
 
 def _read_again_and_again(run, steps):
-    steps.put({load(run).step for _ in range(60)})
+    steps.put({load(run).step for _ in range(25)})
 
 
 @pytest.mark.slow
