@@ -81,6 +81,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["VFEJAX_TEST_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_need_not_survive_a_power_cut():
+    """Commands wait for the disk thousands of times. Processes that tests start do so here too."""
+    before, os.fsync = os.fsync, lambda descriptor: None
+    yield
+    os.fsync = before
+
+
 @pytest.fixture(scope="module", autouse=True)
 def unchanged_configuration():
     """A module that leaves JAX configured otherwise fails, not the tests that come after it."""
