@@ -178,8 +178,8 @@ def _population_pictures(
         panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
         caption = (
             f"Every agent's belief about each landmark{where}, carried to the common frame and "
-            "projected to the x-y plane, with 1 and 2 sigma ellipses. Before, no agent knows how "
-            f"the others are turned; after, they share one frame.{cross}"
+            "projected to the x-y plane, with 1 and 2 sigma ellipses, before the run and after it. "
+            f"Those of agents that share a frame and agree lie on one another.{cross}"
         )
         figure = population_figures.belief_ellipses(panels, truth=truth)
         yield Picture("beliefs", "Beliefs in the common frame", caption, figure)
