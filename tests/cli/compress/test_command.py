@@ -22,7 +22,7 @@ from vfejax.runs.metrics import read_metrics
 from vfejax.training import sharding
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 30
-EXPERTS = ["--model", "resnet-bk", "--resnet-bk.layers=1", "--resnet-bk.dim=16"]
+EXPERTS = ["--model", "resnet-bk", "--resnet-bk.layers=2", "--resnet-bk.dim=16"]
 EXPERTS += ["--resnet-bk.heads=2", "--resnet-bk.hidden=16"]
 FLAGS = [
     *("--steps", "4", "--log-every", "2", "--checkpoint-every", "2", "--eval-every", "2"),
@@ -33,6 +33,7 @@ FLAGS = [
 def _train(folder, *flags):
     (folder / "text.txt").write_text(TEXT)
     data = ["--synthetic.kind", "none", "--text", str(folder / "text.txt"), "--quiet"]
+    data += ["--sample-tokens", "0"]
     assert main(["train", "--out", str(folder / "run"), *TINY_TRAINING, *data, *flags]) == 0
     return folder / "run"
 
@@ -44,7 +45,7 @@ def teacher(tmp_path_factory, library_promotion):
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory, library_promotion):
-    """A teacher whose blocks have experts."""
+    """A teacher of two blocks, which have experts."""
     return _train(tmp_path_factory.mktemp("experts"), *EXPERTS)
 
 
@@ -161,9 +162,8 @@ def test_without_updates_each_further_stage_makes_a_file(experts, tmp_path, flag
 
 
 @pytest.mark.slow
-def test_a_block_becomes_an_operator_that_is_taught_and_kept(tmp_path):
-    teacher = _train(tmp_path, *EXPERTS, "--resnet-bk.layers=2")
-    summary = _compress(teacher, tmp_path / "out", "--operators", "1", "--operator-rank", "4")
+def test_a_block_becomes_an_operator_that_is_taught_and_kept(experts, tmp_path):
+    summary = _compress(experts, tmp_path / "out", "--operators", "1", "--operator-rank", "4")
     assert summary["model"] == "koopman"
     stages = [stage["stage"] for stage in summary["stages"]]
     assert stages == ["teacher", "pruned", "taught", "rounded and packed", "file, read again"]
