@@ -19,13 +19,19 @@ SHORT = {
     "03_density_matrices": {"num_times": 20, "depths": (1, 8)},
     "04_toroidal_attention": {"num_places": 48, "lengths": (32, 64), "num_steps": 40},
     "05_emergence": {"num_steps": 40, "num_waves": 40},
-    "06_vfe_transformer": {"num_updates": 20, "num_agents": 12},
+    "06_vfe_transformer": {"num_updates": 10, "num_agents": 12, "num_windows": 64},
     "07_message_passing": {"num_points": 60, "num_sweeps": 10, "length": 100},
     "08_generalised_filtering": {"num_samples": 40, "num_series": 3, "num_rounds": 4},
     "09_active_inference": {"num_models": 4, "num_episodes": 8, "num_trials": 4},
     "11_energy_learning": {"num_epochs": 2, "num_steps": 20},
     "10_koopman": {"num_rows": 400, "num_updates": 20},
-    "12_compression": {"num_updates": 20, "num_taught": 10, "layers": 1, "bits": (3, 8)},
+    "12_compression": {
+        "num_updates": 10,
+        "num_taught": 6,
+        "num_windows": 64,
+        "layers": 1,
+        "bits": (3, 8),
+    },
 }
 
 
