@@ -166,6 +166,8 @@ def test_a_pattern_is_learned_and_uniform_tokens_are_not(tmp_path):
         200,
         "--learning-rate",
         0.03,
+        "--sample-tokens",
+        0,
     )
     assert _train(tmp_path / "pattern", *flags) == 0
     losses = json.loads((tmp_path / "pattern" / "summary.json").read_text())["valid"]
@@ -211,7 +213,7 @@ def test_a_toroidal_model_trains_resumes_and_writes_beyond_its_ring(tmp_path, ca
     flags += ("toroidal.window", 6), ("toroidal.rank", 2), ("toroidal.hidden", 8)
     named = [part for name, value in flags for part in (f"--{name}", value)]
     slopes = ("--toroidal.slopes", 4, 1)
-    assert _train(out, *named, *slopes, "--steps", 4) == 0
+    assert _train(out, *named, *slopes, "--steps", 4, "--sample-tokens", 0) == 0
     assert _resume(out, "--steps", 8) == 0
     assert load(out).config["toroidal"]["slopes"] == [4.0, 1.0]
     assert (out / "figures" / "attention.png").exists()
@@ -231,10 +233,12 @@ def test_a_model_without_an_optimizer_trains_goes_on_bit_for_bit_and_writes(tmp_
     named = [part for name, value in flags for part in (f"--{name}", value)]
     named += ["--pure-fep.spins", 0, 1, "--warmup-steps", 0, "--final-rate", 1]
     out, whole = tmp_path / "run", tmp_path / "whole"
-    assert _train(out, *named, "--steps", 4) == 0
-    assert _resume(out, "--steps", 8) == 0
-    assert _train(whole, *named, "--steps", 8) == 0
+    assert _train(whole, *named, "--sample-tokens", 0) == 0
+    shutil.copytree(whole, out)
+    checkpoint.discard_after(out, 4)
+    assert _resume(out) == 0
     assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    chex.assert_trees_all_equal(load(out).params, load(whole).params)
     metrics = read_metrics(out)
     assert metrics["layers"][-1] == 2  # one was added, before or after the break
     assert np.all(np.isfinite(metrics["free_energy"][1:]))
@@ -251,7 +255,7 @@ def test_a_model_without_an_optimizer_trains_goes_on_bit_for_bit_and_writes(tmp_
     [
         ("--vocabulary", "word", "--max-words", 20, "--length", 4),
         ("--vocabulary", "byte", "--compute", "bfloat16"),
-        ("--accumulation", 2),
+        ("--accumulation", 2, "--sample-tokens", 0),
         (
             *(
                 "--model",
@@ -263,7 +267,7 @@ def test_a_model_without_an_optimizer_trains_goes_on_bit_for_bit_and_writes(tmp_
                 "--resnet-bk.heads",
                 2,
             ),
-            *("--resnet-bk.hidden", 8, "--resnet-bk.experts", 2),
+            *("--resnet-bk.hidden", 8, "--resnet-bk.experts", 2, "--sample-tokens", 0),
         ),
     ],
     ids=["word", "byte-bf16", "accumulated-dropout", "resnet-bk"],
@@ -548,7 +552,7 @@ def test_an_optimizer_that_looks_ahead_goes_on_bit_for_bit(descending, ahead, tm
 
 # --- going on ---
 
-LONG = ["--steps", "60"]
+LONG = ["--steps", "60", "--sample-tokens", "0"]
 
 
 def _same(out, unbroken):
