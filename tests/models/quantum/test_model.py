@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from helpers.blank_png import BLANK
 from jax.test_util import check_grads
 
 from vfejax.cli.main import main
@@ -24,7 +25,7 @@ from vfejax.models.quantum.layers import (
     rare_token_dephasing,
 )
 from vfejax.models.quantum.model import QuantumTransformerConfig, decohered_difference
-from vfejax.runs import load
+from vfejax.runs import load, report
 from vfejax.training.losses import next_token_loss
 from vfejax.training.optimizer import adamw
 from vfejax.training.step import trainer
@@ -336,7 +337,8 @@ def test_counts_of_another_shape_are_named():
 
 
 @pytest.mark.slow  # its parts have quick tests: dephasing and measures above, ablations in cli
-def test_a_run_trains_evaluates_with_its_ablation_and_generates(tmp_path, capsys):
+def test_a_run_trains_evaluates_with_its_ablation_and_generates(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "figure_png", lambda figure: BLANK)
     text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("the cat sat on the mat\nthe dog sat on the log\n" * 20)
     small = [
