@@ -179,13 +179,14 @@ def test_zero_steps_write_a_whole_run(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--agents 4 --irreps 1 --log-every 300 --checkpoint-every 300",
+        "--agents 4 --irreps 1",
         pytest.param("--agents 16", marks=pytest.mark.slow),
     ],
 )
 def test_default_problem_comes_close_to_maximum_likelihood(flags, tmp_path):
     out = tmp_path / "run"
-    arguments = [*flags.split(), "--steps", "300", "--quiet"]
+    cadence = ("--steps", "300", "--log-every", "300", "--checkpoint-every", "300")
+    arguments = [*flags.split(), *cadence, "--quiet"]
     assert main(["simulate", "--out", str(out), *arguments]) == 0
     rows = json.loads((out / "summary.json").read_text())["errors"]
     this, best, alone = (_named(rows, piece) for piece in ("this run", "best possible", "alone"))
