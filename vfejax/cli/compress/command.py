@@ -245,9 +245,26 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
 
 
 def _announce(task: Task, session: Session) -> None:
-    """What the student is, before it learns."""
+    """What the student is and which devices teach it, before it learns."""
+    if jax.device_count() > 1:
+        session.note(_shared(task.batch_size, task.mesh.size, jax.device_count()))
     smaller = ", ".join(f"{name} {size}" for name, size in task.student.sizes.items())
     weights = sum(x.size for x in jax.tree.leaves(task.student.params))
     session.say(
         f"{task.student.name} with {weights:,} weights" + (f" ({smaller})" if smaller else "")
+    )
+
+
+def _shared(batch_size: int, used: int, present: int) -> str:
+    """How many devices share the batches of updates, and why no more.
+
+    >>> _shared(16, 8, 8)
+    'uses all 8 devices, which share the batch of 16'
+    """
+    if used == present:
+        return f"uses all {present} devices, which share the batch of {batch_size}"
+    larger = -(-batch_size // present) * present
+    return (
+        f"uses {used} of {present} devices: no more have equal shares of the batch of "
+        f"{batch_size}; --batch-size {larger} would use all"
     )
