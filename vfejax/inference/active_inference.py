@@ -6,6 +6,7 @@ the drawing of actions. How it plans is an argument: a function from a model and
 probabilities of policies.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -162,31 +163,16 @@ def utility_planner(policies: np.ndarray, *, gamma: Array | float = 16.0) -> Pla
     return plan
 
 
-def sophisticated_planner(
-    horizon: int,
-    *,
-    gamma: Array | float = 16.0,
-    hard: bool = False,
-    joint: bool = True,
-    num_outcomes: int | None = None,
-    min_probability: float = 0.0,
-    min_action_probability: float = 0.0,
-    intention: Intention | None = None,
-    counts: Counts | None = None,
-) -> Planner:
+def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **options: Any) -> Planner:
     """Plan by :func:`vfejax.inference.planning.sophisticated`, with the habits E of the model.
 
     Args:
         horizon: steps.
         gamma: precision of the choice, and of those that the agent expects of itself.
-        hard: whether it expects to take its most probable action rather than to draw one.
-        joint: whether information about states is that of all modalities together.
-        num_outcomes: how many of the most probable joint outcomes are followed after each action;
-            None for all.
-        min_probability: outcomes that are less probable are left out.
-        min_action_probability: later actions that are less probable by one step alone are left out.
-        intention: goals of :func:`vfejax.inference.inductive.intention`.
-        counts: with those of A and B, what is learned about them counts as well.
+        **options: the other options of that function.
+
+    Raises:
+        TypeError: for an option that it does not have.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([1.0, 0.0])])
@@ -194,21 +180,10 @@ def sophisticated_planner(
     >>> [round(float(g), 2) for g in plan.neg_efe]
     [3.0, 6.0]
     """
+    inspect.signature(sophisticated).bind(None, None, horizon, gamma=gamma, **options)
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
-        values = sophisticated(
-            model,
-            beliefs,
-            horizon,
-            gamma=gamma,
-            hard=hard,
-            joint=joint,
-            num_outcomes=num_outcomes,
-            min_probability=min_probability,
-            min_action_probability=min_action_probability,
-            intention=intention,
-            counts=counts,
-        )
+        values = sophisticated(model, beliefs, horizon, gamma=gamma, **options)
         posterior = policy_posterior(values, gamma, model.E)
         return Plan(
             posterior, values, action_marginals(model, enumerate_policies(model, 1), posterior)

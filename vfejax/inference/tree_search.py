@@ -8,6 +8,7 @@ will be known for nothing, and keep a search from asking. Actions are tried in p
 ``E exp(g)`` at first, with g what one step of them pays, and then where they were found good.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -212,24 +213,16 @@ def tree_search(
     return TreeSearch(summary.visit_probs[0].astype(nothing.dtype), values.astype(nothing.dtype))
 
 
-def tree_search_planner(
-    horizon: int,
-    key: Array,
-    *,
-    num_simulations: int = 256,
-    exploration: float = 1.25,
-    joint: bool = True,
-    intention: Intention | None = None,
-) -> Planner:
+def tree_search_planner(horizon: int, key: Array, **options: Any) -> Planner:
     """Plan by :func:`tree_search`: actions are as probable as they were tried.
 
     Args:
         horizon: steps.
         key: a random key, the same at every moment: it decides between equals only.
-        num_simulations: nodes of the tree.
-        exploration: how much untried actions are preferred.
-        joint: whether information about states is that of all modalities together.
-        intention: goals of :func:`vfejax.inference.inductive.intention`.
+        **options: the other options of that function.
+
+    Raises:
+        TypeError: for an option that it does not have.
 
     >>> from vfejax.problems.environments import t_maze
     >>> maze = t_maze()
@@ -237,18 +230,10 @@ def tree_search_planner(
     >>> int(plan.controls[0].argmax())  # the cue
     3
     """
+    inspect.signature(tree_search).bind(None, None, horizon, key, **options)
 
     def plan(model: POMDP, beliefs: Sequence[Array]) -> Plan:
-        found = tree_search(
-            model,
-            beliefs,
-            horizon,
-            key,
-            num_simulations=num_simulations,
-            exploration=exploration,
-            joint=joint,
-            intention=intention,
-        )
+        found = tree_search(model, beliefs, horizon, key, **options)
         every = enumerate_policies(model, 1)
         return Plan(found.visits, found.neg_efe, action_marginals(model, every, found.visits))
 
