@@ -305,10 +305,3 @@ def test_updates_see_the_devices_that_share_a_batch():
         trainer=SimpleNamespace(step=step),
     )
     assert command._program(task).step(None, None)[1]
-
-
-def test_devices_that_share_a_batch_are_told():
-    assert command._shared(6, 2, 4) == (
-        "uses 2 of 4 devices: no more have equal shares of the batch of 6; "
-        "--batch-size 8 would use all"
-    )

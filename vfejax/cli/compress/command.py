@@ -19,6 +19,7 @@ from vfejax.cli.compress import teacher as teachers
 from vfejax.cli.compress.config import CompressConfig, check_values, parse
 from vfejax.cli.compress.student import Student
 from vfejax.cli.compress.teacher import Teacher
+from vfejax.cli.devices import batch_remark
 from vfejax.cli.session import Session
 from vfejax.compression.distill import taught, trained
 from vfejax.data.batches import Batches
@@ -247,24 +248,9 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
 def _announce(task: Task, session: Session) -> None:
     """What the student is and which devices teach it, before it learns."""
     if jax.device_count() > 1:
-        session.note(_shared(task.batch_size, task.mesh.size, jax.device_count()))
+        session.note(batch_remark(task.batch_size, task.mesh.size, jax.device_count()))
     smaller = ", ".join(f"{name} {size}" for name, size in task.student.sizes.items())
     weights = sum(x.size for x in jax.tree.leaves(task.student.params))
     session.say(
         f"{task.student.name} with {weights:,} weights" + (f" ({smaller})" if smaller else "")
-    )
-
-
-def _shared(batch_size: int, used: int, present: int) -> str:
-    """How many devices share the batches of updates, and why no more.
-
-    >>> _shared(16, 8, 8)
-    'uses all 8 devices, which share the batch of 16'
-    """
-    if used == present:
-        return f"uses all {present} devices, which share the batch of {batch_size}"
-    larger = -(-batch_size // present) * present
-    return (
-        f"uses {used} of {present} devices: no more have equal shares of the batch of "
-        f"{batch_size}; --batch-size {larger} would use all"
     )

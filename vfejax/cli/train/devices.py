@@ -3,6 +3,7 @@
 import jax
 from jax.sharding import Mesh
 
+from vfejax.cli.devices import batch_remark
 from vfejax.cli.train.config import TrainConfig
 from vfejax.errors import UserError
 from vfejax.runs import processes
@@ -76,22 +77,8 @@ def remark(config: TrainConfig, mesh: Mesh, present: int, template: PyTree) -> s
         present: how many there are.
         template: shapes of the state.
     """
-    return f"{_used(config, mesh.size, present)}{_held(config, mesh, template)}"
-
-
-def _used(config: TrainConfig, used: int, present: int) -> str:
-    batch, parts = config.batch_size, config.accumulation
-    divided = f"the batch of {batch}"
-    if parts > 1:
-        divided = f"the {batch // parts} sequences of each of the {parts} parts of a batch"
-    if used == present:
-        return f"uses all {present} devices, which share {divided}"
-    multiple = present * parts
-    larger = -(-batch // multiple) * multiple
-    return (
-        f"uses {used} of {present} devices, since no more of them have equal shares of {divided}; "
-        f"--batch-size {larger}, or another multiple of {multiple}, uses all"
-    )
+    used = batch_remark(config.batch_size, mesh.size, present, config.accumulation)
+    return f"{used}{_held(config, mesh, template)}"
 
 
 def _held(config: TrainConfig, mesh: Mesh, template: PyTree) -> str:
