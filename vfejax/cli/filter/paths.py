@@ -34,16 +34,14 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
     """
     order, num = smooth.order, len(values)
     windows = np.swapaxes(np.lib.stride_tricks.sliding_window_view(values, order, axis=0), 1, 2)
+    operators, covariances = map(np.stack, zip(*map(smooth.position, range(order)), strict=True))
     middle = order // 2
     method = learner(smooth)
-    seen = observation(
-        smooth.model(np.eye(order)), np.matmul(np.asarray(smooth.position(middle)[0]), windows)
-    )
+    seen = observation(smooth.model(np.eye(order)), np.matmul(operators[middle], windows))
     value = compiled_once(lambda params: method.free_energy(params, seen))
     # Of every row: the window that it is estimated from, and its place there.
     smoothing = np.clip(np.arange(num) - middle, 0, num - order)
     filtering = np.clip(np.arange(num) - order + 1, 0, None)
-    operators, covariances = map(np.stack, zip(*map(smooth.position, range(order)), strict=True))
 
     def at(params: LearningState, window: Array, operator: Array, covariance: Array) -> Moments:
         return now(smooth, params, believe(smooth, params, window, operator, covariance))
