@@ -64,8 +64,8 @@ def rollout(
             if type(error.obj) is not type(carry):
                 raise
             raise ValueError(
-                f"state must be what integrator.init(position) returns, got "
-                f"{type(state).__name__}, which has no {error.name}"
+                f"state: a step asked a {type(state).__name__} for its {error.name}, which it has "
+                "not; the state to begin with is integrator.init(position)"
             ) from error
 
     return jax.lax.scan(step, state, jnp.asarray(first_step, int) + jnp.arange(num_steps))
