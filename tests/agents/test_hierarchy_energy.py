@@ -72,6 +72,11 @@ def test_every_term_is_paid_once_at_the_scale_that_the_formula_says(hierarchy):
     chex.assert_trees_all_close(terms.by_scale, np.sum(expected, axis=0), rtol=1e-12)
 
 
+def test_a_temperature_of_zero_is_refused(hierarchy):
+    with pytest.raises(ValueError, match="prior_temperature must be above 0, in nats, got 0"):
+        energy_terms(hierarchy, SCALES, oracle.VECTOR, prior_temperature=0)
+
+
 def test_terms_between_scales_are_part_of_the_others(hierarchy):
     terms, _ = evaluate(hierarchy)
     none = CROSS._replace(blend=0.0, bottom_up=0.0, depth=0)

@@ -115,6 +115,8 @@ def test_recoil_makes_who_is_listened_to_heavier():
     )
     expected = 2.0 * np.array([3 / 0.5, 1 / 0.5, 1 / 0.5, 1 / 0.5])
     np.testing.assert_allclose(mass[:, 0, 0], expected, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"temperature must be above 0, in nats, got -1\.0"):
+        mean_mass(population, line, temperature=-1.0, edges=hub)
 
 
 @pytest.mark.slow

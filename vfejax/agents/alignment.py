@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.attention.softmax import (
     Reduction,
@@ -31,6 +32,7 @@ __all__ = [
     "Neighbourhood",
     "Summary",
     "attention",
+    "check_temperatures",
     "entropic",
     "of_summary",
     "rows",
@@ -44,6 +46,18 @@ SATURATION = 20.0  # in units of tau
 # The neighbours of a receiver are the entries of a row.
 Neighbourhood = Reduction
 """How to reduce over the neighbours of each agent; :func:`rows` and :func:`segments` make one."""
+
+
+def check_temperatures(**temperatures: Array | float | None) -> None:
+    """Refuse a temperature of 0 or less by its name. One that is traced is not known, and NaN stays
+    NaN.
+
+    >>> check_temperatures(temperature=1.0, prior_temperature=None)
+    """
+    for name, tau in temperatures.items():
+        known = tau is not None and not isinstance(tau, jax.core.Tracer)
+        if known and np.any(np.asarray(tau) <= 0):
+            raise ValueError(f"{name} must be above 0, in nats, got {tau}")
 
 
 class AlignmentFn(Protocol):

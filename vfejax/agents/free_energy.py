@@ -225,10 +225,7 @@ def free_energy_terms(
     {'self_coupling': 1.5, 'belief_alignment': 3.0, 'total': 4.5}
     """
     check_population(population, generators)
-    for name, tau in (("temperature", temperature), ("prior_temperature", prior_temperature)):
-        known = tau is not None and not isinstance(tau, jax.core.Tracer)
-        if known and np.any(np.asarray(tau) <= 0):
-            raise ValueError(f"{name} must be above 0, in nats, got {tau}")
+    alignment.check_temperatures(temperature=temperature, prior_temperature=prior_temperature)
     population, supports = jax.tree.map(jnp.asarray, (population, supports))
     belief, prior, phi = population
     edges = _checked_edges(edges, links, phi, method)

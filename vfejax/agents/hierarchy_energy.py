@@ -168,7 +168,8 @@ def energy_terms(
         makes the total NaN.
 
     Raises:
-        ValueError: when shapes or dtypes do not fit, naming the array.
+        ValueError: when shapes or dtypes do not fit, naming the array; for a temperature of 0 or
+            less that is not traced; for weights in a mapping.
 
     >>> from vfejax.agents.hierarchy import ground
     >>> from vfejax.geometry import irreps
@@ -184,6 +185,7 @@ def energy_terms(
         edges = Edges(*edges)
         check_edges(edges, scales.num_agents)
     weights = checked_weights(weights)
+    alignment.check_temperatures(temperature=temperature, prior_temperature=prior_temperature)
     population = quiet(hierarchy.population, hierarchy.active)
     parent, place = hierarchy.parent, located(hierarchy, quadrature)
     field = pairwise.frame_field(population.phi, generators)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vfejax.agents import pairwise
+from vfejax.agents.alignment import check_temperatures
 from vfejax.agents.edges import Edges, check_edges, edge_attention_sums
 from vfejax.agents.free_energy import Weights, checked_weights, is_zero
 from vfejax.agents.observation import Observations, precision_of_observations
@@ -114,7 +115,8 @@ def mean_mass(
         no support. Complexity O(n^2 k^2) time, O(n k^2) memory at a point.
 
     Raises:
-        ValueError: when shapes or dtypes do not fit, naming the array.
+        ValueError: when shapes or dtypes do not fit, naming the array; for a temperature of 0 or
+            less that is not traced; for weights in a mapping.
 
     >>> from vfejax.geometry import irreps
     >>> precise = Gaussian(jnp.eye(3), jnp.tile(0.5 * jnp.eye(3), (3, 1, 1)))
@@ -129,6 +131,7 @@ def mean_mass(
         edges = Edges(*edges)
         check_edges(edges, phi.shape[0])
     weights = checked_weights(weights)
+    check_temperatures(temperature=temperature)
     dtype, grid = belief.mean.dtype, phi.shape[1:-1]
     here = measure(population, supports, quadrature)
 
