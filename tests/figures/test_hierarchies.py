@@ -55,7 +55,8 @@ def test_every_strip_has_the_colour_of_its_meta_agent():
 
 
 def test_brackets_lead_from_members_to_every_scale():
-    figure = hierarchies.memberships(*history(), num_agents=5)
+    figure = hierarchies.memberships(*history(), num_agents=5, limits=(0, 9))
+    assert figure.axes[0].get_xlim() == (0, 9)
     tree = figure.axes[1]
     dots = [line.get_xydata()[0].tolist() for line in tree.lines if line.get_marker() == "o"]
     # Groups of places 0 to 2 and 3 to 4, and their own meta-agent halfway between them.

@@ -53,9 +53,10 @@ def identity_observations(values: Array, noise_std: float | Array) -> Observatio
     """
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"values must be real floating numbers, got {values.dtype}")
-    eye = jnp.asarray(np.eye(values.shape[-1], dtype=values.dtype))
-    present = jnp.ones(values.shape[:-1], values.dtype)
-    return Observations(values, present, eye, jnp.asarray(noise_std, values.dtype) * eye)
+    eye = np.eye(values.shape[-1], dtype=values.dtype)  # of NumPy: nothing is compiled for it
+    present = np.ones(values.shape[:-1], values.dtype)
+    noise_chol = jnp.asarray(noise_std * eye, values.dtype)
+    return Observations(values, jnp.asarray(present), jnp.asarray(eye), noise_chol)
 
 
 def _checked(mean: Array, observations: Observations) -> Observations:

@@ -43,7 +43,13 @@ def compile_beside(
     """
     if shardings is not None:
         state = jax.tree.map(_placed, state, shardings)
-    return kept.begin(compiled(step, state, jit_fn), state, inputs, num_steps)
+    chunk = compiled(step, state, jit_fn)
+    begun = kept.begin(chunk, state, inputs, num_steps)
+    if begun:
+        # When it is lowered: until then two threads would only take turns.
+        with contextlib.suppress(Exception):  # which is met again by the loop
+            kept.shapes(chunk, state, inputs, num_steps)
+    return begun
 
 
 def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

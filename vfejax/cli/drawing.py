@@ -1,86 +1,162 @@
-"""Pictures of a command drawn by two processes: this one, and one beside it that is ready by the
-time there are pictures.
+"""Pictures of a command, drawn by processes that are ready by the time there is something to draw.
 
-Matplotlib holds Python's lock, so that threads would not help. The second process draws the same
-pixels; whatever goes wrong with it, this one draws.
+Matplotlib holds Python's lock, so that threads would not help. One process imports it while the
+command computes, and divides into as many as there are processors; the command itself then has no
+need of Matplotlib. They make the same pixels. Whatever goes wrong with them, the command draws.
 """
 
 import contextlib
+import importlib
+import io
 import os
 import pickle
+import queue
+import signal
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any, NamedTuple
 
+import jax
+
+from vfejax.cli.beside import import_beside
 from vfejax.runs import report
 from vfejax.runs.report import Picture
 
-__all__ = ["Painter", "allowed", "begin", "drawn"]
+__all__ = ["Painters", "Sketch", "allowed", "begin", "drawn", "sketched"]
 
 _PATIENCE = 60.0  # seconds that a picture is waited for
-_PROGRAM = "import sys; sys.path[:] = {}; from vfejax.figures.png import serve; serve()"
+_MOST = 4  # processes
+_PROGRAM = "import sys; sys.path[:] = {}; from vfejax.figures.png import serve; serve({})"
 
 
-class Painter:
-    """A process that draws one picture at a time.
+class Sketch(NamedTuple):
+    """A figure that is made where it is drawn, by a function that is imported there.
+
+    >>> Sketch("math", "hypot", (3.0, 4.0), {})()
+    5.0
+    """
+
+    module: str
+    function: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """The figure."""
+        function = getattr(importlib.import_module(self.module), self.function)
+        return function(*self.arguments, **self.options)
+
+
+class _Sketched:
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, function: str) -> Any:
+        if function.startswith("_"):
+            raise AttributeError(function)
+        return lambda *arguments, **options: Sketch(self._module, function, arguments, options)
+
+
+def sketched(module: str) -> Any:
+    """A stand-in for a module of :mod:`vfejax.figures`: its functions return a :class:`Sketch` in
+    place of a figure, so that Matplotlib is imported where it is drawn.
+
+    >>> sketched("math").hypot(3.0, 4.0)()
+    5.0
+    """
+    return _Sketched(module)
+
+
+class _Pickler(pickle.Pickler):
+    """Arrays of JAX become NumPy's, so that who draws need not import JAX."""
+
+    def reducer_override(self, x: Any) -> Any:
+        return jax.device_get(x).__reduce_ex__(5) if isinstance(x, jax.Array) else NotImplemented
+
+
+def _packed(figure: Any) -> bytes:
+    """A figure or a sketch of one as :func:`vfejax.figures.png.serve` reads it."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, 5).dump(tuple(figure) if isinstance(figure, Sketch) else figure)
+    return buffer.getvalue()
+
+
+class _Painter(NamedTuple):
+    """Both ends that this process has of a process that draws."""
+
+    questions: IO[bytes]
+    answers: IO[bytes]
+
+
+class Painters:
+    """Processes that draw, each one picture at a time.
+
+    Args:
+        count: how many.
 
     >>> from matplotlib.figure import Figure
-    >>> with contextlib.closing(Painter()) as painter:
-    ...     png = painter.draw(Figure(figsize=(1, 1))).result()
+    >>> with contextlib.closing(Painters(2)) as painters:
+    ...     png = painters.draw(Figure(figsize=(1, 1))).result()
     >>> png == report.figure_png(Figure(figsize=(1, 1)))
     True
     """
 
-    def __init__(self) -> None:
-        # In a session of its own, where Ctrl-C in a terminal does not reach it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM.format(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[Any] = self._thread.submit(self._answer)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is ready and has nothing to do."""
-        return self._last.done() and self._process.poll() is None
+    def __init__(self, count: int) -> None:
+        pipes = [(*os.pipe(), *os.pipe()) for _ in range(count)]
+        theirs = [(a, d) for a, _, _, d in pipes]  # they read a and write d
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM.format(sys.path, theirs)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=sum(theirs, ()),
+                # In a session of their own, where Ctrl-C in a terminal does not reach them.
+                start_new_session=True,
+            )
+        finally:
+            for end in sum(theirs, ()):
+                os.close(end)
+        self._threads = ThreadPoolExecutor(count)
+        self._all = [_Painter(os.fdopen(b, "wb"), os.fdopen(c, "rb")) for _, b, c, _ in pipes]
+        self._idle: queue.SimpleQueue[_Painter] = queue.SimpleQueue()
+        for painter in self._all:
+            self._idle.put(painter)
 
     def draw(self, figure: Any) -> "Future[bytes]":
-        """The picture to come of a Matplotlib figure."""
-        self._last = self._thread.submit(self._ask, figure)
-        return self._last
+        """The picture to come of a Matplotlib figure, or of a :class:`Sketch`."""
+        return self._threads.submit(self._ask, figure)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
-        self._process.kill()
-        self._thread.shutdown(cancel_futures=True)
+        """End the processes, whatever they do."""
+        with contextlib.suppress(OSError):  # there are none any more
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._threads.shutdown(cancel_futures=True)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for end in (end for painter in self._all for end in painter):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                end.close()
 
     def _ask(self, figure: Any) -> bytes:
-        question = pickle.dumps(figure)
-        self._process.stdin.write(question)  # type: ignore[union-attr]
-        self._process.stdin.flush()  # type: ignore[union-attr]
-        return self._answer()
-
-    def _answer(self) -> Any:
-        return pickle.load(self._process.stdout)  # type: ignore[arg-type]
+        question = _packed(figure)
+        painter = self._idle.get()  # at once: there are as many as threads
+        try:
+            painter.questions.write(question)
+            painter.questions.flush()
+            return pickle.load(painter.answers)
+        finally:
+            self._idle.put(painter)
 
 
 class _Beside:
-    """Whether this process may start another, and the one that it started."""
+    """Whether this process may start others, and those that it started."""
 
     def __init__(self) -> None:
         self.may = False
-        self.painter: Painter | None = None
+        self.painters: Painters | None = None
 
 
 _BESIDE = _Beside()
@@ -88,55 +164,59 @@ _BESIDE = _Beside()
 
 @contextlib.contextmanager
 def allowed() -> Iterator[None]:
-    """Within it :func:`begin` starts a process, which ends with it."""
+    """Within it :func:`begin` starts processes, which end with it."""
     _BESIDE.may = True
     try:
         yield
     finally:
-        painter, _BESIDE.may, _BESIDE.painter = _BESIDE.painter, False, None
-        if painter is not None:
-            painter.close()
+        painters, _BESIDE.may, _BESIDE.painters = _BESIDE.painters, False, None
+        if painters is not None:
+            painters.close()
 
 
-def _spare() -> bool:
-    """Whether this process may use two processors, and others leave one of them alone."""
+def _processors() -> int:
+    """How many processors this process may use, if others leave one of them alone; 1 if not."""
     own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     load = getattr(os, "getloadavg", lambda: (0.0,))()[0]  # of the last minute
-    return len(own) > 1 and load < (os.cpu_count() or 1)
+    return len(own) if load < (os.cpu_count() or 1) else 1
 
 
 def begin() -> None:
-    """Start the second process where that is allowed and there is a processor to spare."""
-    if _BESIDE.may and _BESIDE.painter is None and sys.executable and _spare():
+    """Start the processes where that is allowed and there is a processor to spare; elsewhere import
+    Matplotlib in a thread.
+    """
+    if _BESIDE.painters is not None:
+        return
+    count = min(_processors(), _MOST)
+    if _BESIDE.may and sys.executable and hasattr(os, "fork") and count > 1:
         with contextlib.suppress(OSError):
-            _BESIDE.painter = Painter()
+            _BESIDE.painters = Painters(count)
+            return
+    import_beside("matplotlib.backends.backend_agg")
 
 
 def drawn(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, bytes]]:
-    """Pictures in their order, each with its PNG, drawn by both processes where there are two.
+    """Pictures in their order, each with its PNG.
 
     Args:
         pictures: what is drawn.
     """
-    painter, waiting = _BESIDE.painter, deque[tuple[Picture, Future[bytes] | None, bytes]]()
+    painters = _BESIDE.painters
+    if painters is None:
+        yield from report.in_turn(pictures)
+        return
+    waiting = deque[tuple[Picture, Future[bytes]]]()
     for picture in pictures:
-        if painter is not None and painter.idle:
-            waiting.append((picture, painter.draw(picture.figure), b""))
-        else:
-            waiting.append((picture, None, report.figure_png(picture.figure)))
-        while waiting and (waiting[0][1] is None or waiting[0][1].done()):
+        waiting.append((picture, painters.draw(picture.figure)))
+        while waiting and (waiting[0][1].done() or len(waiting) > 2 * _MOST):
             yield _received(*waiting.popleft())
     for entry in waiting:
         yield _received(*entry)
 
 
-def _received(
-    picture: Picture, answer: "Future[bytes] | None", png: bytes
-) -> tuple[Picture, bytes]:
-    """The picture with its PNG, drawn here if the other process fails."""
-    if answer is not None:
-        try:
-            return picture, answer.result(_PATIENCE)
-        except Exception:
-            png = report.figure_png(picture.figure)
-    return picture, png
+def _received(picture: Picture, answer: "Future[bytes]") -> tuple[Picture, bytes]:
+    """The picture with its PNG, drawn here if another process fails."""
+    try:
+        return picture, answer.result(_PATIENCE)
+    except Exception:
+        return picture, report.figure_png(picture.figure)

@@ -125,7 +125,12 @@ def _draw_tree(ax: Axes, parent: np.ndarray, order: np.ndarray, active: np.ndarr
 
 
 def memberships(
-    steps: ArrayLike, parent: ArrayLike, active: ArrayLike, *, num_agents: int
+    steps: ArrayLike,
+    parent: ArrayLike,
+    active: ArrayLike,
+    *,
+    num_agents: int,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Who joined whom, over time: one strip per agent, coloured by its meta-agent, and the tree of
     scales at the end.
@@ -136,6 +141,8 @@ def memberships(
             ``num_agents`` rows are the agents of scale 0.
         active: whether a row is in use ``[t, rows]``.
         num_agents: number of agents at scale 0.
+        limits: the first and the last step that are shown; by default half a step more on both
+            sides than there are.
 
     Returns:
         Two axes: the strips, sorted by final group, pale where an agent has no meta-agent and white
@@ -165,6 +172,8 @@ def memberships(
     title = f"Who joined whom: {ends} group{'' if ends == 1 else 's'} at the end"
     style_axes(left, xlabel="step", ylabel="agents, sorted by final group", title=title, grid="")
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if limits is not None:
+        left.set_xlim(*limits)
     style_axes(right, xlabel="scale", title="Final hierarchy", grid="")
     right.set(xlim=(-0.05, max(num_scales, 1) + 0.15), ylim=left.get_ylim(), yticks=[])
     right.set_xticks(range(max(num_scales, 1) + 1))

@@ -1,9 +1,11 @@
-"""Figures as PNG, drawn here or by a process that draws what it is sent."""
+"""Figures as PNG, drawn here or by processes that draw what they are sent."""
 
+import importlib
 import io
 import os
 import pickle
-import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,18 +39,33 @@ def figure_pixels(figure: Figure, *, dpi: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def serve() -> None:
-    """Answer every pickled figure on standard input with its PNG, pickled, on standard output,
-    until the input ends. The first answer is None: the process is ready.
+def serve(pipes: Sequence[tuple[int, int]]) -> None:
+    """Answer every pickled question with a PNG, pickled, until there are no more, in one process
+    for each pair of pipes.
+
+    Args:
+        pipes: file descriptors of questions and answers. A question is a figure, or ``(module,
+            function, arguments, options)`` of a function that makes one.
     """
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what else is printed must not be taken for an answer
-    pickle.dump(None, answers)
-    answers.flush()
-    while True:
-        try:
-            figure = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        pickle.dump(figure_png(figure), answers)
-        answers.flush()
+    mine = pipes[0]
+    for pair in pipes[1:]:
+        if not os.fork():
+            mine = pair
+            break
+    for end in (end for pair in pipes for end in pair if pair != mine):
+        os.close(end)
+    with os.fdopen(mine[0], "rb") as questions, os.fdopen(mine[1], "wb") as answers:
+        while True:
+            try:
+                question = pickle.load(questions)
+            except EOFError:
+                return
+            pickle.dump(figure_png(_made(question)), answers)
+            answers.flush()
+
+
+def _made(question: Any) -> Figure:
+    if not isinstance(question, tuple):
+        return question
+    module, function, arguments, options = question
+    return getattr(importlib.import_module(module), function)(*arguments, **options)

@@ -78,7 +78,7 @@ def point() -> Grid:
     >>> float(point().quadrature)
     1.0
     """
-    return Grid(jnp.zeros((0,)), jnp.ones(()), jnp.zeros((0,)))
+    return Grid(jnp.asarray(np.zeros(0)), jnp.asarray(np.ones(())), jnp.asarray(np.zeros(0)))
 
 
 def ring(num: int, length: float = 2 * math.pi) -> Grid:

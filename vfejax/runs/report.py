@@ -56,12 +56,14 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, monospace; }
 
 
 class Picture(NamedTuple):
-    """File name without suffix, title and caption in the report, and the figure."""
+    """File name without suffix, title and caption in the report, and the figure, or a function that
+    makes it.
+    """
 
     name: str
     title: str
     caption: str
-    figure: "Figure"
+    figure: "Figure | Callable[[], Figure]"
 
 
 class Report(NamedTuple):
@@ -116,11 +118,13 @@ class Report(NamedTuple):
         )
 
 
-def figure_png(figure: "Figure", *, dpi: int = 150) -> bytes:
-    """A matplotlib figure as PNG; see :func:`vfejax.figures.png.figure_png`."""
+def figure_png(figure: "Figure | Callable[[], Figure]", *, dpi: int = 150) -> bytes:
+    """A matplotlib figure, or what a function makes, as PNG; see
+    :func:`vfejax.figures.png.figure_png`.
+    """
     from vfejax.figures import png  # here, since Matplotlib takes long to import
 
-    return png.figure_png(figure, dpi=dpi)
+    return png.figure_png(figure() if callable(figure) else figure, dpi=dpi)
 
 
 def in_turn(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, bytes]]:

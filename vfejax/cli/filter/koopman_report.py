@@ -3,22 +3,27 @@
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vfejax.cli.drawing import sketched
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.estimates import Details
 from vfejax.cli.filter.koopman import Forecaster
 from vfejax.cli.filter.operator_checks import SMALLEST, Mode, held_out_factor, losses, modes
 from vfejax.data.series import Series
-from vfejax.figures import spectra
 from vfejax.koopman import spectrum
 from vfejax.koopman.streaming import Factor
 from vfejax.problems.oscillations import Oscillations
 from vfejax.runs.report import Picture
 
 __all__ = ["details", "lines"]
+
+if TYPE_CHECKING:
+    from vfejax.figures import spectra
+else:
+    spectra = sketched("vfejax.figures.spectra")
 
 _MOST_MODES = 12  # in the table on the terminal
 

@@ -1,19 +1,24 @@
 """The pictures of ``vfejax filter``: the track, series with bands, learning, states, residuals."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from vfejax.cli.drawing import sketched
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.estimates import Estimates, Measure, half_width
 from vfejax.cli.filter.residuals import autocorrelation
 from vfejax.data.series import Series
-from vfejax.figures import series as figures
 from vfejax.problems.moving_target import Target
 from vfejax.runs.report import Picture
 
 __all__ = ["pictures"]
+
+if TYPE_CHECKING:
+    from vfejax.figures import series as figures
+else:
+    figures = sketched("vfejax.figures.series")
 
 _MOST_SERIES = 6  # that a picture has room for
 

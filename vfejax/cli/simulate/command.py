@@ -31,7 +31,7 @@ from vfejax.types import Array, PyTree
 
 __all__ = ["main", "simulate"]
 
-_LATER = ("orbax.checkpoint", "vfejax.cli.simulate.report", "matplotlib.backends.backend_agg")
+_LATER = ("orbax.checkpoint", "vfejax.cli.simulate.report")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,6 +89,7 @@ def _program(
 
     begun = False
     if config.steps and not config.resume:
+        kept.begin(start, position)
         length = min(config.log_every, config.steps)
         begun = compile_beside(step, kept.shapes(start, position)[0], length, compiled_plainly)
     first: dict[str, float] = {}
@@ -185,8 +186,8 @@ def simulate(config: SimulateConfig) -> int:
     """Run the simulation that ``config`` describes, write its directory, and return the exit
     status.
     """
-    import_beside(*_LATER)
     drawing.begin()
+    import_beside(*_LATER)
     inputs = _inputs(config)
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)

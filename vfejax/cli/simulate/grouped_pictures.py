@@ -3,23 +3,30 @@ flows between scales.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vfejax.agents.hierarchy import Hierarchy, Scales, presence
 from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.drawing import sketched
 from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem
 from vfejax.errors import UserError
-from vfejax.figures import flows
-from vfejax.figures import hierarchies as hierarchy_figures
 from vfejax.geometry.transport import frames
 from vfejax.runs.events import Event
 from vfejax.runs.report import Picture
 
 __all__ = ["history", "pictures"]
+
+if TYPE_CHECKING:
+    from vfejax.figures import flows
+    from vfejax.figures import hierarchies as hierarchy_figures
+else:
+    flows = sketched("vfejax.figures.flows")
+    hierarchy_figures = sketched("vfejax.figures.hierarchies")
 
 # More moments than pixels only make a picture slow to draw, and more marks than that hide it.
 _MOST_MOMENTS = 600
@@ -176,9 +183,12 @@ def pictures(
             "of the file are missing or were changed."
         )
     figure = hierarchy_figures.memberships(
-        steps[kept], parent[kept], active[kept], num_agents=scales.num_agents
+        steps[kept],
+        parent[kept],
+        active[kept],
+        num_agents=scales.num_agents,
+        limits=(0, max(steps[-1], 1)),
     )
-    figure.axes[0].set_xlim(0, max(steps[-1], 1))
     yield Picture("hierarchy", "Who joined whom", caption, figure)
     believed = _map(config, problem, hierarchy, scales)
     if believed is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -10,20 +10,27 @@ import numpy as np
 from vfejax.agents import pairwise
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import covariance
+from vfejax.cli.drawing import sketched
 from vfejax.cli.once import compiled_once
 from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem
-from vfejax.figures import energies as energy_figures
-from vfejax.figures import fields as field_figures
-from vfejax.figures import populations as population_figures
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
 from vfejax.runs.report import Picture
 
 __all__ = ["pictures", "prepare"]
+
+if TYPE_CHECKING:
+    from vfejax.figures import energies as energy_figures
+    from vfejax.figures import fields as field_figures
+    from vfejax.figures import populations as population_figures
+else:
+    energy_figures = sketched("vfejax.figures.energies")
+    field_figures = sketched("vfejax.figures.fields")
+    population_figures = sketched("vfejax.figures.populations")
 
 _attention = compiled_once(pairwise.attention_weights)
 _covariance = compiled_once(covariance)

@@ -38,7 +38,7 @@ from vfejax.types import PyTree, Trainer, TrainInfo, TrainState
 
 __all__ = ["main", "train"]
 
-_LATER = ("orbax.checkpoint", "vfejax.cli.train.report", "matplotlib.backends.backend_agg")
+_LATER = ("orbax.checkpoint", "vfejax.cli.train.report")
 _FEWEST_BATCHES = 8  # that are evaluated in one call where there are more
 
 

@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from vfejax.cli import generate, kept
+from vfejax.cli.drawing import sketched
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.once import compiled_plainly
 from vfejax.cli.train import devices, reported
@@ -21,8 +22,6 @@ from vfejax.data import tokenizers
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.data.ngrams import ngram_cross_entropy
-from vfejax.figures import maps as map_figures
-from vfejax.figures import training as training_figures
 from vfejax.models import sampling
 from vfejax.runs import checkpoint, processes
 from vfejax.runs.directory import RunDirectory
@@ -34,6 +33,13 @@ from vfejax.training.evaluate import EvaluateFn
 from vfejax.types import Maps, PyTree, SequenceModel
 
 __all__ = ["build", "summary_text"]
+
+if TYPE_CHECKING:
+    from vfejax.figures import maps as map_figures
+    from vfejax.figures import training as training_figures
+else:
+    map_figures = sketched("vfejax.figures.maps")
+    training_figures = sketched("vfejax.figures.training")
 
 _LOSSES = ("step", "loss", "valid_loss")  # columns that are no diagnostics
 _SPLITS = {"valid": "validation", "test": "test"}
