@@ -44,6 +44,16 @@ def test_paths_in_pages_exist(page):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_the_package_in_pages_exist(page):
+    """But in the changelog, which has names of the past."""
+    if page.name == "CHANGELOG.md":
+        return
+    folders = "|".join(folder.name for folder in FOLDERS)
+    names = re.findall(rf"`(?:vfejax\.)?((?:{folders})(?:\.\w+)+)[`(]", page.read_text("utf-8"))
+    assert [x for x in names if not x.endswith(".py") and not _found(f"vfejax.{x}")] == []
+
+
 def test_readme_names_every_folder():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [folder.name for folder in FOLDERS if not re.search(rf"\b{folder.name}\b", readme)] == []

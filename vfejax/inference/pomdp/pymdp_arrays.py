@@ -3,6 +3,23 @@
 The conventions are the same: columns sum to 1 over the first axis, the control is the last axis of
 B, C is a log preference. What differs is what may be left out, that its agents put a batch in
 front of every array, and that its lists may be NumPy arrays of objects.
+
+A step of a pymdp agent with its defaults, from its observation to its action:
+
+>>> import jax
+>>> from vfejax.inference.active_inference import agent, policy_planner
+>>> from vfejax.inference.policies import enumerate_policies
+>>> see, move = np.array([[0.9, 0.2], [0.1, 0.8]]), np.stack([np.eye(2), 1 - np.eye(2)], axis=-1)
+>>> model = from_pymdp([see], [move], [np.array([0.0, 2.0])])
+>>> planner = policy_planner(enumerate_policies(model, 1), gamma=1.0, joint=False)
+>>> mine = agent(model, planner, temperature=0)
+>>> state, decision = mine.step(mine.init(), np.array([0]), jax.random.key(0))
+>>> [round(float(q), 3) for q in decision.beliefs[0]], decision.action.tolist()
+([0.818, 0.182], [1])
+>>> [round(float(g), 3) for g in decision.plan.neg_efe]  # infer_policies; q_pi is plan.posterior
+[0.634, 1.509]
+
+Its other names are in a table of docs/design/active_inference.md.
 """
 
 from collections.abc import Sequence
