@@ -59,7 +59,7 @@ def student(plan: Plan, arm: Arm, seed: int) -> tuple[SequenceModel, PyTree, int
     if arm.kind == "operator":
         sampler = batches.Batches(text.corpus.train.tokens, FITTED[1], LENGTH, seed=seed + LATER)
         tokens = sampler.at(0, FITTED[0])[:, :, :-1]
-        config, params = converted_once(model, config, whole, tokens)
+        params, config = converted_once(model, config, whole, tokens)
         cost = 2 * (config.delays + 1) * config.dim * config.rank
         return build(text, "koopman", config), params, cost
     kept = np.asarray([n for n in range(config.layers) if n != BLOCK])
@@ -69,15 +69,15 @@ def student(plan: Plan, arm: Arm, seed: int) -> tuple[SequenceModel, PyTree, int
 
 
 def converted_once(model: SequenceModel, config: Any, params: PyTree, tokens: Any) -> Any:
-    """The weights with an operator, by one compiled program."""
+    """The weights with an operator and the options, by one compiled program."""
     found = {}
 
     def fit(params: PyTree, tokens: jax.Array) -> PyTree:
-        found["config"], weights = converted(config, model, params, tokens, (BLOCK,))
+        weights, found["config"] = converted(config, model, params, tokens, (BLOCK,))
         return weights
 
     weights = jax.jit(fit)(params, tokens)
-    return found["config"], weights
+    return weights, found["config"]
 
 
 def block_flops(model: SequenceModel) -> int:

@@ -31,7 +31,7 @@ def test_a_converted_model_is_the_trained_one_with_its_maps(model):
     @jax.jit
     def convert(key):
         params = model.init(key)
-        known["config"], new = converted(
+        new, known["config"] = converted(
             CONFIG, model, params, tokens, OPERATORS, delays=DELAYS, rank=RANK
         )
         pairs = [(block, block + 1) for block in OPERATORS]

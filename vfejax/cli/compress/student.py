@@ -135,23 +135,24 @@ def _first(
     if config.order == "quantise-first":
         forms = _forms(config, params, {}, frozenset())
         params = jax.jit(partial(storage.as_stored, forms=forms))(params)
-    options, params, sizes = _pruned(config, teacher, params, wanted)
+    params, options, sizes = _pruned(config, teacher, params, wanted)
     if config.operators:
-        return _KOOPMAN, *_linear(config, teacher, options, params), sizes
+        name = _KOOPMAN
+        params, options = _linear(config, teacher, params, options)
     return name, options, params, sizes
 
 
 def _pruned(
     config: CompressConfig, teacher: Teacher, params: PyTree, wanted: dict[str, int]
-) -> tuple[Any, PyTree, dict[str, int]]:
-    """Options and weights of the teacher without what matters least, and the smaller options."""
+) -> tuple[PyTree, Any, dict[str, int]]:
+    """Weights and options of the teacher without what matters least, and the smaller options."""
     name, options = teacher.config.model, teacher.options
     parts = {} if table.MODELS[name].structure is None else structure(name, options)
     if "experts" in parts:
         wanted = {"experts": max(options.experts // 2, 1)} | wanted
     sizes = {n: size for n, size in wanted.items() if size != getattr(options, n, None)}
     if not sizes:
-        return options, params, {}
+        return params, options, {}
     for option in sizes.keys() - parts.keys():
         if not hasattr(options, option):
             raise UserError(_no_such(option, name))
@@ -164,37 +165,37 @@ def _pruned(
         params, options = merged(options, params, found, sizes["experts"])
         rest = {n: size for n, size in sizes.items() if n != "experts"}
         if not rest:
-            return options, params, sizes
+            return params, options, sizes
         smaller = _build(teacher, name, options)
         found = _activations(config, teacher, name, smaller, params)
     else:
         rest = sizes
-    options, params = _compiled(
+    params, options = _compiled(
         lambda params, found: pruned(
             name, options, params, found, rest, experts=config.expert_score
-        )[::-1],
+        ),
         params,
         found,
     )
-    return options, params, sizes
+    return params, options, sizes
 
 
-def _compiled(smaller_fn: Callable[..., tuple[Any, PyTree]], *arrays: PyTree) -> tuple[Any, PyTree]:
-    """Options and weights of a smaller model, in one program."""
+def _compiled(smaller_fn: Callable[..., tuple[PyTree, Any]], *arrays: PyTree) -> tuple[PyTree, Any]:
+    """Weights and options of a smaller model, in one program."""
     known = []
 
     def weights(*arrays: PyTree) -> PyTree:
-        options, params = smaller_fn(*arrays)
+        params, options = smaller_fn(*arrays)
         known.append(options)
         return params
 
     params = jax.jit(weights)(*arrays)
-    return known[0], params
+    return params, known[0]
 
 
 def _linear(
-    config: CompressConfig, teacher: Teacher, options: Any, params: PyTree
-) -> tuple[KoopmanConfig, PyTree]:
+    config: CompressConfig, teacher: Teacher, params: PyTree, options: Any
+) -> tuple[PyTree, KoopmanConfig]:
     """The student with blocks that are operators, fitted on windows of the training text."""
     name = teacher.config.model
     if not isinstance(options, ResNetBKConfig) or isinstance(options, KoopmanConfig):

@@ -25,8 +25,8 @@ def converted(
     *,
     delays: int = 4,
     rank: int = 32,
-) -> tuple[KoopmanConfig, PyTree]:
-    """Options and weights of a Koopman model: each chosen block is the best operator of its rank.
+) -> tuple[PyTree, KoopmanConfig]:
+    """Weights and options of a Koopman model: each chosen block is the best operator of its rank.
 
     Args:
         config: options of the trained model.
@@ -37,6 +37,9 @@ def converted(
         operators: numbers of the blocks that become operators, rising.
         delays: tokens that an operator reads.
         rank: of the operators, at most the width of the stream.
+
+    Returns:
+        The weights, as the options ask for, and the options.
 
     Raises:
         ValueError: for numbers that do not fit, naming the option.
@@ -53,4 +56,4 @@ def converted(
     kept = [n for n in range(config.layers) if n not in operators]
     blocks = jax.tree.map(lambda x: jnp.asarray(x)[jnp.asarray(kept)], params["blocks"])
     linear = {"read": {"kernel": left}, "write": {"kernel": right, "bias": bias}}
-    return new, params | {"blocks": blocks, "operators": {"block": linear}}
+    return params | {"blocks": blocks, "operators": {"block": linear}}, new
