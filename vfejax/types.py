@@ -139,7 +139,8 @@ class SequenceModel(NamedTuple):
             all tokens so far, up to rounding.
         max_length: how many tokens a sequence may have; None for any number.
         summarize: ``summarize(statistics) -> (losses, diagnostics)`` of a prediction. None for a
-            model without statistics, whose losses then count as means over the real tokens.
+            model without statistics. Losses that it does not make count as means over the real
+            tokens.
         read: ``read(params, state, tokens [b, n]) -> (logits [b, vocabulary], state)``: decodes n
             tokens at once, and predicts what follows the last. None for a model that reads them one
             by one.

@@ -47,7 +47,7 @@ def test_a_step_is_one_update_along_the_gradient(bigram, windows):
 
 def _squared_mean(model):
     """The model with the square of the mean of a logit over real tokens as a further term: no sum
-    over parts, but a function of such sums.
+    over parts, but a function of such sums. The model's own term, which no sums make, stays.
     """
 
     def summarize(sums):
@@ -55,10 +55,13 @@ def _squared_mean(model):
         return {"square": mean**2}, {"mean": mean}
 
     def apply(params, batch, key):
-        batch, logits = as_batch(batch), model.apply(params, batch, key).logits
-        weight = batch.mask.astype(logits.dtype)
-        sums = {"logits": jnp.sum(logits[..., 1] * weight), "tokens": jnp.sum(weight)}
-        return Prediction(logits, *summarize(sums), sums)
+        batch, found = as_batch(batch), model.apply(params, batch, key)
+        weight = batch.mask.astype(found.logits.dtype)
+        sums = {"logits": jnp.sum(found.logits[..., 1] * weight), "tokens": jnp.sum(weight)}
+        losses, diagnostics = summarize(sums)
+        return Prediction(
+            found.logits, found.losses | losses, found.diagnostics | diagnostics, sums
+        )
 
     return model._replace(apply=apply, summarize=summarize)
 

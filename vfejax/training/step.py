@@ -21,6 +21,7 @@ from vfejax.types import (
     Array,
     Batch,
     LossInfo,
+    Prediction,
     PyTree,
     SequenceModel,
     Trainer,
@@ -55,7 +56,8 @@ def trainer(
             memory of a small batch with the loss and the gradient of the large one, padding and
             balance of experts included (dropout and routing noise are drawn for each part). A model
             whose further loss terms are made from statistics reads every part twice, once for the
-            statistics of the whole batch.
+            statistics of the whole batch; terms that ``summarize`` does not make count as means
+            over the real tokens.
         trained: True for the weights that learn, a tree like the parameters; all by default. The
             others have no gradient and no place in the optimiser's state, and keep their bits; see
             :mod:`vfejax.training.partial`.
@@ -174,34 +176,33 @@ def _accumulated(
 
     Cross-entropies add up once divided by the number of tokens of the whole batch. Further terms
     are functions f of sums S over the batch, so that the gradient is the sum of ``<f'(S), dS>``
-    over the parts: one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms of
-    a model without statistics are taken for means over tokens.
+    over the parts: one pass for S, and one for the parts' gradients with f'(S) held fixed. Terms
+    that are not made from statistics are taken for means over tokens.
     """
     targets, counts = jax.vmap(lambda part: counted_targets(part, padding))(parts)
     num_tokens = jnp.sum(counts)
     shares = jnp.sum(counts, axis=(1, 2)) / jnp.maximum(num_tokens, 1)
     shares = jnp.where(num_tokens == 0, 1.0 / shares.shape[0], shares)
     abstract = jax.eval_shape(model.apply, params, *jax.tree.map(lambda x: x[0], (parts, keys)))
-    summarize = model.summarize
+    summarize = _no_terms if model.summarize is None else model.summarize
+    made = jax.eval_shape(summarize, abstract.statistics)
     slopes = None
-    if summarize is not None and abstract.losses:
+    if made[0]:
         total = _total_statistics(model, params, parts, keys)
         slopes = jax.grad(lambda sums: _sum(summarize(sums)[0].values()))(total)
 
     def part_loss(
         params: PyTree, part: Batch, key: Array, targets: Array, counts: Array, share: Array
-    ) -> tuple[Array, tuple[Array, PyTree]]:
+    ) -> tuple[Array, PyTree]:
         prediction = model.apply(params, part, key)
         nats, _ = token_nats(prediction.logits, targets, counts=counts)
         cross_entropy = jnp.sum(nats) / jnp.maximum(num_tokens, 1).astype(nats.dtype)
-        if summarize is None:
-            shared = (prediction.losses, prediction.diagnostics)
-            sums = jax.tree.map(lambda x: x * share.astype(x.dtype), shared)
-            return _with_terms(cross_entropy, sums[0]), (cross_entropy, sums)
-        sums = prediction.statistics
-        if slopes is None:
-            return cross_entropy, (cross_entropy, sums)
-        return _with_terms(cross_entropy, {"": _inner(slopes, sums)}), (cross_entropy, sums)
+        means = _means(prediction, made, share)
+        loss = _with_terms(cross_entropy, means[0])
+        if slopes is not None:
+            loss = _with_terms(loss, {"": _inner(slopes, prediction.statistics)})
+        sums = () if model.summarize is None else prediction.statistics
+        return loss, (cross_entropy, means, sums)
 
     def add(total: PyTree, part: tuple[Any, ...]) -> tuple[PyTree, None]:
         gradient, aux = jax.grad(part_loss, has_aux=True)(params, *part)
@@ -211,10 +212,27 @@ def _accumulated(
     first = jax.tree.map(lambda x: x[0], inputs)
     aux = jax.eval_shape(part_loss, params, *first)[1]
     start = _zeros_like((params, aux))
-    (gradient, (cross_entropy, sums)), _ = jax.lax.scan(add, start, inputs)
-    losses, diagnostics = sums if summarize is None else summarize(sums)
+    (gradient, (cross_entropy, means, sums)), _ = jax.lax.scan(add, start, inputs)
+    losses, diagnostics = (a | b for a, b in zip(summarize(sums), means, strict=True))
     loss = _with_terms(cross_entropy, losses)
     return gradient, (loss, LossInfo(cross_entropy, num_tokens, losses, diagnostics))
+
+
+def _no_terms(statistics: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The summary of a model without statistics."""
+    del statistics
+    return {}, {}
+
+
+def _means(
+    prediction: Prediction, made: tuple[PyTree, PyTree], share: Array
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Terms and diagnostics that statistics do not make, times the share of the tokens."""
+    losses, diagnostics = (
+        {name: x * share.astype(x.dtype) for name, x in found.items() if name not in known}
+        for found, known in zip((prediction.losses, prediction.diagnostics), made, strict=True)
+    )
+    return losses, diagnostics
 
 
 def _with_terms(cross_entropy: Array, losses: dict[str, Array]) -> Array:
