@@ -100,6 +100,13 @@ def test_a_run_that_was_not_evaluated_yet_has_no_model(copy, missing):
     assert len(run.metrics["step"]) == 5
 
 
+def test_a_model_of_ones_own_is_no_obstacle_to_settings_and_metrics(copy):
+    shutil.rmtree(copy / BEST)
+    _edit(copy, 'model = "transformer"', 'model = "mine"')
+    run = load(copy)
+    assert (run.config["model"], run.model, len(run.metrics["step"])) == ("mine", None, 5)
+
+
 def test_options_of_other_models_are_not_read(copy):
     with open(copy / "config.toml", "a") as file:
         file.write("\n[of_another_model]\nwas_renamed = 3\n")

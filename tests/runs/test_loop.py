@@ -82,6 +82,24 @@ def test_rows_and_checkpoints_keep_their_rhythm(unbroken):
     assert metrics["lowest"][-1] == float(outcome.memory) == metrics["x"].min()
 
 
+def test_what_was_saved_can_be_looked_at_without_holding_the_run(unbroken, tmp_path):
+    path, outcome = unbroken
+    with run_directory.open_existing(path):  # somebody else's
+        found, earlier = loop.restore(path, WALK), loop.restore(path, WALK, step=12)
+    assert (found.step, found.interrupted) == (14, False)
+    assert 0 < earlier.seconds < found.seconds <= outcome.seconds
+    chex.assert_trees_all_equal(found.state, outcome.state)
+    metrics = read_metrics(path)
+    at = metrics["step"].tolist().index(12)
+    assert earlier.step == 12
+    assert float(earlier.state["x"]) == metrics["x"][at]
+    assert float(earlier.memory) == metrics["lowest"][at]
+    with pytest.raises(UserError, match="has no checkpoint of step 3; it has steps 8, 12, 14"):
+        loop.restore(path, WALK, step=3)
+    with pytest.raises(UserError, match="has no checkpoint"):
+        loop.restore(tmp_path, WALK)
+
+
 def test_a_chunk_is_compiled_once(tmp_path):
     chex.clear_trace_counter()
     step = chex.assert_max_traces(_walk, n=1)

@@ -1,6 +1,7 @@
 """A loop under way: the state that its chunks hand on, and what is written down after each."""
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -19,7 +20,7 @@ from vfejax.types import PyTree
 if TYPE_CHECKING:
     from vfejax.runs.loop import Cadence, Observation, Program
 
-__all__ = ["Course", "Row", "Saved"]
+__all__ = ["Course", "Row", "Saved", "restored"]
 
 Row: TypeAlias = Mapping[str, float]
 
@@ -104,14 +105,9 @@ class Course:
 
     def _restore(self, step: int) -> None:
         program = self._program
-        shapes = jax.eval_shape(program.template or program.init)
-        if program.shardings is not None:
-            shapes = jax.tree.map(_on, shapes, program.shardings(shapes))
-        saved, meta = checkpoint.restore(self._run, Saved(shapes, program.memory), step)
-        self.state = program.place(saved.state)
-        self.memory = program.prepare(step, self.state, saved.memory)
+        self.state, memory, self._before = restored(self._run, program, step)
+        self.memory = program.prepare(step, self.state, memory)
         self.stop = program.ended(step, self.memory)
-        self._before = float(meta.get("seconds", 0.0))
 
     def _take_down(self, observation: "Observation") -> None:
         self.memory, self.stop = observation.memory, observation.stop
@@ -129,6 +125,17 @@ class Course:
                 f"{what} at step {self.step + first + 1}. The last good checkpoint is step "
                 f"{checkpoint.latest_step(self._run)} in {self._run.path}; {self._program.advice}"
             )
+
+
+def restored(
+    run: str | os.PathLike, program: "Program", step: int | None
+) -> tuple[PyTree, PyTree, float]:
+    """State, memory and seconds of a checkpoint, the state on the devices that it should be on."""
+    shapes = jax.eval_shape(program.template or program.init)
+    if program.shardings is not None:
+        shapes = jax.tree.map(_on, shapes, program.shardings(shapes))
+    saved, meta = checkpoint.restore(run, Saved(shapes, program.memory), step)
+    return program.place(saved.state), saved.memory, float(meta.get("seconds", 0.0))
 
 
 def _on(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -73,7 +73,8 @@ def load(path: str | os.PathLike) -> Run:
 
     Returns:
         The run. Of the options of models, only those of the one it trained are read. A file has
-        neither metrics nor a summary.
+        neither metrics nor a summary. A run of :func:`vfejax.runs.loop.run` has settings and
+        metrics; :func:`vfejax.runs.loop.restore` reads its state.
 
     Raises:
         UserError: when it is no run, when a file is damaged, and when its weights are float64
@@ -150,10 +151,10 @@ def _with_model(run: Run) -> Run:
     place, config = run.path / "config.toml", run.config
     if config["model"] == "phi":
         return _with_phi(run)
-    _check_known(config["model"], place)
     vocabulary_file = run.path / "vocabulary.json"
     if checkpoint.latest_step(run.path / BEST) is None or not vocabulary_file.exists():
-        return run
+        return run  # not evaluated yet, or of a program of one's own
+    _check_known(config["model"], place)
     vocabulary = tokenizers.load(vocabulary_file)
     model, template = _built(config, vocabulary, place)
     params, meta = checkpoint.restore(run.path / BEST, template)

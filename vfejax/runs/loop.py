@@ -11,6 +11,7 @@ checkpoint, and a signal to any of them ends the loop of all after the same chun
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +19,14 @@ import jax
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, processes
-from vfejax.runs.course import Course, Row
+from vfejax.runs.course import Course, Row, restored
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.events import Event
 from vfejax.runs.interrupt import Interrupt
 from vfejax.runs.progress import progress
 from vfejax.types import PyTree
 
-__all__ = ["Cadence", "Observation", "Outcome", "Program", "run", "start_step"]
+__all__ = ["Cadence", "Observation", "Outcome", "Program", "restore", "run", "start_step"]
 
 
 def _copied(state: PyTree) -> PyTree:
@@ -184,7 +185,7 @@ def run(
         jit_fn: compiles the chunks, as ``jax.jit`` does.
 
     Returns:
-        Where it ended; a checkpoint of that step has been saved.
+        Where it ended; a checkpoint of that step has been saved, which :func:`restore` reads.
 
     Raises:
         UserError: when a watched number is not finite, naming the step; when the disk is full, and
@@ -204,6 +205,8 @@ def run(
     ...     long = loop.run(run, halve, loop.Cadence(5, 1, 1), resume=True, quiet=True)
     >>> float(short.state), float(long.state), read_metrics(path)["x"].tolist()
     (8.0, 2.0, [64.0, 32.0, 16.0, 8.0, 4.0, 2.0])
+    >>> float(loop.restore(path, halve).state)  # in a notebook
+    2.0
     """
     latest = start_step(run, cadence, resume=resume)
     course = Course(run, program, cadence, latest, writers, jit_fn)
@@ -233,3 +236,37 @@ def run(
     return Outcome(
         course.state, course.memory, course.step, course.seconds, course.stop, interrupted
     )
+
+
+def restore(run: str | os.PathLike, program: Program, step: int | None = None) -> Outcome:
+    """What a loop has saved, to look at; the run may be going.
+
+    Args:
+        run: directory of the run.
+        program: that of the run. Its ``template`` (or ``init``), ``shardings``, ``place`` and
+            ``ended`` are called.
+        step: which checkpoint; the newest by default.
+
+    Returns:
+        State, memory, step and seconds of that checkpoint.
+
+    Raises:
+        UserError: when there is none, when it is damaged, or when it is not of this program.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> from vfejax.runs import directory, loop
+    >>> double = loop.Program(
+    ...     init=lambda: jnp.float32(1),
+    ...     step=lambda x, _: (2 * x, x),
+    ...     observe=lambda step, x, infos, _: loop.Observation({"x": float(x)}))
+    >>> path = tempfile.mkdtemp() + "/run"
+    >>> with directory.create(path, {"seed": 0}) as held:
+    ...     outcome = loop.run(held, double, loop.Cadence(3, 1, 1), quiet=True)
+    >>> found = loop.restore(path, double, step=2)
+    >>> float(found.state), found.step
+    (4.0, 2)
+    """
+    number = checkpoint.latest_step(run) if step is None else step
+    state, memory, seconds = restored(run, program, number)
+    assert number is not None  # else there was nothing to read
+    return Outcome(state, memory, number, seconds, program.ended(number, memory), False)
