@@ -193,8 +193,10 @@ def test_an_empty_axis_has_no_groups():
 
 def test_bad_input_is_named():
     x = jnp.ones((4, 4))
-    with pytest.raises(ValueError, match="bits must lie between 2 and 8, got 1"):
+    with pytest.raises(ValueError, match="bits must be a whole number between 2 and 8, got 1"):
         quantize(x, Scheme(bits=1))
+    with pytest.raises(ValueError, match=r"whole number between 2 and 8, got 4\.5"):
+        quantize(x, Scheme(bits=4.5))
     with pytest.raises(ValueError, match="group must be a number of weights, or 0"):
         quantize(x, Scheme(group=-1))
     with pytest.raises(ValueError, match=r"axis must be one of an array of shape \(4, 4\), got 2"):

@@ -98,7 +98,7 @@ def test_rounded_weights_are_those_of_each_leaf(rng):
 
 def test_bad_input_is_named():
     params = {"kernel": jnp.ones((4, 4))}
-    with pytest.raises(ValueError, match="bits must lie between 2 and 8, got 0"):
+    with pytest.raises(ValueError, match="bits must be a whole number between 2 and 8, got 0"):
         rule(params, Scheme(), embedding=Scheme(bits=0))
     for use in (rounded, packed_bytes):
         with pytest.raises(ValueError, match="leaves must name each leaf of params once; only one"):

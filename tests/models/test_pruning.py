@@ -207,6 +207,18 @@ def test_a_model_without_structure_names_those_that_have_one():
         pruning.structure("pure-fep", MODELS["pure-fep"].tiny)
 
 
+def test_options_and_activations_of_another_model_are_named():
+    config = MODELS["transformer"].tiny
+    with pytest.raises(ValueError, match="'transformer' takes TransformerConfig, got dict"):
+        pruning.pruned("transformer", {}, config, {}, {"hidden": 2})
+    with pytest.raises(KeyError, match="no model 'mine'; there are resnet-bk"):
+        pruning.structure("mine", config)
+    with pytest.raises(ValueError, match=r"activations must be .* which has 'blocks/.*', got one"):
+        pruning.pruned("transformer", config, {}, {}, {"hidden": 2})
+    with pytest.raises(ValueError, match="config must be a ResNetBKConfig, got dict"):
+        merged({}, config, {}, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "sizes", "message"),
     [

@@ -69,7 +69,7 @@ def test_a_broken_model_has_no_plausible_loss(logits, expected):
     np.testing.assert_equal(float(sums.nats), expected)
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 1)])
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 1), (0, 4, 6)])
 def test_windows_of_another_shape_are_named(bigram, shape):
     with pytest.raises(ValueError, match=r"^windows must be \[m, b, n \+ 1\]"):
         evaluate(bigram(5), {}, jnp.zeros(shape, jnp.int32))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.training.losses import next_token_loss, token_nats
+from vfejax.training.losses import next_token_loss, token_nats, training_batch
 
 
 def _definition(logits, targets):
@@ -75,6 +75,12 @@ def test_padding_may_stand_anywhere(bigram):
         loss, info = loss_fn(np.array(windows))
         np.testing.assert_allclose(loss, alone, rtol=1e-14)
         assert int(info.num_tokens) == int(expected.num_tokens) == 4
+
+
+@pytest.mark.parametrize("shape", [(9,), (2, 3, 9), (4, 1)])
+def test_windows_of_another_shape_are_named(shape):
+    with pytest.raises(ValueError, match=r"^windows must be \[b, n \+ 1\] with n >= 1, got"):
+        training_batch(jnp.ones(shape, int), padding=0)
 
 
 def test_a_batch_of_padding_has_loss_zero_not_nan(bigram):

@@ -65,10 +65,10 @@ def check_scheme(scheme: Scheme) -> None:
 
     >>> check_scheme(Scheme(bits=9))
     Traceback (most recent call last):
-    ValueError: bits must lie between 2 and 8, got 9
+    ValueError: bits must be a whole number between 2 and 8, got 9
     """
-    if not 2 <= scheme.bits <= 8:
-        raise ValueError(f"bits must lie between 2 and 8, got {scheme.bits}")
+    if not 2 <= scheme.bits <= 8 or scheme.bits != int(scheme.bits):
+        raise ValueError(f"bits must be a whole number between 2 and 8, got {scheme.bits}")
     if scheme.group < 0:
         raise ValueError(
             f"group must be a number of weights, or 0 for the whole axis, got {scheme.group}"

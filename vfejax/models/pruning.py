@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from vfejax.compression.compensation import compensated, inputs
 from vfejax.compression.prune import Part, choose, shrink, written
 from vfejax.models.blocks import OptionError
-from vfejax.models.table import MODELS
+from vfejax.models.table import MODELS, entry_of
 from vfejax.types import Array, PyTree
 
 __all__ = ["importance", "pruned", "structure"]
@@ -30,12 +30,13 @@ def structure(name: str, config: Any) -> dict[str, Part]:
         config: its options.
 
     Raises:
-        ValueError: for a model of which nothing can.
+        KeyError: for a name that is not in the table.
+        ValueError: for a model of which nothing can, and for options of another one.
 
     >>> sorted(structure("transformer", MODELS["transformer"].tiny))
     ['dim', 'heads', 'hidden', 'layers']
     """
-    found = MODELS[name].structure
+    found = entry_of(name, config).structure
     if found is None:
         able = ", ".join(other for other, entry in MODELS.items() if entry.structure is not None)
         raise ValueError(
@@ -70,7 +71,8 @@ def importance(
         By option, ``[units]`` where all layers keep the same, else ``[layers, ..., units]``.
 
     Raises:
-        ValueError: for a model of which nothing can be taken out, and for an unknown score.
+        ValueError: for a model of which nothing can be taken out, for an unknown score, and for
+            activations of another model.
     """
     scores = ("activation", "contribution", "frequency")
     if experts not in scores:
@@ -80,7 +82,20 @@ def importance(
         (measured,) = parts["experts"].scored
         measured = measured.removesuffix("contribution") + experts
         parts["experts"] = parts["experts"]._replace(scored=(measured,))
+    _check_activations(parts, activations)
     return {option: _scores(part, params, activations) for option, part in parts.items()}
+
+
+def _check_activations(parts: Mapping[str, Part], activations: Mapping[str, Array]) -> None:
+    read: set[str] = set()
+    for part in parts.values():
+        read.update(part.scored if part.reader is None else (part.reader.leaf,))
+    missing = sorted(read - activations.keys())
+    if missing:
+        raise ValueError(
+            "activations must be model.activations(params, tokens) of the model of these options, "
+            f"which has {missing[0]!r}, got one that has not"
+        )
 
 
 def _scores(part: Part, params: PyTree, activations: Mapping[str, Array]) -> Array:

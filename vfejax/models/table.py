@@ -41,7 +41,7 @@ from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.pruning import structure as vfe_structure
 from vfejax.types import Array, Maps, SequenceModel, Trainer
 
-__all__ = ["MODELS", "Entry", "TrainerFn", "build", "field_name"]
+__all__ = ["MODELS", "Entry", "TrainerFn", "build", "entry_of", "field_name"]
 
 
 class TrainerFn(Protocol):
@@ -177,6 +177,28 @@ def field_name(name: str) -> str:
     return name.replace("-", "_")
 
 
+def entry_of(name: str, config: Any) -> Entry:
+    """The line of a model, once its options are known to be of it.
+
+    Raises:
+        KeyError: for a name that is not in the table.
+        ValueError: for options of another model.
+
+    >>> entry_of("transformer", {"layers": 2})
+    Traceback (most recent call last):
+        ...
+    ValueError: config: 'transformer' takes TransformerConfig, got dict
+    """
+    if name not in MODELS:
+        raise KeyError(f"no model {name!r}; there are {', '.join(MODELS)}")
+    entry = MODELS[name]
+    if not isinstance(config, entry.config):
+        raise ValueError(
+            f"config: {name!r} takes {entry.config.__name__}, got {type(config).__name__}"
+        )
+    return entry
+
+
 def build(
     name: str,
     config: Any,
@@ -206,13 +228,7 @@ def build(
     >>> model.max_length
     8
     """
-    if name not in MODELS:
-        raise KeyError(f"no model {name!r}; there are {', '.join(MODELS)}")
-    entry = MODELS[name]
-    if not isinstance(config, entry.config):
-        raise ValueError(
-            f"config: {name!r} takes {entry.config.__name__}, got {type(config).__name__}"
-        )
+    entry = entry_of(name, config)
     extra = {}
     if entry.needs_counts:
         extra["counts"] = jnp.ones(vocab_size) if counts is None else counts

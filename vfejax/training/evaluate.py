@@ -60,8 +60,10 @@ def evaluate(
     >>> print(int(sums.num_tokens), round(float(sums.nats) / 30, 4))  # ln 4 each
     30 1.3863
     """
-    if windows.ndim != 3 or windows.shape[2] < 2:
-        raise ValueError(f"windows must be [m, b, n + 1] with n >= 1, got shape {windows.shape}")
+    if windows.ndim != 3 or windows.shape[0] < 1 or windows.shape[2] < 2:
+        raise ValueError(
+            f"windows must be [m, b, n + 1] with m >= 1 and n >= 1, got shape {windows.shape}"
+        )
     if windows.size >= 2**31:
         raise ValueError(f"windows must hold fewer than 2^31 tokens, got {windows.size}")
 

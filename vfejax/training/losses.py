@@ -49,10 +49,15 @@ def training_batch(windows: Array, padding: int | None = None) -> Batch:
     Returns:
         Tokens, mask and targets ``[b, n]``.
 
+    Raises:
+        ValueError: for windows of another shape.
+
     >>> batch = training_batch(jnp.asarray([[0, 5, 6, 7]]), padding=0)
     >>> batch.tokens.tolist(), batch.mask.tolist(), batch.targets.tolist()
     ([[5, 6, 7]], [[True, True, True]], [[6, 7, 0]])
     """
+    if windows.ndim != 2 or windows.shape[1] < 2:
+        raise ValueError(f"windows must be [b, n + 1] with n >= 1, got shape {windows.shape}")
     if padding is None:
         return Batch(windows[:, :-1], None, None, windows[:, 1:])
     order = jnp.argsort(windows == padding, axis=1, stable=True)

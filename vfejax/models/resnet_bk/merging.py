@@ -33,7 +33,10 @@ def merged(
 
     Raises:
         OptionError: unless ``1 <= experts <= config.experts``.
+        ValueError: for options of another model.
     """
+    if not isinstance(config, ResNetBKConfig):
+        raise ValueError(f"config must be a ResNetBKConfig, got {type(config).__name__}")
     if not 1 <= experts <= config.experts:
         raise OptionError("experts", experts, f"between 1 and {config.experts}")
     if experts == config.experts:
