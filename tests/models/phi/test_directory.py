@@ -132,6 +132,20 @@ def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
         assert piece in str(refused.value)
 
 
+def test_a_head_beside_tied_weights_must_be_the_embedding(copied, checkpoint):
+    def repeat(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].astype(np.float32)
+
+    def another(tensors):  # with which PyTorch transformers computes
+        tensors["lm_head.weight"][3, 5] += 1
+
+    directory = rewritten(copied("partial"), repeat)
+    chex.assert_trees_all_equal(phi.load(directory)[1], checkpoint("partial").params)
+    rewritten(directory, another)
+    with pytest.raises(UserError, match=r"to the embedding, and has another lm_head\.weight;"):
+        phi.load(directory)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -143,6 +157,8 @@ def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
         ({"head_dim": 8}, "head_dim must be hidden_size / num_attention_heads = 4, got 8"),
         ({"qk_layernorm": "no"}, "qk_layernorm must be true or false, got 'no'"),
         ({"layer_norm_eps": 0}, "layer_norm_eps must be a positive number, got 0"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a positive number, got inf"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta must be a positive number"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
             "rope_type must be 'default', the positions as they are, got 'linear'",
@@ -158,6 +174,7 @@ def test_tensors_that_do_not_fit_are_named(copied, change, pieces):
             {"vfejax_swapped_attention": {"0": {"encoding": "geometric", "circumference": 1}}},
             "circumference must be from 2 to",
         ),
+        ({"vfejax_swapped_attention": {"0": {"depth": True}}}, "depth must be a divisor"),
     ],
 )
 def test_options_that_do_not_fit_are_named(copied, changes, message):

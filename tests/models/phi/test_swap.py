@@ -152,7 +152,8 @@ def test_a_ring_has_room_for_as_many_tokens_as_places(checkpoint):
             "depth must be a divisor of the 2 heads of keys: 1, 2, got 4",
         ),
         ([0], {"window": 33}, "window must be 1 to the circumference 32, got 33"),
-        ([0], {"circumference": 0}, "circumference must be an integer of at least 1, got 0"),
+        ([0], {"circumference": 0}, "circumference must be an integer from 1 to 536870911, got 0"),
+        ([0], {"circumference": 2**29}, "circumference must be an integer from 1 to 536870911"),
         ([0], {"slope": -1.0}, "slope must be at least 0 and finite, got -1.0"),
         ([0], {"rank": 0}, "rank must be an integer of at least 1, got 0"),
         (

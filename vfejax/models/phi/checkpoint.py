@@ -31,6 +31,7 @@ _MATRICES = {
 _HEAD_NORMS = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
 # What older files hold besides the weights: rates that follow from the options.
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _MOST_NAMED = 8  # tensors in a message
 
 Path = tuple[str | int, ...]
@@ -57,14 +58,14 @@ class Slot(NamedTuple):
 def slots(config: PhiConfig) -> list[Slot]:
     """Every array of the parameters of a model with these options."""
     dim, vocab = config.dim, config.vocab_size
-    found = [Slot(("embedding", "embedding"), ("model.embed_tokens.weight",), (vocab, dim))]
+    found = [Slot(("embedding", "embedding"), (_EMBEDDING,), (vocab, dim))]
     found += [
         Slot(("norm", leaf), (f"model.final_layernorm.{ending}",), (dim,))
         for leaf, ending in (("scale", "weight"), ("bias", "bias"))
     ]
     found.append(Slot(("head", "bias"), ("lm_head.bias",), (vocab,)))
     if not config.tied:
-        found.append(Slot(("head", "kernel"), ("lm_head.weight",), (vocab, dim), is_matrix=True))
+        found.append(Slot(("head", "kernel"), (_HEAD,), (vocab, dim), is_matrix=True))
     for number, segment in enumerate(segments(config)):
         found += _block(config, segment, ("segments", number, "block"))
     return found
@@ -110,8 +111,11 @@ def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
     wanted = {name: slot.shape for slot in table for name in slot.names}
     _refuse("lacks", [name for name in wanted if name not in tensors])
     extra = [name for name in tensors if name not in wanted and not _DERIVED.fullmatch(name)]
-    if config.tied:  # some files repeat the embedding
-        extra = [name for name in extra if name != "lm_head.weight"]
+    if config.tied and _HEAD in extra:  # some files repeat the embedding
+        extra.remove(_HEAD)
+        # Whoever else reads such a file computes with the head, so leaving it out is no choice.
+        is_own = not np.array_equal(tensors[_HEAD], tensors[_EMBEDDING])
+        _refuse("ties the head to the embedding, and has another", [_HEAD] if is_own else [])
     _refuse("has what these options have no place for:", extra)
     misshapen = [
         f"{name} {list(tensors[name].shape)} in place of {list(shape)}"

@@ -8,9 +8,12 @@ out.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from vfejax.attention.frequencies import LARGEST_CIRCUMFERENCE
 
 __all__ = [
     "PhiConfig",
@@ -261,19 +264,20 @@ def _check_toroidal(config: PhiConfig, toroidal: Toroidal) -> None:
     valid = [depth for depth in range(1, heads + 1) if heads % depth == 0]
     noun = "heads of keys" if toroidal.attention == "joint" else "heads"
     _require(
-        toroidal.depth in valid,
+        type(toroidal.depth) is int and toroidal.depth in valid,
         *("depth", f"a divisor of the {heads} {noun}: {', '.join(map(str, valid))}"),
         toroidal.depth,
     )
     ring, window = toroidal.circumference, toroidal.window
-    fits = type(ring) is int and ring >= 1
-    _require(fits, "circumference", "an integer of at least 1", ring)
+    fits = type(ring) is int and 1 <= ring <= LARGEST_CIRCUMFERENCE
+    requirement = f"an integer from 1 to {LARGEST_CIRCUMFERENCE}"
+    _require(fits, "circumference", requirement, ring)
     _require(
         window is None or (type(window) is int and 1 <= window <= int(ring or 1)),
         *("window", f"1 to the circumference {ring}", window),
     )
     slope = toroidal.slope
-    finite = _is_number(slope) and 0 <= slope < float("inf")
+    finite = _is_number(slope) and (slope == 0 or _is_positive(slope))
     _require(finite, "slope", "at least 0 and finite", slope)
     rank = toroidal.rank
     _require(type(rank) is int and rank >= 1, "rank", "an integer of at least 1", rank)
@@ -288,6 +292,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_positive(value: Any) -> bool:
+    """Whether it is a number above 0 and finite; JSON has integers that no float can hold."""
+    try:
+        return _is_number(value) and value > 0 and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _check(values: Mapping[str, Any]) -> None:
     """Refuse values of another type, out of their limits, or that do not fit together."""
     for key in (*_COUNTS, "num_key_value_heads"):
@@ -296,7 +308,7 @@ def _check(values: Mapping[str, Any]) -> None:
     for key in ("qk_layernorm", "tie_word_embeddings"):
         _require(type(values[key]) is bool, key, "true or false", values[key])
     epsilon = values["layer_norm_eps"]
-    _require(_is_number(epsilon) and epsilon > 0, "layer_norm_eps", "a positive number", epsilon)
+    _require(_is_positive(epsilon), "layer_norm_eps", "a positive number", epsilon)
     activation = values["hidden_act"]
     _require(activation in _ACTIVATIONS, "hidden_act", " or ".join(_ACTIVATIONS), activation)
     heads, dim = values["num_attention_heads"], values["hidden_size"]
@@ -317,7 +329,7 @@ def _rotary(mapping: Mapping[str, Any], head_dim: int) -> tuple[float, int]:
         kind = part.get("rope_type", part.get("type", "default"))
         _require(kind == "default", "rope_type", "'default', the positions as they are", kind)
     base, share = said.get("rope_theta", 10_000.0), said.get("partial_rotary_factor", 0.5)
-    _require(_is_number(base) and 0 < base < float("inf"), "rope_theta", "a positive number", base)
+    _require(_is_positive(base), "rope_theta", "a positive number", base)
     _require(
         _is_number(share) and 0 < share <= 1,
         *("partial_rotary_factor", "a number above 0 and at most 1", share),
