@@ -120,14 +120,21 @@ def batched_product(
 def _sum_of_outer_products(
     left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
 ) -> Array:
+    # Operations of lax throughout: those of jnp take twice as long to trace, k times a product.
     end = left.ndim - lanes
+    shape = list(left.shape)
+    shape[end - 2] = left.shape[end - 3 - left_axis]
+    shape[end - 1] = right.shape[end - 3 - right_axis]
+
+    def spread(x: Array, i: int, summed: int, new: int) -> Array:
+        line = jax.lax.index_in_dim(x, i, end + summed, keepdims=False)
+        axes = [axis for axis in range(x.ndim) if axis != end + new]
+        return jax.lax.broadcast_in_dim(line, shape, axes)
 
     def outer_product(i: int) -> Array:
-        column = jax.lax.index_in_dim(left, i, end + left_axis, keepdims=False)
-        row = jax.lax.index_in_dim(right, i, end + right_axis, keepdims=False)
-        return jnp.expand_dims(column, end - 1) * jnp.expand_dims(row, end - 2)
+        return jax.lax.mul(spread(left, i, left_axis, -1), spread(right, i, right_axis, -2))
 
-    return functools.reduce(jnp.add, map(outer_product, range(left.shape[end + left_axis])))
+    return functools.reduce(jax.lax.add, map(outer_product, range(left.shape[end + left_axis])))
 
 
 def _written_out(left: Array, right: Array, left_axis: int, right_axis: int, lanes: int) -> Array:

@@ -33,7 +33,6 @@ def _pictures(count):
 def painters(monkeypatch):
     """Two processes."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     with drawing.allowed():
         drawing.begin()
         found = drawing._BESIDE.painters
@@ -88,15 +87,13 @@ def test_what_a_sketch_is_refused_is_told_by_the_command(painters):
         list(drawing.drawn([wrong]))
 
 
-def test_no_process_is_started_where_none_is_allowed_or_there_is_no_processor_for_it(monkeypatch):
+def test_no_process_is_started_where_none_is_allowed_or_there_is_one_processor(monkeypatch):
     drawing.begin()
     assert drawing._BESIDE.painters is None
-    for own, load in (({0}, 0.0), ({0, 1}, float(os.cpu_count()))):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, own=own: own, raising=False)
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: 3 * (load,), raising=False)
-        with drawing.allowed():
-            drawing.begin()
-            assert drawing._BESIDE.painters is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    with drawing.allowed():
+        drawing.begin()
+        assert drawing._BESIDE.painters is None
 
 
 def test_who_only_sketches_imports_no_matplotlib():

@@ -174,20 +174,14 @@ def allowed() -> Iterator[None]:
             painters.close()
 
 
-def _processors() -> int:
-    """How many processors this process may use, if others leave one of them alone; 1 if not."""
-    own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    load = getattr(os, "getloadavg", lambda: (0.0,))()[0]  # of the last minute
-    return len(own) if load < (os.cpu_count() or 1) else 1
-
-
 def begin() -> None:
-    """Start the processes where that is allowed and there is a processor to spare; elsewhere import
+    """Start the processes where that is allowed and there are several processors; elsewhere import
     Matplotlib in a thread.
     """
     if _BESIDE.painters is not None:
         return
-    count = min(_processors(), _MOST)
+    own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    count = min(len(own), _MOST)
     if _BESIDE.may and sys.executable and hasattr(os, "fork") and count > 1:
         with contextlib.suppress(OSError):
             _BESIDE.painters = Painters(count)

@@ -92,6 +92,7 @@ def _program(
         kept.begin(start, position)
         length = min(config.log_every, config.steps)
         begun = compile_beside(step, kept.shapes(start, position)[0], length, compiled_plainly)
+    import_beside(*_LATER)  # not before: it would take turns with what is traced
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
         first = {name: float(value) for name, value in start(position)[1]._asdict().items()}
@@ -153,6 +154,7 @@ def _simulate_hierarchy(
     """As :func:`simulate`, with meta-agents."""
     from vfejax.cli.simulate import report as simulate_report
 
+    import_beside(*_LATER)
     references = accuracy.references(problem)
     emerging = emergence.build(config, problem)
     check_start = functools.partial(_check_start, config)
@@ -187,7 +189,6 @@ def simulate(config: SimulateConfig) -> int:
     status.
     """
     drawing.begin()
-    import_beside(*_LATER)
     inputs = _inputs(config)
     sessions.compare(config, inputs)
     problem = simulate_problem.build(config)
