@@ -189,7 +189,9 @@ def refusals():
         "real places": ({"positions": jnp.zeros(6)}, "positions must be integer"),
         "short key": ({"key": zeros[:, :5]}, r"key must be \[b, n, h, c\]"),
         "narrow key": ({"key": zeros[..., :1]}, "key must have the query's shape"),
-        "whole numbers": ({"query": zeros.astype(int)}, "one floating dtype"),
+        "negative slope": ({"slope": -1.0}, "slope must not be negative, got -1"),
+        "no batch": ({"query": zeros[0]}, r"query must be floating \[b, n, h, c\], got"),
+        "whole numbers": ({"query": zeros.astype(int)}, r"query must be floating .* got int64"),
         "mixed": ({"value": zeros.astype(jnp.float32)}, "a value of float32"),
     }, {"query": zeros, "key": zeros, "value": zeros, **plain}
 

@@ -182,8 +182,14 @@ NAN = np.full((2, SIZES[0]), np.nan)
         (lambda *_: centred(float("nan")), "beta must be above 0 and finite, got nan"),
         (lambda *_: holomorphic(0.1, 5), "num_points must be even and at least 2, got 5"),
         (lambda *_: holomorphic(0.1, 0), "num_points must be even and at least 2, got 0"),
-        (lambda *_: gradient_descent(0.0), "step_size must be above 0 and finite, got 0.0"),
-        (lambda *_: newton(max_iterations=0), "max_iterations must be at least 1, got 0"),
+        (lambda *_: gradient_descent(0.0), "a number above 0 and finite, got 0.0"),
+        (lambda *_: gradient_descent(jnp.ones(2)), "step_size must be a number above 0 and"),
+        (lambda *_: newton(max_iterations=0), "max_iterations must be a whole number"),
+        (lambda *_: newton(max_iterations=2.5), "whole number of at least 1, got 2.5"),
+        (
+            lambda learn, p, x, y, s: learn(p, x[:0], y[:0], jax.tree.map(lambda a: a[:0], s)),
+            r"start must hold at least one sample, got energies \(0,\)",
+        ),
         (lambda *_: newton(-1.0), "tolerance must be at least 0 and finite, got -1.0"),
         (lambda *_: newton(float("inf")), "tolerance must be at least 0 and finite, got inf"),
         (

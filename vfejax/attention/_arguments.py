@@ -1,6 +1,8 @@
 """What the attention functions demand of their arguments, with errors that name the argument."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -53,21 +55,21 @@ def check_projections(query: Array, key: Array, value: Array, depth: int) -> Non
     Traceback (most recent call last):
     ValueError: depth must divide the 6 heads (one of 1, 2, 3, 6), got 4
     """
-    arrays = {"query": query, "key": key, "value": value}
+    arrays = {"key": key, "value": value}
+    check_heads("query", query, depth)
     for name, array in arrays.items():
         if array.ndim != 4 or array.shape[:3] != query.shape[:3]:
             raise ValueError(
                 f"{name} must be [b, n, h, c], of the query's b, n and h, got {array.shape} beside "
                 f"a query {query.shape}"
             )
-        if array.dtype != query.dtype or not jnp.issubdtype(array.dtype, jnp.floating):
+        if array.dtype != query.dtype:
             raise ValueError(
                 f"query, key and value must have one floating dtype, got a {name} of {array.dtype} "
                 f"beside a query of {query.dtype}"
             )
     if key.shape != query.shape:
         raise ValueError(f"key must have the query's shape {query.shape}, got {key.shape}")
-    check_depth(depth, query.shape[2])
 
 
 def head_slopes(slope: Array | float | None, query: Array, depth: int) -> Array | None:
@@ -82,7 +84,7 @@ def head_slopes(slope: Array | float | None, query: Array, depth: int) -> Array 
         ``[h]``; None for no bias.
 
     Raises:
-        ValueError: for slopes of another shape.
+        ValueError: for slopes of another shape, or below 0 where their values are known.
 
     >>> import jax.numpy as jnp
     >>> head_slopes(jnp.array([1.0, 3.0]), jnp.ones((1, 2, 4, 4)), 2).tolist()
@@ -97,6 +99,8 @@ def head_slopes(slope: Array | float | None, query: Array, depth: int) -> Array 
             f"slope must be a number, [{heads // depth}] for the heads of a platter or [{heads}] "
             f"for all heads, got {slopes.shape}"
         )
+    if not isinstance(slope, jax.core.Tracer) and np.any(np.asarray(slope) < 0):
+        raise ValueError(f"slope must not be negative, got {np.min(np.asarray(slope))}")
     slopes = slopes.astype(at_least_float32(query.dtype))
     if slopes.shape == (heads // depth,):
         return jnp.tile(slopes, depth)

@@ -177,10 +177,10 @@ def equilibrium_propagation(
 
     Raises:
         ValueError: when called without targets, with a state that is not real or of several dtypes,
-            with an energy and a cost of different shapes, with params that are not real floating
-            arrays, with complex inputs or targets, with half precision for a holomorphic estimator,
-            or with concrete inputs or targets that are not finite. Traced ones make NaN, and no
-            relaxation with a NaN converges.
+            with an energy and a cost of different shapes or of no sample, with params that are not
+            real floating arrays, with complex inputs or targets, with half precision for a
+            holomorphic estimator, or with concrete inputs or targets that are not finite. Traced
+            ones make NaN, and no relaxation with a NaN converges.
 
     Source: Scellier and Bengio, Front. Comput. Neurosci. 11 (2017) 24.
 
@@ -334,6 +334,8 @@ def _checked(
             "energy and cost must have one shape, a number for each sample, got "
             f"{energy.shape} and {cost.shape}"
         )
+    if 0 in energy.shape:
+        raise ValueError(f"start must hold at least one sample, got energies {energy.shape}")
     return next(iter(dtypes))
 
 

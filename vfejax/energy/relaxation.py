@@ -73,14 +73,16 @@ def _iterate(
 
 
 def _check(step_size: float, max_iterations: int, tolerance: float | None) -> None:
-    if not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size must be above 0 and finite, got {step_size}")
+    if jnp.ndim(step_size) or not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be a number above 0 and finite, got {step_size}")
     _check_ends(max_iterations, tolerance)
 
 
 def _check_ends(max_iterations: int, tolerance: float | None) -> None:
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if not max_iterations >= 1 or max_iterations % 1:
+        raise ValueError(
+            f"max_iterations must be a whole number of at least 1, got {max_iterations}"
+        )
     if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
 

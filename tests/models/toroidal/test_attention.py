@@ -224,7 +224,7 @@ DROP = {"dropout_rate": 0.1, "dropout_rng": None}
         (lambda: _layer()(TOKEN, decode=True), "made by init_cache"),
         (lambda: _layer()(TOKEN, decode=True, mask=X > 0), "mask must be None where it decodes"),
         (lambda: attention_fn(RING)(X, X, X, bias=X), "bias must be None"),
-        (lambda: attention_fn(RING)(X, X[:, :3], X[:, :3]), "of one sequence"),
+        (lambda: attention_fn(RING)(X, X[:, :3], X[:, :3]), "of one sequence.* take Toro"),
         (lambda: attention_fn(RING)(X, X[:, :, :3], X[:, :, :3]), "heads must divide the 4"),
         (lambda: attention_fn(RING)(X, X, X, **DROP), "dropout_rng must"),
         (

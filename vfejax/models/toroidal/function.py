@@ -113,7 +113,8 @@ def _check(query: Array, key: Array, value: Array, bias: Array | None) -> None:
     if query.ndim < 3 or key.shape[:-2] != query.shape[:-2] or value.shape[:-1] != key.shape[:-1]:
         raise ValueError(
             "query, key and value must be [batch..., n, heads, c] of one sequence, got "
-            f"{query.shape}, {key.shape} and {value.shape}"
+            f"{query.shape}, {key.shape} and {value.shape}; to decode token by token, take "
+            "ToroidalAttention"
         )
 
 
