@@ -254,3 +254,13 @@ def test_outcomes_that_must_not_be_and_preferences_by_step():
     assert found.utility.tolist() == [[0.0, 2.0], [0.0, 0.0], [1.0, 0.0], [1.0, 2.0]]
     with pytest.raises(ValueError, match=r"C\[0\] has 2 steps and the policies have 3"):
         expected_free_energy(changing, changing.D, enumerate_policies(changing, 3))
+
+
+def test_counts_of_other_shapes_are_named(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    for about in (gain.likelihood_information_gain, gain.likelihood_information_gain_product):
+        with pytest.raises(ValueError, match=r"counts of A must have its shapes .*\[2, 3\]\], got"):
+            about(model, [a[:2] for a in model.A], model.D)
+    for about in (gain.transition_information_gain, gain.transition_information_gain_product):
+        with pytest.raises(ValueError, match=r"counts of B must have its shapes .*, got \[\]"):
+            about(model, [], model.D)

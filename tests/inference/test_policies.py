@@ -100,12 +100,20 @@ def test_actions_are_drawn_from_the_marginals_of_each_factor_independently(model
     [
         (np.zeros((2, 1, 1), int), r"policies must have shape \[p, horizon, 3\], got \[2, 1, 1\]"),
         (np.zeros((1, 1, 3)), "policies must be integers"),
+        ([[[0, 0, 0]]], r"policies must be an array \[p, horizon, 3\], got list"),
         (np.array([[[0, 1, 0]]]), r"policies\[0, 0, 1\] must be a control of factor 1, 0 to 0"),
     ],
 )
 def test_what_does_not_fit_is_named(model, given, message):
     with pytest.raises(ValueError, match=message):
         policies.action_marginals(model, given, jnp.ones(len(given)))
+
+
+def test_precisions_and_temperatures_below_zero_are_refused():
+    with pytest.raises(ValueError, match=r"gamma must be at least 0, got -1"):
+        policies.policy_posterior(jnp.zeros(2), -1.0)
+    with pytest.raises(ValueError, match=r"temperature must be at least 0, got -1"):
+        policies.sample_action(jax.random.key(0), (jnp.ones(2) / 2,), -1.0)
 
 
 def test_too_many_policies_are_refused_with_a_remedy(model):

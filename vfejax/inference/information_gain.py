@@ -179,6 +179,12 @@ def _first_order(counts: Array) -> Array:
     return jnp.where(possible, 1 / own - 1 / total, 0.0 * counts)
 
 
+def _check_counts(counts: Sequence[Array], arrays: Sequence[Array], name: str) -> None:
+    shapes, wanted = ([list(x.shape) for x in xs] for xs in (counts, arrays))
+    if shapes != wanted:
+        raise ValueError(f"counts of {name} must have its shapes {wanted}, got {shapes}")
+
+
 def likelihood_information_gain(
     model: POMDP, counts: Sequence[Array], beliefs: Sequence[Array]
 ) -> Array:
@@ -189,10 +195,14 @@ def likelihood_information_gain(
         counts: Dirichlet counts of A, one array of its shape for each modality.
         beliefs: predicted probabilities for each factor, ``[s_f]``.
 
+    Raises:
+        ValueError: for counts of other shapes.
+
     >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> round(float(likelihood_information_gain(model, [jnp.ones((2, 2))], model.D)), 4)
     0.1931
     """
+    _check_counts(counts, model.A, "A")
     total = jnp.zeros((), model.D[0].dtype)
     for table, factors in zip(counts, model.A_dependencies, strict=True):
         total += contract(_expected_divergence(table), _axes(beliefs, factors, 0))
@@ -211,10 +221,14 @@ def likelihood_information_gain_product(
         counts: Dirichlet counts of A, one array of its shape for each modality.
         beliefs: predicted probabilities for each factor, ``[s_f]``.
 
+    Raises:
+        ValueError: for counts of other shapes.
+
     >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> float(likelihood_information_gain_product(model, [jnp.ones((2, 2))], model.D))
     0.5
     """
+    _check_counts(counts, model.A, "A")
     total = jnp.zeros((), model.D[0].dtype)
     seen = predict_observations(model, beliefs)
     for m, (table, factors) in enumerate(zip(counts, model.A_dependencies, strict=True)):
@@ -233,11 +247,15 @@ def transition_information_gain(
         counts: Dirichlet counts of B, one array of its shape for each factor.
         beliefs: probabilities of the states before the transition, ``[s_f]``.
 
+    Raises:
+        ValueError: for counts of other shapes.
+
     >>> model = POMDP([jnp.eye(2)], [jnp.ones((2, 2, 1)) / 2], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> (gain,) = transition_information_gain(model, [2 * model.B[0]], model.D)
     >>> [round(float(g), 4) for g in gain]
     [0.1931]
     """
+    _check_counts(counts, model.B, "B")
     return tuple(
         contract(_expected_divergence(table), _axes(beliefs, factors, 0))
         for table, factors in zip(counts, model.B_dependencies, strict=True)
@@ -254,10 +272,14 @@ def transition_information_gain_product(
         counts: Dirichlet counts of B, one array of its shape for each factor.
         beliefs: probabilities of the states before the transition, ``[s_f]``.
 
+    Raises:
+        ValueError: for counts of other shapes.
+
     >>> model = POMDP([jnp.eye(2)], [jnp.ones((2, 2, 1)) / 2], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> transition_information_gain_product(model, [2 * model.B[0]], model.D)[0].tolist()
     [0.5]
     """
+    _check_counts(counts, model.B, "B")
     found = []
     for f, (table, factors) in enumerate(zip(counts, model.B_dependencies, strict=True)):
         after = contract(model.B[f], _axes(beliefs, factors, 1))

@@ -98,6 +98,8 @@ def check_policies(model: POMDP, policies: Array | np.ndarray) -> None:
     >>> check_policies(model, np.array([[[0]], [[1]]]))
     """
     wanted = f"[p, horizon, {len(model.B)}]"
+    if not hasattr(policies, "ndim"):
+        raise ValueError(f"policies must be an array {wanted}, got {type(policies).__name__}")
     if policies.ndim != 3 or policies.shape[2] != len(model.B) or 0 in policies.shape[:2]:
         raise ValueError(f"policies must have shape {wanted}, got {list(policies.shape)}")
     if not jnp.issubdtype(policies.dtype, jnp.integer):
@@ -112,6 +114,11 @@ def check_policies(model: POMDP, policies: Array | np.ndarray) -> None:
             f"policies[{p}, {h}, {f}] must be a control of factor {f}, 0 to "
             f"{model.num_controls[f] - 1}, got {given[p, h, f]}"
         )
+
+
+def _check_not_negative(name: str, value: Array | float) -> None:
+    if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) < 0):
+        raise ValueError(f"{name} must be at least 0, got {value}")
 
 
 def check_habits(model: POMDP) -> None:
@@ -177,11 +184,12 @@ def policy_posterior(
             are pruned; None for none.
 
     Raises:
-        ValueError: when E has another shape.
+        ValueError: when E has another shape, or for a concrete gamma below 0.
 
     >>> policy_posterior(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
     """
+    _check_not_negative("gamma", gamma)
     habits = jnp.zeros_like(neg_efe) if E is None else safe_log(E)
     if habits.shape != neg_efe.shape:
         raise ValueError(f"E must have shape {list(neg_efe.shape)}, got {list(habits.shape)}")
@@ -248,9 +256,13 @@ def sample_action(
         marginals: probabilities of the controls of each factor, ``[u_f]``.
         temperature: probabilities are raised to its inverse; 0 takes the most probable control.
 
+    Raises:
+        ValueError: for a concrete temperature below 0.
+
     >>> sample_action(jax.random.key(0), (jnp.array([0.0, 1.0]),)).tolist()
     [1]
     """
+    _check_not_negative("temperature", temperature)
     keys = jax.random.split(key, len(marginals))
     cold = jnp.asarray(temperature) == 0
     drawn = [

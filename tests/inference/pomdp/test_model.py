@@ -49,6 +49,7 @@ def test_arrays_take_the_widest_precision():
         ({"D": [jnp.zeros((2, 1))]}, "D[0] must have shape [s], not empty, got [2, 1]"),
         ({"E": jnp.zeros((1, 2))}, "E must have shape [p], got [1, 2]"),
         ({"A_dependencies": [[1]]}, "A_dependencies[0] must name different factors of 0 to 0"),
+        ({"A_dependencies": [0]}, "A_dependencies must be a list of lists of factors, got [0]"),
         ({"B_dependencies": [[0], [0]]}, "B_dependencies must have 1 entries, got 2"),
     ],
 )

@@ -102,6 +102,13 @@ def test_nan_and_observations_that_do_not_exist_stay_nan(rng):
     prior[0] = np.nan
     (q,), _ = infer(model, [0, 0], [prior])
     assert np.isnan(q).all()
+    predict = jax.vmap(lambda u: predict_states(model, model.D, u)[0])
+    assert np.isnan(predict(jnp.array([[-1], [0], [1], [2]]))).all(axis=1).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
     excluding = [np.array(likelihood) for likelihood in model.A]
     for likelihood in excluding:
         likelihood[:, 0] = 0.0
@@ -153,3 +160,5 @@ def test_what_does_not_fit_is_named(rng, observation, prior, message):
     model = pomdp_oracle.one_factor(rng, jnp.float64)
     with pytest.raises(ValueError, match=message):
         infer_states(model, observation, model.D if prior is None else prior)
+    with pytest.raises(ValueError, match=r"mask must have shape \[2\], got \[3\]"):
+        infer_states(model, [0, 0], model.D, mask=jnp.ones(3, bool))

@@ -74,5 +74,7 @@ def test_what_does_not_fit_is_named(rng):
     observations = [np.zeros(2, int)] * 2
     with pytest.raises(ValueError, match=r"actions must have shape \[1, 3\], got \[1, 1\]"):
         windows.smooth_states(model, observations, np.zeros((1, 1), int))
+    with pytest.raises(ValueError, match="observations must have at least 1 moment, got 0"):
+        windows.smooth_states(model, [np.zeros(0, int)] * 2, np.zeros((0, 3), int))
     with pytest.raises(ValueError, match=r"needs B_dependencies\[1\] = \[1\], got \[1, 0\]"):
         windows.marginal_message_passing(model, observations, np.zeros((1, 3), int))

@@ -4,7 +4,7 @@ p(o_m | s) = A_m[o_m, s_deps]        p(s_f' | s, u) = B_f[s_f', s_deps, u_f]
 p(s_f) = D_f[s_f]                    preferences C_m[o_m] = log p(o_m | C), in nats
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -159,7 +159,10 @@ class POMDP:
 def _dependencies(
     given: Dependencies | None, default: Dependencies, name: str, factors: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    found = tuple(tuple(int(f) for f in row) for row in (default if given is None else given))
+    rows = default if given is None else given
+    if not all(isinstance(row, Iterable) for row in rows):
+        raise ValueError(f"{name}_dependencies must be a list of lists of factors, got {rows}")
+    found = tuple(tuple(int(f) for f in row) for row in rows)
     if len(found) != len(default):
         raise ValueError(f"{name}_dependencies must have {len(default)} entries, got {len(found)}")
     for i, row in enumerate(found):

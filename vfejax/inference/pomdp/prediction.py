@@ -21,7 +21,7 @@ def predict_states(
     Args:
         model: the model.
         beliefs: probabilities for each factor, ``[s_f]``.
-        action: the control of each factor, integers ``[f]``.
+        action: the control of each factor, integers ``[f]``; one that does not exist gives NaN.
 
     >>> turn = jnp.array([[0.0, 1.0], [1.0, 0.0]])[..., None]
     >>> model = POMDP([jnp.eye(2)], [turn], [jnp.zeros(2)], [jnp.array([1.0, 0.0])])
@@ -30,13 +30,15 @@ def predict_states(
     """
     if len(action) != len(model.B):
         raise ValueError(f"action must have {len(model.B)} entries, got {len(action)}")
-    return tuple(
-        contract(
-            jax.lax.dynamic_index_in_dim(transition, action[f], axis=-1, keepdims=False),
-            {axis + 1: beliefs[d] for axis, d in enumerate(model.B_dependencies[f])},
+    found = []
+    for f, transition in enumerate(model.B):
+        taken = jax.lax.dynamic_index_in_dim(transition, action[f], axis=-1, keepdims=False)
+        after = contract(
+            taken, {axis + 1: beliefs[d] for axis, d in enumerate(model.B_dependencies[f])}
         )
-        for f, transition in enumerate(model.B)
-    )
+        exists = (action[f] >= 0) & (action[f] < transition.shape[-1])
+        found.append(jnp.where(exists, after, jnp.nan))
+    return tuple(found)
 
 
 def predict_observations(model: POMDP, beliefs: Sequence[Array]) -> tuple[Array, ...]:

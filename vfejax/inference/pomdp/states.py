@@ -45,7 +45,7 @@ def log_likelihoods(
         ``[*s_deps]`` for each modality; 0 where the observation is missing.
 
     Raises:
-        ValueError: when there is not one entry per modality.
+        ValueError: when there is not one entry per modality, in the mask too.
 
     >>> model = POMDP([jnp.eye(2)], [jnp.eye(2)[..., None]], [jnp.zeros(2)], [jnp.ones(2) / 2])
     >>> log_likelihoods(model, [1], jnp.array([False]))[0].tolist()
@@ -57,6 +57,8 @@ def log_likelihoods(
             f"observation must have {len(model.A)} entries, one per modality, got "
             f"{f'one number, {observation}' if scalar else len(observation)}"
         )
+    if mask is not None and jnp.shape(mask) != (len(model.A),):
+        raise ValueError(f"mask must have shape [{len(model.A)}], got {list(jnp.shape(mask))}")
     found = []
     for m, (likelihood, seen) in enumerate(zip(model.A, observation, strict=True)):
         value = jnp.asarray(seen)

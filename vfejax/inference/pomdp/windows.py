@@ -53,6 +53,8 @@ def _window(
     if len(seen) != len(model.A):
         raise ValueError(f"observations must have {len(model.A)} entries, got {len(seen)}")
     steps, actions = seen[0].shape[0], jnp.asarray(actions)
+    if steps < 1:
+        raise ValueError("observations must have at least 1 moment, got 0")
     if actions.shape != (steps - 1, len(model.B)):
         raise ValueError(
             f"actions must have shape [{steps - 1}, {len(model.B)}], got {list(actions.shape)}"
