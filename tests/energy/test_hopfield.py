@@ -153,6 +153,7 @@ def test_memory_does_not_depend_on_the_length_of_the_relaxation():
     [
         (lambda p, x, y, s: init(jax.random.key(0), (3,)), r"sizes must name an input and"),
         (lambda p, x, y, s: init(jax.random.key(0), (3, 0)), r"of 1 unit or more, got \(3, 0\)"),
+        (lambda p, x, y, s: rest(p, x[:, 1:]), r"inputs must have shape \[\.\.\., 6\]"),
         (lambda p, x, y, s: energy()(p, s, x[:, 1:]), r"inputs must have shape \[\.\.\., 6\]"),
         (lambda p, x, y, s: energy()(p, s[:2], x), r"state must have shapes"),
         (

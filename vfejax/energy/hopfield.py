@@ -153,17 +153,21 @@ def _expand(bias: Array, like: Array) -> Array:
 
 
 def _check(params: Hopfield, state: State, inputs: Array) -> None:
-    sizes = [w.shape[0] for w in params.weights]
     layers = [w.shape[1:] for w in params.weights]
     if [b.shape for b in params.biases] != layers:
         raise ValueError(
             f"biases must have shapes {layers}, got {[b.shape for b in params.biases]}"
         )
-    if inputs.shape[-1:] != (sizes[0],):
-        raise ValueError(f"inputs must have shape [..., {sizes[0]}], got {inputs.shape}")
+    _check_width(params, inputs)
     expected = [(*inputs.shape[:-1], w.shape[1]) for w in params.weights]
     if [s.shape for s in state] != expected:
         raise ValueError(f"state must have shapes {expected}, got {[s.shape for s in state]}")
+
+
+def _check_width(params: Hopfield, inputs: Array) -> None:
+    width = params.weights[0].shape[0]
+    if inputs.shape[-1:] != (width,):
+        raise ValueError(f"inputs must have shape [..., {width}], got {inputs.shape}")
 
 
 def rest(params: Hopfield, inputs: Array, activation: Activation = HARD) -> State:
@@ -177,9 +181,13 @@ def rest(params: Hopfield, inputs: Array, activation: Activation = HARD) -> Stat
     Returns:
         One array ``[..., n_l]`` for each layer, in the dtype of the weights.
 
+    Raises:
+        ValueError: for inputs of another width.
+
     >>> [s.tolist() for s in rest(init(jax.random.key(0), (3, 2, 1)), jnp.ones(3))]
     [[0.5, 0.5], [0.5]]
     """
+    _check_width(params, inputs)
     return tuple(
         jnp.full((*inputs.shape[:-1], *b.shape), activation.middle, b.dtype) for b in params.biases
     )

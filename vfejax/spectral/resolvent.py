@@ -168,8 +168,10 @@ def left_resolvent_diagonal(
     gL_{i-1}`` counts as a pole by its size beside the two numbers that it is the difference of.
 
     Args:
-        diagonal: a, real or complex, ``[..., n]``, n >= 1.
-        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain.
+        diagonal: a, real or complex, ``[..., n]``, n >= 1. A site that is not finite makes NaN from
+            there on.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain, as a wall
+            does.
         subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
         z: spectral parameter, a number or ``[...]``.
         scans: the algorithm, for the gradient too.
@@ -214,8 +216,10 @@ def resolvent_diagonal(
     precision) count as poles: parts of a chain that are that much smaller than the rest are lost.
 
     Args:
-        diagonal: a, real or complex, ``[..., n]``, n >= 1.
-        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain.
+        diagonal: a, real or complex, ``[..., n]``, n >= 1. A site that is not finite makes NaN of
+            its chain.
+        superdiagonal: b = T_{i,i+1}, ``[..., n - 1]``. A zero in b or c cuts the chain, as a wall
+            does.
         subdiagonal: c = T_{i+1,i}, ``[..., n - 1]``. Leading axes of all arguments broadcast.
         z: spectral parameter, a number or ``[...]``, off the spectrum (``Im z > 0`` is enough when
             T is symmetric). Leading minors of ``T - z`` may vanish.
