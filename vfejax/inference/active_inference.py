@@ -32,11 +32,14 @@ __all__ = [
     "Agent",
     "AgentState",
     "Decision",
+    "DrawFn",
     "Plan",
     "agent",
+    "draw_controls",
     "policy_planner",
     "sophisticated_planner",
     "utility_planner",
+    "whole_policies",
 ]
 
 
@@ -55,6 +58,7 @@ class Plan(NamedTuple):
 
 
 Planner = Callable[[POMDP, Sequence[Array]], Plan]
+DrawFn = Callable[[Array, Plan, Array | float], Array]
 
 
 class AgentState(NamedTuple):
@@ -192,12 +196,56 @@ def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **option
     return plan
 
 
+def draw_controls(key: Array, plan: Plan, temperature: Array | float) -> Array:
+    """A control for each factor by itself, weighed over all policies, integers ``[f]``.
+
+    >>> import jax
+    >>> plan = Plan(jnp.ones(2) / 2, jnp.zeros(2), (jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])))
+    >>> draw_controls(jax.random.key(0), plan, 0.0).tolist()
+    [1, 0]
+    """
+    return sample_action(key, plan.controls, temperature)
+
+
+def whole_policies(policies: Array | np.ndarray) -> DrawFn:
+    """Draws a policy and takes its first controls: what it combines stays together.
+
+    Where factors must be moved in step, controls that are drawn factor by factor can make a pair
+    that no policy has.
+
+    Args:
+        policies: integers ``[p, horizon, f]``, those of the planner;
+            :func:`vfejax.inference.policies.enumerate_policies` of horizon 1 for planners of joint
+            first controls.
+
+    Returns:
+        ``draw_fn`` of :func:`agent`. A temperature of 0 takes the most probable policy.
+
+    >>> import jax
+    >>> both = whole_policies(np.array([[[0, 0]], [[1, 1]]]))
+    >>> plan = Plan(jnp.array([0.4, 0.6]), jnp.zeros(2), ())
+    >>> both(jax.random.key(0), plan, 0.0).tolist()
+    [1, 1]
+    """
+
+    def draw(key: Array, plan: Plan, temperature: Array | float) -> Array:
+        if len(policies) != len(plan.posterior):
+            raise ValueError(
+                f"policies must be the {len(plan.posterior)} of the planner, got {len(policies)}"
+            )
+        (which,) = sample_action(key, (plan.posterior,), temperature)
+        return jnp.asarray(policies)[which, 0]
+
+    return draw
+
+
 def agent(
     model: POMDP,
     planner: Planner,
     *,
     temperature: Array | float = 1.0,
     num_sweeps: int | None = None,
+    draw_fn: DrawFn = draw_controls,
 ) -> Agent:
     """An agent with a model of its world and a way to plan.
 
@@ -206,6 +254,8 @@ def agent(
         planner: ``planner(model, beliefs) -> Plan``.
         temperature: of the drawn actions; 0 takes the most probable control of each factor.
         num_sweeps: of :func:`vfejax.inference.pomdp.states.infer_states`.
+        draw_fn: ``(key, plan, temperature) -> action``; :func:`whole_policies` makes one that draws
+            the controls of all factors together.
 
     >>> move = jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)  # stay, change
     >>> model = POMDP([jnp.eye(2)], [move], [jnp.array([0.0, 3.0])], [jnp.array([0.5, 0.5])])
@@ -226,7 +276,7 @@ def agent(
             model, list(observation), state.prior, mask=mask, num_sweeps=num_sweeps
         )
         plan = planner(model, beliefs)
-        action = sample_action(key, plan.controls, temperature)
+        action = draw_fn(key, plan, temperature)
         after = AgentState(predict_states(model, beliefs, list(action)))
         return after, Decision(beliefs, info.free_energy, plan, action)
 

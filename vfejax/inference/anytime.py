@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vfejax.inference.active_inference import Planner
-from vfejax.inference.policies import sample_action
+from vfejax.inference.active_inference import DrawFn, Planner, draw_controls
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.inference.pomdp.prediction import predict_states
 from vfejax.inference.pomdp.states import infer_states
@@ -67,6 +66,7 @@ def anytime_agent(
     *,
     temperature: Array | float = 1.0,
     num_sweeps: int | None = None,
+    draw_fn: DrawFn = draw_controls,
 ) -> AnytimeAgent:
     """An agent with a step for each of several planners, and a last one without any.
 
@@ -79,6 +79,7 @@ def anytime_agent(
         temperature: of the drawn actions; 0 takes the most probable control of each factor.
         num_sweeps: over the factors; by default 16, or 2 where one is exact and the second shows
             it.
+        draw_fn: as :func:`vfejax.inference.active_inference.agent` takes it.
 
     >>> from vfejax.inference.active_inference import policy_planner
     >>> from vfejax.inference.policies import enumerate_policies
@@ -108,8 +109,8 @@ def anytime_agent(
             )
             action = state.action
             if planner is not None:
-                controls = planner(model, beliefs).controls
-                action = sample_action(key, controls, temperature).astype(action.dtype)
+                plan = planner(model, beliefs)
+                action = draw_fn(key, plan, temperature).astype(action.dtype)
             after = AnytimeState(predict_states(model, beliefs, list(action)), action)
             fall = info.free_energies[-2] - info.free_energies[-1]
             return after, Choice(action, beliefs, info.free_energy, fall)

@@ -21,8 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.active_inference import Agent, Decision, Planner, agent
-from vfejax.inference.policies import count_policies, sample_action
+from vfejax.inference.active_inference import (
+    Agent,
+    Decision,
+    DrawFn,
+    Planner,
+    agent,
+    draw_controls,
+)
+from vfejax.inference.policies import count_policies
 from vfejax.inference.pomdp.learning import (
     Counts,
     count_likelihoods,
@@ -125,6 +132,7 @@ def episode_learner(
     keep: Array | float = 1.0,
     temperature: Array | float = 1.0,
     num_sweeps: int | None = None,
+    draw_fn: DrawFn = draw_controls,
 ) -> Learner:
     """A learner that looks back over the episode when it is over.
 
@@ -138,6 +146,7 @@ def episode_learner(
         keep: share of what was counted that survives an episode; the rest returns to the prior.
         temperature: of the drawn actions.
         num_sweeps: sweeps over the factors, of a moment and of the episode.
+        draw_fn: as :func:`vfejax.inference.active_inference.agent` takes it.
 
     Raises:
         ValueError: when E has counts and there are no policies, or as many as there are counts.
@@ -159,7 +168,13 @@ def episode_learner(
 
     def make(counts: Counts) -> Agent:
         known = expected_model(model, counts)
-        return agent(known, planner_fn(counts), temperature=temperature, num_sweeps=num_sweeps)
+        return agent(
+            known,
+            planner_fn(counts),
+            temperature=temperature,
+            num_sweeps=num_sweeps,
+            draw_fn=draw_fn,
+        )
 
     def learn(
         counts: Counts,
@@ -196,6 +211,7 @@ def step_learner(
     keep: Array | float = 1.0,
     temperature: Array | float = 1.0,
     num_sweeps: int | None = None,
+    draw_fn: DrawFn = draw_controls,
 ) -> Learner:
     """A learner that counts at every moment what it then believes, and plans with the new counts.
 
@@ -208,6 +224,7 @@ def step_learner(
         keep: share of what was counted that survives an event; the rest returns to the prior.
         temperature: of the drawn actions.
         num_sweeps: sweeps over the factors.
+        draw_fn: as :func:`vfejax.inference.active_inference.agent` takes it.
 
     Raises:
         ValueError: when E has counts and there are no policies, or as many as there are counts.
@@ -242,7 +259,7 @@ def step_learner(
         counts = _of_this_moment(updated(state.counts, events), state)
         known = expected_model(model, counts)
         plan = planner_fn(counts)(known, beliefs)
-        action = sample_action(key, plan.controls, temperature)
+        action = draw_fn(key, plan, temperature)
         if policies is not None and prior.E is not None:
             followed = count_policies(jnp.asarray(policies), plan.posterior, action)
             counts = updated(counts, Counts(E=followed))
