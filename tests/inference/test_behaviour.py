@@ -41,6 +41,9 @@ def test_the_likelihood_is_that_of_the_agents_own_plans(histories):
     )
     taken = found.controls[0][np.arange(12), decisions.action[0, :, 0]]
     np.testing.assert_allclose(found.log_likelihood, np.log(taken).sum(), rtol=1e-5)
+    broken = decisions.action[0].copy()
+    broken[7] = -1
+    assert np.isnan(find(observations[0], broken).steps).tolist() == [False] * 7 + [True] * 5
     with pytest.raises(ValueError, match="as many actions as observations, got 2 and 3"):
         behaviour_log_likelihood(model, planner, observations[0, :3], decisions.action[0, :2])
 

@@ -44,13 +44,15 @@ def behaviour_log_likelihood(
     *,
     mask: Array | None = None,
 ) -> BehaviourLikelihood:
-    """Log probability of the actions of an agent that draws them from its plans.
+    """Log probability of the actions of an agent that draws the control of each factor by itself
+    from its plans.
 
     Args:
         model: what the agent believes about the world.
         planner: ``planner(model, beliefs) -> Plan``.
         observations: integers ``[t, m]``, as the agent had them before each action.
-        actions: the control of each factor at each moment, integers ``[t, f]``.
+        actions: the control of each factor at each moment, integers ``[t, f]``. One that does not
+            exist makes NaN from there on.
         mask: booleans ``[t]``, True where an action counts; None where all do.
 
     Returns:
@@ -78,7 +80,10 @@ def behaviour_log_likelihood(
         observation, action = xs
         beliefs, _ = infer_states(model, list(observation), prior)
         controls = planner(model, beliefs).controls
-        logs = [safe_log(p)[a] for p, a in zip(controls, action, strict=True)]
+        logs = [
+            jnp.where((a >= 0) & (a < len(p)), safe_log(p)[a], jnp.nan)
+            for p, a in zip(controls, action, strict=True)
+        ]
         return predict_states(model, beliefs, list(action)), (sum(logs), controls)
 
     history = jnp.asarray(observations), jnp.asarray(actions)
