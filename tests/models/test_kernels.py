@@ -28,12 +28,18 @@ DERIVATIVES = {
 }
 
 
+# The gradient by the kernel is another product where x is the wider one.
+WIDTHS = [(4, 5), (5, 4)]
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("name", DERIVATIVES)
-def test_derivatives_of_a_product_with_a_kernel_are_those_of_the_plain_product(rng, name):
-    x, kernel, weight = (rng.normal(size=shape) for shape in ((2, 3, 4), (4, 5), (2, 3, 5)))
+def test_derivatives_of_a_product_with_a_kernel_are_those_of_the_plain_product(rng, name, widths):
+    m, n = widths
+    x, kernel, weight = (rng.normal(size=shape) for shape in ((2, 3, m), (m, n), (2, 3, n)))
 
     def derivatives(layer_product):
-        layer = nnx.Linear(4, 5, use_bias=False, dot_general=layer_product, rngs=nnx.Rngs(0))
+        layer = nnx.Linear(m, n, use_bias=False, dot_general=layer_product, rngs=nnx.Rngs(0))
         graphdef, _ = nnx.split(layer)
 
         def value(x, kernel):
@@ -47,8 +53,9 @@ def test_derivatives_of_a_product_with_a_kernel_are_those_of_the_plain_product(r
     chex.assert_trees_all_close(derivatives(kernel_product), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_product_with_a_kernel_keeps_the_dtypes_of_the_plain_one(rng):
-    x, kernel = (jnp.asarray(rng.normal(size=s), "bfloat16") for s in ((3, 4), (4, 5)))
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_a_product_with_a_kernel_keeps_the_dtypes_of_the_plain_one(rng, widths):
+    x, kernel = (jnp.asarray(rng.normal(size=s), "bfloat16") for s in ((3, widths[0]), widths))
 
     def gradients(product):
         def value(x, kernel):
@@ -65,10 +72,11 @@ def test_a_product_with_a_kernel_keeps_the_dtypes_of_the_plain_one(rng):
     chex.assert_trees_all_close(found, expected, rtol=2**-7)  # the last bit of bfloat16
 
 
+@pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_gradients_meet_in_a_kernel_that_devices_share(rng, kind):
+def test_gradients_meet_in_a_kernel_that_devices_share(rng, kind, widths):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType[kind],))
-    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3, 4), (4, 5)))
+    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3, widths[0]), widths))
 
     def gradients(product, options):
         def value(x, kernel):
@@ -84,6 +92,27 @@ def test_gradients_meet_in_a_kernel_that_devices_share(rng, kind):
     with jax.set_mesh(mesh):
         found, expected = (gradients(f, options) for f in (kernel_product, jax.lax.dot_general))
     assert [g.sharding for g in found] == [g.sharding for g in expected]
+    # The same sums, in an order that is the compiler's.
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("spec", [("data", None), (None, "data")])
+def test_the_gradient_of_a_kernel_is_where_the_kernel_is(rng, spec, widths):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((3, widths[0]), widths))
+
+    def value(kernel, product):
+        place = None if spec[0] is None else jax.P(None, None)  # where sums over devices go
+        y = product(x, kernel, (((1,), (0,)), ((), ())), out_sharding=place)
+        return jnp.sum(jnp.sin(y))
+
+    with jax.set_mesh(mesh):
+        kernel = jax.device_put(kernel, jax.NamedSharding(mesh, jax.P(*spec)))
+        found, expected = (
+            jax.grad(value)(kernel, f) for f in (kernel_product, jax.lax.dot_general)
+        )
+    assert found.sharding == expected.sharding
     # The same sums, in an order that is the compiler's.
     chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
 
