@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from vfejax.training import momentum as methods
@@ -201,8 +202,30 @@ def test_weights_are_found_in_any_chain_and_the_rate_follows_its_schedule():
     np.testing.assert_allclose(weights, params + 0.25, rtol=1e-6)
     plain = optax.adam(0.1).init(params)
     assert eval_params(params, plain) is params
-    with pytest.raises(ValueError, match="one velocity, got 2"):
+    with pytest.raises(ValueError, match="one velocity or average, got 2"):
         eval_params(params, (state, state))
+
+
+def test_the_average_of_a_schedule_free_method_is_what_optax_says():
+    free = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.8)
+    optimizer = optax.masked(optax.chain(optax.clip(1.0), free), {"a": True, "b": False})
+
+    @jax.jit
+    def moved(params):
+        state = optimizer.init(params)
+        for slope in (1.0, -0.5, 0.7):
+            gradient = {"a": jnp.full(1, slope), "b": jnp.zeros(1)}
+            moves, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, moves)
+        inner = state.inner_state[1]
+        known = {"a": inner.z["a"], "b": params["b"]}  # optax's own knows no masks
+        return eval_params(params, state), optax.contrib.schedule_free_eval_params(
+            inner._replace(z=known), params
+        )
+
+    found, expected = moved({"a": jnp.ones(1), "b": jnp.ones(1)})
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    assert float(jnp.abs(found["a"] - 1.0)[0]) > 0.01
 
 
 @pytest.mark.parametrize(

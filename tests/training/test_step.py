@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from vfejax.models.protocol import as_batch
@@ -123,6 +124,9 @@ def test_weights_are_those_of_an_optimizer_that_looks_ahead_and_fixed_ones_stay(
     kernel = state.params["kernel"] - 0.5 * state.optimizer_state.velocity["kernel"]
     np.testing.assert_allclose(method.weights(state)["kernel"], kernel, rtol=1e-14)
     assert method.weights(state)["scale"] == state.params["scale"] == 1
+    other = trainer(bigram(5), optimizer, jax.random.key(1), trained={"kernel": True})
+    with pytest.raises(ValueError, match=r"a tree like params, but \['scale'\] is in one of them"):
+        other.init(jax.random.key(0))
 
 
 def test_parts_that_do_not_fit_are_named(bigram, windows):
@@ -152,6 +156,15 @@ def test_step_is_traced_once_over_changing_values(bigram, windows):
     for batch in windows:
         state, _ = step(state, batch)
     assert int(state.step) == 6
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_optimizer_is_told_the_loss(bigram, windows, accumulation):
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    method = trainer(bigram(5), optimizer, jax.random.key(1), accumulation=accumulation)
+    state, info = jax.jit(method.step)(method.init(jax.random.key(0)), windows[0])
+    # Optax may keep it in single precision.
+    np.testing.assert_allclose(state.optimizer_state[1].best_value, info.loss, rtol=1e-6)
 
 
 def test_training_minimises_to_the_entropy_of_the_source(bigram, rng):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from vfejax.numerics import at_least_float32, cast_like
 from vfejax.types import Array, PyTree
@@ -42,6 +43,9 @@ class VelocityState(NamedTuple):
     velocity: PyTree
     momentum: Array
     delta: Array
+
+
+_AHEAD = (VelocityState, optax.contrib.ScheduleFreeState)
 
 
 def leapfrog(
@@ -183,26 +187,41 @@ def eval_params(params: PyTree, state: PyTree) -> PyTree:
         state: of the optimiser, however it is chained with others.
 
     Returns:
-        ``y - d(mu v)`` where the state holds a :class:`VelocityState`, else ``params`` themselves.
+        ``y - d(mu v)`` where the state holds a :class:`VelocityState`, the average
+        ``(y - (1 - b) z) / b`` where it is that of ``optax.contrib.schedule_free``, else ``params``
+        themselves.
 
     Raises:
-        ValueError: for a state that holds more than one velocity.
+        ValueError: for a state that holds more than one of them.
 
     >>> params = {"x": jnp.ones(2)}
     >>> eval_params(params, optax.adam(0.1).init(params)) is params
     True
     """
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, VelocityState))
-    states = [node for node in leaves if isinstance(node, VelocityState)]
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, _AHEAD))
+    states = [node for node in leaves if isinstance(node, _AHEAD)]
     if not states:
         return params
     if len(states) > 1:
-        raise ValueError(f"state must hold one velocity, got {len(states)}")
+        raise ValueError(f"state must hold one velocity or average, got {len(states)}")
+    if isinstance(states[0], VelocityState):
+        lead = _lead(states[0])
+    else:
+        lead = _lead_of_average(params, states[0])
 
     def behind(y: Array, b: Array) -> Array:
         return y if isinstance(b, optax.MaskedNode) else y - b.astype(y.dtype)
 
-    return jax.tree.map(behind, params, _lead(states[0]))
+    return jax.tree.map(behind, params, lead)
+
+
+def _lead_of_average(params: PyTree, state: optax.contrib.ScheduleFreeState) -> PyTree:
+    """How far the parameters ``y = b x + (1 - b) z`` are ahead of the average x."""
+
+    def lead(y: Array, z: Array) -> Array:
+        return z if isinstance(z, optax.MaskedNode) else (1 / state.b1 - 1) * (z - y)
+
+    return jax.tree.map(lead, params, state.z)
 
 
 def _lead(state: VelocityState) -> PyTree:

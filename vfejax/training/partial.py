@@ -33,6 +33,13 @@ def split(params: PyTree, trained: PyTree | None) -> tuple[PyTree, PyTree]:
     """
     if trained is None:
         return params, None
+    names, wanted = (
+        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (trained, params)
+    )
+    if names != wanted:
+        name = sorted(names ^ wanted)[0]
+        raise ValueError(f"trained must be a tree like params, but {name} is in one of them alone")
     learning = jax.tree.map(lambda x, learns: x if learns else None, params, trained)
     return learning, jax.tree.map(lambda x, learns: None if learns else x, params, trained)
 

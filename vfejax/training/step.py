@@ -48,7 +48,9 @@ def trainer(
 
     Args:
         model: the model.
-        optimizer: any optax transformation.
+        optimizer: an optax transformation. One that asks for the value of the loss, such as
+            ``optax.contrib.reduce_on_plateau``, is given it; line searches, which ask for the loss
+            as a function, need a loop of their own.
         key: source of all randomness in training; the step's own key is ``fold_in(key, step)``, so
             a run can go on from any step.
         padding: the token that is neither read nor asked for.
@@ -83,6 +85,7 @@ def trainer(
     """
     if accumulation < 1:
         raise ValueError(f"accumulation must be at least 1, got {accumulation}")
+    updating = optax.with_extra_args_support(optimizer)
 
     def init(key: Array) -> TrainState:
         params = model.init(key)
@@ -99,7 +102,9 @@ def trainer(
         else:
             parts, keys = _parts(batch, accumulation), jax.random.split(step_key, accumulation)
             gradient, (loss, info) = _accumulated(learner, learning, parts, keys, padding)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, learning)
+        updates, optimizer_state = updating.update(
+            gradient, state.optimizer_state, learning, value=loss
+        )
         params = partial.merge(optax.apply_updates(learning, updates), fixed)
         return TrainState(state.step + 1, params, optimizer_state), TrainInfo(
             loss, info, optax.tree.norm(gradient)
