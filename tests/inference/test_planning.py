@@ -154,6 +154,9 @@ def test_improbable_outcomes_and_actions_can_be_left_out(rng):
     chex.assert_trees_all_close(search(model, 2, num_outcomes=100, min_probability=1e-9), full)
     few = np.asarray(search(model, 2, num_outcomes=3))
     assert 0 < np.abs(few - full).max() < 0.5
+    # The most probable one is followed however improbable it is.
+    one = search(model, 2, num_outcomes=1)
+    chex.assert_trees_all_close(search(model, 2, min_probability=1.0), one)
     # Above one half, only the better action by one step is considered: no better than the best.
     greedy = np.asarray(search(model, 2, min_action_probability=0.6))
     assert np.all(greedy <= np.asarray(search(model, 2, hard=True)) + 1e-12)
@@ -178,6 +181,11 @@ def test_trees_that_are_too_large_are_refused_with_a_remedy(rng):
         active_inference.sophisticated_planner(2, depht=3)
     with pytest.raises(ValueError, match="num_outcomes must be at least 1, got 0"):
         planning.sophisticated(model, model.D, 2, num_outcomes=0)
+    timed = model.replace(C=[jnp.zeros((2, 4)), model.C[1]])
+    with pytest.raises(ValueError, match=r"C\[0\] has 2 steps and the policies have 3"):
+        planning.sophisticated(timed, model.D, 3, num_outcomes=1)
+    with pytest.raises(ValueError, match=r"C\[0\] has 2 steps and the policies have 3"):
+        planning.plan_by_gradient(timed, model.D, 3)
 
 
 def test_a_relaxed_policy_without_chance_is_the_policy(rng):

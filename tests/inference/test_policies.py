@@ -112,6 +112,8 @@ def test_what_does_not_fit_is_named(model, given, message):
 def test_precisions_and_temperatures_below_zero_are_refused():
     with pytest.raises(ValueError, match=r"gamma must be at least 0, got -1"):
         policies.policy_posterior(jnp.zeros(2), -1.0)
+    with pytest.raises(ValueError, match=r"window must be at least 0, got -1"):
+        policies.policy_posterior(jnp.zeros(2), window=-1.0)
     with pytest.raises(ValueError, match=r"temperature must be at least 0, got -1"):
         policies.sample_action(jax.random.key(0), (jnp.ones(2) / 2,), -1.0)
 

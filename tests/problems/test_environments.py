@@ -88,6 +88,10 @@ def test_a_map_that_cannot_be_read_names_its_fault(text, message):
         (lambda: environments.t_maze(validity=1.5), "validity must be a probability, got 1.5"),
         (lambda: grid_world.grid_world(slip=-0.1), "slip must be a probability, got -0.1"),
         (lambda: environments.bandit(jnp.ones(1)), r"chances must have shape \[k\], k at least 2"),
+        (
+            lambda: environments.bandit(jnp.array([0.5, 1.5])),
+            r"chances must be probabilities, got \[0\.5",
+        ),
         (lambda: environments.cue_chain(0), "length must be at least 1 and sides 2, got 0 and 2"),
     ],
 )

@@ -33,6 +33,7 @@ from vfejax.types import Array
 __all__ = [
     "ExpectedFreeEnergy",
     "StepTerms",
+    "check_preferences",
     "expected_free_energy",
     "predict_all_controls",
     "step_terms",
@@ -212,8 +213,12 @@ def _groups(levels: Iterator[_Nodes]) -> Iterator[_Nodes]:
     yield _together(waiting)
 
 
-def _check_preferences(model: POMDP, horizon: int) -> None:
-    """Refuse preferences of fewer steps than the policies have."""
+def check_preferences(model: POMDP, horizon: int) -> None:
+    """Refuse preferences of fewer steps than are planned.
+
+    >>> see, stay = jnp.eye(2), jnp.eye(2)[..., None]
+    >>> check_preferences(POMDP([see], [stay], [jnp.zeros((3, 2))], [jnp.ones(2) / 2]), 3)
+    """
     for m, preferences in enumerate(model.C):
         if preferences.ndim == 2 and len(preferences) < horizon:
             raise ValueError(f"C[{m}] has {len(preferences)} steps and the policies have {horizon}")
@@ -264,7 +269,7 @@ def expected_free_energy(
     """
     check_policies(model, policies)
     start = check_beliefs(model, beliefs, "beliefs")
-    _check_preferences(model, policies.shape[1])
+    check_preferences(model, policies.shape[1])
     about_a, about_b = gain.likelihood_information_gain, gain.transition_information_gain
     if product:
         about_a = gain.likelihood_information_gain_product

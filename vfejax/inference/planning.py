@@ -21,7 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference import information_gain
-from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
+from vfejax.inference.expected_free_energy import (
+    check_preferences,
+    predict_all_controls,
+    step_terms,
+)
 from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import (
     check_habits,
@@ -81,7 +85,8 @@ def sophisticated(
         joint: whether information about states is that of all modalities together.
         num_outcomes: how many of the most probable joint outcomes are followed after each action;
             None for all.
-        min_probability: outcomes that are less probable are left out. The rest share their weight.
+        min_probability: outcomes that are less probable are left out, unless they are the most
+            probable. The rest share their weight.
         min_action_probability: later actions whose probability by one step alone,
             ``softmax(gamma g)``, is smaller are not considered, unless it is the largest.
         intention: goals of :func:`vfejax.inference.inductive.intention`; with them the inductive
@@ -93,8 +98,8 @@ def sophisticated(
         ``enumerate_policies(model, 1)``.
 
     Raises:
-        ValueError: when arguments do not fit, E has not one entry for each joint control, or the
-            tree would have more than 2^22 nodes.
+        ValueError: when arguments do not fit, preferences have fewer steps than the horizon, E has
+            not one entry for each joint control, or the tree would have more than 2^22 nodes.
 
     Source: Friston, Da Costa, Hafner, Hesp and Parr, Sophisticated inference, Neural Computation 33
     (2021) 713.
@@ -106,6 +111,7 @@ def sophisticated(
     """
     start = check_beliefs(model, belief, "belief")
     check_horizon(horizon)
+    check_preferences(model, horizon)
     controls = enumerate_policies(model, 1)[:, 0]
     check_habits(model)
     sizes = model.num_observations
@@ -160,7 +166,8 @@ def _values(model: POMDP, search: _Search, beliefs: tuple[Array, ...], step: int
     chances = jax.vmap(lambda *q: outcome_probabilities(model, q))(*flat)
     weights, which = jax.lax.top_k(chances, search.branches)
     if search.min_probability > 0:
-        weights = jnp.where(weights < search.min_probability, 0.0, weights)
+        bar = jnp.minimum(weights[:, :1], search.min_probability)  # the first is the largest
+        weights = jnp.where(weights < bar, 0.0, weights)
     weights = weights / jnp.sum(weights, axis=1, keepdims=True)
 
     def observed(prior: tuple[Array, ...], outcome: Array) -> tuple[Array, ...]:
@@ -221,6 +228,7 @@ def relaxed_neg_efe(model: POMDP, beliefs: Sequence[Array], controls: Sequence[A
     if len(controls) != len(model.B):
         raise ValueError(f"controls must have {len(model.B)} entries, got {len(controls)}")
     horizon = controls[0].shape[0]
+    check_preferences(model, horizon)
     total = jnp.zeros((), nodes[0].dtype)
     for step in range(horizon):
         after = predict_all_controls(model, nodes)

@@ -184,12 +184,13 @@ def policy_posterior(
             are pruned; None for none.
 
     Raises:
-        ValueError: when E has another shape, or for a concrete gamma below 0.
+        ValueError: when E has another shape, or for a concrete gamma or window below 0.
 
     >>> policy_posterior(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
     """
     _check_not_negative("gamma", gamma)
+    _check_not_negative("window", 0.0 if window is None else window)
     habits = jnp.zeros_like(neg_efe) if E is None else safe_log(E)
     if habits.shape != neg_efe.shape:
         raise ValueError(f"E must have shape {list(neg_efe.shape)}, got {list(habits.shape)}")

@@ -20,7 +20,11 @@ import jax.numpy as jnp
 from vfejax.beliefs.categorical import safe_log
 from vfejax.errors import UserError
 from vfejax.inference.active_inference import Plan, Planner
-from vfejax.inference.expected_free_energy import predict_all_controls, step_terms
+from vfejax.inference.expected_free_energy import (
+    check_preferences,
+    predict_all_controls,
+    step_terms,
+)
 from vfejax.inference.inductive import Intention, inductive_value
 from vfejax.inference.policies import (
     action_marginals,
@@ -100,6 +104,7 @@ def _check_search(model: POMDP, horizon: int, num_simulations: int) -> None:
     if num_simulations < 1:
         raise ValueError(f"num_simulations must be at least 1, got {num_simulations}")
     check_habits(model)
+    check_preferences(model, horizon)
     branches = math.prod(model.num_controls) + math.prod(model.num_observations)
     if branches * num_simulations > _LARGEST_TREE:
         raise ValueError(

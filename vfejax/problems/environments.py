@@ -93,6 +93,9 @@ def bandit(chances: Array, *, reward: float = 1.0, start_known: bool = False) ->
         reward: log preference for a payment, in nats.
         start_known: whether the first shift is the case and known; else all are as probable.
 
+    Raises:
+        ValueError: for chances of another shape, or concrete ones that are no probabilities.
+
     >>> model = bandit(jnp.array([0.1, 0.9]))
     >>> model.num_states, model.num_controls
     ((3, 2), (3, 1))
@@ -101,6 +104,9 @@ def bandit(chances: Array, *, reward: float = 1.0, start_known: bool = False) ->
     num = chances.shape[0]
     if chances.ndim != 1 or num < 2:
         raise ValueError(f"chances must have shape [k], k at least 2, got {list(chances.shape)}")
+    given = 0.0 if isinstance(chances, jax.core.Tracer) else np.asarray(chances)
+    if not np.all((given >= 0) & (given <= 1)):
+        raise ValueError(f"chances must be probabilities, got {chances}")
     shifts = jnp.stack([jnp.roll(chances, shift) for shift in range(num)], axis=1)  # [arm, shift]
     never = jnp.zeros_like(shifts)[None]
     payment = jnp.concatenate([never, 1 - shifts[None], shifts[None]])

@@ -75,6 +75,12 @@ def test_updates_forget_and_leave_what_cannot_happen():
     assert found.E.tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match="there are events of A but no counts of it"):
         learning.update_counts(old, learning.Counts(A=(jnp.ones(2),)))
+    with pytest.raises(ValueError, match=r"events of E must have .* \[\[2\]\], got \[\[3\]\]"):
+        learning.update_counts(old, learning.Counts(E=jnp.ones(3)))
+    with pytest.raises(ValueError, match=r"rate must be at least 0, got -1\.0"):
+        learning.update_counts(old, learning.Counts(E=jnp.ones(2)), -1.0)
+    with pytest.raises(ValueError, match=r"keep must be from 0 to 1, got 1\.5"):
+        learning.update_counts(old, learning.Counts(E=jnp.ones(2)), 1.0, 1.5)
 
 
 @pytest.mark.parametrize(

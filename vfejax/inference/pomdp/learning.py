@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.beliefs.categorical import safe_log
 from vfejax.inference.pomdp.model import POMDP
@@ -241,6 +242,14 @@ def count_window(
     )
 
 
+def _check_weight(name: str, value: Array | float, most: float) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    if np.any((np.asarray(value) < 0) | (np.asarray(value) > most)):
+        limit = "at least 0" if np.isinf(most) else f"from 0 to {most:g}"
+        raise ValueError(f"{name} must be {limit}, got {value}")
+
+
 def update_counts(
     counts: Counts,
     events: Counts,
@@ -259,12 +268,15 @@ def update_counts(
         prior: counts that forgetting leads back to.
 
     Raises:
-        ValueError: when there are events of something that has no counts, or counts without prior.
+        ValueError: when there are events of something that has no counts or another shape, counts
+            without prior, or for a concrete rate below 0 or keep that is no share.
 
     >>> old, new = Counts(D=(jnp.array([1.0, 0.0]),)), Counts(D=(jnp.array([0.5, 0.5]),))
     >>> update_counts(old, new).D[0].tolist()  # a count of 0 stays
     [1.5, 0.0]
     """
+    _check_weight("rate", rate, np.inf)
+    _check_weight("keep", keep, 1.0)
     found = {}
     for name, old in counts._asdict().items():
         new = getattr(events, name)
@@ -273,6 +285,9 @@ def update_counts(
         if old is None or new is None:
             found[name] = old
             continue
+        shapes, wanted = ([list(x.shape) for x in jax.tree.leaves(xs)] for xs in (new, old))
+        if shapes != wanted:
+            raise ValueError(f"events of {name} must have the shapes {wanted}, got {shapes}")
         first = jax.tree.map(jnp.zeros_like, old) if prior is None else getattr(prior, name)
         if first is None:
             raise ValueError(f"there are counts of {name} but no prior of it")
