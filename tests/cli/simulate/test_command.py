@@ -22,6 +22,7 @@ from vfejax.beliefs.gaussian import Gaussian
 from vfejax.cli import options as configuration
 from vfejax.cli.main import main
 from vfejax.cli.simulate import problem as simulate_problem
+from vfejax.cli.simulate import report as simulate_report
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.data import population_arrays
 from vfejax.runs import checkpoint
@@ -134,6 +135,10 @@ def test_report_needs_no_other_file_and_has_every_figure(finished):
     assert "url(" not in page
     assert page.count("data:image/png;base64,") == len(list((finished / "figures").iterdir()))
     assert "maximum likelihood" in page
+    assert "One landmark looks the same however a sensor is turned about it" in page
+    # The default is three, which tell the rotations.
+    assert simulate_report._error_notes(SimulateConfig(), {"errors": {}}) == []
+    assert "Share of pairs of agents whose relative rotation" in page
 
 
 @pytest.mark.slow  # by default of a training, in tests/cli/train

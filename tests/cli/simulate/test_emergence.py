@@ -130,6 +130,11 @@ def test_exhausted_slots_are_told_once_and_in_the_report(finished, said):
     assert (finished / "report.html").read_text().count("no free slot") == 1
 
 
+def test_report_says_whose_rotations_count(finished):
+    page = (finished / "report.html").read_text()
+    assert "Share of pairs of agents that see the same scene whose relative rotation" in page
+
+
 def test_pictures_are_those_of_meta_agents(finished):
     names = {path.stem for path in (finished / "figures").iterdir()}
     assert {"hierarchy", "meta_agents", "energy_scales", "information"} <= names

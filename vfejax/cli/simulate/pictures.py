@@ -105,9 +105,9 @@ def _weights(
 
 
 def _truth_pictures(
-    references: References, reached: tuple[float, np.ndarray], metrics: dict
+    references: References, reached: tuple[float, np.ndarray], metrics: dict, who: str
 ) -> Iterator[Picture]:
-    """The run beside what is possible."""
+    """The run beside what is possible; ``who`` are those whose relative rotations count."""
     rows = {
         "an agent alone": references.alone,
         "two agents": references.pairs,
@@ -140,7 +140,7 @@ def _truth_pictures(
             f"convergence_{column.split('_')[0]}", f"Convergence: {what}", caption, figure
         )
     degrees = {name: np.degrees(turns) for name, (_, turns) in rows.items() if name != "two agents"}
-    caption = "Share of pairs of agents whose relative rotation is wrong by less than x degrees."
+    caption = f"Share of pairs of {who} whose relative rotation is wrong by less than x degrees."
     yield Picture(
         "rotation_errors", "Relative rotations", caption, energy_figures.rotation_errors(degrees)
     )
@@ -282,7 +282,8 @@ def pictures(
     )
     yield from about_population[:1]
     if references is not None:
-        yield from _truth_pictures(references, achieved(problem, population), metrics)
+        who = "agents" if problem.scene is None else "agents that see the same scene"
+        yield from _truth_pictures(references, achieved(problem, population), metrics, who)
     yield from _energy_pictures(metrics)
     yield from about_population[1:]
     if config.base != "point":

@@ -131,7 +131,8 @@ def build(
     header = ("rms error against the truth", "landmarks (mm)", "relative rotations (degrees)")
     notes = [
         f"{summary['agents']} agents, {summary['steps']} steps of {config.dynamics} dynamics; free "
-        f"energy {summary['initial_energy_nats']:.6g} -> {summary['final_energy_nats']:.6g} nats."
+        f"energy {summary['initial_energy_nats']:.6g} -> {summary['final_energy_nats']:.6g} nats.",
+        *_error_notes(config, summary),
     ]
     if not rows:
         header = ("quantity", "value")
@@ -148,6 +149,16 @@ def build(
     shown = pictures(config, problem, references, population, metrics, about_groups)
     report = Report("vfejax simulate", rows, shown, notes=notes, header=header)
     return report, summary
+
+
+def _error_notes(config: SimulateConfig, summary: dict[str, Any]) -> list[str]:
+    """What a reader of the errors should know."""
+    if "errors" not in summary or len(config.irreps) > 1:
+        return []
+    return [
+        "One landmark looks the same however a sensor is turned about it, so no data tell the "
+        "relative rotations, and their errors do not say how good a run is."
+    ]
 
 
 def _group_notes(config: SimulateConfig, summary: dict[str, Any], refusal: str) -> list[str]:
