@@ -15,6 +15,7 @@ import optax
 import pytest
 from helpers.causality import assert_reads_only_the_past
 
+from vfejax.cli.train.reported import units
 from vfejax.models import table
 from vfejax.models.blocks import OptionError
 from vfejax.models.resnet_bk.model import MIXERS
@@ -274,6 +275,13 @@ def test_padding_anywhere_changes_nothing(name, compiled, tokens, rng):
     for terms, expected in ((losses, alone.losses), (diagnostics, alone.diagnostics)):
         known = {name: terms[name] for name in expected}
         chex.assert_trees_all_close(known, expected, **ROUNDING)
+
+
+@each_member
+def test_reports_of_trainings_know_the_unit_of_every_loss_term(name, compiled, tokens, rng):
+    model, mask = compiled(name), _masks(rng)["left"]
+    losses = model.learn(model.params, _padded(tokens, mask, rng)).prediction.losses
+    assert units(losses) == dict.fromkeys(losses, "nats")
 
 
 @each_model
