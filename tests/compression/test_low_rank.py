@@ -64,6 +64,8 @@ def test_ranks_keep_the_energy_and_the_bytes_that_are_asked_for():
     [
         (lambda: factorize(jnp.ones((2, 3)), 3), "rank must lie between 1 and 2, got 3"),
         (lambda: factorize(jnp.ones((2, 3)), 1, jnp.eye(3)), r"moments must be \(2, 2\)"),
+        (lambda: factorize(jnp.full((2, 3), jnp.nan), 1), "kernel must be finite, got NaN"),
+        (lambda: spectrum(jnp.ones((1, 3)), jnp.full((1, 1), jnp.inf)), "moments must be finite"),
         (lambda: rank_for_energy(np.ones(2), 0.0), "share must lie above 0"),
         (lambda: rank_for_bytes((2, 2), 1.5), "ratio must lie above 0 and be at most 1, got 1.5"),
     ],

@@ -96,6 +96,10 @@ def test_a_batch_is_a_copy():
     [
         ({"tokens": TOKENS.astype(np.int64)}, "tokens must be int32"),
         ({"tokens": TOKENS[None]}, "tokens must be int32"),
+        (
+            {"tokens": TOKENS.tolist()},
+            r"tokens must be int32 \[n\], got list of shape .* converts them",
+        ),
         ({"length": 100}, "tokens must be longer than length 100, got 100"),
         ({"length": 0}, "length and batch_size must be at least 1"),
         ({"batch_size": 0}, "length and batch_size must be at least 1"),

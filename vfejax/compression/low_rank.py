@@ -43,6 +43,9 @@ def product(factors: Factors) -> Array:
 
 def _squares(kernel: np.ndarray, moments: Array | np.ndarray | None) -> np.ndarray:
     """``W^T C W``, in float64."""
+    for name, x in (("kernel", kernel), ("moments", moments)):
+        if x is not None and not np.all(np.isfinite(x)):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
     if moments is None:
         return np.swapaxes(kernel, -1, -2) @ kernel
     moments = np.asarray(moments, np.float64)
@@ -64,7 +67,7 @@ def spectrum(kernel: Array, moments: Array | None = None) -> np.ndarray:
         float64 ``[..., min(n, m)]``.
 
     Raises:
-        ValueError: for moments that do not fit.
+        ValueError: for moments that do not fit, and for numbers that are not finite.
 
     >>> spectrum(jnp.diag(jnp.asarray([1.0, 3.0]))).round(6).tolist()
     [9.0, 1.0]
@@ -88,7 +91,7 @@ def factorize(kernel: Array, rank: int, moments: Array | None = None) -> Factors
         The factors, of the dtype of the kernel.
 
     Raises:
-        ValueError: for a rank or for moments that do not fit.
+        ValueError: for a rank or for moments that do not fit, and for numbers that are not finite.
 
     >>> kernel = jnp.asarray([[1.0, 2.0], [2.0, 4.0]])
     >>> bool(jnp.allclose(product(factorize(kernel, 1)), kernel, atol=1e-6))

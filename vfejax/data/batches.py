@@ -133,7 +133,11 @@ def evaluation_windows(
 
 
 def _check(tokens: np.ndarray, length: int, batch_size: int) -> None:
-    if tokens.ndim != 1 or tokens.dtype != np.int32:
-        raise ValueError(f"tokens must be int32 [n], got {tokens.dtype} of shape {tokens.shape}")
+    shape, dtype = np.shape(tokens), getattr(tokens, "dtype", type(tokens).__name__)
+    if len(shape) != 1 or dtype != np.int32:
+        raise ValueError(
+            f"tokens must be int32 [n], got {dtype} of shape {shape}; np.asarray(tokens, np.int32) "
+            "converts them"
+        )
     if length < 1 or batch_size < 1:
         raise ValueError(f"length and batch_size must be at least 1, got {length} and {batch_size}")
