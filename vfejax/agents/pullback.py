@@ -31,7 +31,15 @@ from vfejax.geometry.derivatives import DerivativeFn, central_differences
 from vfejax.geometry.grid import Grid
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
-from vfejax.numerics import matmul, matvec, safe_norm, transpose, triangular_inverse, triangularize
+from vfejax.numerics import (
+    diagonal,
+    matmul,
+    matvec,
+    safe_norm,
+    transpose,
+    triangular_inverse,
+    triangularize,
+)
 from vfejax.types import Array
 
 __all__ = ["BaseMetric", "belief_tangents", "consensus_metric", "induced_metric"]
@@ -127,7 +135,7 @@ def induced_metric(tangents: Array) -> BaseMetric:
     Array([5., 2.], dtype=float32)
     """
     factor = triangularize(transpose(tangents))
-    volume = jnp.prod(jnp.diagonal(factor, axis1=-2, axis2=-1), axis=-1)
+    volume = jnp.prod(diagonal(factor), axis=-1)
     return BaseMetric(matmul(tangents, transpose(tangents)), safe_norm(tangents), volume)
 
 

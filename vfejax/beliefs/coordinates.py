@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.numerics import (
     as_floating,
+    diagonal,
     matmul,
     matmul_tn,
     matvec,
@@ -34,13 +35,9 @@ class GaussianCoordinates(NamedTuple):
     factor: Array
 
 
-def _with_diagonal(matrix: Array, diagonal: Array) -> Array:
+def _with_diagonal(matrix: Array, entries: Array) -> Array:
     eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=bool), matrix.shape)
-    return jnp.where(eye, diagonal[..., None, :], jnp.tril(matrix))
-
-
-def _diagonal(matrix: Array) -> Array:
-    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    return jnp.where(eye, entries[..., None, :], jnp.tril(matrix))
 
 
 def constrain(coordinates: GaussianCoordinates) -> Gaussian:
@@ -49,7 +46,7 @@ def constrain(coordinates: GaussianCoordinates) -> Gaussian:
     >>> constrain(GaussianCoordinates(jnp.zeros(1), jnp.zeros((1, 1)))).chol.tolist()
     [[1.0]]
     """
-    scale = jnp.exp(_diagonal(coordinates.factor))
+    scale = jnp.exp(diagonal(coordinates.factor))
     return Gaussian(coordinates.mean, _with_diagonal(coordinates.factor, scale))
 
 
@@ -61,7 +58,7 @@ def unconstrain(q: Gaussian) -> GaussianCoordinates:
     [[0.0]]
     """
     mean, chol = as_floating(q.mean, "q.mean"), as_floating(q.chol, "q.chol")
-    return GaussianCoordinates(mean, _with_diagonal(chol, jnp.log(_diagonal(chol))))
+    return GaussianCoordinates(mean, _with_diagonal(chol, jnp.log(diagonal(chol))))
 
 
 def natural_direction(
@@ -89,11 +86,11 @@ def natural_direction(
     [9.0, 0.5]
     """
     chol = constrain(coordinates).chol
-    scale = _diagonal(chol)
-    covector = _with_diagonal(gradient.factor, _diagonal(gradient.factor) / scale)
+    scale = diagonal(chol)
+    covector = _with_diagonal(gradient.factor, diagonal(gradient.factor) / scale)
     body = matmul_tn(chol, covector)
-    body = _with_diagonal(body, 0.5 * _diagonal(body))
-    factor = _with_diagonal(matmul(chol, body), _diagonal(body))
+    body = _with_diagonal(body, 0.5 * diagonal(body))
+    factor = _with_diagonal(matmul(chol, body), diagonal(body))
     return GaussianCoordinates(matvec(chol, matvec(transpose(chol), gradient.mean)), factor)
 
 
@@ -110,9 +107,9 @@ def fisher_length(coordinates: GaussianCoordinates, step: GaussianCoordinates) -
     """
     chol = constrain(coordinates).chol
     inverse = triangular_inverse(chol)
-    change = _with_diagonal(step.factor, _diagonal(step.factor) * _diagonal(chol))
+    change = _with_diagonal(step.factor, diagonal(step.factor) * diagonal(chol))
     body = jnp.tril(matmul(inverse, change))
-    body = _with_diagonal(body, math.sqrt(2.0) * _diagonal(body))
+    body = _with_diagonal(body, math.sqrt(2.0) * diagonal(body))
     shift = matvec(inverse, step.mean)
     flat = jnp.reshape(body, (*body.shape[:-2], -1))
     return safe_norm(jnp.concatenate([flat, shift], axis=-1))

@@ -11,7 +11,7 @@ import math
 
 import jax.numpy as jnp
 
-from vfejax.numerics import as_floating, safe_norm, sinc_sqrt
+from vfejax.numerics import as_floating, diagonal, safe_norm, sinc_sqrt
 from vfejax.types import Array
 
 __all__ = ["from_matrix", "from_rotation_vector", "product", "to_rotation_vector"]
@@ -112,6 +112,6 @@ def from_matrix(rotation: Array) -> Array:
         [turn[2], xz, yz, 1 - x - y + z],
     ]
     outer = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-    largest = jnp.argmax(jnp.diagonal(outer, axis1=-2, axis2=-1), axis=-1)
+    largest = jnp.argmax(diagonal(outer), axis=-1)
     row = jnp.take_along_axis(outer, largest[..., None, None], axis=-2)[..., 0, :]
     return row / safe_norm(row, keepdims=True)

@@ -199,6 +199,11 @@ def sophisticated_planner(horizon: int, *, gamma: Array | float = 16.0, **option
 def draw_controls(key: Array, plan: Plan, temperature: Array | float) -> Array:
     """A control for each factor by itself, weighed over all policies, integers ``[f]``.
 
+    Args:
+        key: of the draw.
+        plan: what a planner found.
+        temperature: of the probabilities of the controls; 0 takes the most probable.
+
     >>> import jax
     >>> plan = Plan(jnp.ones(2) / 2, jnp.zeros(2), (jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])))
     >>> draw_controls(jax.random.key(0), plan, 0.0).tolist()

@@ -20,6 +20,7 @@ from vfejax.numerics.precision import (
     floating_tree,
 )
 from vfejax.numerics.products import (
+    diagonal,
     identity_like,
     matmul,
     matmul_nt,
@@ -48,6 +49,7 @@ __all__ = [
     "cast_like",
     "cholesky",
     "common_dtype",
+    "diagonal",
     "expand_leading",
     "floating_tree",
     "identity_like",

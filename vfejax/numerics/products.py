@@ -1,11 +1,13 @@
-"""Products of stacks of matrices at full precision; transpose, symmetric part and identity."""
+"""Products of stacks of matrices at full precision; transposes, identities, diagonals."""
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.stack_product import fits, stack_product
 from vfejax.types import Array
 
 __all__ = [
+    "diagonal",
     "identity_like",
     "matmul",
     "matmul_nt",
@@ -41,6 +43,20 @@ def identity_like(x: Array) -> Array:
     [[1.0, 0.0], [0.0, 1.0]]
     """
     return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+
+
+def diagonal(x: Array) -> Array:
+    """Diagonals ``[..., k]`` of ``x [..., k, k]``.
+
+    A strided slice, whose gradient pads with zeros. ``jnp.diagonal`` gathers, and its gradient
+    scatters, for which XLA on a CPU compiles loops.
+
+    >>> diagonal(jnp.array([[1, 2], [3, 4]])).tolist()
+    [1, 4]
+    """
+    k = x.shape[-1]
+    flat = jnp.reshape(x, (*x.shape[:-2], k * k))
+    return jax.lax.slice_in_dim(flat, 0, k * k, k + 1, axis=-1)
 
 
 def matmul(left: Array, right: Array) -> Array:

@@ -19,7 +19,14 @@ import jax.numpy as jnp
 
 from vfejax.numerics.norms import safe_norm
 from vfejax.numerics.precision import as_floating
-from vfejax.numerics.products import identity_like, matmul, matmul_nt, matmul_tn, transpose
+from vfejax.numerics.products import (
+    diagonal,
+    identity_like,
+    matmul,
+    matmul_nt,
+    matmul_tn,
+    transpose,
+)
 from vfejax.types import Array
 
 __all__ = [
@@ -38,7 +45,7 @@ def log_det_cholesky(chol: Array) -> Array:
     >>> float(log_det_cholesky(jnp.eye(3)))
     0.0
     """
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), axis=-1)
+    return 2.0 * jnp.sum(jnp.log(diagonal(chol)), axis=-1)
 
 
 def triangular_inverse(chol: Array) -> Array:
@@ -213,7 +220,7 @@ def _orthogonalize(rows: Array) -> tuple[Array, Array]:
     eye = jnp.where(eye, jnp.ones_like(rows), jnp.zeros_like(rows))
     basis, _ = jax.lax.scan(lambda q, v: (_mirror(q, v), None), eye, normals, reverse=True)
     factor = jnp.tril(transpose(rest[..., :k, :]))
-    sign = jnp.where(jnp.diagonal(factor, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
+    sign = jnp.where(diagonal(factor) < 0, -1.0, 1.0)[..., None, :]
     sign = sign.astype(rows.dtype)
     return basis * sign, factor * sign
 

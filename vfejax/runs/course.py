@@ -130,7 +130,13 @@ class Course:
 def restored(
     run: str | os.PathLike, program: "Program", step: int | None
 ) -> tuple[PyTree, PyTree, float]:
-    """State, memory and seconds of a checkpoint, the state on the devices that it should be on."""
+    """State, memory and seconds of a checkpoint, the state on the devices that it should be on.
+
+    Args:
+        run: directory of the run.
+        program: that of the run.
+        step: which checkpoint.
+    """
     shapes = jax.eval_shape(program.template or program.init)
     if program.shardings is not None:
         shapes = jax.tree.map(_on, shapes, program.shardings(shapes))
