@@ -3,6 +3,7 @@
 import itertools
 from math import gcd
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -115,6 +116,15 @@ def test_scores_equal_their_definition_over_all_pairs_of_positions(name):
     )
 
 
+def test_a_circumference_of_numpy_is_a_whole_number_too():
+    found, expected = (
+        geometric(4, n).angles(jnp.arange(8), jnp.arange(1), jnp.dtype("float32"))
+        for n in (np.int64(8), 8)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype == np.float32
+
+
 def test_the_margin_is_zero_where_two_positions_turn_alike():
     encoding = geometric(8, 12)._replace(sequence=2 * np.pi * np.array([6, 4, 3, 2]) / 12)
     assert collision_margin(encoding, 12) > 0.1  # no factor is common to all and 12
@@ -139,8 +149,12 @@ def test_more_pairs_than_integers_names_the_fix(make):
         (lambda: mixed(2, 64, 2), "channels must be even and at least 4 for depth 2, got 2"),
         (lambda: standard(0), "channels must be even and at least 2"),
         (lambda: snapped(8, 64, 0), "depth must be at least 1, got 0"),
-        (lambda: geometric(2, 1), "circumference must be from 2 to 536870911, got 1"),
-        (lambda: geometric(2, 2**29), "circumference must be from 2 to 536870911"),
+        (
+            lambda: geometric(2, 1),
+            "circumference must be a whole number from 2 to 536870911, got 1",
+        ),
+        (lambda: geometric(2, 2**29), "circumference must be a whole number from 2 to 536870911"),
+        (lambda: geometric(2, 8.5), r"from 2 to 536870911, got 8\.5"),
     ],
 )
 def test_numbers_that_do_not_fit_are_named(call, message):

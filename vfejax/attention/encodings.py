@@ -64,6 +64,7 @@ def _periodic(turns: np.ndarray, circumference: int, depth: np.ndarray) -> Encod
     platter ``[pairs]``.
     """
     turns = np.concatenate([turns, np.zeros(depth.size - turns.size, np.int64)])
+    circumference = int(circumference)  # NumPy's own integers would widen those of the places
     unit = 2 * np.pi / circumference
 
     def along(positions: Array, dtype: jnp.dtype) -> Array:
@@ -96,9 +97,10 @@ def _split(num_pairs: int, depth: int) -> np.ndarray:
 
 def _check_ring(num_pairs: int, circumference: int) -> None:
     """Refuse a ring with fewer numbers of turns than pairs."""
-    if not 2 <= circumference <= LARGEST_CIRCUMFERENCE:
+    if not 2 <= circumference <= LARGEST_CIRCUMFERENCE or circumference % 1:
         raise ValueError(
-            f"circumference must be from 2 to {LARGEST_CIRCUMFERENCE}, got {circumference}"
+            f"circumference must be a whole number from 2 to {LARGEST_CIRCUMFERENCE}, got "
+            f"{circumference}"
         )
     room = circumference // 2
     if num_pairs > room:

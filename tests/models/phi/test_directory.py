@@ -172,7 +172,7 @@ def test_a_head_beside_tied_weights_must_be_the_embedding(copied, checkpoint):
         ({"num_hidden_layers": 3}, "lacks model.layers.2"),
         (
             {"vfejax_swapped_attention": {"0": {"encoding": "geometric", "circumference": 1}}},
-            "circumference must be from 2 to",
+            "circumference must be a whole number from 2 to",
         ),
         ({"vfejax_swapped_attention": {"0": {"depth": True}}}, "depth must be a divisor"),
     ],
