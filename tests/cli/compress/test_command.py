@@ -214,6 +214,11 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
         (["--low-rank", "2", "--sparsity", "0.5"], ["--sparsity 0.5", "0 with --low-rank"]),
         (["--sparsity", "1"], ["--sparsity 1.0", "below 1"]),
         (["--operators", "0"], ["--operators: transformer has no such option"]),
+        (["--merge"], ["--merge", "no experts of this transformer would go"]),
+        (
+            ["--student", "koopman", "--dim", "16", "--heads", "2"],
+            ["--student koopman: has rank 32, which must be at most dim 16", "--dim"],
+        ),
         (["--weight", "1.5"], ["--weight 1.5", "between 0 and 1"]),
         (["--temperature", "0"], ["--temperature 0.0", "positive"]),
         (["--order", "pack-first"], ["--order", "prune-first"]),
@@ -238,7 +243,7 @@ def test_what_is_no_finished_run_of_a_language_model_is_refused(teacher, made, t
     expect(made[0], "is a compressed model already")
     (tmp_path / "notes.txt").write_text("a letter")
     expect(tmp_path / "notes.txt", "not a directory")
-    expect(made[0].with_suffix(""), "holds no trained model")
+    expect(made[0].with_suffix(""), "is a compression; give the run that it was made from")
     flags, command = [*FLAGS, "--run", str(teacher), "--beside"], {"command": "compress"}
     refused(tmp_path / "out", [*flags, str(teacher)], "is no finished run of vfejax", **command)
     other = made[0].with_suffix("")

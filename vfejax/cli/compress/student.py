@@ -94,8 +94,7 @@ def prepare(config: CompressConfig, teacher: Teacher) -> Student:
         name, options, params, sizes = _first(config, teacher)
         model = _build(teacher, name, options)
     except OptionError as error:
-        problem = f"{flag(error.name)} {error.value}: must be {error.requirement}"
-        raise UserError(problem) from error
+        raise UserError(_unfit(config, error)) from error
     except ValueError as error:
         option = "--run" if config.student is None else "--student"
         raise UserError(f"{option}: {one_line(error)}") from error
@@ -104,6 +103,21 @@ def prepare(config: CompressConfig, teacher: Teacher) -> Student:
     params, ranks, masked = _thinned(config, teacher, name, model, params)
     forms = _forms(config, params, ranks, masked)
     return Student(name, options, model, params, forms, ranks, sizes)
+
+
+def _unfit(config: CompressConfig, error: OptionError) -> str:
+    """What there is to say of an option of the student that does not fit; for one that this command
+    does not have, the sizes that it has do not fit it.
+    """
+    own = SIZES if config.student is not None else (*SIZES, "operators", "operator_rank")
+    if error.name in own:
+        return f"{flag(error.name)} {error.value}: must be {error.requirement}"
+    student = "--run" if config.student is None else f"--student {config.student}"
+    listed = ", ".join(map(flag, SIZES))
+    return (
+        f"{student}: has {error.name} {error.value}, which must be {error.requirement}; choose "
+        f"among {listed} what fits it"
+    )
 
 
 def _no_such(option: str, name: str) -> str:
@@ -151,6 +165,8 @@ def _pruned(
     if "experts" in parts:
         wanted = {"experts": max(options.experts // 2, 1)} | wanted
     sizes = {n: size for n, size in wanted.items() if size != getattr(options, n, None)}
+    if config.merge and "experts" not in parts.keys() & sizes.keys():
+        raise UserError(f"--merge: no experts of this {name} would go; leave it out")
     if not sizes:
         return params, options, {}
     for option in sizes.keys() - parts.keys():

@@ -71,7 +71,10 @@ def read(config: CompressConfig) -> Teacher:
         raise UserError(
             f"--run {place}: is a compressed model already; give the run that it came from"
         )
-    if "model" in (stored := runs.directory.read_config(place)) and stored["model"] == PRETRAINED:
+    stored = runs.directory.read_config(place)
+    if "rounded_share" in stored:
+        raise UserError(f"--run {place}: is a compression; give the run that it was made from")
+    if stored.get("model") == PRETRAINED:
         raise UserError(
             f"--run {place}: trained layers of a pretrained Phi model, whose other weights are not "
             "its own; give a run of another model"
