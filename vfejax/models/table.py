@@ -5,11 +5,14 @@ trains, resumes, is evaluated and generates, has its options on the command line
 causality by the tests.
 """
 
+import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from vfejax.compression.prune import Part
@@ -41,7 +44,7 @@ from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.pruning import structure as vfe_structure
 from vfejax.types import Array, Maps, SequenceModel, Trainer
 
-__all__ = ["MODELS", "Entry", "TrainerFn", "build", "entry_of", "field_name"]
+__all__ = ["MODELS", "Entry", "TrainerFn", "build", "entry_of", "field_name", "with_python_numbers"]
 
 
 class TrainerFn(Protocol):
@@ -199,6 +202,24 @@ def entry_of(name: str, config: Any) -> Entry:
     return entry
 
 
+def with_python_numbers(config: Any) -> Any:
+    """The options with Python's own numbers for those of NumPy, which flax takes for weights and
+    which would widen what they are multiplied with.
+
+    >>> config = dataclasses.replace(MODELS["transformer"].tiny, dim=np.int64(8))
+    >>> type(with_python_numbers(config).dim)
+    <class 'int'>
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(plain(x) for x in value)
+        return value.item() if isinstance(value, np.generic) else value
+
+    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: plain(value) for name, value in options.items()})
+
+
 def build(
     name: str,
     config: Any,
@@ -229,6 +250,8 @@ def build(
     8
     """
     entry = entry_of(name, config)
+    config = with_python_numbers(config)
+    vocab_size, length = operator.index(vocab_size), operator.index(length)
     extra = {}
     if entry.needs_counts:
         extra["counts"] = jnp.ones(vocab_size) if counts is None else counts
