@@ -11,6 +11,7 @@ from vfejax.attention.depth_fusion import FUSIONS
 from vfejax.attention.encodings import ENCODINGS
 from vfejax.data.tensors import read_tensors
 from vfejax.models import phi
+from vfejax.models.phi.attention import toroidal
 from vfejax.models.phi.config import Toroidal, from_json
 from vfejax.models.phi.model import build
 from vfejax.training.partial import split
@@ -62,6 +63,19 @@ def test_joint_attention_decodes_in_chunks_what_it_reads_at_once(rng):
         logits, state = read(params, state, tokens[:, start : start + 5])
         # Sums of float32 in another order, through two layers.
         chex.assert_trees_all_close(logits, at_once[:, start + 4], atol=2e-5)
+
+
+def test_the_bias_is_read_in_the_precision_of_the_arithmetic(rng):
+    mixer = toroidal(from_json(SMALL), Toroidal(2, slope=0.3, circumference=12))
+    query, key, value = jnp.asarray(rng.normal(size=(3, 1, 6, 4, 8)))
+
+    @jax.jit
+    def both(query, key, value):
+        return mixer.attend(query, key, value), mixer.read(query, key, value, jnp.asarray(0))
+
+    at_once, read = both(query, key, value)
+    chex.assert_type(read, jnp.float64)
+    chex.assert_trees_all_close(read, at_once, rtol=0, atol=1e-14)  # 1e-9 with a float32 bias
 
 
 def swapped(held, **options):

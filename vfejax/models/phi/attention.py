@@ -13,6 +13,7 @@ from vfejax.attention.toroidal import axial_attention, dense, toroidal_attention
 from vfejax.geometry.torus import circular_distance, linear_distance
 from vfejax.models.blocks import attend
 from vfejax.models.phi.config import PhiConfig, Toroidal
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
 __all__ = ["Mixer", "causal", "check_encodings", "first_fusion", "mixer", "toroidal"]
@@ -111,11 +112,11 @@ def _reader(
     """
 
     def read(query: Array, keys: Array, values: Array, start: Array) -> Array:
-        group = query.shape[2] // depth
+        group, dtype = query.shape[2] // depth, at_least_float32(query.dtype)
         pattern = Pattern(
             start + jnp.arange(query.shape[1], dtype=start.dtype)[None],
             jnp.arange(keys.shape[1], dtype=start.dtype)[None],
-            slope=None if slope is None else jnp.full((group, depth), slope, jnp.float32),
+            slope=None if slope is None else jnp.full((group, depth), slope, dtype),
             mask=None,
             depth=depth,
             circumference=ring,
