@@ -68,7 +68,7 @@ def test_two_groups_condense_into_two_whatever_the_frames(seed):
     ]
     # The middle of each group: members agree alike but for the one in the middle.
     expected = np.array([[0.1, 0.0, 0.0], [5.1, 0.0, 0.0]])
-    chex.assert_trees_all_close(np.array(common), expected, atol=1e-12)
+    chex.assert_trees_all_close(np.array(common), expected, rtol=0, atol=1e-12)
 
 
 def test_an_agent_that_comes_to_agree_joins_the_meta_agent_that_is_there(rng):
@@ -186,7 +186,7 @@ def test_nothing_between_scales_leaves_a_gauge_dependent_trace(rng):
             oracle.transported(x.belief, np.asarray(x.phi), row, np.zeros(3))
             for x in (plain, turned)
         ]
-        chex.assert_trees_all_close(*seen, atol=1e-12)
+        chex.assert_trees_all_close(*seen, rtol=0, atol=1e-12)
 
 
 def test_a_common_rotation_turns_the_frame_of_a_meta_agent_with_its_members(rng):
@@ -203,7 +203,9 @@ def test_a_common_rotation_turns_the_frame_of_a_meta_agent_with_its_members(rng)
     assert rows.size
     for row in rows:
         expected = oracle.frame(turn[0]) @ oracle.frame(before.population.phi[row])
-        chex.assert_trees_all_close(oracle.frame(after.population.phi[row]), expected, atol=1e-12)
+        chex.assert_trees_all_close(
+            oracle.frame(after.population.phi[row]), expected, rtol=0, atol=1e-12
+        )
 
 
 def test_on_a_field_agents_that_never_meet_do_not_join():
@@ -224,12 +226,14 @@ def test_on_a_field_agents_that_never_meet_do_not_join():
     np.testing.assert_array_equal(found.parent, [4, 4, 5, 5, 4, 5])
     assert event.refused == 0
     expected = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
-    chex.assert_trees_all_close(found.supports[4:], expected, atol=1e-15)
+    chex.assert_trees_all_close(found.supports[4:], expected, rtol=0, atol=1e-15)
     for point in (0, 1):
         belief = jax.tree.map(lambda x, c=point: x[:, c], found.population.belief)
         seen = oracle.transported(
             belief, np.asarray(found.population.phi[:, point]), 4, np.zeros(3)
         )
-        chex.assert_trees_all_close(seen, (np.array([0.0, point, 0.0]), np.eye(3)), atol=1e-12)
+        chex.assert_trees_all_close(
+            seen, (np.array([0.0, point, 0.0]), np.eye(3)), rtol=0, atol=1e-12
+        )
     chex.assert_trees_all_equal(after.parent, found.parent)
     chex.assert_tree_all_finite(found)

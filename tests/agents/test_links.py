@@ -136,7 +136,7 @@ def test_loops_of_a_list_are_its_pairs_and_triangles(rng):
     v = np.asarray(frames(jnp.asarray(links), VECTOR))
     holonomy, energy = loops_of(links, loops)
     expected = np.stack([v[3] @ v[2], v[0] @ v[1] @ v[3].T])
-    chex.assert_trees_all_close(holonomy, expected, atol=1e-13)
+    chex.assert_trees_all_close(holonomy, expected, rtol=0, atol=1e-13)
     np.testing.assert_allclose(
         energy, np.sum(1 - np.trace(expected, axis1=-2, axis2=-1) / 3), rtol=1e-12
     )

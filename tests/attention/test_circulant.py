@@ -90,7 +90,7 @@ def test_values_and_gradients_equal_the_dense_ones(with_content, example, dtype)
     chex.assert_trees_all_equal_dtypes(found, cast(exact, dtype))
     # Two transforms of eight numbers, divided by a share of the weights above 1/20.
     chex.assert_trees_all_close(
-        cast(found, jnp.float64), exact, atol=1000 * float(jnp.finfo(dtype).eps)
+        cast(found, jnp.float64), exact, rtol=0, atol=1000 * float(jnp.finfo(dtype).eps)
     )
     np.testing.assert_array_equal(found[0][1, 3:], 0.0)
 
@@ -133,7 +133,7 @@ def test_toroidal_attention_without_content_is_position_attention(rng):
             zeros, zeros, value, depth=DEPTH, slope=slope, circumference=N
         )
 
-    chex.assert_trees_all_close(*both(value), atol=1e-14)
+    chex.assert_trees_all_close(*both(value), rtol=0, atol=1e-14)
 
 
 def test_without_a_mask_the_ring_rolls(rng):
@@ -142,7 +142,7 @@ def test_without_a_mask_the_ring_rolls(rng):
     read = jax.jit(lambda x: position_attention(x, ring, platters))
     still, weights = read(value), np.exp(ring) / np.exp(ring).sum()
     chex.assert_trees_all_close(
-        read(jnp.roll(value, 3, axis=1)), jnp.roll(still, 3, axis=1), atol=1e-14
+        read(jnp.roll(value, 3, axis=1)), jnp.roll(still, 3, axis=1), rtol=0, atol=1e-14
     )
     mean = np.mean(np.asarray(value)[0, :, :, 0], axis=1)
     expected = [sum(weights[(i - j) % RING] * mean[j] for j in range(RING)) for i in range(RING)]

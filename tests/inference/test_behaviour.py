@@ -37,7 +37,7 @@ def test_the_likelihood_is_that_of_the_agents_own_plans(histories):
     observations, decisions = jax.device_get((observations, decisions))
     found = jax.device_get(find(observations[0], decisions.action[0]))
     chex.assert_trees_all_close(
-        found.controls, tuple(p[0] for p in decisions.plan.controls), atol=1e-6
+        found.controls, tuple(p[0] for p in decisions.plan.controls), rtol=0, atol=1e-6
     )
     taken = found.controls[0][np.arange(12), decisions.action[0, :, 0]]
     np.testing.assert_allclose(found.log_likelihood, np.log(taken).sum(), rtol=1e-5)

@@ -91,7 +91,7 @@ def test_a_step_is_counted_as_the_belief_of_that_moment_says(rng):
                 outer = np.multiply.outer(outer, beliefs[d][t])
             expected[..., int(actions[t, f])] += outer
         np.testing.assert_allclose(after.B[f] - prior.B[f], expected, rtol=1e-9, atol=1e-12)
-        chex.assert_trees_all_close(after.D[f] - prior.D[f], beliefs[f][0], atol=1e-12)
+        chex.assert_trees_all_close(after.D[f] - prior.D[f], beliefs[f][0], rtol=0, atol=1e-12)
     np.testing.assert_allclose(jnp.sum(after.A[1] - prior.A[1]), STEPS, rtol=1e-12)
 
 

@@ -84,9 +84,9 @@ def test_smoother_of_a_linear_model_is_exact(rng, dtype):
     mean, cov, _ = _posterior(oracle, np.asarray(observations, float), NUM)
     # A few hundred operations on numbers of order 10.
     tolerance = 2000 * jnp.finfo(dtype).eps
-    chex.assert_trees_all_close(result.mean, mean.astype(dtype), atol=tolerance)
+    chex.assert_trees_all_close(result.mean, mean.astype(dtype), rtol=0, atol=tolerance)
     blocks = np.stack([cov[2 * t : 2 * t + 2, 2 * t : 2 * t + 2] for t in range(NUM)])
-    chex.assert_trees_all_close(result.cov, blocks.astype(dtype), atol=tolerance)
+    chex.assert_trees_all_close(result.cov, blocks.astype(dtype), rtol=0, atol=tolerance)
 
 
 def test_unscented_moments_of_a_square_are_exact():

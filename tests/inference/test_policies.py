@@ -42,7 +42,10 @@ def test_pruned_policies_have_no_probability_and_habits_weigh():
     chex.assert_trees_all_close(posterior, jnp.array([jnp.e**2, 0.0, 1.0]) / (jnp.e**2 + 1))
     habits = jnp.array([0.5, 0.5, 0.0])
     chex.assert_trees_all_close(
-        policies.policy_posterior(neg_efe, 0.0, habits), jnp.array([1.0, 0.0, 0.0]), atol=1e-15
+        policies.policy_posterior(neg_efe, 0.0, habits),
+        jnp.array([1.0, 0.0, 0.0]),
+        rtol=0,
+        atol=1e-15,
     )
     assert bool(jnp.isnan(policies.policy_posterior(jnp.array([jnp.nan, 0.0]))).all())
     with pytest.raises(ValueError, match=r"E must have shape \[3\], got \[2\]"):
@@ -62,7 +65,7 @@ def test_policies_far_below_the_best_are_pruned_and_none_otherwise():
     # Habits count: the third policy is the habit by 12 nats, and the first then out of the window.
     habits = jax.nn.softmax(jnp.array([0.0, 0.0, 12.0, 0.0]))
     found = policies.policy_posterior(neg_efe, 2.0, habits, window=3.0)
-    chex.assert_trees_all_close(found, jnp.array([0.0, 0.0, 1.0, 0.0]), atol=1e-15)
+    chex.assert_trees_all_close(found, jnp.array([0.0, 0.0, 1.0, 0.0]), rtol=0, atol=1e-15)
     assert bool(jnp.isnan(policies.policy_posterior(neg_efe.at[0].set(jnp.nan), window=1.0)).all())
 
 

@@ -20,7 +20,7 @@ def test_the_expectation_of_counts_is_the_model(rng):
     )
     # Preferences are known up to a constant.
     for found, given in zip(again.C, model.C, strict=True):
-        chex.assert_trees_all_close(jnp.std(found - given), jnp.zeros(()), atol=1e-14)
+        chex.assert_trees_all_close(jnp.std(found - given), jnp.zeros(()), rtol=0, atol=1e-14)
 
 
 def test_events_sum_to_one_and_follow_the_dependencies(rng):
@@ -28,12 +28,15 @@ def test_events_sum_to_one_and_follow_the_dependencies(rng):
     seen = learning.count_likelihoods(model, [3, 1], model.D, jnp.array([True, False]))
     assert [x.shape for x in seen] == [x.shape for x in model.A]
     np.testing.assert_allclose([x.sum() for x in seen], [1.0, 0.0], atol=1e-15)
-    chex.assert_trees_all_close(seen[0][3], jnp.einsum("i,j,k->ijk", *model.D), atol=1e-15)
+    chex.assert_trees_all_close(seen[0][3], jnp.einsum("i,j,k->ijk", *model.D), rtol=0, atol=1e-15)
     after = [jnp.ones(n) / n for n in model.num_states]
     moved = learning.count_transitions(model, [1, 0, 0], model.D, after)
     assert [x.shape for x in moved] == [x.shape for x in model.B]
     chex.assert_trees_all_close(
-        moved[1][..., 0], jnp.einsum("a,b,c->abc", after[1], model.D[1], model.D[0]), atol=1e-15
+        moved[1][..., 0],
+        jnp.einsum("a,b,c->abc", after[1], model.D[1], model.D[0]),
+        rtol=0,
+        atol=1e-15,
     )
 
 
