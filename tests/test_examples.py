@@ -30,7 +30,7 @@ def test_three_agents_agree(capsys):
     printed = capsys.readouterr().out
     before, after = map(float, re.search(r"free energy (\S+) -> (\S+) nats", printed).groups())
     assert after < 0.1 * before
-    np.testing.assert_allclose(after, example.energy_fn(example.state.position), atol=0.005)
+    np.testing.assert_allclose(after, example.energy_fn(example.state.position), rtol=0, atol=0.005)
     before, after = map(float, re.search(r"farthest apart (\S+) -> (\S+) nats", printed).groups())
     assert after < 0.01 * before
 
@@ -42,7 +42,7 @@ def test_camps_jump_where_theory_loses_a_stable_state(tmp_path, capsys):
         found = np.ptp(curves[name].population.belief.mean[..., 0], axis=1)
         expected = np.array([distances[end] for distances in stationary])
         # Grid of the theory 2e-5, float32, and slow convergence beside a jump.
-        np.testing.assert_allclose(found, expected, atol=2e-3)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
         clusters = curves[name].order.num_clusters
         np.testing.assert_array_equal(clusters, np.where(found > np.sqrt(2), 2, 1))
     assert {len(distances) for distances in stationary} == {1, 3}
@@ -289,8 +289,8 @@ def test_a_cue_is_worth_what_the_best_policy_makes_of_it(tmp_path, capsys):
     )
     # A coin tells nothing; a cue that is right in three of four cases is followed; the truth is
     # worth two steps of the reward of 3 nats.
-    np.testing.assert_allclose(best[:, 0], [0.0, 1.5, 6.0], atol=1e-6)
-    np.testing.assert_allclose(agent[[0, 2], 0], [0.0, 6.0], atol=1e-6)
+    np.testing.assert_allclose(best[:, 0], [0.0, 1.5, 6.0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(agent[[0, 2], 0], [0.0, 6.0], rtol=0, atol=1e-6)
     assert agent[2, 2] == best[2, 2] == 1
     assert (agent[:, 0] < best[:, 0] + 4 * agent[:, 3] + 1e-6).all()
     assert not plan[:, 0].any()
@@ -349,9 +349,9 @@ def test_a_taught_student_says_what_its_teacher_says(tmp_path, capsys):
 def test_koopman_spectrum_tells_true_eigenvalues_from_spurious_ones(tmp_path):
     example = _load("koopman_spectrum")
     (values, errors), chaos = example.main(out=tmp_path)
-    np.testing.assert_allclose(values[:5], [0.9, 0.81, 0.729, 0.5, 0.45], atol=1e-5)
+    np.testing.assert_allclose(values[:5], [0.9, 0.81, 0.729, 0.5, 0.45], rtol=0, atol=1e-5)
     assert min(errors[5:]) > 5 * max(errors[:5])
-    np.testing.assert_allclose(chaos[1], -0.1933 + 0.1909j, atol=0.02)
+    np.testing.assert_allclose(chaos[1], -0.1933 + 0.1909j, rtol=0, atol=0.02)
     assert _is_drawn(tmp_path / "slow_manifold.png")
     assert _is_drawn(tmp_path / "logistic_map.png")
 

@@ -92,7 +92,7 @@ def test_the_rank_counts_groups_and_modularity_knows_the_right_ones():
     np.testing.assert_allclose(rank, 3.0, rtol=0.12)
     np.testing.assert_allclose(right, 1 - 1 / 3, rtol=1e-14)
     *_, merged = everything(attention, np.zeros(60, int), np.ones(60, bool))
-    np.testing.assert_allclose(merged, 0.0, atol=1e-14)
+    np.testing.assert_allclose(merged, 0.0, rtol=0, atol=1e-14)
     *_, wrong = everything(attention, np.arange(60), np.ones(60, bool))
     assert wrong < 0
 

@@ -37,7 +37,7 @@ def test_the_sectors_are_orthogonal_and_add_up(field):
     chex.assert_trees_all_close(sum(grams[1:]), grams[0], rtol=1e-11)
     for one, other in ((0, 1), (0, 2), (1, 2)):
         product = np.asarray(parts[one]) @ np.swapaxes(parts[other], -1, -2)
-        np.testing.assert_allclose(product, 0.0, atol=1e-10)
+        np.testing.assert_allclose(product, 0.0, rtol=0, atol=1e-10)
     assert all(np.min(gram) > 0 for gram in grams)
 
 
@@ -68,11 +68,11 @@ def test_a_belief_that_only_turns_is_internal_and_one_that_only_grows_is_not(rng
     matrix = np.broadcast_to(np.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]]), (2, 6, 2, 3))
     _, _, (whole, seen, dark, internal) = parts_of(belief, np.zeros((2, 6, 3)), VECTOR, matrix)
     np.testing.assert_allclose(internal[0], whole[0], rtol=1e-12)
-    np.testing.assert_allclose(internal[1], 0.0, atol=1e-12)
+    np.testing.assert_allclose(internal[1], 0.0, rtol=0, atol=1e-12)
     # Horizontal is the direction of the mean; C sees all that is left of it. The rows of C are
     # dependent.
     np.testing.assert_allclose(seen[1], whole[1], rtol=1e-12)
-    np.testing.assert_allclose(dark[1], 0.0, atol=1e-12)
+    np.testing.assert_allclose(dark[1], 0.0, rtol=0, atol=1e-12)
 
 
 def test_without_a_gauge_the_observable_metric_is_that_of_the_marginal(field):
@@ -99,7 +99,7 @@ def test_an_instrument_that_sees_everything_leaves_nothing_dark(field):
     directions = jnp.broadcast_to(jnp.eye(3), (2, 6, 3, 3))
     first, rest = jax.jit(sectors.split)(tangents, directions)
     chex.assert_trees_all_close(first, tangents, rtol=1e-14)
-    np.testing.assert_allclose(rest, 0.0, atol=1e-15)
+    np.testing.assert_allclose(rest, 0.0, rtol=0, atol=1e-15)
     assert sectors.split(tangents)[0] is tangents
     with pytest.raises(ValueError, match=r"matrix must be \[o, 3\] of float64 .* \(2, 4\)"):
         sectors.observable_directions(belief, jnp.ones((2, 4)))

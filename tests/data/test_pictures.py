@@ -24,13 +24,17 @@ def test_every_mode_is_read_as_it_looks(tmp_path):
     np.testing.assert_array_equal(stored(tmp_path / "p.png", image.quantize(4)), found)
     np.testing.assert_array_equal(stored(tmp_path / "whole.bmp", image), found)
     grey = stored(tmp_path / "grey.png", Image.fromarray(COLOURS[..., 0]))
-    np.testing.assert_allclose(grey, np.repeat(COLOURS[..., :1], 3, axis=2) / 255, atol=1e-7)
+    np.testing.assert_allclose(
+        grey, np.repeat(COLOURS[..., :1], 3, axis=2) / 255, rtol=0, atol=1e-7
+    )
     bits = stored(tmp_path / "bits.png", Image.fromarray(np.array([[True, False]])))
     np.testing.assert_array_equal(bits, [[[1, 1, 1], [0, 0, 0]]])
     # JPEG is lossy, and averages colours of neighbours.
     flat = Image.fromarray(np.full((16, 16, 3), (200, 100, 50), np.uint8))
     found = stored(tmp_path / "flat.jpg", flat)
-    np.testing.assert_allclose(found, np.broadcast_to([200, 100, 50], (16, 16, 3)) / 255, atol=0.02)
+    np.testing.assert_allclose(
+        found, np.broadcast_to([200, 100, 50], (16, 16, 3)) / 255, rtol=0, atol=0.02
+    )
 
 
 def test_sixteen_bits_keep_their_steps(tmp_path):

@@ -103,7 +103,7 @@ def test_one_step_of_rate_one_lands_on_the_optimal_mean(same_covariance, kind, r
         np.testing.assert_allclose(
             constrain(state.position).chol, target.chol, rtol=0, atol=1000 * eps
         )
-        np.testing.assert_allclose(info.energy, 0.0, atol=1000 * eps)
+        np.testing.assert_allclose(info.energy, 0.0, rtol=0, atol=1000 * eps)
 
 
 def test_rate_one_converges_quadratically_on_the_whole_belief(rng):

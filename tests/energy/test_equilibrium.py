@@ -118,7 +118,7 @@ def test_the_gradient_is_the_mean_of_those_of_the_samples():
     together, alone = both(params, inputs, targets, start)
     # Relaxations end at a residual of 2e-12, and a difference of them is divided by beta.
     for found, each in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-9)
+        np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=0, atol=1e-9)
 
 
 def test_a_relaxation_that_is_too_short_or_meets_a_nan_has_not_converged():

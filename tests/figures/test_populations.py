@@ -122,7 +122,7 @@ def test_ellipses_are_those_of_the_eigen_decomposition(rng, axes):
             square = np.einsum("nti,nij,ntj->nt", away, np.linalg.inv(cov), away)
             # rounding grows with the condition number of a 2 x 2 covariance, here below 1e5
             np.testing.assert_allclose(square, radius**2, rtol=1e-9)
-            np.testing.assert_allclose(outlines.mean(axis=1), centre, atol=1e-12)
+            np.testing.assert_allclose(outlines.mean(axis=1), centre, rtol=0, atol=1e-12)
             variances = np.linalg.eigvalsh(cov)
             lengths = np.linalg.norm(away, axis=-1)
             np.testing.assert_allclose(
@@ -216,13 +216,17 @@ def test_frames_are_seen_from_the_diagonal(rng, dtype):
         # an orthographic view keeps what is not depth: |x|^2 = 1 - depth^2 (rounding of the input
         # dtype)
         atol = 20 * float(jnp.finfo(dtype).eps)
-        np.testing.assert_allclose(np.sum(near**2, axis=1), 1 - depth[depth >= 0] ** 2, atol=atol)
-        np.testing.assert_allclose(np.sum(far**2, axis=1), 1 - depth[depth < 0] ** 2, atol=atol)
+        np.testing.assert_allclose(
+            np.sum(near**2, axis=1), 1 - depth[depth >= 0] ** 2, rtol=0, atol=atol
+        )
+        np.testing.assert_allclose(
+            np.sum(far**2, axis=1), 1 - depth[depth < 0] ** 2, rtol=0, atol=atol
+        )
 
 
 def test_the_view_is_right_handed_with_z_upwards():
     view = population_figures.VIEW
-    np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-15)
+    np.testing.assert_allclose(view @ view.T, np.eye(3), rtol=0, atol=1e-15)
     assert np.linalg.det(view) == pytest.approx(1.0)
     ax = population_figures.frames([("aligned", EYE[None])]).axes[0]
     x, y, z = (points(ax, colour)[1][0] for colour in style.CURVES[:3])

@@ -191,7 +191,7 @@ def test_structure_constants_close_the_algebra(generators):
     np.testing.assert_allclose(f, -np.swapaxes(f, 0, 1), rtol=0, atol=1e-12)
     jacobi = np.einsum("abd,dce->abce", f, f)
     cyclic = jacobi + np.transpose(jacobi, (2, 0, 1, 3)) + np.transpose(jacobi, (1, 2, 0, 3))
-    np.testing.assert_allclose(cyclic, 0, atol=1e-11)
+    np.testing.assert_allclose(cyclic, 0, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("spins", [(2, 1, 0), (0, 1, 2)])

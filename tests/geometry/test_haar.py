@@ -59,7 +59,7 @@ def test_quadrature_is_exact_up_to_its_spin(max_spin):
     # Characters sin((l + 1/2) theta) / sin(theta / 2) = 1 + 2 sum cos m theta average to 0.
     orders = np.cos(np.arange(1, max_spin + 1)[:, None] * angle)
     characters = 1 + 2 * np.cumsum(orders, axis=0)
-    np.testing.assert_allclose(characters @ weights, 0.0, atol=1e-13)
+    np.testing.assert_allclose(characters @ weights, 0.0, rtol=0, atol=1e-13)
     np.testing.assert_allclose(np.sum(weights), 1.0, rtol=1e-14)
 
 
@@ -81,10 +81,10 @@ def test_random_rotations_of_space_have_the_moments_of_the_measure(dtype):
     orders = np.cos(np.arange(1, 3)[:, None] * angle)
     characters = 1 + 2 * np.cumsum(orders, axis=0)
     # Five standard errors.
-    np.testing.assert_allclose(characters.mean(axis=1), 0.0, atol=5 / np.sqrt(num))
-    np.testing.assert_allclose(characters.var(axis=1), 1.0, atol=0.1)
+    np.testing.assert_allclose(characters.mean(axis=1), 0.0, rtol=0, atol=5 / np.sqrt(num))
+    np.testing.assert_allclose(characters.var(axis=1), 1.0, rtol=0, atol=0.1)
     axes = phi / angle[:, None]
-    np.testing.assert_allclose(axes.T @ axes / num, np.eye(3) / 3, atol=5 / np.sqrt(num))
+    np.testing.assert_allclose(axes.T @ axes / num, np.eye(3) / 3, rtol=0, atol=5 / np.sqrt(num))
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow), 4])
@@ -98,11 +98,11 @@ def test_random_rotations_are_rotations_with_the_moments_of_the_measure(n):
     )
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0, rtol=1e-12)
     # Five standard errors: E R = 0, E R_ij R_kl = delta_ik delta_jl / n (n = 2 has one more).
-    np.testing.assert_allclose(rotations.mean(axis=0), 0.0, atol=5 / np.sqrt(num))
-    np.testing.assert_allclose((rotations**2).mean(axis=0), 1 / n, atol=5 / np.sqrt(num))
+    np.testing.assert_allclose(rotations.mean(axis=0), 0.0, rtol=0, atol=5 / np.sqrt(num))
+    np.testing.assert_allclose((rotations**2).mean(axis=0), 1 / n, rtol=0, atol=5 / np.sqrt(num))
     # A fixed rotation leaves the measure as it is: the first column, too, is uniform.
     traces = np.trace(rotations, axis1=-2, axis2=-1)
-    np.testing.assert_allclose((traces**2).mean(), 2.0 if n == 2 else 1.0, atol=0.1)
+    np.testing.assert_allclose((traces**2).mean(), 2.0 if n == 2 else 1.0, rtol=0, atol=0.1)
 
 
 def test_a_rotation_to_the_last_axis_itself_is_none():

@@ -86,7 +86,7 @@ def test_what_was_expected_is_no_evidence_by_itself():
     unseen = mixed_models.CauseBelief(jnp.array([0.3, -1.0]), jnp.diag(1 / jnp.diagonal(precision)))
     values = [jnp.array([[0.3, -1.0], [4.0, 2.0]])]
     found = mixed_models.reduced_log_evidence(unseen, unseen.mean, precision, values)
-    np.testing.assert_allclose(found[0], 0.0, atol=1e-14)
+    np.testing.assert_allclose(found[0], 0.0, rtol=0, atol=1e-14)
 
 
 def test_expected_causes_mix_the_values_of_outcomes():

@@ -31,8 +31,8 @@ def logistic_fit(now, following):
 def test_logistic_map_has_its_spectrum():
     true = known_spectra.logistic_spectrum(10)
     # Ostruszka's operator with order 10; the values are those that others print.
-    np.testing.assert_allclose(true[1], -0.19334 + 0.19094j, atol=1e-5)
-    np.testing.assert_allclose(np.abs(true[3:5]), [0.02665, 0.02212], atol=1e-5)
+    np.testing.assert_allclose(true[1], -0.19334 + 0.19094j, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.abs(true[3:5]), [0.02665, 0.02212], rtol=0, atol=1e-5)
     pairs = (jnp.asarray(x, jnp.float32) for x in known_spectra.logistic_pairs(10_000))
     values = spectrum.eig(logistic_fit(*pairs)).values
     assert spectrum.directed_hausdorff_distance(values[:3], true) < 0.02
@@ -43,8 +43,8 @@ def test_trajectory_of_the_logistic_map_has_its_noise():
     x = np.asarray(known_spectra.logistic_map(jax.random.key(0), 4_000), np.float64)[:, 0]
     noise = x[1:] - 4.0 * x[:-1] * (1.0 - x[:-1])
     # The characteristic function of the density; a standard error is 0.004 and less.
-    np.testing.assert_allclose(np.mean(np.cos(2 * np.pi * noise)), 10 / 11, atol=0.015)
-    np.testing.assert_allclose(np.mean(np.cos(4 * np.pi * noise)), 15 / 22, atol=0.03)
+    np.testing.assert_allclose(np.mean(np.cos(2 * np.pi * noise)), 10 / 11, rtol=0, atol=0.015)
+    np.testing.assert_allclose(np.mean(np.cos(4 * np.pi * noise)), 15 / 22, rtol=0, atol=0.03)
 
 
 def closed(x):
@@ -71,9 +71,9 @@ def test_slow_manifold_is_exact_and_every_spurious_pair_is_flagged(rng):
     single, operator, train, more, test = slow_manifold_factors(now, held_out, frequencies)
     found = spectrum.eig(operator)
     # Rounding of float32, 6e-8, at a condition number of the observables of about 4.
-    np.testing.assert_allclose(found.values, [0.9, 0.81, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found.values, [0.9, 0.81, 0.5], rtol=0, atol=1e-6)
     np.testing.assert_allclose(
-        spectrum.residuals(single, found.values, found.functions), 0, atol=1e-5
+        spectrum.residuals(single, found.values, found.functions), 0, rtol=0, atol=1e-5
     )
 
     found = spectrum.eig(more)
@@ -174,7 +174,7 @@ def test_reduced_rank_keeps_the_leading_part(rng):
         return full, low, one, operators.ridge(factor, 0.1)
 
     full, low, one, ridge = jax.device_get(maps(now, following))
-    np.testing.assert_allclose(low, full, atol=1e-12)
+    np.testing.assert_allclose(low, full, rtol=0, atol=1e-12)
     assert np.linalg.matrix_rank(one, tol=1e-10) == 1
     # Best of its rank: the error of predictions is the second singular value of those of ridge.
     penalised = np.concatenate([now, np.sqrt(0.1) * np.eye(4)])
@@ -199,8 +199,10 @@ def test_rotating_system_is_tracked_under_forgetting():
     values = np.linalg.eigvals(np.asarray(track(states)))
     found = np.max(np.angle(values), axis=1)
     # The mean age of what is remembered is 10 steps, in which the angle grows by 0.01.
-    np.testing.assert_allclose(found[5:], np.asarray(angle)[59::10] - 0.0009 * 10, atol=0.005)
-    np.testing.assert_allclose(np.abs(values[5:]), 1.0, atol=1e-3)
+    np.testing.assert_allclose(
+        found[5:], np.asarray(angle)[59::10] - 0.0009 * 10, rtol=0, atol=0.005
+    )
+    np.testing.assert_allclose(np.abs(values[5:]), 1.0, rtol=0, atol=1e-3)
 
 
 def test_forecast_applies_the_power_of_the_operator_and_never_lifts_again_unasked(rng):
@@ -217,10 +219,12 @@ def test_modes_and_functions_expand_the_state(rng):
     operator = rng.normal(size=(4, 4))
     found = spectrum.eig(operator)
     assert np.all(np.diff(np.abs(found.values)) <= 1e-12)
-    np.testing.assert_allclose(operator @ found.modes, found.modes * found.values, atol=1e-12)
+    np.testing.assert_allclose(
+        operator @ found.modes, found.modes * found.values, rtol=0, atol=1e-12
+    )
     z = rng.normal(size=4)
     moved = (found.modes * found.values) @ (z @ found.functions)
-    np.testing.assert_allclose(moved, operator @ z, atol=1e-12)
+    np.testing.assert_allclose(moved, operator @ z, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

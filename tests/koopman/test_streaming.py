@@ -81,10 +81,10 @@ def test_factor_is_that_of_the_data(rng, dtype):
     sums, factor = jax.device_get((jax.jit(streaming.moments)(factor), factor))
     np.testing.assert_array_equal(np.tril(factor.root, -1), 0.0)
     assert np.all(np.diagonal(factor.root) >= 0)
-    np.testing.assert_allclose(factor.root.T @ factor.root, rows.T @ rows, atol=tolerance)
-    np.testing.assert_allclose(sums.now, now.T @ now, atol=tolerance)
-    np.testing.assert_allclose(sums.cross, following.T @ now, atol=tolerance)
-    np.testing.assert_allclose(sums.following, following.T @ following, atol=tolerance)
+    np.testing.assert_allclose(factor.root.T @ factor.root, rows.T @ rows, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(sums.now, now.T @ now, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(sums.cross, following.T @ now, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(sums.following, following.T @ following, rtol=0, atol=tolerance)
 
 
 def test_wide_factors_are_reduced_in_panels(rng):
@@ -97,7 +97,7 @@ def test_wide_factors_are_reduced_in_panels(rng):
         [np.concatenate(rows[:2], axis=1), np.concatenate(rows[2:], axis=1)], axis=0
     )
     root = np.asarray(factor.root)
-    np.testing.assert_allclose(root.T @ root, data.T @ data, atol=1e-11)
+    np.testing.assert_allclose(root.T @ root, data.T @ data, rtol=0, atol=1e-11)
     np.testing.assert_array_equal(np.tril(root, -1), 0.0)
 
 
@@ -141,9 +141,9 @@ def test_forgetting_without_excitation_does_not_wind_up():
 
     silent, after, inverse = run(x)
     assert np.isinf(inverse)  # of the unexcited direction, as recursive least squares carries it
-    np.testing.assert_allclose(silent, operator * [1, 0], atol=1e-5)
+    np.testing.assert_allclose(silent, operator * [1, 0], rtol=0, atol=1e-5)
     # The ridge shrinks what two samples say by 1e-4 / 2.
-    np.testing.assert_allclose(after, operator, atol=1e-4)
+    np.testing.assert_allclose(after, operator, rtol=0, atol=1e-4)
 
 
 @jax.jit
@@ -271,7 +271,7 @@ def test_few_samples_that_a_map_fits_exactly_leave_statistics_finite(rng):
             few = jax.device_get(update(factor, now[i : i + 2], following[i : i + 2]))
             chex.assert_tree_all_finite(few)
             rows = np.concatenate([now[i : i + 2], following[i : i + 2]], axis=1)
-            np.testing.assert_allclose(few.root.T @ few.root, rows.T @ rows, atol=1e-6)
+            np.testing.assert_allclose(few.root.T @ few.root, rows.T @ rows, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("unit", [1e-20, 1e20])

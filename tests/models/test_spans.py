@@ -65,7 +65,7 @@ def test_blocks_that_are_linear_are_found_and_replaced_without_a_trace(model, pa
     np.testing.assert_allclose(found(ALONE, whole), logits, **close)
     np.testing.assert_allclose(found(ALONE, low_rank), logits, **close)
     assert np.max(np.abs(found(ALONE, None) - logits)) > 0.1
-    np.testing.assert_allclose(own, 1.0, atol=1e-12)
+    np.testing.assert_allclose(own, 1.0, rtol=0, atol=1e-12)
     assert shares == sorted(shares)
     assert shares[0] < 0.9 < shares[-1] <= 1
 

@@ -126,8 +126,8 @@ def test_the_reflex_rests_at_the_goal_whatever_load_and_mass_are(approach):
         for _ in range(rounds):
             state, info = run(state, _outside(NUM), load, mass)
             energies.append(float(info.belief.energy[-1]))
-        np.testing.assert_allclose(state.world, [1.0, 0.0], atol=1e-7)
-        np.testing.assert_allclose(state.agent.action, [STIFFNESS - load], atol=1e-6)
+        np.testing.assert_allclose(state.world, [1.0, 0.0], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(state.agent.action, [STIFFNESS - load], rtol=0, atol=1e-6)
         np.testing.assert_allclose(energies[-1], min(energies), rtol=1e-12)
 
 
@@ -193,9 +193,9 @@ def test_noise_has_the_covariance_of_smooth_noise(rng):
     found = np.einsum("tio,tjo->ij", drawn, drawn) / (2 * num) * np.outer(scale, scale)
     expected = np.asarray(temporal_covariance(3, smoothness)) * np.outer(scale, scale)
     # About one independent draw per 1.8 units of time: 13,000 of them, entries below 1.
-    np.testing.assert_allclose(found, expected, atol=0.04)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.04)
     late = np.mean(drawn[5:, 0] * drawn[:-5, 0])
-    np.testing.assert_allclose(late, np.exp(-1.0 / (4 * smoothness**2)), atol=0.04)
+    np.testing.assert_allclose(late, np.exp(-1.0 / (4 * smoothness**2)), rtol=0, atol=0.04)
 
 
 def test_bad_loops_are_named(rng):

@@ -53,7 +53,7 @@ def test_a_world_behaves_as_its_model_says():
         (seen[:, 0], expected),
     ):
         frequencies = np.bincount(found, minlength=len(wanted)) / len(keys)
-        np.testing.assert_allclose(frequencies, wanted, atol=0.0125)
+        np.testing.assert_allclose(frequencies, wanted, rtol=0, atol=0.0125)
 
 
 def test_walls_stop_moves_and_goals_keep():

@@ -11,7 +11,7 @@ from vfejax.problems import lorenz
 
 def test_parameters_are_the_published_ones():
     expected = [[0.1250, 0.1633], [0.1250, 0.0676], [0.1250, -0.0676], [0.1250, -0.1633]]
-    np.testing.assert_allclose(lc.EMISSION, expected, atol=5e-5)
+    np.testing.assert_allclose(lc.EMISSION, expected, rtol=0, atol=5e-5)
     model, parameters = lc.convolution_model()
     check_model(model)
     level, states = model.levels[0], jnp.array([1.0, 2.0])
@@ -25,7 +25,7 @@ def test_output_noise_has_its_autocorrelation(smoothness):
     noise = 2.0 * (data.observations - data.states @ lc.EMISSION.T)
     found = np.einsum("nto,nso->ts", noise, noise) / noise.shape[0] / 4
     # 20000 draws: errors of 0.7 percent.
-    np.testing.assert_allclose(found, lc.noise_kernel(6, smoothness), atol=0.04)
+    np.testing.assert_allclose(found, lc.noise_kernel(6, smoothness), rtol=0, atol=0.04)
 
 
 def test_lorenz_stays_on_its_attractor_and_is_seen_with_noise(rng):
@@ -37,5 +37,5 @@ def test_lorenz_stays_on_its_attractor_and_is_seen_with_noise(rng):
     # Fixed points of the flow: x = y, z = r - 1.
     side = np.sqrt(4.0 * 45.92)
     rest = jnp.array([side, side, 45.92])
-    np.testing.assert_allclose(lorenz.motion(rest), 0.0, atol=1e-12)
+    np.testing.assert_allclose(lorenz.motion(rest), 0.0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(lorenz.runge_kutta(rest, 1.0), rest, rtol=1e-12)

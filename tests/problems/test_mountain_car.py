@@ -41,21 +41,21 @@ def test_full_force_from_the_valley_does_not_reach_the_goal_and_pumping_does():
 
     full, pumped = jax.device_get(run(np.array([mountain_car.VALLEY, 0.0]), np.zeros((300, 1, 2))))
     # Left of 0 a parabola: without friction it swings as far beyond its rest as it came from.
-    np.testing.assert_allclose(full.max(), mountain_car.VALLEY + 0.25, atol=1e-4)
+    np.testing.assert_allclose(full.max(), mountain_car.VALLEY + 0.25, rtol=0, atol=1e-4)
     assert pumped.min() < -0.9
-    np.testing.assert_allclose(pumped[-1], mountain_car.GOAL, atol=0.05)
+    np.testing.assert_allclose(pumped[-1], mountain_car.GOAL, rtol=0, atol=0.05)
 
 
 def test_the_expected_flow_keeps_the_energy_of_the_goal_and_rests_there():
     motion_fn = mountain_car.swing_model(gain=0.8).levels[0].motion_fn
     flow = jax.jit(lambda x: motion_fn(x, jnp.zeros(0), None))
     heights = jax.jit(jax.vmap(jax.value_and_grad(mountain_car.height)))
-    np.testing.assert_allclose(flow(np.array([1.0, 0.0])), 0.0, atol=1e-3)
+    np.testing.assert_allclose(flow(np.array([1.0, 0.0])), 0.0, rtol=0, atol=1e-3)
     place = -0.3
     (goal, here), (_, slope) = jax.device_get(heights(np.array([mountain_car.GOAL, place])))
     speed = np.sqrt(2 * (goal - here))
     # Nothing is pumped; the approach has a weight of exp(-20) here.
-    np.testing.assert_allclose(flow(np.array([place, speed])), [speed, -slope], atol=1e-7)
+    np.testing.assert_allclose(flow(np.array([place, speed])), [speed, -slope], rtol=0, atol=1e-7)
 
 
 def test_a_velocity_that_is_not_known_is_not_pumped():

@@ -27,6 +27,7 @@ def test_nearest_rotation_is_proper_and_nearest(rng):
     np.testing.assert_allclose(
         rotations @ np.swapaxes(rotations, -1, -2),
         np.broadcast_to(np.eye(3), (20, 3, 3)),
+        rtol=0,
         atol=1e-14,
     )
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0, rtol=1e-13)
@@ -74,11 +75,17 @@ def test_errors_do_not_see_the_global_gauge(rng):
     )
     errors = sensor_network.relative_rotation_errors(guess, truth.rotations)
     np.testing.assert_allclose(
-        sensor_network.relative_rotation_errors(guess @ gauge, truth.rotations), errors, atol=1e-12
+        sensor_network.relative_rotation_errors(guess @ gauge, truth.rotations),
+        errors,
+        rtol=0,
+        atol=1e-12,
     )
     landmarks = sensor_network.landmark_errors(measured, truth.landmarks)
     np.testing.assert_allclose(
-        sensor_network.landmark_errors(measured @ gauge.T, truth.landmarks), landmarks, atol=1e-12
+        sensor_network.landmark_errors(measured @ gauge.T, truth.landmarks),
+        landmarks,
+        rtol=0,
+        atol=1e-12,
     )
 
 
@@ -90,7 +97,10 @@ def test_relative_rotation_error_is_the_angle_put_in():
     truth = np.broadcast_to(np.eye(3), (3, 3, 3))
     estimate = np.stack([np.eye(3), turn, np.eye(3)])
     np.testing.assert_allclose(
-        sensor_network.relative_rotation_errors(estimate, truth), [angle, 0, angle], atol=1e-15
+        sensor_network.relative_rotation_errors(estimate, truth),
+        [angle, 0, angle],
+        rtol=0,
+        atol=1e-15,
     )
 
 

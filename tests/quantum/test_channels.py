@@ -44,10 +44,10 @@ def test_completely_positive_and_trace_preserving(channel):
     choi_at = jax.jit(lambda s: choi_matrix(partial(channel, strength=s), d, jnp.complex128))
     for strength in (0.0, 0.3, 1.0):
         choi = np.asarray(choi_at(strength))
-        np.testing.assert_allclose(choi, choi.conj().T, atol=1e-15)
+        np.testing.assert_allclose(choi, choi.conj().T, rtol=0, atol=1e-15)
         assert np.linalg.eigvalsh(choi).min() > -1e-14
         np.testing.assert_allclose(
-            np.einsum("jaka->jk", choi.reshape(d, d, d, d)), np.eye(d), atol=1e-14
+            np.einsum("jaka->jk", choi.reshape(d, d, d, d)), np.eye(d), rtol=0, atol=1e-14
         )
 
 
@@ -68,16 +68,16 @@ def test_states_stay_states_and_strength_zero_does_nothing(channel, rng, dtype):
     chex.assert_trees_all_equal_dtypes(out, rho)
     assert np.all(valid(out))
     out = np.asarray(out)
-    np.testing.assert_allclose(out[:, 0], rho[:, 0], atol=2 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(out[:, 0], rho[:, 0], rtol=0, atol=2 * float(jnp.finfo(dtype).eps))
     single = np.stack([compiled[channel](rho[1, i], s) for i, s in enumerate(strengths)])
-    np.testing.assert_allclose(out[1], single, atol=4 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(out[1], single, rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
 
 
 @each_channel
 def test_broadcasting_one_state_over_strengths(channel, rng):
     rho, strengths = qs.random_states(rng, 3), np.array([0.1, 0.5])
     each = np.stack([compiled[channel](rho, s) for s in strengths])
-    np.testing.assert_allclose(compiled[channel](rho, strengths), each, atol=1e-15)
+    np.testing.assert_allclose(compiled[channel](rho, strengths), each, rtol=0, atol=1e-15)
 
 
 def test_gradients(rng):
@@ -100,10 +100,13 @@ def test_amplitude_damping_is_its_kraus_form(rng):
     for k in range(1, d):
         operators[k, 0, k] = np.sqrt(gamma)
     np.testing.assert_allclose(
-        np.einsum("mkj,mkl->jl", operators.conj(), operators), np.eye(d), atol=1e-15
+        np.einsum("mkj,mkl->jl", operators.conj(), operators), np.eye(d), rtol=0, atol=1e-15
     )
     np.testing.assert_allclose(
-        compiled[amplitude_damping](rho, gamma), jax.jit(apply_kraus)(operators, rho), atol=1e-15
+        compiled[amplitude_damping](rho, gamma),
+        jax.jit(apply_kraus)(operators, rho),
+        rtol=0,
+        atol=1e-15,
     )
 
 
@@ -150,7 +153,9 @@ def test_full_strength_limits(rng):
         replace: FIXED,
     }
     for channel, limit in limits.items():
-        np.testing.assert_allclose(compiled[channel](rho, np.float64(1.0)), limit, atol=1e-15)
+        np.testing.assert_allclose(
+            compiled[channel](rho, np.float64(1.0)), limit, rtol=0, atol=1e-15
+        )
 
 
 def test_unital_channels_raise_entropy_and_dephasing_keeps_populations(rng):

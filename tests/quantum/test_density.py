@@ -45,7 +45,7 @@ def test_entropy_and_purity_of_known_states(rng, dtype):
     np.testing.assert_allclose(purity(mixed), 1 / d, rtol=4 * eps)
     psi = random_vector(rng, d).astype(qs.complex_dtype(dtype))
     state = pure_state(psi)
-    np.testing.assert_allclose(state, np.outer(psi, psi.conj()), atol=4 * eps)
+    np.testing.assert_allclose(state, np.outer(psi, psi.conj()), rtol=0, atol=4 * eps)
     # An eigenvalue that rounding moved off 0 by eps contributes eps log eps.
     assert 0 <= entropy(state) < 20 * d * eps
     np.testing.assert_allclose(purity(state), 1.0, rtol=10 * eps)
@@ -74,14 +74,14 @@ def test_entropy_gradient_is_the_matrix_function(rng):
     rho = qs.random_states(rng, d)
     levels, basis = np.linalg.eigh(rho)
     expected = -((basis * (np.log(levels) + 1.0)) @ basis.conj().T).T
-    np.testing.assert_allclose(entropy_gradient(rho), expected, atol=1e-12)
+    np.testing.assert_allclose(entropy_gradient(rho), expected, rtol=0, atol=1e-12)
     equal = entropy_gradient(np.eye(d, dtype=complex) / d)
-    np.testing.assert_allclose(equal, (math.log(d) - 1.0) * np.eye(d), atol=1e-14)
+    np.testing.assert_allclose(equal, (math.log(d) - 1.0) * np.eye(d), rtol=0, atol=1e-14)
     state = pure(rng, d)
     slope = entropy_gradient(state)
     limit = -math.log(np.finfo(np.float64).eps) - 1.0
     np.testing.assert_allclose(
-        slope, -np.conj(state) + limit * (np.eye(d) - np.conj(state)), atol=1e-9
+        slope, -np.conj(state) + limit * (np.eye(d) - np.conj(state)), rtol=0, atol=1e-9
     )
 
 
@@ -110,7 +110,7 @@ def test_entropy_of_real_states_and_transforms(rng):
     np.testing.assert_allclose(stacked, single, rtol=1e-14)
     np.testing.assert_allclose(vmapped[0], single, rtol=1e-14)
     chex.assert_type(slopes, jnp.float64)
-    np.testing.assert_allclose(vmapped[1], slopes, atol=1e-13)
+    np.testing.assert_allclose(vmapped[1], slopes, rtol=0, atol=1e-13)
 
 
 def test_free_energy_of_known_states(rng):
@@ -140,7 +140,7 @@ def test_free_energy_gradients_are_finite_at_the_edges(rng):
     for rho in (basis_state, np.eye(3, dtype=complex) / 3, pure(rng, 3)):
         by_rho, by_energies = slope(rho, energies)
         chex.assert_tree_all_finite(by_rho)
-        np.testing.assert_allclose(by_energies, np.diag(rho).real, atol=1e-15)
+        np.testing.assert_allclose(by_energies, np.diag(rho).real, rtol=0, atol=1e-15)
     state = qs.random_states(rng, 3).real
     check_grads(free_energy, (state, energies), order=1, modes=["rev"])
 
@@ -169,10 +169,10 @@ def test_givens_state_is_the_product_of_rotations(d, rng):
     angles = rng.normal(size=(d, d))
     got = np.asarray(givens_state(np.arange(d), angles))
     expected = np.stack([rotations_one_by_one(k, angles[k]) for k in range(d)])
-    np.testing.assert_allclose(got, expected, atol=1e-15)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-15)
     np.testing.assert_allclose(np.sum(got**2, -1), 1.0, rtol=1e-14)
     shared = np.asarray(givens_state(np.arange(d), angles[0]))
-    np.testing.assert_allclose(shared @ shared.T, np.eye(d), atol=1e-14)
+    np.testing.assert_allclose(shared @ shared.T, np.eye(d), rtol=0, atol=1e-14)
     check_grads(jax.jit(lambda a: density.givens_state(np.arange(d), a)), (angles,), order=1)
 
 
@@ -244,8 +244,8 @@ def test_validity_reports_each_fault_and_repairs_nothing(rng):
     reports, tolerant = validity(states)
     reports = jax.tree.map(np.asarray, reports)
     np.testing.assert_array_equal(reports.valid, [False] * 4 + [True])
-    np.testing.assert_allclose(reports.hermitian_error[:3], [0.1, 0, 0], atol=1e-15)
-    np.testing.assert_allclose(reports.trace_error[:3], [0, 0.2, 0], atol=1e-15)
+    np.testing.assert_allclose(reports.hermitian_error[:3], [0.1, 0, 0], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(reports.trace_error[:3], [0, 0.2, 0], rtol=0, atol=1e-15)
     np.testing.assert_allclose(reports.min_eigenvalue[2], -0.3, rtol=1e-14)
     assert tolerant.valid[1]
 
@@ -254,7 +254,7 @@ def test_mixture_and_populations(rng):
     states = qs.random_states(rng, 3, (4,))
     weights = rng.dirichlet(np.ones(4))
     mixed = jax.jit(density.mixture)(weights, states)
-    np.testing.assert_allclose(mixed, np.tensordot(weights, states, 1), atol=1e-15)
+    np.testing.assert_allclose(mixed, np.tensordot(weights, states, 1), rtol=0, atol=1e-15)
     np.testing.assert_allclose(populations(mixed), np.diag(mixed).real)
 
 

@@ -68,20 +68,24 @@ def test_gradient_by_a_stack_that_shares_a_time_and_times_that_share_a_hamiltoni
 
     single = [[slopes(h, t, w) for t in times] for h, w in zip(stack, weight, strict=True)]
     by_stack, by_time = slopes(stack, times[0], weight)
-    np.testing.assert_allclose(by_stack, np.stack([single[0][0][0], single[1][0][0]]), atol=1e-14)
-    np.testing.assert_allclose(by_time, single[0][0][1] + single[1][0][1], atol=1e-14)
+    np.testing.assert_allclose(
+        by_stack, np.stack([single[0][0][0], single[1][0][0]]), rtol=0, atol=1e-14
+    )
+    np.testing.assert_allclose(by_time, single[0][0][1] + single[1][0][1], rtol=0, atol=1e-14)
     by_shared, by_times = slopes(stack[0], times, np.stack([weight[0]] * 2))
-    np.testing.assert_allclose(by_shared, single[0][0][0] + single[0][1][0], atol=1e-14)
-    np.testing.assert_allclose(by_times, np.stack([single[0][0][1], single[0][1][1]]), atol=1e-14)
+    np.testing.assert_allclose(by_shared, single[0][0][0] + single[0][1][0], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        by_times, np.stack([single[0][0][1], single[0][1][1]]), rtol=0, atol=1e-14
+    )
 
 
 def test_only_the_hermitian_part_is_read(rng):
     raw, time = rng.normal(size=(5, 5)), np.asarray(0.8)
     got, expected = (step(h, time) for h in (raw, 0.5 * (raw + raw.T)))
-    np.testing.assert_allclose(got, expected, atol=1e-15)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-15)
     weight = rng.normal(size=(5, 5)) + 1j * rng.normal(size=(5, 5))
     ct = np.asarray(gradient(raw, time, weight)[0])
-    np.testing.assert_allclose(ct, ct.T, atol=1e-15)
+    np.testing.assert_allclose(ct, ct.T, rtol=0, atol=1e-15)
 
 
 def _count_products(jaxpr):

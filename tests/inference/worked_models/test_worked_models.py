@@ -90,7 +90,7 @@ def test_relevance_tells_which_inputs_help(rng):
     assert relevance[truth == 0].min() > 10 * relevance[truth != 0].max()
     weights = np.array(beliefs.statistics["weights"][0][0])
     # standard deviation 0.3 / sqrt(80) = 0.034
-    np.testing.assert_allclose(weights, truth, atol=0.13)
+    np.testing.assert_allclose(weights, truth, rtol=0, atol=0.13)
     # At a maximum the noise and relevances satisfy MacKay's equation, gamma_k = alpha_k E w_k^2,
     # and the belief is the ridge regression that they define.
     noise = float(beliefs.statistics["noise"][1])
@@ -141,7 +141,7 @@ def test_state_space_learns_a_rotation_and_fills_gaps(rng):
     values = np.linalg.eigvals(np.array(beliefs.statistics["dynamics"][0]))
     frequency = np.abs(np.angle(values[np.argsort(-np.abs(values))[:2]]))
     # ten periods of a damped oscillation
-    np.testing.assert_allclose(frequency, angle, atol=0.05)
+    np.testing.assert_allclose(frequency, angle, rtol=0, atol=0.05)
     outputs, found = (np.array(beliefs.statistics[n][0]) for n in ("outputs", "states"))
     error = (outputs @ found.T - clean)[~mask]
     # Four other outputs with noise 0.5, and the steps before and after, tell where it is.

@@ -135,6 +135,6 @@ def test_moments_are_what_beliefs_about_a_token_diverge_from_least(rng):
     row = jax.tree.map(lambda x: jnp.stack([x[0]] * 3), found)
     slope = jax.grad(cost)(row)
     for leaf in slope:  # of each of the three alike rows; their sum is that of the one token
-        np.testing.assert_allclose(leaf.sum(axis=0), 0.0, atol=1e-11)
+        np.testing.assert_allclose(leaf.sum(axis=0), 0.0, rtol=0, atol=1e-11)
     assert np.all(np.asarray(found.mean[1]) == 0)
     assert np.all(np.asarray(found.log_variance[1]) == 0)

@@ -86,7 +86,9 @@ def test_no_descent_raises_the_energy_that_an_agent_pays(rng):
     rounding = 1e-12 * np.abs(energies).max()
     assert np.all(np.diff(energies, axis=0) <= rounding)
     assert np.all(energies[-1, :, 1:] < energies[0, :, 1:])
-    np.testing.assert_allclose(energies[:, :, 0], 0.0, atol=1e-12)  # nobody to disagree with
+    np.testing.assert_allclose(
+        energies[:, :, 0], 0.0, rtol=0, atol=1e-12
+    )  # nobody to disagree with
 
 
 @pytest.mark.slow
@@ -202,7 +204,7 @@ def test_a_pooled_prior_is_the_minimum_of_its_terms(rng):
         return jnp.sum(kl_divergence(p, own, kind) + tower)
 
     for slope in _jit(jax.grad(cost))(prior):
-        np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+        np.testing.assert_allclose(slope, 0.0, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -232,7 +234,7 @@ def test_terms_are_there_when_their_options_are(rng):
     assert coupled.self_coupling == plain.self_coupling
     assert tower.hyperprior > 0
     assert tower.self_coupling != plain.self_coupling
-    np.testing.assert_allclose(alone.belief_alignment, 0.0, atol=1e-12)
+    np.testing.assert_allclose(alone.belief_alignment, 0.0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(double.self_coupling, 2 * plain.self_coupling, rtol=1e-12)
     total = sum(jax.tree.leaves(tower))
     np.testing.assert_allclose(tower.total, total, rtol=1e-12)

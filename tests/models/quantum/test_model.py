@@ -247,7 +247,7 @@ def test_frequent_tokens_lose_coherence_and_rare_ones_keep_it():
     expected = 1 - (math.log(total / 200) / math.log(9)) ** (1 / PHI)
     np.testing.assert_allclose(strength[3], expected, rtol=1e-13)
     assert strength[3] == strength.max() < 1
-    np.testing.assert_allclose(rare_token_dephasing(np.ones(7)), 0.0, atol=1e-15)
+    np.testing.assert_allclose(rare_token_dephasing(np.ones(7)), 0.0, rtol=0, atol=1e-15)
 
 
 def test_dephasing_is_kept_with_the_weights(tokens, rng):
@@ -300,7 +300,7 @@ def test_decisive_test_tells_a_model_that_uses_coherence_from_one_that_cannot(to
     assert np.abs(difference(params)).max() > 0.1
     row, column = np.tril_indices(DIM)
     params["blocks"]["block"]["hamiltonian"] *= row == column
-    np.testing.assert_allclose(difference(params), 0.0, atol=1e-11)
+    np.testing.assert_allclose(difference(params), 0.0, rtol=0, atol=1e-11)
 
 
 def test_dephasing_alone_carries_nothing_from_one_token_to_another(tokens, rng):
