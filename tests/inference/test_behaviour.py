@@ -9,8 +9,11 @@ import pytest
 from vfejax.inference.active_inference import agent, policy_planner
 from vfejax.inference.behaviour import behaviour_log_likelihood
 from vfejax.inference.policies import enumerate_policies
+from vfejax.inference.pomdp.model import POMDP
 from vfejax.problems.environments import bandit, process
 from vfejax.problems.episodes import run_episode
+
+KEY = jax.random.key(0)
 
 
 def chooser(preference):
@@ -46,6 +49,33 @@ def test_the_likelihood_is_that_of_the_agents_own_plans(histories):
     assert np.isnan(find(observations[0], broken).steps).tolist() == [False] * 7 + [True] * 5
     with pytest.raises(ValueError, match="as many actions as observations, got 2 and 3"):
         behaviour_log_likelihood(model, planner, observations[0, :3], decisions.action[0, :2])
+
+
+def test_policies_drawn_whole_are_as_probable_as_those_that_begin_so():
+    stay, move = jnp.eye(2), jnp.stack([jnp.eye(2), 1 - jnp.eye(2)], axis=-1)
+    wishes = [jnp.array([0.0, 1.0]), jnp.zeros(2)]
+    own = {"A_dependencies": [[0], [1]], "B_dependencies": [[0], [1]]}
+    model = POMDP([stay, stay], [move, move], wishes, [stay[0], stay[0]], **own)
+    together = np.array([[[0, 0], [1, 1]], [[1, 1], [0, 0]], [[1, 1], [1, 1]]])
+    planner = policy_planner(together, gamma=1.0)
+
+    @jax.jit
+    def found(actions):
+        return behaviour_log_likelihood(
+            model, planner, jnp.zeros((1, 2), int), actions[None], policies=together
+        ).log_likelihood
+
+    plan = agent(model, planner).step(agent(model, planner).init(), jnp.zeros(2, int), KEY)[1].plan
+    first, second, third = plan.posterior
+    expected = jnp.log(jnp.stack([first, second + third]))
+    logs = jnp.stack([found(jnp.array([0, 0])), found(jnp.array([1, 1]))])
+    np.testing.assert_allclose(logs, expected, rtol=1e-12)
+    assert found(jnp.array([0, 1])) < -30  # no policy begins with it
+    assert np.isnan(found(jnp.array([2, 2])))
+    with pytest.raises(ValueError, match="must be the 3 of the planner, got 2"):
+        behaviour_log_likelihood(
+            model, planner, jnp.zeros((1, 2), int), np.zeros((1, 2), int), policies=together[:2]
+        )
 
 
 @pytest.mark.slow

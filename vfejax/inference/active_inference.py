@@ -36,6 +36,7 @@ __all__ = [
     "Plan",
     "agent",
     "draw_controls",
+    "first_controls",
     "policy_planner",
     "sophisticated_planner",
     "utility_planner",
@@ -234,14 +235,32 @@ def whole_policies(policies: Array | np.ndarray) -> DrawFn:
     """
 
     def draw(key: Array, plan: Plan, temperature: Array | float) -> Array:
-        if len(policies) != len(plan.posterior):
-            raise ValueError(
-                f"policies must be the {len(plan.posterior)} of the planner, got {len(policies)}"
-            )
+        first = first_controls(policies, plan)
         (which,) = sample_action(key, (plan.posterior,), temperature)
-        return jnp.asarray(policies)[which, 0]
+        return first[which]
 
     return draw
+
+
+def first_controls(policies: Array | np.ndarray, plan: Plan) -> Array:
+    """What each policy of a plan does first, integers ``[p, f]``.
+
+    Args:
+        policies: integers ``[p, horizon, f]``.
+        plan: of the planner that has these policies.
+
+    Raises:
+        ValueError: when there are not as many policies as the plan values.
+
+    >>> plan = Plan(jnp.array([0.4, 0.6]), jnp.zeros(2), ())
+    >>> first_controls(np.array([[[0, 0], [1, 0]], [[1, 1], [0, 0]]]), plan).tolist()
+    [[0, 0], [1, 1]]
+    """
+    if len(policies) != len(plan.posterior):
+        raise ValueError(
+            f"policies must be the {len(plan.posterior)} of the planner, got {len(policies)}"
+        )
+    return jnp.asarray(policies)[:, 0]
 
 
 def agent(

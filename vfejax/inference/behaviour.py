@@ -2,6 +2,9 @@
 
     log p(a_1, ..., a_T | o_1, ..., o_T, theta) = sum_t sum_f log pi_f(a_t,f | o_1..o_t, a_1..a_t-1)
 
+or, of an agent that draws a policy whole, with log sum of q(pi) over the policies that begin with
+a_t in place of the sum over factors.
+
 The agent is told what it would have observed and what it did, and asked at every moment how
 probable that was. This is a function of its model, its precision and whatever else makes it, so
 that gradients and any optimiser fit them.
@@ -11,9 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vfejax.beliefs.categorical import safe_log
-from vfejax.inference.active_inference import Planner
+from vfejax.inference.active_inference import Plan, Planner, first_controls
+from vfejax.inference.policies import check_policies
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.inference.pomdp.prediction import predict_states
 from vfejax.inference.pomdp.states import infer_states
@@ -43,9 +48,9 @@ def behaviour_log_likelihood(
     actions: Array,
     *,
     mask: Array | None = None,
+    policies: Array | np.ndarray | None = None,
 ) -> BehaviourLikelihood:
-    """Log probability of the actions of an agent that draws the control of each factor by itself
-    from its plans.
+    """Log probability of the actions of an agent that draws them from its plans.
 
     Args:
         model: what the agent believes about the world.
@@ -54,12 +59,15 @@ def behaviour_log_likelihood(
         actions: the control of each factor at each moment, integers ``[t, f]``. One that does not
             exist makes NaN from there on.
         mask: booleans ``[t]``, True where an action counts; None where all do.
+        policies: those of the planner, integers ``[p, horizon, f]``, where the agent draws one
+            whole (:func:`vfejax.inference.active_inference.whole_policies`); None where it draws
+            the control of each factor by itself.
 
     Returns:
         The log likelihood, differentiable in what the model and the planner were made of.
 
     Raises:
-        ValueError: when there are not as many actions as observations.
+        ValueError: when there are not as many actions as observations, or policies do not fit.
 
     >>> import numpy as np
     >>> from vfejax.inference.active_inference import policy_planner
@@ -75,18 +83,31 @@ def behaviour_log_likelihood(
             f"there must be as many actions as observations, got {len(actions)} and "
             f"{len(observations)}"
         )
+    if policies is not None:
+        check_policies(model, policies)
 
     def step(prior: tuple[Array, ...], xs: tuple[Array, Array]) -> tuple[tuple[Array, ...], tuple]:
         observation, action = xs
         beliefs, _ = infer_states(model, list(observation), prior)
-        controls = planner(model, beliefs).controls
-        logs = [
-            jnp.where((a >= 0) & (a < len(p)), safe_log(p)[a], jnp.nan)
-            for p, a in zip(controls, action, strict=True)
-        ]
-        return predict_states(model, beliefs, list(action)), (sum(logs), controls)
+        plan = planner(model, beliefs)
+        numbers = jnp.asarray(model.num_controls)
+        if policies is None:
+            log = _log_by_factors(plan, action)
+        else:
+            log = _log_of_policies(plan, action, policies)
+        log = jnp.where(jnp.all((action >= 0) & (action < numbers)), log, jnp.nan)
+        return predict_states(model, beliefs, list(action)), (log, plan.controls)
 
     history = jnp.asarray(observations), jnp.asarray(actions)
     _, (steps, controls) = jax.lax.scan(step, model.D, history)
     counted = steps if mask is None else jnp.where(mask, steps, 0.0)
     return BehaviourLikelihood(jnp.sum(counted), steps, controls)
+
+
+def _log_by_factors(plan: Plan, action: Array) -> Array:
+    return sum(safe_log(p)[a] for p, a in zip(plan.controls, action, strict=True))
+
+
+def _log_of_policies(plan: Plan, action: Array, policies: Array | np.ndarray) -> Array:
+    begins = jnp.all(first_controls(policies, plan) == action[None], axis=-1)
+    return safe_log(jnp.sum(jnp.where(begins, plan.posterior, 0.0)))
