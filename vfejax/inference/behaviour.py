@@ -10,6 +10,7 @@ probable that was. This is a function of its model, its precision and whatever e
 that gradients and any optimiser fit them.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -105,7 +106,8 @@ def behaviour_log_likelihood(
 
 
 def _log_by_factors(plan: Plan, action: Array) -> Array:
-    return sum(safe_log(p)[a] for p, a in zip(plan.controls, action, strict=True))
+    logs = [safe_log(p)[a] for p, a in zip(plan.controls, action, strict=True)]
+    return functools.reduce(jnp.add, logs)
 
 
 def _log_of_policies(plan: Plan, action: Array, policies: Array | np.ndarray) -> Array:
