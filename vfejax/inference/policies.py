@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.beliefs.categorical import safe_log
+from vfejax.inference._ranges import check_at_least_0
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.types import Array
 
@@ -116,11 +117,6 @@ def check_policies(model: POMDP, policies: Array | np.ndarray) -> None:
         )
 
 
-def _check_not_negative(name: str, value: Array | float) -> None:
-    if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) < 0):
-        raise ValueError(f"{name} must be at least 0, got {value}")
-
-
 def check_habits(model: POMDP) -> None:
     """Refuse habits that are not those of single joint controls.
 
@@ -189,8 +185,8 @@ def policy_posterior(
     >>> policy_posterior(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
     """
-    _check_not_negative("gamma", gamma)
-    _check_not_negative("window", 0.0 if window is None else window)
+    check_at_least_0("gamma", gamma)
+    check_at_least_0("window", 0.0 if window is None else window)
     habits = jnp.zeros_like(neg_efe) if E is None else safe_log(E)
     if habits.shape != neg_efe.shape:
         raise ValueError(f"E must have shape {list(neg_efe.shape)}, got {list(habits.shape)}")
@@ -263,7 +259,7 @@ def sample_action(
     >>> sample_action(jax.random.key(0), (jnp.array([0.0, 1.0]),)).tolist()
     [1]
     """
-    _check_not_negative("temperature", temperature)
+    check_at_least_0("temperature", temperature)
     keys = jax.random.split(key, len(marginals))
     cold = jnp.asarray(temperature) == 0
     drawn = [

@@ -44,7 +44,7 @@ from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.pruning import structure as vfe_structure
 from vfejax.types import Array, Maps, SequenceModel, Trainer
 
-__all__ = ["MODELS", "Entry", "TrainerFn", "build", "entry_of", "field_name", "with_python_numbers"]
+__all__ = ["MODELS", "Entry", "TrainerFn", "build", "entry_of", "field_name"]
 
 
 class TrainerFn(Protocol):
@@ -202,13 +202,9 @@ def entry_of(name: str, config: Any) -> Entry:
     return entry
 
 
-def with_python_numbers(config: Any) -> Any:
+def _with_python_numbers(config: Any) -> Any:
     """The options with Python's own numbers for those of NumPy, which flax takes for weights and
     which would widen what they are multiplied with.
-
-    >>> config = dataclasses.replace(MODELS["transformer"].tiny, dim=np.int64(8))
-    >>> type(with_python_numbers(config).dim)
-    <class 'int'>
     """
 
     def plain(value: Any) -> Any:
@@ -218,6 +214,13 @@ def with_python_numbers(config: Any) -> Any:
 
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{name: plain(value) for name, value in options.items()})
+
+
+def _whole(name: str, size: Any) -> int:
+    try:
+        return operator.index(size)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {size!r}") from None
 
 
 def build(
@@ -250,8 +253,8 @@ def build(
     8
     """
     entry = entry_of(name, config)
-    config = with_python_numbers(config)
-    vocab_size, length = operator.index(vocab_size), operator.index(length)
+    config = _with_python_numbers(config)
+    vocab_size, length = _whole("vocab_size", vocab_size), _whole("length", length)
     extra = {}
     if entry.needs_counts:
         extra["counts"] = jnp.ones(vocab_size) if counts is None else counts

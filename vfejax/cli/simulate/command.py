@@ -95,12 +95,7 @@ def _program(
     import_beside(*_LATER)  # not before: it would take turns with what is traced
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):
-        first = {name: float(value) for name, value in start(position)[1]._asdict().items()}
-        _check_start(config, first)
-        if config.dynamics == "hamiltonian":
-            first |= {"kinetic": 0.0, "hamiltonian": first["total"]}
-        if config.mass == "belief":
-            first |= {"solver_residual": 0.0}
+        first = _first_row(config, start(position)[1]._asdict())
 
     def observe(step: int, state: PyTree, infos: Any, memory: PyTree) -> loop.Observation:
         row = first
@@ -121,6 +116,17 @@ def _program(
         place=place,
     )
     return program, begun
+
+
+def _first_row(config: SimulateConfig, terms: dict[str, Array]) -> dict[str, float]:
+    """What the metrics say of the start, where nothing moves yet."""
+    row = {name: float(value) for name, value in terms.items()}
+    _check_start(config, row)
+    if config.dynamics == "hamiltonian":
+        row |= {"kinetic": 0.0, "hamiltonian": row["total"]}
+    if config.mass == "belief":
+        row |= {"solver_residual": 0.0}
+    return row
 
 
 def _check_start(config: SimulateConfig, terms: dict[str, float]) -> None:

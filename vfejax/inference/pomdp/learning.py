@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vfejax.beliefs.categorical import safe_log
+from vfejax.inference._ranges import check_at_least_0
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.inference.pomdp.windows import Smoothed
 from vfejax.types import Array
@@ -242,14 +242,6 @@ def count_window(
     )
 
 
-def _check_weight(name: str, value: Array | float, most: float) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return
-    if np.any((np.asarray(value) < 0) | (np.asarray(value) > most)):
-        limit = "at least 0" if np.isinf(most) else f"from 0 to {most:g}"
-        raise ValueError(f"{name} must be {limit}, got {value}")
-
-
 def update_counts(
     counts: Counts,
     events: Counts,
@@ -275,8 +267,8 @@ def update_counts(
     >>> update_counts(old, new).D[0].tolist()  # a count of 0 stays
     [1.5, 0.0]
     """
-    _check_weight("rate", rate, np.inf)
-    _check_weight("keep", keep, 1.0)
+    check_at_least_0("rate", rate)
+    check_at_least_0("keep", keep, most=1)
     found = {}
     for name, old in counts._asdict().items():
         new = getattr(events, name)
