@@ -112,6 +112,7 @@ def start_process(cache_folder):
         # programs.
         environment = os.environ | {
             "JAX_ENABLE_X64": "1",
+            "MPLBACKEND": "of no kind",  # which must not matter
             "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

@@ -111,6 +111,8 @@ def _run(name: str, arguments: list[str]) -> int:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     environment.check_flags()
     own = sys.argv[1:] == [name, *arguments]
+    if own:
+        os.environ["MPLBACKEND"] = "agg"  # a notebook's own, or a wrong one, would be imported
     with _rare_collections() if own else contextlib.nullcontext():
         with _ended_by_interrupt(name) if own else contextlib.nullcontext():
             command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
