@@ -69,6 +69,14 @@ def test_presence_has_the_gradient_of_the_product(rng):
     chex.assert_trees_all_close(slopes, [expected] * 2, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_a_compiled_function_may_close_over_its_neighbour_list(make):
+    receivers, senders = make([2, 0, 0, 1]), make([0, 1, 2, 1])
+    chi = jnp.asarray([0.5, 0.25, 0.5])
+    present = jax.jit(lambda chi: supports.neighbours_present(chi, receivers, senders))(chi)
+    assert present.tolist() == [0.625, 0.0, 0.5]
+
+
 def test_nan_support_is_nan_to_the_others():
     chi = jnp.asarray([0.5, jnp.nan, 0.5])
     assert list(np.isnan(neighbours_present(chi))) == [True, False, True]

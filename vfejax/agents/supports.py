@@ -90,7 +90,8 @@ def neighbours_present(
             jnp.concatenate([after[1:], none])[: chi.size],
         )
     order = jnp.argsort(receivers)
-    receivers, senders = (ends[order].astype(jnp.int32) for ends in (receivers, senders))
+    # Ends of NumPy, which a compiled function may close over, take no traced order.
+    receivers, senders = (jnp.asarray(ends, jnp.int32)[order] for ends in (receivers, senders))
 
     def join(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         return jnp.where(right[1], right[0], _either(left[0], right[0])), left[1] | right[1]
