@@ -116,6 +116,11 @@ def test_frame_energy_is_that_of_the_body_velocity(group, rng):
     np.testing.assert_allclose(energy, 0.5 * 3.0 * np.sum(omega**2, axis=-1), rtol=1e-11)
 
 
+def test_frame_energy_of_integers_takes_a_moment_of_inertia_that_is_not_whole():
+    turn = jnp.array([1, 0, 0])
+    assert float(inertia.frame_kinetic_energy(turn, turn, VECTOR, 0.5)) == 1.0
+
+
 def test_frame_energy_has_its_curvature_at_the_identity(rng):
     """The limit of ``phi = 0``, where the axis of a rotation is not defined."""
     momentum = rng.normal(size=3)

@@ -63,6 +63,16 @@ def natural(position, gradient, damping=1.0, measure=None):
     return _natural(position, gradient, damping, measure)
 
 
+def test_frames_at_whole_radians_may_be_integers():
+    """The generators of spin 2 are no whole numbers."""
+    spin2 = irreps.so3((2,))
+    belief = GaussianCoordinates(jnp.arange(5.0), jnp.zeros((5, 5)))
+    for phi in (jnp.array([1, 0, 2]), jnp.array([1, 0, 2], jnp.int8)):
+        actual = metric.frame_information(belief, phi, spin2)
+        expected = metric.frame_information(belief, phi.astype(float), spin2)
+        chex.assert_trees_all_close(actual, expected, rtol=0, atol=0)
+
+
 def test_frame_direction_solves_the_metric(rng):
     position, gradient = coordinates(rng), coordinates(rng)
     direction = natural(position, gradient, damping=0.7)

@@ -16,6 +16,7 @@ import pytest
 from helpers import agents_oracle as oracle
 
 from vfejax.agents import alignment, pairwise
+from vfejax.agents.edges import Edges, edge_divergences
 from vfejax.agents.pairwise import PairFeatures
 from vfejax.beliefs.gaussian import Gaussian
 
@@ -428,6 +429,23 @@ def test_low_precision_products_err_by_their_own_epsilon(compute_dtype, rng):
         np.concatenate([np.ravel(x) for x in y[1][0]]).astype(float) for y in (actual, exact)
     )
     assert np.linalg.norm(gradient - expected) < eps(compute_dtype) * np.linalg.norm(expected)
+
+
+def test_integers_count_as_floating_numbers():
+    """Traces of generators are no whole numbers: taken as such they leave the volume of a frame."""
+    whole = Gaussian(jnp.array([[1, 0], [2, 3], [0, 1]]), jnp.array(3 * [[[2, 0], [1, 1]]]))
+    phi, generators = jnp.array([[1], [2], [0]]), np.diag([0.5, 0.25])[None]
+    floating, turns = jax.tree.map(lambda x: x.astype(float), (whole, phi))
+    actual = pairwise.pairwise_kl(whole, phi, generators)
+    expected = pairwise.pairwise_kl(floating, turns, generators)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=0)
+    naive = naive_kl(floating, turns, generators)
+    chex.assert_trees_all_close(actual, naive, rtol=0, atol=1e-13 * float(naive.max()))
+    ends = Edges(np.array([0, 1]), np.array([1, 2]))
+    field = pairwise.frame_field(phi, generators)
+    along = edge_divergences(whole, field, ends)
+    expected = jnp.stack([naive[0, 1], naive[1, 2]])
+    chex.assert_trees_all_close(along, expected, rtol=0, atol=1e-13 * float(naive.max()))
 
 
 @pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])

@@ -25,7 +25,7 @@ from vfejax.agents import alignment
 from vfejax.agents.alignment import AlignmentFn
 from vfejax.agents.pairwise import FrameField
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.numerics import log_det_cholesky, matmul, matvec, triangular_solve
+from vfejax.numerics import floating_tree, log_det_cholesky, matmul, matvec, triangular_solve
 from vfejax.types import Array
 
 __all__ = [
@@ -81,6 +81,7 @@ def common_frame(gaussian: Gaussian, field: FrameField) -> CommonFrame:
     >>> common_frame(q, quarter).mean.round(4) + 0.0
     Array([1., 0., 0.], dtype=float32)
     """
+    gaussian = floating_tree(gaussian, "gaussian")
     chol = jnp.tril(gaussian.chol)
     return CommonFrame(
         matmul(field.inward, chol),

@@ -24,7 +24,7 @@ from vfejax.agents.supports import measure
 from vfejax.beliefs import coordinates as gaussian_coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.geometry.groups import Generators, as_group
-from vfejax.numerics import cholesky, identity_like, matvec, triangular_inverse
+from vfejax.numerics import as_floating, cholesky, identity_like, matvec, triangular_inverse
 from vfejax.types import Array
 
 __all__ = [
@@ -117,6 +117,7 @@ def frame_kinetic_energy(
     >>> frame_kinetic_energy(turn, turn, irreps.so3((1,)), 4.0).tolist()
     0.5
     """
+    phi, momentum = as_floating(phi, "phi"), as_floating(momentum, "momentum")
     direction = as_group(generators).natural_direction(phi, momentum)
     inertia = jnp.asarray(moment_of_inertia, phi.dtype)
     return 0.5 * jnp.sum(momentum * direction, axis=-1) / inertia

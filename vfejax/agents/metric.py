@@ -17,6 +17,7 @@ from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group, body_jacobian
 from vfejax.numerics import (
+    as_floating,
     identity_like,
     matmul,
     matvec,
@@ -50,7 +51,7 @@ def gauge_directions(gaussian: Gaussian, phi: Array, generators: Generators) -> 
     >>> gauge_directions(belief, jnp.zeros(3), irreps.so3((1,)))[0, :3]  # about x: z goes to -y
     Array([ 0., -2.,  0.], dtype=float32)
     """
-    group = as_group(generators)
+    group, phi = as_group(generators), as_floating(phi, "phi")
     basis, chol = jnp.asarray(group.generators, phi.dtype), jnp.tril(gaussian.chol)
     outward, inward, _ = frame_field(phi, group)
     inverse = matmul(triangular_inverse(chol), outward)

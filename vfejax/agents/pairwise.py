@@ -36,7 +36,7 @@ from vfejax.agents.alignment import AlignmentFn
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.groups import Generators, as_group
 from vfejax.geometry.transport import frames
-from vfejax.numerics import matmul, transpose
+from vfejax.numerics import as_floating, floating_tree, matmul, transpose
 from vfejax.types import Array
 
 __all__ = [
@@ -82,7 +82,8 @@ def frame_field(phi: Array, generators: Generators) -> FrameField:
     J``.
 
     Args:
-        phi: frame coordinates ``[..., a]``.
+        phi: frame coordinates ``[..., a]``; integers count as floating numbers of the default
+            precision.
         generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``, which means
             the general exponential.
 
@@ -94,7 +95,7 @@ def frame_field(phi: Array, generators: Generators) -> FrameField:
     >>> bool(jnp.allclose(field.outward @ field.inward, jnp.eye(4), atol=1e-6))
     True
     """
-    group = as_group(generators)
+    group, phi = as_group(generators), as_floating(phi, "phi")
     traces = jnp.trace(jnp.asarray(group.generators, phi.dtype), axis1=-2, axis2=-1)
     if _orthogonal(group.generators):
         outward = frames(phi, group)
@@ -128,6 +129,7 @@ def pair_features(
            [1., 0., 1.],
            [1., 1., 0.]], dtype=float32)
     """
+    gaussian = floating_tree(gaussian, "gaussian")
     return PairFeatures(
         *feature_rows(gaussian, field.outward, field.inward, field.log_det, present)
     )
