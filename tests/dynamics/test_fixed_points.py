@@ -73,6 +73,40 @@ def test_residual_is_absolute_below_one_and_relative_above():
     np.testing.assert_allclose(jax.jit(residual)(value, updated), expected, rtol=1e-12)
 
 
+def test_units_do_not_matter():
+    """In float32 the squares of 1e-20 underflow and those of 1e20 overflow."""
+    dtype, units = jnp.dtype("float32"), np.array([1e-20, 1.0, 1e20], "float32")
+    shift = SHIFT.astype(dtype)
+
+    def gradient(unit):
+        def loss(shift):
+            update_fn = lambda z: jnp.asarray(COUPLING, dtype) @ z + shift  # noqa: E731
+            return unit * jnp.sum(implicit_solution(fixed_point(), update_fn, 0 * shift).value)
+
+        return jax.grad(loss)(shift)
+
+    def solution(unit):
+        update_fn = lambda z: jnp.asarray(COUPLING, dtype) @ z + unit * shift  # noqa: E731
+        return newton_krylov(linear_tolerance=1e-6)(update_fn, 0 * shift).value
+
+    slopes, solutions = jax.jit(jax.vmap(lambda unit: (gradient(unit), solution(unit))))(units)
+    inverse = np.linalg.inv(np.eye(3) - COUPLING)
+    expected = np.stack([inverse.sum(axis=0)] * 3), np.stack([inverse @ SHIFT] * 3)
+    for actual, wanted in zip((slopes, solutions), expected, strict=True):
+        actual = np.asarray(actual, float) / units[:, None]
+        # The inner systems are solved to 6e-6, those of Newton's method to 1e-6.
+        np.testing.assert_allclose(actual, wanted, rtol=0, atol=3e-5)
+
+
+def test_a_slope_that_is_nan_stays_nan():
+    def root(a):
+        return implicit_solution(fixed_point(), lambda z: a * jnp.cos(z), jnp.zeros(())).value
+
+    value, slope = jax.jit(lambda a, da: jax.jvp(root, (a,), (da,)))(0.6, jnp.nan)
+    assert np.isfinite(value)
+    assert np.isnan(slope)
+
+
 def test_derivative_is_that_of_the_solution():
     """``z = a cos z + b`` with traced a and b, differentiated to second order."""
 

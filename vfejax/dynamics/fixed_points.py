@@ -98,11 +98,15 @@ def _bicgstab(
     linear: Callable[[Array], Array], right: Array, tolerance: float, max_iterations: int
 ) -> Array:
     """``x [n]`` with ``|linear(x) - right| <= tolerance |right|``, or the last iterate."""
-    size = safe_norm(right)
+    # The right side has any unit, in which its squares would underflow or overflow.
+    length = safe_norm(right)
+    scale = jnp.where(length == 0, 1.0, length)
+    right = right / scale
 
     def unfinished(state: _Krylov) -> Array:
         # False for a NaN, which a breakdown leaves, and for a right side of 0.
-        return (safe_norm(state.r) > tolerance * size) & (state.num_iterations < max_iterations)
+        bound = jnp.where(length == 0, 0.0, tolerance)
+        return (safe_norm(state.r) > bound) & (state.num_iterations < max_iterations)
 
     def iterate(state: _Krylov) -> _Krylov:
         v = linear(state.p)
@@ -121,7 +125,7 @@ def _bicgstab(
     start = _Krylov(
         jnp.zeros_like(right), right, right, jnp.sum(right * right), jnp.zeros((), jnp.int32)
     )
-    return jax.lax.while_loop(unfinished, iterate, start).x
+    return scale * jax.lax.while_loop(unfinished, iterate, start).x
 
 
 def fixed_point(tolerance: float | None = None, max_iterations: int = 50) -> SolverFn:
