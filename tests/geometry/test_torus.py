@@ -58,6 +58,13 @@ def test_hops_are_integers_of_the_offset_s_type(dtype):
     assert hops.tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint32"])
+def test_hops_of_unsigned_offsets(dtype):
+    hops = jax.jit(lambda x: torus.circular_hops(x, 7))(np.arange(15, dtype=dtype))
+    chex.assert_type(hops, dtype)
+    assert hops.tolist() == 2 * [0, 1, 2, 3, 3, 2, 1] + [0]
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [

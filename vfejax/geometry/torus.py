@@ -45,8 +45,10 @@ def circular_hops(offset: Array, circumference: int) -> Array:
     [0, 1, 1, 1]
     """
     _check_size("circumference", circumference)
+    # Not by -offset: that of an unsigned number is off by the width of its type.
     size = cast_like(circumference, offset)
-    return jnp.minimum(jnp.mod(offset, size), jnp.mod(-offset, size))
+    ahead = jnp.mod(offset, size)
+    return jnp.minimum(ahead, size - ahead)
 
 
 def circular_distance(offset: Array, circumference: int) -> Array:
