@@ -71,6 +71,16 @@ def test_a_projection_holds_the_state_and_the_residual_counts_what_is_left():
         )
 
 
+@pytest.mark.parametrize("make", [gradient_descent, alternating_descent])
+def test_a_step_below_the_rounding_of_the_state_is_no_minimum(make):
+    start = (jnp.full(1, 1.0001, "float32"), jnp.full(1, 1.0001, "float32"))
+    relax = make(1e-4, 3)
+    found = jax.jit(lambda s: relax(lambda s: jax.tree.map(lambda x: x - 1.0, s), s))(start)
+    assert not found.converged
+    # The slope is 1e-4 to the rounding of the state, over 1 + 1.
+    np.testing.assert_allclose(found.residual, 0.5e-4, rtol=0, atol=1e-7)
+
+
 def test_all_iterations_are_done_and_differentiable_with_tolerance_zero():
     start = (jnp.zeros(1), jnp.zeros(2))
 

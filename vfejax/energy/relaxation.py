@@ -87,8 +87,15 @@ def _check_ends(max_iterations: int, tolerance: float | None) -> None:
         raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
 
 
-def _descend(state: PyTree, gradient: PyTree, step_size: float, project: ProjectFn) -> PyTree:
-    return project(jax.tree.map(lambda s, g: s - step_size * g, state, gradient))
+def _descend(
+    state: PyTree, gradient: PyTree, step_size: float, project: ProjectFn
+) -> tuple[PyTree, PyTree]:
+    """The next state, and the projected gradient that leads to it."""
+    after = project(jax.tree.map(lambda s, g: s - step_size * g, state, gradient))
+    if project is _unchanged:
+        # Not by the difference of two states: a step below their rounding is no slope of 0.
+        return after, gradient
+    return after, jax.tree.map(lambda s, t: (s - t) / step_size, state, after)
 
 
 def _unchanged(state: PyTree) -> PyTree:
@@ -106,7 +113,8 @@ def gradient_descent(
     dE/ds)``.
 
     The residual is that of the projected gradient ``(s - P(s - step dE/ds)) / step``, which is 0 at
-    a minimum on the border too.
+    a minimum on the border too, and where a step is below the rounding of the state. Without a
+    projection it is the gradient itself.
 
     Args:
         step_size: below ``2 / max curvature``, or it diverges.
@@ -130,16 +138,12 @@ def gradient_descent(
 
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
         def improve(state: PyTree) -> tuple[PyTree, Array]:
-            after = _descend(state, gradient_fn(state), step_size, project)
-            return after, relative_size(_slope(state, after, step_size), state)
+            after, slope = _descend(state, gradient_fn(state), step_size, project)
+            return after, relative_size(slope, state)
 
         return _iterate(improve, start, tolerance, max_iterations)
 
     return relax
-
-
-def _slope(before: PyTree, after: PyTree, step_size: float) -> PyTree:
-    return jax.tree.map(lambda s, t: (s - t) / step_size, before, after)
 
 
 def alternating_descent(
@@ -176,18 +180,17 @@ def alternating_descent(
     _check(step_size, max_iterations, tolerance)
 
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
-        def half(state: PyTree, parity: int) -> PyTree:
-            leaves, shape = jax.tree.flatten(state)
-            after = jax.tree.leaves(_descend(state, gradient_fn(state), step_size, project))
-            chosen = [
-                t if i % 2 == parity else s
-                for i, (s, t) in enumerate(zip(leaves, after, strict=True))
-            ]
-            return jax.tree.unflatten(shape, chosen)
+        def every_second(ours: PyTree, others: PyTree, parity: int) -> PyTree:
+            leaves, shape = jax.tree.flatten(ours)
+            pairs = enumerate(zip(leaves, jax.tree.leaves(others), strict=True))
+            return jax.tree.unflatten(shape, [x if i % 2 == parity else y for i, (x, y) in pairs])
 
         def improve(state: PyTree) -> tuple[PyTree, Array]:
-            after = half(half(state, 0), 1)
-            return after, relative_size(_slope(state, after, step_size), state)
+            after, slope = _descend(state, gradient_fn(state), step_size, project)
+            between = every_second(after, state, 0)
+            after, later = _descend(between, gradient_fn(between), step_size, project)
+            slope = every_second(slope, later, 0)
+            return every_second(after, between, 1), relative_size(slope, state)
 
         return _iterate(improve, start, tolerance, max_iterations)
 
