@@ -320,6 +320,21 @@ def test_trust_region_leaves_a_zero_gradient_alone(dtype):
     chex.assert_trees_all_equal(*direction(Gaussian(np.ones(2, dtype), np.eye(2, dtype=dtype))))
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_trust_region_of_a_gradient_whose_square_is_out_of_range(size):
+    gradient = {"a": jnp.full(1, 3 * size, "float32"), "b": jnp.full(1, 4 * size, "float32")}
+    update = natural_gradient(lambda _, g: g, max_norm=size).update
+    direction, _ = jax.jit(update)(gradient, optax.EmptyState(), gradient)
+    actual = np.concatenate([direction["a"], direction["b"]]).astype(float) / size
+    np.testing.assert_allclose(actual, [0.6, 0.8], rtol=0, atol=1e-6)
+
+
+def test_trust_region_of_an_infinite_gradient_is_nan():
+    update = natural_gradient(lambda _, g: g, max_norm=1.0).update
+    direction, _ = jax.jit(update)(np.array([np.inf, 1.0]), optax.EmptyState(), np.zeros(2))
+    assert np.isnan(direction).all()
+
+
 def test_trust_region_tames_a_start_far_away():
     """Standard deviations 1000 times too large, mean 1000 away: a free step overshoots to nothing,
     the bounded one descends all the way.

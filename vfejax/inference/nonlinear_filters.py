@@ -5,7 +5,7 @@ spaces in discrete time.
     R)
 
 Noise is white: independent from step to step. For linear f and h all three are the exact Kalman
-filter and smoother.
+filter and smoother, and P and Q may be singular.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.inference.chains._semidefinite import semidefinite
+from vfejax.inference.chains._semidefinite import semidefinite, solve
+from vfejax.inference.chains.square_root import semidefinite_root
 from vfejax.numerics import (
     as_floating,
+    cast_like,
     cholesky,
     log_det_cholesky,
     matmul,
@@ -43,7 +45,7 @@ class NonlinearGaussian(NamedTuple):
 
     Attributes:
         initial_mean: m ``[n]``, of the state at the first observation.
-        initial_cov: P ``[n, n]``.
+        initial_cov: P ``[n, n]``; it may be singular, as Q may.
         transition_fn: f, ``(state [n], control [u]) -> [n]``.
         transition_cov: Q ``[n, n]``.
         emission_fn: h, ``(state [n], control [u]) -> [o]``.
@@ -99,12 +101,14 @@ def _linearized(function: Callable[[Array], Array], mean: Array, cov: Array) -> 
     return _Joint(function(mean), matmul(jacobian, cross), cross)
 
 
-def _unscented(spread: float) -> _PushFn:
+def _unscented(spread: Array | float) -> _PushFn:
     """Means over 2 n + 1 points at the mean and ``sqrt(n + spread)`` standard deviations off."""
 
     def push(function: Callable[[Array], Array], mean: Array, cov: Array) -> _Joint:
         num = mean.shape[0]
-        steps = (num + spread) ** 0.5 * transpose(cholesky(cov))
+        if not isinstance(spread, jax.core.Tracer) and not num + spread > 0:
+            raise ValueError(f"spread must be above {-num}, got {spread}")
+        steps = cast_like((num + spread) ** 0.5, mean) * transpose(semidefinite_root(cov))
         steps = jnp.concatenate([jnp.zeros_like(steps[:1]), steps, -steps])
         weights = [spread / (num + spread)] + [0.5 / (num + spread)] * (2 * num)
         weight = jnp.asarray(weights, mean.dtype)[:, None]
@@ -221,7 +225,7 @@ def unscented_kalman_filter(
     observations: Array,
     controls: Array | None = None,
     *,
-    spread: float = 1.0,
+    spread: Array | float = 1.0,
 ) -> FilterResult:
     """Kalman filter with moments from 2 n + 1 points instead of a linearisation.
 
@@ -236,7 +240,7 @@ def unscented_kalman_filter(
         Beliefs after every observation.
 
     Raises:
-        ValueError: when a shape does not fit, naming the argument.
+        ValueError: when a shape does not fit, or the spread is not above -n, naming the argument.
 
     Source: Julier and Uhlmann, Proc. IEEE 92 (2004) 401, equations (12) to (15).
 
@@ -278,7 +282,8 @@ def extended_kalman_smoother(
     def step(carry: tuple[Array, Array], now: tuple) -> tuple[tuple, tuple]:
         mean, cov, control, next_predicted, next_cov = now
         image = _linearized(lambda x: model.transition_fn(x, control), mean, cov)
-        gain = transpose(_solve(cholesky(next_cov), transpose(image.cross)))
+        # Directions of no variance, if there are any, have no covariance with the state either.
+        gain = transpose(solve(next_cov[..., None], transpose(image.cross)[..., None])[..., 0])
         change = matmul_nt(matmul(gain, carry[1] - next_cov), gain)
         smoothed = mean + matvec(gain, carry[0] - next_predicted), symmetrize(cov + change)
         return smoothed, smoothed
