@@ -1,5 +1,6 @@
 """Worlds for agents that plan, and episodes in them."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,12 @@ def test_a_map_that_cannot_be_read_names_its_fault(text, message):
 def test_what_cannot_be_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_chances_of_a_bandit_may_be_integers():
+    model = environments.bandit(jnp.array([0, 1]), reward=0.5)
+    chex.assert_trees_all_equal(model, environments.bandit(jnp.array([0.0, 1.0]), reward=0.5))
+    check_model(model)
 
 
 def rewards(model, planner, num_steps, num_episodes=64):

@@ -44,3 +44,6 @@ def test_refuses():
         problem.median_filter(np.zeros((3, 3), int), 2)
     with pytest.raises(ValueError, match=r"noisy must be \[h, w\]"):
         problem.denoise(np.zeros(3), 0.1)
+    for outside in (0.0, 1.0, 2):
+        with pytest.raises(ValueError, match=f"probability must be above 0 .* got {outside}"):
+            problem.denoise(np.zeros((3, 3)), outside)

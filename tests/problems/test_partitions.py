@@ -109,6 +109,7 @@ def test_the_diagonal_and_the_smaller_direction_do_not_count(rng):
         (np.ones((3, 3)), {"num_clusters": 4}, "num_clusters must be from 1 to 3, got 4"),
         (np.ones((3, 3)), {"num_clusters": 0}, "num_clusters must be from 1 to 3, got 0"),
         (np.ones((3, 3)), {"scale": 0.0}, "scale must be positive, got 0"),
+        (np.ones((3, 3)), {"num_starts": 0}, "num_starts must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_clustered_is_refused(divergences, options, message):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.inference.pomdp.model import POMDP
+from vfejax.numerics import as_floating
 from vfejax.types import Array
 
 __all__ = [
@@ -100,7 +101,7 @@ def bandit(chances: Array, *, reward: float = 1.0, start_known: bool = False) ->
     >>> model.num_states, model.num_controls
     ((3, 2), (3, 1))
     """
-    chances = jnp.asarray(chances)
+    chances = as_floating(chances, "chances")
     num = chances.shape[0]
     if chances.ndim != 1 or num < 2:
         raise ValueError(f"chances must have shape [k], k at least 2, got {list(chances.shape)}")

@@ -84,12 +84,16 @@ def denoise(
 
     Args:
         noisy: 0 and 1, ``[h, w]``.
-        probability: q of a flip, between 0 and 1.
+        probability: q of a flip, above 0 and below 1; NaN outside where it is traced.
         coupling: J, in nats.
         max_steps: the most floods of messages.
 
     Returns:
-        Probabilities, the picture and how the messages settled.
+        Probabilities, the picture (0 where they are NaN) and how the messages settled.
+
+    Raises:
+        ValueError: when the picture is not ``[h, w]`` or empty, or q is known and not between 0 and
+            1.
 
     Source: Geman and Geman (1984) for the model; Bishop, Pattern Recognition and Machine Learning
         (2006), section 8.3.3, which finds the most probable picture instead.
@@ -102,6 +106,8 @@ def denoise(
     if noisy.ndim != 2:
         raise ValueError(f"noisy must be [h, w], got shape {list(noisy.shape)}")
     q = as_floating(probability, "probability").astype(noisy.dtype)
+    if not isinstance(q, jax.core.Tracer) and np.any((q <= 0) | (q >= 1)):
+        raise ValueError(f"probability must be above 0 and below 1, got {probability}")
     seen = jnp.stack([1.0 - noisy, noisy], axis=-1)
     nodes = seen * jnp.log(1.0 - q) + (1.0 - seen) * jnp.log(q)
     coupling = as_floating(coupling, "coupling").astype(noisy.dtype)

@@ -50,10 +50,18 @@ def simulate(
     Returns:
         The series.
 
+    Raises:
+        ValueError: when periods and decays are not as many.
+
     >>> found = simulate(np.random.default_rng(0), 5)
     >>> found.observations.shape, np.abs(found.eigenvalues).round(4).tolist()
     ((5, 2), [0.9975, 0.9934])
     """
+    if len(periods) != len(decays):
+        raise ValueError(
+            "periods and decays must be one of each for every oscillator, got "
+            f"{len(periods)} and {len(decays)}"
+        )
     rate = -1.0 / np.asarray(decays) + 2j * np.pi / np.asarray(periods)
     values = np.exp(rate)
     count = len(values)

@@ -77,7 +77,7 @@ def spectral_clustering(
 
     Raises:
         ValueError: when the divergences are not square, or contain NaN or negative numbers; for a
-            number of clusters outside [1, n]; for a scale that is not positive.
+            number of clusters outside [1, n]; for a scale that is not positive, or no start.
 
     Source: Ng, Jordan and Weiss, Advances in Neural Information Processing Systems 14 (2001);
     Arthur and Vassilvitskii, Symposium on Discrete Algorithms (2007) 1027, on the starts.
@@ -90,6 +90,8 @@ def spectral_clustering(
     num = len(distance)
     if not 1 <= num_clusters <= num:
         raise ValueError(f"num_clusters must be from 1 to {num}, got {num_clusters}")
+    if num_starts < 1:
+        raise ValueError(f"num_starts must be at least 1, got {num_starts}")
     if scale is None:
         apart = distance[np.isfinite(distance) & (distance > 0)]
         scale = float(np.median(apart)) if apart.size else 1.0
