@@ -162,6 +162,25 @@ def test_improbable_outcomes_and_actions_can_be_left_out(rng):
     assert np.all(greedy <= np.asarray(search(model, 2, hard=True)) + 1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"min_probability": 0.2, "num_outcomes": 3}])
+def test_gradients_pass_by_actions_that_are_left_out(rng, options):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+
+    def total(gamma, preferences):
+        told = model.replace(C=[preferences, model.C[1]])
+        values = planning.sophisticated(
+            told, told.D, 2, gamma=gamma, min_action_probability=0.6, **options
+        )
+        return jnp.sum(values)
+
+    at = jnp.asarray(1.5), model.C[0]
+    slopes, nudges = jax.jit(
+        lambda *x: (jax.grad(total, (0, 1))(*x), jax.jacfwd(total, (0, 1))(*x))
+    )(*at)
+    assert float(jnp.abs(slopes[1]).max()) > 0.1
+    chex.assert_trees_all_close(slopes, nudges, rtol=0, atol=1e-12)
+
+
 def test_a_horizon_of_one_is_the_expected_free_energy(rng):
     model = pomdp_oracle.three_factors(rng, jnp.float64)
     chex.assert_trees_all_close(

@@ -202,7 +202,8 @@ def _expected_value(
     if search.hard:
         best = jnp.argmax(chosen, axis=1)
         return jnp.take_along_axis(values, best[:, None], axis=1)[:, 0]
-    return jnp.sum(jnp.where(chosen == 0, 0.0, chosen * values), axis=1)
+    # Values of -inf are left out before the product: their chances would have slopes of NaN.
+    return jnp.sum(chosen * jnp.where(chosen == 0, 0.0, values), axis=1)
 
 
 def relaxed_neg_efe(model: POMDP, beliefs: Sequence[Array], controls: Sequence[Array]) -> Array:
