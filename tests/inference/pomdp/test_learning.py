@@ -40,6 +40,17 @@ def test_events_sum_to_one_and_follow_the_dependencies(rng):
     )
 
 
+def test_what_does_not_exist_is_no_event(rng):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    for wrong in (-1, 99):
+        moved = learning.count_transitions(model, [wrong], model.D, model.D)
+        assert jnp.isnan(moved[0]).all()
+        seen = learning.count_likelihoods(model, [0, wrong], model.D)
+        assert [bool(jnp.isnan(x).all()) for x in seen] == [False, True]
+        missing = learning.count_likelihoods(model, [0, wrong], model.D, jnp.array([True, False]))
+        assert float(jnp.sum(missing[1])) == 0.0
+
+
 def test_an_observation_that_does_not_exist_is_no_event_of_preferences(rng):
     model, seen = pomdp_oracle.one_factor(rng, jnp.float32), [jnp.array(0), jnp.array(99)]
     first, second = learning.count_observations(model, seen)

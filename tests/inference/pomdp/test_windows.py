@@ -75,6 +75,19 @@ def test_a_window_of_one_moment_is_bayes_rule(rng):
     chex.assert_trees_all_close(found.info.free_energy, jnp.asarray(-log_evidence), rtol=1e-14)
 
 
+@pytest.mark.parametrize("fit", ["smooth_states", "marginal_message_passing"])
+def test_a_control_that_does_not_exist_gives_nan(rng, fit):
+    model = pomdp_oracle.one_factor(rng, jnp.float64)
+    observations = [np.array([0, 2, 1]), np.array([1, 1, 0])]
+    infer = jax.jit(
+        lambda actions: getattr(windows, fit)(model, observations, actions, num_sweeps=2)
+    )
+    for wrong in (-1, 2):
+        found = infer(np.array([[0], [wrong]]))
+        states = found[0] if fit == "marginal_message_passing" else found.states[0]
+        assert bool(jnp.isnan(states).all())
+
+
 def test_what_does_not_fit_is_named(rng):
     model = pomdp_oracle.three_factors(rng, jnp.float64)
     observations = [np.zeros(2, int)] * 2

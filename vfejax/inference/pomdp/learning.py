@@ -109,6 +109,12 @@ def _outer(arrays: Sequence[Array]) -> Array:
     return found
 
 
+def _indicator(value: Array, num: int, dtype: jnp.dtype) -> Array:
+    """1 at one of ``num`` values and 0 at the others, ``[num]``; NaN for none of them."""
+    inside = (value >= 0) & (value < num)
+    return jnp.where(inside, jax.nn.one_hot(value, num, dtype=dtype), jnp.nan)
+
+
 def count_likelihoods(
     model: POMDP, observation: Sequence[Array], beliefs: Sequence[Array], mask: Array | None = None
 ) -> tuple[Array, ...]:
@@ -116,7 +122,7 @@ def count_likelihoods(
 
     Args:
         model: gives sizes and dependencies.
-        observation: for each modality an integer.
+        observation: for each modality an integer; one that is no value of it gives NaN.
         beliefs: probabilities of the states for each factor, ``[s_f]``.
         mask: booleans ``[m]``, True where there is an observation.
 
@@ -129,7 +135,7 @@ def count_likelihoods(
     """
     found = []
     for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
-        seen = jax.nn.one_hot(observation[m], likelihood.shape[0], dtype=likelihood.dtype)
+        seen = _indicator(observation[m], likelihood.shape[0], likelihood.dtype)
         there = seen if mask is None else jnp.where(mask[m], seen, 0.0)
         found.append(_outer([there, *(beliefs[f] for f in factors)]))
     return tuple(found)
@@ -151,8 +157,7 @@ def count_observations(
     """
     found = []
     for m, (value, c) in enumerate(zip(observation, model.C, strict=True)):
-        inside = (value >= 0) & (value < c.shape[0])
-        seen = jnp.where(inside, jax.nn.one_hot(value, c.shape[0], dtype=c.dtype), jnp.nan)
+        seen = _indicator(value, c.shape[-1], c.dtype)
         found.append(seen if mask is None else jnp.where(mask[m], seen, 0.0))
     return tuple(found)
 
@@ -167,7 +172,7 @@ def count_transitions(
 
     Args:
         model: gives sizes and dependencies.
-        action: the control of each factor, integers.
+        action: the control of each factor, integers; one that does not exist gives NaN.
         before: probabilities of the states before for each factor, ``[s_f]``.
         after: of the states after.
 
@@ -183,7 +188,7 @@ def count_transitions(
             [
                 after[f],
                 *(before[d] for d in factors),
-                jax.nn.one_hot(action[f], model.num_controls[f], dtype=after[f].dtype),
+                _indicator(action[f], model.num_controls[f], after[f].dtype),
             ]
         )
         for f, factors in enumerate(model.B_dependencies)

@@ -61,11 +61,15 @@ def _window(
         )
     there = jnp.ones((steps, len(model.A)), bool) if mask is None else jnp.asarray(mask)
     likelihoods = jax.vmap(lambda o, m: log_likelihoods(model, o, m))(seen, there)
-    transitions = tuple(
-        jnp.moveaxis(jnp.take(safe_log(b), actions[:, f], axis=-1), -1, 0)
-        for f, b in enumerate(model.B)
-    )
+    transitions = tuple(_taken(safe_log(b), actions[:, f]) for f, b in enumerate(model.B))
     return _Window(likelihoods, transitions, tuple(safe_log(d) for d in model.D))
+
+
+def _taken(table: Array, controls: Array) -> Array:
+    """Entries of ``[..., u]`` at controls ``[t]``, ``[t, ...]``; NaN at one that does not exist."""
+    found = jnp.moveaxis(jnp.take(table, controls, axis=-1), -1, 0)
+    exists = (controls >= 0) & (controls < table.shape[-1])
+    return jnp.where(jnp.expand_dims(exists, range(1, found.ndim)), found, jnp.nan)
 
 
 def _expected_transition(
@@ -173,7 +177,8 @@ def smooth_states(
     Args:
         model: the model.
         observations: integers ``[t]`` for each modality.
-        actions: controls of each factor between the moments, integers ``[t - 1, f]``.
+        actions: controls of each factor between the moments, integers ``[t - 1, f]``; one that does
+            not exist gives NaN.
         mask: booleans ``[t, m]``, True where there is an observation; None where all are.
         num_sweeps: sweeps over the factors; by default 16, or 1 with one factor, which is exact.
 
@@ -231,7 +236,8 @@ def marginal_message_passing(
     Args:
         model: the model.
         observations: integers ``[t]`` for each modality.
-        actions: controls of each factor between the moments, integers ``[t - 1, f]``.
+        actions: controls of each factor between the moments, integers ``[t - 1, f]``; one that does
+            not exist gives NaN.
         mask: booleans ``[t, m]``, True where there is an observation; None where all are.
         num_sweeps: sweeps over all factors and times.
 
@@ -257,7 +263,7 @@ def marginal_message_passing(
             )
     window = _window(model, observations, actions, mask)
     steps, actions = window.likelihoods[0].shape[0], jnp.asarray(actions)
-    onward = [jnp.moveaxis(jnp.take(b, actions[:, f], -1), -1, 0) for f, b in enumerate(model.B)]
+    onward = [_taken(b, actions[:, f]) for f, b in enumerate(model.B)]
     back = [jnp.swapaxes(b, 1, 2) for b in onward]
     back = [
         b / jnp.maximum(jnp.sum(b, axis=1, keepdims=True), jnp.finfo(b.dtype).tiny) for b in back
