@@ -218,6 +218,15 @@ def test_a_relaxed_policy_without_chance_is_the_policy(rng):
         chex.assert_trees_all_close(found, expected[p], rtol=1e-13)
 
 
+def test_a_plan_keeps_the_precision_of_its_model(rng):
+    model, gamma = pomdp_oracle.one_factor(rng, jnp.float32), np.float64(2.0)
+    plan = planning.plan_by_gradient(
+        model, model.D, 2, gamma=gamma, step_size=np.float64(0.25), num_iterations=2
+    )
+    assert {x.dtype for x in jax.tree.leaves(plan)} == {jnp.dtype(jnp.float32)}
+    assert search(model, 2, gamma=gamma).dtype == jnp.float32
+
+
 def test_the_gradient_finds_the_way_to_a_preferred_place():
     """Five places in a row, stay or step; the last one is preferred."""
     stay, step = np.eye(5), np.zeros((5, 5))

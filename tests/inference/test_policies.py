@@ -52,6 +52,16 @@ def test_pruned_policies_have_no_probability_and_habits_weigh():
         policies.policy_posterior(neg_efe, 1.0, jnp.array([0.5, 0.5]))
 
 
+def test_precisions_that_numpy_counted_do_not_widen():
+    neg_efe, gamma = jnp.array([0.0, 1.0, 3.0], jnp.float32), np.float64(0.5)
+    found = policies.policy_posterior(neg_efe, gamma, window=np.float64(1.25))
+    assert found.dtype == jnp.float32
+    expected = jnp.array([0.0, 1.0, jnp.e]) / (1 + jnp.e)
+    chex.assert_trees_all_close(found, expected.astype(jnp.float32), rtol=1e-6)
+    whole = policies.policy_posterior(jnp.array([0, 1, 3]), 0.5, window=1.25)
+    chex.assert_trees_all_close(whole, expected, rtol=1e-14)
+
+
 def test_policies_far_below_the_best_are_pruned_and_none_otherwise():
     neg_efe = jnp.array([0.0, -1.0, -4.0, -jnp.inf])
     pruned = policies.policy_posterior(neg_efe, 2.0, window=3.0)

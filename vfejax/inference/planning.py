@@ -298,11 +298,13 @@ def plan_by_gradient(
     def value(controls: tuple[Array, ...]) -> Array:
         return relaxed_neg_efe(model, start, controls)
 
+    precision, move = (jnp.asarray(x, dtype) for x in (gamma, step_size / horizon))
+
     def update(logits: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], Array]:
         controls = tuple(jax.nn.softmax(x, axis=1) for x in logits)
         found, slopes = jax.value_and_grad(value)(controls)
         after = tuple(
-            jax.nn.log_softmax(x + step_size / horizon * (slope - x / gamma), axis=1)
+            jax.nn.log_softmax(x + move * (slope - x / precision), axis=1)
             for x, slope in zip(logits, slopes, strict=True)
         )
         return after, found

@@ -17,6 +17,7 @@ import numpy as np
 from vfejax.beliefs.categorical import safe_log
 from vfejax.inference._ranges import check_at_least_0
 from vfejax.inference.pomdp.model import POMDP
+from vfejax.numerics import as_floating, cast_like
 from vfejax.types import Array
 
 __all__ = [
@@ -187,15 +188,18 @@ def policy_posterior(
     """
     check_at_least_0("gamma", gamma)
     check_at_least_0("window", 0.0 if window is None else window)
+    neg_efe = as_floating(neg_efe, "neg_efe")
     habits = jnp.zeros_like(neg_efe) if E is None else safe_log(E)
     if habits.shape != neg_efe.shape:
         raise ValueError(f"E must have shape {list(neg_efe.shape)}, got {list(habits.shape)}")
     # -inf times a precision of 0 would be NaN.
     pruned = neg_efe == -jnp.inf
-    scaled = jnp.where(pruned, -jnp.inf, gamma * jnp.where(pruned, 0.0, neg_efe))
+    precision = cast_like(gamma, neg_efe)
+    scaled = jnp.where(pruned, -jnp.inf, precision * jnp.where(pruned, 0.0, neg_efe))
     logits = scaled + habits
     if window is not None:
-        logits = jnp.where(logits < jnp.max(logits) - window, -jnp.inf, logits)
+        bar = jnp.max(logits) - cast_like(window, logits)
+        logits = jnp.where(logits < bar, -jnp.inf, logits)
     return jax.nn.softmax(logits)
 
 

@@ -81,6 +81,18 @@ def test_learning_from_windows_raises_the_evidence(rng):
     np.testing.assert_allclose(counts.B[0].sum(axis=(0, 1)), np.bincount(actions[:, 0]), rtol=1e-12)
 
 
+def test_weights_that_numpy_counted_do_not_widen(rng):
+    model, whole = pomdp_oracle.one_factor(rng, jnp.float32), np.float64(0.5)
+    counts = learning.counts_of(model, "ABD", whole)
+    again = learning.update_counts(counts, counts, whole, whole, prior=counts)
+    assert {x.dtype for x in jax.tree.leaves((counts, again))} == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_close(again, jax.tree.map(lambda x: 1.5 * x, counts), rtol=1e-6)
+    # Whole counts take weights that are not.
+    events = learning.Counts(D=(jnp.array([1, 0, 1]),))
+    found = learning.update_counts(events, events, whole, whole)
+    assert found.D[0].tolist() == [1.0, 0.0, 1.0]
+
+
 def test_updates_forget_and_leave_what_cannot_happen():
     old = learning.Counts(D=(jnp.array([2.0, 0.0]),), E=jnp.array([1.0, 1.0]))
     events = learning.Counts(D=(jnp.array([1.0, 1.0]),))

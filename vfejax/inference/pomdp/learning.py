@@ -12,6 +12,7 @@ is never learned.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from vfejax.beliefs.categorical import safe_log
 from vfejax.inference._ranges import check_at_least_0
 from vfejax.inference.pomdp.model import POMDP
 from vfejax.inference.pomdp.windows import Smoothed
+from vfejax.numerics import cast_like, floating_tree
 from vfejax.types import Array
 
 __all__ = [
@@ -83,7 +85,10 @@ def counts_of(model: POMDP, names: str, scale: Array | float = 1.0) -> Counts:
     if "C" in names:
         arrays["C"] = tuple(jax.nn.softmax(c) for c in model.C)
     return Counts(
-        **{name: jax.tree.map(lambda x: scale * x, arrays[name]) for name in sorted(set(names))}
+        **{
+            name: jax.tree.map(lambda x: cast_like(scale, x) * x, arrays[name])
+            for name in sorted(set(names))
+        }
     )
 
 
@@ -247,6 +252,13 @@ def count_window(
     )
 
 
+def _updated(
+    rate: Array | float, keep: Array | float, before: Array, event: Array, first: Array
+) -> Array:
+    kept = first + cast_like(keep, before) * (before - first)
+    return jnp.where(before == 0, before, kept + cast_like(rate, event) * event)
+
+
 def update_counts(
     counts: Counts,
     events: Counts,
@@ -288,7 +300,7 @@ def update_counts(
         first = jax.tree.map(jnp.zeros_like, old) if prior is None else getattr(prior, name)
         if first is None:
             raise ValueError(f"there are counts of {name} but no prior of it")
-        found[name] = jax.tree.map(
-            lambda a, w, b: jnp.where(a == 0, a, b + keep * (a - b) + rate * w), old, new, first
-        )
+
+        before, new, first = (floating_tree(xs, f"counts of {name}") for xs in (old, new, first))
+        found[name] = jax.tree.map(partial(_updated, rate, keep), before, new, first)
     return Counts(**found)
