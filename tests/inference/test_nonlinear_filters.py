@@ -89,6 +89,46 @@ def test_smoother_of_a_linear_model_is_exact(rng, dtype):
     chex.assert_trees_all_close(result.cov, blocks.astype(dtype), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("infer", [nf.extended_kalman_smoother, nf.unscented_kalman_filter])
+def test_states_that_are_known_exactly_stay_known(rng, infer):
+    """A model whose covariances have a direction of no variance is one of fewer states."""
+    turn, seen = rng.normal(size=(3, 3)), rng.normal(size=(5, 1))
+    turn[:, 2] = [0.3, -0.2, 1.0]
+    turn[2, :2] = 0.0
+    row = rng.normal(size=3)
+
+    def inferred(first, noise):
+        """The third state is 2 at first, and stays there where it has no noise."""
+        model = nf.NonlinearGaussian(
+            jnp.array([0.5, 1.0, 2.0]),
+            jnp.diag(jnp.asarray(first)),
+            lambda x, u: jnp.matmul(jnp.asarray(turn), x),
+            jnp.diag(jnp.asarray(noise)),
+            lambda x, u: jnp.matmul(jnp.asarray(row)[None], x),
+            jnp.eye(1),
+        )
+        found = infer(model, jnp.asarray(seen))
+        return found.mean, found.cov, found.log_evidence
+
+    both = jax.jit(inferred)
+    known = both(np.array([1.0, 0.5, 0.0]), np.array([0.2, 0.1, 0.0]))
+    nearly = both(np.array([1.0, 0.5, 1e-10]), np.array([0.2, 0.1, 1e-10]))
+    chex.assert_trees_all_close(known, nearly, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(known[0][:, 2], 2.0, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(known[1][:, 2], 0.0, rtol=0, atol=1e-13)
+    slope = jax.jit(jax.grad(lambda scale: inferred(scale * np.array([1.0, 0.5, 0.0]), noise)[2]))
+    noise, step = np.array([0.2, 0.1, 0.0]), 1e-5
+    above, below = (both((1.0 + s) * np.array([1.0, 0.5, 0.0]), noise)[2] for s in (step, -step))
+    np.testing.assert_allclose(slope(1.0), (above - below) / (2 * step), rtol=0, atol=1e-8)
+
+
+def test_a_spread_that_leaves_no_points_is_refused(rng):
+    model, observations, _, _ = _problem(rng)
+    for spread in (-2.0, -3, float("nan")):
+        with pytest.raises(ValueError, match=r"spread must be above -2, got"):
+            nf.unscented_kalman_filter(model, observations, jnp.zeros((NUM, 2)), spread=spread)
+
+
 def test_unscented_moments_of_a_square_are_exact():
     push = nf._unscented(2.0)
     image = push(lambda x: x**2, jnp.array([1.0]), jnp.array([[0.25]]))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vfejax.numerics import safe_sqrt, tree_dot
-from vfejax.types import PyTree
+from vfejax.numerics import safe_sqrt, tree_dot, tree_norm
+from vfejax.types import Array, PyTree
 
 __all__ = ["natural_gradient"]
 
@@ -52,8 +52,19 @@ def natural_gradient(
         direction = direction_fn(position, gradient)
         if max_norm is None:
             return direction
-        length = safe_sqrt(tree_dot(gradient, direction))
+        length = _length(gradient, direction)
         shrink = max_norm / jnp.maximum(length, max_norm)
         return jax.tree.map(lambda v: v * shrink.astype(v.dtype), direction)
 
     return optax.stateless(update)
+
+
+def _length(gradient: PyTree, direction: PyTree) -> Array:
+    """``sqrt(g . v)``, also where its square is beyond the largest number."""
+    norms = [tree_norm(jax.lax.stop_gradient(tree)) for tree in (gradient, direction)]
+    norms = [jnp.where(norm == 0, 1.0, norm) for norm in norms]
+    units = [
+        jax.tree.map(lambda x, norm=norm: x / norm.astype(x.dtype), tree)
+        for norm, tree in zip(norms, (gradient, direction), strict=True)
+    ]
+    return jnp.sqrt(norms[0]) * jnp.sqrt(norms[1]) * safe_sqrt(tree_dot(*units))
