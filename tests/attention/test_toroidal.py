@@ -151,6 +151,14 @@ def test_a_bad_sequence_harms_no_other(rng):
         chex.assert_trees_all_equal(answer[1], straight[1])
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int8])
+def test_places_of_any_integer_type_are_the_same_places(rng, kind):
+    inputs, places = arrays(rng), jnp.array([100, 0, 3, 127, 60, 4])
+    options = {"slope": 1.0, "circumference": 128, "causal": True}
+    attend = jax.jit(lambda at: toroidal_attention(*inputs, depth=2, positions=at, **options))
+    chex.assert_trees_all_equal(attend(places.astype(kind)), attend(places))
+
+
 def test_later_tokens_leave_earlier_answers_bit_identical(rng):
     query, key, value = arrays(rng)
     for form in FORMS.values():

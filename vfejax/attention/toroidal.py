@@ -313,6 +313,8 @@ def _places(
             f"{positions.shape}"
         )
     else:
-        places = positions
+        # Offsets of places without a sign, or of few bits, would leave the range of their type.
+        narrow = jnp.iinfo(positions.dtype).bits < 32 or positions.dtype.kind == "u"
+        places = positions.astype(jnp.result_type(int)) if narrow else positions
     places = places[None] if places.ndim == 1 else places
     return places, places
