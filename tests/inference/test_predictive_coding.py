@@ -112,3 +112,6 @@ def test_shapes_must_fit(rng):
     hidden = pc.forward(network, weights, stimulus)[:-1]
     with pytest.raises(ValueError, match=r"target must be \(2,\), got \(3,\)"):
         pc.energy(network, weights, stimulus, hidden, jnp.zeros(3))
+    single = pc.Network((_linear,), (1.0,))
+    with pytest.raises(ValueError, match=r"network must have at least two layers .* got 1"):
+        pc.perceive(single, weights[:1], stimulus, target, step_size=0.1, num_steps=1)

@@ -172,12 +172,19 @@ def perceive(
     Returns:
         ``x_1 ... x_{L-1}`` and the info.
 
+    Raises:
+        ValueError: for a network of fewer layers, which has no activity to find.
+
     >>> double = Network((lambda w, x: w * x,) * 2, (1.0, 1.0))
     >>> hidden, info = perceive(double, (1.0, 1.0), jnp.zeros(1), jnp.ones(1), step_size=0.5,
     ...     num_steps=20)
     >>> round(float(hidden[0][0]), 4), round(float(info.energy), 4)
     (0.5, 0.25)
     """
+    if len(network.layers) < 2:
+        raise ValueError(
+            f"network must have at least two layers to have activities, got {len(network.layers)}"
+        )
     slope = jax.value_and_grad(lambda x: energy(network, weights, stimulus, x, target))
     start = forward(network, weights, stimulus)[:-1]
 
