@@ -54,6 +54,9 @@ def test_bad_arguments_are_named():
     cut = factor._replace(cross=factor.cross[:, :3], residual=factor.residual[:3, :3])
     with pytest.raises(ValueError, match="must have one dimension, got 8 and 3"):
         delays.total_least_squares(cut, 2, 2)
+    for probability in (0.0, 1.0, np.nan):
+        with pytest.raises(ValueError, match="probability must be between 0 and 1, got"):
+            delays.half_widths(np.ones(3), probability)
 
 
 def test_intervals_hold_a_new_error_as_often_as_they_say():
@@ -72,3 +75,4 @@ def test_few_errors_are_stretched_and_missing_ones_left_out():
     # The larger of two stands for 2/3: quantiles 1.96 and 0.967.
     np.testing.assert_allclose(half[0], 2.0 * 1.959964 / 0.967422, rtol=1e-6)
     assert np.isnan(half[1])
+    assert np.isnan(delays.half_widths(np.zeros((0, 2)), 0.5)).tolist() == [True, True]

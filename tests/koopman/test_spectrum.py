@@ -213,6 +213,9 @@ def test_forecast_applies_the_power_of_the_operator_and_never_lifts_again_unaske
         np.testing.assert_allclose(found[p - 1], expected, rtol=1e-10)
     again = spectrum.forecast(operator, state, 2, lift_fn=lambda z: 2.0 * z)
     np.testing.assert_allclose(again[1], 4.0 * found[1], rtol=1e-12)
+    wide = spectrum.forecast(operator, jnp.asarray(state, jnp.float32), 2)
+    assert wide.dtype == jnp.float64
+    np.testing.assert_allclose(wide, found[:2], rtol=0, atol=1e-5)
 
 
 def test_modes_and_functions_expand_the_state(rng):
@@ -225,6 +228,15 @@ def test_modes_and_functions_expand_the_state(rng):
     z = rng.normal(size=4)
     moved = (found.modes * found.values) @ (z @ found.functions)
     np.testing.assert_allclose(moved, operator @ z, rtol=0, atol=1e-12)
+
+
+def test_eigenvalues_are_in_order_in_any_unit():
+    values = np.array([-3.0, 2.0, 1.0])
+    for unit in (1e-14, 1.0, 1e14):
+        np.testing.assert_array_equal(
+            spectrum.eig(np.diag(unit * values[::-1])).values, unit * values
+        )
+    assert spectrum.eig(np.zeros((2, 2))).values.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -278,13 +290,16 @@ def test_dictionaries_lift_any_stack_of_states_in_their_precision(dtype, rng):
     def lift_both(x, centres):
         lift = dictionaries.concatenate(
             dictionaries.polynomials(2, 3, constant=False),
-            dictionaries.radial(centres, 0.7),
-            dictionaries.random_fourier(jax.random.key(0), 2, 6, 1.0, dtype=dtype),
+            dictionaries.radial(centres, np.float64(0.7)),
+            dictionaries.random_fourier(
+                jax.random.key(0), 2, np.int64(6), np.float64(1.0), dtype=dtype
+            ),
+            lambda x: dictionaries.harmonics(1, np.float64(2.0))(x[..., :1]),
         )
         return lift(x), lift(x[1, 2])
 
     z, single = jax.device_get(lift_both(x, centres))
-    assert z.shape == (2, 5, 9 + 4 + 6)
+    assert z.shape == (2, 5, 9 + 4 + 6 + 3)
     assert z.dtype == dtype
     np.testing.assert_allclose(z[1, 2], single, rtol=1e-5)
     np.testing.assert_allclose(z[..., 7], x[..., 0] * x[..., 1] ** 2, rtol=1e-5)

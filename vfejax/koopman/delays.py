@@ -80,6 +80,9 @@ def half_widths(errors: np.ndarray, probability: float) -> np.ndarray:
     Returns:
         ``[...]``; NaN without an error.
 
+    Raises:
+        ValueError: for another probability.
+
     Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005). Errors of
         neighbouring rows depend on each other, so that the probability holds on average over
         stationary series and not for a single one.
@@ -87,6 +90,10 @@ def half_widths(errors: np.ndarray, probability: float) -> np.ndarray:
     >>> half_widths(np.array([0.1, -0.3, 0.2, 0.4]), 0.6).tolist()
     0.3
     """
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be between 0 and 1, got {probability}")
+    if not len(errors):
+        return np.full(np.shape(errors)[1:], np.nan)
     ordered = np.sort(np.abs(errors), axis=0)  # NaN last
     count = np.sum(~np.isnan(ordered), axis=0)
     rank = np.ceil((count + 1) * probability - 1e-9).astype(int)

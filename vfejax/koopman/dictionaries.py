@@ -95,6 +95,7 @@ def radial(centres: Array, width: float) -> FeatureFn:
         raise ValueError(f"centres must be [d, n], got shape {centres.shape}")
     if not width > 0:
         raise ValueError(f"width must be above 0, got {width}")
+    width = float(width)  # NumPy's own numbers would widen the states
 
     def lift(x: Array) -> Array:
         x = _states(x, centres.shape[1])
@@ -136,6 +137,7 @@ def random_fourier(
     _at_least("num", num, 1)
     if not length > 0:
         raise ValueError(f"length must be above 0, got {length}")
+    num, length = int(num), float(length)  # NumPy's own numbers would widen the states
     direction_key, phase_key = jax.random.split(key)
     omega = jax.random.normal(direction_key, (num, dim), dtype) / length
     phase = jax.random.uniform(phase_key, (num,), dtype, maxval=2.0 * np.pi)
@@ -161,6 +163,7 @@ def harmonics(degree: int, period: float = 1.0) -> FeatureFn:
     _at_least("degree", degree, 1)
     if not period > 0:
         raise ValueError(f"period must be above 0, got {period}")
+    period = float(period)  # NumPy's own numbers would widen the states
 
     def lift(x: Array) -> Array:
         x = _states(x, 1)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vfejax.koopman.streaming import Factor, check
-from vfejax.numerics import as_floating, matvec
+from vfejax.numerics import as_floating, common_dtype, matvec
 from vfejax.types import Array
 
 __all__ = [
@@ -84,7 +84,9 @@ def eig(operator: ArrayLike) -> Spectrum:
         raise ValueError("operator must be finite, got NaN or infinity")
     values, functions = np.linalg.eig(matrix.T)
     values, functions = values.astype(np.complex128), functions.astype(np.complex128)
-    order = np.lexsort((-values.imag, -values.real, -np.abs(values).round(12)))
+    moduli = np.abs(values)
+    unit = np.max(moduli, initial=0.0)
+    order = np.lexsort((-values.imag, -values.real, -(moduli / (unit or 1.0)).round(12)))
     functions = functions[:, order]
     return Spectrum(values[order], functions, np.linalg.pinv(functions.T))
 
@@ -206,7 +208,7 @@ def forecast(
             again; a forecast is then no longer linear.
 
     Returns:
-        ``[steps, ..., d]``.
+        ``[steps, ..., d]``, in the wider of the two dtypes.
 
     Raises:
         ValueError: for shapes that do not fit, a lift_fn that changes them, or a negative number of
@@ -217,6 +219,8 @@ def forecast(
     [[4.0], [2.0], [1.0]]
     """
     operator, state = as_floating(operator, "operator"), as_floating(state, "state")
+    dtype = common_dtype(operator, state)
+    operator, state = operator.astype(dtype), state.astype(dtype)
     if state.ndim < 1 or operator.shape != (state.shape[-1],) * 2:
         raise ValueError(
             f"operator [d, d] and state [..., d] must fit, got shapes {operator.shape} and "
