@@ -118,3 +118,12 @@ def test_weights_that_outgrow_float16_in_training_are_its_largest_number_and_nan
     read = storage.decode(storage.encode(x, half), half, jnp.float32)
     np.testing.assert_array_equal(read, [65504.0, -65504.0, np.nan, 65504.0])
     np.testing.assert_array_equal(storage.as_stored({"x": x}, {"x": half})["x"], read)
+
+
+def test_gradients_of_weights_in_float16_are_not_rounded_to_it():
+    half = {"x": Form(half=True)}
+    x, slopes = (jnp.asarray(v, jnp.float32) for v in ([0.3, -2.0, 1e6], [1e-9, 1e6, 1.0]))
+    read = jax.jit(lambda x: storage.as_stored({"x": x}, half)["x"])
+    (gradient,) = jax.vjp(read, x)[1](slopes)
+    np.testing.assert_array_equal(gradient, slopes.at[2].set(0.0))
+    np.testing.assert_array_equal(jax.jvp(read, (x,), (slopes,))[1], gradient)

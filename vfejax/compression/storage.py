@@ -90,6 +90,20 @@ def _half(x: Array) -> Array:
     return jnp.clip(x, -_LARGEST, _LARGEST).astype(jnp.float16)
 
 
+@jax.custom_jvp
+def _fake_half(x: Array) -> Array:
+    """What float16 leaves of the weights. Their slopes are not rounded: those of a mean over a
+    batch are often below its least number.
+    """
+    return _half(x).astype(x.dtype)
+
+
+@_fake_half.defjvp
+def _fake_half_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (change,) = primals, tangents
+    return _fake_half(x), jnp.where(jnp.abs(x) > _LARGEST, jnp.zeros((), change.dtype), change)
+
+
 def decode(leaf: Encoded, form: Form, dtype: Any) -> Array:
     """The weights that a model reads.
 
@@ -113,7 +127,8 @@ def as_stored(params: PyTree, forms: Mapping[str, Form]) -> PyTree:
     """The weights as they are after a file has been written and read, with straight-through
     gradients: for training.
 
-    Weights of a sparse leaf that are 0 have no gradient, and stay 0.
+    Weights of a sparse leaf that are 0 have no gradient, and stay 0. Those that are cut off, beyond
+    a grid or the largest number of float16, have none either.
 
     Args:
         params: the weights.
@@ -130,7 +145,7 @@ def as_stored(params: PyTree, forms: Mapping[str, Form]) -> PyTree:
         if form.scheme is not None:
             read = fake_quantize(x, form.scheme, form.axis)
         else:
-            read = _half(x).astype(x.dtype) if form.half else x
+            read = _fake_half(x) if form.half else x
         return jnp.where(x == 0, jnp.zeros((), x.dtype), read) if form.sparse else read
 
     return jax.tree_util.tree_map_with_path(stored, params)
