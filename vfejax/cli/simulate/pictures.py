@@ -80,7 +80,8 @@ def prepare(config: SimulateConfig, problem: Problem) -> None:
     """
     problem = problem._replace(population=jax.tree.map(np.asarray, problem.population))
     index, agents, _ = _shown(problem)
-    _view(problem, problem.population, index, agents)
+    if config.group == "so3":
+        _view(problem, problem.population, index, agents)
     if _has_attention(problem, agents):
         _weights(problem, problem.population, index, np.flatnonzero(agents), config.temperature)
 
@@ -171,49 +172,70 @@ def _population_pictures(
     is the last step.
     """
     index, agents, where = _shown(problem)
-    before = _view(problem, problem.population, index, agents)
-    after = _view(problem, population, index, agents)
-    if config.group == "so3" and set(config.irreps) == {1}:
-        truth, cross = None, ""
-        if problem.truth is not None:
-            points = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)
-            truth = points[index] if problem.scene is None else points.reshape(-1, 3)
-            each = "" if problem.scene is None else " of each scene"
-            cross = (
-                f" Crosses: the truth, up to the one global rotation{each} that no data can tell."
-            )
-        panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
-        caption = (
-            f"Every agent's belief about each landmark{where}, carried to the common frame and "
-            "projected to the x-y plane, with 1 and 2 sigma ellipses, before the run and after it. "
-            f"Those of agents that share a frame and agree lie on one another.{cross}"
-        )
-        figure = population_figures.belief_ellipses(panels, truth=truth)
-        yield Picture("beliefs", "Beliefs in the common frame", caption, figure)
     if config.group == "so3":
-        relative = " relative to the truth" if problem.truth is not None else ""
-        caption = f"Where each agent's frame{relative} sends the three unit axes{where}."
-        figure = population_figures.frames(
-            [("before", before.rotations), ("after", after.rotations)]
-        )
-        yield Picture("frames", "Frames", caption, figure)
+        before = _view(problem, problem.population, index, agents)
+        after = _view(problem, population, index, agents)
+        if set(config.irreps) == {1}:
+            yield _beliefs(config, problem, before, after, (index, where))
+        yield _axes(problem, before, after, where)
     if _has_attention(problem, agents):
-        chosen, order = np.flatnonzero(agents), ""
-        if problem.scene is not None:
-            chosen = chosen[np.argsort(problem.scene[chosen], kind="stable")]
-            order = "; agents are sorted by the scene they see"
-        temperatures = {"start": config.temperature, "end": config.temperature}
-        if config.emergence:
-            step = np.asarray(last, population.phi.dtype)
-            temperatures["end"] = float(meta.temperature(config.meta, config.temperature, step))
-        for when, state in (("start", problem.population), ("end", population)):
-            weights = _weights(problem, state, index, chosen, temperatures[when])
-            caption = (
-                f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
-                f"{when}{order}."
-            )
-            figure = population_figures.attention_matrix(weights)
-            yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
+        yield from _attention_pictures(config, problem, population, last)
+
+
+def _beliefs(
+    config: SimulateConfig, problem: Problem, before: _View, after: _View, place: tuple[int, str]
+) -> Picture:
+    """Ellipses of the beliefs about landmarks, which are vectors; ``place`` is the point, and a
+    word on it.
+    """
+    index, where = place
+    truth, cross = None, ""
+    if problem.truth is not None:
+        points = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)
+        truth = points[index] if problem.scene is None else points.reshape(-1, 3)
+        each = "" if problem.scene is None else " of each scene"
+        cross = f" Crosses: the truth, up to the one global rotation{each} that no data can tell."
+    caption = (
+        f"Every agent's belief about each landmark{where}, carried to the common frame and "
+        "projected to the x-y plane, with 1 and 2 sigma ellipses, before the run and after it. "
+        f"Those of agents that share a frame and agree lie on one another.{cross}"
+    )
+    panels = [("before", before.means, before.covs), ("after", after.means, after.covs)]
+    figure = population_figures.belief_ellipses(panels, truth=truth)
+    return Picture("beliefs", "Beliefs in the common frame", caption, figure)
+
+
+def _axes(problem: Problem, before: _View, after: _View, where: str) -> Picture:
+    """Where frames send the unit axes."""
+    relative = " relative to the truth" if problem.truth is not None else ""
+    caption = f"Where each agent's frame{relative} sends the three unit axes{where}."
+    figure = population_figures.frames([("before", before.rotations), ("after", after.rotations)])
+    return Picture("frames", "Frames", caption, figure)
+
+
+def _attention_pictures(
+    config: SimulateConfig, problem: Problem, population: Population, last: int
+) -> Iterator[Picture]:
+    """Attention at the start and at the end, each at the temperature of that step."""
+    index, agents, where = _shown(problem)
+    chosen, order = np.flatnonzero(agents), ""
+    if problem.scene is not None:
+        chosen = chosen[np.argsort(problem.scene[chosen], kind="stable")]
+        order = "; agents are sorted by the scene they see"
+    final = config.temperature
+    if config.emergence:
+        step = np.asarray(last, population.phi.dtype)
+        final = float(meta.temperature(config.meta, config.temperature, step))
+    moments = (("start", problem.population, config.temperature), ("end", population, final))
+    for when, state, temperature in moments:
+        figure = population_figures.attention_matrix(
+            _weights(problem, state, index, chosen, temperature)
+        )
+        caption = (
+            f"Attention beta_ij of receiver i (rows) to sender j (columns){where} at the "
+            f"{when}{order}."
+        )
+        yield Picture(f"attention_{when}", f"Attention at the {when}", caption, figure)
 
 
 def _field_pictures(
