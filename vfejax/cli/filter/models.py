@@ -34,7 +34,7 @@ from vfejax.problems.oscillations import Oscillations
 _SMALLEST_SPREAD = 1e-100
 HIDDEN = {"hmm": GaussianStates, "discrete-hmm": Symbols}
 
-__all__ = ["build", "file_model", "given_file", "kind_of", "times_of"]
+__all__ = ["build", "check_window", "file_model", "given_file", "kind_of", "times_of"]
 
 
 def given_file(config: FilterConfig) -> ModelFile | None:
@@ -196,13 +196,22 @@ def _check_unit(series: Series) -> None:
             )
 
 
-def _generalized(config: FilterConfig, given: ModelFile, series: Series, times: Times) -> Engine:
-    smooth = file_model(given, times.future)
-    assert isinstance(smooth, Smooth)
+def check_window(config: FilterConfig, smooth: Smooth) -> None:
+    """Refuse a model file whose windows have rows that float64 cannot tell apart.
+
+    Raises:
+        UserError: naming the file, with what to change.
+    """
     try:
         generalized.check_window(smooth)
     except ValueError as error:
         raise UserError(f"{config.model}: {error}") from None
+
+
+def _generalized(config: FilterConfig, given: ModelFile, series: Series, times: Times) -> Engine:
+    smooth = file_model(given, times.future)
+    assert isinstance(smooth, Smooth)
+    check_window(config, smooth)
     timed = series.times is not None and config.spacing == "measured"
     if timed and not abs(smooth.dt - times.future) <= 1e-3 * smooth.dt:
         raise UserError(

@@ -15,8 +15,9 @@ import numpy as np
 
 from vfejax.cli.filter import koopman, local, models
 from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
+from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Measure, cell, half_width
-from vfejax.cli.filter.generalized import KIND, Smooth, check_window
+from vfejax.cli.filter.generalized import KIND, Smooth
 from vfejax.cli.filter.lifting import KoopmanModel
 from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
@@ -93,14 +94,12 @@ def _rows(
         came = time.perf_counter()
         try:
             found = cells(_text(line))
+            if not any(found) and (table is None or table.width > 1):
+                continue  # a blank line
             if table is None:
-                if not any(found):
-                    continue
                 table = _layout(config, given, found)
                 if table.header is not None:
                     continue
-            if not any(found) and table.width > 1:
-                continue  # a blank line
             table = _with_clock(table, found)
             row = read_row(table, found or [""])
             if last is not None and row.time is not None and not row.time > (last.time or 0.0):
@@ -219,25 +218,37 @@ def _stream(
 ) -> tuple[Stream, bool]:
     """The filter, and whether it follows measured times."""
     kind = given.kind if given is not None else config.model or "local-level"
-    names = held[0].table.names
-    width, which = half_width(config.interval), config.estimate or "filtered"
     measured = kind in (*LOCAL, KIND) and config.spacing == "measured"
     if given is not None:
-        elapsed = [line.row.time or 0.0 for line in held[:2]] if measured else []
-        dt = elapsed[1] - elapsed[0] if len(elapsed) == 2 and elapsed != [0.0, 0.0] else 1.0
-        parameters = models.file_model(given, dt)
-        if isinstance(parameters, Smooth):
-            try:
-                check_window(parameters)
-            except ValueError as error:
-                raise UserError(f"{config.model}: {error}") from None
-            return path_stream(parameters, names, width, which), measured
-        if isinstance(parameters, LocalModel):
-            return local_stream(kind, parameters, names, width, which), measured
-        if isinstance(parameters, LinearGaussian):
-            return free_stream(parameters, names, width, which), measured
-        assert not isinstance(parameters, KoopmanModel)  # refused above
-        return hidden_stream(parameters, names, which), measured
+        return _of_file(config, given, held, measured), measured
+    return _of_rows(config, kind, held, measured), measured
+
+
+def _of_file(config: FilterConfig, given: ModelFile, held: list[_Line], measured: bool) -> Stream:
+    """The filter of a model file. A step that it does not name is that of the first two rows."""
+    names = held[0].table.names
+    width, which = half_width(config.interval), config.estimate or "filtered"
+    elapsed = [line.row.time or 0.0 for line in held[:2]] if measured else []
+    dt = elapsed[1] - elapsed[0] if len(elapsed) == 2 and elapsed != [0.0, 0.0] else 1.0
+    parameters = models.file_model(given, dt)
+    match parameters:
+        case Smooth():
+            models.check_window(config, parameters)
+            return path_stream(parameters, names, width, which)
+        case LocalModel():
+            return local_stream(given.kind, parameters, names, width, which)
+        case LinearGaussian():
+            return free_stream(parameters, names, width, which)
+        case GaussianStates() | Symbols():
+            return hidden_stream(parameters, names, which)
+        case KoopmanModel():
+            raise AssertionError("koopman is refused before a row is read")
+
+
+def _of_rows(config: FilterConfig, kind: str, held: list[_Line], measured: bool) -> Stream:
+    """The filter of a local model, whose scales the first rows set."""
+    names = held[0].table.names
+    width, which = half_width(config.interval), config.estimate or "filtered"
     values = np.stack([line.row.values for line in held])
     times = [line.row.time for line in held]
     steps = np.ones(len(held) - 1)
@@ -245,7 +256,7 @@ def _stream(
         steps = np.diff(np.array(times, np.float64))
     usual = float(np.median(steps)) if len(steps) else 1.0
     model = local.begin(config, kind, names, values, Times(steps, usual))
-    return local_stream(kind, model, names, width, which), measured
+    return local_stream(kind, model, names, width, which)
 
 
 def _tell(counts: _Counts, measure: Measure, value: float) -> None:
