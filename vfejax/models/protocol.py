@@ -36,6 +36,7 @@ __all__ = [
     "permute",
     "positions_of",
     "pure",
+    "unpacked",
     "unpacked_layers",
 ]
 
@@ -214,12 +215,22 @@ def packed_batch(batch: Batch | Array, max_length: int | None) -> tuple[Batch, P
     return pack(batch)
 
 
+def unpacked(x: Array, packed: Packing | None) -> Array:
+    """What was said of the tokens of a packed batch, ``[b, n, ...]``, each back in its place; as it
+    is for a batch that was not packed.
+
+    >>> batch, packed = pack(Batch(jnp.asarray([[-1, 5]]), jnp.asarray([[False, True]])))
+    >>> unpacked(batch.tokens, packed).tolist()
+    [[0, 5]]
+    """
+    return x if packed is None else permute(x, packed.place, packed.order)
+
+
 def unpacked_layers(layers: Layers, packed: Packing | None) -> Layers:
     """What blocks did with a packed batch, each token back in its place."""
     if packed is None:
         return layers
-    back = jax.vmap(lambda x: permute(x, packed.place, packed.order))
-    return jax.tree.map(back, layers)
+    return jax.tree.map(jax.vmap(lambda x: unpacked(x, packed)), layers)
 
 
 def positions_of(batch: Batch) -> Array:
@@ -285,53 +296,49 @@ def pure(
     stacks = stack_paths(abstract)
     merged, decoding = (partial(way, graphdef, stacks) for way in (_merged, apart.merged))
 
-    def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        packed, place = packed_batch(batch, max_length)
-        return finished(merged(params)(packed, key), place)
-
-    def recompute(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
-        packed, place = packed_batch(batch, max_length)
-        return finished(recomputed(merged(params))(packed, key), place)
-
-    def watch(
-        params: PyTree, batch: Batch | Array, key: Array | None = None
-    ) -> tuple[Prediction, Layers]:
-        packed, place = packed_batch(batch, max_length)
-        prediction, layers = merged(params).watch(packed, key)
-        return finished(prediction, place), unpacked_layers(layers, place)
-
-    def visit(
-        params: PyTree, batch: Batch | Array, visit_fn: VisitFn, key: Array | None = None
-    ) -> tuple[Prediction, PyTree]:
-        packed, place = packed_batch(batch, max_length)
-        prediction, said = visited(merged(params), packed, visit_fn, key)
-        return finished(prediction, place), said
-
-    def finished(prediction: Prediction, place: Packing | None) -> Prediction:
-        if place is not None:
-            logits = permute(prediction.logits, place.place, place.order)
-            prediction = prediction._replace(logits=logits)
+    def finished(prediction: Prediction, packed: Packing | None) -> Prediction:
+        prediction = prediction._replace(logits=unpacked(prediction.logits, packed))
         if summarize is None:
             return prediction
         losses, diagnostics = summarize(prediction.statistics)
         return prediction._replace(losses=losses, diagnostics=diagnostics)
 
-    def decode(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
-        return decoding(params).decode(state, tokens)
+    def apply(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
+        batch, packed = packed_batch(batch, max_length)
+        return finished(merged(params)(batch, key), packed)
 
-    def init_decode(params: PyTree, batch_size: int) -> PyTree:
-        return decoding(params).init_decode(batch_size)
+    def recompute(params: PyTree, batch: Batch | Array, key: Array | None = None) -> Prediction:
+        batch, packed = packed_batch(batch, max_length)
+        return finished(recomputed(merged(params))(batch, key), packed)
 
-    def read(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
-        return decoding(params).read(state, tokens)
+    def watch(
+        params: PyTree, batch: Batch | Array, key: Array | None = None
+    ) -> tuple[Prediction, Layers]:
+        batch, packed = packed_batch(batch, max_length)
+        prediction, layers = merged(params).watch(batch, key)
+        return finished(prediction, packed), unpacked_layers(layers, packed)
+
+    def visit(
+        params: PyTree, batch: Batch | Array, visit_fn: VisitFn, key: Array | None = None
+    ) -> tuple[Prediction, PyTree]:
+        batch, packed = packed_batch(batch, max_length)
+        prediction, said = visited(merged(params), batch, visit_fn, key)
+        return finished(prediction, packed), said
 
     def gather(params: PyTree, batch: Batch | Array) -> dict[str, Array]:
         batch = as_batch(batch)
         check_batch(batch, max_length)
         return activations(nnx.merge(graphdef, params), batch)
 
-    several = read if hasattr(abstract, "read") else None
-    seeing = watch if hasattr(abstract, "watch") else None
+    def init_decode(params: PyTree, batch_size: int) -> PyTree:
+        return decoding(params).init_decode(batch_size)
+
+    def decode(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
+        return decoding(params).decode(state, tokens)
+
+    def read(params: PyTree, state: PyTree, tokens: Array) -> tuple[Array, PyTree]:
+        return decoding(params).read(state, tokens)
+
     return SequenceModel(
         first_weights(create),
         apply,
@@ -339,8 +346,8 @@ def pure(
         decode,
         max_length,
         summarize,
-        several,
-        watch=seeing,
+        read=read if hasattr(abstract, "read") else None,
+        watch=watch if hasattr(abstract, "watch") else None,
         activations=gather,
         visit=visit if getattr(abstract, "residual", False) else None,
         recompute=recompute if stacks else None,

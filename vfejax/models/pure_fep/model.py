@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.models.protocol import packed_batch, permute, positions_of, unpacked_layers
+from vfejax.models.protocol import packed_batch, positions_of, unpacked, unpacked_layers
 from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import from_common
@@ -215,11 +215,10 @@ def build(
         around = surroundings(batch.tokens, positions_of(batch))
         seen, _ = perceive(parts, params, around, watched=watched)
         logits = parts.logits_fn(params.readout, seen.last).astype(dtype)
-        if packed is not None:
-            logits = permute(logits, packed.place, packed.order)
+        prediction = Prediction(unpacked(logits, packed), {}, {})
         hidden = seen.hidden
         layers = None if hidden is None else unpacked_layers(Layers(hidden), packed)
-        return Prediction(logits, {}, {}), layers
+        return prediction, layers
 
     def init_decode(params: Parameters, batch_size: int) -> Memory:
         visits = 2 if config.tower_depth else 1
