@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -34,6 +34,9 @@ _OF_WORLDS = {
     "controls": ("random",),
 }
 """The worlds that each option of a world belongs to."""
+_FEWEST = {"cues": 1, "sides": 2, "states": 2, "observations": 2, "controls": 2}
+_MOST = 1000
+"""How many there may be of what a world is made of."""
 
 
 @dataclass(frozen=True)
@@ -216,24 +219,28 @@ def check_values(config: PlanConfig) -> None:
 def _check_world(config: PlanConfig) -> None:
     for name, worlds in _OF_WORLDS.items():
         value = getattr(config, name)
-        if value is None or value == ():
-            continue
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        requirement = f"left out with --env {config.env}; it belongs to {' and '.join(worlds)}"
-        check(config.env in worlds, name, shown, requirement)
-        if name in ("validity", "slip"):
-            check(0 <= value <= 1, name, value, "a probability, from 0 to 1")
-        elif name in ("reward", "punishment"):
-            check_numbers(config, [name], positive=False)
-        elif name == "chances":
-            fits = len(value) > 1 and all(0 <= chance <= 1 for chance in value)
-            check(fits, name, shown, "two or more probabilities, from 0 to 1")
-        elif name != "map":
-            least = 1 if name == "cues" else 2
-            check(least <= value <= 1000, name, value, f"at least {least} and at most 1000")
+        if value is not None and value != ():
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            requirement = f"left out with --env {config.env}; it belongs to {' and '.join(worlds)}"
+            check(config.env in worlds, name, shown, requirement)
+            _check_of_world(config, name, value, shown)
 
     requirement = "another world with --fixed: nothing in it is hidden for an episode"
     check(not config.fixed or config.env != "random", "env", config.env, requirement)
+
+
+def _check_of_world(config: PlanConfig, name: str, value: Any, shown: Any) -> None:
+    """The limits of an option of a world that is given."""
+    if name in ("validity", "slip"):
+        check(0 <= value <= 1, name, shown, "a probability, from 0 to 1")
+    elif name in ("reward", "punishment"):
+        check_numbers(config, [name], positive=False)
+    elif name == "chances":
+        fits = len(value) > 1 and all(0 <= chance <= 1 for chance in value)
+        check(fits, name, shown, "two or more probabilities, from 0 to 1")
+    elif name in _FEWEST:
+        fits = _FEWEST[name] <= value <= _MOST
+        check(fits, name, shown, f"at least {_FEWEST[name]} and at most {_MOST}")
 
 
 def _check_planner(config: PlanConfig) -> None:
