@@ -135,19 +135,36 @@ def check(fields: dict[str, np.ndarray]) -> Smooth:
     Raises:
         ValueError: naming the field whose values cannot be right.
     """
-    for name, (least, most) in {"order": (2, _LARGEST_ORDER), "cause_order": (1, None)}.items():
+    _check_orders(fields)
+    _check_times(fields)
+    _check_matrices(fields)
+    found = Smooth.of(fields, 1.0)
+    check_model(found.model(np.eye(found.order)))
+    return found
+
+
+def _check_orders(fields: dict[str, np.ndarray]) -> None:
+    """Causes have no more derivatives than states."""
+    for name, least in (("order", 2), ("cause_order", 1)):
         if name in fields:
-            most = most or int(fields["order"])
+            most = _LARGEST_ORDER if name == "order" else int(fields["order"])
             value = float(fields[name])
             if not (value == int(value) and least <= value <= most):
                 raise ValueError(
                     f"'{name}' must be a whole number from {least} to {most}, got {value:g}"
                 )
+
+
+def _check_times(fields: dict[str, np.ndarray]) -> None:
+    """Only the noise of the series may be white."""
     for name in ("dt", "smoothness", "cause_smoothness", "output_smoothness"):
         white = name == "output_smoothness"
         if name in fields and not (fields[name] >= 0 if white else fields[name] > 0):
             limit = "at least 0" if white else "above 0"
             raise ValueError(f"'{name}' must be {limit}, got {fields[name]:g}")
+
+
+def _check_matrices(fields: dict[str, np.ndarray]) -> None:
     if ("gain" in fields) != ("cause_precision" in fields):
         raise ValueError("'gain' and 'cause_precision' belong together; give both or neither")
     for name in MATRICES:
@@ -158,9 +175,6 @@ def check(fields: dict[str, np.ndarray]) -> Smooth:
     for name in ("output_precision", "state_precision", "cause_precision"):
         if name in fields and not np.all(np.linalg.eigvalsh(fields[name]) > 0):
             raise ValueError(f"'{name}' must be positive definite")
-    found = Smooth.of(fields, 1.0)
-    check_model(found.model(np.eye(found.order)))
-    return found
 
 
 def check_window(found: Smooth) -> None:
