@@ -227,23 +227,23 @@ def active_filter(
         value, by_path, by_seen = _errors(model, belief, seen)
         by_action = matmul(by_seen, forward)
         curvature = matmul_tn(by_path, by_path)
-        metric, action_metric = (
-            metric_fn(curvature),
-            action_metric_fn(matmul_tn(by_action, by_action)),
-        )
+        metric = metric_fn(curvature)
+        action_metric = action_metric_fn(matmul_tn(by_action, by_action))
         speed, action_speed = (jnp.asarray(r, value.dtype) for r in (rate, action_rate))
+        # F is half the square of the errors: dF/dmu~ = by_path^T value, and action descends
+        # by_action^T value.
         descent = jnp.concatenate(
             [speed * matmul_nt(metric, by_path), action_speed * matmul_nt(action_metric, by_action)]
         )
-        num = state.action.size
-        drift, motion = _own_motion(belief.path, num)
+        num_actions = state.action.size
+        drift, motion = _own_motion(belief.path, num_actions)
         expansion = Expansion(matvec(by_path.T, value), curvature, matmul_tn(by_path, by_seen))
         return Response(
-            drift - matvec(descent, value),
-            motion - jnp.pad(matmul(descent, by_path), ((0, 0), (0, num))),
-            -matmul(descent, by_seen),
-            forward,
-            describe(model, belief, seen, expansion),
+            flow=drift - matvec(descent, value),
+            by_self=motion - jnp.pad(matmul(descent, by_path), ((0, 0), (0, num_actions))),
+            by_seen=-matmul(descent, by_seen),
+            forward=forward,
+            info=describe(model, belief, seen, expansion),
         )
 
     def step(state: ActiveState, seen: Observation) -> tuple[ActiveState, FilterInfo]:
@@ -251,9 +251,10 @@ def active_filter(
         moving = jax.tree.map(lambda y: advance(y, -length), seen)
         response = respond(state, moving)
         derivatives = _derivatives(response, moving, model.order)
-        size = response.flow.size - state.action.size
+        # What is sensed follows the action as the forward model says.
         own_effect = matmul(response.by_seen, response.forward)
-        jacobian = response.by_self + jnp.pad(own_effect, ((0, 0), (size, 0)))
+        path_size = response.flow.size - state.action.size
+        jacobian = response.by_self + jnp.pad(own_effect, ((0, 0), (path_size, 0)))
         return move(state, ozaki_step(jacobian, derivatives, length)), response.info
 
     return ActiveFilter(init, step, respond)
