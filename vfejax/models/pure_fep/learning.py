@@ -75,6 +75,14 @@ class Lesson(NamedTuple):
     pressure: Array
 
 
+class _Phases(NamedTuple):
+    """Beliefs at which slopes are compared: with nudge -e, without one, and with nudge e."""
+
+    away: IrrepGaussian
+    free: IrrepGaussian
+    shown: IrrepGaussian
+
+
 def token_loss(
     parts: Anatomy, readout: Readout, belief: IrrepGaussian, observed: Observed
 ) -> Array:
@@ -133,25 +141,25 @@ def learn_layer(
     curvature = rules.self_weight + couplings(layer, rules)[:, None] * reads
     force_fn = jax.grad(lambda q: energy_fn(layer, prior, q).total)
     observe_fn = jax.grad(partial(loss_fn, readout))
-    there, away = (
+    shown, away = (
         nudged(free, force_fn, observe_fn, curvature, sign * parts.config.nudge, parts)
         for sign in (1.0, -1.0)
     )
-    direct, in_prior = _slopes(energy_fn, layer, prior, (away, free, there), parts.config)
-    through, lower = pull_back(in_prior)
+    direct, in_prior = _slopes(energy_fn, layer, prior, _Phases(away, free, shown), parts.config)
+    by_prior, in_below = pull_back(in_prior)
 
     total = jnp.maximum(jnp.sum(observed.counts), 1.0)
     per_token = partial(jax.tree.map, lambda x: x / total)
-    nats, output = jax.value_and_grad(loss_fn)(readout, free)
+    nats, in_readout = jax.value_and_grad(loss_fn)(readout, free)
     return Lesson(
-        from_common(prior, place, rules.kind),
-        free,
-        there,
-        per_token(jax.tree.map(jnp.add, direct, through)),
-        per_token(lower),
-        per_token(output),
-        per_token(energy_fn(layer, prior, free)._replace(observation=nats)),
-        _pressure(observe_fn(free), free, rules.kind, total),
+        prior=from_common(prior, place, rules.kind),
+        belief=free,
+        shown=shown,
+        layer=per_token(jax.tree.map(jnp.add, direct, by_prior)),
+        below=per_token(in_below),
+        readout=per_token(in_readout),
+        terms=per_token(energy_fn(layer, prior, free)._replace(observation=nats)),
+        pressure=_pressure(observe_fn(free), free, rules.kind, total),
     )
 
 
@@ -165,21 +173,20 @@ def _slopes(
     energy_fn: Callable[[Layer, IrrepGaussian, IrrepGaussian], EnergyTerms],
     layer: Layer,
     prior: IrrepGaussian,
-    phases: tuple[IrrepGaussian, IrrepGaussian, IrrepGaussian],
+    phases: _Phases,
     config: PureFEPConfig,
 ) -> tuple[Layer, IrrepGaussian]:
     """Slopes of the loss in the layer's own parameters and in its priors, at held beliefs. Terms
     that hold no belief do not differ between the phases: their own slope is added.
     """
-    away, free, there = phases
     slopes_fn = jax.grad(lambda layer, prior, q: energy_fn(layer, prior, q).total, (0, 1))
-    ahead, behind = (slopes_fn(layer, prior, q) for q in (there, away))
+    ahead, behind = (slopes_fn(layer, prior, q) for q in (phases.shown, phases.away))
     found = jax.tree.map(lambda a, b: (a - b) / (2.0 * config.nudge), ahead, behind)
     if not (config.prior_weight or config.tower_depth):
         return found
 
     def prior_terms(layer: Layer, prior: IrrepGaussian) -> Array:
-        terms = energy_fn(layer, prior, free)
+        terms = energy_fn(layer, prior, phases.free)
         return terms.prior_alignment + terms.hyperprior
 
     return jax.tree.map(jnp.add, found, jax.grad(prior_terms, (0, 1))(layer, prior))
