@@ -112,6 +112,19 @@ def linear_recurrence(
     >>> print(linear_recurrence(jnp.full(3, 0.5), jnp.ones(3), jnp.array(4.0)))
     [3.   2.5  2.25]
     """
+    _check_recurrence(gates, inputs, initial, axis)
+    gates, inputs = jnp.moveaxis(gates, axis, 0), jnp.moveaxis(inputs, axis, 0)
+    if not inputs.shape[0]:
+        return jnp.moveaxis(inputs, 0, axis)
+    if initial is not None:
+        first = -1 if reverse else 0
+        inputs = inputs.at[first].add(gates[first] * initial)
+    links = gates[:-1] if reverse else gates[1:]
+    return jnp.moveaxis(linear_scan(links, inputs, reverse, scans), 0, axis)
+
+
+def _check_recurrence(gates: Array, inputs: Array, initial: Array | None, axis: int) -> None:
+    """Refuse what does not fit, naming it."""
     check_arrays(gates=gates, inputs=inputs, **({} if initial is None else {"initial": initial}))
     if gates.ndim != inputs.ndim or inputs.ndim == 0 or gates.shape[axis] != inputs.shape[axis]:
         raise ValueError(
@@ -122,19 +135,13 @@ def linear_recurrence(
     for name, x in (("gates", gates), ("initial", initial)):
         if x is not None and x.dtype != inputs.dtype:
             raise ValueError(f"{name} must have the dtype of inputs {inputs.dtype}, got {x.dtype}")
-    gates, inputs = jnp.moveaxis(gates, axis, 0), jnp.moveaxis(inputs, axis, 0)
-    if initial is not None and initial.shape != inputs.shape[1:]:
+    without = list(inputs.shape)
+    del without[axis]
+    if initial is not None and initial.shape != tuple(without):
         raise ValueError(
-            f"initial must be inputs without the sequence axis {inputs.shape[1:]}, "
+            f"initial must be inputs without the sequence axis {tuple(without)}, "
             f"got {initial.shape}"
         )
-    if not inputs.shape[0]:
-        return jnp.moveaxis(inputs, 0, axis)
-    if initial is not None:
-        first = -1 if reverse else 0
-        inputs = inputs.at[first].add(gates[first] * initial)
-    links = gates[:-1] if reverse else gates[1:]
-    return jnp.moveaxis(linear_scan(links, inputs, reverse, scans), 0, axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
