@@ -122,6 +122,20 @@ def _of_this_moment(counts: Counts, state: LearnerState) -> Counts:
     )
 
 
+def _all_observations(model: POMDP, observations: Array, mask: Array | None) -> tuple[Array, ...]:
+    """What an episode counts for in C: what was observed, by modality."""
+    there = jnp.ones(observations.shape, bool) if mask is None else mask
+    moments = jax.vmap(lambda o, m: count_observations(model, o, m))(observations, there)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), moments)
+
+
+def _all_policies(policies: np.ndarray, decisions: Decision) -> Array:
+    """What an episode counts for in E: the policies that were followed, ``[p]``."""
+    listed = jnp.asarray(policies)
+    moments = jax.vmap(lambda q, u: count_policies(listed, q, u))
+    return jnp.sum(moments(decisions.plan.posterior, decisions.action), axis=0)
+
+
 def episode_learner(
     model: POMDP,
     planner_fn: PlannerFn,
@@ -188,14 +202,9 @@ def episode_learner(
         smoothed = smooth_states(known, seen, actions[:-1], mask=mask, num_sweeps=num_sweeps)
         events = count_window(known, seen, actions[:-1], smoothed, mask)
         if prior.C is not None:
-            there = jnp.ones(observations.shape, bool) if mask is None else mask
-            moments = jax.vmap(lambda o, m: count_observations(known, o, m))(observations, there)
-            events = events._replace(C=jax.tree.map(lambda x: jnp.sum(x, axis=0), moments))
+            events = events._replace(C=_all_observations(known, observations, mask))
         if policies is not None and prior.E is not None:
-            listed = jnp.asarray(policies)
-            followed = jax.vmap(lambda q, u: count_policies(listed, q, u))
-            habits = followed(decisions.plan.posterior, actions)
-            events = events._replace(E=jnp.sum(habits, axis=0))
+            events = events._replace(E=_all_policies(policies, decisions))
         return update_counts(counts, _chosen(prior, events), rate, keep, prior=prior)
 
     return Learner(make, learn)
