@@ -167,12 +167,12 @@ def taught(
     """
     _check_range("temperature", temperature, above=0)
     _check_range("weight", weight, most=1)
-    compared = {"hidden": hidden_weight, "resolvent": resolvent_weight}
-    for name, value in compared.items():
+    weights = {"hidden": hidden_weight, "resolvent": resolvent_weight}
+    for name, value in weights.items():
         _check_range(f"{name}_weight", value)
-    compared = {name: value for name, value in compared.items() if value}
-    see = {"student": _seeing(student, "student", compared)}
-    see["teacher"] = _seeing(teacher, "teacher", compared)
+    compared = {name: value for name, value in weights.items() if value}
+    roles = {"student": student, "teacher": teacher}
+    see = {role: _seeing(model, role, compared) for role, model in roles.items()}
     setting = _Setting(student, see, tuple(compared), temperature, padding)
 
     def init(key: Array) -> PyTree:
@@ -200,18 +200,20 @@ def taught(
             terms[name] = value * relative_error(getattr(lesson, name))
         return losses | terms, diagnostics | {"teacher_divergence_nats": soft}
 
-    def own(fn: Callable[..., Any] | None) -> Any:
-        return fn and (lambda params, *inputs: fn(params["student"], *inputs))
-
     return SequenceModel(
         init,
         apply,
-        own(student.init_decode),
-        own(student.decode),
+        _of_student(student.init_decode),
+        _of_student(student.decode),
         student.max_length,
         summarize,
-        own(student.read),
+        read=student.read and _of_student(student.read),
     )
+
+
+def _of_student(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the student's weights, given those of both."""
+    return lambda params, *inputs: function(params["student"], *inputs)
 
 
 class _Setting(NamedTuple):
