@@ -121,6 +121,13 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], drifts: dict[str, np.
     return figure
 
 
+def print_table(rows: dict[str, tuple[float, float | None, int]]) -> None:
+    print(f"{'flow':<30}{'F reached (nats)':>18}{'change of H (nats)':>20}{'gradients':>11}")
+    for name, (reached, change, gradients) in rows.items():
+        shown = "" if change is None else f"{change:.3g}"
+        print(f"{name:<30}{reached:>18.1f}{shown:>20}{gradients:>11}")
+
+
 def main(
     num_agents: int = 10, num_gradients: int = 1200, out: Path = Path("runs/examples")
 ) -> dict:
@@ -134,51 +141,39 @@ def main(
     """
     energy_fn, start = problem(num_agents)
     initial = float(jax.jit(energy_fn)(start))
-    at_rest = jax.jit(velocity_verlet(energy_fn, LONG_STEP).init)(
-        start
-    )  # position, momentum and force are every scheme's start
+    # Position, momentum and force: every scheme starts from them.
+    at_rest = jax.jit(velocity_verlet(energy_fn, LONG_STEP).init)(start)
+    without = [0.0] * len(STEPS)
     verlet = hamiltonian_runs(
         velocity_verlet,
         energy_fn,
         at_rest,
         num_gradients,
         [*STEPS, LONG_STEP],
-        [0.0] * len(STEPS) + [FRICTION],
+        [*without, FRICTION],
     )
     triple = [3 * dt for dt in STEPS]  # one Yoshida step costs three gradients
-    yoshida = hamiltonian_runs(
-        yoshida4, energy_fn, at_rest, num_gradients // 3, triple, [0.0] * len(STEPS)
-    )
+    yoshida = hamiltonian_runs(yoshida4, energy_fn, at_rest, num_gradients // 3, triple, without)
     natural = np.asarray(natural_run(energy_fn, start, num_gradients))
 
     drift = {
         "Verlet": np.max(np.abs(np.asarray(verlet.total) - initial), axis=1)[:-1],
         "Yoshida": np.max(np.abs(np.asarray(yoshida.total) - initial), axis=1),
     }
-    rows = {"natural gradient": (natural[-1], None, num_gradients)}
-    rows[f"Verlet, friction {FRICTION}"] = (
-        verlet.potential[-1, -1],
-        verlet.total[-1, -1] - initial,
-        num_gradients,
-    )
+    rows = {
+        "natural gradient": (float(natural[-1]), None, num_gradients),
+        f"Verlet, friction {FRICTION}": (
+            float(verlet.potential[-1, -1]),
+            float(verlet.total[-1, -1] - initial),
+            num_gradients,
+        ),
+    }
     for name, run in (("Verlet", verlet), ("Yoshida", yoshida)):
         for i, dt in enumerate(STEPS):
-            rows[f"{name}, {dt:g} per gradient"] = (
-                run.potential[i, -1],
-                drift[name][i],
-                num_gradients,
-            )
-    rows = {
-        name: (float(f), None if h is None else float(h), n) for name, (f, h, n) in rows.items()
-    }
-
+            reached, strayed = float(run.potential[i, -1]), float(drift[name][i])
+            rows[f"{name}, {dt:g} per gradient"] = (reached, strayed, num_gradients)
     print(f"{num_agents} sensors, free energy {initial:.6g} nats at the start")
-    print(f"{'flow':<30}{'F reached (nats)':>18}{'change of H (nats)':>20}{'gradients':>11}")
-    for name, (reached, change, gradients) in rows.items():
-        print(
-            f"{name:<30}{reached:>18.1f}{'' if change is None else f'{change:.3g}':>20}"
-            f"{gradients:>11}"
-        )
+    print_table(rows)
 
     every = np.arange(1, num_gradients + 1)
     curves = {

@@ -100,6 +100,43 @@ def lookalikes(hidden: jax.Array) -> dict[str, tuple[float, float]]:
     }
 
 
+def oscillations() -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Times, and the population of level 1 at each detuning, ``[detunings, times]``: by ``evolve``,
+    and by the formula.
+    """
+    times, detunings = jnp.linspace(0.0, 4 * jnp.pi, 161), jnp.asarray(DETUNINGS)[:, None]
+    frequency = jnp.ones_like(detunings)
+    states = evolve(pure_state(jnp.eye(2)[0]), rabi(frequency, detunings), times[None])
+    return times, populations(states)[..., 1], rabi_population(frequency, detunings, times[None])
+
+
+def learning_errors(
+    rng: np.random.Generator, hidden: jax.Array, chances: np.ndarray, num_shots, num_runs, num_steps
+) -> np.ndarray:
+    """Errors of H after every step of learning from counts, ``[shots, runs, steps, entries]``."""
+    counts = np.stack(
+        [rng.multinomial(n, chances, (num_runs, *chances.shape[:2])) / n for n in num_shots]
+    )
+    learnt = jax.jit(jax.vmap(jax.vmap(lambda x: learn(x, num_steps))))(jnp.asarray(counts))
+    return (np.asarray(learnt) - np.asarray(hidden))[..., *np.tril_indices(DIM)]
+
+
+def fisher_information(parameters: jax.Array, chances: np.ndarray) -> np.ndarray:
+    """``sum_settings sum_k grad p_k grad p_k^T / p_k`` of one shot per setting."""
+    slopes_fn = jax.jit(jax.jacrev(lambda x: outcomes(traceless(x))))
+    slopes = np.asarray(slopes_fn(parameters), np.float64)
+    return np.einsum("ptka,ptkb->ab", slopes / chances[..., None], slopes)
+
+
+def bound_quantiles(rng: np.random.Generator, information: np.ndarray) -> np.ndarray:
+    """5, 50 and 95 % quantiles of the largest error of H by the Cramer-Rao bound, for one shot."""
+    # The information is singular: populations say nothing of the trace.
+    covariance = np.linalg.pinv(information, rcond=1e-6, hermitian=True)
+    scatter = rng.multivariate_normal(np.zeros(NUM_PARAMETERS), covariance, 10_000)
+    largest = np.max(np.abs(jax.vmap(traceless)(jnp.asarray(scatter))), axis=(1, 2))
+    return np.quantile(largest, (0.05, 0.5, 0.95))
+
+
 def draw(times: jax.Array, found: jax.Array, exact: jax.Array, rows: dict):
     figure = new_figure(7.0)
     axes = figure.subplot_mosaic("aa;bc")
@@ -116,13 +153,14 @@ def draw(times: jax.Array, found: jax.Array, exact: jax.Array, rows: dict):
     label_right(axes["a"], list(zip(names, exact[:, -1], CURVES, strict=False)))
     shots, green = list(rows), CURVES[2]
     low, middle, high = np.transpose([limits for _, limits, _ in rows.values()])
-    for n, (history, *_) in rows.items():
-        axes["b"].loglog([n] * len(history), history[:, -1], "o", color=BLUE, markersize=3)
+    for n, (errors, *_) in rows.items():
+        axes["b"].loglog([n] * len(errors), errors[:, -1], "o", color=BLUE, markersize=3)
     axes["b"].fill_between(
         shots, low, high, color=green, alpha=0.25, linewidth=0, label="90 % of runs, by the bound"
     )
     axes["b"].plot(shots, middle, color=green, linewidth=1.4, label="median, by the bound")
     axes["b"].legend(frameon=False, labelcolor=INK, fontsize=8.5)
+    most, (history, *_) = list(rows.items())[-1]
     axes["c"].semilogy(history.T, color=BLUE, linewidth=0.5)
     axes["c"].axhspan(low[-1], high[-1], color=green, alpha=0.25, linewidth=0)
     style_axes(
@@ -135,7 +173,7 @@ def draw(times: jax.Array, found: jax.Array, exact: jax.Array, rows: dict):
         axes["c"],
         xlabel="step, from H = 0",
         ylabel="largest error of H",
-        title=f"Runs with {n:,} shots",
+        title=f"Runs with {most:,} shots",
     )
     for ax in (axes["b"], axes["c"]):
         ax.axhline(1e-3, color=GREY, linestyle="--", linewidth=1)
@@ -155,12 +193,7 @@ def main(
     largest error of H after every step ``[runs, steps]``, its 5, 50 and 95 % quantiles by the
     Cramer-Rao bound, and the mean of ``e^T I e`` per free parameter.
     """
-    times, detunings = jnp.linspace(0.0, 4 * jnp.pi, 161), jnp.asarray(DETUNINGS)[:, None]
-    one = jnp.ones_like(detunings)
-    found = populations(evolve(pure_state(jnp.eye(2)[0]), rabi(one, detunings), times[None]))[
-        ..., 1
-    ]
-    exact = rabi_population(one, detunings, times[None])
+    times, found, exact = oscillations()
     rabi_error = float(jnp.max(jnp.abs(found - exact)))
     print(f"Rabi oscillation: largest difference from the formula {rabi_error:.1e}")
     rng = np.random.default_rng(0)
@@ -170,28 +203,11 @@ def main(
     print(f"\n{'largest difference of populations from those of':<50}{'-H':>10}{'D H D':>10}")
     for name, (backwards, gauge) in table.items():
         print(f"{name:<50}{backwards:>10.1e}{gauge:>10.1e}")
-    probabilities = np.asarray(outcomes(hidden), np.float64)
-    probabilities = probabilities / np.sum(probabilities, axis=-1, keepdims=True)
-    counts = np.stack(
-        [rng.multinomial(n, probabilities, (num_runs, DIM**2, len(TIMES))) / n for n in num_shots]
-    )
-    learnt = jax.jit(jax.vmap(jax.vmap(lambda x: learn(x, num_steps))))(jnp.asarray(counts))
-    errors = (np.asarray(learnt) - np.asarray(hidden))[
-        ..., *np.tril_indices(DIM)
-    ]  # [shots, runs, steps, entries]
-    slopes = np.asarray(
-        jax.jit(jax.jacrev(lambda x: outcomes(traceless(x))))(parameters), np.float64
-    )
-    information = np.einsum(
-        "ptka,ptkb->ab", slopes / probabilities[..., None], slopes
-    )  # of one shot per setting
-    bound = np.linalg.pinv(
-        information, rcond=1e-6, hermitian=True
-    )  # singular: populations say nothing of the trace
-    scatter = jnp.asarray(rng.multivariate_normal(np.zeros(NUM_PARAMETERS), bound, 10_000))
-    quantiles = np.quantile(
-        np.max(np.abs(jax.vmap(traceless)(scatter)), axis=(1, 2)), (0.05, 0.5, 0.95)
-    )
+    chances = np.asarray(outcomes(hidden), np.float64)
+    chances = chances / np.sum(chances, axis=-1, keepdims=True)
+    errors = learning_errors(rng, hidden, chances, num_shots, num_runs, num_steps)
+    information = fisher_information(parameters, chances)
+    quantiles = bound_quantiles(rng, information)
     print(
         f"\n{'shots per setting':<18}{'median max error':>18}{'by the bound':>14}{'worst':>10}"
         f"{'e^T I e':>10}"
