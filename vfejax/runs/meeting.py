@@ -72,14 +72,20 @@ class _Host:
                     end = min(end, self._refused_at + _LINGER)
                 if (left := end - time.monotonic()) <= 0:
                     break
-                for key, _ in selector.select(left):
-                    if key.fileobj is listener:
-                        _welcome(listener, selector)
-                    elif not self._hear(key.data):
-                        selector.unregister(key.fileobj)
+                self._wait(listener, selector, left)
             selector.unregister(listener)
             callers = [key.data for key in selector.get_map().values()]
         return self._concluded(wait, callers)
+
+    def _wait(
+        self, listener: socket.socket, selector: selectors.BaseSelector, seconds: float
+    ) -> None:
+        """Take in who calls and what callers say, once something of that happens."""
+        for key, _ in selector.select(seconds):
+            if key.fileobj is listener:
+                _welcome(listener, selector)
+            elif not self._hear(key.data):
+                selector.unregister(key.fileobj)
 
     def _listening(self) -> socket.socket:
         host, port = _address(self._coordinator)
