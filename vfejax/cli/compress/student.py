@@ -302,8 +302,9 @@ def _forms(
     leaves = rule(whole, Scheme(min(config.bits, 8), config.group), embedding=table_scheme)
     forms = {}
     for name, x in storage.leaf_names(params).items():
-        of = name.rpartition("/")[0] if name.rpartition("/")[0] in ranks else name
-        leaf, is_sparse = leaves[of], name in masked
+        kernel = name.rpartition("/")[0]  # what a factor of low rank stands for
+        leaf = leaves[kernel if kernel in ranks else name]
+        is_sparse = name in masked
         if leaf.scheme is not None and config.bits != HALF:
             forms[name] = Form(leaf.scheme, leaf.axis, is_sparse)
         elif np.all(np.abs(np.asarray(x, np.float64)) <= _LARGEST):
