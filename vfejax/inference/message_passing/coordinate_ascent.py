@@ -193,15 +193,20 @@ def _check_names(
             f"{', '.join(sorted(scheduled))}"
         )
     for names in schedule:
-        seen: dict[str, str] = {}
-        for name in names:
-            for near in (name, *model.children[name]):
-                if near in seen:
-                    raise ValueError(
-                        f"schedule: {seen[near]} and {name} share the density of {near}, so they "
-                        "must move one after the other"
-                    )
-                seen[near] = name
+        _check_apart(model, names)
+
+
+def _check_apart(model: Model, names: tuple[str, ...]) -> None:
+    """Refuse a group of which two members stand in one density."""
+    seen: dict[str, str] = {}
+    for name in names:
+        for near in (name, *model.children[name]):
+            if near in seen:
+                raise ValueError(
+                    f"schedule: {seen[near]} and {name} share the density of {near}, so they must "
+                    "move one after the other"
+                )
+            seen[near] = name
 
 
 def check_start(method: MessagePassing, beliefs: Beliefs) -> None:
