@@ -563,22 +563,25 @@ def test_files_that_do_not_fit_each_other_are_refused(refused, tmp_path, rng):
 
 def _spoil(arrays, name):
     """One defect in a population."""
-    if name == "negative eigenvalue":
-        arrays["Sigma_q"][2] = np.diag([1.0, -0.25, 1.0])
-    elif name == "singular":
-        arrays["Sigma_p"][3] = np.diag([1.0, 0.0, 1.0])
-    elif name == "asymmetric":
-        arrays["Sigma_q"][1, 0, 1] = 0.5
-    elif name == "nan":
-        arrays["mu_q"][1, 0] = math.nan
-    elif name == "infinite":
-        arrays["phi"][3, 2] = math.inf
-    elif name == "missing":
-        del arrays["phi"]
-    elif name == "shape":
-        arrays["mu_p"] = arrays["mu_p"][:3]
-    elif name == "generators":
-        arrays["phi"] = arrays["phi"][:, :2]
+    match name:
+        case "negative eigenvalue":
+            arrays["Sigma_q"][2] = np.diag([1.0, -0.25, 1.0])
+        case "singular":
+            arrays["Sigma_p"][3] = np.diag([1.0, 0.0, 1.0])
+        case "asymmetric":
+            arrays["Sigma_q"][1, 0, 1] = 0.5
+        case "nan":
+            arrays["mu_q"][1, 0] = math.nan
+        case "infinite":
+            arrays["phi"][3, 2] = math.inf
+        case "missing":
+            del arrays["phi"]
+        case "shape":
+            arrays["mu_p"] = arrays["mu_p"][:3]
+        case "generators":
+            arrays["phi"] = arrays["phi"][:, :2]
+        case _:
+            assert name == "none"
     return arrays
 
 
