@@ -107,6 +107,15 @@ def _internal_problem(unit: str, target: str) -> str | None:
     return None
 
 
+def _private_problem(path: PurePosixPath, parts: list[str]) -> str | None:
+    """What begins with ``_`` is known to its own folder, and to the folders in it."""
+    private = [name.startswith("_") and not name.startswith("__") for name in parts]
+    owner = tuple(parts[1 : private.index(True)]) if any(private) else ()
+    if path.parts[: len(owner)] == owner:
+        return None
+    return f"{path} imports {'.'.join(parts)}, which is private to {'/'.join(owner)}"
+
+
 def violations(source: str, path: PurePosixPath) -> list[str]:
     """What a file does against the architecture, in words; empty when it is in order."""
     unit, allowed = _unit(path), EXEMPT.get(path.as_posix(), set())
@@ -116,7 +125,7 @@ def violations(source: str, path: PurePosixPath) -> list[str]:
             if len(parts) == 1:
                 found.append(f"{unit} imports the whole package")
             elif parts[1] not in allowed:
-                found.append(_internal_problem(unit, parts[1]))
+                found.append(_internal_problem(unit, parts[1]) or _private_problem(path, parts))
         elif unit not in HOME.get(parts[0], {unit}):
             found.append(f"{unit} imports {parts[0]}")
     if unit not in BORDER:
@@ -166,6 +175,12 @@ def test_every_part_of_the_package_has_a_place_in_the_order():
         ),
         ("inference/elbo.py", "from vfejax.agents import population", "must not know each other"),
         ("inference/elbo.py", "from vfejax.dynamics import rollout", "must not know each other"),
+        (
+            "inference/trees.py",
+            "from vfejax.inference.chains._discrete import forward",
+            "private to inference/chains",
+        ),
+        ("inference/trees.py", "from vfejax.numerics.norms import _root", "private to numerics"),
         ("runs/report.py", "from vfejax.cli import main", "runs imports cli"),
         ("training/step.py", "from vfejax.novelty import thing", "novelty has no place"),
         (

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax import lanes
+from vfejax.inference._chain import checked, emission_offsets, time_last, whitened
 from vfejax.inference._forest import Schedule, checked_edges, schedule
-from vfejax.inference.chains._chain import checked, emission_offsets, time_last, whitened
-from vfejax.inference.chains._semidefinite import condition, log_det_sum, semidefinite
+from vfejax.inference._semidefinite import condition, log_det_sum, semidefinite
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.types import Array
 

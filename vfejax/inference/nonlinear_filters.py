@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.inference.chains._semidefinite import semidefinite, solve
+from vfejax.inference._semidefinite import semidefinite, solve
 from vfejax.inference.chains.square_root import semidefinite_root
 from vfejax.numerics import (
     as_floating,

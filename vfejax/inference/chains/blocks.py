@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from vfejax import lanes
-from vfejax.inference.chains._chain import Chain, Passes
-from vfejax.inference.chains._semidefinite import condition, solve
+from vfejax.inference._chain import Chain, Passes
+from vfejax.inference._semidefinite import condition, solve
 from vfejax.types import Array
 
 __all__ = ["SEQUENTIAL", "blocks", "num_blocks_for"]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from vfejax.beliefs import coordinates
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
+from vfejax.inference._chain import Passes
 from vfejax.inference._logarithms import safe_log
-from vfejax.inference.chains._chain import Passes
 from vfejax.inference.chains.hidden_markov import HiddenMarkov
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, kalman_filter
 from vfejax.inference.chains.parallel import PLATFORM

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.inference.chains._chain import checked, prepare
+from vfejax.inference._chain import checked, prepare
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.numerics import (
     as_floating,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.chains._chain import Passes, checked, emission_offsets
+from vfejax.inference._chain import Passes, checked, emission_offsets
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, kalman_smoother
 from vfejax.inference.chains.parallel import PLATFORM
 from vfejax.numerics import (

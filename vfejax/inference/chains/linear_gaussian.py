@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference.chains._chain import Passes, checked, emission_offsets, prepare
+from vfejax.inference._chain import Passes, checked, emission_offsets, prepare
 from vfejax.inference.chains.parallel import PLATFORM
 from vfejax.numerics import as_floating, matmul, matmul_nt, matvec, symmetrize
 from vfejax.types import Array

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.inference.chains._chain import Chain, checked, prepare
+from vfejax.inference._chain import Chain, checked, prepare
 from vfejax.inference.chains._root_steps import SEQUENTIAL, BackwardChain, RootPasses, Sites
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.numerics import matmul, matvec, transpose, triangularize

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from vfejax import lanes
-from vfejax.inference.chains._semidefinite import semidefinite
+from vfejax.inference._semidefinite import semidefinite
 from vfejax.numerics import (
     as_floating,
     cholesky,
