@@ -206,6 +206,31 @@ def test_weights_are_found_in_any_chain_and_the_rate_follows_its_schedule():
         eval_params(params, (state, state))
 
 
+def test_momentum_and_limit_follow_their_schedules():
+    """Each update is that of a method with the options of its time, whose half steps meet."""
+    mus, deltas = np.array([0.5, 0.5, 0.9, 0.2, 0.7]), np.array([0.0, 2.0, 2.0, 1.0, 0.5])
+    method = optax.inject_hyperparams(methods.relativistic)(
+        0.3, momentum=lambda i: jnp.asarray(mus)[i], delta=lambda i: jnp.asarray(deltas)[i]
+    )
+    params = jnp.array([1.0, -2.0])
+    state = method.init(params)
+    update = jax.jit(method.update)
+
+    def drift(v, delta):
+        return v / np.sqrt(1.0 + delta * np.sum(v * v))
+
+    x, v, mu, delta = np.asarray(params), np.zeros(2), mus[0], deltas[0]
+    for i in range(5):
+        y = x + drift(mu * v, delta)  # half a step, to where the gradient is
+        np.testing.assert_allclose(params, y, rtol=0, atol=1e-6)
+        v = mu * v - 0.3 * 3.0 * y
+        mu, delta = mus[i], deltas[i]
+        x = y + drift(v, delta)
+        moves, state = update(3.0 * params, state, params)
+        params = params + moves
+    np.testing.assert_allclose(eval_params(params, state), x, rtol=0, atol=1e-6)
+
+
 def test_the_average_of_a_schedule_free_method_is_what_optax_says():
     free = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.8)
     optimizer = optax.masked(optax.chain(optax.clip(1.0), free), {"a": True, "b": False})

@@ -129,7 +129,8 @@ def relativistic(
 
     Args:
         learning_rate: epsilon, or a function from the number of the update.
-        momentum: mu, at least 0 and below 1.
+        momentum: mu, at least 0 and below 1. It and delta follow a schedule by
+            ``optax.inject_hyperparams``.
         delta: inverse square of the speed limit, at least 0 and finite; with 0 there is no limit.
         alpha: 1 for leapfrog, 0 for Nesterov's extrapolation, or between them.
 
@@ -153,11 +154,12 @@ def relativistic(
     _check("delta", delta, "at least 0 and finite", lambda x: 0 <= x < float("inf"))
     _check("alpha", alpha, "between 0 and 1", lambda x: 0 <= x <= 1)
 
+    def options() -> tuple[Array, Array]:
+        return jnp.asarray(momentum, float), jnp.asarray(delta, float)
+
     def init(params: PyTree) -> VelocityState:
         still = jax.tree.map(jnp.zeros_like, params)
-        return VelocityState(
-            jnp.zeros((), jnp.int32), still, jnp.asarray(momentum, float), jnp.asarray(delta, float)
-        )
+        return VelocityState(jnp.zeros((), jnp.int32), still, *options())
 
     def update(
         gradient: PyTree, state: VelocityState, params: PyTree | None = None
@@ -168,7 +170,8 @@ def relativistic(
             return cast_like(state.momentum, v) * v - cast_like(rate, v) * g.astype(v.dtype)
 
         velocity = jax.tree.map(kick, state.velocity, gradient)
-        after = state._replace(step=optax.safe_increment(state.step), velocity=velocity)
+        # The kick ends the half step that the state's momentum began; the next may have another.
+        after = VelocityState(optax.safe_increment(state.step), velocity, *options())
         whole, half, before = _drift(velocity, 1.0, delta), _lead(after), _lead(state)
 
         def move(d: Array, h: Array, b: Array) -> Array:
