@@ -15,7 +15,10 @@ pytestmark = pytest.mark.usefixtures("library_promotion")
 
 
 def test_schedule_rises_linearly_falls_along_a_cosine_and_stays():
-    rate = jax.jit(warmup_cosine(2.0, 4, 13, 0.1))
+    rate = jax.jit(warmup_cosine(np.float64(2.0), 4, 13, np.float64(0.1)))
+    assert rate(0).dtype == jnp.float32
+    traced = jax.jit(lambda peak: warmup_cosine(peak, 4, 13, 0.1)(2))(jnp.float32(2.0))
+    np.testing.assert_allclose(traced, rate(2), rtol=1e-6)
     values = np.array([rate(step) for step in range(20)])
     np.testing.assert_allclose(values[:5], 2.0 * np.arange(1, 6) / 5, rtol=1e-6)
     middle = 2.0 * (0.1 + 0.9 * 0.5)

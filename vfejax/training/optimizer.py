@@ -42,6 +42,10 @@ def warmup_cosine(
     [0.5, 1.0, 0.55, 0.1, 0.1]
     """
     warmup_steps = max(min(warmup_steps, total_steps - 2), 0)
+    # NumPy's own numbers would widen the rate.
+    peak, final_fraction = (
+        x if isinstance(x, jax.Array) else float(x) for x in (peak, final_fraction)
+    )
 
     def rate(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
