@@ -202,6 +202,16 @@ def test_weights_of_another_model_are_refused(params, tmp_path):
         _write(path, params, _content({"none": Form()}))
 
 
+def test_the_file_of_a_model_of_ones_own_is_read_by_its_shapes(tmp_path):
+    own = {"weight": np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)}
+    forms, path = {"weight": Form(Scheme(8, 8))}, tmp_path / "own.safetensors"
+    _write(path, own, _content(forms, config={"model": "own"}))
+    found = artefact.weights(path, *artefact.read(path), jax.eval_shape(lambda: own))
+    chex.assert_trees_all_equal(found, _as_stored(own, forms))
+    with pytest.raises(UserError, match=r"'own' is not known.*runs\.artefact\.weights reads"):
+        load(path)
+
+
 def test_float64_is_kept(tmp_path):
     options = table.MODELS["transformer"].tiny
     model = table.build("transformer", options, LETTERS.size, 8, jnp.float64)

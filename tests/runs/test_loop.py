@@ -100,6 +100,12 @@ def test_what_was_saved_can_be_looked_at_without_holding_the_run(unbroken, tmp_p
         loop.restore(tmp_path, WALK)
 
 
+def test_a_checkpoint_that_newer_ones_replace_meanwhile_is_not_missed(unbroken, monkeypatch):
+    found = iter([4, 14, 14])  # 4 has gone when it is to be read
+    monkeypatch.setattr(checkpoint, "latest_step", lambda run: next(found))
+    chex.assert_trees_all_equal(loop.restore(unbroken[0], WALK).state, unbroken[1].state)
+
+
 def test_a_chunk_is_compiled_once(tmp_path):
     chex.clear_trace_counter()
     step = chex.assert_max_traces(_walk, n=1)

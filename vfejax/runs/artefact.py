@@ -236,16 +236,29 @@ def _of(kind: type, document: Mapping[str, Any], name: str) -> Any:
 def weights(
     path: str | os.PathLike, content: Content, arrays: Mapping[str, np.ndarray], template: PyTree
 ) -> PyTree:
-    """The weights of a file as the model reads them.
+    """The weights of a file as the model reads them, whatever model that is:
+    ``vfejax.runs.load`` knows those of the table, and this reads the file of a model of your own.
 
     Args:
         path: the file, for messages.
         content: what it says.
         arrays: its arrays.
-        template: shapes and types of the model's weights.
+        template: shapes and types of the model's weights, ``jax.eval_shape(model.init, key)``.
 
     Raises:
         UserError: naming file and leaf, when the arrays do not fit the model.
+
+    >>> import tempfile
+    >>> from vfejax.compression.quantize import Scheme
+    >>> params = {"kernel": np.ones((64, 4), np.float32), "bias": np.zeros(4, np.float32)}
+    >>> forms = {"kernel": Form(Scheme(bits=4))}
+    >>> words = tokenizers.build("character", "a text")
+    >>> mine = Content({"model": "mine"}, words, forms, checksum(params), step=0, valid_loss=0.5)
+    >>> file = Path(tempfile.mkdtemp()) / "mine.safetensors"
+    >>> size = write(file, encode(params, forms), mine)
+    >>> content, arrays = read(file)
+    >>> jax.tree.map(lambda x: float(x.sum()), weights(file, content, arrays, params))
+    {'bias': 0.0, 'kernel': 256.0}
     """
     parts = _by_leaf(arrays)
     leaves: dict[str, Encoded] = {}

@@ -173,7 +173,11 @@ def _check_known(name: Any, place: Path) -> None:
 
     if not isinstance(name, str) or name not in table.MODELS:
         known = ", ".join(table.MODELS)
-        raise UserError(f"{place}: model {name!r} is not known to this vfejax, which has {known}")
+        own = "; vfejax.runs.artefact.weights reads the file of a model of your own"
+        raise UserError(
+            f"{place}: model {name!r:.60} is not known to this vfejax, which has {known}"
+            + ("" if place.suffix == ".toml" else own)
+        )
 
 
 def _built(

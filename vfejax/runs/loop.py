@@ -267,6 +267,11 @@ def restore(run: str | os.PathLike, program: Program, step: int | None = None) -
     (4.0, 2)
     """
     number = checkpoint.latest_step(run) if step is None else step
-    state, memory, seconds = restored(run, program, number)
+    try:
+        state, memory, seconds = restored(run, program, number)
+    except UserError:
+        if step is None and checkpoint.latest_step(run) != number:  # replaced by newer ones
+            return restore(run, program)
+        raise
     assert number is not None  # else there was nothing to read
     return Outcome(state, memory, number, seconds, program.ended(number, memory), False)
