@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vfejax.routing import expert_feed_forward, feed_forward_blocks, feed_forward_ragged, top_k
+from vfejax.routing.dispatch import KEPT
 
 EXPERTS, DIM, HIDDEN = 4, 5, 6
 each_form = pytest.mark.parametrize("form", [feed_forward_blocks, feed_forward_ragged])
@@ -211,6 +212,23 @@ def test_one_chosen_expert_teaches_the_router(rng):
     # Truncation of order step^2 and rounding of order eps / step, times an energy of about 1e3.
     np.testing.assert_allclose(np.ravel(gradient), (up - down) / (2 * step), rtol=0, atol=1e-6)
     assert np.all(np.abs(gradient) > 1e-4)
+
+
+def test_a_gradient_that_recomputes_a_layer_may_keep_what_experts_cost():
+    def square(x, kernel_in, kernel_out):
+        routing = top_k(x[:, :EXPERTS], 2)
+        return jnp.sum(expert_feed_forward(x, routing, kernel_in, kernel_out) ** 2)
+
+    def work(function):
+        program = jax.make_jaxpr(jax.grad(function, (0, 1, 2)))(np.ones((6, DIM)), *kernels)
+        names = "scan", "ragged_dot_general", "sort", "cumsum", "scatter"
+        return {name: str(program).count(f" {name}[") for name in names}
+
+    kernels = _kernels(np.random.default_rng(0))
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    assert work(jax.checkpoint(square, policy=policy)) == work(square)
+    again = work(jax.checkpoint(square))
+    assert all(again[name] > count for name, count in work(square).items())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from flax import nnx
 from vfejax.attention.softmax import softmax
 from vfejax.devices import whole
 from vfejax.numerics import at_least_float32, cast_like, matmul
+from vfejax.routing import dispatch
 from vfejax.types import Array, PyTree
 
 __all__ = [
@@ -32,10 +33,11 @@ __all__ = [
 _policies = jax.checkpoint_policies
 _DEAR = _policies.save_from_both_policies(
     _policies.dots_with_no_batch_dims_saveable,
-    _policies.save_only_these_names("eigh", "populations"),
+    _policies.save_only_these_names("eigh", "populations", dispatch.KEPT),
 )
-"""What gradients keep of a block, as it costs most to compute: products with weights, eigenvectors,
-and populations of states, in place of the states."""
+"""What gradients keep of a block, as it costs most to compute: products with weights, those of
+experts with the places of their rows, eigenvectors, and populations of states, in place of the
+states."""
 
 
 class _Apart:

@@ -11,13 +11,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from vfejax.devices import alike, by_device
 from vfejax.numerics import at_least_float32
 from vfejax.routing.choice import Routing
 from vfejax.types import Array
 
-__all__ = ["expert_feed_forward", "feed_forward_blocks", "feed_forward_ragged"]
+__all__ = ["KEPT", "expert_feed_forward", "feed_forward_blocks", "feed_forward_ragged"]
+
+KEPT = "experts"
+"""What products of experts, and the places of their rows, are called for ``jax.checkpoint``: a
+gradient that recomputes a layer may keep them, as it keeps other products with weights
+(``jax.checkpoint_policies.save_only_these_names``)."""
 
 _LARGEST_BLOCK = (
     32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
@@ -112,7 +118,7 @@ def _layout(experts: Array, num_experts: int, block: int) -> _Layout:
     owners = jnp.minimum(owners, num_experts - 1)  # blocks behind the last group hold zeros
     empty = jnp.full((num_blocks * block,), num_rows, slots.dtype)
     rows = empty.at[slots].set(jnp.arange(num_rows, dtype=slots.dtype), unique_indices=True)
-    return _Layout(slots, rows, owners)
+    return checkpoint_name(_Layout(slots, rows, owners), KEPT)
 
 
 @jax.custom_vjp
@@ -191,7 +197,8 @@ def feed_forward_blocks(
     def product(x: Array, kernels: Array) -> Array:
         blocks = _to_slots(x, layout).reshape(-1, block, x.shape[-1])
         found = _multiply(*alike(blocks, layout.owners, _widened(kernels, 2)))
-        return _from_slots(found.reshape(-1, found.shape[-1]), layout)[:, : kernels.shape[-1]]
+        rows = _from_slots(found.reshape(-1, found.shape[-1]), layout)[:, : kernels.shape[-1]]
+        return checkpoint_name(rows, KEPT)
 
     return product(activation_fn(product(rows, kernel_in)), kernel_out)
 
@@ -229,9 +236,11 @@ def feed_forward_ragged(
     _check_kernels(rows, kernel_in, kernel_out)
     order = jnp.argsort(experts, stable=True)
     sizes = jnp.bincount(experts, length=kernel_in.shape[0]).astype(jnp.int32)
-    hidden = activation_fn(jax.lax.ragged_dot(rows[order], kernel_in, sizes))
-    found = jax.lax.ragged_dot(hidden, kernel_out, sizes)
-    return jnp.zeros_like(found).at[order].set(found, unique_indices=True)
+    order, sizes = checkpoint_name((order, sizes), KEPT)
+
+    hidden = checkpoint_name(jax.lax.ragged_dot(rows[order], kernel_in, sizes), KEPT)
+    found = jax.lax.ragged_dot(activation_fn(hidden), kernel_out, sizes)
+    return checkpoint_name(jnp.zeros_like(found).at[order].set(found, unique_indices=True), KEPT)
 
 
 def expert_feed_forward(
