@@ -17,7 +17,7 @@ _MATRICES = ("kernel", "embedding")
 
 
 def warmup_cosine(
-    peak: float, warmup_steps: int, total_steps: int, final_fraction: float
+    peak: Array | float, warmup_steps: int, total_steps: int, final_fraction: Array | float
 ) -> Callable[[Array], Array]:
     """Learning rate: linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine down to
     ``final_fraction * peak``.
