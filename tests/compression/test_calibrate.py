@@ -115,3 +115,6 @@ def test_bad_input_is_named():
         calibrate.observe(seen, jnp.ones((4, 2)), jnp.ones(2, bool))
     with pytest.raises(ValueError, match="bits must lie between 2 and 8, got 1"):
         calibrate.least_error(seen, 1)
+    for share in (99.9, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="share must lie between 0 and 1, got"):
+            calibrate.quantile(seen, share)

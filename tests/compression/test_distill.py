@@ -79,7 +79,8 @@ def _soft(student, teacher, temperature):
 
 def test_soft_nats_are_the_divergence_of_softened_predictions(rng, dtype):
     student, teacher = rng.standard_normal((2, 3, 4, VOCABULARY))
-    found = jax.jit(distill.soft_nats)(student.astype(dtype), teacher, 3.0)
+    soft = jax.jit(lambda s, t: distill.soft_nats(s, t, np.float64(3.0)))
+    found = soft(student.astype(dtype), teacher)
     assert found.dtype == dtype
     # Differences of log-probabilities, summed: some units in the last place of numbers of order 1.
     np.testing.assert_allclose(

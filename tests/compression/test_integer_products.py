@@ -41,8 +41,7 @@ def test_a_fixed_step_and_steps_of_channels(rng):
     def both(x, kernel):
         whole = int8_matmul(x, quantize(kernel, SCHEME), SCHEME, jnp.asarray(steps.max()))
         folded = quantize(kernel * steps[:, None], SCHEME)
-        one = jnp.ones((), x.dtype)
-        return whole, int8_matmul(x / steps[None], folded, SCHEME, one)
+        return whole, int8_matmul(x / steps[None], folded, SCHEME, 1)
 
     exact = x @ kernel
     whole, channels = (np.linalg.norm(y - exact) / np.linalg.norm(exact) for y in both(x, kernel))

@@ -83,6 +83,11 @@ def test_what_does_not_fit_the_structure_is_named():
     structure = {"hidden": Part(3, (Cut("x", -1),))}
     with pytest.raises(ValueError, match="keep must name options among hidden, got heads"):
         shrink({"x": jnp.ones(3)}, structure, {"heads": jnp.asarray([0])})
+    for wrong in ([0, 3], [0, -1]):
+        with pytest.raises(ValueError, match=r"keep must be from 0 to 2 for hidden, got (3|-1)"):
+            shrink({"x": jnp.ones(3)}, structure, {"hidden": jnp.asarray(wrong)})
+    with pytest.raises(ValueError, match="keep must be integers for hidden, got bool"):
+        shrink({"x": jnp.ones(3)}, structure, {"hidden": jnp.asarray([True, False, True])})
     with pytest.raises(ValueError, match=r"params must have 1 x 3 x 1 entries along axis -1 of x"):
         shrink({"x": jnp.ones(4)}, structure, {"hidden": jnp.asarray([0])})
     with pytest.raises(ValueError, match=r"its first axes be \(2,\); got shape \(1, 3\)"):

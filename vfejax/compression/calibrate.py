@@ -112,10 +112,16 @@ def quantile(seen: Magnitudes, share: ArrayLike) -> Array:
     Returns:
         The limits; NaN where a NaN or an infinity was seen.
 
+    Raises:
+        ValueError: for a share beyond, where its value is known.
+
     >>> seen = observe(none_seen(1), jnp.arange(1.0, 101.0)[:, None])
     >>> 90 <= float(quantile(seen, 0.9)[0]) <= 90 * 1.1
     True
     """
+    known = not isinstance(share, jax.core.Tracer)
+    if known and not np.all((np.asarray(share) >= 0) & (np.asarray(share) <= 1)):
+        raise ValueError(f"share must lie between 0 and 1, got {share}")
     dtype = seen.largest.dtype
     total = jnp.cumsum(seen.counts, axis=-1, dtype=jnp.int32).astype(dtype)
     reached = total >= jnp.asarray(share, dtype) * total[:, -1:]

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.compression.matching import MatchSums, match_sums, projections, relative_error
-from vfejax.numerics import at_least_float32
+from vfejax.numerics import at_least_float32, cast_like
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel
 
 __all__ = ["Lesson", "soft_nats", "taught", "trained"]
@@ -52,7 +52,7 @@ class Lesson(NamedTuple):
 
 
 def soft_nats(
-    student: Array, teacher: Array, temperature: float = 2.0, counts: Array | None = None
+    student: Array, teacher: Array, temperature: Array | float = 2.0, counts: Array | None = None
 ) -> Array:
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))`` of every token, in nats.
 
@@ -82,8 +82,10 @@ def soft_nats(
     if counts is not None:  # here too: a gradient of 0 times infinity would be NaN
         student = _where_counted(student, counts)
         teacher = _where_counted(teacher, counts)
-    q = jax.nn.log_softmax(student.astype(real) / temperature, axis=-1)
-    p = jax.nn.log_softmax(teacher.astype(real) / temperature, axis=-1)
+    student, teacher = student.astype(real), teacher.astype(real)
+    temperature = cast_like(temperature, student)
+    q = jax.nn.log_softmax(student / temperature, axis=-1)
+    p = jax.nn.log_softmax(teacher / temperature, axis=-1)
     excess = jnp.where(jnp.isneginf(p), jnp.zeros((), real), p - q)
     return temperature**2 * jnp.sum(jnp.exp(p) * excess, axis=-1)
 
@@ -170,9 +172,10 @@ def taught(
     weights = {"hidden": hidden_weight, "resolvent": resolvent_weight}
     for name, value in weights.items():
         _check_range(f"{name}_weight", value)
-    compared = {name: value for name, value in weights.items() if value}
+    compared = {name: float(value) for name, value in weights.items() if value}
     roles = {"student": student, "teacher": teacher}
     see = {role: _seeing(model, role, compared) for role, model in roles.items()}
+    weight = float(weight)  # NumPy's own numbers would widen the loss
     setting = _Setting(student, see, tuple(compared), temperature, padding)
 
     def init(key: Array) -> PyTree:

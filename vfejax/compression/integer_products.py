@@ -1,6 +1,7 @@
 """Products of integers: activations and weights in eight bits, sums in 32."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from vfejax.compression.quantize import Quantized, Scheme, check_quantized
 from vfejax.types import Array
@@ -29,7 +30,9 @@ def activation_codes(x: Array, step: Array) -> Array:
     return jnp.where(jnp.isnan(codes), jnp.zeros_like(codes), codes).astype(jnp.int8)
 
 
-def int8_matmul(x: Array, quantized: Quantized, scheme: Scheme, step: Array | None = None) -> Array:
+def int8_matmul(
+    x: Array, quantized: Quantized, scheme: Scheme, step: ArrayLike | None = None
+) -> Array:
     """``x W ~ step scale_j sum_i code_i (code_ij - zero)``: a quantised kernel times activations in
     eight bits, the sum in int32, where it is exact.
 
@@ -65,7 +68,7 @@ def int8_matmul(x: Array, quantized: Quantized, scheme: Scheme, step: Array | No
     if codes.ndim != 2 or x.shape[-1:] != codes.shape[:1]:
         raise ValueError(f"x must be [..., n] to fit codes [n, m], got {x.shape} and {codes.shape}")
     reach = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    step = reach / _TOP if step is None else step.astype(x.dtype)
+    step = reach / _TOP if step is None else jnp.asarray(step, x.dtype)
     # An infinity of codes is cut off, but its row is NaN.
     step = jnp.where(jnp.isfinite(reach), step, jnp.nan)
     weights = (codes.astype(jnp.int32) - 2 ** (scheme.bits - 1)).astype(jnp.int8)

@@ -175,13 +175,26 @@ def shrink(params: PyTree, structure: Mapping[str, Part], keep: Mapping[str, Arr
     >>> small["in"]["kernel"].shape, small["out"]["kernel"].shape
     ((2, 2), (2, 2))
     """
-    for option in keep:
+    for option, units in keep.items():
         if option not in structure:
             raise ValueError(f"keep must name options among {', '.join(structure)}, got {option}")
+        _check_units(option, units, structure[option].number)
     # Indices that differ from layer to layer count all layers, so layers go last.
     for option in sorted(keep, key=lambda name: -jnp.ndim(keep[name])):
         params = _without_units(params, structure[option], jnp.asarray(keep[option]))
     return params
+
+
+def _check_units(option: str, units: Array, number: int) -> None:
+    """Refuse what is no index of a unit, where values are known."""
+    kind = jnp.asarray(units).dtype
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(f"keep must be integers for {option}, got {kind}")
+    if isinstance(units, jax.core.Tracer):
+        return
+    wrong = [int(unit) for unit in np.ravel(units) if not 0 <= unit < number]
+    if wrong:
+        raise ValueError(f"keep must be from 0 to {number - 1} for {option}, got {wrong[0]}")
 
 
 def _without_units(params: PyTree, part: Part, units: Array) -> PyTree:
