@@ -108,7 +108,20 @@ def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
             that have another shape or no floating type.
     """
     table = slots(config)
-    wanted = {name: slot.shape for slot in table for name in slot.names}
+    _check_tensors(config, {name: slot.shape for slot in table for name in slot.names}, tensors)
+    params: dict[Any, Any] = {}
+    for slot in table:
+        place = params
+        for key in slot.path[:-1]:
+            place = place.setdefault(key, {})
+        place[slot.path[-1]] = _joined(slot, tensors)
+    return params
+
+
+def _check_tensors(
+    config: PhiConfig, wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse tensors that are not those wanted, by name, shape and type."""
     _refuse("lacks", [name for name in wanted if name not in tensors])
     extra = [name for name in tensors if name not in wanted and not _DERIVED.fullmatch(name)]
     if config.tied and _HEAD in extra:  # some files repeat the embedding
@@ -127,13 +140,6 @@ def to_params(config: PhiConfig, tensors: Mapping[str, np.ndarray]) -> PyTree:
         "has tensors that are no floating numbers:",
         [n for n in wanted if not jnp.issubdtype(tensors[n].dtype, jnp.floating)],
     )
-    params: dict[Any, Any] = {}
-    for slot in table:
-        place = params
-        for key in slot.path[:-1]:
-            place = place.setdefault(key, {})
-        place[slot.path[-1]] = _joined(slot, tensors)
-    return params
 
 
 def check_finite(tensors: Mapping[str, np.ndarray]) -> None:

@@ -159,10 +159,8 @@ def from_json(mapping: Mapping[str, Any]) -> PhiConfig:
         values["num_key_value_heads"] = values["num_attention_heads"]
     _check(values)
     head_dim = values["hidden_size"] // values["num_attention_heads"]
-    _require(
-        mapping.get("head_dim") in (None, head_dim),
-        *("head_dim", f"hidden_size / num_attention_heads = {head_dim}", mapping.get("head_dim")),
-    )
+    stated, requirement = mapping.get("head_dim"), f"hidden_size / num_attention_heads = {head_dim}"
+    _require(stated in (None, head_dim), "head_dim", requirement, stated)
     base, rotary = _rotary(mapping, head_dim)
     config = PhiConfig(
         vocab_size=values["vocab_size"],
@@ -263,19 +261,15 @@ def _check_toroidal(config: PhiConfig, toroidal: Toroidal) -> None:
     heads = config.kv_heads if toroidal.attention == "joint" else config.heads
     valid = [depth for depth in range(1, heads + 1) if heads % depth == 0]
     noun = "heads of keys" if toroidal.attention == "joint" else "heads"
-    _require(
-        type(toroidal.depth) is int and toroidal.depth in valid,
-        *("depth", f"a divisor of the {heads} {noun}: {', '.join(map(str, valid))}"),
-        toroidal.depth,
-    )
+    fits = type(toroidal.depth) is int and toroidal.depth in valid
+    requirement = f"a divisor of the {heads} {noun}: {', '.join(map(str, valid))}"
+    _require(fits, "depth", requirement, toroidal.depth)
     ring, window = toroidal.circumference, toroidal.window
     fits = type(ring) is int and 1 <= ring <= LARGEST_CIRCUMFERENCE
     requirement = f"an integer from 1 to {LARGEST_CIRCUMFERENCE}"
     _require(fits, "circumference", requirement, ring)
-    _require(
-        window is None or (type(window) is int and 1 <= window <= int(ring or 1)),
-        *("window", f"1 to the circumference {ring}", window),
-    )
+    fits = window is None or (type(window) is int and 1 <= window <= int(ring or 1))
+    _require(fits, "window", f"1 to the circumference {ring}", window)
     slope = toroidal.slope
     finite = _is_number(slope) and (slope == 0 or _is_positive(slope))
     _require(finite, "slope", "at least 0 and finite", slope)
@@ -330,10 +324,8 @@ def _rotary(mapping: Mapping[str, Any], head_dim: int) -> tuple[float, int]:
         _require(kind == "default", "rope_type", "'default', the positions as they are", kind)
     base, share = said.get("rope_theta", 10_000.0), said.get("partial_rotary_factor", 0.5)
     _require(_is_positive(base), "rope_theta", "a positive number", base)
-    _require(
-        _is_number(share) and 0 < share <= 1,
-        *("partial_rotary_factor", "a number above 0 and at most 1", share),
-    )
+    fits = _is_number(share) and 0 < share <= 1
+    _require(fits, "partial_rotary_factor", "a number above 0 and at most 1", share)
     turned = int(head_dim * share)
     requirement = f"a share of the {head_dim} channels of a head that is an even number of them"
     _require(turned >= 2 and turned % 2 == 0, "partial_rotary_factor", requirement, share)
