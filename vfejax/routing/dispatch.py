@@ -25,9 +25,8 @@ KEPT = "experts"
 gradient that recomputes a layer may keep them, as it keeps other products with weights
 (``jax.checkpoint_policies.save_only_these_names``)."""
 
-_LARGEST_BLOCK = (
-    32  # rows; larger ones pad more than they gain, smaller ones read the kernels too often
-)
+# Rows; larger blocks pad more than they gain, smaller ones read the kernels too often.
+_LARGEST_BLOCK = 32
 _LEAST_WIDTH = 16  # numbers in a vector register: narrower products are compiled as loops over rows
 
 

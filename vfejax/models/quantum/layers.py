@@ -54,9 +54,8 @@ of blocks, the dephasing after each.
 _DT = GOLDEN_RATIO**-5  # inverse nats: H is in nats and hbar = 1
 _FIRST_COUPLING = 1.0 / GOLDEN_RATIO  # lam
 _FIRST_ANGLES = 1.0  # standard deviation, radians: tokens that share a basis vector must differ
-_FIRST_LEVELS = (
-    1.0  # standard deviation of the entries of H, nats: at d = 16 phases of about 1 per block
-)
+# Standard deviation of the entries of H, nats: at d = 16 phases of about 1 per block.
+_FIRST_LEVELS = 1.0
 
 
 def rare_token_dephasing(counts: ArrayLike) -> Array:
