@@ -4,8 +4,9 @@ As in :mod:`vfejax.figures.energies`: plain arrays in, a ``matplotlib.figure.Fig
 values that are not finite leave gaps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -98,34 +99,41 @@ def _room(ax: Axes, names: list[str], places: np.ndarray) -> list[tuple[float, f
     to_points = 72 / ax.figure.dpi
     dots = ax.transData.transform(places) * to_points
     edge = ax.bbox.x0 * to_points
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    taken = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     found = []
     for name, (x, y) in zip(names, dots, strict=True):
-        width = 0.56 * _LETTERS * len(name)
-        choices = [
-            (x + 6 if right else x - 6 - width, y + lift, right)
-            for step in range(6)
-            for lift in (5 + 10 * step, -11 - 10 * step)
-            for right in (True, False)
-        ]
-        boxes = [(left, low, left + width, low + _LETTERS) for left, low, _ in choices]
+        places_near = list(_beside(x, y, 0.56 * _LETTERS * len(name)))
         free = (
-            i
-            for i, box in enumerate(boxes)
-            if box[0] > edge and not any(_covers(box, other) for other in taken)
+            (box, right)
+            for box, right in places_near
+            if box.left > edge and not any(box.covers(other) for other in taken)
         )
-        i = next(free, 0)
-        taken.append(boxes[i])
-        right = choices[i][2]
-        found.append(
-            (6.0 if right else -6.0, float(choices[i][1] - y), "left" if right else "right")
-        )
+        box, right = next(free, places_near[0])
+        taken.append(box)
+        found.append((6.0 if right else -6.0, float(box.low - y), "left" if right else "right"))
     return found
 
 
-def _covers(box: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    across = box[0] < other[2] and other[0] < box[2]
-    return across and box[1] < other[3] and other[1] < box[3]
+class _Box(NamedTuple):
+    """A rectangle on the paper, in points."""
+
+    left: float
+    low: float
+    right: float
+    high: float
+
+    def covers(self, other: "_Box") -> bool:
+        across = self.left < other.right and other.left < self.right
+        return across and self.low < other.high and other.low < self.high
+
+
+def _beside(x: float, y: float, width: float) -> Iterator[tuple[_Box, bool]]:
+    """Boxes of a name near a point, the nearest first, and whether each is on its right."""
+    for step in range(6):
+        for lift in (5 + 10 * step, -11 - 10 * step):
+            for right in (True, False):
+                left, low = x + 6 if right else x - 6 - width, y + lift
+                yield _Box(left, low, left + width, low + _LETTERS), right
 
 
 def _point(

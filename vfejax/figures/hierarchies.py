@@ -107,21 +107,26 @@ def _draw_tree(ax: Axes, parent: np.ndarray, order: np.ndarray, active: np.ndarr
         if not members or scale > len(parent):
             return scale
         for places in members.values():
-            low, high, right = min(places), max(places), scale + 0.5
-            # More lines than pixels are a grey block: then the first and the last, apart from those
-            # of the next group.
-            if len(order) > MAX_STRIPS:
-                gap = 0.003 * len(order)
-                low, high = low + gap, high - gap
-                places = [low, high]
-            for place in places:
-                ax.plot([scale, right], [place, place], color=GREY, linewidth=0.9)
-            ax.plot([right, right], [low, high], color=GREY, linewidth=0.9)
-            middle = (low + high) / 2
-            ax.plot([right, scale + 1], [middle, middle], color=GREY, linewidth=0.9)
-            ax.plot([scale + 1], [middle], "o", color=INK, markersize=4, zorder=3)
+            _draw_bracket(ax, places, scale, len(order))
         height = {row: (min(places) + max(places)) / 2 for row, places in members.items()}
         scale += 1
+
+
+def _draw_bracket(ax: Axes, places: list[float], scale: int, num_strips: int) -> None:
+    """Lines from the members of one meta-agent to its dot, one scale to the right."""
+    low, high, right = min(places), max(places), scale + 0.5
+    # More lines than pixels are a grey block: then the first and the last, apart from those of the
+    # next group.
+    if num_strips > MAX_STRIPS:
+        gap = 0.003 * num_strips
+        low, high = low + gap, high - gap
+        places = [low, high]
+    for place in places:
+        ax.plot([scale, right], [place, place], color=GREY, linewidth=0.9)
+    ax.plot([right, right], [low, high], color=GREY, linewidth=0.9)
+    middle = (low + high) / 2
+    ax.plot([right, scale + 1], [middle, middle], color=GREY, linewidth=0.9)
+    ax.plot([scale + 1], [middle], "o", color=INK, markersize=4, zorder=3)
 
 
 def memberships(
