@@ -61,31 +61,31 @@ def swap_attention(
     >>> swapped.config.swapped[1].depth, jax.tree.leaves(trainable(swapped, params)).count(True)
     (2, 16)
     """
-    config = model.config
-    chosen = set(layers)
-    strange = sorted(layer for layer in chosen if not 0 <= layer < config.layers)
-    if strange or not chosen:
-        got = ", ".join(map(str, strange)) or "none"
-        raise ValueError(f"layers must be numbers from 0 to {config.layers - 1}, got {got}")
+    config, chosen = model.config, set(layers)
+    _check_layers(chosen, config.layers)
     options = dataclasses.replace(Toroidal() if options is None else options, **changes)
     kinds = config.swapped or (None,) * config.layers
     kinds = [options if layer in chosen else kind for layer, kind in enumerate(kinds)]
     swapped = with_swapped(config, kinds)
     check_encodings(swapped)
     tensors = to_tensors(config, params)
-    prefixes = {layer: f"model.layers.{layer}." for layer in chosen}
-    names = {name for name in tensors if name.startswith(tuple(prefixes.values()))}
-    kept = {name: array for name, array in tensors.items() if name not in names}
-    learning = {
-        name: tensors[name].astype(at_least_float32(tensors[name].dtype))
-        for name in names
-        if ".self_attn.fusion." not in name
-    }
     key = jax.random.key(0) if key is None else key
-    for layer, prefix in prefixes.items():
+    for layer in chosen:
+        own = f"model.layers.{layer}."
+        for name in [name for name in tensors if name.startswith(own)]:
+            tensors[name] = tensors[name].astype(at_least_float32(tensors[name].dtype))
+        fusion = f"{own}self_attn.fusion."  # of an earlier swap, maybe with other options
+        tensors = {name: array for name, array in tensors.items() if not name.startswith(fusion)}
         weights = first_fusion(swapped, options, jax.random.fold_in(key, layer))
-        learning |= {f"{prefix}self_attn.fusion.{i}": np.asarray(x) for i, x in enumerate(weights)}
-    return build(swapped), to_params(swapped, kept | learning)
+        tensors |= {f"{fusion}{i}": np.asarray(x) for i, x in enumerate(weights)}
+    return build(swapped), to_params(swapped, tensors)
+
+
+def _check_layers(chosen: set[int], num_layers: int) -> None:
+    strange = sorted(layer for layer in chosen if not 0 <= layer < num_layers)
+    if strange or not chosen:
+        got = ", ".join(map(str, strange)) or "none"
+        raise ValueError(f"layers must be numbers from 0 to {num_layers - 1}, got {got}")
 
 
 def trainable(model: SequenceModel, params: PyTree) -> PyTree:
