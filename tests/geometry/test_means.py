@@ -124,6 +124,15 @@ def test_members_without_weight_have_no_slope_and_spoil_none(group, rng):
     np.testing.assert_array_equal(gradient[NUM:], 0.0)
 
 
+@pytest.mark.parametrize(("num_frames", "num"), [(0, 2), (3, 0)])
+def test_no_frames_and_no_clusters(num_frames, num):
+    group, phi, weights = irreps.so3((1,)), np.ones((num_frames, 3)), np.ones(num_frames)
+    labels = np.zeros(num_frames, int)
+    found = frechet_means(phi, weights, labels, num, group, iterations=1)
+    np.testing.assert_array_equal(found, np.zeros((num, 3)))
+    np.testing.assert_array_equal(residual(found, phi, weights, labels, group), np.zeros(num))
+
+
 def test_nan_of_a_member_reaches_its_own_cluster_alone(rng):
     phi, labels = ball(rng, ROTATIONS, 1.0), np.arange(NUM) % 2
     phi[0] = np.nan

@@ -85,7 +85,7 @@ def frechet_means(
     place = jnp.arange(phi.shape[0])
     leading = (counted == heaviest[index]) & (counted != 0)
     first = jax.ops.segment_min(jnp.where(leading, place, phi.shape[0]), index, num + 1)[:num]
-    start = jnp.concatenate([phi, jnp.zeros_like(phi[:1])])[jnp.minimum(first, phi.shape[0])]
+    start = _and_zero(phi)[jnp.minimum(first, phi.shape[0])]
     advance = partial(_tangent, phi=phi, share=counted, index=index, generators=generators)
 
     def step(mean: Array, _: None) -> tuple[Array, None]:
@@ -181,6 +181,11 @@ def _checked(phi: Array, weights: Array, labels: Array) -> tuple[Array, Array]:
     return phi, cast_like(weights, phi)
 
 
+def _and_zero(rows: Array) -> Array:
+    """Coordinates ``[m, a]`` and a row of zeros, ``[m + 1, a]``."""
+    return jnp.concatenate([rows, jnp.zeros((1, *rows.shape[1:]), rows.dtype)])
+
+
 def _shares(weights: Array, labels: Array, num: int) -> tuple[Array, Array]:
     """Weights that sum to 1 in every cluster that has any, and labels in [0, num]: num is the
     cluster of those that belong to none, and has no weight.
@@ -194,7 +199,7 @@ def _shares(weights: Array, labels: Array, num: int) -> tuple[Array, Array]:
 def _tangent(means: Array, phi: Array, share: Array, index: Array, generators: Generators) -> Array:
     """``sum_i w_i log(U^{-1} U_i)`` of every cluster, ``[num, a]``."""
     without = (share == 0)[:, None]
-    centre = jnp.concatenate([means, jnp.zeros_like(means[:1])])[index]
+    centre = _and_zero(means)[index]
     # A member without weight is replaced before the logarithm: it may stand where there is none.
     offset = compose(-centre, jnp.where(without, centre, phi), generators)
     terms = jnp.where(without, 0.0, share[:, None] * offset)
