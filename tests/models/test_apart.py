@@ -1,5 +1,5 @@
-"""Weights with every block on its own: what is decoded with them, of one stack, of two kinds of
-blocks in turn, and of a list of stacks.
+"""Weights with every block on its own: what is decoded with them, by every model of the table and
+by one with a list of stacks.
 """
 
 import dataclasses
@@ -32,7 +32,14 @@ def _model(name):
     return table.build(name, table.MODELS[name].tiny, 11, 8, jnp.float64)
 
 
-@pytest.mark.parametrize("name", ["transformer", "koopman", "phi"])
+# One stack, two kinds of blocks in turn, one whose memory is measured by a block, several stacks.
+KINDS = ("transformer", "koopman", "vfe", "phi")
+OTHERS = [name for name in table.MODELS if name not in {*KINDS, "pure-fep"}]  # which is no stack
+
+
+@pytest.mark.parametrize(
+    "name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_decoding_is_that_with_stacked_blocks(name):
     model = _model(name)
     params = random_weights(model, 2, 0.6)

@@ -110,14 +110,17 @@ class Stack(nnx.Module):
         body = jax.checkpoint(body, prevent_cse=False, policy=kept)
         return jax.lax.scan(body, carry, (params, inputs))
 
+    def one(self, number: int) -> Any:
+        """The block of this number, which may count from the end."""
+        if self.apart is not None:
+            return self.apart.blocks[number]
+        graphdef, params = nnx.split(self.block)
+        return nnx.merge(graphdef, jax.tree.map(lambda x: x[number], params))
+
     def repeat(self, make: Callable[[Any], PyTree]) -> PyTree:
         """``make(block)``, the same for every block, stacked by layer."""
-        if self.apart is not None:
-            first = self.apart.blocks[0]
-        else:
-            graphdef, params = nnx.split(self.block)
-            first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_layers, *x.shape)), make(first))
+        made = make(self.one(0))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_layers, *x.shape)), made)
 
     def take(self, blocks: tuple[PyTree, ...]) -> None:
         """Run blocks with these parameters, one after the other, in place of the stacked ones."""

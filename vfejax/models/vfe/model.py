@@ -164,7 +164,7 @@ class VFETransformer(Watched):
             prior = block.prior(first)
             return Held(first, prior, prior)
 
-        held = self._last_block(empty) if watched else None
+        held = empty(self.blocks.one(-1)) if watched else None
         state, keys = (first, held), None if keys is None else keys[:-1]
         (carry, held), (sums, seen) = self.blocks.scan(step, state, keys)
         if watched:
@@ -175,10 +175,6 @@ class VFETransformer(Watched):
     def _observes(self, batch: Batch) -> bool:
         return self.config.observation > 0 and batch.targets is not None
 
-    def _last_block(self, fn: Callable[[Any], Any]) -> Any:
-        graphdef, params = nnx.split(self.blocks.block)
-        return fn(nnx.merge(graphdef, jax.tree.map(lambda x: x[-1], params)))
-
     def _observed(
         self, held: Held, batch: Batch, turn: irreps.Phases | None, places: Places
     ) -> Array:
@@ -186,7 +182,7 @@ class VFETransformer(Watched):
         observe = partial(
             observed_free_energy, held, batch.targets, turn, places, self._logits, batch.mask
         )
-        return self._last_block(observe)
+        return observe(self.blocks.one(-1))
 
     def init_decode(self, batch_size: int) -> Memory:
         config = self.config
@@ -201,7 +197,7 @@ class VFETransformer(Watched):
     def _row_width(self) -> int:
         def rows() -> Array:
             token = jnp.zeros((1, 1), jnp.int32)
-            prior = self._last_block(lambda block: block.prior(self.embed(token, token)))
+            prior = self.blocks.one(-1).prior(self.embed(token, token))
             return inference.senders(prior, Transport(), self.rule)
 
         return jax.eval_shape(rows).shape[-1]
