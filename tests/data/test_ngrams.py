@@ -35,6 +35,15 @@ def test_ngrams_agree_with_dictionaries(order, size, rng, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint64"])
+def test_numbers_of_numpy(dtype, rng):
+    """50257^2 is beyond 32 bits, and unsigned numbers of 64 bits times signed ones are floating."""
+    tokens = rng.integers(0, 50_257, 300).astype(dtype)
+    found = ngram_cross_entropy(tokens, tokens, np.int32(50_257), np.int32(2))
+    expected = _naive(tokens.tolist(), tokens.tolist(), 50_257, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=0)
+
+
 def test_ngrams_of_known_sources(rng):
     noise = rng.integers(0, 5, 50_000)
     # Excess over ln 5: five parameters per context, half a nat each, over 40,000 counts; the

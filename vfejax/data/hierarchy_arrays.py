@@ -77,7 +77,10 @@ def from_arrays(
                 f"{source}: supports must have shape {population.phi.shape[:-1]} to fit phi, got "
                 f"{np.shape(supports)}"
             )
-        supports = jnp.asarray(supports, population.phi.dtype)
+        given = np.asarray(supports)
+        if given.dtype.kind not in "fiu" or not np.all((given >= 0) & (given <= 1)):
+            raise UserError(f"{source}: supports must hold numbers from 0 to 1; correct the data")
+        supports = jnp.asarray(given, population.phi.dtype)
     parent, active = jnp.asarray(own["parent"], jnp.int32), jnp.asarray(own["active"])
     return Hierarchy(population, parent, active, supports), scales
 

@@ -3,6 +3,7 @@ tokens go together.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -58,6 +59,8 @@ def ngram_cross_entropy(
     >>> round(ngram_cross_entropy(cycle, cycle, 3, 2), 3)
     0.002
     """
+    # Powers of numbers of NumPy overflow.
+    vocab_size, order = operator.index(vocab_size), operator.index(order)
     if order < 1 or vocab_size**order >= 2**63:
         raise ValueError(
             f"order must be at least 1 and vocab_size^order below 2^63, got {order} and "
@@ -99,7 +102,8 @@ def _ngrams(
     for start in range(0, len(windows), _BLOCK):
         if start > 0 and stop_fn():
             raise _Stopped
-        yield windows[start : start + _BLOCK] @ weights
+        # NumPy multiplies unsigned tokens of 64 bits as floating numbers.
+        yield windows[start : start + _BLOCK].astype(np.int64, copy=False) @ weights
 
 
 def _counts(
