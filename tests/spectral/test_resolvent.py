@@ -227,7 +227,7 @@ def test_gradient_sums_over_broadcast_axes(rng):
 
 @each_side
 def test_hessian(side, rng):
-    """Forward over reverse against finite differences of the gradient."""
+    """Forward and reverse over reverse against finite differences of the gradient."""
     a, b, c, z = dense.chain(rng, 3, hermitian=True)
 
     def slope(a):
@@ -240,6 +240,10 @@ def test_hessian(side, rng):
     expected = [(run(a + e)[1] - run(a - e)[1]) / 2e-5 for e in step]
     # Truncation and rounding of the central difference: 1e-10 each, over the entries.
     np.testing.assert_allclose(hessian, expected, rtol=0, atol=1e-7)
+    # A cotangent that is a constant: nothing of it depends on the chain.
+    along = jnp.array([0.3, -1.0, 2.0])
+    product = jax.jit(jax.grad(lambda a: jnp.sum(along * slope(a)[0])))(a)
+    np.testing.assert_allclose(product, along @ hessian, rtol=0, atol=1e-12)
 
 
 def test_gradient_of_long_chains_is_finite(rng):

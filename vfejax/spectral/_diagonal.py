@@ -36,11 +36,16 @@ class _Kept(NamedTuple):
     both: Array
 
 
+def _nothing(operands: Operands, dtype: jnp.dtype) -> Array:
+    """An array without entries that depends on all operands."""
+    return jnp.concatenate([jnp.ravel(x)[:0].astype(dtype) for x in operands])
+
+
 def _tied(operands: Operands, result: Array) -> tuple[Operands, Array]:
     """The operands and a zero ``result``, each with a zero that is linear in all operands: the
     transpose of a linear solve wants no right-hand side that is known.
     """
-    nothing = sum(jnp.ravel(x)[:0].astype(result.dtype) for x in operands)
+    nothing = _nothing(operands, result.dtype)
 
     def zero(like: Array) -> Array:
         rows = jnp.reshape(nothing, (0, *like.shape[1:]))
@@ -202,4 +207,7 @@ def _diagonal_jvp(scans: Scans, primals: Chain, tangents: Chain) -> tuple[Any, A
         lambda w: scans.choose(_adjoint_folded, _adjoint_by_tree, *constant, w),
         tangents[:4],
     )
-    return (g, kept), (g_change, jax.tree.map(jnp.zeros_like, kept))
+    # A one that depends on the chain, and with it the cotangent that the transpose solves for: its
+    # own transpose, of reverse mode over reverse mode, wants nothing that is known either.
+    one = 1.0 + jnp.sum(jnp.real(_nothing(primals[:4], g.dtype)))
+    return (g, kept), (scaled(one, g_change), jax.tree.map(jnp.zeros_like, kept))
