@@ -7,7 +7,7 @@ Chen, Zhang, Arjovsky, Bottou, Symplectic recurrent neural networks (2020).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -49,6 +49,9 @@ class PhaseModel(NamedTuple):
     dim: int
 
 
+_Module = TypeVar("_Module", bound=nnx.Module)
+
+
 class _Separable(nnx.Module):
     def __init__(self, sizes: list[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.potential = Perceptron(sizes, dtype=dtype, rngs=rngs)
@@ -79,18 +82,12 @@ def separable(
     def create(rngs: nnx.Rngs) -> _Separable:
         return _Separable(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
 
-    merged = merging(create)
-
-    def hamiltonian(params: PyTree) -> Hamiltonian:
-        module = merged(params)
+    def energies(module: _Separable) -> Hamiltonian:
         return Hamiltonian(
             lambda q: module.potential(q)[0], lambda q, p: module.kinetic(p)[0], separable=True
         )
 
-    def motion_fn(params: PyTree, z: Array) -> Array:
-        return motion(hamiltonian(params), _checked(z, dim, dtype))
-
-    return PhaseModel(first_weights(create), motion_fn, hamiltonian, dim)
+    return _with_energy(create, energies, dim, dtype)
 
 
 def general(
@@ -116,11 +113,23 @@ def general(
     def create(rngs: nnx.Rngs) -> Perceptron:
         return Perceptron(sizes, dtype=jnp.dtype(dtype), rngs=rngs)
 
+    def energies(module: Perceptron) -> Hamiltonian:
+        return Hamiltonian(no_potential, lambda q, p: module(jnp.concatenate([q, p]))[0])
+
+    return _with_energy(create, energies, dim, dtype)
+
+
+def _with_energy(
+    create: Callable[[nnx.Rngs], _Module],
+    energies: Callable[[_Module], Hamiltonian],
+    dim: int,
+    dtype: jnp.dtype | type,
+) -> PhaseModel:
+    """The model whose motion is that of the energies of a module."""
     merged = merging(create)
 
     def hamiltonian(params: PyTree) -> Hamiltonian:
-        module = merged(params)
-        return Hamiltonian(no_potential, lambda q, p: module(jnp.concatenate([q, p]))[0])
+        return energies(merged(params))
 
     def motion_fn(params: PyTree, z: Array) -> Array:
         return motion(hamiltonian(params), _checked(z, dim, dtype))
