@@ -96,10 +96,9 @@ def stream(
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
     rate_fn = step_size_fn or robbins_monro()
-    groups = [(names, any(name in local for name in names)) for names in method.schedule]
-    own = [names for names, is_local in groups if is_local]
-    shared = [names for names, is_local in groups if not is_local]
-    hidden = tuple(name for names in own for name in names)
+    local_groups = [names for names in method.schedule if not set(local).isdisjoint(names)]
+    shared_groups = [names for names in method.schedule if set(local).isdisjoint(names)]
+    latent = {name for names in local_groups for name in names}
 
     def weights(like: Array) -> dict[str, Array]:
         return dict.fromkeys(local, jnp.asarray(1.0 / fraction, like.dtype))
@@ -108,21 +107,27 @@ def stream(
         key: Array | None, batch: Mapping[str, Array], start: Mapping | None = None
     ) -> StreamState:
         beliefs = method.init(key, batch, None, start)
-        for names in shared:
+        for names in shared_groups:
             beliefs = method.update(beliefs, batch, names, weights(beliefs.elbo))
         return StreamState(beliefs, jnp.zeros((), beliefs.elbo.dtype))
 
-    def step(state: StreamState, batch: Mapping[str, Array]) -> tuple[StreamState, BeliefInfo]:
-        beliefs, before = state.beliefs, state.beliefs.elbo
-        weight = weights(before)
-        for name in sorted(hidden, key=tuple(model.nodes).index):
+    def forget(beliefs: Beliefs, batch: Mapping[str, Array]) -> Beliefs:
+        """Beliefs about the batch at their priors again, parents before children."""
+        for name in (name for name in model.nodes if name in latent):
             known = {**beliefs.statistics, **observe(model, batch)}
-            beliefs = with_belief(model, beliefs, name, prior_belief(model, name, known, before))
+            prior = prior_belief(model, name, known, beliefs.elbo)
+            beliefs = with_belief(model, beliefs, name, prior)
+        return beliefs
+
+    def step(state: StreamState, batch: Mapping[str, Array]) -> tuple[StreamState, BeliefInfo]:
+        before = state.beliefs.elbo
+        weight = weights(before)
+        beliefs = forget(state.beliefs, batch)
         for _ in range(num_local):
-            for names in own:
+            for names in local_groups:
                 beliefs = method.update(beliefs, batch, names, weight)
         rho = rate_fn(state.step)
-        for names in shared:
+        for names in shared_groups:
             beliefs = method.update(beliefs, batch, names, weight, rho)
         elbo = method.elbo(beliefs, batch, weight)
         state = StreamState(beliefs._replace(elbo=elbo), state.step + 1)
