@@ -1,8 +1,12 @@
 """The adjoint of the resolvent of folded chains.
 
+I and O are the fractions of the inward and of the outward sweep (:mod:`vfejax.spectral._folded`).
 With ``t = w G^2``, inward ``S_{r+1} = t_{r+1} + k O'^2 S_r``, outward ``Y_r = t_r + k I^2 Y_{r+1}``
 (k couples rows r and r + 1, and O' is the outward fraction of row r + 1), the cotangents are ``t_r
 - S_r - Y_r`` of a and ``O' S_r + I Y_{r+1}`` of k.
+
+S is carried from the first block to the middle one (``enter``), and Y back again (``leave``).
+Blocks are swept anew wherever their fractions are needed.
 """
 
 from collections.abc import Callable
@@ -43,6 +47,44 @@ class _Weights(NamedTuple):
 
     g: Array
     w: Array
+
+
+class _Block(NamedTuple):
+    """What the sums of a block are made of: I and S, ``[rows, 2 lanes]``, and O, ``[rows + 1, 2
+    lanes]``.
+    """
+
+    inward: Array
+    outward: Array
+    sums: Array
+
+
+class _Found(NamedTuple):
+    """What a block gives: Y, ``[rows + 1, 2 lanes]``, and the cotangents of a and of k, ``[rows, 2
+    lanes]``.
+    """
+
+    ys: Array
+    a_part: Array
+    k_part: Array
+
+
+class _Way(NamedTuple):
+    """What blocks hand on from the middle one to the first.
+
+    Attributes:
+        y: Y of the block's first row, ``[2 lanes]``.
+        total: the cotangents of z so far, ``[2 lanes]``.
+        parts: the cotangents of a and k so far, ``[lanes, n]`` and ``[lanes, n - 1]``.
+        found: what the next block writes into.
+        block: likewise.
+    """
+
+    y: Array
+    total: Array
+    parts: tuple[Array, Array]
+    found: _Found
+    block: _Block
 
 
 def _link(links: Array, r: Array | int, fraction: Array) -> Array:
@@ -95,17 +137,17 @@ def _sum_outward(
     start: Array | int,
     y: Array,
     total: Array,
-    block: tuple[Array, Array, Array],
-    into: tuple[Array, Array, Array],
-) -> tuple[Array, Array, tuple[Array, Array, Array]]:
-    """Y of a block's first row, ``total`` with the block's cotangents of z, and in the place of
-    ``into`` Y and the cotangents of a and k; ``block`` is I, O and S.
+    block: _Block,
+    into: _Found,
+) -> tuple[Array, Array, _Found]:
+    """Y of a block's first row from that of the row after it, ``total`` with the block's cotangents
+    of z, and what it gives, in the place of ``into``.
     """
     inward, outward, sums = block
     rows, (lanes, n) = inward.shape[0], chains.a.shape
     links = chains.links(start, rows)
     t = fold(start, rows, weights.w, weights.g, weights.g)
-    y, ys = down(lambda r, y: row(t, r) + _link(links, r, row(inward, r)) * y, y, into[0])
+    y, ys = down(lambda r, y: row(t, r) + _link(links, r, row(inward, r)) * y, y, into.ys)
     half = jnp.repeat(jnp.asarray([-(-n // 2), n // 2], jnp.int32), lanes)
 
     def site(r: Array) -> Array:
@@ -117,10 +159,10 @@ def _sum_outward(
     def add(r: Array, total: Array) -> Array:
         return total + jnp.where(start + r < half, site(r), 0.0)
 
-    a_part = each(lambda r, _: _as(-site(r), chains.a), into[1])
+    a_part = each(lambda r, _: _as(-site(r), chains.a), into.a_part)
     # Complex where links are real, too: XLA unrolls a shorter loop before it looks for vectors.
-    k_part = each(lambda r, _: bond(r), into[2])
-    return y, jax.lax.fori_loop(0, rows, add, total), (ys, a_part, k_part)
+    k_part = each(lambda r, _: bond(r), into.k_part)
+    return y, jax.lax.fori_loop(0, rows, add, total), _Found(ys, a_part, k_part)
 
 
 def _adjoint(
@@ -135,31 +177,34 @@ def _adjoint(
         _, outward = sweep_outward(chains, start, after, outward)
         return (_felt_after(chains, weights, start, felt, outward), outward), felt
 
-    def leave(carry: tuple, block: tuple[Array, ...]) -> tuple[tuple, None]:
-        (y, total, parts, into, inward, outward, sums), (start, before, after, felt) = carry, block
-        inward = sweep_inward(chains, start, before, inward)
-        _, outward = sweep_outward(chains, start, after, outward)
-        sums = _sum_inward(chains, weights, start, felt, outward, sums)
-        fractions = inward, outward, sums
-        y, total, into = _sum_outward(chains, weights, start, y, total, fractions, into)
-        parts = tuple(unfold(_as(x, to), start, to) for x, to in zip(into[1:], parts, strict=True))
-        return (y, total, parts, into, inward, outward, sums), None
+    def leave(way: _Way, known: tuple[Array, ...]) -> tuple[_Way, None]:
+        start, before, after, felt = known
+        inward = sweep_inward(chains, start, before, way.block.inward)
+        _, outward = sweep_outward(chains, start, after, way.block.outward)
+        sums = _sum_inward(chains, weights, start, felt, outward, way.block.sums)
+        block = _Block(inward, outward, sums)
+        y, total, found = _sum_outward(chains, weights, start, way.y, way.total, block, way.found)
+        a_part, k_part = (
+            unfold(_as(x, to), start, to) for x, to in zip(found[1:], way.parts, strict=True)
+        )
+        return _Way(y, total, (a_part, k_part), found, block), None
 
     (felt, outward), felts = jax.lax.scan(enter, (none, space), (starts, folded.leaving))
     sums = _sum_inward(chains, weights, middle, felt, folded.outward, space[1:])
-    into = space, jnp.zeros((rows, *none.shape), a.dtype), space[1:]
-    fractions = folded.inward, folded.outward, sums
-    y, total, into = _sum_outward(
-        chains, weights, middle, turned(n, middle, sums), none, fractions, into
+    into = _Found(space, jnp.zeros((rows, *none.shape), a.dtype), space[1:])
+    center = _Block(folded.inward, folded.outward, sums)
+    y, total, found = _sum_outward(
+        chains, weights, middle, turned(n, middle, sums), none, center, into
     )
-    carry = y, total, tuple(map(jnp.zeros_like, chains[:2])), into, space[1:], outward, sums
-    (_, total, parts, *_), _ = jax.lax.scan(
-        leave, carry, (starts, folded.entering, folded.leaving, felts), reverse=True
+    parts = jnp.zeros_like(chains.a), jnp.zeros_like(chains.b)
+    way = _Way(y, total, parts, found, _Block(space[1:], outward, sums))
+    way, _ = jax.lax.scan(
+        leave, way, (starts, folded.entering, folded.leaving, felts), reverse=True
     )
     a_part, k_part = (
-        unfold_middle(_as(x, to), middle, to) for x, to in zip(into[1:], parts, strict=True)
+        unfold_middle(_as(x, to), middle, to) for x, to in zip(found[1:], way.parts, strict=True)
     )
-    first, mirrored = jnp.split(total, 2)
+    first, mirrored = jnp.split(way.total, 2)
     b_part, c_part = (k_part * scaled(s[:, None], x) for x in (chains.c, chains.b))
     return a_part, b_part[:, : n - 1], c_part[:, : n - 1], first + mirrored
 
