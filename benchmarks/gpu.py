@@ -56,7 +56,7 @@ BENCHMARKS = {
     "language_model_training": Benchmark(30, ("--sizes", "2x8", "--arms", "gpt-modern")),
     "language_model_decoding": Benchmark(30),
     "energy_learning": Benchmark(30),
-    "pure_fep": Benchmark(60, None, ("--text", str(HERE.parent / "README.md"))),
+    "pure_fep": Benchmark(60, None, ("--text", str(HERE.parent / "CHANGELOG.md"))),
     "real_time": Benchmark(5, ("--seconds", "1")),
     "startup": Benchmark(15, ("--commands", "simulate", "--rounds", "1")),
     "claims": Benchmark(30, ("--rows", "gating")),

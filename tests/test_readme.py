@@ -1,4 +1,6 @@
-"""The README's programs run as printed, one after the other, and its commands exist."""
+"""The programs of the README and of the tour run as printed, one after the other, and the commands
+exist.
+"""
 
 import math
 import re
@@ -11,8 +13,8 @@ from helpers.tiny_run import TINY
 from vfejax.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README, TOUR = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/tour.md"))
+PROGRAMS = re.findall(r"```python\n(.*?)```", README + TOUR, re.DOTALL)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def printed(tmp_path, monkeypatch):
         assert command_line.main(["simulate", "--out", "runs/demo", "--quiet", *TINY]) == 0
         namespace: dict = {}
         for number, program in enumerate(PROGRAMS):
-            exec(compile(program, f"README.md, program {number}", "exec"), namespace)
+            exec(compile(program, f"README.md and tour.md, program {number}", "exec"), namespace)
     return "\n".join(lines)
 
 
