@@ -16,13 +16,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
 
 from vfejax.beliefs.categorical import entropy
 from vfejax.inference.pomdp.model import POMDP, contract
-from vfejax.inference.pomdp.prediction import predict_observations
+from vfejax.inference.pomdp.prediction import joint_outcomes, predict_observations
 from vfejax.types import Array
 
 __all__ = [
@@ -119,21 +118,13 @@ def observation_entropy(model: POMDP, beliefs: Sequence[Array]) -> Array:
     """
     total = jnp.zeros((), model.D[0].dtype)
     for group in _groups(model):
-        operands, outcomes = [], []
-        factors = sorted({f for m in group for f in model.A_dependencies[m]})
         size = math.prod(model.num_observations[m] for m in group)
         if size > _LARGEST_TABLE:
             raise ValueError(
                 f"modalities {group} have {size} joint outcomes, more than 2^24; pass "
                 "joint=False for the sum over modalities"
             )
-        for m in group:
-            outcomes.append(len(model.D) + m)
-            operands += [model.A[m], [outcomes[-1], *model.A_dependencies[m]]]
-        for f in factors:
-            operands += [beliefs[f], [f]]
-        table = jnp.einsum(*operands, outcomes, precision=jax.lax.Precision.HIGHEST)
-        total += entropy(table.reshape(-1))
+        total += entropy(joint_outcomes(model, beliefs, group))
     return total
 
 

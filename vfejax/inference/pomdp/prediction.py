@@ -1,6 +1,8 @@
 """What a belief says about the next states and observations, and beliefs along a history."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +12,15 @@ from vfejax.inference.pomdp.model import POMDP, contract
 from vfejax.inference.pomdp.states import StateInfo, infer_states
 from vfejax.types import Array
 
-__all__ = ["filter_states", "outcome_probabilities", "predict_observations", "predict_states"]
+__all__ = [
+    "filter_states",
+    "joint_outcomes",
+    "outcome_probabilities",
+    "predict_observations",
+    "predict_states",
+]
+
+_LARGEST_LIKELIHOOD = 2**15  # entries, as many as products for each belief
 
 
 def predict_states(
@@ -63,14 +73,35 @@ def outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
     >>> outcome_probabilities(twice, twice.D).tolist()
     [0.25, 0.0, 0.0, 0.75]
     """
-    operands: list = []
-    for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
-        operands += [likelihood, [len(model.D) + m, *factors]]
-    used = {f for factors in model.A_dependencies for f in factors}
-    for f in sorted(used):
-        operands += [beliefs[f], [f]]
-    axes = [len(model.D) + m for m in range(len(model.A))]
-    return jnp.einsum(*operands, axes, precision=jax.lax.Precision.HIGHEST).reshape(-1)
+    return joint_outcomes(model, beliefs, range(len(model.A)))
+
+
+def joint_outcomes(model: POMDP, beliefs: Sequence[Array], modalities: Sequence[int]) -> Array:
+    """``q(o_m, ...)`` of the joint outcomes of some modalities, ``[o]``; the last one changes
+    fastest.
+
+    >>> see, stay, flat = jnp.eye(2), jnp.eye(2)[..., None], jnp.zeros(2)
+    >>> twice = POMDP([see, see], [stay], [flat, flat], [jnp.array([0.25, 0.75])])
+    >>> joint_outcomes(twice, twice.D, [1]).tolist()
+    [0.25, 0.75]
+    """
+    einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    factors = sorted({f for m in modalities for f in model.A_dependencies[m]})
+    outcomes = [len(model.D) + m for m in modalities]
+    tables: list = []
+    for m, axis in zip(modalities, outcomes, strict=True):
+        tables += [model.A[m], [axis, *model.A_dependencies[m]]]
+    states: list = []
+    for f in factors:
+        states += [beliefs[f], [f]]
+    num_outcomes = math.prod(model.num_observations[m] for m in modalities)
+    num_states = math.prod(model.num_states[f] for f in factors)
+    if not factors or num_outcomes * num_states > _LARGEST_LIKELIHOOD:
+        return einsum(*tables, *states, outcomes).reshape(-1)
+    # One matrix of the model alone, which all beliefs that are mapped over share.
+    likelihood = einsum(*tables, [*factors, *outcomes]).reshape(num_states, num_outcomes)
+    together = einsum(*states, factors).reshape(-1)
+    return jnp.matmul(together, likelihood, precision=jax.lax.Precision.HIGHEST)
 
 
 def filter_states(
