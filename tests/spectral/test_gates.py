@@ -18,7 +18,7 @@ from vfejax.spectral.gates import (
     tridiagonal_sweep,
 )
 from vfejax.spectral.recurrence import ASSOCIATIVE, SEQUENTIAL, linear_recurrence
-from vfejax.spectral.streaming import StreamingState, streaming_step
+from vfejax.spectral.streaming import StreamingState, streaming_init, streaming_step
 
 N, CHANNELS = 6, 2
 SWEEP = jax.jit(tridiagonal_sweep)
@@ -289,6 +289,7 @@ def test_couplings_keep_their_direction_and_their_bound(dtype, rng):
         ({"diagonal": jnp.ones(N, jnp.float32)}, "precision"),
         ({"diagonal": jnp.ones((3, N)), "x": jnp.ones((2, N, 2))}, "leading axes must broadcast"),
         ({"state": StreamingState(jnp.zeros(2), jnp.zeros((2, 3)))}, "state must hold"),
+        ({"state": streaming_init((), CHANNELS)}, r"state must be of complex128, .* got complex64"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):

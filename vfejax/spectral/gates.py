@@ -200,6 +200,11 @@ def tridiagonal_sweep(
             f"state must hold {rows[0].shape[:-1]} and {x[..., 0, :].shape}, got "
             f"{state.left.shape} and {state.output.shape}"
         )
+    elif {state.left.dtype, state.output.dtype} != {x.dtype}:
+        raise ValueError(
+            f"state must be of {x.dtype}, as diagonal and x are, got {state.left.dtype} and "
+            f"{state.output.dtype}"
+        )
     if mask is not None:
         rows, x, _ = _real_first(mask, tuple(rows), x)
     c = rows[2]
