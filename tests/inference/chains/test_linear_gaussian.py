@@ -220,6 +220,17 @@ def test_predictions_are_the_filter_without_observations(rng):
     )
     with pytest.raises(ValueError, match="transition has a time axis"):
         linear_gaussian.predict(varying(rng), upto.mean[-1], upto.cov[-1], 3)
+    # As many as the steps ahead, so that their shapes fit.
+    past = {
+        "transition_offset": np.ones((3, N)),
+        "emission_offset": np.ones((4, O)),
+        "emission_cov": np.stack([model.emission_cov] * 4),
+    }
+    for name, value in past.items():
+        with pytest.raises(ValueError, match=f"does not change; {name} has a time axis"):
+            linear_gaussian.predict(model._replace(**{name: value}), upto.mean[-1], upto.cov[-1], 3)
+    with pytest.raises(ValueError, match="num_steps must not be negative, got -1"):
+        linear_gaussian.predict(model, upto.mean[-1], upto.cov[-1], -1)
 
 
 def test_the_contract_names_are_in_the_folder():

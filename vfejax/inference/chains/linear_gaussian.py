@@ -225,10 +225,12 @@ def predict(
     >>> predict(model, jnp.ones(1), one, 2).mean.tolist()
     [[0.5], [0.25]]
     """
+    if num_steps < 0:
+        raise ValueError(f"num_steps must not be negative, got {num_steps}")
     varying = [
         name
-        for name, core in (("transition", 2), ("transition_cov", 2), ("emission", 2))
-        if jnp.ndim(getattr(model, name)) > core
+        for name, value in model._asdict().items()
+        if value is not None and jnp.ndim(value) > (1 if name.endswith(("mean", "offset")) else 2)
     ]
     if varying:
         raise ValueError(
