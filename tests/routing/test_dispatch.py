@@ -176,6 +176,43 @@ def test_a_row_that_is_not_finite_spoils_no_other(rng):
     np.testing.assert_array_equal(after[2][:3], before[2][:3])  # row 7 went to the last expert
 
 
+@each_form
+@pytest.mark.parametrize("wrong", [-1, EXPERTS])
+def test_a_row_whose_expert_does_not_exist_is_nan_and_spoils_no_other(form, wrong, rng):
+    experts = np.asarray([0, 3, 1, 2, 1, 0, 3], np.int32)
+    rows, kernels = jnp.asarray(rng.standard_normal((len(experts), DIM))), _kernels(rng)
+    cotangent = rng.standard_normal(rows.shape)
+    gone = [1, 4]
+    experts[gone] = wrong
+    found = _value_and_gradients(form, rows, jnp.asarray(experts), *kernels, cotangent)
+    value, change, *changes = (np.asarray(x) for x in found)
+    assert np.all(np.isnan(value[gone]))
+    assert np.all(change[gone] == 0)  # nothing is known of these rows
+    rest = (np.delete(x, gone, 0) for x in (rows, experts, cotangent))
+    kept_rows, kept_experts, kept_cotangent = rest
+    expected = _by_loop(kept_rows, kept_experts, *(np.asarray(x) for x in kernels), kept_cotangent)
+    found = [np.delete(value, gone, 0), np.delete(change, gone, 0), *changes]
+    chex.assert_trees_all_close(found, list(expected), rtol=0, atol=1e-12)
+
+
+@each_form
+def test_no_rows_are_no_rows(form, rng):
+    experts = jnp.zeros((0,), jnp.int32)
+    found = _value_and_gradients(
+        form, jnp.zeros((0, DIM)), experts, *_kernels(rng), jnp.zeros((0, DIM))
+    )
+    assert found[0].shape == found[1].shape == (0, DIM)
+    assert not np.any(found[2])
+    assert not np.any(found[3])
+
+
+@each_form
+def test_rows_and_experts_that_are_not_equally_many_are_named(form, rng):
+    message = r"one expert each, got rows \(3, 5\) and experts \(4,\)"
+    with pytest.raises(ValueError, match=message):
+        form(jnp.zeros((3, DIM)), jnp.zeros(4, jnp.int32), *_kernels(rng), jnp.tanh)
+
+
 def test_all_experts_are_the_dense_mixture(rng, dtype):
     x, logits = (
         jnp.asarray(rng.standard_normal((2, 3, DIM)), dtype),

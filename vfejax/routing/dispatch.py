@@ -38,13 +38,26 @@ def _ranks(experts: Array, num_experts: int) -> tuple[Array, Array]:
     return jnp.sum(jnp.cumsum(chosen, axis=0) * chosen, axis=1) - 1, jnp.sum(chosen, axis=0)
 
 
-def _check_kernels(rows: Array, kernel_in: Array, kernel_out: Array) -> None:
+def _check(rows: Array, experts: Array, kernel_in: Array, kernel_out: Array) -> None:
+    if rows.ndim != 2 or experts.shape != rows.shape[:1]:
+        raise ValueError(
+            "rows must be [r, d] with one expert each, "
+            f"got rows {rows.shape} and experts {experts.shape}"
+        )
     dim, num_experts = rows.shape[-1], kernel_in.shape[0]
     if kernel_in.shape != (num_experts, dim, kernel_in.shape[-1]):
         raise ValueError(f"kernel_in must be [e, {dim}, f], got {kernel_in.shape}")
     needed = (num_experts, kernel_in.shape[-1], dim)
     if kernel_out.shape != needed:
         raise ValueError(f"kernel_out must be {needed} to fit kernel_in, got {kernel_out.shape}")
+
+
+def _existing(experts: Array, num_experts: int) -> tuple[Array, Array]:
+    """Experts with the first in place of those that do not exist, which would take the slots of
+    other rows, and which rows' experts exist ``[r, 1]``.
+    """
+    exist = (experts >= 0) & (experts < num_experts)
+    return jnp.where(exist, experts, 0), checkpoint_name(exist[:, None], KEPT)
 
 
 def _block_size(num_rows: int, num_experts: int) -> int:
@@ -179,17 +192,20 @@ def feed_forward_blocks(
         activation_fn: elementwise.
 
     Returns:
-        ``[r, d]``.
+        ``[r, d]``, NaN where an expert does not exist.
 
     Raises:
-        ValueError: when the kernels do not fit.
+        ValueError: when the kernels do not fit, or rows and experts are not equally many.
 
     >>> rows, kernels = jnp.ones((3, 1)), jnp.asarray([[[1.0]], [[2.0]]])
     >>> feed_forward_blocks(rows, jnp.asarray([1, 0, 1]), kernels, kernels, lambda x: x).tolist()
     [[4.0], [1.0], [4.0]]
     """
-    _check_kernels(rows, kernel_in, kernel_out)
+    _check(rows, experts, kernel_in, kernel_out)
     num_experts = kernel_in.shape[0]
+    if rows.shape[0] == 0:
+        return jnp.zeros(rows.shape, jnp.result_type(rows, kernel_in, kernel_out))
+    experts, exist = _existing(experts, num_experts)
     block = _block_size(rows.shape[0], num_experts)
     layout = _layout(experts, num_experts, block)
 
@@ -199,7 +215,7 @@ def feed_forward_blocks(
         rows = _from_slots(found.reshape(-1, found.shape[-1]), layout)[:, : kernels.shape[-1]]
         return checkpoint_name(rows, KEPT)
 
-    return product(activation_fn(product(rows, kernel_in)), kernel_out)
+    return jnp.where(exist, product(activation_fn(product(rows, kernel_in)), kernel_out), jnp.nan)
 
 
 def feed_forward_ragged(
@@ -223,23 +239,25 @@ def feed_forward_ragged(
         activation_fn: elementwise.
 
     Returns:
-        ``[r, d]``.
+        ``[r, d]``, NaN where an expert does not exist.
 
     Raises:
-        ValueError: when the kernels do not fit.
+        ValueError: when the kernels do not fit, or rows and experts are not equally many.
 
     >>> rows, kernels = jnp.ones((3, 1)), jnp.asarray([[[1.0]], [[2.0]]])
     >>> feed_forward_ragged(rows, jnp.asarray([1, 0, 1]), kernels, kernels, lambda x: x).tolist()
     [[4.0], [1.0], [4.0]]
     """
-    _check_kernels(rows, kernel_in, kernel_out)
+    _check(rows, experts, kernel_in, kernel_out)
+    experts, exist = _existing(experts, kernel_in.shape[0])
     order = jnp.argsort(experts, stable=True)
     sizes = jnp.bincount(experts, length=kernel_in.shape[0]).astype(jnp.int32)
     order, sizes = checkpoint_name((order, sizes), KEPT)
 
     hidden = checkpoint_name(jax.lax.ragged_dot(rows[order], kernel_in, sizes), KEPT)
     found = jax.lax.ragged_dot(activation_fn(hidden), kernel_out, sizes)
-    return checkpoint_name(jnp.zeros_like(found).at[order].set(found, unique_indices=True), KEPT)
+    found = checkpoint_name(jnp.zeros_like(found).at[order].set(found, unique_indices=True), KEPT)
+    return jnp.where(exist, found, jnp.nan)
 
 
 def expert_feed_forward(
