@@ -1,5 +1,6 @@
 """Learning of parameters and precisions: F falls, and the truth is found."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +112,26 @@ def test_parameters_move_with_the_states_without_the_mean_field():
     assert jnp.isfinite(info.free_energy).all()
     assert abs(float(state.parameters[0][0]) - RATE) < abs(0.2 - RATE) / 2
     assert info.free_energy[-200:].mean() < info.free_energy[:200].mean()
+
+
+def test_numbers_of_numpy_leave_energies_in_single_precision():
+    model = _model()
+    half, number = jnp.array([0.5], jnp.float32), np.float64(0.5)
+    prior = dem.Prior((half,), (half,), hm.Hyperparameters((half,), (half,)), number)
+    joint = joint_filter(
+        model,
+        prior,
+        gf.generalized_filter(model, number, rate=number),
+        number,
+        rate=number,
+        friction=number,
+    )
+    learner = dem.dynamic_expectation_maximization(model, prior, dem.by_mode(model))
+    path = hm.Path((jnp.zeros((ORDER, 1), jnp.float32),), (jnp.zeros((1, 0), jnp.float32),))
+    seen = hm.observation(model, jnp.zeros((2, ORDER, 1), jnp.float32))
+    starts = joint.init(path), learner.init()
+    moved = jax.eval_shape(joint.step, starts[0], jax.tree.map(lambda x: x[0], seen))
+    learned = jax.eval_shape(learner.step, starts[1], seen)
+    for start, (state, info) in zip(starts, (moved, learned), strict=True):
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, start)
+        chex.assert_type(info.free_energy, jnp.float32)

@@ -22,6 +22,7 @@ from vfejax.inference.generalized_filtering.path_energy import (
     residuals,
 )
 from vfejax.numerics import (
+    cast_like,
     cholesky,
     log_det_cholesky,
     matmul,
@@ -200,7 +201,8 @@ def _hyper_value(
             total = total + 0.5 * jnp.sum(jnp.exp(weight) * traces)
     top = jnp.sum(jnp.asarray(model.cause_precision, total.dtype) * scatter.cause)
     away = ravel_pytree(hyper)[0] - ravel_pytree(prior.hyper)[0]
-    return total + 0.5 * top + 0.5 * prior.hyper_precision * jnp.sum(away**2)
+    precision = cast_like(prior.hyper_precision, away)
+    return total + 0.5 * top + 0.5 * precision * jnp.sum(away**2)
 
 
 def _precision_step(

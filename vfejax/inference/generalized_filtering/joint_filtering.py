@@ -38,7 +38,7 @@ from vfejax.inference.generalized_filtering.hierarchical_models import (
 from vfejax.inference.generalized_filtering.local_linearization import ozaki_step
 from vfejax.inference.generalized_filtering.path_beliefs import FilterInfo, FilterState
 from vfejax.inference.generalized_filtering.path_energy import log_normalizer, residuals
-from vfejax.numerics import cholesky, log_det_cholesky, matmul_tn
+from vfejax.numerics import cast_like, cholesky, log_det_cholesky, matmul_tn
 from vfejax.types import Array
 
 __all__ = ["JointFilter", "JointInfo", "JointState", "joint_filter", "laplace_energy"]
@@ -121,7 +121,8 @@ def laplace_energy(
     jacobian = jax.jacfwd(errors)(flat)
     curvature = log_det_cholesky(cholesky(matmul_tn(jacobian, jacobian)))
     moved = ravel_pytree(hyper)[0] - ravel_pytree(prior.hyper)[0]
-    squares = jnp.sum(errors(flat) ** 2) + prior.hyper_precision * jnp.sum(moved**2)
+    precision = cast_like(prior.hyper_precision, moved)
+    squares = jnp.sum(errors(flat) ** 2) + precision * jnp.sum(moved**2)
     return 0.5 * (squares + curvature) - log_normalizer(model, hyper)
 
 
