@@ -77,8 +77,15 @@ def outcome_probabilities(model: POMDP, beliefs: Sequence[Array]) -> Array:
 
 
 def joint_outcomes(model: POMDP, beliefs: Sequence[Array], modalities: Sequence[int]) -> Array:
-    """``q(o_m, ...)`` of the joint outcomes of some modalities, ``[o]``; the last one changes
-    fastest.
+    """``q(o_m, ...)`` of the joint outcomes of some modalities.
+
+    Args:
+        model: the model.
+        beliefs: probabilities of the states for each factor, ``[s_f]``.
+        modalities: their numbers.
+
+    Returns:
+        ``[o]``, with the product of their numbers of outcomes as o; the last one changes fastest.
 
     >>> see, stay, flat = jnp.eye(2), jnp.eye(2)[..., None], jnp.zeros(2)
     >>> twice = POMDP([see, see], [stay], [flat, flat], [jnp.array([0.25, 0.75])])
