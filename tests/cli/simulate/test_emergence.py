@@ -272,8 +272,8 @@ def test_arrays_that_make_no_hierarchy_are_refused(finished):
         ({"parent": np.full_like(arrays["parent"], 3)}, "no active row one scale up"),
         ({"parent": arrays["parent"] - 99}, "rows from 0"),
         ({"active": arrays["scale"]}, "active must have shape"),
-        ({"supports": np.full(len(arrays["parent"]), 1.5)}, "supports must hold numbers from 0 to 1"),
-        ({"supports": np.full(len(arrays["parent"]), np.nan)}, "supports must hold numbers from 0 to 1"),
+        ({"supports": np.full(arrays["parent"].shape, 1.5)}, "supports must hold numbers from 0"),
+        ({"supports": np.full(arrays["parent"].shape, np.nan)}, "supports must hold numbers"),
     ):
         with pytest.raises(UserError, match=piece):
             hierarchy_arrays.from_arrays(arrays | changed, dtype=np.float32)
