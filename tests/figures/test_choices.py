@@ -38,6 +38,14 @@ def test_choices_frame_what_was_taken_and_draw_the_entropy(rng):
     figure.canvas.draw()
 
 
+@pytest.mark.parametrize("entropy", [[np.nan, np.nan], [0.5, np.inf]])
+def test_entropies_that_are_not_finite_leave_gaps(entropy, rng):
+    figure = choices.choices(_probabilities(rng, 2, 2), ("up", "down"), [0, 1], entropy)
+    drawn = figure.axes[1].lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, np.where(np.isfinite(entropy), entropy, np.nan))
+    figure.canvas.draw()
+
+
 def test_expectations_have_a_line_for_each_term(rng):
     terms = {"utility": rng.normal(size=4), "risk": rng.normal(size=4)}
     figure = choices.expectations(terms, rng.uniform(size=4))

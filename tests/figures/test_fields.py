@@ -117,6 +117,16 @@ def test_points_without_a_value_are_grey_and_no_others(kind):
     assert sum(p.get_width() for p in spans) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_supports_that_are_not_finite_leave_gaps(value):
+    chi = np.full((2, 5), 0.5)
+    chi[1, 2] = value
+    above, below = field_figures.supports(chi).axes
+    assert above.get_ylim() == pytest.approx((-0.03, 1.05))
+    assert below.get_ylim() == pytest.approx((0.0, 1.08))
+    np.testing.assert_array_equal(above.lines[1].get_ydata(), chi[1])
+
+
 @pytest.mark.parametrize(("kind", "make"), [("torus", grid.torus), ("plane", grid.plane)])
 def test_a_field_over_two_axes_is_an_image_at_its_coordinates(kind, make):
     shape, lengths = (5, 4), (2.0, 3.0)

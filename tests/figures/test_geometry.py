@@ -39,6 +39,15 @@ def test_a_torus_shows_its_volume_and_circles_that_are_long_where_little_changes
     render(figure)
 
 
+def test_a_metric_that_is_nan_at_a_point_leaves_a_gap_there():
+    metric = np.tile(np.eye(2), (4, 3, 1, 1))
+    metric[1, 2] = np.nan
+    figure = geometry.base_metric(metric, kind="torus", lengths=[4.0, 3.0])
+    gaps = np.ma.getmaskarray(figure.axes[0].images[0].get_array())
+    np.testing.assert_array_equal(gaps, np.isnan(metric[..., 0, 0]).T)
+    render(figure)
+
+
 def test_curvature_is_an_image():
     density = np.arange(12.0).reshape(4, 3)
     figure = geometry.curvature_map(density, kind="plane", lengths=[1.0, 1.0])

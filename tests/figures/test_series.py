@@ -61,6 +61,19 @@ def test_states_and_evidence_are_drawn(rng):
     assert len(series.evidence([0, 5], [-3.0, -2.0]).axes) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [
+        ([-np.inf, -3.0, -2.0], [np.nan, 1.0, np.nan]),
+        ([-3.0, np.nan, -2.0], [1.0, np.nan, np.nan]),
+        ([-3.0, -2.0, -np.inf], [np.nan] * 3),
+    ],
+)
+def test_evidence_that_is_not_finite_leaves_gaps(values, drawn):
+    line = series.evidence([0, 1, 2], values).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_ydata(), drawn)
+
+
 def test_shapes_that_do_not_fit_are_named(rng):
     with pytest.raises(ValueError, match="path must have shape"):
         series.state_occupancy(np.arange(8), np.ones((8, 2)), np.arange(7))

@@ -24,6 +24,14 @@ def test_eigenvalues_are_drawn_where_they_are_and_fade_with_their_residual():
     assert buffer.getvalue().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("residuals", [[0.1, np.nan], [np.inf, np.nan]])
+def test_what_is_not_finite_is_not_drawn(residuals):
+    figure = spectra.spectrum([0.9, 0.3j], residuals)
+    drawn = np.isfinite(np.ma.filled(figure.axes[0].collections[-1].get_offsets(), np.nan))
+    np.testing.assert_array_equal(drawn.all(axis=1), np.isfinite(residuals))
+    figure.savefig(io.BytesIO(), dpi=40)
+
+
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="values must have shape"):
         spectra.spectrum([0.9], [0.0, 0.1])

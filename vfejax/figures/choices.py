@@ -122,8 +122,9 @@ def choices(
     style_axes(top, title="Next control", grid="")
     bar = figure.colorbar(image, ax=top, aspect=12)
     style_colour_bar(bar, "probability (frame: taken)")
+    spread = np.where(np.isfinite(spread), spread, np.nan)
     below.plot(np.arange(len(x)), spread, color=BLUE, linewidth=1.8, marker="o", markersize=4)
-    below.set_ylim(0.0, 1.08 * max(float(np.nanmax(spread)), 0.1))
+    below.set_ylim(0.0, 1.08 * float(np.max(spread, initial=0.1, where=np.isfinite(spread))))
     style_axes(below, xlabel="observation", ylabel="nats", title="Entropy of the policy posterior")
     return figure
 

@@ -251,11 +251,11 @@ def _draw_supports(above: Axes, below: Axes, axis: _Axis, chi: np.ndarray) -> No
     alpha = float(np.clip(4 * len(chi) ** -0.5, 0.15, 1.0))
     for index, curve in enumerate(curves):
         above.plot(x, curve, color=CURVES[index % len(CURVES)], linewidth=1.4, alpha=alpha)
-    above.set_ylim(-0.03, 1.05 * max(np.max(chi), 1.0))
+    above.set_ylim(-0.03, 1.05 * np.max(chi, initial=1.0, where=np.isfinite(chi)))
     total = np.sum(curves, axis=0)
     below.fill_between(x, total, color=CURVES[0], alpha=0.15, linewidth=0)
     below.plot(x, total, color=CURVES[0], linewidth=1.8)
-    below.set_ylim(0, 1.08 * max(total.max(), 1.0))
+    below.set_ylim(0, 1.08 * np.max(total, initial=1.0, where=np.isfinite(total)))
     below.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
     _ticks(below, axis, "x")
 

@@ -46,7 +46,8 @@ def base_metric(metric: ArrayLike, *, kind: str, lengths: Sequence[float]) -> Fi
             kind=kind,
             lengths=lengths,
         )
-    volume = np.sqrt(np.maximum(np.linalg.det(metric), 0.0))
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite leaves gaps
+        volume = np.sqrt(np.maximum(np.linalg.det(metric), 0.0))
     figure = field_maps({"volume element and unit circles": volume}, kind=kind, lengths=lengths)
     _draw_ellipses(figure.axes[0], metric, kind, lengths)
     return figure

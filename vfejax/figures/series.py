@@ -198,7 +198,8 @@ def evidence(
     """
     x = as_array("steps", steps, "t")
     y = as_array("values", values, len(x))
-    short = np.where(sign * y[-1] > sign * y, np.abs(y[-1] - y), np.nan)
+    shorter = np.isfinite(y) & np.isfinite(y[-1]) & (sign * y[-1] > sign * y)
+    short = np.abs(np.subtract(y[-1], y, where=shorter, out=np.full_like(y, np.nan)))
     figure = new_figure(3.2)
     ax = figure.add_subplot()
     ax.plot(x, short, color=BLUE, linewidth=1.8, marker="o", markersize=3)

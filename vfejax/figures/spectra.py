@@ -24,7 +24,8 @@ def spectrum(
 
     Args:
         values: eigenvalues ``[p]``, complex.
-        residuals: of each, ``[p]``, not negative: 0 for an exact one, about 1 for none.
+        residuals: of each, ``[p]``, not negative: 0 for an exact one, about 1 for none. What is not
+            finite, here or in ``values``, is not drawn.
         true: known eigenvalues ``[q]``, drawn as crosses.
         shade: real parts ``[n]``, imaginary parts ``[m]`` and the least residual at each point of
             their grid ``[m, n]``, drawn as levels behind.
@@ -50,7 +51,9 @@ def spectrum(
         bar.set_label("least residual of any observable", color=INK, fontsize=FONT_SIZE)
     turn = np.linspace(0.0, 2.0 * np.pi, 200)
     ax.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8)
-    weight = 1.0 / (1.0 + 10.0 * size)
+    finite = np.isfinite(values) & np.isfinite(size)
+    values = np.where(finite, values, np.nan)
+    weight = 1.0 / (1.0 + 10.0 * np.where(finite, size, np.inf))
     ax.scatter(
         values.real,
         values.imag,
