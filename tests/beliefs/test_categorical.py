@@ -19,6 +19,13 @@ def test_an_impossible_state_costs_infinity():
     assert categorical.kl_divergence(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])) == jnp.inf
 
 
+@pytest.mark.parametrize("other", [-0.5, np.nan])
+def test_what_is_no_probability_is_nan_also_beside_a_zero(other):
+    q, p = jnp.array([0.0, 1.0]), jnp.array([other, 1.0])
+    assert np.isnan(categorical.xlogy(q, p)[0])
+    assert np.isnan(categorical.kl_divergence(q, p))
+
+
 def test_gradients_are_finite_at_zero():
     gradient = jax.grad(categorical.entropy)(jnp.array([1.0, 0.0]))
     assert gradient.tolist() == [-1.0, 0.0]

@@ -131,6 +131,27 @@ def test_poisson_has_no_closed_entropy():
         entropy(families.POISSON, (jnp.zeros(()),))
 
 
+def test_a_state_of_probability_zero_counts_as_zero():
+    family = families.CATEGORICAL
+    q, p = (family.natural(np.array(x)) for x in ([0.25, 0.75, 0.0], [0.5, 0.5, 0.0]))
+    wide = family.natural(np.array([0.5, 0.25, 0.25]))
+
+    @jax.jit
+    def both(q, p):
+        return entropy(family, q), kl_divergence(family, q, p), kl_divergence(family, p, q)
+
+    for other, shares in ((p, [0.5, 0.5]), (wide, [0.5, 0.25])):
+        h, forward, _ = both(q, other)
+        ratio = np.array([0.25, 0.75]) / shares
+        assert float(h) == pytest.approx(scipy.stats.entropy([0.25, 0.75]), rel=1e-14)
+        assert float(forward) == pytest.approx([0.25, 0.75] @ np.log(ratio), rel=1e-13)
+    assert both(q, wide)[2] == np.inf
+    # What a message says of the state is that it cannot be, whatever its statistic is.
+    slope = jax.grad(lambda t: inner(family, q, (t,)))(np.array([1.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(slope, q[0])
+    assert np.isnan(inner(family, (np.array([np.nan, 0.0]),), (np.zeros(2),)))
+
+
 @pytest.mark.slow
 def test_multinomial_is_that_of_scipy():
     family = families.multinomial(6.0)

@@ -30,7 +30,8 @@ def safe_log(x: Array) -> Array:
 
 
 def xlogy(x: Array, y: Array) -> Array:
-    """``x log y``, which is 0 where ``x = 0``, with gradient 0 there.
+    """``x log y``, which is 0 where ``x = 0``, with gradient 0 there; NaN where y is negative or
+    NaN.
 
     Args:
         x: ``[...]``, weights.
@@ -39,7 +40,7 @@ def xlogy(x: Array, y: Array) -> Array:
     >>> xlogy(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0])).tolist()
     [0.0, 0.0]
     """
-    zero = x == 0
+    zero = (x == 0) & (y >= 0)
     return jnp.where(zero, 0.0, x * jnp.log(jnp.where(zero, 1.0, y)))
 
 

@@ -15,6 +15,7 @@ Source: Wainwright and Jordan, Foundations and Trends in Machine Learning 1 (200
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vfejax.beliefs.supports import Support
@@ -58,6 +59,8 @@ class Family(NamedTuple):
 def inner(family: Family, natural: Natural, statistics: Statistics) -> Array:
     """``<eta, t>``, summed over the axes of an event; plates broadcast from the right.
 
+    A statistic of 0 times an infinite parameter is 0, as for a state of probability 0.
+
     Args:
         family: the family of both.
         natural: eta, arrays ``[..., *event]``.
@@ -78,7 +81,7 @@ def inner(family: Family, natural: Natural, statistics: Statistics) -> Array:
     )
     terms = [
         jnp.sum(
-            expand_leading(eta, plates, rank) * expand_leading(t, plates, rank),
+            _times(expand_leading(eta, plates, rank), expand_leading(t, plates, rank)),
             axis=tuple(range(-rank, 0)),
         )
         for rank, eta, t in zip(family.ranks, natural, statistics, strict=True)
@@ -87,6 +90,19 @@ def inner(family: Family, natural: Natural, statistics: Statistics) -> Array:
     for term in terms[1:]:
         total = total + term
     return total
+
+
+@jax.custom_jvp
+def _times(eta: Array, t: Array) -> Array:
+    nothing = (t == 0) & jnp.isinf(eta)
+    return jnp.where(nothing, 0.0, jnp.where(nothing, 0.0, eta) * t)
+
+
+@_times.defjvp
+def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # The slope in t is eta also where that is infinite: it is what a message says of the state.
+    (eta, t), (eta_change, t_change) = primals, tangents
+    return _times(eta, t), eta * t_change + t * eta_change
 
 
 def moments(family: Family, natural: Natural) -> tuple[Statistics, Array]:
@@ -133,6 +149,12 @@ def kl_divergence(family: Family, q: Natural, p: Natural) -> Array:
     >>> float(kl_divergence(GAUSSIAN, q, p))
     0.5
     """
-    difference = tuple(x - y for x, y in zip(q, p, strict=True))
+    difference = tuple(map(_difference, q, p))
     divergence = inner(family, difference, family.mean(q))
     return divergence - family.log_partition(q) + family.log_partition(p)
+
+
+def _difference(x: Array, y: Array) -> Array:
+    """``x - y``; 0 where both are the same infinity, of a state that neither thinks possible."""
+    same = jnp.isinf(x) & (x == y)
+    return jnp.where(same, 0.0, x - jnp.where(same, 0.0, y))

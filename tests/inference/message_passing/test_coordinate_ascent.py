@@ -252,3 +252,27 @@ def test_data_that_do_not_fit_are_refused(data, message):
 def test_constants_cannot_be_names():
     with pytest.raises(ValueError, match="parameters of a gamma node are constants"):
         nodes.gamma("a", 1.0)
+
+
+def test_a_component_that_cannot_be_is_none():
+    """A mixture whose third weight is 0 has the ELBO of one without the third component."""
+
+    def fitted(shares):
+        model = graph.graph(
+            mean=nodes.gaussian(0.0, 0.1, plates=(len(shares),)),
+            label=nodes.categorical(np.array(shares), plates=(4,)),
+            x=couplings.mixture("label", nodes.gaussian("mean", 1.0)),
+        )
+        method, data = message_passing(model, ("x",)), {"x": np.array([-2.0, -1.9, 3.0, 3.1])}
+        start = np.linspace(-1.0, 1.0, 4)[:, None] * np.array([-1.0, 1.0, 0.0])[: len(shares)]
+        beliefs, sweep = method.init(None, data, start={"label": (start,)}), jax.jit(method.sweep)
+        for _ in range(8):  # which forget that the start knew of a third
+            beliefs, _ = sweep(beliefs, data)
+        return beliefs
+
+    without, beliefs = fitted([0.5, 0.5]), fitted([0.5, 0.5, 0.0])
+    np.testing.assert_array_equal(beliefs.statistics["label"][0][:, 2], 0.0)
+    chex.assert_trees_all_close(
+        beliefs.statistics["mean"][0][:2], without.statistics["mean"][0], rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(beliefs.elbo, without.elbo, rtol=0, atol=1e-12)
