@@ -146,6 +146,30 @@ def test_loops_of_a_list_are_its_pairs_and_triangles(rng):
         )
 
 
+@pytest.mark.parametrize(
+    ("edges", "signs", "message"),
+    [
+        ([[0, 5, 0]], [[1, 1, 0]], r"loops.edges must be in \[0, 5\), got 5 in step 1 of loop 0"),
+        ([[0], [-1]], [[1], [-1]], r"loops.edges must be in \[0, 5\), got -1 in step 0 of loop 1"),
+        ([[0, 1]], [[1, 2]], "loops.signs must be -1, 0 or 1, got 2 in step 1 of loop 0"),
+        ([[0.0, 1.0]], [[1, 1]], "loops.edges must be integers, got float64"),
+        (np.zeros((2, 0), int), np.zeros((2, 0), int), "each has at least one step"),
+    ],
+)
+def test_loops_along_edges_that_do_not_exist_are_refused(edges, signs, message):
+    with pytest.raises(ValueError, match=message):
+        agent_links.loop_holonomy(jnp.ones((5, 3)), Loops(np.array(edges), np.array(signs)), VECTOR)
+
+
+def test_traced_loops_along_edges_that_do_not_exist_are_nan():
+    signs = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+    edges = np.array([[0, 9], [5, 0], [9, -1], [9, 4]])  # what is no step may name any
+    holonomy = jax.jit(lambda *x: agent_links.loop_holonomy(jnp.ones((5, 3)), Loops(*x), VECTOR))
+    found = holonomy(edges, signs)
+    assert np.isnan(found).all(axis=(1, 2)).tolist() == [False, True, True, False]
+    assert np.isnan(found).any(axis=(1, 2)).tolist() == [False, True, True, False]
+
+
 def test_a_broken_link_breaks_no_loop_that_does_not_go_along_it():
     edges = Edges(np.array([2, 0, 1]), np.array([3, 1, 0]))
     loops = agent_links.short_loops(edges, 4)

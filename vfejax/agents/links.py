@@ -13,6 +13,7 @@ to the free energy with a weight of your own.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -109,6 +110,35 @@ def short_loops(edges: Edges, num_agents: int) -> Loops:
     )
 
 
+def _check_loops(loops: Loops, num_edges: int) -> None:
+    shapes = [jnp.shape(x) for x in loops]
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][1] == 0:
+        raise ValueError(
+            "loops must have edges and signs of one shape [p, l], got "
+            f"{shapes[0]} and {shapes[1]}; each has at least one step"
+        )
+    for name, x in loops._asdict().items():
+        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            raise ValueError(f"loops.{name} must be integers, got {jnp.result_type(x)}")
+    if any(isinstance(x, jax.core.Tracer) for x in loops):
+        return
+    edges, signs = (np.asarray(x) for x in loops)
+    for name, x, wrong, allowed in (
+        ("signs", signs, np.abs(signs) > 1, "-1, 0 or 1"),
+        (
+            "edges",
+            edges,
+            (signs != 0) & ((edges < 0) | (edges >= num_edges)),
+            f"in [0, {num_edges})",
+        ),
+    ):
+        if np.any(wrong):
+            loop, step = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"loops.{name} must be {allowed}, got {x[loop, step]} in step {step} of loop {loop}"
+            )
+
+
 def loop_holonomy(links: Array, loops: Loops, generators: Generators) -> Array:
     """Product of the links around each loop, in the common frame of the loop's first agent.
 
@@ -118,10 +148,13 @@ def loop_holonomy(links: Array, loops: Loops, generators: Generators) -> Array:
         generators: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
 
     Returns:
-        ``[p, *grid, k, k]``; the identity where links are a pure gauge.
+        ``[p, *grid, k, k]``; the identity where links are a pure gauge, NaN where a loop goes along
+        an edge that does not exist.
 
     Raises:
-        ValueError: when edges and signs of the loops have not one shape ``[p, l]``.
+        ValueError: when edges and signs of the loops are not integers of one shape ``[p, l]``, with
+            at least one step; when they are known and an edge does not exist, or a sign is not one
+            of -1, 0 and 1.
 
     >>> from vfejax.geometry import irreps
     >>> links = jnp.array([[0.1], [0.2], [0.3]])
@@ -130,15 +163,13 @@ def loop_holonomy(links: Array, loops: Loops, generators: Generators) -> Array:
     >>> bool(jnp.allclose(holonomy[0], jnp.eye(2), atol=1e-6))
     True
     """
-    if jnp.ndim(loops.edges) != 2 or jnp.shape(loops.edges) != jnp.shape(loops.signs):
-        raise ValueError(
-            "loops must have edges and signs of one shape [p, l], got "
-            f"{jnp.shape(loops.edges)} and {jnp.shape(loops.signs)}"
-        )
-    signs = jnp.asarray(loops.signs, links.dtype)
-    signs = jnp.reshape(signs, signs.shape + (1,) * (links.ndim - 1))
+    _check_loops(loops, links.shape[0])
+    edges, signs = jnp.asarray(loops.edges), jnp.asarray(loops.signs, links.dtype)
+    edges, signs = (jnp.reshape(x, x.shape + (1,) * (links.ndim - 1)) for x in (edges, signs))
+    exists = (edges >= 0) & (edges < links.shape[0])
     # What is no step is not read: 0 times a broken link is no identity.
-    steps = jnp.where(signs == 0, 0.0, links[jnp.asarray(loops.edges)] * signs)
+    along = jnp.where(exists, links[jnp.asarray(loops.edges)] * signs, jnp.nan)
+    steps = jnp.where(signs == 0, 0.0, along)
     operators = frames(steps, generators)
     return holonomy([operators[:, step] for step in range(operators.shape[1])])
 
