@@ -45,6 +45,17 @@ class _Steps(NamedTuple):
     real: Any  # [l, blocks]: False at the padding behind the last observation
 
 
+class _Moments(NamedTuple):
+    """Of every state, before and after its own observation: means ``[l, n, 1, blocks]`` and
+    covariances ``[l, n, n, blocks]``.
+    """
+
+    predicted_mean: Array
+    predicted_cov: Array
+    mean: Array
+    cov: Array
+
+
 class _Backward(NamedTuple):
     """``x_i = gain x_{i+1} + mean + N(0, cov)`` given all up to i, at every step of the scan."""
 
@@ -171,9 +182,9 @@ def _first_beliefs(chain: Chain, varying: _Steps, constant: _Steps) -> tuple:
     return tuple(jnp.moveaxis(x[..., 0], 0, -1) for x in (means, covs))
 
 
-def _filter(chain: Chain, blocks: int) -> tuple[_Steps, tuple[Array, ...], Array]:
-    """The filter in the layout of the scan: steps; predicted and filtered means ``[l, n, 1, b]``
-    and covariances; log evidence ``[l, b]`` without the constant.
+def _filter(chain: Chain, blocks: int) -> tuple[_Steps, _Moments, Array]:
+    """The filter in the layout of the scan: steps, moments, and the log evidence ``[l, blocks]``
+    without the constant.
     """
     length = -(-chain.values.shape[-1] // blocks)
     steps = _steps(chain, blocks, length)
@@ -188,20 +199,25 @@ def _filter(chain: Chain, blocks: int) -> tuple[_Steps, tuple[Array, ...], Array
         after, out = _step(belief, _joined(xs, constant))
         return after, (belief, out)
 
-    _, ((mean, cov), (later, later_cov, errors, variances)) = jax.lax.scan(run, first, varying)
+    _, (predicted, (mean, cov, errors, variances)) = jax.lax.scan(run, first, varying)
     scores = errors[:, :, 0] ** 2 / variances + jnp.log(variances)
-    return steps, (mean, cov, later, later_cov), -0.5 * jnp.sum(scores, axis=1)
+    moments = _Moments(predicted[0], predicted[1], mean, cov)
+    return steps, moments, -0.5 * jnp.sum(scores, axis=1)
 
 
-def _outputs(chain: Chain, moments: tuple[Array, ...], evidence: Array) -> tuple[Array, ...]:
+def _outputs(chain: Chain, moments: _Moments, evidence: Array) -> tuple[Array, ...]:
     t = chain.values.shape[-1]
     mean, cov, later, later_cov = (_from_scan(x, t) for x in moments)
     return mean[..., 0], cov, later[..., 0], later_cov, _from_scan(evidence, t) + chain.constant
 
 
-def _backward(step: _Steps, moments: tuple[Array, ...], last: Array) -> _Backward:
-    """``x_i`` given ``x_{i+1}`` and all up to i. Nothing follows the last one."""
-    _, _, mean, cov, next_mean, next_cov = moments
+def _backward(
+    step: _Steps, moments: _Moments, following: tuple[Array, Array], last: Array
+) -> _Backward:
+    """``x_i`` given ``x_{i+1}`` and all up to i; ``following`` is the prediction of ``x_{i+1}``.
+    Nothing follows the last one.
+    """
+    (next_mean, next_cov), mean, cov = following, moments.mean, moments.cov
     stack = jnp.swapaxes(solve(next_cov, lanes.matmul(step.transition, cov)), 0, 1)
     end = jnp.broadcast_to(last, stack.shape)
     gain = jnp.where(end, 0.0, stack)
@@ -227,18 +243,18 @@ def _smooth(chain: Chain, blocks: int) -> tuple[Array, ...]:
     length = evidence.shape[0]
     varying, constant = _split(steps)
     last = (jnp.arange(blocks * length) >= t - 1).reshape(blocks, length).T
-    following = tuple(_next(x) for x in moments[:2])
+    following = _next(moments.predicted_mean), _next(moments.predicted_cov)
     dtype = chain.initial_mean.dtype
     eye = jnp.broadcast_to(jnp.eye(n, 1 + n, 1, dtype=dtype)[..., None], (n, 1 + n, blocks))
     zero = jnp.zeros((n, n, blocks), dtype)
 
     def compose(carry: tuple, xs: tuple) -> tuple[tuple, _Backward]:
-        step, given, end = xs
-        back = _backward(_joined(step, constant), given, end[None, None])
+        step, given, ahead, end = xs
+        back = _backward(_joined(step, constant), given, ahead, end[None, None])
         return (_pull(carry, back)[0] if blocks > 1 else carry), back
 
     (push, spread), backward = jax.lax.scan(
-        compose, (eye, zero), (varying, (*moments, *following), last), reverse=True
+        compose, (eye, zero), (varying, moments, following, last), reverse=True
     )
 
     def over_blocks(belief: tuple, block: tuple) -> tuple[tuple, tuple]:

@@ -27,11 +27,28 @@ __all__ = ["ASSOCIATIVE", "PLATFORM"]
 class _Element(NamedTuple):
     """A stretch of the chain; vectors are columns, the stack of stretches is the first axis."""
 
-    push: Array
+    push: Array  # A
+    mean: Array  # b
+    cov: Array  # C
+    vector: Array  # eta
+    precision: Array  # J
+
+
+class _Updated(NamedTuple):
+    """A belief that took in an observation; the stack is last.
+
+    Attributes:
+        mean, cov: of the state.
+        kept: ``I - K C`` with the gain K.
+        errors: of the observation, whitened.
+        log_det: of the covariance of the observation.
+    """
+
     mean: Array
     cov: Array
-    vector: Array
-    precision: Array
+    kept: Array
+    errors: Array
+    log_det: Array
 
 
 def _stack_first(x: Array, num_steps: int) -> Array:
@@ -55,21 +72,17 @@ def _combine(first: _Element, second: _Element) -> _Element:
     innovation = second.vector - lanes.matmul(second.precision, first.mean)
     precision = lanes.matmul(lanes.matmul(back, second.precision), first.push)
     combined = _Element(
-        lanes.matmul(push, first.push),
-        lanes.matmul(second.push, mean) + second.mean,
-        0.5 * (cov + _transposed(cov)),
-        lanes.matmul(back, innovation) + first.vector,
-        0.5 * (precision + _transposed(precision)) + first.precision,
+        push=lanes.matmul(push, first.push),
+        mean=lanes.matmul(second.push, mean) + second.mean,
+        cov=0.5 * (cov + _transposed(cov)),
+        vector=lanes.matmul(back, innovation) + first.vector,
+        precision=0.5 * (precision + _transposed(precision)) + first.precision,
     )
     return _Element(*(jnp.moveaxis(x, -1, 0) for x in combined))
 
 
-def _update(
-    mean: Array, cov: Array, emission: Array, values: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Condition on all entries at once: new mean and covariance, gain, whitened errors, log
-    determinant; the stack is last.
-    """
+def _update(mean: Array, cov: Array, emission: Array, values: Array) -> _Updated:
+    """Condition on all entries at once, the covariance in Joseph's form."""
     projected = lanes.matmul(emission, cov)
     eye = jnp.eye(values.shape[0], dtype=values.dtype)[..., None]
     spread = lanes.matmul_nt(projected, emission) + jnp.broadcast_to(
@@ -83,12 +96,12 @@ def _update(
     kept = eye - lanes.matmul(gain, emission)
     after = lanes.matmul_nt(lanes.matmul(kept, cov), kept) + lanes.matmul_nt(gain, gain)
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol)), axis=-1)
-    return (
-        mean + lanes.matmul(gain, error),
-        after,
-        kept,
-        lanes.triangular_solve(chol, error),
-        log_det,
+    return _Updated(
+        mean=mean + lanes.matmul(gain, error),
+        cov=after,
+        kept=kept,
+        errors=lanes.triangular_solve(chol, error),
+        log_det=log_det,
     )
 
 
@@ -103,7 +116,7 @@ def _elements(chain: Chain, emission: Array, values: Array) -> _Element:
     push = jnp.concatenate([first, push], axis=-1)
     noise = jnp.concatenate([chain.initial_cov[..., None], noise], axis=-1)
     drift = jnp.concatenate([chain.initial_mean[:, None], drift], axis=-1)[:, None]
-    mean, cov, kept, _, _ = _update(drift, noise, emission, values)
+    after = _update(drift, noise, emission, values)
     # The likelihood of the first state of the stretch: its observation's covariance is C Q C^T + 1.
     seen = lanes.matmul(emission, push)
     eye = jnp.broadcast_to(
@@ -114,11 +127,11 @@ def _elements(chain: Chain, emission: Array, values: Array) -> _Element:
     rows = lanes.triangular_solve(chol, seen)
     error = lanes.triangular_solve(chol, values - lanes.matmul(emission, drift))
     found = _Element(
-        lanes.matmul(kept, push),
-        mean,
-        cov,
-        lanes.matmul_tn(rows, error),
-        lanes.matmul_tn(rows, rows),
+        push=lanes.matmul(after.kept, push),
+        mean=after.mean,
+        cov=after.cov,
+        vector=lanes.matmul_tn(rows, error),
+        precision=lanes.matmul_tn(rows, rows),
     )
     return _Element(*(jnp.moveaxis(x, -1, 0) for x in found))
 
@@ -138,9 +151,11 @@ def _filter(chain: Chain) -> tuple[Array, ...]:
     mean = jnp.concatenate([chain.initial_mean[:, None, None], mean], axis=-1)
     cov = jnp.concatenate([chain.initial_cov[..., None], cov], axis=-1)
     # Once more from the predictions: the same moments, and the evidence of each step.
-    later, later_cov, _, errors, log_det = _update(mean, cov, emission, values)
-    evidence = chain.constant - 0.5 * (jnp.sum(errors[:, 0] ** 2, axis=0) + log_det)
-    mean, cov, later, later_cov = (jnp.moveaxis(x, -1, 0) for x in (mean, cov, later, later_cov))
+    after = _update(mean, cov, emission, values)
+    evidence = chain.constant - 0.5 * (jnp.sum(after.errors[:, 0] ** 2, axis=0) + after.log_det)
+    mean, cov, later, later_cov = (
+        jnp.moveaxis(x, -1, 0) for x in (mean, cov, after.mean, after.cov)
+    )
     return mean[..., 0], cov, later[..., 0], later_cov, evidence
 
 
