@@ -179,14 +179,14 @@ def prepare(model: Any, observations: Array, mask: Array | None, controls: Array
     )
     eye = jnp.eye(model.initial_mean.shape[0], dtype=observations.dtype)
     return Chain(
-        model.initial_mean,
-        semidefinite(model.initial_cov[..., None])[..., 0],
-        time_last(model.transition, 2, eye),
-        semidefinite(time_last(model.transition_cov, 2, jnp.zeros_like(eye))),
-        _drift(model, controls),
-        emission,
-        values,
-        constant,
+        initial_mean=model.initial_mean,
+        initial_cov=semidefinite(model.initial_cov[..., None])[..., 0],
+        transition=time_last(model.transition, 2, eye),
+        noise=semidefinite(time_last(model.transition_cov, 2, jnp.zeros_like(eye))),
+        drift=_drift(model, controls),
+        emission=emission,
+        values=values,
+        constant=constant,
     )
 
 

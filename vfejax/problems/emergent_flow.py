@@ -173,10 +173,10 @@ class _Events(NamedTuple):
 
 def _reorganise(state: EmergentState, setting: _Setting) -> tuple[EmergentState, _Events]:
     """Let members leave and agents condense. Rows that no event touches keep their bits."""
-    energy_fn, scales, group, criteria, _, quadrature, *_ = setting
-    between = energy_fn(state.hierarchy, above=None).between.by_children
-    hierarchy, dissolved = dissolve(state.hierarchy, scales, group, criteria, quadrature=quadrature)
-    hierarchy, condensed = condense(hierarchy, scales, group, criteria, quadrature=quadrature)
+    between = setting.energy_fn(state.hierarchy, above=None).between.by_children
+    rules = (setting.scales, setting.group, setting.criteria)
+    hierarchy, dissolved = dissolve(state.hierarchy, *rules, quadrature=setting.quadrature)
+    hierarchy, condensed = condense(hierarchy, *rules, quadrature=setting.quadrature)
     position = _select(
         dissolved.dissolved | condensed.formed, unconstrain(hierarchy.population), state.position
     )
@@ -248,14 +248,14 @@ def _step(state: EmergentState, setting: _Setting) -> tuple[EmergentState, Emerg
     after, events = jax.lax.cond(look, lambda s: _reorganise(s, setting), _unchanged, after)
     after = after._replace(**_evaluated(after.hierarchy, after.position, setting))
     info = EmergentInfo(
-        after.terms.total,
-        after.terms,
-        tree_norm(after.gradient),
-        after.parent,
-        after.active,
-        events.condensed,
-        events.dissolved,
-        moved,
+        energy=after.terms.total,
+        terms=after.terms,
+        gradient_norm=tree_norm(after.gradient),
+        parent=after.parent,
+        active=after.active,
+        condensed=events.condensed,
+        dissolved=events.dissolved,
+        moved=moved,
         down=state.between - half_way,
         up=half_way - jnp.where(look, events.between, after.between),
     )

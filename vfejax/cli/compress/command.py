@@ -95,18 +95,19 @@ def _task(config: CompressConfig, teacher: Teacher) -> Task:
     padding = teacher.corpus.vocabulary.padding_id
     rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps, config.final_rate)
     method, learns, fixed = _method(config, teacher, student, first_rounded, rate)
+    evaluation_mesh = sharding.data_mesh(teacher.config.batch_size)
     return Task(
         config,
         teacher,
         student,
-        method,
-        learns,
-        fixed,
-        first_rounded,
-        jax.jit(rate),
-        sharding.data_mesh(batch_size),
-        evaluator(student.model, sharding.data_mesh(teacher.config.batch_size), padding),
-        jax.jit(student.read, static_argnums=1),
+        trainer=method,
+        learns=learns,
+        fixed=fixed,
+        first_rounded=first_rounded,
+        learning_rate=jax.jit(rate),
+        mesh=sharding.data_mesh(batch_size),
+        evaluate_fn=evaluator(student.model, evaluation_mesh, padding),
+        read_fn=jax.jit(student.read, static_argnums=1),
     )
 
 
@@ -230,18 +231,17 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
         _announce(task, session)
         units = task.batch_size * teacher.config.length
         outcome = session.advance(_program(task), unit="tokens", units_per_step=units)
-        whole, summary = compress_report.build(
-            compress_report.Result(
-                config,
-                teacher,
-                task.student,
-                outcome,
-                session.run,
-                task.evaluate_fn,
-                session.say,
-                other,
-            )
+        result = compress_report.Result(
+            config,
+            teacher,
+            task.student,
+            outcome,
+            run=session.run,
+            evaluate_fn=task.evaluate_fn,
+            say=session.say,
+            beside=other,
         )
+        whole, summary = compress_report.build(result)
         return session.finish(outcome, whole, summary, compress_report.summary_text)
 
 

@@ -198,18 +198,18 @@ def expect(
     seen, outputs = _unexplained(emission.known(p), square, seen, outputs)
     t, count = y.shape[0], jnp.asarray(1.0, y.dtype)
     return GaussianStatistics(
-        mean[0],
-        second[0],
-        jnp.sum(square[:-1], axis=0),
-        moved,
-        future,
-        jnp.sum(square, axis=0),
-        seen,
-        outputs,
-        count,
-        count * (t - 1),
-        count * t,
-        smoothed.log_evidence,
+        first=mean[0],
+        first_square=second[0],
+        past=jnp.sum(square[:-1], axis=0),
+        moved=moved,
+        future=future,
+        states=jnp.sum(square, axis=0),
+        seen=seen,
+        outputs=outputs,
+        num_series=count,
+        num_moves=count * (t - 1),
+        num_outputs=count * t,
+        log_evidence=smoothed.log_evidence,
     )
 
 

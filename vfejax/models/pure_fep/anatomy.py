@@ -201,12 +201,12 @@ def anatomy(
     rules = Rules(
         kind,
         rates,
-        config.self_weight,
-        config.belief_weight,
-        config.prior_weight,
-        config.temperature,
-        config.inference_steps,
-        config.log_variance_bound,
+        self_weight=config.self_weight,
+        belief_weight=config.belief_weight,
+        prior_weight=config.prior_weight,
+        temperature=config.temperature,
+        steps=config.inference_steps,
+        log_variance_bound=config.log_variance_bound,
     )
 
     def embed_fn(params: Parameters, tokens: Array, positions: Array) -> IrrepGaussian:
