@@ -168,22 +168,25 @@ def maximum_likelihood(
     and scale.
     """
     best = Registration(measured[0], np.broadcast_to(np.eye(3), (len(measured), 3, 3)), np.inf)
-    for start in measured[
-        np.linspace(0, len(measured) - 1, min(num_starts, len(measured))).astype(int)
-    ]:
-        landmarks, previous = start, np.inf
-        for _ in range(num_iterations):
-            rotations = _registration_rotations(measured, landmarks[None])
-            landmarks = np.einsum("nij,nli->lj", rotations, measured) / len(measured)
-            residual = float(
-                np.sum((measured - np.einsum("nij,lj->nli", rotations, landmarks)) ** 2)
-            )
-            if residual >= previous * (1 - 1e-14):
-                break
-            previous = residual
-        if residual < best.residual:
-            best = Registration(landmarks, rotations, residual)
+    starts = np.linspace(0, len(measured) - 1, min(num_starts, len(measured))).astype(int)
+    for start in measured[starts]:
+        found = _in_turns(measured, start, num_iterations)
+        if found.residual < best.residual:
+            best = found
     return best
+
+
+def _in_turns(measured: np.ndarray, landmarks: np.ndarray, num_iterations: int) -> Registration:
+    """Rotations at given landmarks, and landmarks at given rotations, until the residual stays."""
+    previous = np.inf
+    for _ in range(num_iterations):
+        rotations = _registration_rotations(measured, landmarks[None])
+        landmarks = np.einsum("nij,nli->lj", rotations, measured) / len(measured)
+        residual = float(np.sum((measured - np.einsum("nij,lj->nli", rotations, landmarks)) ** 2))
+        if residual >= previous * (1 - 1e-14):
+            break
+        previous = residual
+    return Registration(landmarks, rotations, residual)
 
 
 def _angles(rotations: np.ndarray) -> np.ndarray:
