@@ -10,7 +10,7 @@ factor the result is exact. Beliefs that are a product over time as well, as in 
 passing, can be far from it, since neighbouring states inform each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,15 +93,23 @@ def _expected_transition(
     return contract(table, weights)
 
 
+def _said_of(model: POMDP, window: _Window, f: int, states: Sequence[Array]) -> Iterator[Array]:
+    """What each modality that depends on factor f says about it, ``[t, s]``, in expectation over
+    the other factors.
+    """
+    for term, factors in zip(window.likelihoods, model.A_dependencies, strict=True):
+        if f in factors:
+            others: dict[Any, Array] = {a: states[g] for a, g in enumerate(factors) if g != f}
+            yield jax.vmap(contract)(term, others)
+
+
 def _potentials(
     model: POMDP, window: _Window, f: int, states: Sequence[Array], pairs: Sequence[Array]
 ) -> tuple[Array, Array]:
     """What the other chains say about chain f: ``[t, s]`` and ``[t - 1, s', s]``."""
     unary = jnp.zeros_like(states[f]).at[0].add(window.start[f])
-    for term, factors in zip(window.likelihoods, model.A_dependencies, strict=True):
-        if f in factors:
-            others: dict[Any, Array] = {a: states[g] for a, g in enumerate(factors) if g != f}
-            unary += jax.vmap(contract)(term, others)
+    for said in _said_of(model, window, f, states):
+        unary += said
     links = jnp.zeros((len(unary) - 1, *model.B[f].shape[:1], unary.shape[1]), unary.dtype)
     for g, factors in enumerate(model.B_dependencies):
         if g != f and f not in factors:
@@ -279,12 +287,8 @@ def marginal_message_passing(
             future = jnp.concatenate([message(back[f], q[1:]), jnp.zeros_like(q[:1])])
             both = (jnp.arange(steps) < steps - 1)[:, None]
             logits = jnp.where(both, (past + future) / 2, past)
-            for term, factors in zip(window.likelihoods, model.A_dependencies, strict=True):
-                if f in factors:
-                    others: dict[Any, Array] = {
-                        a: states[g] for a, g in enumerate(factors) if g != f
-                    }
-                    logits += jax.vmap(contract)(term, others)
+            for said in _said_of(model, window, f, states):
+                logits += said
             states[f] = jax.nn.softmax(logits, axis=1)
         return tuple(states), None
 
