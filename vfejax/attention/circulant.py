@@ -35,9 +35,13 @@ __all__ = ["kernel_attention", "position_attention", "positive_features"]
 
 
 class _Torus(NamedTuple):
-    """Normalised weights of the ring ``[g, N]``, True where an offset counts ``[g, N]``, normalised
-    weights of the platters ``[g, D, D]``, and True at the tokens that are there ``[b or 1, N]``,
-    for g = h/D heads of a platter.
+    """A pattern that position alone decides, for g = h/D heads of a platter.
+
+    Attributes:
+        weights: of the offsets along the ring, normalised, ``[g, N]``.
+        support: True where an offset counts, ``[g, N]``.
+        mixing: weights of the platters, normalised, ``[g, D, D]``.
+        present: True at the tokens that are there, ``[b or 1, N]``.
     """
 
     weights: Array

@@ -1,14 +1,19 @@
 """Executables that one command leaves to the next, found without tracing.
 
 JAX finds a program that it has compiled before by the program itself, which must be traced and
-lowered first: most of the time of a further short run. Here a program is found by what it is made
-of, all that can change it: the function's code and what it has closed over
-(:mod:`vfejax.cli.identity`), the shapes, types and places of its arguments, every file of this
-package, versions of the others and times of their files, the version of Python, the settings of
-JAX, what the environment tells libraries and XLA, and the processor (whose folder it is). A
-function that cannot be described in full is compiled as ever, and so is a program that calls
-functions outside XLA, all on several devices and on accelerators, and all when a file is newer than
-this process, which may have loaded an older one.
+lowered first: most of the time of a further short run. Here a program is found by all that can
+change it:
+
+- the function's code and what it has closed over (:mod:`vfejax.cli.identity`), and the shapes,
+  types and places of its arguments;
+- every file of this package, the versions of others and the times of their files, and the version
+  of Python;
+- the settings of JAX, what the environment tells libraries and XLA, and the processor (whose folder
+  it is).
+
+JAX compiles as ever where a function cannot be described in full, where a program calls functions
+outside XLA, and on several devices or an accelerator. So it does when a file is newer than this
+process, which may have loaded an older one.
 """
 
 import contextlib

@@ -2,9 +2,10 @@
 
     dx/dt = v,    dv/dt = -H'(x) - friction v + max_force tanh(a),    y = (x, v) + z
 
-The valley lies at x = -1/2 and the goal at x = 1, behind a slope of 1 at x = 0, where an engine of
+The valley lies at x = -1/2 and the goal at x = 1, behind a slope of 1 at x = 0. There an engine of
 less than half of that force cannot take a car that starts at rest in the valley. The agent expects
-what it takes: that its energy approaches that of the goal, and that near the goal it comes to rest.
+its energy to approach that of the goal, and itself to come to rest near the goal: that is all it
+takes.
 """
 
 import jax

@@ -178,11 +178,10 @@ def feed_forward_blocks(
     ``r / block + e`` blocks of equal size, each for one expert: r rows cost what r rows cost,
     however many experts there are. Reverse mode only.
 
-    On CPU a row's result does not depend on other rows, bit for bit. Where a row stands in its
-    block depends on them, so nothing there may depend on the place: blocks are a power of two,
-    narrow kernels are widened with zeros, and the activation is taken with the rows in their own
-    order (a compiler may treat the last lanes of a loop differently from the others, and a row
-    would then feel how many came before it).
+    On CPU a row's result does not depend on other rows, bit for bit. Its place in a block does
+    depend on them, and a compiler may treat the last lanes of a loop differently from the others.
+    So blocks are a power of two, narrow kernels are widened with zeros, and the activation is taken
+    with the rows in their own order.
 
     Args:
         rows: x, ``[r, d]``.

@@ -26,9 +26,12 @@ __all__ = ["decode_shard", "filter_shard", "smooth_shard"]
 class _Known(NamedTuple):
     """What a device knows of its shard's surroundings.
 
-    ``before [k]`` are log probabilities of the first state given all before the shard, ``behind
-    [k]`` that of what is behind it given the last state, and ``lost [l]`` the observations that no
-    possible state explains, without which ``rows`` are, relative to ``heights [l]``.
+    Attributes:
+        lost: the observations that no possible state explains, ``[l]``.
+        rows: log likelihoods without these, less ``heights``, ``[l, k]``.
+        heights: the largest of each row, ``[l]``.
+        before: log probabilities of the first state given all before the shard, ``[k]``.
+        behind: that of what is behind the shard given its last state, ``[k]``.
     """
 
     lost: Array

@@ -4,9 +4,10 @@ The element of a shard is one step of the same filter: a single observation of t
 the place of all those of the shard, and the transition to the state behind it. Its emission is a
 root of their information about the first state, so that no covariance is formed here either.
 
-A belief (m, S) before a shard becomes one behind it with derivatives ``dm' = W (dm + dP g)`` and
-``dP' = W dP W^T``, with ``dP = dS S^T + S dS^T``, W the product of the transitions after what each
-observation leaves of a change, and g the gradient of the log density of the shard by m.
+A belief (m, S) before a shard becomes one behind it, (m', S'). Its derivatives are ``dm' = W (dm +
+dP g)`` and ``dP' = W dP W^T``, with ``dP = dS S^T + S dS^T``. Here g is the gradient of the log
+density of the shard by m. W is a product over the sites of the shard: what the observation leaves
+of a change, then the transition.
 """
 
 from typing import NamedTuple

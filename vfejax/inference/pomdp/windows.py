@@ -237,9 +237,10 @@ def marginal_message_passing(
 ) -> tuple[Array, ...]:
     """Beliefs that are a product over factors and time, by marginal message passing.
 
-    ``log q_t = E log p(o_t | s) + (log B q_{t-1} + log B^T q_{t+1}) / 2``, with ``B^T``'s columns
-    normalised, D in the place of ``B q`` at first, and all of the one message at an end. For
-    comparison with programs that infer so; each transition may depend on its own factor alone.
+    ``log q_t = E log p(o_t | s) + (log B q_{t-1} + log B^T q_{t+1}) / 2``, with the columns of
+    ``B^T`` normalised and D in the place of ``B q`` at first. The last state, after which nothing
+    comes, has all of the message from before and not half of it. For comparison with programs that
+    infer so; each transition may depend on its own factor alone.
 
     Args:
         model: the model.

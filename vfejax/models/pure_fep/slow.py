@@ -112,9 +112,9 @@ def averaged(
 ) -> tuple[IrrepGaussian | None, IrrepGaussian | None]:
     """Table and bank after a moving average.
 
-    A token's first prior moves as the beliefs of the first layer moved from their priors when the
-    target was shown, and its Gaussian of the bank, where that is an output, towards the last
-    layer's beliefs that it followed.
+    A token's first prior takes the step, times ``share``, from the priors of the first layer to its
+    beliefs once the target was shown. Its Gaussian of the bank, where that is an output, goes
+    towards the last layer's beliefs that the token followed.
 
     Args:
         parts: the model.

@@ -313,9 +313,9 @@ class QuantumBlock(nnx.Module):
 
         Returns:
             ``(x, rho)`` for the next block, the past of the place after the last, and what
-            :meth:`measure` finds in the states that enter the evolution at every
-            ``config.measure_every``-th place, counted back from the last real token of each row (at
-            every place with the gate).
+            :meth:`measure` finds in the states that enter the evolution. With the gate these are
+            the states of all places, else of every ``config.measure_every``-th, counted back from
+            the last real token of each row.
         """
         config = self.config
         states = jnp.concatenate([past, rho], axis=1)

@@ -7,8 +7,8 @@ units of their precision:
 
 Stoermer-Verlet with velocities half a step behind the means. Inference shortens a step that is
 longer than the trust radius r, and the velocity by the same share. So a velocity is at most
-``r / eta`` as a Fisher length, and an agent that comes from far brings at most the kinetic energy
-``mass (r / eta)^2 / 2`` to its minimum, instead of all that it has fallen.
+``r / eta`` as a Fisher length. An agent that comes from far arrives at its minimum with a kinetic
+energy of at most ``mass (r / eta)^2 / 2``, and not with all the energy that it has lost.
 """
 
 from collections.abc import Callable
