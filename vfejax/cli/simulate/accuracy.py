@@ -1,7 +1,7 @@
 """How far a simulation is from the truth, and how near alignment can come to it."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from vfejax.errors import UserError
 from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.problems import sensor_network
-from vfejax.problems.sensor_network import Registration, Truth
+from vfejax.problems.sensor_network import Truth
 from vfejax.types import Array
 
 __all__ = ["References", "achieved", "errors", "references", "rms", "rotation_matrices"]
@@ -28,7 +28,6 @@ class _Point(NamedTuple):
     """
 
     place: int
-    scene: int
     agents: np.ndarray
     measured: np.ndarray
     landmarks: np.ndarray
@@ -36,13 +35,12 @@ class _Point(NamedTuple):
 
 class References(NamedTuple):
     """What is possible without alignment, and at best: ``(landmark error in m, rotation errors in
-    rad)`` pooled over points and scenes. Registrations are by point and scene.
+    rad)`` pooled over points and scenes.
     """
 
     alone: tuple[float, np.ndarray]
     pairs: tuple[float, np.ndarray]
     best: tuple[float, np.ndarray]
-    registrations: dict[tuple[int, int], Registration]
 
 
 def rms(values: np.ndarray) -> float:
@@ -77,12 +75,12 @@ def _points(problem: Problem) -> list[_Point]:
     if problem.supports is not None:
         present = np.asarray(problem.supports).reshape(num_agents, -1) > 0
     found = []
-    for s, truth in enumerate(landmarks):
-        here = present & (scene == s)[:, None]
+    for number, truth in enumerate(landmarks):
+        here = present & (scene == number)[:, None]
         crowded = np.flatnonzero(here.sum(axis=0) >= 2)
         chosen = np.linspace(0, len(crowded) - 1, min(len(crowded), _MOST_POINTS)).astype(int)
         found += [
-            _Point(int(c), s, here[:, c], measured[here[:, c], c], truth[c])
+            _Point(int(c), here[:, c], measured[here[:, c], c], truth[c])
             for c in crowded[np.unique(chosen)]
         ]
     return found
@@ -100,40 +98,22 @@ def references(problem: Problem) -> References | None:
         raise UserError(
             "no two agents overlap anywhere on the base manifold; give a larger --support-radius"
         )
-    fits = {(p.place, p.scene): sensor_network.maximum_likelihood(p.measured) for p in points}
-    own = rms(
-        np.concatenate([sensor_network.landmark_errors(p.measured, p.landmarks) for p in points])
-    )
-    best = rms(
-        np.array(
-            [
-                sensor_network.landmark_errors(fits[p.place, p.scene].landmarks, p.landmarks)
-                for p in points
-            ]
-        )
-    )
-
-    def pooled(errors_fn: Any) -> np.ndarray:
-        return np.concatenate([errors_fn(p, truth[p.agents]) for p in points])
-
-    def alone(p: _Point, true: np.ndarray) -> np.ndarray:
-        return sensor_network.relative_rotation_errors(np.broadcast_to(np.eye(3), true.shape), true)
-
+    turned = [truth[p.agents] for p in points]
+    fits = [sensor_network.maximum_likelihood(p.measured) for p in points]
+    of_each = list(zip(points, fits, turned, strict=True))
+    relative = sensor_network.relative_rotation_errors
+    alone = [relative(np.broadcast_to(np.eye(3), true.shape), true) for true in turned]
+    pairs = [
+        sensor_network.pairwise_registration_errors(p.measured, true) for p, _, true in of_each
+    ]
+    together = [relative(fit.rotations, true) for _, fit, true in of_each]
+    own = [sensor_network.landmark_errors(p.measured, p.landmarks) for p in points]
+    fitted = [sensor_network.landmark_errors(fit.landmarks, p.landmarks) for p, fit, _ in of_each]
+    unaligned = rms(np.concatenate(own))
     return References(
-        (own, pooled(alone)),
-        (
-            own,
-            pooled(lambda p, true: sensor_network.pairwise_registration_errors(p.measured, true)),
-        ),
-        (
-            best,
-            pooled(
-                lambda p, true: sensor_network.relative_rotation_errors(
-                    fits[p.place, p.scene].rotations, true
-                )
-            ),
-        ),
-        fits,
+        alone=(unaligned, np.concatenate(alone)),
+        pairs=(unaligned, np.concatenate(pairs)),
+        best=(rms(np.array(fitted)), np.concatenate(together)),
     )
 
 
