@@ -39,9 +39,7 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
     method = learner(smooth)
     seen = observation(smooth.model(np.eye(order)), np.matmul(operators[middle], windows))
     value = compiled_once(lambda params: method.free_energy(params, seen))
-    # Of every row: the window that it is estimated from, and its place there.
-    smoothing = np.clip(np.arange(num) - middle, 0, num - order)
-    filtering = np.clip(np.arange(num) - order + 1, 0, None)
+    sources = _sources(num, order)
 
     def at(params: LearningState, window: Array, operator: Array, covariance: Array) -> Moments:
         return now(smooth, params, believe(smooth, params, window, operator, covariance))
@@ -64,13 +62,9 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
     def estimates(params: LearningState, which: str, interval: float, horizon: int) -> Estimates:
         following = jax.tree.map(lambda x: np.asarray(x)[:, 0], next_row(params, windows))
         predicted = jax.tree.map(lambda x: _after(x[:-1], num), following)
-        if which == "smoothed":
-            found = rows(params, smoothing, np.arange(num) - smoothing)
-        elif which == "filtered":
-            inside = rows(params, filtering, np.full(num, order - 1))
-            found = jax.tree.map(lambda x: _after(x[order - 1 :], num), inside)
-        else:
-            found = predicted
+        found = rows(params, *sources[which]) if which in sources else predicted
+        if which == "filtered":  # the first window begins with rows that no window ends at
+            found = jax.tree.map(lambda x: _after(x[order - 1 :], num), found)
         if horizon:
             after = compiled_once(partial(ahead, horizon))(params, windows[-1])
             found = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, after)
@@ -88,6 +82,19 @@ def engine(smooth: Smooth, names: tuple[str, ...], values: np.ndarray) -> Engine
         measure=FREE_ENERGY,
         num_blank={"smoothed": 0, "filtered": order - 1, "predicted": order},
     )
+
+
+def _sources(num: int, order: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By the kind of estimate, of every row: the window that it is estimated from, and its place
+    there. Filtered rows are the last of their window, smoothed ones its middle where they can be.
+    """
+    row = np.arange(num)
+    filtering = np.clip(row - order + 1, 0, None)
+    smoothing = np.clip(row - order // 2, 0, num - order)
+    return {
+        "filtered": (filtering, np.full(num, order - 1)),
+        "smoothed": (smoothing, row - smoothing),
+    }
 
 
 def _after(found: np.ndarray, num: int) -> np.ndarray:
