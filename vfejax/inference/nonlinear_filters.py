@@ -179,18 +179,17 @@ def _filter(
 ) -> FilterResult:
     model, observations, controls = _checked(model, observations, controls)
 
-    def step(carry: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple, tuple]:
+    def step(carry: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple, FilterResult]:
         predicted_mean, predicted_cov = carry
         seen, control = now
         mean, cov, log_density = _update(model, push, *carry, seen, control)
         image = push(lambda x: model.transition_fn(x, control), mean, cov)
         carry = image.mean, symmetrize(image.cov + model.transition_cov)
-        return carry, (mean, cov, predicted_mean, predicted_cov, log_density)
+        return carry, FilterResult(mean, cov, predicted_mean, predicted_cov, log_density)
 
     start = model.initial_mean, model.initial_cov
-    _, outputs = jax.lax.scan(step, start, (observations, controls))
-    mean, cov, predicted_mean, predicted_cov, log_densities = outputs
-    return FilterResult(mean, cov, predicted_mean, predicted_cov, jnp.sum(log_densities))
+    _, rows = jax.lax.scan(step, start, (observations, controls))
+    return rows._replace(log_evidence=jnp.sum(rows.log_evidence))
 
 
 def extended_kalman_filter(
