@@ -121,17 +121,16 @@ def _maps(
     """
     dim = factor.now.shape[0]
     padding = (jnp.arange(dim) >= known).astype(factor.now.dtype)
-    padded = factor
-    factor = factor._replace(now=factor.now + jnp.diag(padding))
+    regular = factor._replace(now=factor.now + jnp.diag(padding))
     found = []
     for operator, rank, ridge in methods:
         strength = ridge * factor.count
         if operator == "ridge":
-            found.append(operators.ridge(factor, strength if ridge else 0.0))
+            found.append(operators.ridge(regular, strength if ridge else 0.0))
         elif operator == "reduced-rank":
-            found.append(operators.reduced_rank(factor, rank or dim, strength if ridge else 0.0))
+            found.append(operators.reduced_rank(regular, rank or dim, strength if ridge else 0.0))
         else:
-            found.append(delays.total_least_squares(padded, rank or dim, num_series))
+            found.append(delays.total_least_squares(factor, rank or dim, num_series))
     return found
 
 
