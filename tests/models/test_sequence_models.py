@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.causality import assert_reads_only_the_past
+from helpers.weights import random_weights
 
 from vfejax.cli.train.reported import units
 from vfejax.models import table
@@ -410,6 +411,32 @@ def test_what_is_no_batch_is_named(name):
     else:
         with pytest.raises(ValueError, match=f"1 to {WIDTH} positions, got {WIDTH + 1}"):
             jax.eval_shape(model.apply, params, longer, None)
+
+
+@each_model
+def test_a_token_outside_the_vocabulary_is_no_number_and_touches_no_other_sequence(
+    name, compiled, tokens
+):
+    model, strange = compiled(name), tokens.copy()
+    strange[0, 3] = VOCABULARY
+    found = model.logits(strange)
+    assert np.all(np.isnan(found[0, 3:]))
+    np.testing.assert_array_equal(found[1:], model.logits(tokens)[1:])
+
+
+@each_model
+def test_weights_of_numpy_and_tokens_of_fewer_bits_than_the_vocabulary_has_are_read(name):
+    model = table.build(name, MODELS[name].tiny, 300, WIDTH)
+    params = random_weights(model, 0, 0.1)
+
+    def read(tokens):
+        state = model.init_decode(params, BATCH)
+        return model.apply(params, tokens).logits, model.decode(params, state, tokens[:, 0])[0]
+
+    for dtype in (jnp.int8, jnp.uint8):
+        whole, last = jax.eval_shape(read, jax.ShapeDtypeStruct((BATCH, LENGTH), dtype))
+        assert whole.shape == (BATCH, LENGTH, 300)
+        assert last.shape == (BATCH, 300)
 
 
 @each_model

@@ -151,9 +151,7 @@ def _embed(
     source = bank if own is None else own
     if config.embedding == "hybrid":
         source = jax.tree.map(jnp.add, own, bank)
-    chosen: IrrepGaussian = jax.tree.map(
-        lambda x: x.at[tokens].get(mode="fill", fill_value=jnp.nan), source
-    )
+    chosen: IrrepGaussian = jax.tree.map(lambda x: jnp.take(x, tokens, axis=0), source)
     if config.position != "sinusoidal":
         return chosen
     wave = sinusoids(positions, config.dim).astype(chosen.mean.dtype)

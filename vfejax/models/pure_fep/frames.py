@@ -53,8 +53,8 @@ def token_frames(phi: Array, tokens: Array, kind: Irreps) -> Array:
         ``[b, n, h, c, c]``.
     """
     if tokens.size < phi.shape[0]:
-        return frames(phi[tokens], kind.group)
-    return frames(phi, kind.group)[tokens]
+        return frames(jnp.take(phi, tokens, axis=0), kind.group)
+    return jnp.take(frames(phi, kind.group), tokens, axis=0)
 
 
 def turn(mean: Array, positions: Array, rates: np.ndarray, kind: Irreps) -> Array:

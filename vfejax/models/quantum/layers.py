@@ -149,10 +149,14 @@ class GivensEmbedding(nnx.Module):
         )
 
     def __call__(self, tokens: Array) -> Array:
-        """``tokens [...]`` to states ``[..., d, d]``, which are real: packed, too."""
-        rho = density.pure_state(density.givens_state(tokens % self.dim, self.angles[...][tokens]))
+        """``tokens [...]`` to states ``[..., d, d]``, which are real: packed, too. A token outside
+        the vocabulary has NaN.
+        """
+        angles = jnp.take(self.angles[...], tokens, axis=0)
+        rho = density.pure_state(density.givens_state(tokens % self.dim, angles))
         if self.dephasing is not None:
-            rho = dephase(rho, jax.lax.stop_gradient(self.dephasing[...])[tokens])
+            strength = jax.lax.stop_gradient(self.dephasing[...])
+            rho = dephase(rho, jnp.take(strength, tokens, axis=0))
         return rho
 
 
