@@ -257,6 +257,51 @@ def test_a_step_that_failed_ends_the_run_though_its_numbers_are_finite(tmp_path)
     assert checkpoint.steps(path) == [0, 4]
 
 
+def test_a_run_with_checkpoints_is_not_begun_again_in_their_midst(unbroken, tmp_path):
+    """Their steps are later than its own: they would stay, and be what is resumed."""
+    path = shutil.copytree(unbroken[0], tmp_path / "run")
+    message = r"checkpoint of step 14; resume=True goes on .* overwrite=True begins again"
+    with run_directory.open_existing(path) as run, pytest.raises(UserError, match=message):
+        loop.run(run, WALK, loop.Cadence(14, 2, 4), quiet=True)
+    assert checkpoint.steps(path) == [8, 12, 14]
+    assert _steps(path) == _steps(unbroken[0])
+    with run_directory.create(path, {"seed": 3}, overwrite=True) as run:  # the remedy
+        outcome = loop.run(run, WALK, loop.Cadence(14, 2, 4), quiet=True)
+    _same(path, outcome, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("cadence", "message"),
+    [
+        ((-1, 1, 1), "num_steps must be a whole number of at least 0, got -1"),
+        ((2.5, 1, 1), "num_steps must be a whole number of at least 0, got 2.5"),
+        ((4, 0, 1), "log_every must be a whole number of at least 1, got 0"),
+        ((4, 1, 0), "checkpoint_every must be a whole number of at least 1, got 0"),
+        ((4, 2, 3), "checkpoint_every must be a multiple of log_every 2, got 3"),
+    ],
+)
+def test_a_cadence_that_is_none_is_named_before_anything_is_written(cadence, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        _new(tmp_path / "run", cadence=cadence)
+    assert checkpoint.steps(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("kind", ["watched", "failed"])
+def test_what_is_not_said_of_every_step_is_named(kind, tmp_path):
+    program = WALK._replace(**{kind: lambda infos: {"x": np.zeros((2, 3), bool)}})
+    message = r"one thing of every step, \[num_steps\], got 'x' of shape \(2, 3\)"
+    with pytest.raises(ValueError, match=message):
+        _new(tmp_path / "run", program)
+
+
+def test_a_row_cannot_name_its_own_step(tmp_path):
+    def observe(*arguments):
+        return loop.Observation({"step": 1.0}, np.float64(0.0))
+
+    with pytest.raises(ValueError, match=r"a name of their own each, got .'step', 'step'"):
+        _new(tmp_path / "run", WALK._replace(observe=observe))
+
+
 def test_metrics_of_other_columns_are_refused_without_harm(unbroken, tmp_path):
     path = shutil.copytree(unbroken[0], tmp_path / "run")
     (path / "metrics.csv").write_text("step,y\n0,1.0\n")

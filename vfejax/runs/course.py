@@ -150,6 +150,12 @@ def _on(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.Shap
 
 def _first_fault(watched: Mapping[str, PyTree], failed: Mapping[str, PyTree]) -> tuple[int, str]:
     """The first step in which something went wrong, and what; empty when nothing did."""
+    for name, x in (*watched.items(), *failed.items()):
+        if np.ndim(x) != 1:
+            raise ValueError(
+                f"watched and failed must say one thing of every step, [num_steps], got {name!r} "
+                f"of shape {np.shape(x)}"
+            )
     diverged = {name: ~np.isfinite(np.asarray(x)) for name, x in watched.items()}
     broken = {name: np.asarray(x) for name, x in failed.items()}
     faults = [x for x in (*diverged.values(), *broken.values()) if np.any(x)]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, processes
@@ -133,6 +134,18 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
+def _check_cadence(cadence: Cadence) -> None:
+    for name, least in (("num_steps", 0), ("log_every", 1), ("checkpoint_every", 1)):
+        value = getattr(cadence, name)
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if cadence.checkpoint_every % cadence.log_every:
+        raise ValueError(
+            f"checkpoint_every must be a multiple of log_every {cadence.log_every}, got "
+            f"{cadence.checkpoint_every}"
+        )
+
+
 def start_step(run: RunDirectory, cadence: Cadence, *, resume: bool) -> int | None:
     """The step that a resumed run goes on from; None when it begins at 0.
 
@@ -142,9 +155,15 @@ def start_step(run: RunDirectory, cadence: Cadence, *, resume: bool) -> int | No
         resume: whether it is a resumed run at all.
 
     Raises:
-        UserError: when it is beyond ``num_steps`` already.
+        UserError: when it is beyond ``num_steps`` already, and when a run that has checkpoints is
+            not resumed: a loop that began at 0 would mix its own with those of another.
     """
-    latest = checkpoint.latest_step(run) if resume else None
+    latest = checkpoint.latest_step(run)
+    if latest is not None and not resume:
+        raise UserError(
+            f"the run in {run.path} has a checkpoint of step {latest}; resume=True goes on from "
+            "there, and vfejax.runs.directory.create with overwrite=True begins again"
+        )
     if latest is not None and latest > cadence.num_steps:
         raise UserError(
             f"--steps {cadence.num_steps}: the run in {run.path} is at step {latest} already; give "
@@ -188,8 +207,10 @@ def run(
         Where it ended; a checkpoint of that step has been saved, which :func:`restore` reads.
 
     Raises:
-        UserError: when a watched number is not finite, naming the step; when the disk is full, and
-            so on. The checkpoints until then stay.
+        UserError: when a watched number is not finite, naming the step; when the run has
+            checkpoints and is not resumed; when the disk is full, and so on. The checkpoints until
+            then stay.
+        ValueError: for a cadence that is none, and for watched numbers that are not one per step.
 
     >>> import tempfile, jax.numpy as jnp
     >>> from vfejax.runs import directory, loop
@@ -208,6 +229,7 @@ def run(
     >>> float(loop.restore(path, halve).state)  # in a notebook
     2.0
     """
+    _check_cadence(cadence)
     latest = start_step(run, cadence, resume=resume)
     course = Course(run, program, cadence, latest, writers, jit_fn)
     opened(latest, course.stop)

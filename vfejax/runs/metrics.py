@@ -37,6 +37,8 @@ def append_metrics(
         raise ValueError(
             f"columns must include step and hold no comma, quote or line break, got {columns}"
         )
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"columns must have a name of their own each, got {columns}")
     rows = [tuple(row) for row in rows]
     if any(len(row) != len(columns) for row in rows):
         raise ValueError(
