@@ -48,6 +48,7 @@ BENCHMARKS = {
     "inference": Benchmark(20, ("--quick",)),
     "message_passing": Benchmark(20, ("--quick", "--rounds", "1")),
     "active_inference": Benchmark(20, ("--quick", "--batch", "1")),
+    "planning": Benchmark(15, ("--quick",)),
     "koopman": Benchmark(15, ("--dim", "16", "--blocks", "20", "--turns", "1")),
     "token_allocation": Benchmark(
         10, ("--width", "112", "--height", "56", "--patch", "14", "--repeat", "1")
