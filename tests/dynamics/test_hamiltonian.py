@@ -378,6 +378,19 @@ def test_starts_at_rest_by_default(dtype):
     chex.assert_trees_all_equal(state, begin(position, still))
 
 
+@pytest.mark.parametrize(
+    ("momentum", "message"),
+    [
+        ({"a": np.ones(1), "b": np.ones(())}, r"\(3,\), .* got \{\"\['a'\]\": \(1,\)"),
+        ({"a": np.ones(3)}, r"momentum must have the shapes of position, .* got \{\"\['a'\]"),
+    ],
+)
+def test_the_momentum_has_the_shapes_of_the_position(momentum, message):
+    flow = velocity_verlet(lambda x: jnp.sum(x["a"]) + x["b"], 0.1)
+    with pytest.raises(ValueError, match=message):
+        flow.init({"a": np.ones(3), "b": np.ones(())}, momentum)
+
+
 def test_mass_must_be_a_prefix_of_the_position():
     integrator = velocity_verlet(mixed, 0.1, {"x": 1.0, "z": 2.0})
     with pytest.raises(ValueError, match="z"):

@@ -54,6 +54,13 @@ def test_flows_are_symplectic_reversible_of_second_order_and_keep_the_energy(nam
     np.testing.assert_allclose(velocity, OMEGA @ slope, rtol=1e-14)
 
 
+def test_a_state_of_integers_moves():
+    oscillator = Hamiltonian(
+        lambda q: jnp.sum(q**2), lambda q, p: jnp.sum(p**2) / 2, separable=True
+    )
+    assert motion(oscillator, jnp.array([1, 3])).tolist() == [3.0, -2.0]
+
+
 def test_a_state_of_odd_length_is_refused():
     with pytest.raises(ValueError, match=r"z must hold .* even number in all, got shape \(3,\)"):
         halves(jnp.zeros(3))

@@ -220,6 +220,9 @@ def rest(
     Returns:
         The state, with the force at the position.
 
+    Raises:
+        ValueError: when a leaf is complex, or the momentum has other shapes, naming the leaf.
+
     >>> rest(jnp.ones(1), None, force_and_value(lambda x: jnp.sum(x**2), False)).force.tolist()
     [-2.0]
     """
@@ -227,8 +230,18 @@ def rest(
     still = jax.tree.map(jnp.zeros_like, position)
     if momentum is not None:
         momentum = floating_tree(momentum, "momentum")
+        _check_momentum(position, momentum)
         still = jax.tree.map(lambda x, p: p.astype(x.dtype), position, momentum)
     return HamiltonianState(position, still, evaluate(position)[0])
+
+
+def _check_momentum(position: PyTree, momentum: PyTree) -> None:
+    wanted, found = (
+        {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(z)}
+        for z in (position, momentum)
+    )
+    if wanted != found:
+        raise ValueError(f"momentum must have the shapes of position, {wanted}, got {found}")
 
 
 def energies(momentum: PyTree, mass: PyTree, potential: Array, aux: Any) -> HamiltonianInfo:

@@ -14,6 +14,7 @@ from vfejax.dynamics.hamiltonian import HamiltonianState
 from vfejax.dynamics.implicit import implicit_midpoint
 from vfejax.dynamics.rollout import rollout
 from vfejax.dynamics.separable import separable_verlet
+from vfejax.numerics import as_floating
 from vfejax.types import Array, Integrator, PyTree
 
 __all__ = ["Hamiltonian", "energy", "flow", "halves", "joined", "motion", "path"]
@@ -78,6 +79,7 @@ def motion(hamiltonian: Hamiltonian, z: Array) -> Array:
     >>> motion(oscillator, jnp.array([1.0, 2.0])).tolist()
     [4.0, -2.0]
     """
+    z = as_floating(z, "z")
     slope_q, slope_p = halves(jax.grad(lambda state: energy(hamiltonian, state))(z))
     return jnp.concatenate([slope_p, -slope_q])
 
