@@ -118,3 +118,18 @@ def test_a_model_whose_blocks_cannot_be_visited_is_refused():
         spans.replaced(bare)
     with pytest.raises(ValueError, match="model must have blocks that hand on one stream"):
         span_fit.streams(bare, {}, jnp.ones((1, 2), int))
+
+
+@pytest.mark.parametrize(
+    ("span", "rows", "message"),
+    [
+        ([LAYERS], DIM, f"span must hold numbers of blocks below {LAYERS}, got"),
+        ([-1], DIM, f"span must hold numbers of blocks below {LAYERS}, got"),
+        ([], DIM, "span must name the blocks that maps replace, got none"),
+        ([0], 2 * DIM, "of at most 1 delays, got"),
+    ],
+)
+def test_a_route_that_leads_nowhere_is_named(span, rows, message):
+    maps = spans.DelayMap(jnp.zeros((rows, DIM)), jnp.zeros(DIM))
+    with pytest.raises(ValueError, match=message):
+        spans.route(LAYERS, DIM, span, maps)

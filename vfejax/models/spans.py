@@ -83,6 +83,9 @@ def replaced(model: SequenceModel) -> SequenceModel:
     """The model with blocks replaced as a route says, which is part of its weights:
     ``{"model": params, "route": Route}``. One compiled program serves every route.
 
+    These are the weights of ``apply`` alone. The other functions are those of the model that was
+    given, of which no block is replaced, and take ``params``.
+
     Raises:
         ValueError: for a model whose blocks cannot be visited.
 
@@ -128,9 +131,14 @@ def route(
         maps: what stands in their place; None to skip them.
         delays: how many tokens the maps of the route read, at least as many as ``maps``.
 
+    Raises:
+        ValueError: for numbers that are no blocks, a map in place of none, and a map of another
+            size.
+
     >>> route(3, 4, [1, 2]).kind.tolist()
     [0, 1, 1]
     """
+    _check_route(num_layers, dim, span, maps, delays)
     kind = np.zeros(num_layers, np.int32)
     kind[list(span)] = SKIP
     dtype = jnp.float32 if maps is None else maps.kernel.dtype
@@ -142,3 +150,20 @@ def route(
         kernel = kernel.at[first, : len(maps.kernel)].set(maps.kernel)
         bias = bias.at[first].set(maps.bias)
     return Route(jnp.asarray(kind), DelayMap(kernel, bias))
+
+
+def _check_route(
+    num_layers: int, dim: int, span: Sequence[int], maps: DelayMap | None, delays: int
+) -> None:
+    if not all(0 <= block < num_layers for block in span):
+        raise ValueError(f"span must hold numbers of blocks below {num_layers}, got {list(span)}")
+    if maps is None:
+        return
+    if not len(span):
+        raise ValueError("span must name the blocks that maps replace, got none")
+    rows, columns = maps.kernel.shape
+    if columns != dim or rows % dim or rows > delays * dim:
+        raise ValueError(
+            f"maps must have a kernel [delays {dim}, {dim}] of at most {delays} delays, got "
+            f"{maps.kernel.shape}"
+        )
