@@ -491,3 +491,22 @@ def test_protected_steps_stay_and_others_can_be_cleared(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["00000001", "mine.txt"]
     checkpoint.clear(folder)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("step", [np.int64(7), jnp.int32(7)], ids=["numpy", "jax"])
+def test_a_step_may_be_a_number_of_an_array(step, tmp_path):
+    checkpoint.save(tmp_path, step, {"x": np.ones(2)}, {})
+    assert checkpoint.steps(tmp_path) == [7]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_numbers_of_64_bits_are_not_rounded_to_32(dtype, tmp_path):
+    """Whatever the template was made with; those of NumPy are what they are in any mode."""
+    checkpoint.save(tmp_path, 1, {"x": jnp.ones(2, jnp.float64) / 3, "y": np.ones(1)}, {})
+    template = {"x": jax.ShapeDtypeStruct((2,), dtype), "y": np.ones(1)}
+    message = r"state\['x'\] is float64\[2\], and JAX is not in 64-bit mode; .*JAX_ENABLE_X64=1$"
+    with jax.enable_x64(False):
+        with pytest.raises(UserError, match=message):
+            checkpoint.restore(tmp_path, template)
+        found, _ = checkpoint.restore(tmp_path, {"x": np.ones(2), "y": np.ones(1)})
+    np.testing.assert_array_equal(found["x"], np.ones(2) / 3)

@@ -11,6 +11,7 @@ and the first one does all else. All of them must call :func:`save` and :func:`r
 """
 
 import json
+import operator
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from vfejax.runs.checkpoint_arrays import ask_for_space, read_state, write_state
 from vfejax.runs.checkpoint_record import (
     Damaged,
     Misfit,
+    Narrow,
     check_fit,
     describe,
     read_record,
@@ -85,7 +87,8 @@ def save(
 
     Raises:
         UserError: when it cannot be written; what was there before is still there.
-        TypeError: for a leaf that is no array, or a meta that JSON cannot hold.
+        TypeError: for a leaf that is no array, a step that is no whole number, or a meta that JSON
+            cannot hold.
         ValueError: for a negative step or ``keep < 1``.
 
     >>> import tempfile
@@ -96,6 +99,7 @@ def save(
     >>> state["x"].tolist(), meta, steps(run)
     ([0.0, 1.0, 2.0], {'loss': 0.5}, [20])
     """
+    step = operator.index(step)  # that of an array, too
     if step < 0 or keep < 1:
         raise ValueError(f"step must be at least 0 and keep at least 1, got {step} and {keep}")
     content = {"step": step, "meta": dict(meta), "leaves": describe(state)}
@@ -144,8 +148,9 @@ def restore(
         The state, bit for bit as it was saved, and the meta.
 
     Raises:
-        UserError: when there is none, when it is damaged, or when it does not fit the template. The
-            message names the directory, and the older step that is left.
+        UserError: when there is none, when it is damaged, when it does not fit the template, and
+            when it has 64 bits while JAX is not in 64-bit mode. The message names the directory,
+            and the older step that is left.
     """
     for attempt in range(_ATTEMPTS):
         path = _find(run, step)
@@ -276,6 +281,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _remedy(listing: Mapping[int, Path], path: Path, template: PyTree, reason: Damaged) -> str:
+    if isinstance(reason, Narrow):
+        return (
+            "allow it before the first computation with jax.config.update('jax_enable_x64', True), "
+            "or set JAX_ENABLE_X64=1"
+        )
     match = _NAME.fullmatch(path.name)
     step = int(match[1]) if match else -1
     for older in sorted(filter(lambda other: other < step, listing), reverse=True):

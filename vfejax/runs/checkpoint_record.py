@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from vfejax.data.files import atomic_write, one_line
 from vfejax.types import PyTree
 
-__all__ = ["Damaged", "Misfit", "check_fit", "describe", "read_record", "write_record"]
+__all__ = ["Damaged", "Misfit", "Narrow", "check_fit", "describe", "read_record", "write_record"]
 
 
 class Damaged(Exception):
@@ -25,6 +27,13 @@ class Damaged(Exception):
 
 class Misfit(Damaged):
     """A sound checkpoint of something else."""
+
+
+class Narrow(Misfit):
+    """A checkpoint of 64 bits, and JAX would round it to 32."""
+
+
+_WIDE = ("float64", "int64", "uint64", "complex128")
 
 
 def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
@@ -94,8 +103,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def check_fit(content: Mapping[str, Any], template: PyTree) -> None:
-    """Raise Misfit unless a record is of leaves like those of the template."""
+    """Raise Misfit unless a record is of leaves like those of the template, which JAX can hold."""
     saved = {name: (dtype, tuple(shape)) for name, dtype, shape in content["leaves"]}
+    if jnp.result_type(float) != jnp.float64:
+        for name, leaf in _named_leaves(template):
+            of_numpy = isinstance(leaf, (np.ndarray, np.generic))
+            if not of_numpy and name in saved and saved[name][0] in _WIDE:
+                raise Narrow(f"state{name} is {_type(saved[name])}, and JAX is not in 64-bit mode")
     wanted = {name: (dtype, tuple(shape)) for name, dtype, shape in describe(template)}
     for name in (*wanted, *saved):
         if saved.get(name) != wanted.get(name):
