@@ -94,8 +94,7 @@ def inner(family: Family, natural: Natural, statistics: Statistics) -> Array:
 
 @jax.custom_jvp
 def _times(eta: Array, t: Array) -> Array:
-    nothing = (t == 0) & jnp.isinf(eta)
-    return jnp.where(nothing, 0.0, jnp.where(nothing, 0.0, eta) * t)
+    return jnp.where((t == 0) & jnp.isinf(eta), 0.0, eta * t)
 
 
 @_times.defjvp
