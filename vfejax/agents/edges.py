@@ -15,6 +15,7 @@ identity, so the connection has curvature (:mod:`vfejax.agents.links`). In the c
 ``V_e^{-1} A_i`` and ``V_e^{-1} m_i`` take the place of ``A_i`` and ``m_i``.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ __all__ = [
     "edge_alignment_energy",
     "edge_attention_sums",
     "edge_divergences",
+    "known_integers",
 ]
 
 
@@ -141,12 +143,9 @@ def check_edges(edges: Edges, num_agents: int) -> None:
         raise ValueError(
             f"edges must have receivers and senders of one shape [e], got {receivers} and {senders}"
         )
-    for name, ends in edges._asdict().items():
-        if not jnp.issubdtype(jnp.result_type(ends), jnp.integer):
-            raise ValueError(f"edges.{name} must be integers, got {jnp.result_type(ends)}")
-    if any(isinstance(ends, jax.core.Tracer) for ends in edges):
+    known = known_integers("edges", edges._asdict())
+    if known is None:
         return
-    known = {name: np.asarray(ends) for name, ends in edges._asdict().items()}
     for name, ends in known.items():
         outside = np.flatnonzero((ends < 0) | (ends >= num_agents))
         if outside.size:
@@ -161,6 +160,27 @@ def check_edges(edges: Edges, num_agents: int) -> None:
             f"edges must not be listed twice, got {np.max(counts)} edges from sender {sender} to "
             f"receiver {receiver}; keep one"
         )
+
+
+def known_integers(name: str, fields: Mapping[str, Array]) -> dict[str, np.ndarray] | None:
+    """Lists of numbers, where their values are known; None where one of them is traced.
+
+    Args:
+        name: what an error should call what the lists are fields of.
+        fields: by name.
+
+    Raises:
+        ValueError: unless they are integers.
+
+    >>> known_integers("edges", {"senders": jnp.array([1, 0])})["senders"].tolist()
+    [1, 0]
+    """
+    for field, x in fields.items():
+        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            raise ValueError(f"{name}.{field} must be integers, got {jnp.result_type(x)}")
+    if any(isinstance(x, jax.core.Tracer) for x in fields.values()):
+        return None
+    return {field: np.asarray(x) for field, x in fields.items()}
 
 
 def _inside(edges: Edges, num_agents: int) -> Array:

@@ -13,11 +13,10 @@ to the free energy with a weight of your own.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.agents.edges import Edges, check_edges
+from vfejax.agents.edges import Edges, check_edges, known_integers
 from vfejax.agents.population import check_array
 from vfejax.geometry.connection import wilson
 from vfejax.geometry.groups import Generators
@@ -117,26 +116,21 @@ def _check_loops(loops: Loops, num_edges: int) -> None:
             "loops must have edges and signs of one shape [p, l], got "
             f"{shapes[0]} and {shapes[1]}; each has at least one step"
         )
-    for name, x in loops._asdict().items():
-        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
-            raise ValueError(f"loops.{name} must be integers, got {jnp.result_type(x)}")
-    if any(isinstance(x, jax.core.Tracer) for x in loops):
+    known = known_integers("loops", loops._asdict())
+    if known is None:
         return
-    edges, signs = (np.asarray(x) for x in loops)
-    for name, x, wrong, allowed in (
-        ("signs", signs, np.abs(signs) > 1, "-1, 0 or 1"),
-        (
-            "edges",
-            edges,
-            (signs != 0) & ((edges < 0) | (edges >= num_edges)),
-            f"in [0, {num_edges})",
-        ),
-    ):
-        if np.any(wrong):
-            loop, step = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"loops.{name} must be {allowed}, got {x[loop, step]} in step {step} of loop {loop}"
-            )
+    edges, signs = known["edges"], known["signs"]
+    strange = (signs != 0) & ((edges < 0) | (edges >= num_edges))
+    _refuse("signs", signs, np.abs(signs) > 1, "-1, 0 or 1")
+    _refuse("edges", edges, strange, f"in [0, {num_edges})")
+
+
+def _refuse(name: str, numbers: np.ndarray, wrong: np.ndarray, allowed: str) -> None:
+    for loop, step in np.argwhere(wrong)[:1]:
+        raise ValueError(
+            f"loops.{name} must be {allowed}, got {numbers[loop, step]} in step {step} of loop "
+            f"{loop}"
+        )
 
 
 def loop_holonomy(links: Array, loops: Loops, generators: Generators) -> Array:
