@@ -121,11 +121,11 @@ def begin(function: Callable[..., Any], *arguments: Any) -> bool:
 
     def make() -> None:
         try:
-            begun.program.set_result(function.made(path, arguments, begun.shapes.set_result))
+            function.made(path, arguments, begun.shapes.set_result, begun.program.set_result)
         except BaseException as error:  # told to who waits
-            begun.program.set_exception(error)
-            if not begun.shapes.done():
-                begun.shapes.set_exception(error)
+            for waited in begun:
+                if not waited.done():
+                    waited.set_exception(error)
 
     # No daemon: a process that ends while XLA compiles can crash.
     threading.Thread(target=make).start()
@@ -184,17 +184,20 @@ class _Kept:
         self,
         path: Path | None,
         arguments: tuple[Any, ...],
-        tell: Callable[[Any], None] = lambda shapes: None,
+        tell_shapes: Callable[[Any], None] = lambda shapes: None,
+        tell_program: Callable[[Any], None] = lambda program: None,
     ) -> Callable[..., Any]:
-        """Compile, and write what can be kept. ``tell`` is given the shapes of the results
-        before that.
+        """Compile, and write what can be kept. The shapes of the results are told before the one,
+        and the executable before the other.
         """
         lowered = self._compiled.lower(*arguments)
-        tell(_bare(lowered.out_info))
-        if path is None or _calls_out(lowered):
-            return lowered.compile()
-        with jax_cache.aside():
+        tell_shapes(_bare(lowered.out_info))
+        kept = path is not None and not _calls_out(lowered)
+        with jax_cache.aside() if kept else contextlib.nullcontext():
             program = lowered.compile()
+        tell_program(program)
+        if path is None or not kept:
+            return program
         _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
 
