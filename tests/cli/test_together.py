@@ -16,7 +16,7 @@ from vfejax.cli.main import main
 from vfejax.cli.together import GroupOptions, check_group, joined
 from vfejax.data import population_arrays
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, joining, processes
+from vfejax.runs import checkpoint, process_group, processes
 from vfejax.runs.interrupt import INTERRUPTED
 from vfejax.runs.metrics import read_metrics
 
@@ -195,7 +195,7 @@ def test_too_little_memory_of_one_process_is_explained_to_all(monkeypatch):
         except UserError as error:
             told.append(str(error))
 
-    monkeypatch.setattr(joining, "joined", all_told)
+    monkeypatch.setattr(process_group, "joined", all_told)
     with joined(GroupOptions(coordinator="[::1]:4000", processes=2, process=1), "train"):
         raise MemoryError("Unable to allocate 72 GiB")
     assert told[0].startswith("not enough memory (Unable to allocate 72 GiB); choose a smaller --b")
@@ -209,7 +209,7 @@ def test_processes_compare_what_they_read_and_not_where_it_lies(tmp_path, monkey
         alike.append(values)
         yield
 
-    monkeypatch.setattr(joining, "joined", compared)
+    monkeypatch.setattr(process_group, "joined", compared)
     for name, text in (("a", "spin"), ("b", "spin"), ("c", "spun"), ("d", None)):
         file = tmp_path / name
         if text is not None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vfejax.cli import drawing, kept, options
 from vfejax.cli.options import RunOptions
 from vfejax.data.files import atomic_write
-from vfejax.runs import checkpoint, loop, processes, shared, tensorboard
+from vfejax.runs import checkpoint, loop, processes, shared_directory, tensorboard
 from vfejax.runs import directory as run_directory
 from vfejax.runs import inputs as run_inputs
 from vfejax.runs.interrupt import Interrupt
@@ -186,7 +186,7 @@ def _opened(
 ) -> run_directory.RunDirectory:
     """The directory of the run: a new one, or that of a resumed run."""
     if not processes.leads():
-        return shared.join(config.out)
+        return shared_directory.join(config.out)
     if config.resume:
         return run_directory.open_existing(config.out)
     if config.overwrite:
@@ -226,7 +226,7 @@ def begin(
             begins = not config.resume or checkpoint.latest_step(run) is None
             if begins and not known and processes.leads():
                 run_inputs.record(run, inputs)
-            shared.meet(run)
+            shared_directory.meet(run)
             if known or not processes.leads():
                 run_inputs.check(run, inputs)
             yield Session(config, run, name, interrupt, settings, before, [])

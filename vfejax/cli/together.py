@@ -14,7 +14,7 @@ from vfejax.cli.limits import check, check_counts
 from vfejax.cli.options import RunOptions
 from vfejax.errors import UserError
 from vfejax.runs import inputs as run_inputs
-from vfejax.runs import joining
+from vfejax.runs import process_group
 
 __all__ = ["GroupOptions", "check_group", "joined"]
 
@@ -84,8 +84,8 @@ def joined(
     if config.coordinator is None or config.processes is None or config.process is None:
         yield
         return
-    group = joining.Group(config.coordinator, config.processes, config.process)
-    with joining.joined(group, name, _alike(config, name) | _read_alike(inputs_fn)):
+    group = process_group.Group(config.coordinator, config.processes, config.process)
+    with process_group.joined(group, name, _alike(config, name) | _read_alike(inputs_fn)):
         try:
             yield
         except Exception as error:

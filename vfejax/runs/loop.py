@@ -5,7 +5,7 @@ every chunk it checks that the numbers are finite, writes a row of ``metrics.csv
 and, when it is due, saves a checkpoint. A run that was killed, interrupted or given more steps goes
 on from its newest checkpoint, and gives bit for bit what an unbroken run gives.
 
-Processes that have joined (:mod:`vfejax.runs.joining`) run one loop together: each calls
+Processes that have joined (:mod:`vfejax.runs.process_group`) run one loop together: each calls
 :func:`run`, the first one alone writes files and shows progress, all write their parts of a
 checkpoint, and a signal to any of them ends the loop of all after the same chunk.
 """

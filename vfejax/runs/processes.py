@@ -1,7 +1,7 @@
 """What the processes of one job do together: who writes, and what all of them agree on.
 
-A process that has not joined others (:mod:`vfejax.runs.joining`, or ``jax.distributed``) is alone:
-it leads, and agrees with itself. Across processes everything here but :func:`leads` and
+A process that has not joined others (:mod:`vfejax.runs.process_group`, or ``jax.distributed``) is
+alone: it leads, and agrees with itself. Across processes everything here but :func:`leads` and
 :func:`count` is a collective: all of them must call it, in the same order.
 """
 

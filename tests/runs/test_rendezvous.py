@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vfejax.errors import UserError
-from vfejax.runs import meeting
-from vfejax.runs.links import Links, Peer
+from vfejax.runs import rendezvous
+from vfejax.runs.connections import Links, Peer
 
 ALIKE = {"jax": "1.2", "--steps": 3, "--processes": 3}
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(meeting, "_LINGER", 0.5)
-    monkeypatch.setattr(meeting, "_SILENCE", 0.2)
+    monkeypatch.setattr(rendezvous, "_LINGER", 0.5)
+    monkeypatch.setattr(rendezvous, "_SILENCE", 0.2)
 
 
 def free_address() -> str:
@@ -28,15 +28,15 @@ def free_address() -> str:
 
 
 def met(*ranks: int, address: str = "", size: int = 3, wait: float = 20.0, **others) -> list:
-    """What each process of a meeting gets: its connections, or what it is told; ``others`` has what
-    is not alike in some.
+    """What each process of a rendezvous gets: its connections, or what it is told; ``others`` has
+    what is not alike in some.
     """
     address = address or free_address()
 
     def one(rank: int) -> Links | str:
         alike = ALIKE | others.get(f"of_{rank}", {})
         try:
-            return meeting.meet(address, size, rank, alike, wait=wait)
+            return rendezvous.meet(address, size, rank, alike, wait=wait)
         except UserError as error:
             return str(error)
 
@@ -172,7 +172,7 @@ def test_strangers_that_call_are_not_met():
     address = free_address()
     host, _, port = address.rpartition(":")
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(meeting.meet, address, 3, 0, ALIKE, wait=20.0)
+        first = pool.submit(rendezvous.meet, address, 3, 0, ALIKE, wait=20.0)
         callers = []
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b'{"vfejax": {"process": "1"}}\n', b""):
             while True:
@@ -185,6 +185,8 @@ def test_strangers_that_call_are_not_met():
         gone.send(vfejax={"process": 1, "alike": ALIKE})
         assert gone.hear(20.0) == {"heard": True}
         gone.close()
-        others = [pool.submit(meeting.meet, address, 3, rank, ALIKE, wait=20.0) for rank in (1, 2)]
+        others = [
+            pool.submit(rendezvous.meet, address, 3, rank, ALIKE, wait=20.0) for rank in (1, 2)
+        ]
         for one in (*callers, *(future.result(30) for future in (first, *others))):
             one.close()

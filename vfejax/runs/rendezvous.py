@@ -1,4 +1,4 @@
-"""How the processes of one job meet, and what they tell each other besides what JAX does.
+"""The rendezvous of the processes of one job: how they meet before JAX connects them.
 
 The service of JAX waits in silence for whoever calls. So before it starts, process 0 listens at the
 coordinator's port itself: each of the others introduces itself, process 0 compares it with itself,
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from vfejax.data.files import one_line
 from vfejax.errors import UserError
-from vfejax.runs.links import Links, Peer
+from vfejax.runs.connections import Links, Peer
 
 __all__ = ["meet"]
 
@@ -54,7 +54,7 @@ def meet(
 
 
 class _Host:
-    """The meeting as process 0 holds it."""
+    """The rendezvous as process 0 holds it."""
 
     def __init__(self, coordinator: str, size: int, alike: Mapping[str, Any]) -> None:
         self._coordinator, self._size = coordinator, size
@@ -193,7 +193,7 @@ def _shown(value: Any) -> str:
 
 
 def _attend(coordinator: str, introduction: dict[str, Any], wait: float) -> Links:
-    """The meeting as the others see it."""
+    """The rendezvous as the others see it."""
     peer = _reach(coordinator, introduction, wait)
     words = peer.hear(wait + _LATE) or {}
     if "begin" in words:

@@ -4,8 +4,8 @@
 that waits for a lost process cannot be cancelled, and the client of that service ends its process
 by ``abort()``, with a page of native messages. What users see instead is one line: the messages go
 to a temporary file, and a handler of the abort reads there who was lost. Before all that the
-processes meet (:mod:`vfejax.runs.meeting`), and by the connections of that meeting each tells the
-others its error.
+processes meet (:mod:`vfejax.runs.rendezvous`), and by the connections of that rendezvous each tells
+the others its error.
 """
 
 import atexit
@@ -27,9 +27,9 @@ import jax
 from vfejax import __version__
 from vfejax.data.files import one_line
 from vfejax.errors import UserError
-from vfejax.runs import meeting, processes
+from vfejax.runs import processes, rendezvous
+from vfejax.runs.connections import Links
 from vfejax.runs.interrupt import INTERRUPTED, end_process
-from vfejax.runs.links import Links
 from vfejax.runs.native_output import NativeOutput
 
 __all__ = ["FAILED", "Group", "joined"]
@@ -91,7 +91,7 @@ def joined(
             others, when it does not answer.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
-    links = meeting.meet(*group, _versions(group) | dict(alike or {}), wait=wait)
+    links = rendezvous.meet(*group, _versions(group) | dict(alike or {}), wait=wait)
     native = NativeOutput()
     watch = _Watch(group, name, native, links)
     native.divert()
