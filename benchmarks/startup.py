@@ -4,13 +4,13 @@
 
 Every command runs in processes of its own. *Cold* is the first run of a user: nothing has been
 compiled before, and Matplotlib has not looked for fonts. *Warm* is every further one, which finds
-the programs that the first one left (``vfejax.cli.kept`` and ``programs``). Python has compiled the
-package before, as installing it does. The parts are seconds of wall time, each moment counted once:
-compilation is tracing, lowering and compiling (or reading what was compiled), wherever it happens;
-imports are those that are left; then pictures and report, and the loop with what it writes. The
-rest is reading options and data, evaluation, and the end of the process. *Processor* is what the
-process and its threads used, which other work on the machine changes least. *Programs* are compiled
-or read. The medians of the rounds count.
+the programs that the first one left (``vfejax.cli.executable_cache`` and ``compilation_cache``).
+Python has compiled the package before, as installing it does. The parts are seconds of wall time,
+each moment counted once: compilation is tracing, lowering and compiling (or reading what was
+compiled), wherever it happens; imports are those that are left; then pictures and report, and the
+loop with what it writes. The rest is reading options and data, evaluation, and the end of the
+process. *Processor* is what the process and its threads used, which other work on the machine
+changes least. *Programs* are compiled or read. The medians of the rounds count.
 """
 
 import argparse

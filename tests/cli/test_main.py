@@ -14,8 +14,8 @@ import jax
 import pytest
 
 from vfejax import __version__
+from vfejax.cli import compilation_cache
 from vfejax.cli import main as entry
-from vfejax.cli import programs
 from vfejax.cli.main import main
 from vfejax.errors import UserError
 
@@ -236,7 +236,7 @@ def test_a_command_in_a_process_of_its_own_looks_for_unused_cycles_rarely(monkey
         return 0
 
     _command(monkeypatch, body)
-    monkeypatch.setattr(programs, "keep_programs", lambda: None)
+    monkeypatch.setattr(compilation_cache, "keep_programs", lambda: None)
     gc.set_threshold(*usual)
     try:
         assert main(["simulate"]) == 0  # called by other code

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from vfejax.cli import kept
+from vfejax.cli import executable_cache
 from vfejax.runs.chunk import compiled
 from vfejax.types import PyTree
 
@@ -44,11 +44,11 @@ def compile_beside(
     if shardings is not None:
         state = jax.tree.map(_placed, state, shardings)
     chunk = compiled(step, state, jit_fn)
-    begun = kept.begin(chunk, state, inputs, num_steps)
+    begun = executable_cache.begin(chunk, state, inputs, num_steps)
     if begun:
         # When it is lowered: until then two threads would only take turns.
         with contextlib.suppress(Exception):  # which is met again by the loop
-            kept.shapes(chunk, state, inputs, num_steps)
+            executable_cache.shapes(chunk, state, inputs, num_steps)
     return begun
 
 

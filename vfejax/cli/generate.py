@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.cli import kept, output, trained
+from vfejax.cli import executable_cache, output, trained
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_seed
 from vfejax.data import tokenizers
@@ -117,7 +117,7 @@ def continuation(
     num_tokens: int,
     seed: int,
     sampler_fn: sampling.SamplerFn,
-    jit_fn: Callable[..., Any] = kept.jit,
+    jit_fn: Callable[..., Any] = executable_cache.jit,
 ) -> np.ndarray:
     """What a model writes after a prompt.
 

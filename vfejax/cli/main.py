@@ -117,7 +117,7 @@ def _run(name: str, arguments: list[str]) -> int:
         with _ended_by_interrupt(name) if own else contextlib.nullcontext():
             command = importlib.import_module(f"vfejax.cli.{COMMANDS[name].module}")
             from vfejax.cli import drawing
-            from vfejax.cli.programs import keep_programs
+            from vfejax.cli.compilation_cache import keep_programs
             from vfejax.runs.interrupt import Interrupt
 
         if own:

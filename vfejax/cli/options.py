@@ -83,7 +83,7 @@ class RunOptions:
 def essentials(config: Run) -> Run:
     """The options that decide what is computed; those that say how to run are as by default, and
     input files are left out. Runs that differ in these alone share their compiled programs
-    (:mod:`vfejax.cli.kept`) when functions close over the essentials and no more.
+    (:mod:`vfejax.cli.executable_cache`) when functions close over the essentials and no more.
 
     >>> essentials(RunOptions(steps=3, seed=4, quiet=True)) == essentials(RunOptions(seed=4))
     True

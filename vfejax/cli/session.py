@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from vfejax.cli import drawing, kept, options
+from vfejax.cli import drawing, executable_cache, options
 from vfejax.cli.options import RunOptions
 from vfejax.data.files import atomic_write
 from vfejax.runs import checkpoint, loop, processes, shared_directory, tensorboard
@@ -71,7 +71,7 @@ class Session(NamedTuple):
         *,
         unit: str = "steps",
         units_per_step: int = 1,
-        jit_fn: Callable[..., Any] = kept.jit,
+        jit_fn: Callable[..., Any] = executable_cache.jit,
     ) -> loop.Outcome:
         """Run the program as far as the options say.
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.tiny_run import TINY_PLAN
 from PIL import Image
 
-from vfejax.cli.identity import digest
+from vfejax.cli.function_digest import digest
 from vfejax.cli.main import main
 from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents, references

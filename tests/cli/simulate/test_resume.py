@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.tiny_run import TINY
 
-from vfejax.cli.identity import signature
+from vfejax.cli.function_digest import signature
 from vfejax.cli.main import main
 from vfejax.data import population_arrays
 from vfejax.errors import UserError

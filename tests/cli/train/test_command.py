@@ -20,7 +20,7 @@ from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
 from vfejax.cli import beside
-from vfejax.cli.identity import signature
+from vfejax.cli.function_digest import signature
 from vfejax.cli.main import main
 from vfejax.cli.train import best as train_best
 from vfejax.cli.train import command as train_command

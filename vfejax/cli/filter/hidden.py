@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.filter.emissions import SMALLEST, GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Engine, Estimates, States
 from vfejax.cli.filter.linear import Data
-from vfejax.cli.once import compiled_once
 from vfejax.inference.chains.hidden_markov import (
     HiddenMarkovSmoothed,
     hidden_markov_smoother,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.koopman import dictionaries
 
 __all__ = ["KoopmanModel", "Lifting", "forecasts", "num_observables", "windows"]

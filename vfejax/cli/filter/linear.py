@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.filter.estimates import Engine, Estimates, half_width
-from vfejax.cli.once import compiled_once
 from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.inference.chains.linear_gaussian import (
     LinearGaussian,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.lifting import KoopmanModel, Lifting, forecasts, num_observables, windows
-from vfejax.cli.once import compiled_once
 from vfejax.errors import UserError
 from vfejax.koopman import delays, operators, streaming
 from vfejax.koopman.streaming import Factor

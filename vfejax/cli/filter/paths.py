@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.filter.estimates import FREE_ENERGY, Engine, Estimates, half_width
 from vfejax.cli.filter.generalized import KIND, Smooth, learner, start
 from vfejax.cli.filter.path_moments import Moments, believe, later, now
 from vfejax.cli.filter.stream import Answer, Stream, series_columns
-from vfejax.cli.once import compiled_once
 from vfejax.inference.generalized_filtering import observation
 from vfejax.inference.generalized_filtering.dynamic_expectation_maximization import LearningState
 from vfejax.types import Array, PyTree

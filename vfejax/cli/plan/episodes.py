@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vfejax.beliefs.categorical import entropy
-from vfejax.cli import kept
+from vfejax.cli import executable_cache
 from vfejax.cli.plan.agents import Player
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.problem import Problem
@@ -178,7 +178,7 @@ def program(config: PlanConfig, problem: Problem, player: Player) -> loop.Progra
         return after, _told(problem, episode, moments)
 
     try:
-        blank = kept.shapes(lambda: step(init(), jnp.uint32(0))[1])
+        blank = executable_cache.shapes(lambda: step(init(), jnp.uint32(0))[1])
     except ValueError as error:
         raise UserError(f"--planner {config.planner}, --env {config.env}: {error}") from None
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli import kept
-from vfejax.cli.once import compiled_once
+from vfejax.cli import executable_cache
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents
 from vfejax.cli.plan.config import PlanConfig
@@ -85,7 +85,7 @@ def begin(config: PlanConfig, problem: Problem) -> None:
     """
     if config.steps:
         numbers = _numbers(since(config, config.steps), config.steps)
-        kept.begin(_greedy_episodes(config, problem), numbers)
+        executable_cache.begin(_greedy_episodes(config, problem), numbers)
 
 
 def greedy(config: PlanConfig, problem: Problem, first: int, episodes: int) -> Greedy:

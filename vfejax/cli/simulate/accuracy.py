@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vfejax.agents.population import Population
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate.problem import Problem
 from vfejax.errors import UserError
 from vfejax.geometry import irreps

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 
 from vfejax.agents import population as populations
 from vfejax.agents.population import Population
-from vfejax.cli import drawing, kept
+from vfejax.cli import drawing, executable_cache
 from vfejax.cli import session as sessions
 from vfejax.cli.beside import compile_beside, import_beside
-from vfejax.cli.once import compiled_once, compiled_plainly
+from vfejax.cli.fast_compilation import compiled_once, compiled_plainly
 from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
@@ -89,9 +89,11 @@ def _program(
 
     begun = False
     if config.steps and not config.resume:
-        kept.begin(start, position)
+        executable_cache.begin(start, position)
         length = min(config.log_every, config.steps)
-        begun = compile_beside(step, kept.shapes(start, position)[0], length, compiled_plainly)
+        begun = compile_beside(
+            step, executable_cache.shapes(start, position)[0], length, compiled_plainly
+        )
     import_beside(*_LATER)  # not before: it would take turns with what is traced
     first: dict[str, float] = {}
     if not (config.resume and checkpoint.latest_step(config.out) is not None):

@@ -15,7 +15,7 @@ from vfejax.agents.hierarchy_energy import HierarchyTerms, energy_terms
 from vfejax.agents.pairwise import pairwise_kl
 from vfejax.agents.population import Population
 from vfejax.agents.supports import log_support
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate import accuracy, meta
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.memberships import changes

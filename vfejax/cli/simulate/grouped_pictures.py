@@ -10,7 +10,7 @@ import numpy as np
 from vfejax.agents.hierarchy import Hierarchy, Scales, presence
 from vfejax.beliefs.gaussian import covariance
 from vfejax.cli.drawing import sketched
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
 from vfejax.cli.simulate.problem import Problem

@@ -10,7 +10,7 @@ import numpy as np
 from vfejax.agents.clusters import mean_divergences, two_way
 from vfejax.agents.hierarchy import Hierarchy, Scales
 from vfejax.agents.pairwise import frame_field
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate.problem import Problem
 from vfejax.problems.scenes import adjusted_rand_index, spectral_clustering
 from vfejax.types import Array

@@ -11,7 +11,7 @@ from vfejax.agents import pairwise
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import covariance
 from vfejax.cli.drawing import sketched
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig

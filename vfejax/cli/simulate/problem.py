@@ -20,7 +20,7 @@ from vfejax.agents.population import Population, PopulationCoordinates
 from vfejax.agents.supports import measure
 from vfejax.beliefs.coordinates import GaussianCoordinates
 from vfejax.beliefs.gaussian import Gaussian
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.simulate import inputs
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.dynamics import gradient_flow, hamiltonian, implicit

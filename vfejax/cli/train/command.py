@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from vfejax.cli import drawing, kept
+from vfejax.cli import drawing, executable_cache
 from vfejax.cli import session as sessions
 from vfejax.cli.beside import compile_beside, import_beside
-from vfejax.cli.once import compiled_once
+from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.session import Session
 from vfejax.cli.together import check_group, joined
 from vfejax.cli.train import devices, method, reported
@@ -96,16 +96,18 @@ def _task(config: TrainConfig) -> Task:
     # One program for the evaluations during the run and for those at its end.
     together = min(max(len(windows), _FEWEST_BATCHES), 32)
     rule = devices.rule_of_weights(config)
-    evaluate_fn = evaluator(start.model, mesh, padding, together, rule, kept.jit)
+    evaluate_fn = evaluator(start.model, mesh, padding, together, rule, executable_cache.jit)
     # Asked for outside of steps too: one program in place of nine for its operations.
-    return Task(config, data, start, trainer, kept.jit(rate), mesh, evaluate_fn, windows)
+    return Task(
+        config, data, start, trainer, executable_cache.jit(rate), mesh, evaluate_fn, windows
+    )
 
 
 def _first_state(task: Task) -> TrainState:
     key = random_key(task.config.seed)
     if task.start.trained is not None:  # weights that were read: nothing to compute
         return task.trainer.init(key)
-    shapes = kept.shapes(task.trainer.init, key)
+    shapes = executable_cache.shapes(task.trainer.init, key)
     places = devices.shardings(task.config, task.mesh, shapes)
     return compiled_once(task.trainer.init, out_shardings=places)(key)
 
@@ -114,7 +116,7 @@ def _evaluation(
     task: Task, weights: BestWeights
 ) -> Callable[[int, TrainState, Best], tuple[float, Best]]:
     """``(step, state, best) -> (validation loss, best)``; new best weights are saved."""
-    weights_fn = kept.jit(task.trainer.weights)
+    weights_fn = executable_cache.jit(task.trainer.weights)
 
     def evaluated(step: int, state: TrainState, before: Best) -> tuple[float, Best]:
         params = weights_fn(state)
@@ -151,10 +153,10 @@ def _begin(task: Task, program: loop.Program) -> None:
     config = task.config
     if not config.steps or task.start.trained is not None:
         return
-    shapes = kept.shapes(task.trainer.init, random_key(config.seed))
+    shapes = executable_cache.shapes(task.trainer.init, random_key(config.seed))
     places = devices.shardings(config, task.mesh, shapes)
     inputs, num_steps = _first_inputs(task)
-    compile_beside(program.step, shapes, num_steps, kept.jit, inputs, places)
+    compile_beside(program.step, shapes, num_steps, executable_cache.jit, inputs, places)
 
 
 def _first_inputs(task: Task) -> tuple[Any, int]:
@@ -230,7 +232,9 @@ def _blank(
     task: Task, update: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], state: TrainState
 ) -> dict[str, float]:
     """The same columns before the first update."""
-    _, infos = kept.shapes(compiled(update, state, kept.jit), state, *_first_inputs(task))
+    _, infos = executable_cache.shapes(
+        compiled(update, state, executable_cache.jit), state, *_first_inputs(task)
+    )
     return dict.fromkeys(reported.columns(infos), math.nan)
 
 
@@ -239,7 +243,7 @@ def _remarks(task: Task, session: Session) -> None:
     config, present = task.config, jax.device_count()
     start = session.start  # refuses a run that is beyond --steps already
     if present > 1:
-        template = kept.shapes(task.trainer.init, random_key(config.seed))
+        template = executable_cache.shapes(task.trainer.init, random_key(config.seed))
         session.note(devices.remark(config, task.mesh, present, template))
     if 0 < config.steps < config.warmup_steps + 2:
         session.note(

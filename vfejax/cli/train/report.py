@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vfejax.cli import generate, kept
+from vfejax.cli import executable_cache, generate
 from vfejax.cli.drawing import sketched
 from vfejax.cli.evaluate import split_scores
-from vfejax.cli.once import compiled_plainly
+from vfejax.cli.fast_compilation import compiled_plainly
 from vfejax.cli.train import devices, reported
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
@@ -188,7 +188,7 @@ def _maps(config: TrainConfig, corpus: Corpus, params: PyTree, shown: Maps) -> I
     starts = np.arange(count) * (len(tokens) - length) // max(count - 1, 1)
     windows = np.stack([tokens[start : start + length] for start in starts])
     figure = map_figures.heat_maps(
-        kept.jit(shown.values)(params, windows),
+        executable_cache.jit(shown.values)(params, windows),
         xlabel=shown.xlabel,
         ylabel=shown.ylabel,
         label=shown.label,
@@ -266,7 +266,7 @@ def build(
         UserError: when the best weights or the metrics cannot be read.
     """
     best = run.path / BEST
-    template = start.learning(kept.shapes(start.model.init, random_key(config.seed)))
+    template = start.learning(executable_cache.shapes(start.model.init, random_key(config.seed)))
     learning, meta = checkpoint.restore(best, devices.dealt_out(config, template))
     scores = _scores(config, corpus, start.whole(learning), evaluate_fn, stop_fn)
     if not processes.leads():

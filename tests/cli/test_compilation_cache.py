@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from vfejax.cli import programs
+from vfejax.cli import compilation_cache
 
 COMPILE = """
 import jax
-from vfejax.cli.programs import keep_programs
+from vfejax.cli.compilation_cache import keep_programs
 keep_programs()
 print(jax.jit(lambda x: 3 * x)(1.0))
 """
@@ -50,11 +50,11 @@ def test_a_program_is_kept_for_the_next_process_and_a_damaged_one_is_compiled_ag
 def test_jax_stays_as_it_is_where_the_user_chose_or_no_program_can_be_kept(
     chosen, enabled, caches, jaxlib, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(programs, "version", lambda _: jaxlib)
+    monkeypatch.setattr(compilation_cache, "version", lambda _: jaxlib)
     given = {"jax_compilation_cache_dir": chosen, "jax_enable_compilation_cache": enabled}
-    monkeypatch.setattr(programs.jax, "config", SimpleNamespace(**given))
+    monkeypatch.setattr(compilation_cache.jax, "config", SimpleNamespace(**given))
     monkeypatch.setenv("XDG_CACHE_HOME", caches or str(tmp_path))
-    programs.keep_programs()  # would fail: this configuration has no update
+    compilation_cache.keep_programs()  # would fail: this configuration has no update
     assert not list(tmp_path.iterdir())
 
 
@@ -62,15 +62,15 @@ def test_a_relative_folder_and_a_missing_home_are_not_used(monkeypatch):
     def homeless():
         raise RuntimeError
 
-    monkeypatch.setattr(programs.Path, "home", homeless)
-    assert programs.programs_folder({"XDG_CACHE_HOME": "here"}) is None
+    monkeypatch.setattr(compilation_cache.Path, "home", homeless)
+    assert compilation_cache.programs_folder({"XDG_CACHE_HOME": "here"}) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owner")
 def test_a_folder_that_strangers_can_write_to_is_not_used(tmp_path):
-    assert programs._prepare(tmp_path / "own")
+    assert compilation_cache._prepare(tmp_path / "own")
     (tmp_path / "own").chmod(0o777)
-    assert not programs._prepare(tmp_path / "own")
+    assert not compilation_cache._prepare(tmp_path / "own")
 
 
 def test_the_oldest_files_go_when_there_are_too_many(tmp_path):
@@ -78,13 +78,13 @@ def test_the_oldest_files_go_when_there_are_too_many(tmp_path):
         path = tmp_path / str(age)
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
-    programs.sweep(tmp_path, 400)
+    compilation_cache.sweep(tmp_path, 400)
     assert len(list(tmp_path.iterdir())) == 4
-    programs.sweep(tmp_path, 399)
+    compilation_cache.sweep(tmp_path, 399)
     assert {path.name for path in tmp_path.iterdir()} == {"0"}
     (tmp_path / "empty").touch()  # as a full disk leaves it
-    programs.sweep(tmp_path, 400)
+    compilation_cache.sweep(tmp_path, 400)
     assert {path.name for path in tmp_path.iterdir()} == {"0"}
-    programs.sweep(tmp_path / "missing", 0)
-    programs.sweep(tmp_path, 0)
+    compilation_cache.sweep(tmp_path / "missing", 0)
+    compilation_cache.sweep(tmp_path, 0)
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from vfejax.cli import BEGAN, jax_cache
-from vfejax.cli.identity import PACKAGES, Nameless
+from vfejax.cli.function_digest import PACKAGES, Nameless
 
 __all__ = ["check_unchanged", "settings", "surroundings"]
 

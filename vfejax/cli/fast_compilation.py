@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from vfejax.cli import kept
+from vfejax.cli import executable_cache
 
 __all__ = ["compiled_once", "compiled_plainly"]
 
@@ -31,7 +31,7 @@ def compiled_once(function: Callable[..., Any], out_shardings: Any = None) -> Ca
     >>> compiled_once(jnp.cumsum)(jnp.arange(4)).tolist()
     [0, 1, 3, 6]
     """
-    return kept.jit(function, out_shardings=out_shardings, compiler_options=_QUICKLY)
+    return executable_cache.jit(function, out_shardings=out_shardings, compiler_options=_QUICKLY)
 
 
 def compiled_plainly(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -49,4 +49,4 @@ def compiled_plainly(function: Callable[..., Any], **options: Any) -> Callable[.
     [0, 1, 3, 6]
     """
     chosen = _PLAINLY | ({_LEVEL: 1} if jax.default_backend() == "cpu" else {})
-    return kept.jit(function, compiler_options=chosen, **options)
+    return executable_cache.jit(function, compiler_options=chosen, **options)

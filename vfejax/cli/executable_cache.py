@@ -4,8 +4,8 @@ JAX finds a program that it has compiled before by the program itself, which mus
 lowered first: most of the time of a further short run. Here a program is found by all that can
 change it:
 
-- the function's code and what it has closed over (:mod:`vfejax.cli.identity`), and the shapes,
-  types and places of its arguments;
+- the function's code and what it has closed over (:mod:`vfejax.cli.function_digest`), and the
+  shapes, types and places of its arguments;
 - every file of this package, the versions of others and the times of their files, and the version
   of Python;
 - the settings of JAX, what the environment tells libraries and XLA, and the processor (whose folder
@@ -30,9 +30,9 @@ import jax
 from jax.experimental import serialize_executable
 
 from vfejax.cli import jax_cache
-from vfejax.cli.identity import digest, signature
-from vfejax.cli.programs import programs_folder
-from vfejax.cli.surroundings import check_unchanged, settings, surroundings
+from vfejax.cli.cache_key import check_unchanged, settings, surroundings
+from vfejax.cli.compilation_cache import programs_folder
+from vfejax.cli.function_digest import digest, signature
 from vfejax.data.files import atomic_write
 
 __all__ = ["begin", "jit", "shapes"]

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from vfejax.cli import identity
-from vfejax.cli.identity import Nameless, digest
+from vfejax.cli import function_digest
+from vfejax.cli.function_digest import Nameless, digest
 from vfejax.geometry import irreps
 from vfejax.models import table
 from vfejax.training import sharding
@@ -45,8 +45,12 @@ def test_different_values_have_different_digests_and_equal_ones_the_same():
 @pytest.fixture
 def known(monkeypatch):
     """This module for one of a package, whose functions have digests."""
-    monkeypatch.setattr(identity, "_KNOWN", identity._KNOWN | {__name__.partition(".")[0]})
-    monkeypatch.setattr(identity, "_PLAIN", identity._PLAIN | {__name__.partition(".")[0]})
+    monkeypatch.setattr(
+        function_digest, "_KNOWN", function_digest._KNOWN | {__name__.partition(".")[0]}
+    )
+    monkeypatch.setattr(
+        function_digest, "_PLAIN", function_digest._PLAIN | {__name__.partition(".")[0]}
+    )
 
 
 def test_a_function_that_refers_to_itself_has_a_digest(known):
@@ -110,7 +114,7 @@ def test_what_cannot_be_described_in_full_has_no_digest(monkeypatch):
     for value in values:
         with pytest.raises(Nameless):
             digest(value)
-    monkeypatch.setattr(identity, "_MOST_BYTES", 64)
+    monkeypatch.setattr(function_digest, "_MOST_BYTES", 64)
     with pytest.raises(Nameless):
         digest([np.zeros(8), np.zeros(1)])
 
