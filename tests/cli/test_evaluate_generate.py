@@ -14,7 +14,7 @@ import tokenizers
 from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
-from vfejax.cli import trained as trained_runs
+from vfejax.cli import trained_run as trained_runs
 from vfejax.cli.main import main
 from vfejax.data.spelling import spelled_nats
 from vfejax.models.table import MODELS

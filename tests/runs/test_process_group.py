@@ -1,5 +1,5 @@
 """Processes join, or say in one line why not. What several do together is tested by ``vfejax
-train`` and ``vfejax simulate``, in ``tests/cli/test_together.py``.
+train`` and ``vfejax simulate``, in ``tests/cli/test_distributed.py``.
 """
 
 import json

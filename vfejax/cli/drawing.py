@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 import jax
 
-from vfejax.cli.beside import import_beside
+from vfejax.cli.background import import_beside
 from vfejax.runs import report
 from vfejax.runs.report import Picture
 

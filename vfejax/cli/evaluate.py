@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vfejax.cli import evaluate_koopman, output, trained_run
 from vfejax.cli import options as configuration
-from vfejax.cli import output, spans, trained
 from vfejax.cli.limits import check, check_seed
 from vfejax.cli.train.config import with_options
 from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.cli.train.model import build
-from vfejax.cli.trained import Trained
+from vfejax.cli.trained_run import Trained
 from vfejax.data import corpus
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Split
@@ -142,7 +142,7 @@ def _figures(config: EvaluateConfig, of: Trained) -> dict[str, Any]:
         figures[f"{name}_loss_nats_per_token"] = without.nats_per_token
     if config.koopman:
         text = _training_text(config, of)
-        figures["koopman"] = spans.measure(of, text, split, config.windows)
+        figures["koopman"] = evaluate_koopman.measure(of, text, split, config.windows)
     return figures
 
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     check(config.windows >= 0, "windows", config.windows, "at least 0")
     check_seed(config.seed)
     output.check_replaceable(config.out, config.overwrite)
-    figures = _figures(config, trained.read(config.run))
+    figures = _figures(config, trained_run.read(config.run))
     try:
         if config.out is not None:
             output.write(config.out, json.dumps(figures, indent=2) + "\n")
@@ -162,6 +162,6 @@ def main(arguments: Sequence[str]) -> int:
             for name, value in figures.items():
                 shown = f"{value:.6g}" if isinstance(value, float) else value
                 output.show(f"{name:<30} {shown}")
-            for line in spans.lines(table) if table else []:
+            for line in evaluate_koopman.lines(table) if table else []:
                 output.show(line)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.cli import executable_cache, output, trained
+from vfejax.cli import executable_cache, output, trained_run
 from vfejax.cli import options as configuration
 from vfejax.cli.limits import check, check_seed
 from vfejax.data import tokenizers
@@ -98,7 +98,7 @@ def _source(
 ) -> tuple[Tokenizer, Callable[[int], tuple[SequenceModel, PyTree]]]:
     """The tokenizer, and the model and its weights for a number of tokens."""
     if config.phi is None:
-        run = trained.read(config.run)
+        run = trained_run.read(config.run)
         prepare, params = run.model.prepare, run.params
         if prepare is not None and config.tokens >= _LONG:
             params = jax.jit(prepare)(params)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vfejax.cli.filter.stream import local_stream
-from vfejax.cli.lines import LONGEST, lines
+from vfejax.cli.input_lines import LONGEST, lines
 from vfejax.cli.main import main
 from vfejax.inference.chains.local_models import LocalModel
 

@@ -19,7 +19,7 @@ import pytest
 from helpers.counting_model import counting_model, counting_trainer
 from helpers.tiny_run import TINY_TRAINING as TINY
 
-from vfejax.cli import beside
+from vfejax.cli import background
 from vfejax.cli.function_digest import signature
 from vfejax.cli.main import main
 from vfejax.cli.train import best as train_best
@@ -77,7 +77,7 @@ def test_what_a_thread_compiles_is_what_the_loop_will_call(counting, monkeypatch
     begun, called = [], []
 
     def begin(step, state, num_steps, jit_fn, inputs, shardings):
-        begun.append((jax.tree.map(beside._placed, state, shardings), inputs, num_steps))
+        begun.append((jax.tree.map(background._placed, state, shardings), inputs, num_steps))
 
     def compiled(*arguments):
         def call(*arguments):

@@ -12,7 +12,7 @@ import numpy as np
 
 from vfejax.cli import output
 from vfejax.cli import session as sessions
-from vfejax.cli.compress import beside
+from vfejax.cli.compress import comparison
 from vfejax.cli.compress import report as compress_report
 from vfejax.cli.compress import student as students
 from vfejax.cli.compress import teacher as teachers
@@ -225,7 +225,7 @@ def compress(config: CompressConfig, teacher: Teacher) -> int:
     told = run_inputs.Content(str(config.run), teacher.checksum)
     inputs = {"run": told}
     sessions.compare(config, inputs)
-    other = beside.read(config, teacher)
+    other = comparison.read(config, teacher)
     task = _task(config, teacher)
     with sessions.begin(config, "compress", inputs) as session:
         _announce(task, session)

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vfejax import runs
-from vfejax.cli import options, trained
+from vfejax.cli import options, trained_run
 from vfejax.cli.compress.config import CompressConfig
 from vfejax.cli.train.config import PRETRAINED, TrainConfig, model_options
 from vfejax.cli.train.corpora import named_inputs, train_corpus
-from vfejax.cli.trained import Trained
+from vfejax.cli.trained_run import Trained
 from vfejax.data.batches import evaluation_windows
 from vfejax.data.corpus import Corpus
 from vfejax.errors import UserError
@@ -79,7 +79,7 @@ def read(config: CompressConfig) -> Teacher:
             f"--run {place}: trained layers of a pretrained Phi model, whose other weights are not "
             "its own; give a run of another model"
         )
-    found = trained.read(place)
+    found = trained_run.read(place)
     _check(config, found)
     inputs = named_inputs(found.config, place)
     run_inputs.check(place, inputs)

@@ -23,7 +23,7 @@ from vfejax.cli.filter.local import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.paths import path_stream
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
-from vfejax.cli.lines import lines
+from vfejax.cli.input_lines import lines
 from vfejax.data.files import UTF_16
 from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
 from vfejax.data.stamps import clock_for

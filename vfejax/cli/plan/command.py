@@ -12,7 +12,7 @@ import jax
 
 from vfejax.cli import drawing
 from vfejax.cli import session as sessions
-from vfejax.cli.beside import import_beside
+from vfejax.cli.background import import_beside
 from vfejax.cli.options import essentials
 from vfejax.cli.plan import agents, episodes, references, sizes
 from vfejax.cli.plan import problem as plan_problem

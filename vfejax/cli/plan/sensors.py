@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.cli.lines import lines
+from vfejax.cli.input_lines import lines
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.problem import Problem
 from vfejax.errors import UserError

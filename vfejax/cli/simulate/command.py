@@ -17,13 +17,13 @@ from vfejax.agents import population as populations
 from vfejax.agents.population import Population
 from vfejax.cli import drawing, executable_cache
 from vfejax.cli import session as sessions
-from vfejax.cli.beside import compile_beside, import_beside
+from vfejax.cli.background import compile_beside, import_beside
+from vfejax.cli.distributed import check_group, joined
 from vfejax.cli.fast_compilation import compiled_once, compiled_plainly
 from vfejax.cli.simulate import accuracy, devices, emergence
 from vfejax.cli.simulate import problem as simulate_problem
 from vfejax.cli.simulate.config import SimulateConfig, check_values, parse
 from vfejax.cli.simulate.problem import Problem
-from vfejax.cli.together import check_group, joined
 from vfejax.data import hierarchy_arrays, population_arrays
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, loop, processes

@@ -11,10 +11,10 @@ import tyro
 
 from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
+from vfejax.cli.distributed import GroupOptions
 from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers, check_run
 from vfejax.cli.simulate import meta
 from vfejax.cli.simulate.meta import Meta
-from vfejax.cli.together import GroupOptions
 from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]

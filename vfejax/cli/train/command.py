@@ -14,10 +14,10 @@ import numpy as np
 
 from vfejax.cli import drawing, executable_cache
 from vfejax.cli import session as sessions
-from vfejax.cli.beside import compile_beside, import_beside
+from vfejax.cli.background import compile_beside, import_beside
+from vfejax.cli.distributed import check_group, joined
 from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.session import Session
-from vfejax.cli.together import check_group, joined
 from vfejax.cli.train import devices, method, reported
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train.best import NONE, Best, BestWeights

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vfejax.cli import options as configuration
-from vfejax.cli.together import GroupOptions
+from vfejax.cli.distributed import GroupOptions
 from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.models.phi.config import Swap
 from vfejax.models.table import MODELS, field_name

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers.tiny_run import TINY
 
+from vfejax.cli.distributed import GroupOptions, check_group, joined
 from vfejax.cli.main import main
-from vfejax.cli.together import GroupOptions, check_group, joined
 from vfejax.data import population_arrays
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, process_group, processes

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vfejax.cli.trained import Trained
+from vfejax.cli.trained_run import Trained
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Split
 from vfejax.errors import UserError
