@@ -118,7 +118,7 @@ class VisitFn(Protocol):
             number: of the block, an integer scalar.
             block_fn: ``block_fn(hidden) -> (hidden, said)`` runs the block, and gives what it says
                 of itself, such as statistics for the loss. For a block that is not run,
-                :func:`vfejax.models.visited.silent` has zeros instead.
+                :func:`vfejax.models.block_hooks.silent` has zeros instead.
             hidden: the stream that the block is given, ``[b, n, d]``.
         """
         ...
@@ -149,8 +149,9 @@ class SequenceModel(NamedTuple):
         watch: ``watch(params, batch, key) -> (Prediction, Layers)``: that of ``apply``, and what
             the blocks did. None for a model that does not show them.
         activations: ``activations(params, batch) -> {name: statistics}`` of what its kernels and
-            norms read, by the names of their leaves; see :mod:`vfejax.models.activations`. None for
-            a model that is not made of such layers.
+            norms read, by the names of their leaves; see
+            :mod:`vfejax.models.activation_statistics`. None for a model that is not made of such
+            layers.
         visit: ``visit(params, batch, visit_fn, key=None) -> (Prediction, outputs)``: that of
             ``apply`` with every block in the hands of a :class:`VisitFn`, and the function's own
             outputs, stacked by layer. None for a model whose blocks are of several kinds, or hand

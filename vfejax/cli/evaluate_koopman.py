@@ -12,7 +12,7 @@ from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Split
 from vfejax.errors import UserError
 from vfejax.models import span_fit, spans
-from vfejax.models.visited import silent
+from vfejax.models.block_hooks import silent
 from vfejax.training import sharding
 from vfejax.training.cost import product_flops
 from vfejax.training.evaluate import evaluator

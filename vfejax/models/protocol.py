@@ -17,10 +17,10 @@ import numpy as np
 from flax import nnx
 
 from vfejax.devices import whole
-from vfejax.models import apart
-from vfejax.models.activations import activations
+from vfejax.models import unstacked
+from vfejax.models.activation_statistics import activations
+from vfejax.models.block_hooks import visited
 from vfejax.models.recomputed import recomputed, stack_paths
-from vfejax.models.visited import visited
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel, VisitFn
 
 __all__ = [
@@ -46,9 +46,9 @@ class SequenceModule(Protocol):
 
     A module may also have ``read(state, tokens [b, n]) -> (logits [b, v], state)``, which decodes
     several tokens at once, and ``watch(batch, key) -> (Prediction, Layers)``, which shows what its
-    blocks do (:class:`vfejax.models.watched.Watched`). One with ``residual = True`` has a stack
-    ``blocks`` that hands on one stream, whose blocks can be visited
-    (:mod:`vfejax.models.visited`).
+    blocks do (:class:`vfejax.models.intermediates.Watched`). One with ``residual = True`` has a
+    stack ``blocks`` that hands on one stream, whose blocks can be visited
+    (:mod:`vfejax.models.block_hooks`).
     """
 
     @property
@@ -294,7 +294,7 @@ def pure(
     abstract = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphdef, max_length = nnx.graphdef(abstract), abstract.max_length
     stacks = stack_paths(abstract)
-    merged, decoding = (partial(way, graphdef, stacks) for way in (_merged, apart.merged))
+    merged, decoding = (partial(way, graphdef, stacks) for way in (_merged, unstacked.merged))
 
     def finished(prediction: Prediction, packed: Packing | None) -> Prediction:
         prediction = prediction._replace(logits=unpacked(prediction.logits, packed))
@@ -351,7 +351,7 @@ def pure(
         activations=gather,
         visit=visit if getattr(abstract, "residual", False) else None,
         recompute=recompute if stacks else None,
-        prepare=partial(apart.taken_apart, stacks=stacks) if stacks else None,
+        prepare=partial(unstacked.taken_apart, stacks=stacks) if stacks else None,
     )
 
 

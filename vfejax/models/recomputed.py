@@ -1,4 +1,6 @@
-"""Gradients that compute blocks again: of each, they keep only what it was given."""
+"""Rematerialised blocks (gradient checkpointing): gradients compute blocks again, and keep of each
+only what it was given.
+"""
 
 from typing import Any, TypeVar
 

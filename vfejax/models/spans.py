@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.models.visited import silent
+from vfejax.models.block_hooks import silent
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
 __all__ = ["MAP", "RUN", "SKIP", "DelayMap", "Route", "delayed", "mapped", "replaced", "route"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import (
     Stack,
     attend,
@@ -26,8 +26,8 @@ from vfejax.models.blocks import (
 )
 from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt.config import TransformerConfig
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.protocol import positions_of, pure
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
@@ -39,7 +39,7 @@ class _Block(nnx.Module):
         dim, out_scale = config.dim, 0.02 / (2 * config.layers) ** 0.5
         weights = at_least_float32(dtype)
         linear = partial(
-            kernels.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+            kernel_products.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
         norm = partial(nnx.LayerNorm, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs)
         self.heads, self.rate = config.heads, config.dropout

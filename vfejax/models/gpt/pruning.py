@@ -2,7 +2,7 @@
 
 from vfejax.compression.prune import Part
 from vfejax.models.gpt.config import TransformerConfig
-from vfejax.models.units import transformer
+from vfejax.models.prunable_units import transformer
 
 __all__ = ["structure"]
 

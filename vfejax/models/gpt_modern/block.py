@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import dropout, normal
-from vfejax.models.units import Sizes
+from vfejax.models.prunable_units import Sizes
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
@@ -42,7 +42,7 @@ class Block(nnx.Module):
         weights = at_least_float32(dtype)
         norm = partial(nnx.RMSNorm, epsilon=EPSILON, dtype=dtype, param_dtype=weights, rngs=rngs)
         linear = partial(
-            kernels.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
+            kernel_products.linear, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
         self.config = config
         self.attention_norm = norm(dim)

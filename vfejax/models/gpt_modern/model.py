@@ -34,8 +34,8 @@ from vfejax.models.blocks import (
 from vfejax.models.cache import Cache, empty, read_next
 from vfejax.models.gpt_modern.block import EPSILON, Block
 from vfejax.models.gpt_modern.config import ModernGPTConfig
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.protocol import positions_of, pure
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 

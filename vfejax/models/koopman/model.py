@@ -21,11 +21,11 @@ from flax import nnx
 
 from vfejax.models import resnet_bk
 from vfejax.models.blocks import OptionError, Stack, check_options, normal
+from vfejax.models.intermediates import WatchFn
 from vfejax.models.koopman.config import KoopmanConfig, check_operators
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.model import Memory, ResNetBK, summary
 from vfejax.models.spans import delayed
-from vfejax.models.watched import WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 

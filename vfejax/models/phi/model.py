@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.attention.depth_fusion import FUSIONS
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import Stack, embedding, normal
 from vfejax.models.cache import append
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.phi.attention import Mixer, first_fusion, mixer
 from vfejax.models.phi.config import PhiConfig, Segment, Toroidal, segments
 from vfejax.models.protocol import positions_of, pure
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, SequenceModel
 
@@ -62,7 +62,7 @@ class _Block(nnx.Module):
     ):
         dim, kv_dim = config.dim, config.kv_heads * config.head_dim
         linear = partial(
-            kernels.linear,
+            kernel_products.linear,
             kernel_init=normal(0.02),
             dtype=dtype,
             param_dtype=at_least_float32(dtype),

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from vfejax.devices import alike
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import normal
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.numerics import at_least_float32
@@ -251,7 +251,9 @@ class QuantumBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         real, dim = at_least_float32(dtype), config.dim
-        linear = partial(kernels.linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs)
+        linear = partial(
+            kernel_products.linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs
+        )
         self.config, self.period, self.dtype = config, period, dtype
         self.coupling = nnx.Param(
             jnp.full((), math.log(_FIRST_COUPLING / (1.0 - _FIRST_COUPLING)), real)

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import Stack, check_choice, check_options, normal
+from vfejax.models.intermediates import Watched, WatchFn, unseen
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.quantum.config import QuantumTransformerConfig
 from vfejax.models.quantum.layers import WINDOW, GivensEmbedding, Measurement, QuantumBlock
-from vfejax.models.watched import Watched, WatchFn, unseen
 from vfejax.numerics import at_least_float32
 from vfejax.quantum import density
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
@@ -68,7 +68,7 @@ class QuantumTransformer(Watched):
         rngs: nnx.Rngs,
     ):
         linear = partial(
-            kernels.linear,
+            kernel_products.linear,
             use_bias=False,
             kernel_init=normal(0.02),
             dtype=dtype,

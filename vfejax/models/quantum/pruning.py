@@ -6,8 +6,8 @@ there are.
 """
 
 from vfejax.compression.prune import Part
+from vfejax.models.prunable_units import BLOCK, hidden, stream
 from vfejax.models.quantum.config import QuantumTransformerConfig
-from vfejax.models.units import BLOCK, hidden, stream
 
 __all__ = ["structure"]
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax import routing
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import (
     OptionError,
     Stack,
@@ -34,6 +34,7 @@ from vfejax.models.blocks import (
     embedding,
     normal,
 )
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import ROUTERS, MixtureOfExperts
@@ -42,7 +43,6 @@ from vfejax.models.resnet_bk.heads import heads_first
 from vfejax.models.resnet_bk.mixers import Mixer
 from vfejax.models.resnet_bk.resolvents import LeftFeatures, ResolventOperator
 from vfejax.models.resnet_bk.tridiagonal import TridiagonalOperator
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 
@@ -232,7 +232,7 @@ class ResNetBK(Watched):
             config.dim, use_bias=False, dtype=dtype, param_dtype=weights, rngs=rngs
         )
         if not config.tied:
-            self.output = kernels.linear(
+            self.output = kernel_products.linear(
                 config.dim,
                 vocab_size,
                 use_bias=False,

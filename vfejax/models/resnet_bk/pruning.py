@@ -6,9 +6,9 @@ import jax
 
 from vfejax.compression.experts import kept_scale
 from vfejax.compression.prune import Cut, Part
+from vfejax.models.prunable_units import BLOCK, blocks, hidden, stream
 from vfejax.models.resnet_bk.config import ResNetBKConfig
 from vfejax.models.resnet_bk.experts import ROUTERS
-from vfejax.models.units import BLOCK, blocks, hidden, stream
 from vfejax.types import Array, PyTree
 
 __all__ = ["structure"]

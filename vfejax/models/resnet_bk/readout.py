@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import normal
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
@@ -51,7 +51,7 @@ class Readout(nnx.Module):
         self.heads, self.channels = heads, dim // heads
         self.real, self.parts = at_least_float32(dtype), 1 + complex_output
         linear = partial(
-            kernels.linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs
+            kernel_products.linear, use_bias=False, dtype=dtype, param_dtype=self.real, rngs=rngs
         )
         self.values = linear(dim, dim, kernel_init=normal(0.02))
         self.gate = linear(dim, dim, kernel_init=normal(0.02))

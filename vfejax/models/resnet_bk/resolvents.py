@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.resnet_bk.heads import heads_first
 from vfejax.models.resnet_bk.mixers import MixerInfo, Packed
 from vfejax.models.resnet_bk.potential import Potential
@@ -62,7 +62,7 @@ class ResolventFeatures(Packed):
     ):
         self.clamp, self.diagonal_fn = clamp, diagonal_fn
         self.potential = Potential(dim, heads, v_max=v_max, z_floor=z_floor, dtype=dtype, rngs=rngs)
-        self.out = kernels.linear(
+        self.out = kernel_products.linear(
             2 * heads,
             dim,
             use_bias=False,

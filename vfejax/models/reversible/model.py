@@ -31,10 +31,10 @@ from vfejax.models.blocks import (
     check_positive,
     embedding,
 )
+from vfejax.models.intermediates import Watched, WatchFn, unseen
 from vfejax.models.protocol import pure
 from vfejax.models.reversible.block import Block, EnergySums, energy_sums
 from vfejax.models.reversible.config import ReversibleConfig
-from vfejax.models.watched import Watched, WatchFn, unseen
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 

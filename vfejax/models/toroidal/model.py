@@ -31,12 +31,12 @@ from vfejax.attention.depth_fusion import FUSIONS
 from vfejax.attention.windows import WindowState
 from vfejax.models.blocks import Stack, dropout, embedding
 from vfejax.models.gpt_modern.block import EPSILON, Block
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.protocol import merging, positions_of, pure
 from vfejax.models.toroidal.config import ToroidalConfig
 from vfejax.models.toroidal.options import check, first_slopes, torus_of
 from vfejax.models.toroidal.torus import Torus, attend, read_weights, stream, turned
 from vfejax.models.toroidal.weights import TorusWeights
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Maps, Prediction, PyTree, SequenceModel
 

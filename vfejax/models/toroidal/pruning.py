@@ -4,8 +4,8 @@ every platter.
 
 from vfejax.compression.prune import Cut, Part, Scaling
 from vfejax.models.gpt_modern.pruning import structure as modern
+from vfejax.models.prunable_units import BLOCK
 from vfejax.models.toroidal.config import ToroidalConfig
-from vfejax.models.units import BLOCK
 
 __all__ = ["structure"]
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import dropout, normal
 from vfejax.models.gpt_modern.block import EPSILON
 from vfejax.models.vfe.beliefs import Belief, Transport
@@ -65,7 +65,9 @@ class _Layer(nnx.Module):
 
     def __init__(self, config: VFEConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         real, heads, dim = at_least_float32(dtype), config.heads, config.dim
-        linear = partial(kernels.linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs)
+        linear = partial(
+            kernel_products.linear, use_bias=False, dtype=dtype, param_dtype=real, rngs=rngs
+        )
         self.config, self.dtype = config, dtype
         self.log_coupling = nnx.Param(jnp.full((heads,), math.log(config.coupling), real))
         self.log_temperature = nnx.Param(jnp.full((heads,), math.log(config.temperature), real))
@@ -119,7 +121,7 @@ class ProjectedLayer(_Layer):
         dim, heads, rule = config.dim, config.heads, self.rule
         real = at_least_float32(dtype)
         linear = partial(
-            kernels.linear,
+            kernel_products.linear,
             dim,
             use_bias=False,
             dtype=dtype,

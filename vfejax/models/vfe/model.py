@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.models.blocks import Stack
+from vfejax.models.intermediates import Watched, WatchFn
 from vfejax.models.protocol import positions_of, pure
 from vfejax.models.vfe import inference, irreps
 from vfejax.models.vfe.beliefs import Belief, Transport
@@ -41,7 +42,6 @@ from vfejax.models.vfe.observation import Held, observed_free_energy
 from vfejax.models.vfe.options import check, rule_of
 from vfejax.models.vfe.readout import READOUTS
 from vfejax.models.vfe.statistics import summary, sums_of
-from vfejax.models.watched import Watched, WatchFn
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array, Batch, Prediction, PyTree, SequenceModel
 

@@ -1,7 +1,7 @@
 """What can be taken out of a VFE transformer."""
 
 from vfejax.compression.prune import Cut, Part
-from vfejax.models.units import BLOCK, blocks, hidden, stream
+from vfejax.models.prunable_units import BLOCK, blocks, hidden, stream
 from vfejax.models.vfe.config import VFEConfig
 from vfejax.models.vfe.options import rule_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from vfejax.models import kernels
+from vfejax.models import kernel_products
 from vfejax.models.blocks import bank_logits, embedding, normal
 from vfejax.models.vfe.beliefs import Belief, Transport
 from vfejax.models.vfe.channels import make_norm, per_head, split
@@ -83,7 +83,7 @@ class LinearReadout(TiedReadout):
 
     def __init__(self, config: VFEConfig, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         super().__init__(config, vocab_size, dtype=dtype, rngs=rngs)
-        self.output = kernels.linear(
+        self.output = kernel_products.linear(
             config.dim,
             vocab_size,
             use_bias=False,
@@ -116,7 +116,7 @@ class BankReadout(TiedReadout):
         table = partial(embedding, vocab_size, dtype=real, rngs=rngs)
         self.config, self.dtype = config, dtype
         self.means, self.spreads = table(config.dim), table(numbers)
-        self.spread = kernels.linear(
+        self.spread = kernel_products.linear(
             config.dim,
             numbers,
             use_bias=False,

@@ -1,4 +1,4 @@
-"""The blocks of a module one by one, each in the hands of a function that may run it, change what
+"""Hooks on the blocks of a module, one by one: a function may run each block, change what
 it returns, or do something else in its place.
 
 Modules whose blocks hand on a residual stream and nothing else say ``residual = True``. Their stack

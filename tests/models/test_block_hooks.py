@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vfejax.models import table
+from vfejax.models.block_hooks import silent
 from vfejax.models.table import MODELS
-from vfejax.models.visited import silent
 from vfejax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("library_promotion")

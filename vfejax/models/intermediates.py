@@ -1,4 +1,4 @@
-"""Sequence modules that can say what their blocks do, at no cost while nobody asks."""
+"""Intermediate values of sequence modules: what their blocks do, at no cost while nobody asks."""
 
 from typing import Any, ClassVar, Protocol
 

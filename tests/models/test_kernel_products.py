@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vfejax.models.kernels import kernel_product
+from vfejax.models.kernel_products import kernel_product
 
 DERIVATIVES = {
     "reverse": lambda f: jax.value_and_grad(f, (0, 1)),
