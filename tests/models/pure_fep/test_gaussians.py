@@ -11,7 +11,6 @@ from vfejax.beliefs import gaussian
 from vfejax.beliefs.gaussian import Gaussian
 from vfejax.geometry.transport import frames
 from vfejax.models.pure_fep import prior_bank_logits
-from vfejax.models.pure_fep.bank import bank_logits
 from vfejax.models.pure_fep.gaussians import (
     IrrepGaussian,
     dense,
@@ -22,6 +21,7 @@ from vfejax.models.pure_fep.gaussians import (
     natural_parameters,
     pairwise_kl,
 )
+from vfejax.models.pure_fep.prior_bank import bank_logits
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 

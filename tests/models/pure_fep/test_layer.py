@@ -12,7 +12,6 @@ import pytest
 
 from vfejax.geometry.transport import frames
 from vfejax.models.pure_fep import energy
-from vfejax.models.pure_fep.anatomy import anatomy, draw_parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import from_common, sinusoids, to_common, token_frames
 from vfejax.models.pure_fep.gaussians import (
@@ -32,6 +31,7 @@ from vfejax.models.pure_fep.layer import (
 from vfejax.models.pure_fep.learning import Observed, learn_layer, token_loss
 from vfejax.models.pure_fep.model import build, surroundings
 from vfejax.models.pure_fep.nudges import FARTHEST, natural_direction, nudged
+from vfejax.models.pure_fep.parameters import anatomy, draw_parameters
 from vfejax.models.pure_fep.trainer import trainer
 
 pytestmark = pytest.mark.usefixtures("library_promotion")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from vfejax.models.blocks import OptionError
-from vfejax.models.pure_fep.anatomy import anatomy
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.learning import Observed
 from vfejax.models.pure_fep.model import build, maps, perceive, surroundings
+from vfejax.models.pure_fep.parameters import anatomy
 from vfejax.models.pure_fep.trainer import learn, slow_slopes, trainer
 from vfejax.training.losses import next_token_loss
 from vfejax.types import Batch

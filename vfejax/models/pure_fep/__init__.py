@@ -3,8 +3,6 @@ between layers.
 """
 
 from vfejax.models.pure_fep import (
-    anatomy,
-    bank,
     config,
     energy,
     frames,
@@ -14,14 +12,14 @@ from vfejax.models.pure_fep import (
     learning,
     model,
     nudges,
-    slow,
+    parameters,
+    prior_bank,
+    slow_descent,
     trainer,
 )
-from vfejax.models.pure_fep.bank import prior_bank_logits
+from vfejax.models.pure_fep.prior_bank import prior_bank_logits
 
 __all__ = [
-    "anatomy",
-    "bank",
     "config",
     "energy",
     "frames",
@@ -31,7 +29,9 @@ __all__ = [
     "learning",
     "model",
     "nudges",
+    "parameters",
+    "prior_bank",
     "prior_bank_logits",
-    "slow",
+    "slow_descent",
     "trainer",
 ]

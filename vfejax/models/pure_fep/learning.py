@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vfejax.models.pure_fep.anatomy import Anatomy, Readout
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.energy import EnergyTerms
 from vfejax.models.pure_fep.frames import from_common
@@ -38,6 +37,7 @@ from vfejax.models.pure_fep.layer import (
     layer_prior,
 )
 from vfejax.models.pure_fep.nudges import natural_direction, nudged
+from vfejax.models.pure_fep.parameters import Anatomy, Readout
 from vfejax.types import Array
 
 __all__ = ["Lesson", "Observed", "learn_layer", "token_loss"]

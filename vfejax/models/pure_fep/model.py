@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.models.protocol import packed_batch, positions_of, unpacked, unpacked_layers
-from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import from_common
 from vfejax.models.pure_fep.gaussians import IrrepGaussian
@@ -30,6 +29,7 @@ from vfejax.models.pure_fep.layer import (
     frames_of,
     layer_prior,
 )
+from vfejax.models.pure_fep.parameters import Anatomy, Parameters, anatomy, draw_parameters
 from vfejax.types import Array, Batch, Layers, Maps, Prediction, PyTree, SequenceModel
 
 __all__ = [

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vfejax.models.pure_fep.anatomy import Anatomy
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, Irreps
+from vfejax.models.pure_fep.parameters import Anatomy
 from vfejax.types import Array
 
 __all__ = ["FARTHEST", "natural_direction", "nudged"]

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 
 from vfejax.models.protocol import pack, positions_of
 from vfejax.models.pure_fep import growth
-from vfejax.models.pure_fep.anatomy import Anatomy, Parameters, anatomy, draw_layers
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, kl_divergence
 from vfejax.models.pure_fep.layer import Ancestors, Surroundings
 from vfejax.models.pure_fep.learning import Lesson, Observed, learn_layer
 from vfejax.models.pure_fep.model import ancestor_weights, perceive, surroundings
-from vfejax.models.pure_fep.slow import SlowMemory, averaged, slow_step
+from vfejax.models.pure_fep.parameters import Anatomy, Parameters, anatomy, draw_layers
+from vfejax.models.pure_fep.slow_descent import SlowMemory, averaged, slow_step
 from vfejax.numerics import tree_norm
 from vfejax.types import (
     Array,

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.models.pure_fep import growth
-from vfejax.models.pure_fep.anatomy import Anatomy, Parameters
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, moments
 from vfejax.models.pure_fep.layer import Surroundings
 from vfejax.models.pure_fep.learning import Lesson, Observed
+from vfejax.models.pure_fep.parameters import Anatomy, Parameters
 from vfejax.types import Array, PyTree
 
 __all__ = ["SCALINGS", "SlowMemory", "averaged", "slow_step"]

@@ -13,11 +13,11 @@ from vfejax.models.blocks import (
     check_options,
     check_positive,
 )
-from vfejax.models.pure_fep.bank import bank_logits
 from vfejax.models.pure_fep.config import PureFEPConfig
 from vfejax.models.pure_fep.frames import sinusoids, turn_rates
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, Irreps, irreps
 from vfejax.models.pure_fep.layer import Layer, Rules
+from vfejax.models.pure_fep.prior_bank import bank_logits
 from vfejax.numerics import at_least_float32, matmul
 from vfejax.types import Array
 
