@@ -2,7 +2,7 @@
 
 Every folder but ``cli`` is an attribute: after ``import vfejax``,
 ``vfejax.beliefs.gaussian.kl_divergence(q, p)`` works. A folder is imported when it is first
-touched, so flax is loaded with ``models`` and matplotlib with ``figures``, not before.
+used, so flax is loaded with ``models`` and matplotlib with ``figures``, not before.
 """
 
 import importlib

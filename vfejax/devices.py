@@ -1,4 +1,6 @@
-"""Tokens that lie on several devices: each device works on its own, with the weights in whole."""
+"""Computations on tokens that are divided among devices: each device works on its own tokens, with
+whole copies of the weights.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,5 @@
-"""Blocks that travel round a ring of devices, inside ``shard_map``: each device keeps what is its
-own, and reads what comes by.
+"""Blocks of arrays that are passed around a ring of devices, inside ``shard_map``: each device
+keeps blocks of its own, and reads those that are passed on to it.
 """
 
 from collections.abc import Callable

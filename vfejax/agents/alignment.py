@@ -1,4 +1,4 @@
-"""Alignment energies: what an agent pays for its divergences from its neighbours.
+"""Alignment energies: functions of the divergences of an agent from its neighbours.
 
 An alignment energy maps the divergences of one receiver (or many) to one energy per receiver.
 Divergences come, and energies go, in units of the temperature tau: the energies below are

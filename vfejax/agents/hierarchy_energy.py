@@ -1,4 +1,4 @@
-"""One energy over all scales of a hierarchy, each term paid once.
+"""One energy over all scales of a hierarchy, each term counted once.
 
 A term belongs to the scale of the agent that pays for it:
 

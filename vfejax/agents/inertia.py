@@ -1,4 +1,4 @@
-"""The inertia of belief: kinetic energies whose masses follow from what an agent knows.
+"""The inertia of belief: kinetic energies whose masses are precisions of beliefs.
 
 The kinetic energy of a population is, for means, covariances and frames,
 

@@ -1,5 +1,5 @@
-"""The alignment energy of a population that is shared out over devices: every device keeps its own
-receivers, and the senders travel round.
+"""The alignment energy of a population that is divided among devices: every device keeps its own
+receivers, and the senders are passed around.
 
 :func:`ring` makes a method for :func:`vfejax.agents.free_energy.free_energy` from a mesh. In hop r,
 device d compares its receivers with the senders of device ``d - r``, one block of pairs at a time.

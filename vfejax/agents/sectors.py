@@ -1,4 +1,5 @@
-"""What of a belief field's variation over the base manifold is internal, observable, or dark.
+"""The internal, observable and dark parts of the variation of a belief field over its base
+manifold.
 
 At a point a belief can change in ``k + k (k + 1) / 2`` directions. The Fisher metric says which are
 orthogonal, so a tangent of the field (:mod:`vfejax.agents.pullback`) splits without remainder into

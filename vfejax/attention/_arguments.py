@@ -1,4 +1,4 @@
-"""What the attention functions demand of their arguments, with errors that name the argument."""
+"""Checks of the arguments of the attention functions, with errors that name the argument."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""Which blocks of tokens meet, and with what tile: shared by the methods that work by blocks."""
+"""Which pairs of blocks of tokens attend to each other, and the mask and bias of each: shared by
+the methods that work block by block.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Depth fusion: how the platters of a torus read each other's answers.
+"""Depth fusion: mixing of the attention outputs of the platters of a torus.
 
 The heads' output ``x [b, n, h, c]`` has d = h c channels. Platter k owns the k-th group of h/D
 heads, so that a token's channels are D vectors ``p_k`` of d/D. A fusion maps them to as many.

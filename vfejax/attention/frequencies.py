@@ -1,5 +1,4 @@
-"""Numbers of turns for a ring: distinct integers, as near to wanted numbers as their distinctness
-allows.
+"""Numbers of turns around a ring: distinct integers, as close as possible to given numbers.
 
 A pair of channels that turns n times on a ring of N tokens has the same angle at i and at i + N if
 n is an integer. Numbers above N/2 repeat the smaller ones: n and N - n turn alike, in opposite

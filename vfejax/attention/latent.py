@@ -1,4 +1,5 @@
-"""A compressed past behind the window of a stream, with a bound on what the compression does.
+"""A compressed representation of the tokens before the window of a stream, with a bound on its
+error.
 
 A token that leaves the window is kept for ``horizon`` steps more as its coefficients in an
 orthonormal basis of r channels, ``a = U^T k`` for its key and ``V^T v`` for its value: 2 r numbers

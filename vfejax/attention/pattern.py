@@ -1,5 +1,5 @@
-"""Which tokens of a torus meet, and at what distance bias: arrays of N + D numbers, from which the
-bias of any block of tokens is made when it is needed.
+"""Which tokens of a torus attend to each other, and with which distance bias: arrays of N + D
+numbers, from which the bias of any block of tokens is made when it is needed.
 
 Tokens are numbered ``u = i D + k``: place i in the sequence, platter k. The logit of a query at
 ``(i, k)`` and a key at ``(j, l)`` is lowered by ``slope (distance(i - j) + |k - l| / D)``, so the

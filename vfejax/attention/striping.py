@@ -1,4 +1,4 @@
-"""Striped tokens: dealt out round by round, so that every device of a ring has the same work.
+"""Striped tokens: dealt out to the devices of a ring in turn, so that all have the same work.
 
 Of consecutive blocks under causality, the first device of a ring reads one block and the last reads
 all of them, and the others wait for it. Of striped tokens each device reads equally many. Deal the

@@ -1,4 +1,4 @@
-"""The last tokens of a stream and what its queries read of them: the exact part of
+"""The last tokens of a stream and the attention to them: the exact part of
 :mod:`vfejax.attention.streaming`.
 """
 

@@ -1,5 +1,5 @@
-"""What a command does beside what it computes: imports of what it needs at its end, or when it
-writes, and compilation of its steps while it prepares the rest.
+"""Background work of a command: imports that it needs later, and compilation of its steps while it
+prepares the rest.
 """
 
 import contextlib

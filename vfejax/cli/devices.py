@@ -1,4 +1,4 @@
-"""What a command says of the devices that share its batches."""
+"""Messages of a command about the devices that share its batches."""
 
 __all__ = ["batch_remark"]
 

@@ -1,4 +1,6 @@
-"""What the environment tells JAX and XLA, where it is wrong: one line in place of what they say."""
+"""Environment variables of JAX and XLA: when they are wrong, one clear line replaces JAX's
+messages.
+"""
 
 import functools
 import os

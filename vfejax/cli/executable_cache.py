@@ -1,4 +1,4 @@
-"""Executables that one command leaves to the next, found without tracing.
+"""Cached executables that later commands find without tracing.
 
 JAX finds a program that it has compiled before by the program itself, which must be traced and
 lowered first: most of the time of a further short run. Here a program is found by all that can

@@ -1,4 +1,4 @@
-"""Compilation in little time: of what runs once or a few times, and of small steps."""
+"""Fast compilation, for programs that run only a few times and for small steps."""
 
 from collections.abc import Callable
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""What a function computes, as a digest: its code, and all that it has closed over.
+"""A digest of what a function computes: its code, and all values that it closes over.
 
 Two functions with one digest compute the same: whatever is met is written down in full (the bytes
 of arrays too), and what has no such description makes the whole nameless. Of what a module holds

@@ -1,6 +1,4 @@
-"""What a command gives back: a file that replaces nothing unasked, and text on the terminal that
-is never lost.
-"""
+"""Output of a command: files that replace nothing without --overwrite, and text on the terminal."""
 
 import os
 import re

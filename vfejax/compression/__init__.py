@@ -1,4 +1,4 @@
-"""Smaller models: weights in few bits, without those that say little, taught by a larger model."""
+"""Smaller models: quantisation, pruning, and distillation from a larger model."""
 
 from vfejax.compression import (
     calibrate,

@@ -1,4 +1,4 @@
-"""Calibration of activations: how far the grid of a number that a model computes should reach.
+"""Calibration of activations: the ranges that their grids should cover.
 
 A range that is fixed beforehand wastes most codes: features of a resolvent may be as large as
 ``1 / Im z`` and are mostly far smaller. So their magnitudes are counted on data, in bins whose

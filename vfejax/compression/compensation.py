@@ -1,6 +1,4 @@
-"""What kernels can do about inputs that are taken out: those that stay say part of what the others
-said.
-"""
+"""Correction of kernels for removed inputs, which the kept ones predict in part."""
 
 import jax
 import jax.numpy as jnp

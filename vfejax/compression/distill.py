@@ -1,4 +1,4 @@
-"""Distillation: a student learns what a teacher says, besides what the text says.
+"""Distillation: a student learns from the predictions of a teacher and from the text.
 
 Per token that counts, in nats,
 

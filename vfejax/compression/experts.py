@@ -1,4 +1,4 @@
-"""What each expert of a mixture is worth, and how the weights of those that stay are corrected.
+"""Scores of the experts of a mixture, and corrections of the weights of those that are kept.
 
 The router's weights are a softmax over the experts. Without some of them, the others' weights grow
 by one over the probability that they kept, and the layer says more than it learned to. The output

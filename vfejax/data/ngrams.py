@@ -1,5 +1,5 @@
-"""What counting makes of a text: the loss that a model must beat to have learned more than which
-tokens go together.
+"""N-gram models of a text: the loss that a model must beat to have learned more than which tokens
+go together.
 """
 
 import math

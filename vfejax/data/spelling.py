@@ -1,4 +1,4 @@
-"""What it costs to spell the part of a text that its tokens leave unsaid.
+"""The nats that a code needs for the symbols of a text that its tokens do not determine.
 
 A vocabulary that lacks a symbol says "unknown" for it, which costs a model next to nothing. A code
 for the text itself must also say which symbol it was. The codes here need no training text and no

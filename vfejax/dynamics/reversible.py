@@ -1,4 +1,5 @@
-"""Chains of kicks and drifts, whose gradient needs no memory of the way: it goes back the way.
+"""Chains of kicks and drifts whose gradient stores no intermediate states: it reconstructs them
+backward.
 
 A layer moves a pair (q, p) by two shears,
 

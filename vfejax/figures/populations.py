@@ -1,4 +1,4 @@
-"""Figures of a population's state: who listens to whom, what is believed, how the frames stand.
+"""Figures of a population's state: attention, beliefs and frames.
 
 Plain arrays in, a ``matplotlib.figure.Figure`` out, as in :mod:`vfejax.figures.energies`.
 """

@@ -1,5 +1,5 @@
-"""A linear Gaussian chain as its algorithms want it: checked, offsets removed, observations
-whitened, and time behind the matrices.
+"""A linear Gaussian chain in the form that its algorithms use: checked, offsets removed,
+observations whitened, and time as the last axis.
 
 Missing entries leave their row of the emission 0, and the noise that is left is whitened. An entry
 of the whitened observation then has noise of variance 1, so it can be taken in alone, and a missing

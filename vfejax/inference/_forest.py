@@ -1,5 +1,4 @@
-"""Forests as schedules: rows of edges that do not wait for each other, from the leaves to the
-roots.
+"""Forests as schedules: groups of independent edges, from the leaves to the roots.
 
 A schedule is made in Python and is part of the program: a long path becomes a scan, and a wide tree
 a few vectorised steps.

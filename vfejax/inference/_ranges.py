@@ -1,4 +1,4 @@
-"""Numbers out of their range, refused where their values are known."""
+"""Checks that numbers are in their range, where their values are known."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Symmetric elimination of covariances that may be singular, with their stack behind them.
+"""Symmetric elimination of covariances that may be singular, with the batch axis last.
 
 A state that is known exactly, or noise that enters only some directions, makes covariances
 singular. A pivot that vanishes to rounding is left out. The result is that of a generalised

@@ -1,4 +1,4 @@
-"""How probable observed behaviour is for an agent: what its parameters are fitted by.
+"""The likelihood of observed behaviour under an agent, by which its parameters are fitted.
 
     log p(a_1, ..., a_T | o_1, ..., o_T, theta) = sum_t sum_f log pi_f(a_t,f | o_1..o_t, a_1..a_t-1)
 

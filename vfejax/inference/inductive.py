@@ -1,4 +1,4 @@
-"""Inductive inference: which way leads to where an agent intends to be, however far that is.
+"""Inductive inference: planning backwards from a goal at any distance.
 
 Reasoning runs backwards from the goals of a factor. A state has distance 0 where it is a goal, and
 else one more than the nearest state that some control may lead to:

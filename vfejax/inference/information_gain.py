@@ -1,4 +1,5 @@
-"""What an observation would say about states and about parameters of a POMDP, in nats.
+"""Expected information gain from an observation about states and about parameters of a POMDP, in
+nats.
 
 About states, ``I(s; o) = H[q(o)] - E_q H[p(o | s)]``. With several modalities this is a joint
 quantity and not the sum of their ``I(s; o_m)``: two modalities that say the same count once.

@@ -1,4 +1,4 @@
-"""Koopman operators: linear maps of lifted observables, from data that stream by."""
+"""Koopman operators: linear maps of lifted observables, fitted to streaming data."""
 
 from vfejax.koopman import (
     delays,

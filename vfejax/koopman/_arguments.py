@@ -1,4 +1,4 @@
-"""What the statistics demand of samples and weights, with errors that name the argument."""
+"""Checks of samples and weights of the statistics, with errors that name the argument."""
 
 import jax
 import jax.numpy as jnp

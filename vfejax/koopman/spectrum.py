@@ -1,4 +1,5 @@
-"""Spectra of linear maps of observables: which eigenpairs there are, which are real, what follows.
+"""Spectra of linear maps of observables: eigenpairs, residuals that show which are spurious,
+forecasts.
 
 An eigenfunction of ``z' = K z`` is ``g(x) = w . phi(x)`` with ``K^T w = lambda w``: along a
 trajectory it is multiplied by lambda at every step. A mode v with ``K v = lambda v`` says how much

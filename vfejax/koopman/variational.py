@@ -1,4 +1,4 @@
-"""A score of observables to be learned, which is least for constant ones: VAMP-2."""
+"""VAMP-2, a score for learning observables, which is least for constant ones."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""What flows through a model: statistics of what its kernels and norms read, by leaf name.
+"""Activations of a model: statistics of the inputs of its kernels and norms, by leaf name.
 
 Pruning and low-rank factorisation ask for them, of any module that is made of ``nnx.Linear``, norms
 and stacks of blocks. The layers are wrapped for one call; the model itself knows nothing of it and

@@ -1,4 +1,6 @@
-"""Intermediate values of sequence modules: what their blocks do, at no cost while nobody asks."""
+"""Intermediate values of sequence modules: the outputs of their blocks, at no cost when these are
+not requested.
+"""
 
 from typing import Any, ClassVar, Protocol
 

@@ -1,6 +1,4 @@
-"""Perceptrons whose derivatives are smooth: what energies and liftings of a few numbers are learned
-by.
-"""
+"""Perceptrons with smooth derivatives, for learned energies and liftings of a few numbers."""
 
 from functools import partial
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Units that can be taken out of a model: what most structures of models have in common
+"""Prunable units of a model: what most structures of models have in common
 (:mod:`vfejax.compression.prune`).
 """
 

@@ -1,5 +1,5 @@
-"""Rematerialised blocks (gradient checkpointing): gradients compute blocks again, and keep of each
-only what it was given.
+"""Rematerialised blocks (gradient checkpointing): gradients recompute blocks, and only the input of
+each block is stored.
 """
 
 from typing import Any, TypeVar

@@ -1,7 +1,7 @@
 """Numerics that every layer shares: dtypes, shapes, products, triangular factors and safe norms.
 
-The package imports these functions from here, whichever module holds them. Why none of them calls
-LAPACK is said in :mod:`vfejax.numerics.triangular`.
+The package imports these functions from here, whichever module holds them.
+:mod:`vfejax.numerics.triangular` says why none of them calls LAPACK.
 """
 
 from vfejax.numerics import iteration, norms, precision, products, shapes, triangular

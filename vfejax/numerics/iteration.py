@@ -1,4 +1,4 @@
-"""Iterations until little changes: pytrees that are improved in one compiled loop."""
+"""Iterations over pytrees in one compiled loop, until they change by less than a tolerance."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Dtypes: real floating numbers from what a caller gives, and the precision sums are kept in."""
+"""Dtypes: arguments as real floating-point arrays, and the precision of sums."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,5 @@
-"""Problems with a known answer, worlds for agents that plan, and the flows that join agents and
-dynamics.
+"""Problems with a known answer, environments for agents that plan, and the flows that join agents
+and dynamics.
 """
 
 from vfejax.problems import (

@@ -1,4 +1,4 @@
-"""The beliefs that can come about in a POMDP, and what leads from one to the next.
+"""The reachable beliefs of a POMDP, and the transitions between them.
 
 From each belief an action and an observation lead to another one, by Bayes' rule over all
 combinations of states, without a factorisation. Where worlds are deterministic but for a few cues

@@ -1,4 +1,4 @@
-"""The best that an agent can do in a world that it knows: exact values over all beliefs.
+"""The optimal policy in an environment that the agent knows: exact values of all beliefs.
 
 With log preferences as rewards and t actions done,
 

@@ -1,4 +1,4 @@
-"""What the quantum functions demand of their arguments, with errors that name the argument."""
+"""Checks of the arguments of the quantum functions, with errors that name the argument."""
 
 from typing import NoReturn, TypeVar
 

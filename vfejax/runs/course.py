@@ -1,4 +1,4 @@
-"""A loop under way: the state that its chunks hand on, and what is written down after each."""
+"""A loop under way: the state that is passed from chunk to chunk, and what is saved after each."""
 
 import functools
 import os

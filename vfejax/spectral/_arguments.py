@@ -1,4 +1,4 @@
-"""What the spectral functions demand of their arguments, with errors that name the argument."""
+"""Checks of the arguments of the spectral functions, with errors that name the argument."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -1,5 +1,5 @@
-"""The solution of the equations of folded chains on a CPU: what the two sweeps of the resolvent do
-to vectors.
+"""Solution of the linear equations of folded chains on a CPU: the two sweeps of the resolvent,
+applied to vectors.
 
 Inward ``V_r = I_r (x_r - c V_{r-1})``, outward ``U_r = O_r (x_r - b U_{r+1})``, and where they meet
 ``y_r = G_r (x_r - c V_{r-1} - b U_{r+1})``; in the second half of a chain b and c change places.

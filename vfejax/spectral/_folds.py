@@ -1,4 +1,4 @@
-"""Long chains folded in their middle, and loops over the rows of what is folded.
+"""Long chains folded in their middle, and loops over the rows of folded chains.
 
 Row r of a folded chain holds site r and its mirror image, site n - 1 - r, of all chains side by
 side, ``[n / 2, 2 lanes]``. Chains are folded block by block, in memory that the blocks share and

@@ -1,5 +1,5 @@
-"""What the shards of a sequence tell each other: the entry next door, and what all shards before
-make together.
+"""What the shards of a sequence exchange: neighbouring entries, and the combined map of all shards
+before.
 
 A *shard* is the stretch of a sequence that one device of a ``shard_map`` holds, sites first.
 """

@@ -1,4 +1,4 @@
-"""Causal sweeps through tridiagonal systems whose off-diagonals every site writes for itself.
+"""Causal sweeps through tridiagonal systems whose off-diagonal entries are given for every site.
 
 Site i writes its diagonal d_i and the two numbers that couple it to the site before: c_i below the
 diagonal and b_i above it. Elimination from the first site on gives

@@ -1,4 +1,4 @@
-"""Both continued fractions of a chain by one scan, the sweep from each end a lane beside the other.
+"""Both continued fractions of a chain in one scan, with the sweeps from both ends side by side.
 
 Source: see :mod:`vfejax.spectral.resolvent`.
 """

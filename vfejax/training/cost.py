@@ -1,4 +1,4 @@
-"""What a function costs: operations of its matrix products, counted in what JAX traces."""
+"""Cost of a function: operations of its matrix products, counted in the traced program."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Some weights learn and the others stay: trees taken apart and put together again.
+"""Training of some of the weights: trees divided into trained and fixed leaves, and joined again.
 
 A tree that was taken apart has None in the places of the other part. To JAX and optax these are no
 leaves: nothing is computed or kept for them.

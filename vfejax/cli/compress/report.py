@@ -1,5 +1,5 @@
-"""What a compression shows in the end: every stage with its bytes and its loss, and the file read
-again in a fresh process.
+"""The report of a compression: every stage with its bytes and its loss, and the file read again in
+a fresh process.
 """
 
 import json

@@ -1,6 +1,4 @@
-"""The student: the teacher without what matters least, or a fresh model; and how its weights will
-be kept.
-"""
+"""The student: the pruned teacher or a fresh model, and how its weights will be stored."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

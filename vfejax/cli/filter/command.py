@@ -1,4 +1,4 @@
-"""``vfejax filter``: what lies behind noisy series is estimated, with intervals.
+"""``vfejax filter``: hidden states behind noisy series are estimated, with intervals.
 
 Without arguments: a boat whose velocity wanders is tracked through noisy fixes with gaps.
 """

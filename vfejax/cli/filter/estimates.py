@@ -1,4 +1,4 @@
-"""What is known of each row: means, intervals, states, and how far observations were off."""
+"""Estimates for each row: means, intervals, states, and residuals of the observations."""
 
 import csv
 import io

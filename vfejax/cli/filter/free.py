@@ -1,4 +1,4 @@
-"""The linear Gaussian model of ``vfejax filter`` whose every matrix is free."""
+"""The linear Gaussian model of ``vfejax filter`` all of whose matrices are learned."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What ``vfejax filter --model koopman`` tells its reader: eigenvalues, errors, pictures."""
+"""The report of ``vfejax filter --model koopman``: eigenvalues, errors, pictures."""
 
 from collections.abc import Iterator
 from decimal import Decimal

@@ -1,5 +1,5 @@
-"""How ``--model koopman`` does on held-out rows: eigenvalues with their residuals, and errors
-beside what a user would pick instead.
+"""Tests of ``--model koopman`` on held-out rows: eigenvalues with their residuals, and errors
+beside those of simple baselines.
 """
 
 from typing import NamedTuple

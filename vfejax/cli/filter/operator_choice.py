@@ -1,4 +1,4 @@
-"""Which observables and which map ``--model koopman`` takes, where the options do not say: those
+"""The observables and the map that ``--model koopman`` chooses where options leave them open: those
 whose forecasts of held-out rows are best.
 """
 

@@ -1,4 +1,4 @@
-"""What a path of the generalised model says of rows: at its own time, and of those after it."""
+"""Moments of rows under a path of the generalised model: at its own time, and later."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What ``vfejax filter`` tells its reader in the end: summary, tables, pictures."""
+"""The report of ``vfejax filter``: summary, tables, pictures."""
 
 import itertools
 import math

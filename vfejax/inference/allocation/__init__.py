@@ -1,4 +1,4 @@
-"""Token allocation: from the patches of a picture and a query to whole numbers of tokens."""
+"""Token allocation: numbers of tokens for the patches of a picture, given a query."""
 
 from vfejax.inference.allocation import (
     budgets,

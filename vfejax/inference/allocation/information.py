@@ -1,4 +1,4 @@
-"""Mutual information of tables and of Gaussian variables, and what single outcomes tell.
+"""Mutual information of tables and of Gaussian variables, and the information of single outcomes.
 
     I(q; c) = sum_qc p(q, c) log p(q, c) / (p(q) p(c))
     i(c)    = KL(p(q | c) || p(q)),           I(q; c) = E_p(c) i(c)

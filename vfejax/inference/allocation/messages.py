@@ -1,4 +1,4 @@
-"""Messages: what speaks for reading a patch, as natural parameters that add.
+"""Messages: scores of the patches of a picture, as natural parameters that add.
 
 Three messages, all in nats:
 

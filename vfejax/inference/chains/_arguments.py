@@ -1,4 +1,4 @@
-"""What hidden Markov chains demand of their arguments, with errors that name the argument."""
+"""Checks of the arguments of hidden Markov chains, with errors that name the argument."""
 
 from typing import Any
 

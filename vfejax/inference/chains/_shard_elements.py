@@ -1,4 +1,4 @@
-"""What a shard of a discrete chain does to any belief before it.
+"""The map from any belief before a shard of a discrete chain to the belief behind it.
 
 It is found on probabilities, in one column for each state before the shard. Zeros that come of
 underflow are kept apart from states that cannot be reached by a floor, which no number that counts

@@ -1,4 +1,4 @@
-"""What the shards of a chain tell each other: the belief that each of them starts from.
+"""What the shards of a chain exchange: the belief from which each of them starts.
 
 A *shard* is the stretch of a chain that one device of a ``shard_map`` holds. It maps the belief
 before it to the belief behind it, and its *element* is that map in a few numbers. The devices

@@ -1,4 +1,4 @@
-"""Whether a recursion on probabilities lost anything that counts because it underflowed.
+"""Whether underflow made a recursion on probabilities lose anything that counts.
 
 Normalisers below the square root of the smallest number are not safe. Above it a state can still be
 lost at one observation, and be what explains all that follow, each of which adds a little. So a

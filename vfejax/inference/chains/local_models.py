@@ -1,4 +1,4 @@
-"""Local level and local trend: series that wander, sampled at any times and observed with noise.
+"""Local level and local trend: random walks, sampled at any times and observed with noise.
 
 Each series is a Brownian motion of diffusion ``sigma^2`` (order 1, the local level), or the
 integral of one (order 2, the local trend: a position whose velocity wanders). Over a time h it

@@ -1,5 +1,5 @@
-"""Generalised filtering: dynamic models whose paths are known by their derivatives at one time, and
-filters, actions and learning on the free energy of a path.
+"""Generalised filtering: dynamic models whose paths are described by their derivatives at one time,
+and filters, actions and learning on the free energy of a path.
 """
 
 from vfejax.inference.generalized_filtering import (

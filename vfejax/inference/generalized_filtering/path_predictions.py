@@ -1,4 +1,4 @@
-"""What is known of the states of a model after the last observation: its flow, and smooth noise.
+"""Predictions of the states of a model after the last observation, from its flow and smooth noise.
 
 States move by ``dx/dt = f(x, v) + w``. The flow is linearised about its own mean, ``A = df/dx``,
 ``B = df/dv``. A force with autocorrelation ``R(h)`` that is independent of the states at the start

@@ -1,4 +1,4 @@
-"""Members of plates and their weights: what has weight 0 does not count, whatever it is."""
+"""Members of plates and their weights: a member of weight 0 does not count, whatever its value."""
 
 import jax.numpy as jnp
 

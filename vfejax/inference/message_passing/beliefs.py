@@ -1,4 +1,4 @@
-"""Beliefs about the nodes of a model: what is kept of them, and their ELBO.
+"""Beliefs about the nodes of a model: how they are stored, and their ELBO.
 
 The ELBO of a factorised belief is the expected log joint density plus the entropy of every factor,
 ``A(eta) - <eta, m> - E log h``.

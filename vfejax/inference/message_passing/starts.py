@@ -1,4 +1,4 @@
-"""Where beliefs start: at their priors, but apart where components could be exchanged.
+"""Initial beliefs: the priors, but different for components that could be exchanged.
 
 Components that start alike receive equal messages and stay alike for ever. So one belief of every
 group that an exchange maps to itself starts elsewhere: moved at random, or where the caller says.

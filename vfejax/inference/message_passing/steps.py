@@ -1,4 +1,4 @@
-"""Steps of one belief: towards the messages it receives, and no further than the ELBO allows.
+"""Steps of one belief towards the messages that it receives, shortened where the ELBO would fall.
 
 The messages to a node add up to the natural parameters eta* at which the ELBO is largest. A step of
 size rho is ``eta <- eta + rho (eta* - eta)``: damping, and a natural-gradient step of length rho.

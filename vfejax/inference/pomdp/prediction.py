@@ -1,4 +1,4 @@
-"""What a belief says about the next states and observations, and beliefs along a history."""
+"""Predictions of the next states and observations from a belief, and beliefs along a history."""
 
 import math
 from collections.abc import Sequence

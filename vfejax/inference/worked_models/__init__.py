@@ -1,5 +1,5 @@
-"""Models declared in a few lines, each ready for inference: mixtures, factors, regression, chains,
-topics.
+"""Example models, each declared in a few lines and ready for message passing: mixtures, factors,
+regression, chains, topics.
 """
 
 from vfejax.inference.worked_models import (

@@ -1,4 +1,4 @@
-"""Linear and logistic regression whose inputs prove their relevance."""
+"""Linear and logistic regression with automatic relevance determination of the inputs."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""What can be taken out of a GPT."""
+"""The prunable units of a GPT."""
 
 from vfejax.compression.prune import Part
 from vfejax.models.gpt.config import TransformerConfig

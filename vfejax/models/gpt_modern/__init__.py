@@ -1,4 +1,4 @@
-"""The second reference: a causal transformer as they are built today."""
+"""The second reference: a causal transformer of current design."""
 
 from vfejax.models.gpt_modern import block, config, model
 

@@ -1,5 +1,5 @@
-"""A GPT as they are built today: the stronger of the two references that every other sequence model
-is compared with.
+"""A GPT of current design: the stronger of the two references that every other sequence model is
+compared with.
 
 Pre-norm blocks of causal multi-head attention and a gated feed-forward layer,
 

@@ -1,4 +1,4 @@
-"""What can be taken out of a modern GPT, and of models that share its block."""
+"""The prunable units of a modern GPT, and of models that share its block."""
 
 from vfejax.compression.prune import Part
 from vfejax.models.gpt_modern.block import BlockConfig

@@ -1,4 +1,4 @@
-"""Learning a motion from derivatives: the mean square of what a network misses."""
+"""Learning a motion from derivatives: the mean square error of a network."""
 
 from typing import NamedTuple
 

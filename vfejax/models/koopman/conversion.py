@@ -1,5 +1,5 @@
-"""A trained ResNet-BK with some of its blocks replaced by linear operators, fitted on a text: where
-distillation begins.
+"""A trained ResNet-BK with some of its blocks replaced by linear operators that were fitted on a
+text: the start of a distillation.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The attention of a Phi layer: how queries and keys turn, and what a query reads."""
+"""The attention of a Phi layer: rotary positions, masks and the attention method."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,5 +1,5 @@
-"""Layers that come and go: one is added under the pressure of the last layer's energy, and two that
-believe the same become one.
+"""Growth: a layer is added under the pressure of the last layer's energy, and two layers with equal
+beliefs are merged.
 
 Arrays have room for ``max_layers``; a layer that is not there passes on what it is given. After
 either event nothing further happens for a while.

@@ -1,4 +1,4 @@
-"""One layer: from the beliefs below to priors, from priors to beliefs, and what that costs.
+"""One layer: from the beliefs below to priors, from priors to beliefs, and their free energy.
 
     p_i = N(z_i + d_i, exp(r tanh((t_i + s + e_i) / r)))
     (d_i, e_i) = W_2 gelu(W_1 norm(z_i) + b)

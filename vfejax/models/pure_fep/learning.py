@@ -1,4 +1,4 @@
-"""What one layer learns from what it sees: differences of its own free energy between two phases.
+"""Learning of one layer: differences of the gradients of its own free energy between two phases.
 
 *Free phase*: beliefs q0 descend F alone; the prediction is read. *Learning phase*: the observed
 token is shown with a small weight, the nudge e, and beliefs descend ``F + e O`` from q0, with ``O =

@@ -1,4 +1,4 @@
-"""What a Pure-FEP transformer is made of: its parameters, and the parts that options choose."""
+"""The parts of a Pure-FEP transformer: its parameters, and the alternatives that options choose."""
 
 from collections.abc import Callable
 from typing import NamedTuple

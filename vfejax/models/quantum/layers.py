@@ -1,5 +1,5 @@
-"""Layers of density matrices: tokens as states, mixing with what came before, evolution, and what
-is read from it.
+"""Layers of density matrices: tokens as states, mixing with their predecessors, evolution, and
+readout.
 
 A state rho is kept as one real matrix, ``Re rho + Im rho``
 (:func:`vfejax.quantum.hermitian.packed`): mixing, dephasing and populations act on it as they do on

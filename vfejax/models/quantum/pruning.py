@@ -1,4 +1,4 @@
-"""What can be taken out of a quantum transformer: channels of its stream, and hidden units.
+"""The prunable units of a quantum transformer: channels of its stream, and hidden units.
 
 The levels of its states are no units, since a Hamiltonian means nothing without some of them. A
 block is none either: it hands evolved states on, and how much they lose depends on how many blocks

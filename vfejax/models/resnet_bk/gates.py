@@ -1,4 +1,4 @@
-"""Layers that mix a sequence by gates that the tokens write.
+"""Layers that mix a sequence by gates that are computed from the tokens.
 
 Each head reads from the token states h_i a decay and a phase, which make a complex gate
 

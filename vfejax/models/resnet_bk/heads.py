@@ -1,4 +1,4 @@
-"""What every head of a mixer reads from a token, and how heads start with scales of their own."""
+"""The inputs of the heads of a mixer, and their initial scales, which differ from head to head."""
 
 import jax.numpy as jnp
 from flax import nnx

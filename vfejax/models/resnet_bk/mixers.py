@@ -1,5 +1,5 @@
-"""What the layers that mix tokens share: what a block asks of them, what they say of themselves,
-and where padding goes.
+"""What the layers that mix tokens share: their interface, their diagnostics, and the treatment of
+padding.
 
 The layers stand in :mod:`vfejax.models.resnet_bk.resolvents`,
 :mod:`vfejax.models.resnet_bk.tridiagonal` and :mod:`vfejax.models.resnet_bk.gates`. Each is a flax

@@ -1,5 +1,5 @@
-"""ResNet-BK: a residual network whose tokens talk through the inverse of a tridiagonal operator
-that they write, in O(n), with constant memory per new token.
+"""ResNet-BK: a residual network that mixes its tokens by the inverse of a tridiagonal operator,
+whose entries they determine, in O(n), with constant memory per new token.
 
 A pre-norm block is a mixture of experts, then a mixer (:mod:`vfejax.models.resnet_bk.mixers`) with
 a learnable scale:

@@ -1,4 +1,4 @@
-"""The tridiagonal operator whose potential the tokens write.
+"""The tridiagonal operator whose potential is computed from the tokens.
 
 Each head reads from the token states h_i a potential v_i and an absorption w_i >= 0, which make up
 the diagonal of

@@ -1,4 +1,4 @@
-"""What can be taken out of a ResNet-BK: experts, their hidden units, heads, channels, layers."""
+"""The prunable units of a ResNet-BK: experts, their hidden units, heads, channels, layers."""
 
 from collections.abc import Mapping
 

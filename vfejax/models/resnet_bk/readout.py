@@ -1,6 +1,4 @@
-"""The frame around a recurrence that carries one complex vector per head: what goes in, and what
-becomes of what comes out.
-"""
+"""Input and output maps around a recurrence that carries one complex vector per head."""
 
 from functools import partial, reduce
 

@@ -1,5 +1,5 @@
-"""Layers that mix a sequence by the resolvent of a tridiagonal operator whose potential the tokens
-write (:mod:`vfejax.models.resnet_bk.potential`).
+"""Layers that mix a sequence by the resolvent of a tridiagonal operator whose potential is computed
+from the tokens (:mod:`vfejax.models.resnet_bk.potential`).
 
 :class:`LeftFeatures` and :class:`ResolventOperator` are causal, :class:`ResolventFeatures` sees the
 whole sequence and is for encoders and denoising.

@@ -1,4 +1,5 @@
-"""Layers that mix a sequence by a tridiagonal operator whose off-diagonals the tokens write.
+"""Layers that mix a sequence by a tridiagonal operator whose off-diagonals are computed from the
+tokens.
 
 One off-diagonal is the complex gate of :mod:`vfejax.models.resnet_bk.gates`; by the other the
 tokens couple every site forward, by ``|b_i| <= 1/4``. :class:`TridiagonalOperator` is causal and

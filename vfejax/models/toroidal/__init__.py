@@ -1,4 +1,4 @@
-"""A modern GPT whose heads attend on a torus, and the same attention for flax models of others."""
+"""A modern GPT whose heads attend on a torus, and the same attention for other flax models."""
 
 from vfejax.models.toroidal import attention, config, function, model, options, torus, weights
 

@@ -1,5 +1,5 @@
-"""What can be taken out of a toroidal GPT: what can be out of a modern one, with as many heads on
-every platter.
+"""The prunable units of a toroidal GPT: those of a modern one, with equally many heads
+on every platter.
 """
 
 from vfejax.compression.prune import Cut, Part, Scaling

@@ -1,5 +1,5 @@
-"""A torus as one value, for the layers that attend on it: its size, who reads whom, and how places
-turn queries and keys.
+"""A torus as one value, for the attention layers on it: its size, its masks, and its rotary
+encoding.
 
 A :class:`Torus` holds no arrays and can be compared and hashed, so that a flax module may keep it.
 """

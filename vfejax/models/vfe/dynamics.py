@@ -1,4 +1,4 @@
-"""How the means of agents move along the natural gradient of what they pay.
+"""Dynamics of the means of agents along the natural gradient of their free energies.
 
 *Gradient flow* goes down it. *Hamiltonian dynamics* give the means a velocity u, with a mass in
 units of their precision:

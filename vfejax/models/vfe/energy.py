@@ -1,4 +1,4 @@
-"""The free energy that each agent pays, in memory of the size of its inputs.
+"""The free energy of each agent, in memory of the size of its inputs.
 
 Agent i, a token, pays
 

@@ -1,4 +1,4 @@
-"""Inference of a layer: steps of descent on the free energy that each agent pays.
+"""Inference of a layer: every agent descends its own free energy.
 
 At every step all agents read what their neighbours believe now, and move by
 

@@ -1,4 +1,4 @@
-"""Layers of the VFE transformer: where priors come from, and what becomes of posteriors.
+"""Layers of the VFE transformer: their priors, and the use of their posteriors.
 
 A *projected* layer reads the residual stream x as a transformer's block does. Linear maps of the
 normalised stream are means, covariances and frame coordinates of the priors, and what inference

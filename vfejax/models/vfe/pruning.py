@@ -1,4 +1,4 @@
-"""What can be taken out of a VFE transformer."""
+"""The prunable units of a VFE transformer."""
 
 from vfejax.compression.prune import Cut, Part
 from vfejax.models.prunable_units import BLOCK, blocks, hidden, stream

@@ -1,4 +1,4 @@
-"""What a VFE transformer says of itself: sums over tokens, and what they amount to."""
+"""Diagnostics of a VFE transformer: sums over tokens, and their means."""
 
 from typing import NamedTuple
 
