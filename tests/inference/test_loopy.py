@@ -89,3 +89,21 @@ def test_a_million_variables(rng):
 def test_refuses(nodes, across, options, message):
     with pytest.raises(ValueError, match=message):
         loopy.belief_propagation(np.zeros(nodes), np.zeros(across), np.zeros((2, 2)), **options)
+
+
+def test_many_values_take_no_table_of_all_pairs(rng):
+    """A row of 6 variables of 40 values, by sums over one variable after the other."""
+    k, w = 40, 6
+    nodes, pair = rng.normal(size=(w, k)), rng.normal(size=(k, k))
+    program = jax.jit(_run, static_argnames="damping")
+    compiled = program.lower(nodes[None], pair, pair, damping=0.0).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < w * k * k * 8
+    beliefs, info = compiled(nodes[None], pair, pair)
+    left, right = [np.ones(k)], [np.ones(k)]
+    for i in range(w - 1):
+        left.append((left[-1] * np.exp(nodes[i])) @ np.exp(pair))
+        right.append(np.exp(pair) @ (right[-1] * np.exp(nodes[-1 - i])))
+    joint = np.array(left) * np.array(right[::-1]) * np.exp(nodes)
+    np.testing.assert_allclose(beliefs[0], joint / joint.sum(1)[:, None], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(info.bethe_free_energy, -np.log(joint[0].sum()), rtol=1e-13)
+    assert info.converged
