@@ -17,6 +17,7 @@ from vfejax.models.pure_fep.frames import from_common, sinusoids, to_common, tok
 from vfejax.models.pure_fep.gaussians import (
     IrrepGaussian,
     from_natural,
+    irreps,
     kl_divergence,
     natural_parameters,
     pairwise_kl,
@@ -58,7 +59,7 @@ def _drawn(rng, **options):
 
 def _beliefs(rng, parts, *shape):
     irreps, width = parts.rules.kind.member.shape
-    heads = TINY.dim // width
+    heads = parts.config.dim // width
     return IrrepGaussian(
         jnp.asarray(rng.standard_normal((*shape, heads, width))),
         jnp.asarray(rng.uniform(-0.5, 0.5, (*shape, heads, irreps))),
@@ -130,10 +131,13 @@ def test_transports_know_distances_and_no_positions(rng):
 
 @pytest.mark.slow
 def test_the_common_frame_is_that_of_explicit_transports(rng):
-    """KL(q_i || Omega_ij q_j) with Omega_ij = U_i exp((i - j) w J_z) U_j^{-1}."""
-    parts, _, layer, around = _drawn(rng)
+    """KL(q_i || Omega_ij q_j) with Omega_ij = U_i exp((i - j) w J_z) U_j^{-1}; irreps of one spin
+    stand side by side and apart.
+    """
+    parts, _, layer, around = _drawn(rng, dim=54, spins=(1, 0, 0, 1, 1, 2, 3, 0, 1))
     rules, kind = parts.rules, parts.rules.kind
     place = frames_of(layer, around, rules)
+    whole = frames(layer.frames[around.tokens], kind.group)
     q = _beliefs(rng, parts, BATCH, LENGTH)
     common = to_common(q, place, kind)
     back = from_common(common, place, kind)
@@ -143,7 +147,7 @@ def test_the_common_frame_is_that_of_explicit_transports(rng):
     for head, rate in enumerate(rules.rates):
         axis = jnp.asarray([0.0, 0.0, (i - j) * rate])
         turn = frames(axis, kind.group)
-        u_i, u_j = place.rotation[0, i, head], place.rotation[0, j, head]
+        u_i, u_j = whole[0, i, head], whole[0, j, head]
         message = u_i @ turn @ u_j.T @ q.mean[0, j, head]
         receiver = IrrepGaussian(q.mean[0, i, head][None], q.log_variance[0, i, head][None])
         sender = IrrepGaussian(message[None], q.log_variance[0, j, head][None])
@@ -334,6 +338,16 @@ def test_of_a_large_vocabulary_only_the_frames_that_occur_are_made(rng):
     # Equal values: decoding reads one token at a time, and is tested to equal reading at once.
     made = [var.aval.size for step in program.eqns for var in step.outvars]
     assert max(made) < phi.size
+
+
+def test_a_rotation_is_kept_once_for_all_irreps_of_a_spin(rng):
+    found = token_frames(
+        rng.standard_normal((5, 2, 3)), np.array([[3]]), irreps((0, 0, 1, 1, 1, 2))
+    )
+    assert {spin: rotation.shape for spin, rotation in found.items()} == {
+        1: (1, 1, 2, 3, 3),
+        2: (1, 1, 2, 5, 5),
+    }
 
 
 def test_a_token_outside_the_vocabulary_is_not_a_number(rng):

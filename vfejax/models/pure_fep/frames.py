@@ -5,27 +5,32 @@ and a turn about one direction that is linear in the position, at a rate w of it
 Turns about one direction commute, so the transport ``g_i g_j^{-1} = U(x_i) exp((i - j) w J_z)
 U(x_j)^{-1}`` knows positions by their distance alone. In the common frame, ``g_i^{-1} q_i``, no
 transport is left. Covariances are constant on irreps, so frames do not change them.
+
+A rotation is kept as one matrix for each spin, which turns all irreps of that spin: three vectors
+beside two scalars and a spin 2 have 9 + 25 numbers, where the whole matrix has 256.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from vfejax.geometry import irreps
 from vfejax.geometry.transport import frames
 from vfejax.models.pure_fep.gaussians import IrrepGaussian, Irreps
-from vfejax.numerics import matvec, transpose
+from vfejax.numerics import matmul, matmul_nt
 from vfejax.types import Array
 
 __all__ = ["Frames", "from_common", "sinusoids", "to_common", "token_frames", "turn", "turn_rates"]
 
 
 class Frames(NamedTuple):
-    """Frames of tokens ``[..., h, c, c]``, their positions ``[...]``, and rates of the heads
-    ``[h]`` in radians per token.
+    """Frames of tokens by spin l, ``[..., h, 2 l + 1, 2 l + 1]``, their positions ``[...]``, and
+    rates of the heads ``[h]`` in radians per token. Spin 0 is not turned and has no entry.
     """
 
-    rotation: Array
+    rotation: dict[int, Array]
     positions: Array
     rates: np.ndarray
 
@@ -39,7 +44,7 @@ def turn_rates(heads: int, length: int) -> np.ndarray:
     return np.geomspace(np.pi / 2, np.pi / (2 * max(length, 2)), heads)
 
 
-def token_frames(phi: Array, tokens: Array, kind: Irreps) -> Array:
+def token_frames(phi: Array, tokens: Array, kind: Irreps) -> dict[int, Array]:
     """The learned rotation of every token.
 
     Of a vocabulary larger than the text only the rotations that occur are made.
@@ -50,11 +55,36 @@ def token_frames(phi: Array, tokens: Array, kind: Irreps) -> Array:
         kind: the irreps of a head.
 
     Returns:
-        ``[b, n, h, c, c]``.
+        By spin l > 0, ``[b, n, h, 2 l + 1, 2 l + 1]``.
+
+    >>> from vfejax.models.pure_fep.gaussians import irreps
+    >>> found = token_frames(jnp.zeros((5, 1, 3)), jnp.zeros((2, 4), int), irreps((0, 1, 1)))
+    >>> {spin: rotation.shape for spin, rotation in found.items()}
+    {1: (2, 4, 1, 3, 3)}
     """
-    if tokens.size < phi.shape[0]:
-        return frames(jnp.take(phi, tokens, axis=0), kind.group)
-    return jnp.take(frames(phi, kind.group), tokens, axis=0)
+    few = tokens.size < phi.shape[0]
+    chosen = jnp.take(phi, tokens, axis=0) if few else phi
+    found = {}
+    for spin in sorted({spin for spin, _ in kind.runs()} - {0}):
+        rotation = frames(chosen, irreps.so3((spin,)))
+        found[spin] = rotation if few else jnp.take(rotation, tokens, axis=0)
+    return found
+
+
+def _rotated(
+    mean: Array, rotation: dict[int, Array], kind: Irreps, product_fn: Callable[..., Array]
+) -> Array:
+    """Means ``[..., h, c]`` whose irreps, as rows, are multiplied by the rotation of their spin."""
+    parts, start = [], 0
+    for spin, number in kind.runs():
+        stop = start + number * (2 * spin + 1)
+        part = mean[..., start:stop]
+        if spin:
+            rows = part.reshape(*part.shape[:-1], number, 2 * spin + 1)
+            part = product_fn(rows, rotation[spin]).reshape(part.shape)
+        parts.append(part)
+        start = stop
+    return jnp.concatenate(parts, axis=-1)
 
 
 def turn(mean: Array, positions: Array, rates: np.ndarray, kind: Irreps) -> Array:
@@ -88,7 +118,7 @@ def to_common(q: IrrepGaussian, place: Frames, kind: Irreps) -> IrrepGaussian:
         place: those frames.
         kind: the irreps of a head.
     """
-    mean = matvec(transpose(place.rotation), q.mean)
+    mean = _rotated(q.mean, place.rotation, kind, matmul)
     return q._replace(mean=turn(mean, -place.positions, place.rates, kind))
 
 
@@ -101,7 +131,7 @@ def from_common(q: IrrepGaussian, place: Frames, kind: Irreps) -> IrrepGaussian:
         kind: the irreps of a head.
     """
     mean = turn(q.mean, place.positions, place.rates, kind)
-    return q._replace(mean=matvec(place.rotation, mean))
+    return q._replace(mean=_rotated(mean, place.rotation, kind, matmul_nt))
 
 
 def sinusoids(positions: Array, dim: int) -> Array:

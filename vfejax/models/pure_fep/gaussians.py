@@ -6,6 +6,7 @@ covariance is exactly the same after every transport: the family is closed, and 
 means alone. (Diagonal covariances are not closed: a rotation mixes their entries.)
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -68,6 +69,15 @@ class Irreps(NamedTuple):
     def sizes(self, dtype: jnp.dtype) -> Array:
         """Channels of each irrep, ``[r]``."""
         return jnp.asarray(self.member.sum(axis=1), dtype)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Spin and number of the irreps of one spin that stand side by side, in their order.
+
+        >>> irreps((0, 0, 1, 0)).runs()
+        [(0, 2), (1, 1), (0, 1)]
+        """
+        spins = (self.member.sum(axis=1).astype(int) - 1) // 2
+        return [(int(spin), len(list(run))) for spin, run in itertools.groupby(spins)]
 
 
 def irreps(spins: Sequence[int]) -> Irreps:
