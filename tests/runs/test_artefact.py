@@ -203,8 +203,12 @@ def test_weights_of_another_model_are_refused(params, tmp_path):
 
 
 def test_the_file_of_a_model_of_ones_own_is_read_by_its_shapes(tmp_path):
-    own = {"weight": np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)}
-    forms, path = {"weight": Form(Scheme(8, 8))}, tmp_path / "own.safetensors"
+    # Names with points, as PyTorch gives them.
+    own = {
+        "layers.0.weight": np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4),
+        "layers.0.bias": np.linspace(0, 1, 4, dtype=np.float32),
+    }
+    forms, path = {"layers.0.weight": Form(Scheme(8, 8))}, tmp_path / "own.safetensors"
     _write(path, own, _content(forms, config={"model": "own"}))
     found = artefact.weights(path, *artefact.read(path), jax.eval_shape(lambda: own))
     chex.assert_trees_all_equal(found, _as_stored(own, forms))

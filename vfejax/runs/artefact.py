@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -260,7 +261,9 @@ def weights(
     >>> jax.tree.map(lambda x: float(x.sum()), weights(file, content, arrays, params))
     {'bias': 0.0, 'kernel': 256.0}
     """
-    parts = _by_leaf(arrays)
+    wanted = storage.leaf_names(template)
+    factors = {name + side for name in content.ranks for side in (_LEFT, _RIGHT)}
+    parts = _by_leaf(arrays, wanted.keys() | factors)
     leaves: dict[str, Encoded] = {}
 
     def take(name: str, shape: tuple[int, ...], dtype: Any) -> None:
@@ -272,7 +275,6 @@ def weights(
                 f"{path} does not fit its own model: {name}: {one_line(error)}; compress again"
             ) from error
 
-    wanted = storage.leaf_names(template)
     for name in content.ranks:
         if name not in wanted or len(wanted[name].shape) < 2:
             raise UserError(
@@ -317,10 +319,14 @@ def decode(leaves: Mapping[str, Encoded], content: Content, template: PyTree) ->
     return jax.jit(decoded)(dict(leaves))
 
 
-def _by_leaf(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The parts of every leaf."""
+def _by_leaf(
+    arrays: Mapping[str, np.ndarray], names: AbstractSet[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The parts of every leaf; one of these names may have points of its own."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
-        leaf, _, part = name.partition(".")
-        found.setdefault(leaf, {})[part or storage.VALUES] = array
+        leaf, point, part = name.rpartition(".")
+        if name in names or not point:
+            leaf, part = name, storage.VALUES
+        found.setdefault(leaf, {})[part] = array
     return found
