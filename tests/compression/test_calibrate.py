@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,12 @@ def test_a_stream_in_any_order_and_on_any_device_is_seen_as_one_batch(rng):
 def test_quantiles_are_those_of_the_numbers_up_to_the_width_of_a_bin(rng):
     x = rng.standard_normal((4000, 2)).astype(np.float32) * np.float32([1e-6, 1e6])
     seen = _observe(calibrate.none_seen(2), x)
+    # Activations of half precision are told apart as well as all others.
+    half = jnp.asarray(x, jnp.bfloat16)
+    chex.assert_trees_all_equal(
+        _observe(calibrate.none_seen(2), half),
+        _observe(calibrate.none_seen(2), half.astype(jnp.float32)),
+    )
     for share in (0.1, 0.5, 0.99, 1.0):
         exact = np.quantile(np.abs(x), share, axis=0, method="inverted_cdf")
         found = np.asarray(_quantile(seen, share))

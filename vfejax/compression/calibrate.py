@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
 __all__ = ["Magnitudes", "least_error", "merge", "none_seen", "observe", "pooled", "quantile"]
@@ -68,7 +69,8 @@ def observe(seen: Magnitudes, x: Array, mask: Array | None = None) -> Magnitudes
         raise ValueError(f"x must be [..., {channels}] like the channels seen, got {x.shape}")
     if mask is not None and mask.shape != x.shape[:-1]:
         raise ValueError(f"mask must be {x.shape[:-1]} to fit x, got {mask.shape}")
-    size = jnp.abs(x).reshape(-1, channels)
+    # Half precision has fewer logarithms than there are bins.
+    size = jnp.abs(x.astype(at_least_float32(x.dtype))).reshape(-1, channels)
     counted = jnp.ones(size.shape[0], bool) if mask is None else mask.reshape(-1)
     size = jnp.where(counted[:, None], size, jnp.zeros((), size.dtype))
     # NaN and infinity are seen by the largest.
