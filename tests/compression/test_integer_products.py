@@ -32,6 +32,14 @@ def test_the_product_is_that_of_the_codes(dtype, rng):
     assert np.linalg.norm(found - x @ kernel) < 0.015 * np.linalg.norm(x @ kernel)
 
 
+def test_sums_beyond_float16_are_no_infinity():
+    """40 products of 127^2 are 645,160; 65,504 is the largest number."""
+    x, kernel = jnp.ones((1, 40), jnp.float16), jnp.ones((40, 2), jnp.float16)
+    found = _products(x, kernel)[-1]
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(found.astype(np.float32), 40.0, rtol=1e-3)
+
+
 def test_a_fixed_step_and_steps_of_channels(rng):
     x = (rng.uniform(-1, 1, (50, 16)) * np.geomspace(0.01, 1, 16)).astype(np.float32)
     kernel = (rng.standard_normal((16, 4)) / np.geomspace(0.01, 1, 16)[:, None]).astype(np.float32)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vfejax.compression.quantize import Quantized, Scheme, check_quantized
+from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
 __all__ = ["activation_codes", "int8_matmul"]
@@ -67,6 +68,8 @@ def int8_matmul(
     codes, scale, _ = quantized
     if codes.ndim != 2 or x.shape[-1:] != codes.shape[:1]:
         raise ValueError(f"x must be [..., n] to fit codes [n, m], got {x.shape} and {codes.shape}")
+    dtype = x.dtype
+    x = x.astype(at_least_float32(dtype))  # float16 does not hold the sums
     reach = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     step = reach / _TOP if step is None else jnp.asarray(step, x.dtype)
     # An infinity of codes is cut off, but its row is NaN.
@@ -74,4 +77,4 @@ def int8_matmul(
     weights = (codes.astype(jnp.int32) - 2 ** (scheme.bits - 1)).astype(jnp.int8)
     sums = jnp.matmul(activation_codes(x, step), weights, preferred_element_type=jnp.int32)
     columns = scale.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)
-    return sums.astype(x.dtype) * step * columns
+    return (sums.astype(x.dtype) * step * columns).astype(dtype)
