@@ -10,8 +10,8 @@ from vfejax.energy.relaxation import alternating_descent, gradient_descent, newt
 CURVATURE = np.array([[1.0, -0.3, 0.2], [-0.3, 1.0, 0.4], [0.2, 0.4, 1.0]])
 SHIFT = np.array([1.0, -2.0, 0.5])
 SOLVERS = {
-    "descent": gradient_descent(0.8),
-    "alternating": alternating_descent(),
+    "descent": gradient_descent(np.float64(0.8)),  # which does not widen a state of float32
+    "alternating": alternating_descent(np.float64(1.0)),
     "newton": newton(),
 }
 

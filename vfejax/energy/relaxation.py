@@ -72,10 +72,12 @@ def _iterate(
     return Relaxation(state, iterations, size, size <= default_tolerance(start))
 
 
-def _check(step_size: float, max_iterations: int, tolerance: float | None) -> None:
+def _checked(step_size: float, max_iterations: int, tolerance: float | None) -> float:
+    """The step size as a number of Python's: NumPy's own would widen a state."""
     if jnp.ndim(step_size) or not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be a number above 0 and finite, got {step_size}")
     _check_ends(max_iterations, tolerance)
+    return float(step_size)
 
 
 def _check_ends(max_iterations: int, tolerance: float | None) -> None:
@@ -134,7 +136,7 @@ def gradient_descent(
     >>> [round(float(s), 3) for s in found.state], bool(found.converged)
     ([3.0, 3.0], True)
     """
-    _check(step_size, max_iterations, tolerance)
+    step_size = _checked(step_size, max_iterations, tolerance)
 
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
         def improve(state: PyTree) -> tuple[PyTree, Array]:
@@ -177,7 +179,7 @@ def alternating_descent(
     >>> [round(float(x), 3) for x in found.state]
     [5.0, 2.0]
     """
-    _check(step_size, max_iterations, tolerance)
+    step_size = _checked(step_size, max_iterations, tolerance)
 
     def relax(gradient_fn: GradientFn, start: PyTree) -> Relaxation:
         def every_second(ours: PyTree, others: PyTree, parity: int) -> PyTree:
