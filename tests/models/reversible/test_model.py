@@ -4,6 +4,7 @@ that do not store activations, and what is refused.
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,28 @@ def test_slopes_of_an_energy_are_those_of_each_token_and_forget_its_length(rng):
     np.testing.assert_allclose(found, alone, rtol=1e-12)
     # 1e-6 is added to mean squares.
     np.testing.assert_allclose(longer, found, rtol=1e-5, atol=1e-7)
+
+
+def test_the_written_slope_of_an_energy_has_the_slopes_of_the_one_that_jax_makes(rng):
+    graph, weights = nnx.split(Energy(4, 8, dtype=jnp.float64, rngs=nnx.Rngs(0)))
+    weights = jax.tree.map(lambda w: jnp.asarray(rng.standard_normal(w.shape)), weights)
+    x, pull = jnp.asarray(2 * rng.standard_normal((2, 3, 4)))
+    made = (
+        lambda energy, x: energy.gradient(x),
+        lambda energy, x: jax.grad(lambda x: jnp.sum(energy(x)))(x),
+    )
+
+    @jax.jit
+    def slopes(weights, x):
+        return [
+            jax.grad(lambda w, x, fn=fn: jnp.sum(pull * fn(nnx.merge(graph, w), x)), (0, 1))(
+                weights, x
+            )
+            for fn in made
+        ]
+
+    written, automatic = slopes(weights, x)
+    chex.assert_trees_all_close(written, automatic, rtol=0, atol=1e-13)
 
 
 def test_a_block_keeps_the_energy_of_every_token_to_the_square_of_its_step(rng):
