@@ -5,6 +5,7 @@ import os
 import threading
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from vfejax.runs import status
@@ -31,6 +32,15 @@ def test_a_status_is_written_while_the_body_lasts_and_its_end_is_told(tmp_path):
         told.publish({"cycles": 61})
     content = json.loads(path.read_text())
     assert (content["state"], content["cycles"]) == ("ended", 61)
+
+
+def test_what_a_program_returns_is_written_as_it_is(tmp_path):
+    """A status that JSON refuses ended the thread, and then the body of ``with``."""
+    path = tmp_path / "status.json"
+    with StatusFile(path) as told:
+        told.publish({"mean": jnp.asarray(0.5), "belief": jnp.asarray([1.0, jnp.nan]), "at": (1,)})
+    content = json.loads(path.read_text())
+    assert (content["mean"], content["belief"], content["at"]) == (0.5, [1.0, None], [1])
 
 
 def test_an_exception_is_told_as_a_failure(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from vfejax.data.files import atomic_write
@@ -61,8 +62,8 @@ class StatusFile:
         """Hand over what to write; returns at once.
 
         Args:
-            content: what JSON can hold, not changed any more; a number that is not finite becomes
-                null.
+            content: what JSON can hold, and arrays, not changed any more; a number that is not
+                finite becomes null.
         """
         self._content = content
         self._fresh.set()
@@ -84,18 +85,21 @@ class StatusFile:
 
 
 def finite(value: Any) -> Any:
-    """The value as JSON has it: without NumPy's scalars, and None for a number that is not finite.
+    """The value as JSON has it: arrays and NumPy's scalars as numbers, and None for a number that
+    is not finite.
 
     Args:
-        value: mappings are followed.
+        value: mappings and sequences are followed.
 
     >>> finite({"rate": np.float32("nan"), "counts": {"late": np.int64(2)}})
     {'rate': None, 'counts': {'late': 2}}
     """
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
