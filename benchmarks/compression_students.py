@@ -19,8 +19,7 @@ from vfejax.compression.rules import rule
 from vfejax.compression.storage import Form
 from vfejax.data import batches
 from vfejax.models import table
-from vfejax.training import partial as partly
-from vfejax.training import sharding
+from vfejax.training import frozen_weights, sharding
 from vfejax.training.evaluate import evaluator
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import trainer
@@ -98,7 +97,7 @@ def program(setting_name: str, name: str, options: str, argument: str, steps: in
 
     def init(params: PyTree, teacher_params: PyTree) -> TrainState:
         whole = joined(params, teacher_params)
-        learning, _ = partly.split(whole, learns)
+        learning, _ = frozen_weights.split(whole, learns)
         return TrainState(jnp.zeros((), jnp.int32), whole, optimizer(1.0).init(learning))
 
     def advance(state: TrainState, windows: jax.Array, rate: jax.Array) -> Any:

@@ -15,8 +15,8 @@ from vfejax.data import batches
 from vfejax.koopman import streaming
 from vfejax.models import table
 from vfejax.models.spans import DelayMap
-from vfejax.training import detours, surrogate
 from vfejax.training import step as steps
+from vfejax.training import surrogate_gradients, surrogate_trainers
 from vfejax.training.cost import product_flops
 from vfejax.training.losses import next_token_loss, training_batch
 from vfejax.types import PyTree, SequenceModel, Trainer
@@ -32,9 +32,9 @@ GRADIENTS = {
 }
 TRAINERS: dict[str, Callable[..., Trainer]] = {
     "exact": steps.trainer,
-    "operators": surrogate.koopman_trainer,
-    "identity": surrogate.identity_trainer,
-    "readout": surrogate.readout_trainer,
+    "operators": surrogate_trainers.koopman_trainer,
+    "identity": surrogate_trainers.identity_trainer,
+    "readout": surrogate_trainers.readout_trainer,
 }
 
 
@@ -55,14 +55,17 @@ def update_flops(model: SequenceModel, kind: str, every: int = 10) -> float:
             jax.ShapeDtypeStruct((layers, dim, dim), jnp.float32),
             jax.ShapeDtypeStruct((layers, dim), jnp.float32),
         )
-        used, weights = detours.through_operators(model), {"model": params, "operators": arrays}
+        used, weights = (
+            surrogate_gradients.through_operators(model),
+            {"model": params, "operators": arrays},
+        )
         forward = product_flops(lambda p, w: model.apply(p, w[:, :-1]).logits, params, windows)
         absorbed = 2 * BATCH * LENGTH * (1 + 2 * dim) ** 2 * layers
         further = (forward + absorbed) / every
     elif kind == "exact":
         used, weights = model, params
     else:
-        used, weights = detours.past_blocks(model, identity=kind == "identity"), params
+        used, weights = surrogate_gradients.past_blocks(model, identity=kind == "identity"), params
 
     def loss(p: PyTree, w: jax.Array) -> jax.Array:
         return next_token_loss(used, p, training_batch(w, None), None, None)[0]
@@ -107,12 +110,12 @@ def alignment(
             lambda x: jnp.zeros((layers, *x.shape), x.dtype), streaming.init(1 + dim, dim)
         )
         for tokens in windows[:-1, :, :-1]:
-            factor, maps = surrogate.observed(model, params, tokens, factor)
+            factor, maps = surrogate_trainers.observed(model, params, tokens, factor)
         whole = {"model": params, "operators": maps}
         exact = gradient(model, params)
         others = {
-            "operators": gradient(detours.through_operators(model), whole)["model"],
-            "identity": gradient(detours.past_blocks(model, identity=True), params),
+            "operators": gradient(surrogate_gradients.through_operators(model), whole)["model"],
+            "identity": gradient(surrogate_gradients.past_blocks(model, identity=True), params),
         }
         return {name: _compared(exact["blocks"], found["blocks"]) for name, found in others.items()}
 

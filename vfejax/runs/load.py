@@ -223,7 +223,7 @@ def _with_phi(run: Run) -> Run:
     from vfejax.models.phi import trainable
     from vfejax.models.phi.config import Swap
     from vfejax.models.phi.directory import load_swapped
-    from vfejax.training import partial
+    from vfejax.training import frozen_weights
 
     place, config = run.path / "config.toml", run.config
     vocabulary_file, source = run.path / "vocabulary.json", config.get("phi")
@@ -240,11 +240,11 @@ def _with_phi(run: Run) -> Run:
             f"{place}: these options do not fit {source} ({one_line(error)}); put back the values "
             "that the run was made with"
         ) from error
-    learning, fixed = partial.split(params, trainable(model, params))
+    learning, fixed = frozen_weights.split(params, trainable(model, params))
     learned, meta = checkpoint.restore(run.path / BEST, learning)
     return run._replace(
         model=model,
-        params=partial.merge(learned, fixed),
+        params=frozen_weights.merge(learned, fixed),
         vocabulary=tokenizers.load(vocabulary_file),
         step=int(meta["step"]),
         valid_loss=float(meta["valid_loss"]),

@@ -1,5 +1,23 @@
 """Training as pure functions: losses, optimisers, steps, evaluation, scores, sharding."""
 
-from vfejax.training import evaluate, losses, momentum, optimizer, partial, scores, sharding, step
+from vfejax.training import (
+    evaluate,
+    frozen_weights,
+    losses,
+    momentum,
+    optimizer,
+    scores,
+    sharding,
+    step,
+)
 
-__all__ = ["evaluate", "losses", "momentum", "optimizer", "partial", "scores", "sharding", "step"]
+__all__ = [
+    "evaluate",
+    "frozen_weights",
+    "losses",
+    "momentum",
+    "optimizer",
+    "scores",
+    "sharding",
+    "step",
+]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vfejax.training import partial
+from vfejax.training import frozen_weights
 from vfejax.training.losses import (
     counted_targets,
     next_token_loss,
@@ -62,7 +62,7 @@ def trainer(
             over the real tokens.
         trained: True for the weights that learn, a tree like the parameters; all by default. The
             others have no gradient and no place in the optimiser's state, and keep their bits; see
-            :mod:`vfejax.training.partial`.
+            :mod:`vfejax.training.frozen_weights`.
         weights_fn: ``weights_fn(params, step) -> params``: what the model reads in place of all
             weights at the update of that number, such as rounded ones from some step on. Gradients
             pass through it, to the weights themselves; None for the weights as they are.
@@ -89,14 +89,14 @@ def trainer(
 
     def init(key: Array) -> TrainState:
         params = model.init(key)
-        learning, _ = partial.split(params, trained)
+        learning, _ = frozen_weights.split(params, trained)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(learning))
 
     def step(state: TrainState, windows: Array | Batch) -> tuple[TrainState, TrainInfo]:
         batch = windows if isinstance(windows, Batch) else training_batch(windows, padding)
         step_key = jax.random.fold_in(key, state.step)
-        learning, fixed = partial.split(state.params, trained)
-        learner = partial.fix(_reading(model, weights_fn, state.step), fixed)
+        learning, fixed = frozen_weights.split(state.params, trained)
+        learner = frozen_weights.fix(_reading(model, weights_fn, state.step), fixed)
         if accumulation == 1:
             gradient, (loss, info) = _gradient(learner, learning, batch, step_key, padding)
         else:
@@ -105,14 +105,14 @@ def trainer(
         updates, optimizer_state = updating.update(
             gradient, state.optimizer_state, learning, value=loss
         )
-        params = partial.merge(optax.apply_updates(learning, updates), fixed)
+        params = frozen_weights.merge(optax.apply_updates(learning, updates), fixed)
         return TrainState(state.step + 1, params, optimizer_state), TrainInfo(
             loss, info, optax.tree.norm(gradient)
         )
 
     def weights(state: TrainState) -> PyTree:
-        learning, fixed = partial.split(state.params, trained)
-        return partial.merge(eval_params(learning, state.optimizer_state), fixed)
+        learning, fixed = frozen_weights.split(state.params, trained)
+        return frozen_weights.merge(eval_params(learning, state.optimizer_state), fixed)
 
     return Trainer(init, step, weights)
 

@@ -14,7 +14,7 @@ from vfejax.models import phi
 from vfejax.models.phi.attention import toroidal
 from vfejax.models.phi.config import Toroidal, from_json
 from vfejax.models.phi.model import build
-from vfejax.training.partial import split
+from vfejax.training.frozen_weights import split
 from vfejax.training.step import trainer
 from vfejax.types import Batch, TrainState
 

@@ -29,7 +29,7 @@ from vfejax.models.table import MODELS
 from vfejax.runs import artefact, loop
 from vfejax.runs import inputs as run_inputs
 from vfejax.runs.seeds import random_key
-from vfejax.training import partial, sharding
+from vfejax.training import frozen_weights, sharding
 from vfejax.training.evaluate import EvaluateFn, evaluator
 from vfejax.training.optimizer import adamw, warmup_cosine
 from vfejax.training.step import Trainer, TrainInfo, TrainState, trainer
@@ -154,7 +154,7 @@ def _method(
         trained=learns,
         weights_fn=weights_fn,
     )
-    return method, learns, jax.device_get(partial.split(whole, learns)[1])
+    return method, learns, jax.device_get(frozen_weights.split(whole, learns)[1])
 
 
 def _program(task: Task) -> loop.Program:
@@ -177,10 +177,10 @@ def _program(task: Task) -> loop.Program:
         return loop.Observation(row, last, {"loss": row["loss"], "last valid": float(last)})
 
     def stored(state: TrainState) -> TrainState:
-        return state._replace(params=partial.split(state.params, task.learns)[0])
+        return state._replace(params=frozen_weights.split(state.params, task.learns)[0])
 
     def place(state: TrainState) -> TrainState:
-        whole = state._replace(params=partial.merge(state.params, task.fixed))
+        whole = state._replace(params=frozen_weights.merge(state.params, task.fixed))
         return sharding.replicate(task.mesh, whole)
 
     def init() -> TrainState:

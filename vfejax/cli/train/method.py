@@ -8,16 +8,16 @@ from vfejax.cli.train.model import Start
 from vfejax.cli.train.optimizers import DESCENTS
 from vfejax.errors import UserError
 from vfejax.models.table import MODELS
-from vfejax.training import surrogate
+from vfejax.training import surrogate_trainers
 from vfejax.training.step import trainer
 from vfejax.types import Array, SequenceModel, Trainer
 
 __all__ = ["SURROGATES", "trainer_of"]
 
 SURROGATES: dict[str, Callable[..., Trainer]] = {
-    "koopman": surrogate.koopman_trainer,
-    "identity": surrogate.identity_trainer,
-    "readout": surrogate.readout_trainer,
+    "koopman": surrogate_trainers.koopman_trainer,
+    "identity": surrogate_trainers.identity_trainer,
+    "readout": surrogate_trainers.readout_trainer,
 }
 """How a model learns by other gradients than exact ones, by the name of the option."""
 

@@ -14,7 +14,7 @@ from vfejax.models import table
 from vfejax.models.blocks import OptionError
 from vfejax.models.phi import trainable
 from vfejax.models.phi.directory import load_swapped
-from vfejax.training import partial
+from vfejax.training import frozen_weights
 from vfejax.types import Maps, PyTree, SequenceModel
 
 __all__ = ["Start", "build", "check_size", "start"]
@@ -41,11 +41,11 @@ class Start(NamedTuple):
 
     def learning(self, params: PyTree) -> PyTree:
         """The weights that learn: what checkpoints hold."""
-        return partial.split(params, self.trained)[0]
+        return frozen_weights.split(params, self.trained)[0]
 
     def whole(self, learning: PyTree) -> PyTree:
         """All weights, from those that learn."""
-        return partial.merge(learning, self.fixed)
+        return frozen_weights.merge(learning, self.fixed)
 
 
 def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
@@ -72,7 +72,7 @@ def start(config: TrainConfig, vocab_size: int, tokens: np.ndarray) -> Start:
             "room for as many tokens as places"
         )
     trained = trainable(model, params)
-    fixed = jax.device_get(partial.split(params, trained)[1])
+    fixed = jax.device_get(frozen_weights.split(params, trained)[1])
     return Start(model._replace(init=lambda key: params), trained, fixed)
 
 

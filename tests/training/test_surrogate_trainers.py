@@ -8,7 +8,7 @@ import pytest
 from helpers.linear_model import DELAYS, LAYERS, VOCABULARY, linear_model
 
 from vfejax.models.spans import DelayMap
-from vfejax.training import detours, surrogate
+from vfejax.training import surrogate_gradients, surrogate_trainers
 from vfejax.training.losses import next_token_loss, training_batch
 from vfejax.types import SequenceModel
 
@@ -28,13 +28,15 @@ def _gradient(model, params):
 
 
 def test_operators_that_are_the_blocks_give_exact_gradients_and_others_only_the_last_blocks(model):
-    through = detours.through_operators(model)
+    through = surrogate_gradients.through_operators(model)
 
     @jax.jit
     def gradients(key):
         params = model.init(key)
         found = _gradient(through, {"model": params, "operators": params["blocks"]})
-        past = [detours.past_blocks(model, identity=identity) for identity in (True, False)]
+        past = [
+            surrogate_gradients.past_blocks(model, identity=identity) for identity in (True, False)
+        ]
         return _gradient(model, params), found, *(_gradient(other, params) for other in past)
 
     exact, found, bare, none = jax.device_get(gradients(jax.random.key(0)))
@@ -54,7 +56,7 @@ def test_operators_that_are_the_blocks_give_exact_gradients_and_others_only_the_
 
 def test_training_learns_the_operators_from_its_own_streams(model):
     """Without updates of the weights, blocks that are linear are found up to the ridge."""
-    method = surrogate.koopman_trainer(
+    method = surrogate_trainers.koopman_trainer(
         model, optax.sgd(0.0), jax.random.key(1), delays=DELAYS, every=2
     )
     state = jax.jit(method.init)(jax.random.key(0))
@@ -71,7 +73,7 @@ def test_training_learns_the_operators_from_its_own_streams(model):
 
 
 def test_the_readout_learns_and_blocks_keep_their_bits(model):
-    method = surrogate.readout_trainer(model, optax.sgd(0.1), jax.random.key(1))
+    method = surrogate_trainers.readout_trainer(model, optax.sgd(0.1), jax.random.key(1))
     first = jax.jit(method.init)(jax.random.key(0))
     last, _ = jax.jit(method.step)(first, WINDOWS[0])
     jax.tree.map(np.testing.assert_array_equal, last.params["blocks"], first.params["blocks"])
@@ -79,7 +81,7 @@ def test_the_readout_learns_and_blocks_keep_their_bits(model):
 
 
 def test_the_identity_learns_every_weight(model):
-    method = surrogate.identity_trainer(model, optax.sgd(0.1), jax.random.key(1))
+    method = surrogate_trainers.identity_trainer(model, optax.sgd(0.1), jax.random.key(1))
     first = jax.jit(method.init)(jax.random.key(0))
     last, _ = jax.jit(method.step)(first, WINDOWS[0])
     for a, b in zip(*map(jax.tree.leaves, (last.params, first.params)), strict=True):
@@ -88,6 +90,10 @@ def test_the_identity_learns_every_weight(model):
 
 def test_a_model_whose_blocks_cannot_be_visited_is_refused():
     bare = SequenceModel(lambda key: {}, None, None, None, None)
-    for make in (surrogate.koopman_trainer, surrogate.identity_trainer, surrogate.readout_trainer):
+    for make in (
+        surrogate_trainers.koopman_trainer,
+        surrogate_trainers.identity_trainer,
+        surrogate_trainers.readout_trainer,
+    ):
         with pytest.raises(ValueError, match="model must have blocks that hand on one stream"):
             make(bare, optax.sgd(0.1), jax.random.key(0))

@@ -23,9 +23,9 @@ from vfejax.koopman.streaming import Factor
 from vfejax.models.span_fit import streams
 from vfejax.models.spans import DelayMap, delayed
 from vfejax.numerics import at_least_float32
-from vfejax.training.detours import past_blocks, through_operators
 from vfejax.training.losses import training_batch
 from vfejax.training.step import trainer
+from vfejax.training.surrogate_gradients import past_blocks, through_operators
 from vfejax.types import (
     Array,
     Batch,
