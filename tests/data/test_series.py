@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vfejax.data.series import irregular_step, load_series
-from vfejax.data.stamps import DATES, MOMENTS, clock_for
+from vfejax.data.timestamps import DATES, MOMENTS, clock_for
 from vfejax.errors import UserError
 
 

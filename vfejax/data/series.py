@@ -10,7 +10,7 @@ import numpy as np
 
 from vfejax.data.files import UTF_16, read_errors
 from vfejax.data.series_rows import BadRow, Layout, Row, layout, read_row, shown
-from vfejax.data.stamps import Clock
+from vfejax.data.timestamps import Clock
 from vfejax.errors import UserError
 
 __all__ = [

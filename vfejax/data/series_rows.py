@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfejax.data.stamps import Clock, clock_for
+from vfejax.data.timestamps import Clock, clock_for
 from vfejax.errors import UserError
 
 __all__ = ["LARGEST", "BadRow", "Layout", "Row", "cells", "layout", "read_row", "shown"]

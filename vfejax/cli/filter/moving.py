@@ -7,7 +7,7 @@ import numpy as np
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.estimates import Engine, Estimates
 from vfejax.data.series import Series
-from vfejax.data.stamps import NUMBERS
+from vfejax.data.timestamps import NUMBERS
 from vfejax.inference.chains.local_models import LocalModel
 from vfejax.problems import moving_target
 from vfejax.problems.moving_target import Accuracy, Target

@@ -26,7 +26,7 @@ from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_s
 from vfejax.cli.input_lines import lines
 from vfejax.data.files import UTF_16
 from vfejax.data.series_rows import BadRow, Layout, Row, cells, layout, read_row
-from vfejax.data.stamps import clock_for
+from vfejax.data.timestamps import clock_for
 from vfejax.errors import UserError
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.inference.chains.local_models import LocalModel
