@@ -11,7 +11,7 @@ hidden       smoother of a hidden Markov chain of 131,072 observations and 5 sta
 roots        square-root filter of 131,072 observations of 2 states, with the gradient
              (inference.chains.mesh)
 mixture      a sweep of message passing over a mixture of 131,072 points
-             (inference.message_passing.partition)
+             (inference.message_passing.sharding)
 
 The devices are host devices of one process. "one" is the form without a mesh, on one device: for
 attention the dense one. Bytes are arguments, results and temporary memory of the compiled program
@@ -48,7 +48,7 @@ from vfejax.inference.chains import mesh as chains_mesh  # noqa: E402
 from vfejax.inference.chains.hidden_markov import HiddenMarkov, hidden_markov_smoother  # noqa: E402
 from vfejax.inference.chains.linear_gaussian import LinearGaussian  # noqa: E402
 from vfejax.inference.chains.square_root import square_root_filter  # noqa: E402
-from vfejax.inference.message_passing.partition import shardings  # noqa: E402
+from vfejax.inference.message_passing.sharding import shardings  # noqa: E402
 from vfejax.inference.worked_models.mixture import gaussian_mixture  # noqa: E402
 from vfejax.spectral.gates import tridiagonal_sweep  # noqa: E402
 from vfejax.spectral.mesh import over_mesh  # noqa: E402

@@ -26,7 +26,7 @@ from vfejax.inference.message_passing.beliefs import (
     with_belief,
 )
 from vfejax.inference.message_passing.graph import Model, expected_log_joint, named_parents
-from vfejax.inference.message_passing.starts import exchangeable, initial_beliefs
+from vfejax.inference.message_passing.initial_beliefs import exchangeable, initial_beliefs
 from vfejax.inference.message_passing.steps import not_lower, towards
 from vfejax.types import Array
 

@@ -8,14 +8,14 @@ import pytest
 from helpers.host_devices import on_eight_devices
 
 from vfejax.inference.message_passing import graph, nodes
-from vfejax.inference.message_passing.partition import shardings
+from vfejax.inference.message_passing.sharding import shardings
 
 SCRIPT = """
 import re
 import jax, jax.numpy as jnp, numpy as np
 from vfejax.inference.message_passing import couplings, graph, nodes
 from vfejax.inference.message_passing.coordinate_ascent import fit, message_passing
-from vfejax.inference.message_passing.partition import shardings
+from vfejax.inference.message_passing.sharding import shardings
 
 jax.config.update("jax_enable_x64", True)
 N = 4096
