@@ -16,7 +16,7 @@ import pytest
 from helpers.causality import assert_reads_only_the_past
 from helpers.weights import random_weights
 
-from vfejax.cli.train.reported import units
+from vfejax.cli.train.metric_columns import units
 from vfejax.models import table
 from vfejax.models.blocks import OptionError
 from vfejax.models.resnet_bk.model import MIXERS

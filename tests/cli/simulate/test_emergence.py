@@ -15,7 +15,7 @@ import pytest
 
 from vfejax.agents.hierarchy import Scales
 from vfejax.cli.main import main
-from vfejax.cli.simulate import groups, problem
+from vfejax.cli.simulate import group_accuracy, problem
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.grouped_pictures import history
 from vfejax.cli.simulate.memberships import changes
@@ -111,7 +111,7 @@ def test_summary_scores_groups_against_scenes_and_spectral_clustering(finished, 
     rows = summary["groups"]
     arrays = population_arrays.load_npz(finished / "final.npz")
     scene = problem.build(SimulateConfig(scenes=3, agents=12, irreps=(1,))).scene
-    found = groups.partition(arrays["parent"], 12, 1)
+    found = group_accuracy.partition(arrays["parent"], 12, 1)
     this = rows["this run, scale 1"]
     assert this["adjusted_rand_index"] == adjusted_rand_index(found, scene)
     assert this["agents"] == np.sum(found >= 12)
@@ -229,7 +229,7 @@ def test_own_observations_along_a_neighbour_list_form_their_groups(tmp_path):
     assert main(["simulate", "--out", str(out), *flags]) == 0
     chex.assert_tree_all_finite(read_metrics(out))
     arrays = population_arrays.load_npz(out / "final.npz")
-    found = groups.partition(arrays["parent"], 6, 1)
+    found = group_accuracy.partition(arrays["parent"], 6, 1)
     assert np.all(found >= 6)
     assert adjusted_rand_index(found, length) == 1.0
     summary = json.loads((out / "summary.json").read_text())

@@ -13,7 +13,7 @@ import numpy as np
 
 from vfejax.cli import drawing
 from vfejax.cli import session as sessions
-from vfejax.cli.filter import estimates, koopman, model_file, models, moving, online
+from vfejax.cli.filter import estimates, koopman, model_file, models, online, synthetic_series
 from vfejax.cli.filter import report as filter_report
 from vfejax.cli.filter.config import LOCAL, FilterConfig, check_values, columns_of, parse
 from vfejax.cli.filter.estimates import Engine
@@ -62,12 +62,12 @@ def _filter(config: FilterConfig) -> int:
     sessions.compare(config, inputs)
     config, target, truth = _defaults(config, models.kind_of(config, given))
     if target is not None:
-        series = moving.series(target)
+        series = synthetic_series.series(target)
     else:
-        series = _read(config, given) if truth is None else moving.oscillating(truth)
+        series = _read(config, given) if truth is None else synthetic_series.oscillating(truth)
     engine = models.build(config, given, series, truth)
     if target is not None and config.learn:
-        engine = engine._replace(params=moving.wrong(engine.params))
+        engine = engine._replace(params=synthetic_series.wrong(engine.params))
     impossible = _impossible(config, engine, series)
     with sessions.begin(config, "filter", inputs) as session:
         for note in (*impossible, *_guessed(config, engine, given)):
@@ -98,7 +98,7 @@ def _defaults(
     """What depends on the model: options that were not given, and the embedded series."""
     if kind != koopman.KIND:
         known = dataclasses.replace(config, horizon=config.horizon or 0)
-        return known, moving.draw(config) if config.file is None else None, None
+        return known, synthetic_series.draw(config) if config.file is None else None, None
     if config.learn or config.estimate not in (None, "predicted"):
         raise UserError(
             f"--model {config.model}: is of koopman, which forecasts and learns nothing more; "

@@ -10,10 +10,10 @@ from vfejax.cli.filter import (
     emissions,
     free,
     generalized,
-    hidden,
+    hidden_markov,
     koopman,
     koopman_report,
-    local,
+    local_models,
     model_file,
     paths,
 )
@@ -23,7 +23,7 @@ from vfejax.cli.filter.estimates import Engine
 from vfejax.cli.filter.generalized import Smooth
 from vfejax.cli.filter.lifting import KoopmanModel
 from vfejax.cli.filter.linear import Data, engine
-from vfejax.cli.filter.local import Times
+from vfejax.cli.filter.local_models import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.data.series import Series, irregular_step
 from vfejax.errors import UserError
@@ -81,7 +81,7 @@ def file_model(
         return model
     parameters = LocalModel(**{k: jnp.asarray(v) for k, v in found.fields.items()})
     n, o = len(parameters.initial_mean), len(parameters.noise_std)
-    order = local.ORDERS[found.kind]
+    order = local_models.ORDERS[found.kind]
     if n != order * o:
         raise ValueError(
             f"'initial_mean' has {n} entries, and {found.kind} of {o} series needs {order * o}"
@@ -170,12 +170,12 @@ def build(
     data = Data.of(series.values)
     if kind in LOCAL:
         parameters = (
-            local.begin(config, kind, names, series.values, times)
+            local_models.begin(config, kind, names, series.values, times)
             if given is None
             else file_model(given)
         )
         assert isinstance(parameters, LocalModel)
-        return engine(local.chain(kind, parameters, names, times), data)
+        return engine(local_models.chain(kind, parameters, names, times), data)
     start = (
         free.begin(config.states or 2, names, series.values, config.seed)
         if given is None
@@ -236,9 +236,9 @@ def _generalized(config: FilterConfig, given: ModelFile, series: Series, times: 
 def _hidden(config: FilterConfig, kind: str, given: ModelFile | None, series: Series) -> Engine:
     if given is None:
         start = emissions.begin(config.states or 2, series.names, series.values, config.seed)
-        return hidden.engine(kind, start, series.names, series.values)
+        return hidden_markov.engine(kind, start, series.names, series.values)
     states = file_model(given)
     assert isinstance(states, GaussianStates | Symbols)
     if isinstance(states, Symbols):
         emissions.check_symbols(states, series)
-    return hidden.engine(kind, states, series.names, series.values)
+    return hidden_markov.engine(kind, states, series.names, series.values)

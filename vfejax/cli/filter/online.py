@@ -13,13 +13,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vfejax.cli.filter import koopman, local, models
+from vfejax.cli.filter import koopman, local_models, models
 from vfejax.cli.filter.config import LOCAL, FilterConfig, columns_of
 from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import Measure, cell, half_width
 from vfejax.cli.filter.generalized import KIND, Smooth
 from vfejax.cli.filter.lifting import KoopmanModel
-from vfejax.cli.filter.local import Times
+from vfejax.cli.filter.local_models import Times
 from vfejax.cli.filter.model_file import ModelFile
 from vfejax.cli.filter.paths import path_stream
 from vfejax.cli.filter.stream import Stream, free_stream, hidden_stream, local_stream
@@ -255,7 +255,7 @@ def _of_rows(config: FilterConfig, kind: str, held: list[_Line], measured: bool)
     if measured and times[0] is not None:
         steps = np.diff(np.array(times, np.float64))
     usual = float(np.median(steps)) if len(steps) else 1.0
-    model = local.begin(config, kind, names, values, Times(steps, usual))
+    model = local_models.begin(config, kind, names, values, Times(steps, usual))
     return local_stream(kind, model, names, width, which)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vfejax.cli.filter import koopman_report, moving
+from vfejax.cli.filter import koopman_report, synthetic_series
 from vfejax.cli.filter.config import FilterConfig
 from vfejax.cli.filter.estimates import (
     FREE_ENERGY,
@@ -126,7 +126,7 @@ def _summary(
         for test in tests
     }
     if result.target is not None:
-        rows = moving.accuracies(config, result.target, result.engine, result.found)
+        rows = synthetic_series.accuracies(config, result.target, result.engine, result.found)
         summary["interval"] = config.interval
         summary["errors"] = {
             name: {

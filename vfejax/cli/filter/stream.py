@@ -8,7 +8,7 @@ import numpy as np
 
 from vfejax.cli.filter.emissions import GaussianStates, Symbols
 from vfejax.cli.filter.estimates import LOG_EVIDENCE, Measure
-from vfejax.cli.filter.local import ORDERS
+from vfejax.cli.filter.local_models import ORDERS
 from vfejax.inference.chains.blocks import SEQUENTIAL
 from vfejax.inference.chains.hidden_markov import HiddenMarkov, hidden_markov_filter
 from vfejax.inference.chains.linear_gaussian import LinearGaussian, kalman_filter

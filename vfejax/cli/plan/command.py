@@ -14,7 +14,7 @@ from vfejax.cli import drawing
 from vfejax.cli import session as sessions
 from vfejax.cli.background import import_beside
 from vfejax.cli.options import essentials
-from vfejax.cli.plan import agents, episodes, references, sizes
+from vfejax.cli.plan import agents, episodes, references, size_limits
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig, check_values, parse
 from vfejax.cli.plan.episodes import Shown
@@ -54,7 +54,7 @@ def _episodes(config: PlanConfig) -> int:
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
-    sizes.check(config, problem)
+    size_limits.check(config, problem)
     told = essentials(config)
     program = episodes.program(told, problem, agents.build(told, problem, config.planner))
     with sessions.begin(config, "plan", inputs) as session:

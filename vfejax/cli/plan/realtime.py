@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vfejax.cli import session as sessions
-from vfejax.cli.plan import agents, sizes
+from vfejax.cli.plan import agents, size_limits
 from vfejax.cli.plan import problem as plan_problem
 from vfejax.cli.plan.config import PlanConfig
 from vfejax.cli.plan.problem import Problem
@@ -45,7 +45,7 @@ def run(config: PlanConfig) -> int:
     inputs = {"map": config.map}
     sessions.compare(config, inputs)
     problem = plan_problem.build(config)
-    sizes.check(dataclasses.replace(config, batch=1), problem)
+    size_limits.check(dataclasses.replace(config, batch=1), problem)
     with sessions.begin(config, "plan", inputs) as session:
         session.say("compiling")
         of_world, of_agent = jax.random.split(random_key(config.seed))

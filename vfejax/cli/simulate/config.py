@@ -13,8 +13,8 @@ from vfejax.agents.alignment import ALIGNMENTS
 from vfejax.cli import options as configuration
 from vfejax.cli.distributed import GroupOptions
 from vfejax.cli.limits import LARGEST_COUNT, check, check_counts, check_numbers, check_run
-from vfejax.cli.simulate import meta
-from vfejax.cli.simulate.meta import Meta
+from vfejax.cli.simulate import meta_agents
+from vfejax.cli.simulate.meta_agents import Meta
 from vfejax.errors import UserError
 
 __all__ = ["Masses", "Rates", "SimulateConfig", "Weights", "check_values", "parse"]
@@ -254,7 +254,7 @@ def _check_scenes(config: SimulateConfig) -> None:
 
 
 def _check_emergence(config: SimulateConfig) -> None:
-    meta.check_values(config.meta, config.emergence)
+    meta_agents.check_values(config.meta, config.emergence)
     if not config.emergence:
         return
     shown = " ".join(map(str, config.emergence))

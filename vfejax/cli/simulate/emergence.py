@@ -16,7 +16,7 @@ from vfejax.agents.pairwise import pairwise_kl
 from vfejax.agents.population import Population
 from vfejax.agents.supports import log_support
 from vfejax.cli.fast_compilation import compiled_once
-from vfejax.cli.simulate import accuracy, meta
+from vfejax.cli.simulate import accuracy, meta_agents
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.memberships import changes
 from vfejax.cli.simulate.places import at_point, most_covered
@@ -61,14 +61,14 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
     """
     population, supports = problem.population, problem.supports
     num_agents = population.phi.shape[0]
-    meta.check_fits(config.meta, config.emergence, num_agents)
+    meta_agents.check_fits(config.meta, config.emergence, num_agents)
     scales = Scales(num_agents, config.emergence)
     ground = compiled_once(lambda agents, chi: hierarchies.ground(agents, config.emergence, chi)[0])
     start = ground(population, supports)
 
     def temperature(step: Array | np.int32) -> Array:
         floating = jnp.asarray(step).astype(population.phi.dtype)
-        return meta.temperature(config.meta, config.temperature, floating)
+        return meta_agents.temperature(config.meta, config.temperature, floating)
 
     energy_of = functools.partial(
         energy_terms,
@@ -78,7 +78,7 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
         prior_temperature=config.prior_temperature,
         alignment_fn=alignment.ALIGNMENTS[config.alignment],
         meta_alignment_fn=alignment.ALIGNMENTS[config.meta.alignment],
-        cross_scale=meta.cross_scale(config.meta),
+        cross_scale=meta_agents.cross_scale(config.meta),
         observations=problem.observations,
         quadrature=quadrature(config, problem),
         edges=problem.edges,
@@ -92,9 +92,9 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
             config.step_size,
             config.trust_radius,
             grouped(config.rates),
-            criteria=meta.criteria(config.meta),
-            clocks=meta.clocks(config.meta, len(config.emergence)),
-            detect_every=meta.looks(config.meta, step),
+            criteria=meta_agents.criteria(config.meta),
+            clocks=meta_agents.clocks(config.meta, len(config.emergence)),
+            detect_every=meta_agents.looks(config.meta, step),
             quadrature=quadrature(config, problem),
         )
 

@@ -12,7 +12,7 @@ from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import covariance
 from vfejax.cli.drawing import sketched
 from vfejax.cli.fast_compilation import compiled_once
-from vfejax.cli.simulate import meta
+from vfejax.cli.simulate import meta_agents
 from vfejax.cli.simulate.accuracy import References, achieved, rms, rotation_matrices
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.places import at_point, most_covered
@@ -225,7 +225,7 @@ def _attention_pictures(
     final = config.temperature
     if config.emergence:
         step = np.asarray(last, population.phi.dtype)
-        final = float(meta.temperature(config.meta, config.temperature, step))
+        final = float(meta_agents.temperature(config.meta, config.temperature, step))
     moments = (("start", problem.population, config.temperature), ("end", population, final))
     for when, state, temperature in moments:
         figure = population_figures.attention_matrix(

@@ -9,7 +9,7 @@ import numpy as np
 
 from vfejax.agents.hierarchy import Hierarchy, Scales
 from vfejax.agents.population import Population
-from vfejax.cli.simulate import grouped_pictures, groups
+from vfejax.cli.simulate import group_accuracy, grouped_pictures
 from vfejax.cli.simulate.accuracy import References, achieved, rms
 from vfejax.cli.simulate.config import SimulateConfig
 from vfejax.cli.simulate.pictures import pictures
@@ -140,7 +140,7 @@ def build(
     about_groups: Iterable[Picture] = ()
     if grouped is not None:
         hierarchy, scales, refusal = grouped
-        found = groups.summary(problem, hierarchy, scales, quadrature(config, problem))
+        found = group_accuracy.summary(problem, hierarchy, scales, quadrature(config, problem))
         summary["groups"] = found
         notes += _group_lines(summary) + _group_notes(config, summary, refusal)
         about_groups = grouped_pictures.pictures(

@@ -18,12 +18,13 @@ from vfejax.cli.background import compile_beside, import_beside
 from vfejax.cli.distributed import check_group, joined
 from vfejax.cli.fast_compilation import compiled_once
 from vfejax.cli.session import Session
-from vfejax.cli.train import devices, method, reported
+from vfejax.cli.train import devices, metric_columns
 from vfejax.cli.train import model as train_model
 from vfejax.cli.train.best import NONE, Best, BestWeights
 from vfejax.cli.train.config import TrainConfig, parse, with_defaults
 from vfejax.cli.train.corpora import named_inputs, train_corpus
 from vfejax.cli.train.limits import check_values
+from vfejax.cli.train.trainer import trainer_of
 from vfejax.data import tokenizers
 from vfejax.data.batches import Batches, evaluation_windows
 from vfejax.data.corpus import Corpus
@@ -84,7 +85,7 @@ def _task(config: TrainConfig) -> Task:
     rate = _learning_rate(config)
     # Weights are drawn from the seed's key itself, so randomness in training must not share it.
     key = jax.random.fold_in(random_key(config.seed), 1)
-    trainer = method.trainer_of(config, start, rate, key)
+    trainer = trainer_of(config, start, rate, key)
     mesh = devices.train_mesh(config)
     windows = evaluation_windows(
         data.valid.tokens,
@@ -179,7 +180,7 @@ def _program(task: Task, session: Session) -> loop.Program:
         if step % config.eval_every == 0 or step == config.steps:
             loss, best = evaluated(step, state, best)
         row = _row(task, step, loss)
-        row |= _blank(task, update, state) if infos is None else reported.means(infos)
+        row |= _blank(task, update, state) if infos is None else metric_columns.means(infos)
         shown = {"loss": row["loss"], "best valid": float(best.valid_loss)}
         return loop.Observation(row, best, shown, _stop(config, step, best))
 
@@ -235,7 +236,7 @@ def _blank(
     _, infos = executable_cache.shapes(
         compiled(update, state, executable_cache.jit), state, *_first_inputs(task)
     )
-    return dict.fromkeys(reported.columns(infos), math.nan)
+    return dict.fromkeys(metric_columns.columns(infos), math.nan)
 
 
 def _remarks(task: Task, session: Session) -> None:

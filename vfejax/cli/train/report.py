@@ -15,7 +15,7 @@ from vfejax.cli import executable_cache, generate
 from vfejax.cli.drawing import sketched
 from vfejax.cli.evaluate import split_scores
 from vfejax.cli.fast_compilation import compiled_plainly
-from vfejax.cli.train import devices, reported
+from vfejax.cli.train import devices, metric_columns
 from vfejax.cli.train.config import TrainConfig
 from vfejax.cli.train.model import Start
 from vfejax.data import tokenizers
@@ -177,7 +177,7 @@ def _pictures(metrics: dict[str, np.ndarray], losses: dict[str, float]) -> Itera
         "Learning rate, norm of the gradient, and what the model reports of itself: further loss "
         "terms (nats) and diagnostics."
     )
-    figure = training_figures.diagnostics(metrics["step"], others, reported.units(others))
+    figure = training_figures.diagnostics(metrics["step"], others, metric_columns.units(others))
     yield Picture("diagnostics", "Diagnostics", caption, figure)
 
 
