@@ -13,7 +13,7 @@ import numpy as np
 from compression_settings import BATCH, CHUNK, LENGTH, SETTINGS, TEACHER, Job, Setting
 
 from vfejax.compression import storage
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.compression.quantize import Scheme
 from vfejax.compression.rules import rule
 from vfejax.compression.storage import Form
@@ -72,7 +72,9 @@ def program(setting_name: str, name: str, options: str, argument: str, steps: in
     model, teacher = student, None
     if setting.weight:
         teacher = model_of(TEACHER, "{}", argument)
-        model = taught(student, teacher, temperature=setting.temperature, weight=setting.weight)
+        model = distillation(
+            student, teacher, temperature=setting.temperature, weight=setting.weight
+        )
     forms = forms_of(jax.eval_shape(student.init, jax.random.key(0)), setting)
     begin = steps - round(setting.rounded * steps)
 
@@ -90,7 +92,7 @@ def program(setting_name: str, name: str, options: str, argument: str, steps: in
         return {"student": params, "teacher": teacher_params} if teacher else params
 
     abstract = jax.eval_shape(model.init, jax.random.key(0))
-    learns = trained(abstract) if teacher else None
+    learns = trainable(abstract) if teacher else None
 
     def optimizer(rate: Any) -> Any:
         return adamw(warmup_cosine(rate, min(100, steps // 10), steps, 0.1))

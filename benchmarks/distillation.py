@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from scipy.stats import t
 
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.data import batches, corpus
 from vfejax.models import table
 from vfejax.training.evaluate import evaluate
@@ -115,11 +115,11 @@ def compare(
         rate: the largest learning rate.
         constants: names of arrays of the student that never learn.
         weights_fn: what the student reads in place of its weights, in both.
-        options: those of :func:`vfejax.compression.distill.taught`.
+        options: those of :func:`vfejax.compression.distill.distillation`.
     """
     key, fitted = jax.random.key(seed), partial(fit, text=text, steps=steps, seed=seed, rate=rate)
-    model = taught(student, teacher, padding=text.vocabulary.padding_id, **options)
-    learns = trained(jax.eval_shape(model.init, key), constants)
+    model = distillation(student, teacher, padding=text.vocabulary.padding_id, **options)
+    learns = trainable(jax.eval_shape(model.init, key), constants)
     read = None
     if weights_fn is not None:
 

@@ -11,7 +11,7 @@ import numpy as np
 from koopman_lessons import LATER, LENGTH, START, Arm, Plan, build, learned, losses
 
 from vfejax import runs
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.data import batches
 from vfejax.models import table
 from vfejax.models.koopman.conversion import converted
@@ -97,9 +97,9 @@ def distilled(plan: Plan, arm: Arm, seed: int, rate: float) -> dict[str, Any]:
         text = plan.text
         known = teacher(text.argument, seed, plan.teachers, plan.out, plan.teacher_updates)
         tutor = build(text, "resnet-bk", table.MODELS["resnet-bk"].config())
-        lesson = taught(model, tutor)
+        lesson = distillation(model, tutor)
         whole = {"student": params, "teacher": known}
-        learns = trained(whole)
+        learns = trainable(whole)
         if arm.tuned == "operator":
             mine = {
                 k: jax.tree.map(lambda _, on=k == "operators": on, v) for k, v in params.items()

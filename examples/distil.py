@@ -4,7 +4,7 @@ text alone.
     python examples/distil.py [TEXT_FILE]
 
 The teacher is a ResNet-BK, the student a GPT of fewer weights. Teaching is a transformation of
-models: ``taught(student, teacher)`` is a model whose loss, with the usual trainer, is that of
+models: ``distillation(student, teacher)`` is a model whose loss, with the usual trainer, is that of
 distillation. Both students begin with the same weights and read the same batches. Without a file
 the text is that of the help topics of Python.
 """
@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.data import batches, corpus
 from vfejax.models.gpt_modern import model as gpt_modern
 from vfejax.models.resnet_bk import model as resnet_bk
@@ -70,8 +70,8 @@ def main(
 
     trained_teacher = teacher._replace(init=lambda key: known)
     padding = text.vocabulary.padding_id
-    model = taught(student, trained_teacher, temperature=1.0, padding=padding)
-    learns = trained(jax.eval_shape(model.init, jax.random.key(0)))
+    model = distillation(student, trained_teacher, temperature=1.0, padding=padding)
+    learns = trainable(jax.eval_shape(model.init, jax.random.key(0)))
     report("student, taught", student, fit(model, text, num_steps, learns)["student"])
     return losses
 

@@ -161,7 +161,7 @@ OPTIONS = {"temperature": TEMPERATURE, "weight": WEIGHT} | {
 def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics):
     student = _bigram(3, 2, extra=0.1, statistics=statistics)
     teacher = _bigram(4, 4, noise=1.0, extra=0.1)
-    model = distill.taught(student, teacher, padding=0, **OPTIONS)
+    model = distill.distillation(student, teacher, padding=0, **OPTIONS)
     key = jax.random.key(0)
     params = jax.device_get(jax.jit(model.init)(key))
     methods = [
@@ -171,7 +171,7 @@ def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics)
             jax.random.key(1),
             padding=0,
             accumulation=count,
-            trained=distill.trained(params),
+            trained=distill.trainable(params),
         )
         for count in (1, 4)
     ]
@@ -197,7 +197,7 @@ def test_the_loss_is_that_by_hand_in_one_piece_and_in_parts(windows, statistics)
 
 
 def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
-    model = distill.taught(_bigram(3, 1), _bigram(4, 1))
+    model = distill.distillation(_bigram(3, 1), _bigram(4, 1))
     params = jax.jit(model.init)(jax.random.key(0))
     batch = Batch(np.ones((1, 2), int), targets=np.ones((1, 2), int))
     slope = jax.jit(jax.grad(lambda p, b: model.apply(p, b, None).losses["distillation"]))(
@@ -206,7 +206,7 @@ def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
     slope = jax.device_get(slope)
     assert all(not x.any() for x in jax.tree.leaves(slope["teacher"]))
     method = trainer(
-        model, optax.adam(0.1), jax.random.key(1), trained=distill.trained(params, ("out",))
+        model, optax.adam(0.1), jax.random.key(1), trained=distill.trainable(params, ("out",))
     )
     moments = jax.jit(method.init)(jax.random.key(0)).optimizer_state[0].mu
     assert moments["teacher"] == {"table": None, "turns": None, "out": None}
@@ -216,7 +216,7 @@ def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
 
 def test_without_targets_a_taught_student_is_the_student():
     student = _bigram(3, 1, noise=1.0)
-    model = distill.taught(student, _bigram(4, 1)._replace(apply=None))
+    model = distill.distillation(student, _bigram(4, 1)._replace(apply=None))
     params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
     own, tokens, key = params["student"], np.asarray([[1, 2, 3]]), jax.random.key(2)
     expected = jax.jit(student.apply)(own, Batch(tokens), key)
@@ -242,7 +242,7 @@ def test_without_targets_a_taught_student_is_the_student():
 )
 def test_what_does_not_fit_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        distill.taught(_bigram(3, 1), _bigram(4, 1)._replace(watch=None), **options)
+        distill.distillation(_bigram(3, 1), _bigram(4, 1)._replace(watch=None), **options)
 
 
 def test_pairs_that_do_not_fit_are_named():
@@ -252,17 +252,17 @@ def test_pairs_that_do_not_fit_are_named():
         watch=lambda *inputs: (teacher.apply(*inputs), Layers(jnp.zeros((1, 1, 1, 3))))
     )
     with pytest.raises(ValueError, match="needs a teacher with a resolvent in its blocks"):
-        jax.eval_shape(distill.taught(student, blind, resolvent_weight=1.0).init, key)
-    params = jax.eval_shape(distill.taught(student, teacher).init, key)
+        jax.eval_shape(distill.distillation(student, blind, resolvent_weight=1.0).init, key)
+    params = jax.eval_shape(distill.distillation(student, teacher).init, key)
     tokens = jax.ShapeDtypeStruct((1, 9), int)
     batch = Batch(tokens, targets=tokens)
     with pytest.raises(ValueError, match="the teacher reads at most 7 tokens, got 9"):
-        jax.eval_shape(distill.taught(student, teacher).apply, params, batch)
+        jax.eval_shape(distill.distillation(student, teacher).apply, params, batch)
 
     def narrow(params, batch, key):
         found = teacher.apply(params, batch, key)
         return found._replace(logits=found.logits[..., 1:])
 
-    model = distill.taught(student, teacher._replace(apply=narrow, max_length=None))
+    model = distill.distillation(student, teacher._replace(apply=narrow, max_length=None))
     with pytest.raises(ValueError, match="the same vocabulary, got 5 and 4 tokens"):
         jax.eval_shape(model.apply, params, batch)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.models import table
 from vfejax.models.table import MODELS
 from vfejax.training.losses import next_token_loss
@@ -33,7 +33,7 @@ def test_each_family_learns_from_the_next(name, rng):
     padding counts as one prediction.
     """
     teacher = _started(NAMES[(NAMES.index(name) + 1) % len(NAMES)])
-    model = taught(_started(name), teacher, hidden_weight=0.5, padding=0)
+    model = distillation(_started(name), teacher, hidden_weight=0.5, padding=0)
     params = model.init(jax.random.key(0))
     windows = rng.integers(1, VOCABULARY, (2, LENGTH + 1)) * (np.arange(6) < [[6], [2]])
 
@@ -45,7 +45,7 @@ def test_each_family_learns_from_the_next(name, rng):
     assert np.isfinite(loss)
     assert int(info.num_tokens) == LENGTH + 1
     assert info.losses["hidden"] > 0
-    learns = trained(params, MODELS[name].constants)
+    learns = trainable(params, MODELS[name].constants)
     for (path, x), learn in zip(
         jax.tree_util.tree_leaves_with_path(slope), jax.tree.leaves(learns), strict=True
     ):
@@ -59,7 +59,7 @@ def test_resolvents_of_two_mixers_with_different_numbers_of_heads_are_compared()
         entry.build(dataclasses.replace(entry.tiny, mixer=mixer, heads=heads), VOCABULARY, LENGTH)
         for mixer, heads in (("features", 2), ("operator", 4))
     )
-    model = taught(student, teacher, resolvent_weight=0.5)
+    model = distillation(student, teacher, resolvent_weight=0.5)
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert params["projection"]["resolvent"].shape == (2, 2, 4)
     windows = jax.ShapeDtypeStruct((2, LENGTH + 1), jnp.int32)

@@ -25,7 +25,7 @@ from vfejax.compression.matching import MatchSums, match_sums, projections, rela
 from vfejax.numerics import at_least_float32, cast_like
 from vfejax.types import Array, Batch, Layers, Prediction, PyTree, SequenceModel
 
-__all__ = ["Lesson", "soft_nats", "taught", "trained"]
+__all__ = ["Lesson", "distillation", "soft_nats", "trainable"]
 
 _SeeFn = Callable[..., tuple[Prediction, Layers | None]]
 
@@ -94,19 +94,19 @@ def _where_counted(logits: Array, counts: Array) -> Array:
     return jnp.where(counts[..., None], logits, jnp.zeros((), logits.dtype))
 
 
-def trained(params: PyTree, constants: tuple[str, ...] = ()) -> PyTree:
-    """Which weights of a taught student learn: for ``trained`` of
+def trainable(params: PyTree, constants: tuple[str, ...] = ()) -> PyTree:
+    """Which weights learn in distillation: for ``trained`` of
     :func:`vfejax.training.step.trainer`.
 
     Args:
-        params: those of :func:`taught`, or their shapes.
+        params: those of :func:`distillation`, or their shapes.
         constants: names of arrays of the student that never learn.
 
     Returns:
         A tree like ``params``: False for the teacher and for constants, True for all others.
 
-    >>> trained({"student": {"kernel": 1.0, "alive": 1.0}, "teacher": {"kernel": 1.0}}, ("alive",))
-    {'student': {'alive': False, 'kernel': True}, 'teacher': {'kernel': False}}
+    >>> trainable({"student": {"w": 1.0, "alive": 1.0}, "teacher": {"w": 1.0}}, ("alive",))
+    {'student': {'alive': False, 'w': True}, 'teacher': {'w': False}}
     """
 
     def learns(path: tuple, _: object) -> bool:
@@ -116,7 +116,7 @@ def trained(params: PyTree, constants: tuple[str, ...] = ()) -> PyTree:
     return jax.tree_util.tree_map_with_path(learns, params)
 
 
-def taught(
+def distillation(
     student: SequenceModel,
     teacher: SequenceModel,
     *,
@@ -130,7 +130,7 @@ def taught(
 
     Its weights are ``{"student": ..., "teacher": ...}``, and ``"projection"`` where layers of
     unequal width are compared. To train, give :func:`vfejax.training.step.trainer` the tree of
-    :func:`trained`; the student that is kept is ``params["student"]``. The teacher is
+    :func:`trainable`; the student that is kept is ``params["student"]``. The teacher is
     deterministic, has no gradient, and is not run without targets: then this is the student.
 
     The cross-entropy that a trainer reports is the student's. What it lacks to the loss stands in
@@ -159,8 +159,8 @@ def taught(
     >>> small = table.MODELS["transformer"].tiny
     >>> teacher = table.build("transformer", small, 11, length=8)
     >>> student = table.build("gpt-modern", table.MODELS["gpt-modern"].tiny, 11, length=8)
-    >>> model = taught(student, teacher)
-    >>> learns = trained(jax.eval_shape(model.init, jax.random.key(0)))
+    >>> model = distillation(student, teacher)
+    >>> learns = trainable(jax.eval_shape(model.init, jax.random.key(0)))
     >>> method = trainer(model, optax.sgd(0.1), jax.random.key(1), trained=learns)
     >>> state = method.init(jax.random.key(0))
     >>> state, info = jax.jit(method.step)(state, jnp.ones((2, 9), int))

@@ -21,7 +21,7 @@ from vfejax.cli.compress.student import Student
 from vfejax.cli.compress.teacher import Teacher
 from vfejax.cli.devices import batch_remark
 from vfejax.cli.session import Session
-from vfejax.compression.distill import taught, trained
+from vfejax.compression.distill import distillation, trainable
 from vfejax.data.batches import Batches
 from vfejax.data.files import one_line
 from vfejax.errors import UserError
@@ -121,7 +121,7 @@ def _method(
     """How the student learns, which weights do, and the others."""
     first = jax.device_get(student.params)
     try:
-        model = taught(
+        model = distillation(
             student.model._replace(init=lambda key: students.dense(first)),
             teacher.model._replace(init=lambda key: teacher.params),
             temperature=config.temperature,
@@ -141,7 +141,7 @@ def _method(
         )
         return params | {"student": read}
 
-    learns = trained(whole, MODELS[student.name].constants)
+    learns = trainable(whole, MODELS[student.name].constants)
     optimizer = adamw(
         rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm, b2=config.beta2
     )
