@@ -22,8 +22,8 @@ from vfejax.inference.anytime import Choice, anytime_agent
 from vfejax.inference.policies import enumerate_policies
 from vfejax.problems.environments import process, random_model
 from vfejax.runs import real_time
+from vfejax.runs.fixed_rate import MONOTONIC
 from vfejax.runs.ladder import Ladder, compile_ladder
-from vfejax.runs.pace import MONOTONIC
 
 HORIZON = 3
 

@@ -34,19 +34,19 @@ CODE = """
 import os, signal, sys
 from matplotlib.figure import Figure
 from vfejax.cli.main import main
-from vfejax.runs import course, processes, report
+from vfejax.runs import loop_state, processes, report
 
 step_of_signal, number, *arguments = sys.argv[1:]
 blank = report.figure_png(Figure(figsize=(0.1, 0.1)), dpi=10)
 report.figure_png = lambda figure: blank
-chunk_length = course._chunk_length
+chunk_length = loop_state._chunk_length
 
 def signalled(step, cadence):
     if processes.index() == 1 and step == int(step_of_signal):
         os.kill(os.getpid(), int(number))
     return chunk_length(step, cadence)
 
-course._chunk_length = signalled
+loop_state._chunk_length = signalled
 sys.exit(main(arguments))
 """
 

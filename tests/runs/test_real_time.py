@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vfejax.runs.fixed_rate import Clock
 from vfejax.runs.ladder import Ladder, Shedding, compile_ladder
-from vfejax.runs.pace import Clock
 from vfejax.runs.real_time import Reading, run
 
 THERE = np.array(True)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
+from vfejax.runs.append_only import append_lines, complete_lines
 from vfejax.runs.directory import RunDirectory
-from vfejax.runs.lines import append_lines, complete_lines
 
 __all__ = ["KINDS", "Event", "append_events", "read_events", "truncate_events"]
 

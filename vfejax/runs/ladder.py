@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.runs.pace import MONOTONIC, Clock
+from vfejax.runs.fixed_rate import MONOTONIC, Clock
 from vfejax.types import Array, PyTree
 
 __all__ = ["Ladder", "Load", "Shedding", "compile_ladder", "expected", "follow", "reach", "settle"]

@@ -20,10 +20,10 @@ import numpy as np
 
 from vfejax.errors import UserError
 from vfejax.runs import checkpoint, processes
-from vfejax.runs.course import Course, Row, restored
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.events import Event
 from vfejax.runs.interrupt import Interrupt
+from vfejax.runs.loop_state import Course, Row, restored
 from vfejax.runs.progress import progress
 from vfejax.types import PyTree
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from vfejax.data.files import atomic_write
 from vfejax.errors import UserError
+from vfejax.runs.append_only import append_lines, complete_lines
 from vfejax.runs.directory import RunDirectory
-from vfejax.runs.lines import append_lines, complete_lines
 
 __all__ = ["append_metrics", "read_metrics", "truncate_metrics"]
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vfejax.runs.fixed_rate import MONOTONIC, Clock, wait_until
 from vfejax.runs.ladder import Ladder, Load, Shedding, follow, reach, settle
 from vfejax.runs.latency import Latencies
-from vfejax.runs.pace import MONOTONIC, Clock, wait_until
 from vfejax.types import Array, PyTree
 
 __all__ = ["Outcome", "Reading", "Record", "run"]

@@ -14,7 +14,7 @@ from vfejax.cli.function_digest import signature
 from vfejax.cli.main import main
 from vfejax.data import population_arrays
 from vfejax.errors import UserError
-from vfejax.runs import checkpoint, course
+from vfejax.runs import checkpoint, loop_state
 from vfejax.runs import directory as run_directory
 from vfejax.runs.metrics import read_metrics
 
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_needs_the_program_that_it_began_with(copied, monkeyp
         states.append(signature(state))
         raise UserError("no more is needed")
 
-    monkeypatch.setattr(course, "compiled", compiled)
+    monkeypatch.setattr(loop_state, "compiled", compiled)
     assert main(["simulate", "--out", str(tmp_path / "run"), *FLAGS]) == 2
     assert _resume(copied) == 2
     assert states[0] == states[1]

@@ -27,7 +27,7 @@ from vfejax.cli.train import command as train_command
 from vfejax.data import ngrams
 from vfejax.errors import UserError
 from vfejax.models.table import MODELS
-from vfejax.runs import checkpoint, course
+from vfejax.runs import checkpoint, loop_state
 from vfejax.runs import directory as run_directory
 from vfejax.runs.load import BEST, load
 from vfejax.runs.metrics import read_metrics
@@ -87,7 +87,7 @@ def test_what_a_thread_compiles_is_what_the_loop_will_call(counting, monkeypatch
         return call
 
     monkeypatch.setattr(train_command, "compile_beside", begin)
-    monkeypatch.setattr(course, "compiled", compiled)
+    monkeypatch.setattr(loop_state, "compiled", compiled)
     assert _train(tmp_path / "run") == 2
     assert [(signature((state, inputs)), count) for state, inputs, count in begun] == called
 
@@ -533,7 +533,7 @@ def test_an_optimizer_that_looks_ahead_keeps_the_weights_it_evaluates(descending
     # The checkpoint holds where the next gradient is taken.
     states = (optax.EmptyState(), optax.EmptyState(), relativistic(0.1).init(found.params))
     state = TrainState(jnp.int32(0), found.params, states)
-    saved = course.Saved(state, train_best.record(math.inf, 0, 0))
+    saved = loop_state.Saved(state, train_best.record(math.inf, 0, 0))
     state = checkpoint.restore(ahead, saved)[0].state
     assert found.step == int(state.step) == 8
     weights = jax.jit(eval_params)(state.params, state.optimizer_state)

@@ -17,8 +17,8 @@ from vfejax.cli.plan.problem import Problem
 from vfejax.errors import UserError
 from vfejax.inference.anytime import Choice
 from vfejax.problems.environments import process
+from vfejax.runs.fixed_rate import MONOTONIC
 from vfejax.runs.mailbox import Mailbox
-from vfejax.runs.pace import MONOTONIC
 from vfejax.runs.real_time import Reading
 from vfejax.types import Array
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfejax.runs.pace import Clock, wait_until
+from vfejax.runs.fixed_rate import Clock, wait_until
 
 
 class Hand:
