@@ -28,16 +28,14 @@ class GroupOptions(RunOptions):
     """What a command can be told whose run several processes may make."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, when several processes, on one machine or more, make the run
-    together. Each is given the same options but for --process, and sees the same --out. A resumed
-    run may have another number of them.
+    """HOST:PORT at which process 0 listens, for a run by several processes, on one machine or more.
+    All are given the same options except --process, and see the same --out. A resumed run may have
+    another number of processes.
     """
     processes: int | None = None
-    """How many processes make the run together; the devices of all share its work."""
+    """Number of processes of the run; its work is divided among the devices of all."""
     process: int | None = None
-    """Which of the --processes this is, from 0. Process 0 writes the files of the run, and speaks
-    for all.
-    """
+    """Number of this process, from 0. Process 0 writes the files of the run, and prints for all."""
 
     SESSION: ClassVar[tuple[str, ...]] = (
         *RunOptions.SESSION,

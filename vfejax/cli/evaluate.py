@@ -51,8 +51,9 @@ class EvaluateConfig:
     all.
     """
     koopman: bool = False
-    """Also replace each block, and spans of blocks, by linear maps of the stream that enters them,
-    fitted on the run's training text, and by nothing: a table of losses and of operations.
+    """Also evaluate the model with each block, and spans of blocks, replaced by linear maps of the
+    stream that enters them, fitted on the run's training text, and with them skipped. Prints a
+    table of losses and operations.
     """
     out: Path | None = None
     """JSON file for the figures. A file that exists is kept unless --overwrite is given."""

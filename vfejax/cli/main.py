@@ -35,32 +35,34 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "simulate": Command(
-        "a population of Gaussian agents minimises its variational free energy",
+        "simulate Gaussian agents that minimise a variational free energy",
         "simulate.command",
         "--agents, --irreps, --grid or --log-every",
     ),
     "filter": Command(
-        "what lies behind noisy series is estimated, with intervals",
+        "estimate the hidden states behind noisy series, with intervals",
         "filter.command",
         "FILE, --states or --horizon",
     ),
     "plan": Command(
-        "agents perceive, plan and act by their expected free energy",
+        "let agents perceive, plan and act by their expected free energy",
         "plan.command",
         "--horizon, --batch, --length, --outcomes or --image",
     ),
     "train": Command(
-        "a next-token model learns a text",
+        "train a next-token model on a text",
         "train.command",
         "--batch-size, --length, --log-every or the size of the model",
     ),
     "compress": Command(
-        "a trained model becomes one small file",
+        "compress a trained model into one small file",
         "compress.command",
         "--batch-size, --calibration-windows or the size of the model",
     ),
-    "evaluate": Command("how well a trained model predicts a text", "evaluate", "--windows"),
-    "generate": Command("a trained model continues a text", "generate", "--tokens"),
+    "evaluate": Command(
+        "measure how well a trained model predicts a text", "evaluate", "--windows"
+    ),
+    "generate": Command("continue a text with a trained model", "generate", "--tokens"),
 }
 """Every command by its name: one line here for a new one."""
 

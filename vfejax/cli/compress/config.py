@@ -30,7 +30,7 @@ else:
 
 @dataclass(frozen=True)
 class CompressConfig(RunOptions):
-    """A trained model becomes one small file: pruned, taught by what it was, rounded to few bits.
+    """Compress a trained model into one small file: prune it, distil it, round it to few bits.
 
     The student begins as the pruned teacher, or fresh with --student. It learns from the teacher
     and from the text, at the end with rounded weights. The file is read again in a fresh process,
@@ -44,8 +44,8 @@ class CompressConfig(RunOptions):
     run: Path = Path("runs/train")
     """Directory of the teacher, which vfejax train wrote and which stays as it is."""
     out: Path = Path("runs/compress")
-    """Run directory to create; or a file that ends in .safetensors, and the run directory is its
-    name without that.
+    """Run directory to create. If it ends in .safetensors, it names the file of the compressed
+    model, and the run directory is the name without the ending.
     """
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, with its own settings; a --file is
@@ -57,11 +57,11 @@ class CompressConfig(RunOptions):
     """Seed of batches, and of the weights of a fresh student."""
 
     bits: int = 4
-    """Bits of a weight of the kernels, 2 to 8; or 16 for float16, without any rounding to a grid.
+    """Bits for each weight of the kernels, 2 to 8; or 16 for float16, without rounding to a grid.
     Routers, recurrences, norms and other small parts are float16 in any case.
     """
     embedding_bits: int = 8
-    """Bits of a weight of the embedding and of other tables, 2 to 8."""
+    """Bits for each weight of the embedding and of other tables, 2 to 8."""
     group: int = 64
     """Number of weights that share a scale, which takes 16 bits; 0 for a whole column."""
 
@@ -82,24 +82,27 @@ class CompressConfig(RunOptions):
     operator_rank: int = 32
     """Rank of the operators: (4 + 1) dim rank multiplications a token."""
     expert_score: Literal["contribution", "activation", "frequency"] = "contribution"
-    """What an expert is kept for: what it adds to the tokens it reads, weighted by the router; the
-    norm of that without the weight; or how many tokens it reads.
+    """Score by which experts are kept: the norm of their output on the tokens they read, weighted
+    by the router; that norm without the weight; or how many tokens they read.
     """
     merge: bool = False
-    """Experts are merged with those like them, rather than left out."""
+    """Merge similar experts instead of removing some."""
     low_rank: int = 0
-    """Kernels that gain by it become two factors of this rank; 0 for none."""
+    """Replace kernels by two factors of this rank, where that makes them smaller; 0 for none."""
     sparsity: float = 0.0
-    """Share of the weights of every kernel that become 0, those that do least for its outputs."""
+    """Share of the weights of every kernel that are set to 0, those that contribute least to its
+    outputs.
+    """
     calibration_windows: int = 96
-    """Windows of training text by which pruning tells what matters."""
+    """Windows of training text on which the scores of pruning are measured."""
 
     student: _ModelName | None = None
-    """A fresh student: which model. --experts, --hidden, --heads, --dim and --layers are its
-    options; the others are the teacher's, if it is of the same kind, or its defaults.
+    """Model of a fresh student, in place of the pruned teacher. --experts, --hidden, --heads, --dim
+    and --layers are its options; the others are the teacher's, if it is of the same kind, or its
+    defaults.
     """
     order: Literal["prune-first", "quantise-first"] = "prune-first"
-    """Prune, teach, round; or round before pruning, and learn with rounded weights throughout."""
+    """Prune, distil, round; or round before pruning, and distil with rounded weights throughout."""
     beside: Path | None = None
     """Run directory of another compression of the same teacher, such as one in the other --order,
     whose file is shown beside this one.

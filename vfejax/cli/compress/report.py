@@ -233,10 +233,10 @@ def _cells(stage: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _notes(config: CompressConfig, summary: Mapping[str, Any]) -> list[str]:
-    bits = "16" if config.bits == 16 else f"{config.bits}, of the embedding {config.embedding_bits}"
+    bits = "16" if config.bits == 16 else f"{config.bits}, of embeddings {config.embedding_bits}"
     notes = [
         f"Bytes are those of a file with weights, vocabulary and settings; losses are means over "
-        f"the same windows of the validation text. Bits of a weight: {bits}; the rest is float16.",
+        f"the same windows of the validation text. Bits per weight: {bits}; the rest is float16.",
         f"{summary['file']} is what vfejax evaluate and vfejax generate take as --run.",
     ]
     if not summary["bit_for_bit"]:

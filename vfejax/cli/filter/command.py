@@ -181,7 +181,7 @@ def _guessed(config: FilterConfig, engine: Engine, given: ModelFile | None) -> l
     both = config.noise_std is not None and config.drift_std is not None
     if engine.kind not in LOCAL or config.learn or both or given is not None:
         return []
-    return ["the scales of noise and drift are guesses from differences of rows; --learn fits them"]
+    return ["noise and drift are estimated roughly, from differences of rows; --learn fits them"]
 
 
 def _check(num_blank: int, found: estimates.Estimates) -> None:

@@ -32,7 +32,7 @@ _LARGEST_HORIZON = 1_000_000
 
 @dataclass(frozen=True)
 class FilterConfig(RunOptions):
-    """Estimate what lies behind noisy series, with intervals.
+    """Estimate the hidden states behind noisy series, with intervals.
 
     FILE is a CSV with a header, one row per time; empty cells are missing. Without a file it tracks
     the embedded moving target, whose truth is known. With --online it reads lines from standard
@@ -50,23 +50,23 @@ class FilterConfig(RunOptions):
     """Seed of the embedded target, and of the starts of --learn for lgssm and hmm."""
 
     model: str | None = None
-    """local-level (each series wanders), local-trend (its slope wanders: constant velocity), lgssm
+    """local-level (each series is a random walk), local-trend (its slope is a random walk), lgssm
     (linear Gaussian state space), hmm (hidden Markov, Gaussian emissions) or koopman (a linear map
-    of the newest rows forecasts, with its eigenvalues and held-out errors); or a TOML file with
-    the parameters, such as model.toml of an earlier run, or a linear model in continuous time with
-    smooth noise, model = "generalized". By default local-level for a file,
-    local-trend for the embedded target.
+    of the newest rows forecasts, with its eigenvalues and held-out errors); or a TOML file with the
+    parameters, such as model.toml of an earlier run, or a linear model in continuous time with
+    smooth noise, model = "generalized". By default local-level for a file, local-trend for the
+    embedded target.
     """
     states: int | None = None
     """Number of states of lgssm (size of the state) and hmm; 2 by default."""
     delays: int | None = None
-    """Newest rows that a forecast of koopman is made from. This and the next four are chosen on
-    held-out rows where they are not given.
+    """Number of newest rows from which koopman forecasts. This option, --degree, --operator, --rank
+    and --ridge are chosen on held-out rows where they are not given.
     """
     degree: int | None = None
-    """Most factors in the products of those rows that koopman maps: 1 is linear in the rows."""
+    """Largest degree of the monomials of these rows that koopman maps; 1 is the rows themselves."""
     operator: Literal["ridge", "reduced-rank", "total-least-squares"] | None = None
-    """How koopman fits its map; total-least-squares is for series that are seen with noise."""
+    """How koopman fits its map; total-least-squares is for series with measurement noise."""
     rank: int | None = None
     """Rank of the map of koopman: two for every oscillation and one for every decay. Not with
     ridge.
@@ -82,8 +82,9 @@ class FilterConfig(RunOptions):
     estimated from the data by default.
     """
     drift_std: float | None = None
-    """How fast the level (local-level) or the slope (local-trend) wanders, in the data's unit (per
-    time) per root of time; estimated from the data by default.
+    """Standard deviation of the random walk of the level (local-level) or of the slope
+    (local-trend), in the data's unit (per time) per root of time; estimated from the data by
+    default.
     """
     columns: str | None = None
     """Columns to read, separated by commas; all but the time by default."""
@@ -104,11 +105,12 @@ class FilterConfig(RunOptions):
     """Number of steps to predict after the last row; 0 by default, 24 with koopman."""
 
     learn: bool = False
-    """Learn the parameters by expectation maximisation; those of a generalized model by its dynamic
-    form, where the file gives them a prior, and the scales of its precisions.
+    """Learn the parameters by expectation maximisation. For a generalized model: learn those
+    parameters that have a prior in the file, and the scales of the precisions, by dynamic
+    expectation maximisation.
     """
     steps: int = 500
-    """Most iterations of --learn."""
+    """Largest number of iterations of --learn."""
     tolerance: float = 1e-3
     """--learn ends when an iteration raises the log evidence, or lowers the free energy, by less
     than this, in nats.

@@ -204,9 +204,9 @@ def _pictures(
     yield Picture(
         "spectrum",
         "Eigenvalues of the map",
-        "Each eigenvalue is a motion: its angle is how far it turns in a step, and its distance "
-        "from the centre what is left of it after one. On the circle it lasts. The paler, the "
-        "larger its residual on held-out rows.",
+        "Each eigenvalue is a mode. Its angle is the change of phase in a step, and its modulus "
+        "the factor by which the amplitude changes; on the unit circle it does not decay. The "
+        "paler an eigenvalue, the larger its residual on held-out rows.",
         spectra.spectrum(
             pairs.values[kept],
             spectrum.residuals(factor, pairs.values[kept], pairs.functions[:, kept]),

@@ -94,7 +94,7 @@ def _track(config: FilterConfig, found: Estimates, target: Target) -> Picture:
     return Picture(
         "track",
         "The boat, its fixes, and where it was",
-        f"The {which} estimate knows {given[which]}. Each ellipse holds the true place with a "
+        f"The {which} estimate uses {given[which]}. Each ellipse contains the true place with a "
         f"probability of {100 * config.interval:g} %, if the scales of motion and noise are right. "
         f"They grow where fixes are missing: {alone}.",
         figures.track(
@@ -114,7 +114,7 @@ def _bands(
         inner = (found.lower[:, chosen], found.upper[:, chosen])
     which = config.estimate or "smoothed"
     ahead = (
-        f" Right of the dashed line are {config.horizon} steps that nobody has seen."
+        f" Right of the dashed line are {config.horizon} steps of forecast."
         if config.horizon
         else ""
     )

@@ -43,9 +43,9 @@ _MOST = 1000
 class PlanConfig(RunOptions):
     """Agents perceive, plan and act in a world, by their expected free energy.
 
-    Without arguments: a grid world in which a reward waits behind one of two doors and a cue,
-    which is on another way, tells behind which. With --image there is no world: the patches of a
-    picture are given tokens, by what they hold and what they tell about --query.
+    Without arguments the world is a grid: a reward is behind one of two doors, and a cue elsewhere
+    tells behind which. With --image there is no world: tokens are allocated to the patches of a
+    picture, by their texture, their salience and their information about --query.
     """
 
     CHANGEABLE: ClassVar[tuple[str, ...]] = ("steps", "checkpoint_every")
@@ -54,7 +54,7 @@ class PlanConfig(RunOptions):
     out: Path = Path("runs/plan")
     """Run directory to create."""
     seed: int = 0
-    """Seed of the worlds, of what agents observe and draw, and of the random world."""
+    """Seed of the worlds, of observations and actions, and of the model of --env random."""
 
     env: Literal["grid", "tmaze", "bandit", "cue-chain", "random"] = "grid"
     """World: a grid from a text map, a T-maze with a cue, a bandit, a chain of cues that must be
@@ -71,11 +71,11 @@ class PlanConfig(RunOptions):
     validity: float | None = None
     """Probability that a cue of grid and tmaze tells the truth; 1 by default."""
     slip: float | None = None
-    """Probability that a move on the grid is not made; 0 by default."""
+    """Probability that a move on the grid fails; 0 by default."""
     chances: Annotated[tuple[float, ...], tyro.conf.arg(metavar="CHANCE...")] = ()
     """Probabilities with which the arms of the bandit pay; 0.1 0.5 0.9 by default."""
     cues: int | None = None
-    """Cues of the chain; 2 by default."""
+    """Number of cues of the chain; 2 by default."""
     sides: int | None = None
     """Places at the end of the chain of cues where the reward may be; 2 by default."""
     states: int | None = None
@@ -117,40 +117,41 @@ class PlanConfig(RunOptions):
     """Most probable outcomes that sophisticated planning follows after each action; all by default.
     """
     simulations: int | None = None
-    """Nodes of the tree that mcts grows at every observation; 512 by default. With few it does not
-    see far.
+    """Nodes of the tree that mcts grows at every observation; 512 by default. With few the search
+    is shallow.
     """
     gamma: float = 16.0
     """Precision of the choice between policies: probabilities are exp(-gamma G), normalised."""
     temperature: float = 1.0
     """Temperature of drawn actions; 0 takes the most probable one."""
     learn: str | None = None
-    """Arrays that agents learn by Dirichlet counts over all episodes, letters of ABCDE separated by
-    commas: observations, transitions that they control, preferences, what is the case at first,
-    and habits. By default they know the world.
+    """Arrays that agents learn by Dirichlet counts over all episodes, letters separated by commas:
+    A, likelihoods of observations; B, transitions that they control; C, preferences; D, initial
+    states; E, habits. By default agents know the true arrays.
     """
     learning_rate: float = 1.0
     """Count that one event adds to what is learned."""
     forgetting: float = 0.0
-    """Share of what was counted that is lost with each episode, from 0 to 1."""
+    """Share of the counts that is forgotten after each episode, from 0 to 1."""
     prior_knowledge: float = 0.3
-    """What agents know at first of the arrays A, B and D that they learn: 0 is nothing, so that all
-    is as probable, and 1 is how the world is.
+    """Initial knowledge of those of the arrays A, B and D that agents learn: 0 is uniform
+    distributions, 1 the true ones, and a number between is a mixture of both.
     """
     prior_counts: float = 1.0
-    """How many events that is worth in each column."""
+    """Number of events that the initial knowledge is worth, in each column."""
 
     # One agent in real time.
     realtime: float | None = None
     """Cycles per second of one agent that acts in real time, instead of episodes, with deadlines.
-    Where it would be late it plans less far ahead than --horizon. The run keeps a histogram of
+    When it would be late it plans less far ahead than --horizon. The run keeps a histogram of
     latencies, and status.json, rewritten every second.
     """
     duration: float | None = None
-    """Seconds that it acts in real time; until Ctrl-C by default."""
+    """Seconds that the agent acts in real time; until Ctrl-C by default."""
     sensor: Literal["world", "stdin"] = "world"
-    """What it observes in real time: the world, or lines of standard input with an integer for each
-    modality (- where it is missing). The newest line counts, and actions are printed.
+    """Source of the observations in real time: the world, or lines of standard input with an
+    integer for each modality (- where it is missing). The newest line counts, and actions are
+    printed.
     """
     max_age: float | None = None
     """Age in seconds above which an observation counts as missing; two cycles by default."""
@@ -163,7 +164,7 @@ class PlanConfig(RunOptions):
     message combination, and --temperature is that of the belief where to look.
     """
     query: str | None = None
-    """What is asked of --image: a colour by its name or as #rrggbb, a region x,y,width,height in
+    """What to look for in --image: a colour by its name or as #rrggbb, a region x,y,width,height in
     pixels, or another picture, whose colours are looked for. Nothing by default.
     """
     budget: int | None = None
@@ -175,8 +176,8 @@ class PlanConfig(RunOptions):
     patch: int | None = None
     """Side of a patch of --image, in pixels; 28 by default."""
     weights: tuple[float, float, float] | None = None
-    """Weights of the entropy of a patch of --image, of how surely it stands out, and of what it
-    tells about the query; 1 1 5 by default.
+    """Weights of the three scores of a patch of --image: entropy of its texture, precision times
+    salience, and information about the query; 1 1 5 by default.
     """
 
 

@@ -78,15 +78,15 @@ def pictures(
         "choices",
         "What the first agent chooses",
         "Probabilities of the next action, summed over all policies that begin with it. Where "
-        "several ways are as good, the choice is open.",
+        "several actions are equally good they share the probability.",
         choices.choices(first.controls, names.controls, first.action, first.policy_entropy),
     )
     yield Picture(
         "expectations",
         "What the first agent expects",
-        "Terms of the expected free energy of the step that was chosen: what it brings (utility) "
-        "and what it tells about hidden states and, for agents that learn, about parameters. "
-        "Risk and ambiguity sum to the expected free energy too.",
+        "Terms of the expected free energy of the step that was chosen: utility, and information "
+        "about hidden states and, for agents that learn, about parameters. Risk and ambiguity "
+        "are another decomposition of the same expected free energy.",
         choices.expectations(terms, first.free_energy),
     )
     yield _success(metrics, fares)

@@ -94,8 +94,8 @@ class SimulateConfig(GroupOptions):
     measurements: int = 4
     """Measurements each sensor of the embedded problem takes (per point of the base manifold)."""
     scenes: int = 1
-    """Number of scenes of the embedded problem. Each sensor sees one of them, and nobody says which
-    sensors see the same.
+    """Number of scenes of the embedded problem. Each sensor sees one of them; which sensors see the
+    same one is not given.
     """
     contrast: float = 0.5
     """How far several scenes differ, in metres: standard deviation of each coordinate of a
@@ -133,30 +133,35 @@ class SimulateConfig(GroupOptions):
     1).
     """
     support: Literal["everywhere", "sharp", "smooth"] = "everywhere"
-    """Where on the base manifold an agent lives: everywhere, in a ball, or under a smooth bump."""
+    """Where on the base manifold an agent is present: everywhere, in a ball, or under a smooth
+    bump.
+    """
     support_radius: float = 2.0
     """Radius of the supports, in units of the base manifold's coordinates."""
 
     weights: Weights = field(default_factory=Weights)
     temperature: float = 10_000.0
-    """Temperature tau of the attention, in nats. Low ones attend to the nearest only; divergences
-    start near 1000 nats here.
+    """Temperature tau of the attention, in nats. At a low temperature agents attend only to those
+    whose beliefs diverge least from their own. In the embedded problem divergences start near 1000
+    nats.
     """
     prior_temperature: float | None = None
-    """Temperature of the attention between priors, in nats; that of the beliefs by default. It
-    matters where --weights.prior-alignment is not 0.
+    """Temperature of the attention between priors, in nats; that of the beliefs by default. Used
+    only if --weights.prior-alignment is not 0.
     """
     alignment: Literal[*ALIGNMENTS] = "weighted"  # type: ignore[valid-type]
-    """Alignment energy: attention-weighted KL (pairs far above the mean repel), its soft minimum
-    (entropic: attraction only), or that with a limit (saturating: who is further away than 20 times
-    the temperature does not pull). Meta-agents have their own, --meta.alignment.
+    """Alignment energy. weighted: KL divergences weighted by the attention, in which pairs far
+    above the mean repel each other. entropic: their soft minimum, which only attracts. saturating:
+    the soft minimum with a limit, so that agents further away than 20 times the temperature do not
+    attract. Meta-agents have an option of their own, --meta.alignment.
     """
 
     dynamics: Literal["natural", "gradient", "adam", "hamiltonian"] = "natural"
     """Natural-gradient, plain gradient or Adam descent, or Hamiltonian flow."""
     mass: Literal["constant", "belief"] = "constant"
-    """Mass in hamiltonian dynamics: constant numbers (--masses), or the precision that each belief
-    has at the moment (means are as heavy as the free energy is steep).
+    """Mass in hamiltonian dynamics. constant: the numbers of --masses. belief: precisions that
+    follow the current beliefs and the attention; that of a mean is the curvature of the free
+    energy.
     """
     scheme: Literal["verlet", "yoshida4", "midpoint"] = "verlet"
     """Integrator of hamiltonian dynamics: second order (Stoermer-Verlet; with --mass belief its
@@ -173,8 +178,8 @@ class SimulateConfig(GroupOptions):
     """Friction of hamiltonian dynamics, per unit of time."""
 
     emergence: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SLOTS...")] = ()
-    """Let agents that agree form meta-agents, and those again: the most meta-agents that there can
-    be at once at scale 1, 2, ... By default there are none. For natural dynamics.
+    """Let agents that agree form meta-agents, and these meta-agents of their own: the largest
+    number of meta-agents at scale 1, at scale 2, and so on. None by default. For natural dynamics.
     """
     meta: Meta = field(default_factory=Meta)
 

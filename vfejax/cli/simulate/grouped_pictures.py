@@ -92,8 +92,8 @@ def _energy(metrics: dict, events: Sequence[Event], scales: Scales) -> Picture:
     marks = [told[i] for i in _thinned(len(told), _MOST_MARKS)] if told else []
     fewer = f" ({len(marks)} of {len(told)} events are marked.)" if len(marks) < len(told) else ""
     caption = (
-        "Free energy of each scale and their sum. Each term is paid once, by the scale of the "
-        "agent that pays it. Triangles: a meta-agent of that scale forms, or dissolves. The total "
+        "Free energy of each scale and their sum. Each term is counted once, at the scale of its "
+        "agent. Triangles: a meta-agent of that scale forms, or dissolves. The total "
         f"need not fall at such a step, nor while the temperature changes.{fewer}"
     )
     figure = hierarchy_figures.energy_of_scales(metrics["step"], energies, marks)
@@ -107,9 +107,9 @@ def _flow(metrics: dict, scales: Scales) -> Picture:
         for name in (lambda s: f"{s + 1}_to_{s}", lambda s: f"{s}_to_{s + 1}")
     )
     caption = (
-        "How far the terms between two scales have fallen: down, by the moves of the members "
-        "towards what is above them; up, by the moves of the meta-agents towards their members. "
-        "A falling curve means that they moved apart, as other terms pull them."
+        "Total decrease of the terms between two scales: down, by the steps of the members "
+        "towards their meta-agents; up, by the steps of the meta-agents towards their members. "
+        "A falling curve means that other terms moved them apart."
     )
     figure = flows.information_flow(metrics["step"], down, up)
     return Picture("information", "Information between scales", caption, figure)

@@ -43,8 +43,8 @@ class Meta:
     prior_threshold: float = math.inf
     """The same for their priors, in nats. With inf, priors do not count."""
     diameter: float = 1.0
-    """Largest divergence between two members of a group, in nats. A group that is wider is cut with
-    a smaller threshold.
+    """Largest divergence between two members of a group, in nats. A wider group is split by a
+    smaller threshold.
     """
     levels: int = 4
     """Number of thresholds that are tried. Each is half of the one before."""
@@ -66,7 +66,7 @@ class Meta:
     """
     detect_from: int = 450
     """First step at which groups are looked for. Before it, agents that see the same scene may not
-    have turned to one another, and scenes that are alike may not have come apart.
+    be aligned yet, and similar scenes may not be separated.
     """
     detect_every: int = 10
     """Steps from one look for groups to the next: members leave and groups form at such steps
@@ -78,8 +78,8 @@ class Meta:
     """
     alignment: Literal[*ALIGNMENTS] = "saturating"  # type: ignore[valid-type]
     """Alignment energy of meta-agents among themselves. With saturating, those that are further
-    from one another than 20 times the temperature do not pull; with the others each listens to
-    somebody, however far.
+    from one another than 20 times the temperature do not attract; with the others the attention of
+    each sums to 1, however far the rest are.
     """
     bottom_up: float = 0.0
     """Precision with which a meta-agent observes its members, a dimensionless factor; at 0 it does
@@ -97,8 +97,8 @@ class Meta:
     every: Annotated[tuple[int, ...], tyro.conf.arg(metavar="STEPS...")] = (1,)
     """Steps from one move of scale 1, 2, ... to the next. One number holds for all scales."""
     nats: Annotated[tuple[float, ...], tyro.conf.arg(metavar="NATS...")] = (1.0,)
-    """Information that lets scale 1, 2, ... move, in nats: half the sum of the squared Fisher
-    lengths of its members' steps. One number holds for all scales.
+    """Information that must come from the members before scale 1, 2, ... moves, in nats: half the
+    sum of the squared Fisher lengths of its members' steps. One number holds for all scales.
     """
 
 

@@ -122,7 +122,9 @@ def _truth_pictures(
         "best possible is the maximum-likelihood registration of all data."
     )
     bars = [(name, *level) for name, level in levels.items()]
-    yield Picture("errors", "What alignment buys", caption, energy_figures.error_bars(bars))
+    yield Picture(
+        "errors", "Accuracy with and without alignment", caption, energy_figures.error_bars(bars)
+    )
     for index, (column, what) in enumerate(
         (("landmark_error_m", "landmarks (m)"), ("rotation_error_deg", "relative rotations (deg)"))
     ):
@@ -194,9 +196,9 @@ def _beliefs(
         points = problem.truth.landmarks.reshape(-1, len(config.irreps), 3)
         truth = points[index] if problem.scene is None else points.reshape(-1, 3)
         each = "" if problem.scene is None else " of each scene"
-        cross = f" Crosses: the truth, up to the one global rotation{each} that no data can tell."
+        cross = f" Crosses: the truth, up to a global rotation{each} that the data leave open."
     caption = (
-        f"Every agent's belief about each landmark{where}, carried to the common frame and "
+        f"Every agent's belief about each landmark{where}, transported to the common frame and "
         "projected to the x-y plane, with 1 and 2 sigma ellipses, before the run and after it. "
         f"Those of agents that share a frame and agree lie on one another.{cross}"
     )

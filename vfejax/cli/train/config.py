@@ -104,7 +104,7 @@ class TrainConfig(GroupOptions):
     attention on a torus and learn; all other weights stay as they are.
     """
     swap: Swap = field(default_factory=Swap)
-    """The attention that layers of --phi get."""
+    """The attention on a torus that layers of --phi get."""
     tokenizer: Path | None = None
     """The tokenizer.json that belongs to --phi; bytes by default. --vocabulary does not count
     then.
@@ -159,18 +159,18 @@ class TrainConfig(GroupOptions):
     the same gradient.
     """
     remat: bool = False
-    """Keep of each block only what it was given, and compute its products with weights again too
-    for the gradient: less memory, the same gradient.
+    """Store only the input of each block, and recompute the block for the gradient, its products
+    with weights included: less memory, the same gradient.
     """
     gradients: Literal["exact", "koopman", "identity", "readout"] = "exact"
-    """By what gradients pass the blocks: their own Jacobians; linear operators that predict the
-    blocks and are learned along the way; the identity; or nothing, so that only what reads the last
-    stream learns.
+    """How gradients pass through the blocks. exact: by their Jacobians. koopman: by linear
+    operators that predict the blocks and are learned during training. identity: unchanged. readout:
+    not at all, so that only the layers after the last block learn.
     """
     shard: _RuleName = "replicated"
-    """What several devices, which share every batch, hold of the state: each a copy of all
-    (replicated); a copy of the weights and a share of the optimiser's state (zero1); a share of
-    both (zero3). A resumed run may change it, and have another number of devices.
+    """How the training state is divided among several devices, which share every batch: each has a
+    copy of all (replicated); a copy of the weights and a share of the optimiser's state (zero1); a
+    share of both (zero3). A resumed run may change this, and have another number of devices.
     """
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the model. Weights are float32, or float64 if that is chosen."""

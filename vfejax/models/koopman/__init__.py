@@ -1,4 +1,4 @@
-"""ResNet-BK, some of whose blocks are linear operators on delayed streams."""
+"""ResNet-BK, some of whose blocks are linear operators on delay coordinates of the stream."""
 
 from vfejax.models.koopman import config, conversion, model
 

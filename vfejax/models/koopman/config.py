@@ -10,7 +10,7 @@ __all__ = ["KoopmanConfig", "check_operators"]
 
 @dataclass(frozen=True)
 class KoopmanConfig(ResNetBKConfig):
-    """ResNet-BK, some of whose blocks are linear operators on delayed streams."""
+    """ResNet-BK, some of whose blocks are linear operators on delay coordinates of the stream."""
 
     operators: tuple[int, ...] = (1,)
     """Numbers of the blocks, from 0, that are linear operators."""

@@ -53,12 +53,13 @@ class Toroidal:
     """
 
     depth: int = 1
-    """Number of platters that the heads are dealt out to, a divisor of their number."""
+    """Number of platters that the heads are divided among, a divisor of their number."""
     attention: Literal["axial", "joint"] = "axial"
     """What a query reads: its own platter, or all platters at depth times the cost."""
     encoding: Literal["standard", "snapped", "geometric", "mixed"] = "standard"
-    """Rates of the rotary positions: those of the weights, the nearest that close on the ring,
-    integer turns in geometric steps, or these mixed with turns per platter.
+    """Frequencies of the rotary positions. standard: those of the pretrained model. snapped: the
+    nearest that make whole turns around the ring. geometric: whole turns in geometric steps. mixed:
+    these, combined with turns across the platters.
     """
     fusion: Literal["none", "low-rank", "attention", "mean"] = "none"
     """How the platters of a token mix after the attention."""

@@ -15,7 +15,7 @@ class PureFEPConfig:
     layers: int = 3
     """Layers at the start."""
     max_layers: int = 3
-    """Most layers there can be: arrays have room for so many."""
+    """Largest number of layers; arrays have room for so many."""
     dim: int = 144
     """Width of a belief, a multiple of the width of the irreps: the sum of 2 l + 1 over spins."""
     spins: tuple[int, ...] = (0, 0, 1, 1, 1, 2)
@@ -25,7 +25,7 @@ class PureFEPConfig:
     log_variance_bound: float = 1.5
     """Bound of the log variances of priors, of both signs."""
     inference_steps: int = 2
-    """Descents of the beliefs of a layer before it predicts."""
+    """Descent steps of the beliefs of a layer before it predicts."""
     self_weight: float = 1.0
     """Weight of KL(q || p) in the free energy."""
     belief_weight: float = 1.0
@@ -45,12 +45,12 @@ class PureFEPConfig:
     output: Literal["kl", "linear", "both"] = "kl"
     """Logits: divergences from the bank, a linear map of the mean, or their sum."""
     position: Literal["frame", "sinusoidal", "none"] = "frame"
-    """Where a position lives: in the frame of its agent, so that only distances count; in a
-    sinusoid added to the first prior; or nowhere.
+    """Position encoding: in the frame of the agent, so that only distances count; by a sinusoid
+    added to the first prior; or none.
     """
     tower_depth: int = 0
-    """How many ancestors' beliefs a prior is drawn to: 1 for the parent, 2 for the grandparent
-    too. 0 leaves priors to the map from below.
+    """Number of ancestors whose beliefs attract a prior: 1 for the parent, 2 for the grandparent
+    too. With 0 priors come from the map from below alone.
     """
     tower_weight: float = 0.25
     """Weight of KL(p || h) of the parent."""
@@ -59,19 +59,22 @@ class PureFEPConfig:
     nudge: float = 0.1
     """Weight of the observed token in the learning phase."""
     nudge_steps: int = 1
-    """Descents of the beliefs towards what was observed. More than one are for small nudges."""
+    """Descent steps of the beliefs towards the observation. Take more than one only with a small
+    nudge.
+    """
     prior_update: Literal["gradient", "average"] = "gradient"
     """How the Gaussians of tokens learn: by descent, or as moving averages of beliefs."""
     average_gain: float = 50.0
-    """With averages, a Gaussian moves by this times the learning rate of the way to the moments of
-    the beliefs that are about its token.
+    """With averages, the Gaussian of a token moves towards the moments of the beliefs about that
+    token, by this times the learning rate of the way.
     """
     scaling: Literal["plain", "fisher", "rms"] = "rms"
     """What a slow gradient is divided by: nothing, a running Fisher information of its own, or the
     root of that.
     """
     momentum: float = 0.0
-    """Share of a slow direction that is kept for the next update. Its square stays below memory."""
+    """Share of a slow direction that is kept for the next update. Its square must be below memory.
+    """
     memory: float = 0.99
     """Share of the running Fisher information that is kept."""
     spawn_pressure: float = 0.0
@@ -83,4 +86,4 @@ class PureFEPConfig:
     never merges.
     """
     cool_down: int = 200
-    """Updates without a further layer or a merger after one of them."""
+    """Number of updates after an added layer or a merger in which neither happens again."""

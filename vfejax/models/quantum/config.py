@@ -19,8 +19,8 @@ class QuantumTransformerConfig:
     hidden: int = 256
     """Width of the feed-forward layers."""
     mixing: Literal["convex", "dephasing"] = "convex"
-    """How predecessors act: their states are mixed in; or, as an ablation, they only dephase, and
-    no token hears of another.
+    """How earlier tokens act on a state. convex: their states are mixed into it. dephasing: as an
+    ablation, they only dephase it, which passes on no information about them.
     """
     gate: bool = False
     """Whether states of free energy |F| <= 0.236 / d (nats) skip the evolution: the loss jumps
@@ -29,8 +29,8 @@ class QuantumTransformerConfig:
     free_energy_weight: float = 0.01
     """Weight of the mean free energy in the loss."""
     measure_every: int = 16
-    """Free energy, entropy, purity and coherence are means over every so many positions; each state
-    costs an eigendecomposition.
+    """Free energy, entropy, purity and coherence are means over one in this many positions; each
+    measured state costs an eigendecomposition.
     """
     decohere: bool = False
     """Ablation: off-diagonal entries are zeroed before every evolution."""

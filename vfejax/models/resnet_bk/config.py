@@ -17,9 +17,10 @@ class ResNetBKConfig:
     heads: int = 8
     """Operators or gates per block, each with reaches and phases of its own."""
     mixer: Literal["gate", "tridiagonal", "operator", "features", "rg-lru"] = "gate"
-    """What mixes tokens: an operator whose subdiagonal they write, a complex gate; one whose two
-    off-diagonals they write; a resolvent whose potential they write, acting on vectors; its
-    diagonal as features; a real gate.
+    """How tokens are mixed. gate: a recurrence with a complex gate, the inverse of an operator
+    whose subdiagonal is computed from the tokens. tridiagonal: the same with both off-diagonals.
+    operator: a resolvent whose potential is computed from the tokens, applied to vectors. features:
+    the diagonal of this resolvent as features. rg-lru: a recurrence with a real gate.
     """
     convolution: int = 4
     """Tokens that a short convolution before the gates and the tridiagonal operator spans; 1 for
@@ -30,7 +31,7 @@ class ResNetBKConfig:
     experts: int = 4
     """Feed-forward experts per block."""
     top_k: int = 1
-    """Experts that read a token."""
+    """Number of experts that process each token."""
     hidden: int = 128
     """Width of each expert's hidden layer."""
     router: Literal["top-k", "gumbel"] = "top-k"

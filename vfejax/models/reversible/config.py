@@ -25,8 +25,8 @@ class ReversibleConfig:
     step_size: float = 0.5
     """Step size dt of every block at first; each learns its own."""
     gradient: Literal["reconstruct", "recompute", "store"] = "reconstruct"
-    """What the gradient does about the activations of blocks: reconstruct them backwards from the
-    last, compute each again from what its block was given, or store all.
+    """Where the gradient takes the activations of blocks from: reconstruct them backward from the
+    last output, recompute each block from its stored input, or store all.
     """
     energy_penalty: float = 0.0
     """Weight of the mean squared change of a token's energy in a block, in the loss."""

@@ -19,9 +19,13 @@ class ToroidalConfig:
     hidden: int = 348
     """Width of the feed-forward layers, which have three matrices each."""
     depth: int = 2
-    """Platters that the heads are dealt out to, a divisor of heads; 1 for ordinary attention."""
+    """Number of platters that the heads are divided among, a divisor of heads; 1 for ordinary
+    attention.
+    """
     depth_mode: Literal["joint", "axial"] = "joint"
-    """Whether a head reads the keys of all platters, at as many times the cost; or of its own."""
+    """Whether a head attends to the keys of all platters, at depth times the cost, or of its own
+    only.
+    """
     circumference: int = 0
     """Places of the ring, after which rotary positions repeat; also the unit of distance, and the
     largest window. 0 for --length, or a little more where that is too few for the encoding.
@@ -29,13 +33,13 @@ class ToroidalConfig:
     window: int = 0
     """How many of the last tokens a head reads, its own included; 0 for the circumference."""
     distance: Literal["linear", "circular"] = "linear"
-    """Whether the distance bias grows with a token's age; or is measured the shorter way round the
-    ring, so that tokens one circumference apart count as near.
+    """Whether the distance of the bias is a token's age, or the shorter way around the ring, so
+    that tokens one circumference apart count as near.
     """
     encoding: Literal["geometric", "snapped", "mixed", "standard", "none"] = "geometric"
-    """Rotary positions: integer numbers of turns on the ring, geometrically spaced; those nearest
-    to the usual ones; each pair turned by place and platter; the usual ones, which are not
-    periodic; or no rotary positions.
+    """Rotary positions. geometric: whole turns around the ring, geometrically spaced. snapped: the
+    whole turns nearest to the usual frequencies. mixed: each pair of channels is rotated by place
+    and platter. standard: the usual frequencies, which are not periodic. none: no rotary positions.
     """
     base: float = 10_000.0
     """Slowest wavelength of standard and snapped rotary positions, in tokens, divided by 2 pi."""
@@ -47,8 +51,8 @@ class ToroidalConfig:
     learn_slopes: bool = True
     """Whether slopes learn; they stay positive then. Fixed slopes may be 0, for no bias."""
     fusion: Literal["low-rank", "attention", "mean", "none"] = "low-rank"
-    """How platters read each other's answers: a learned map of low rank beside the identity, which
-    it is at first; attention; their mean; or not at all.
+    """How the outputs of the platters are mixed: by the identity plus a learned map of low rank,
+    which is 0 at first; by attention among platters; by their mean; or not at all.
     """
     rank: int = 4
     """Rank of the low-rank fusion."""
