@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.models.blocks import normal
-from vfejax.models.kernels import kernel_product
+from vfejax.models.kernel_products import kernel_product
 from vfejax.numerics import at_least_float32
 from vfejax.types import Array
 
