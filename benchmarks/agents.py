@@ -190,7 +190,7 @@ def steps(num: int) -> None:
     group, agents = irreps.so3((1,)), groups(num)
     observations = identity_observations(agents.belief.mean[:, None], 0.5)
     shared = {"temperature": TEMPERATURE, "observations": observations}
-    start, scales = hierarchy.ground(agents, (num // 8, max(1, num // 64)))
+    start, scales = hierarchy.initial_hierarchy(agents, (num // 8, max(1, num // 64)))
 
     def energy(x):
         return free_energy.free_energy(constrain(x), group, **shared)

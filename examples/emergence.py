@@ -21,7 +21,7 @@ import numpy as np
 
 from vfejax.agents.alignment import saturating
 from vfejax.agents.emergence import Criteria
-from vfejax.agents.hierarchy import ground
+from vfejax.agents.hierarchy import initial_hierarchy
 from vfejax.agents.hierarchy_energy import CrossScale, energy_terms
 from vfejax.agents.observation import identity_observations
 from vfejax.agents.pairwise import pairwise_kl
@@ -64,7 +64,9 @@ def run(values, phi):
     mean = jnp.mean(values[0], axis=1)
     unit = jnp.broadcast_to(jnp.eye(3, dtype=mean.dtype), (NUM_AGENTS, 3, 3))
     belief = Gaussian(mean, NOISE / NUM_MEASUREMENTS**0.5 * unit)
-    start, scales = ground(Population(belief, Gaussian(0 * mean, 10.0 * unit), phi), CAPACITIES)
+    start, scales = initial_hierarchy(
+        Population(belief, Gaussian(0 * mean, 10.0 * unit), phi), CAPACITIES
+    )
 
     def flow_of(values):
         energy_fn = partial(

@@ -11,7 +11,7 @@ from vfejax.agents.hierarchy import (
     Scales,
     ancestors,
     check_hierarchy,
-    ground,
+    initial_hierarchy,
     is_member,
     presence,
     quiet,
@@ -56,10 +56,10 @@ def test_the_ground_holds_the_agents_and_unit_gaussians(start):
 def test_supports_are_padded_with_nothing(start):
     chi = np.array([0.5, 1.0, 0.0, 0.2])
     population = jax.tree.map(lambda x: x[:4], start[0].population)
-    hierarchy, _ = ground(population, (2,), jnp.asarray(chi))
+    hierarchy, _ = initial_hierarchy(population, (2,), jnp.asarray(chi))
     np.testing.assert_array_equal(presence(hierarchy), [0.5, 1.0, 0.0, 0.2, 0, 0])
     with pytest.raises(ValueError, match="supports"):
-        ground(population, (2,), jnp.ones(3))
+        initial_hierarchy(population, (2,), jnp.ones(3))
 
 
 def test_ancestors_end_at_the_top():

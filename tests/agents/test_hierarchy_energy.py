@@ -11,7 +11,7 @@ from helpers import agents_oracle
 from helpers import hierarchy_oracle as oracle
 
 from vfejax.agents.free_energy import Weights, free_energy_terms
-from vfejax.agents.hierarchy import Hierarchy, Scales, ground
+from vfejax.agents.hierarchy import Hierarchy, Scales, initial_hierarchy
 from vfejax.agents.hierarchy_energy import CrossScale, energy_terms
 from vfejax.agents.observation import identity_observations
 
@@ -144,7 +144,7 @@ def test_gradient_is_that_of_finite_differences(hierarchy, rng):
 def test_without_meta_agents_it_is_the_energy_of_the_population(rng):
     agents = agents_oracle.random_population(rng, 5, oracle.VECTOR)
     observations = identity_observations(agents.belief.mean[:, None] + 1.0, 0.5)
-    start, _ = ground(agents, SCALES.capacities)
+    start, _ = initial_hierarchy(agents, SCALES.capacities)
     terms = jax.jit(terms_of)(start, observations)
     expected = jax.jit(functools.partial(free_energy_terms, weights=WEIGHTS, temperature=4.0))(
         agents, oracle.VECTOR, observations=observations

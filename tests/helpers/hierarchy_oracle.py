@@ -6,7 +6,7 @@ import numpy as np
 from helpers import agents_oracle
 from scipy.linalg import expm
 
-from vfejax.agents.hierarchy import ground
+from vfejax.agents.hierarchy import initial_hierarchy
 from vfejax.agents.population import Population
 from vfejax.beliefs.gaussian import Gaussian
 
@@ -108,7 +108,7 @@ def places_hierarchy(places, capacities, rng=None, *, dtype=np.float64, supports
     population = Population(common, common, jnp.zeros(shape, dtype))
     if rng is not None:
         population = turned(population, rng.normal(size=shape))
-    return ground(population, capacities, supports)
+    return initial_hierarchy(population, capacities, supports)
 
 
 def turned(population, angles):

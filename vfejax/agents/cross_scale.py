@@ -116,12 +116,12 @@ def terms_between(
     Returns:
         Weighted terms, each ``[S + 1]`` by the scale of the agent that pays, in nats.
 
-    >>> from vfejax.agents.hierarchy import ground, located
+    >>> from vfejax.agents.hierarchy import initial_hierarchy, located
     >>> from vfejax.agents.pairwise import frame_field
     >>> from vfejax.agents.population import Population
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(2, 3), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
+    >>> start, scales = initial_hierarchy(Population(belief, belief, jnp.zeros((2, 3))), (1,))
     >>> together = start._replace(parent=jnp.full(3, 2, jnp.int32), active=jnp.ones(3, bool))
     >>> rows = seen(start.population.belief, frame_field(jnp.zeros((3, 3)), irreps.so3((1,))))
     >>> above = jax.tree.map(lambda x: x[2:], rows)

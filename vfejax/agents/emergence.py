@@ -165,12 +165,12 @@ def condense(
     Raises:
         ValueError: when shapes or dtypes do not fit, naming the array.
 
-    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.agents.hierarchy import initial_hierarchy
     >>> from vfejax.beliefs.gaussian import Gaussian
     >>> from vfejax.geometry import irreps
     >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
     >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
-    >>> start, scales = ground(Population(belief, belief, jnp.zeros((4, 3))), (3,))
+    >>> start, scales = initial_hierarchy(Population(belief, belief, jnp.zeros((4, 3))), (3,))
     >>> found, event = jax.jit(condense)(start, scales, irreps.so3((1,)))
     >>> found.parent.tolist(), event.formed.tolist()
     ([4, 4, 5, 5, 4, 5, 6], [False, False, False, False, True, True, False])
@@ -260,11 +260,11 @@ def dissolve(
     Raises:
         ValueError: when shapes or dtypes do not fit, naming the array.
 
-    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.agents.hierarchy import initial_hierarchy
     >>> from vfejax.beliefs.gaussian import Gaussian
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> start, scales = ground(Population(belief, belief, jnp.zeros((2, 3))), (1,))
+    >>> start, scales = initial_hierarchy(Population(belief, belief, jnp.zeros((2, 3))), (1,))
     >>> moved = start.population.belief._replace(mean=jnp.eye(3).at[0, 0].set(9.0))
     >>> apart = Hierarchy(
     ...     start.population._replace(belief=moved),

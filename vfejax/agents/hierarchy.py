@@ -26,7 +26,7 @@ __all__ = [
     "Scales",
     "ancestors",
     "check_hierarchy",
-    "ground",
+    "initial_hierarchy",
     "is_member",
     "located",
     "presence",
@@ -140,7 +140,7 @@ def quiet(population: Population, rows: Array) -> Population:
     return Population(gaussian(population.belief), gaussian(population.prior), phi)
 
 
-def ground(
+def initial_hierarchy(
     population: Population, capacities: Sequence[int], supports: Array | None = None
 ) -> tuple[Hierarchy, Scales]:
     """The hierarchy in which no meta-agent has appeared yet.
@@ -157,7 +157,7 @@ def ground(
         ValueError: when the supports do not fit or a capacity is not a positive number.
 
     >>> unit = Gaussian(jnp.zeros((4, 3)), jnp.tile(jnp.eye(3), (4, 1, 1)))
-    >>> start, scales = ground(Population(unit, unit, jnp.zeros((4, 3))), (2, 1))
+    >>> start, scales = initial_hierarchy(Population(unit, unit, jnp.zeros((4, 3))), (2, 1))
     >>> start.active.tolist(), start.parent.tolist()
     ([True, True, True, True, False, False, False], [0, 1, 2, 3, 4, 5, 6])
     """
@@ -189,7 +189,7 @@ def check_hierarchy(hierarchy: Hierarchy, scales: Scales, generators: Generators
 
     >>> from vfejax.geometry import irreps
     >>> unit = Gaussian(jnp.zeros((4, 3)), jnp.tile(jnp.eye(3), (4, 1, 1)))
-    >>> start, _ = ground(Population(unit, unit, jnp.zeros((4, 3))), (2, 1))
+    >>> start, _ = initial_hierarchy(Population(unit, unit, jnp.zeros((4, 3))), (2, 1))
     >>> check_hierarchy(start, Scales(4, (2,)), irreps.so3((1,)))
     Traceback (most recent call last):
         ...
@@ -244,7 +244,7 @@ def presence(hierarchy: Hierarchy) -> Array:
     """Where every row is, ``[N, *grid]``: its support, and 0 for a slot that is not active.
 
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> presence(ground(Population(unit, unit, jnp.zeros((2, 3))), (1,))[0])
+    >>> presence(initial_hierarchy(Population(unit, unit, jnp.zeros((2, 3))), (1,))[0])
     Array([1., 1., 0.], dtype=float32)
     """
     mean, chi = hierarchy.population.belief.mean, hierarchy.supports
@@ -274,7 +274,7 @@ def located(hierarchy: Hierarchy, quadrature: Array | None = None) -> Place:
         ValueError: when the quadrature is not that of the grid.
 
     >>> unit = Gaussian(jnp.zeros((2, 3)), jnp.tile(jnp.eye(3), (2, 1, 1)))
-    >>> located(ground(Population(unit, unit, jnp.zeros((2, 3))), (1,))[0]).weight
+    >>> located(initial_hierarchy(Population(unit, unit, jnp.zeros((2, 3))), (1,))[0]).weight
     Array([1., 1., 0.], dtype=float32)
     """
     chi = presence(hierarchy)

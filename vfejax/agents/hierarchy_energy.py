@@ -171,11 +171,11 @@ def energy_terms(
         ValueError: when shapes or dtypes do not fit, naming the array; for a temperature of 0 or
             less that is not traced; for weights in a mapping.
 
-    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.agents.hierarchy import initial_hierarchy
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
     >>> prior = Gaussian(jnp.zeros((3, 3)), belief.chol)
-    >>> start, scales = ground(Population(belief, prior, jnp.zeros((3, 3))), (2,))
+    >>> start, scales = initial_hierarchy(Population(belief, prior, jnp.zeros((3, 3))), (2,))
     >>> terms = jax.jit(energy_terms)(start, scales, irreps.so3((1,)), temperature=10.0)
     >>> terms.by_scale.round(4), round(float(terms.total), 4)
     (Array([4.5, 0. ], dtype=float32), 4.5)

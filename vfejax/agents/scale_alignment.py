@@ -104,11 +104,11 @@ def alignment_by_scale(
     Returns:
         ``[S + 1]``, in nats. Only rows of one scale listen to one another.
 
-    >>> from vfejax.agents.hierarchy import ground, located
+    >>> from vfejax.agents.hierarchy import initial_hierarchy, located
     >>> from vfejax.agents.population import Population
     >>> from vfejax.geometry import irreps
     >>> belief = Gaussian(jnp.eye(3), jnp.tile(jnp.eye(3), (3, 1, 1)))
-    >>> start, scales = ground(Population(belief, belief, jnp.zeros((3, 3))), (2,))
+    >>> start, scales = initial_hierarchy(Population(belief, belief, jnp.zeros((3, 3))), (2,))
     >>> field = pairwise.frame_field(start.population.phi, irreps.so3((1,)))
     >>> pairing = Pairing(alignment.weighted, alignment.weighted, None, None, 1.0)
     >>> alignment_by_scale(start.population.belief, field, located(start), scales, pairing).round(4)

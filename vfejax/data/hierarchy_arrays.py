@@ -51,11 +51,11 @@ def from_arrays(
         UserError: for a missing or unknown array, for those of the population as
             :func:`vfejax.data.population_arrays.from_arrays`, and for rows that make no hierarchy.
 
-    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.agents.hierarchy import initial_hierarchy
     >>> from vfejax.agents.population import Population
     >>> from vfejax.beliefs.gaussian import Gaussian
     >>> unit = Gaussian(jnp.zeros((4, 3)), jnp.tile(jnp.eye(3), (4, 1, 1)))
-    >>> arrays = to_arrays(*ground(Population(unit, unit, jnp.zeros((4, 3))), (2,)))
+    >>> arrays = to_arrays(*initial_hierarchy(Population(unit, unit, jnp.zeros((4, 3))), (2,)))
     >>> hierarchy, scales = from_arrays(arrays)
     >>> scales, hierarchy.active.tolist()
     (Scales(num_agents=4, capacities=(2,)), [True, True, True, True, False, False])

@@ -286,7 +286,7 @@ def emergent_flow(
     Args:
         energy_fn: the energy of a hierarchy, such as ``functools.partial(energy_terms,
             scales=scales, generators=group, temperature=10.0)``.
-        scales: how the rows are divided, from :func:`vfejax.agents.hierarchy.ground`.
+        scales: how the rows are divided, from :func:`vfejax.agents.hierarchy.initial_hierarchy`.
         group: a :class:`vfejax.geometry.groups.Group`, or a basis ``[a, k, k]``.
         step_size: fraction of the natural gradient that one step takes.
         trust_radius: longest step of one belief or prior (Fisher length) and of one frame
@@ -308,7 +308,7 @@ def emergent_flow(
         ValueError: when the number of clocks is not that of the scales above 0.
 
     >>> from functools import partial
-    >>> from vfejax.agents.hierarchy import ground
+    >>> from vfejax.agents.hierarchy import initial_hierarchy
     >>> from vfejax.agents.hierarchy_energy import energy_terms
     >>> from vfejax.beliefs.gaussian import Gaussian
     >>> from vfejax.dynamics.rollout import rollout
@@ -316,7 +316,7 @@ def emergent_flow(
     >>> group = irreps.so3((1,))
     >>> places = jnp.array([[0.0, 0, 0], [0.1, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
     >>> belief = Gaussian(places, jnp.tile(jnp.eye(3), (4, 1, 1)))
-    >>> start, scales = ground(Population(belief, belief, jnp.zeros((4, 3))), (3,))
+    >>> start, scales = initial_hierarchy(Population(belief, belief, jnp.zeros((4, 3))), (3,))
     >>> energy_fn = partial(energy_terms, scales=scales, generators=group, temperature=1.0)
     >>> flow = emergent_flow(energy_fn, scales, group, detect_every=4)
     >>> state, info = jax.jit(lambda x: rollout(flow, flow.init(x), 8))(start)

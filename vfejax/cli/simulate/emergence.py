@@ -63,8 +63,10 @@ def build(config: SimulateConfig, problem: Problem) -> Emergence:
     num_agents = population.phi.shape[0]
     meta_agents.check_fits(config.meta, config.emergence, num_agents)
     scales = Scales(num_agents, config.emergence)
-    ground = compiled_once(lambda agents, chi: hierarchies.ground(agents, config.emergence, chi)[0])
-    start = ground(population, supports)
+    begin = compiled_once(
+        lambda agents, chi: hierarchies.initial_hierarchy(agents, config.emergence, chi)[0]
+    )
+    start = begin(population, supports)
 
     def temperature(step: Array | np.int32) -> Array:
         floating = jnp.asarray(step).astype(population.phi.dtype)
