@@ -183,14 +183,14 @@ def compact_clusters(
         level, open_, label = state
         scale = jnp.ldexp(threshold, -level)
         near = (distance <= scale) & open_[:, None] & open_[None, :]
-        found = components(near)
-        size, span = _sizes_and_spans(distance, found)
+        component = components(near)
+        size, span = _sizes_and_spans(distance, component)
         compact = span <= diameter
         if max_members is not None:
             compact = compact & (size <= max_members)
         taken = open_ & compact & (size >= min_members)
         # What is compact is settled, also when it is too small: finer links only make it smaller.
-        return level + 1, open_ & ~compact, jnp.where(taken, found, label)
+        return level + 1, open_ & ~compact, jnp.where(taken, component, label)
 
     def more(state: tuple[Array, Array, Array]) -> Array:
         return (state[0] < levels) & jnp.any(state[1])

@@ -63,8 +63,8 @@ def _possible(model: POMDP, f: int, threshold: Array | float) -> Array:
     factors, size = model.B_dependencies[f], model.num_states[f]
     own = factors.index(f) + 1 if f in factors else None
     others = tuple(axis for axis in range(1, model.B[f].ndim) if axis != own)
-    found = jnp.any(model.B[f] > threshold, axis=others)
-    return jnp.broadcast_to(found if found.ndim == 2 else found[:, None], (size, size))
+    reachable = jnp.any(model.B[f] > threshold, axis=others)
+    return jnp.broadcast_to(reachable if reachable.ndim == 2 else reachable[:, None], (size, size))
 
 
 def _distances(possible: Array, goals: Array, depth: int, dtype: jnp.dtype) -> Array:
@@ -128,15 +128,15 @@ def intention(
     if not isinstance(epsilon, jax.core.Tracer) and not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must be above 0 and at most 1, got {epsilon}")
     dtype = model.D[0].dtype
-    found = []
+    distances = []
     for f, (wanted, size) in enumerate(zip(given, model.num_states, strict=True)):
         if wanted is None:
-            found.append(jnp.zeros(size, dtype))
+            distances.append(jnp.zeros(size, dtype))
         else:
             limit = size if depth is None else depth
             steps = _distances(_possible(model, f, threshold), wanted, limit, dtype)
-            found.append(jnp.where(jnp.any(jnp.isnan(model.B[f] - threshold)), jnp.nan, steps))
-    return Intention(tuple(found), -jnp.log(jnp.asarray(epsilon, dtype)))
+            distances.append(jnp.where(jnp.any(jnp.isnan(model.B[f] - threshold)), jnp.nan, steps))
+    return Intention(tuple(distances), -jnp.log(jnp.asarray(epsilon, dtype)))
 
 
 def goals_of_observations(

@@ -144,14 +144,14 @@ def _outcomes(grid: GridMap) -> np.ndarray:
 def _cues(grid: GridMap, validity: float) -> np.ndarray:
     """``p(nothing, or the number of a goal | place, goal with the reward)``."""
     sides = len(grid.goals)
-    told = np.zeros((sides + 1, len(grid.cells), sides))
-    told[0] = 1
+    likelihood = np.zeros((sides + 1, len(grid.cells), sides))
+    likelihood[0] = 1
     for side in range(sides):
         said = np.full(sides, (1 - validity) / (sides - 1) if sides > 1 else 0.0)
         said[side] = validity if sides > 1 else 1.0
         for cue in grid.cues:
-            told[:, cue, side] = [0.0, *said]
-    return told
+            likelihood[:, cue, side] = [0.0, *said]
+    return likelihood
 
 
 def grid_world(

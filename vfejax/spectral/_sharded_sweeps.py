@@ -177,12 +177,12 @@ def diagonal_of(d: Array, k: Array, axis_name: str, scans: Scans) -> Array:
 def _diagonal_of_jvp(axis_name: str, scans: Scans, primals: Pair, tangents: Pair) -> Pair:
     (d, k), (d_change, k_change) = primals, tangents
     left, right = sides = _fractions(d, k, axis_name, True, scans)
-    found = _meet(d, k, sides, axis_name)
+    diagonal = _meet(d, k, sides, axis_name)
     before = neighbour(left, axis_name)
     felt = linear_sweep(k * before**2, before * k_change - d_change, axis_name, False, scans)
     links, inputs = (neighbour(x, axis_name, True) for x in (k * right**2, right * k_change))
     felt += linear_sweep(links, inputs - d_change, axis_name, True, scans)
-    return found, found**2 * (d_change + felt)
+    return diagonal, diagonal**2 * (d_change + felt)
 
 
 def two_sided_solve(d: Array, b: Array, c: Array, x: Array, axis_name: str, scans: Scans) -> Array:

@@ -216,9 +216,9 @@ def _ratio(smoothed: HiddenMarkovSmoothed) -> Array:
 
 def _underflows(smoothed: HiddenMarkovSmoothed) -> Array:
     """Whether a state was predicted with next to no probability that counts in the end."""
-    predicted, found = smoothed.filtered.predicted[1:], smoothed.probabilities[1:]
-    _, enough = negligible(found.dtype, found.shape[1])
-    return jnp.any((predicted <= enough) & (found > float(jnp.finfo(found.dtype).eps)))
+    predicted, posterior = smoothed.filtered.predicted[1:], smoothed.probabilities[1:]
+    _, enough = negligible(posterior.dtype, posterior.shape[1])
+    return jnp.any((predicted <= enough) & (posterior > float(jnp.finfo(posterior.dtype).eps)))
 
 
 def _log_factors(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> tuple[Array, Array]:
@@ -228,8 +228,9 @@ def _log_factors(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> tuple[A
     arrays = checked(model, smoothed.log_likelihood)
     predicted, after, _, _ = log_filter(*arrays)
     never = predicted[1:] == -jnp.inf
-    found = safe_log(smoothed.probabilities[1:])
-    return jnp.where(never, -jnp.inf, found - jnp.where(never, 0.0, predicted[1:])), after[:-1]
+    log_posterior = safe_log(smoothed.probabilities[1:])
+    log_ratio = jnp.where(never, -jnp.inf, log_posterior - jnp.where(never, 0.0, predicted[1:]))
+    return log_ratio, after[:-1]
 
 
 def two_slice_marginals(model: HiddenMarkov, smoothed: HiddenMarkovSmoothed) -> Array:

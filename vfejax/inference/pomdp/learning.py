@@ -108,10 +108,10 @@ def expected_model(model: POMDP, counts: Counts) -> POMDP:
 
 def _outer(arrays: Sequence[Array]) -> Array:
     """Products of all combinations of entries."""
-    found = arrays[0]
+    product = arrays[0]
     for array in arrays[1:]:
-        found = found[..., None] * array.reshape((1,) * found.ndim + (-1,))
-    return found
+        product = product[..., None] * array.reshape((1,) * product.ndim + (-1,))
+    return product
 
 
 def _indicator(value: Array, num: int, dtype: jnp.dtype) -> Array:
@@ -138,12 +138,12 @@ def count_likelihoods(
     >>> count_likelihoods(model, [1], [jnp.array([0.25, 0.75])])[0].tolist()
     [[0.0, 0.0], [0.25, 0.75]]
     """
-    found = []
+    counts = []
     for m, (likelihood, factors) in enumerate(zip(model.A, model.A_dependencies, strict=True)):
         seen = _indicator(observation[m], likelihood.shape[0], likelihood.dtype)
         there = seen if mask is None else jnp.where(mask[m], seen, 0.0)
-        found.append(_outer([there, *(beliefs[f] for f in factors)]))
-    return tuple(found)
+        counts.append(_outer([there, *(beliefs[f] for f in factors)]))
+    return tuple(counts)
 
 
 def count_observations(
@@ -160,11 +160,11 @@ def count_observations(
     >>> count_observations(model, [1])[0].tolist()
     [0.0, 1.0]
     """
-    found = []
+    counts = []
     for m, (value, c) in enumerate(zip(observation, model.C, strict=True)):
         seen = _indicator(value, c.shape[-1], c.dtype)
-        found.append(seen if mask is None else jnp.where(mask[m], seen, 0.0))
-    return tuple(found)
+        counts.append(seen if mask is None else jnp.where(mask[m], seen, 0.0))
+    return tuple(counts)
 
 
 def count_transitions(

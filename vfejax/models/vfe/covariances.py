@@ -112,11 +112,11 @@ def _in_frame(factors: list[Array], belief: Belief, layout: Layout) -> list[Arra
     own = belief.frame
     if own is None:
         return factors
-    found = []
+    turned = []
     for factor, block in zip(factors, blocks(layout.sizes), strict=True):
         turn = jnp.broadcast_to(own[..., None, block, block], factor.shape)
-        found.append(matmul_tn(turn, factor))
-    return found
+        turned.append(matmul_tn(turn, factor))
+    return turned
 
 
 def _turn_matrix(turn: Phases, block: slice, like: Array) -> Array:
@@ -148,15 +148,15 @@ def _linked_blocks(parts: list[Array], link: Array | None, layout: Layout) -> li
         return parts
     heads, components, copies = layout.rates.shape
     v = link.reshape(heads, components, copies, components, copies)
-    found = []
+    linked = []
     for to in blocks(layout.sizes):
         terms = []
         for part, of in zip(parts, blocks(layout.sizes), strict=True):
             piece = v[:, to, :, of]
             lift = jnp.einsum("hacie,hbcje->hcabeij", piece, piece, precision="highest")
             terms.append(jnp.einsum("hcabeij,...heij->...hcab", lift, part, precision="highest"))
-        found.append(jnp.sum(jnp.stack(terms), axis=0))
-    return found
+        linked.append(jnp.sum(jnp.stack(terms), axis=0))
+    return linked
 
 
 def _receivers(
@@ -226,11 +226,11 @@ def _full_natural(spread: _Blocks, gradient: _Blocks, layout: Layout) -> _Blocks
 
 def _full_moved(spread: _Blocks, direction: _Blocks, longest: float, layout: Layout) -> _Blocks:
     """``Sigma -> L exp(X) L^T``: the affine-invariant geodesic, on factors."""
-    found = []
+    moved = []
     for factor, x in zip(spread, direction, strict=True):
         max_norm = 1.1 * longest * (2 * x.shape[-1]) ** 0.5  # room for rounding
-        found.append(matmul(jnp.tril(factor), cholesky(matrix_exponential(x, max_norm=max_norm))))
-    return tuple(found)
+        moved.append(matmul(jnp.tril(factor), cholesky(matrix_exponential(x, max_norm=max_norm))))
+    return tuple(moved)
 
 
 def _full_square(spread: _Blocks, change: Array, direction: PyTree, layout: Layout) -> Array:
@@ -250,11 +250,11 @@ def _diagonal_divergence(q: Belief, p: Belief, layout: Layout) -> Array:
 
 def _diagonal_factors(spread: Array, layout: Layout) -> list[Array]:
     """``diag(exp(spread / 2))`` for each irrep, ``[..., copies, d, d]``."""
-    found = []
+    factors = []
     for part in _by_block(spread, layout):
         roots = jnp.broadcast_to(jnp.exp(0.5 * part)[..., None], (*part.shape, part.shape[-1]))
-        found.append(identity_like(roots) * roots)
-    return found
+        factors.append(identity_like(roots) * roots)
+    return factors
 
 
 def _diagonal_receivers(q: Belief, transport: Transport, layout: Layout) -> Array:
