@@ -10,9 +10,10 @@ matrices of size k in float32, jaxlib 0.10.2 and 0.12.0 need (processor time in 
     written out, either     0.1    0.3    0.8    0.9
 
 and every gradient has a product of the second kind. Written out means the sum of k outer products,
-in one elementwise loop over the stack. On other devices, and for few matrices, the batched product
-stays. A stack that lies behind its matrices, ``[64, 9, 9, 64]``, takes half the time again (see
-:mod:`vfejax.lanes`).
+in one elementwise loop over the stack. A few small matrices are multiplied entry by entry and
+summed at once: in a scan over time XLA can then compile the whole step into one function. On other
+devices, and for a few larger matrices, the batched product stays. A stack that lies behind its
+matrices, ``[64, 9, 9, 64]``, takes half the time again (see :mod:`vfejax.lanes`).
 
 The derivative of the written-out sum would be sums over other axes, which are slow again. So the
 product is a primitive of its own, bilinear, whose derivatives to every order are such products.
@@ -34,6 +35,9 @@ __all__ = ["batched_product", "fits", "stack_product"]
 _MAX_SIZE = 16
 # Fewer products than this take less time than the written-out sum takes to compile.
 _MIN_STACK = 32
+# Fewer products, of no more entries [k, m, n] than this, are one sum: a dot_general keeps XLA from
+# compiling the loop around it into one function, and a step of a filter takes 5 us in place of 1.
+_MAX_ENTRIES = 1024
 # From this size on, XLA's own product of the whole stack is as fast, unless it transposes the left.
 _MIN_WHOLE = 8
 
@@ -137,16 +141,36 @@ def _sum_of_outer_products(
     return functools.reduce(jax.lax.add, map(outer_product, range(left.shape[end + left_axis])))
 
 
+def _sum_of_entries(
+    left: Array, right: Array, left_axis: int, right_axis: int, lanes: int
+) -> Array:
+    """Products of entries ``[..., k, m, n]``, and one sum over k."""
+    end = left.ndim - lanes
+    shape = list(right.shape)
+    shape[end - 2] = left.shape[end + left_axis]
+    shape[end - 1 : end] = left.shape[end - 3 - left_axis], right.shape[end - 3 - right_axis]
+
+    def spread(x: Array, summed: int, kept: int) -> Array:
+        axes = [*range(end), *range(end + 1, len(shape))]
+        axes[end + summed], axes[end - 3 - summed] = end - 2, kept
+        return jax.lax.broadcast_in_dim(x, shape, axes)
+
+    entries = jax.lax.mul(spread(left, left_axis, end - 1), spread(right, right_axis, end))
+    return jax.lax.reduce_sum(entries, (end - 2,))
+
+
 def _written_out(left: Array, right: Array, left_axis: int, right_axis: int, lanes: int) -> Array:
-    batched, written_out = (
+    batched, summed, written_out = (
         functools.partial(fn, left_axis=left_axis, right_axis=right_axis, lanes=lanes)
-        for fn in (batched_product, _sum_of_outer_products)
+        for fn in (batched_product, _sum_of_entries, _sum_of_outer_products)
     )
     (stack, left_sizes), (_, right_sizes) = (_stack_and_sizes(x, lanes) for x in (left, right))
-    few = not all(isinstance(size, int) for size in stack) or math.prod(stack) < _MIN_STACK
+    known = all(isinstance(size, int) for size in stack)
+    few = not known or math.prod(stack) < _MIN_STACK
     whole = lanes == 0 and left_axis == -1 and min(*left_sizes, *right_sizes) >= _MIN_WHOLE
     if few or whole:
-        return batched(left, right)
+        entries = math.prod(left.shape) * right_sizes[-3 - right_axis] if known else math.inf
+        return (summed if entries <= _MAX_ENTRIES else batched)(left, right)
     product = _result(left, right, left_axis, right_axis, lanes)
     first = (0,) * left.ndim
     # XLA fuses nothing into or out of a branch, so what makes the factors is computed once, and not
