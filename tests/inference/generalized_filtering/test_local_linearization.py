@@ -15,7 +15,7 @@ from vfejax.inference.generalized_filtering.local_linearization import (
 compiled = jax.jit(exponential_minus_one)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 300.0])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 300.0, 1e7])
 def test_exponential_minus_one_equals_scipy(rng, scale):
     x = rng.normal(size=(4, 4))
     x = -scale * (x @ x.T)
@@ -24,6 +24,13 @@ def test_exponential_minus_one_equals_scipy(rng, scale):
     expected = vectors * np.expm1(values) @ vectors.T
     error = np.abs(compiled(x) - expected).max()
     assert error <= 100 * np.finfo(float).eps * max(np.abs(x).max(), np.abs(expected).max())
+
+
+def test_doublings_that_are_not_needed_are_left_out():
+    """A step of a filter took 47 products, most of which a mask threw away."""
+    program = str(jax.make_jaxpr(exponential_minus_one)(jnp.eye(4)))
+    # Three powers, one in the loop of the series, and one doubling, which is chosen.
+    assert (program.count("stack_product["), program.count("cond[")) == (5, 1)
 
 
 def test_step_is_exact_for_a_linear_flow(rng, dtype):
