@@ -28,6 +28,17 @@ def test_the_stack_goes_behind_one_item():
     chex.assert_shape(lanes.stack_last(x, core=3), (2, 3, 4, 1))
 
 
+def test_the_slope_of_a_diagonal_is_one_array_of_the_matrices(rng):
+    x, v = jnp.asarray(rng.normal(size=(2, K, K, NUM))), jnp.asarray(rng.normal(size=(2, K, NUM)))
+    expected = np.moveaxis(np.asarray(x), -1, 1).diagonal(axis1=-2, axis2=-1)
+    np.testing.assert_array_equal(np.swapaxes(lanes.diagonal(x), -1, -2), expected)
+    pulled = jax.grad(lambda x: jnp.vdot(v, lanes.diagonal(x)))
+    np.testing.assert_array_equal(pulled(x), np.asarray(v)[..., None, :] * np.eye(K)[:, :, None])
+    made = [e.primitive.name for e in jax.make_jaxpr(pulled)(x).eqns]
+    assert made.count("pad") == 1  # K of them, with their sum, for entries taken one by one
+    assert "scatter-add" not in made
+
+
 @pytest.mark.parametrize("k", [K, 17], ids=["written out", "batched"])
 def test_products_are_numpys(k, rng, dtype):
     left, right = rng.normal(size=(2, k, NUM)), rng.normal(size=(k, 3, NUM))

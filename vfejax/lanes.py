@@ -19,6 +19,7 @@ from vfejax.types import Array
 
 __all__ = [
     "cholesky",
+    "diagonal",
     "matmul",
     "matmul_nt",
     "matmul_tn",
@@ -86,6 +87,18 @@ def tril(x: Array) -> Array:
     """
     lower = np.tri(x.shape[-2], dtype=bool)[:, :, None]
     return jnp.where(jnp.broadcast_to(lower, x.shape), x, jnp.zeros((), x.dtype))
+
+
+def diagonal(x: Array) -> Array:
+    """Diagonals ``[..., k, n]`` of ``x [..., k, k, n]``, as
+    :func:`vfejax.numerics.products.diagonal` takes them.
+
+    >>> diagonal(jnp.arange(4.0).reshape(2, 2, 1))[:, 0].tolist()
+    [0.0, 3.0]
+    """
+    k = x.shape[-2]
+    flat = jnp.reshape(x, (*x.shape[:-3], k * k, x.shape[-1]))
+    return jax.lax.slice_in_dim(flat, 0, k * k, k + 1, axis=-2)
 
 
 @jax.custom_jvp

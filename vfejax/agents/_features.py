@@ -55,8 +55,7 @@ def feature_rows(
     mean = lanes.stack_last(gaussian.mean, core=1)
     chol = lanes.tril(lanes.stack_last(gaussian.chol, core=2))
     outward, inward = (lanes.stack_last(x, core=2) for x in (outward, inward))
-    pivots = jnp.stack([chol[i, i] for i in range(k)])
-    log_det = 2.0 * (jnp.sum(jnp.log(pivots), axis=0) - log_det)[None]
+    log_det = 2.0 * (jnp.sum(jnp.log(lanes.diagonal(chol)), axis=0) - log_det)[None]
     columns = jnp.concatenate([chol, mean[:, None]], axis=1)
     moments = lanes.matmul_tn(columns, jnp.swapaxes(inward, 0, 1))
     factor, mean = moments[:k], moments[k]
