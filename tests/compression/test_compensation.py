@@ -21,6 +21,9 @@ def test_it_is_the_regression_on_the_inputs_that_stay(rng):
         expected = np.linalg.lstsq(few, x[i] @ kernel[i])[0]
         # The ridge changes a solution of size 1 by 1e-12 times a condition number below 100.
         np.testing.assert_allclose(found[i, kept[i]], expected, rtol=0, atol=1e-9)
+    # One kernel, in arrays of NumPy that no transformation has seen.
+    alone = jax.eval_shape(lambda: compensated(kernel[0], moments[0], kept[0], 1e-12))
+    assert alone.shape == kernel[0].shape
 
 
 def test_inputs_without_correlation_and_those_without_size_change_nothing(dtype):

@@ -212,6 +212,9 @@ def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
     assert moments["teacher"] == {"table": None, "turns": None, "out": None}
     assert moments["student"]["out"] is None
     assert moments["student"]["table"] is not None
+    # Models whose weights are a single array.
+    one = distill.trained({"student": 1.0, "teacher": 1.0})
+    assert one == {"student": True, "teacher": False}
 
 
 def test_without_targets_a_taught_student_is_the_student():

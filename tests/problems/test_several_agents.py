@@ -40,12 +40,15 @@ def test_moves_come_one_after_the_other_in_any_order():
 
 
 def test_each_sees_the_nearest_other_within_sight():
-    step = jax.jit(shared_grid("......", 3, sight=2).step)
-    stay = np.full((3, 1), 4)
+    world = shared_grid("......", 3, sight=2)
+    step, stay = jax.jit(world.step), np.full((3, 1), 4)
     _, seen = step(np.array([[0], [2], [5]]), stay, jax.random.key(0))
     assert seen.tolist() == [[0, 2, 0], [2, 0, 0], [5, 6, 0]]
     _, seen = step(np.array([[0], [4], [5]]), stay, jax.random.key(0))
     assert seen.tolist() == [[0, 6, 0], [4, 5, 1], [5, 4, 1]]
+    # Actions of NumPy that no transformation has seen.
+    _, seen = jax.eval_shape(lambda: world.step(stay, stay, jax.random.key(0)))
+    assert seen.shape == (3, 3)
 
 
 @pytest.fixture(scope="module")

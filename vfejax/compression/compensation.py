@@ -51,6 +51,7 @@ def compensated(kernel: Array, moments: Array, kept: Array, ridge: float) -> Arr
     >>> bool(jnp.allclose(compensated(kernel, moments, jnp.asarray([0]), 1e-6)[0], 3.0))
     True
     """
+    kernel, moments, kept = jnp.asarray(kernel), jnp.asarray(moments), jnp.asarray(kept)
     before = kernel.shape[:-2]
     missing = [1] * (len(before) - kept.ndim + 1)
     kept = kept.reshape(*kept.shape[:-1], *missing, kept.shape[-1])

@@ -110,8 +110,8 @@ def trainable(params: PyTree, constants: tuple[str, ...] = ()) -> PyTree:
     """
 
     def learns(path: tuple, _: object) -> bool:
-        first, *_, last = (jax.tree_util.keystr((key,), simple=True) for key in path)
-        return first != "teacher" and last not in constants
+        names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        return names[0] != "teacher" and names[-1] not in constants
 
     return jax.tree_util.tree_map_with_path(learns, params)
 

@@ -57,6 +57,7 @@ def sampler(
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
 
     def choose(key: Array, logits: Array) -> Array:
+        logits = jnp.asarray(logits)
         logits = logits.astype(at_least_float32(logits.dtype))
         logits = _without(logits, forbidden)
         if temperature < float(jnp.finfo(logits.dtype).tiny):

@@ -157,6 +157,8 @@ def shared_grid(text: str, num_agents: int = 2, *, sight: int = 2) -> Environmen
         return places[:, None], observe(places)
 
     def step(state: Array, action: Array, key: Array) -> tuple[Array, Array]:
+        state, action = jnp.asarray(state), jnp.asarray(action)
+
         def move(places: Array, i: Array) -> tuple[Array, None]:
             target = targets[places[i], action[i, 0]].astype(places.dtype)
             taken = jnp.any((places == target) & (jnp.arange(num_agents) != i))
