@@ -23,7 +23,7 @@ from vfejax.runs import checkpoint, processes
 from vfejax.runs.directory import RunDirectory
 from vfejax.runs.events import Event
 from vfejax.runs.interrupt import Interrupt
-from vfejax.runs.loop_state import Course, Row, restored
+from vfejax.runs.loop_state import LoopState, Row, restored
 from vfejax.runs.progress import progress
 from vfejax.types import PyTree
 
@@ -231,32 +231,32 @@ def run(
     """
     _check_cadence(cadence)
     latest = start_step(run, cadence, resume=resume)
-    course = Course(run, program, cadence, latest, writers, jit_fn)
-    opened(latest, course.stop)
+    current = LoopState(run, program, cadence, latest, writers, jit_fn)
+    opened(latest, current.stop)
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt()) if interrupt is None else interrupt
         stack.enter_context(interrupt.graceful())
         if latest is None:
-            course.begin()
+            current.begin()
         update = stack.enter_context(
             progress(
                 cadence.num_steps,
                 quiet=quiet or not processes.leads(),
                 description=description,
-                start=course.step,
+                start=current.step,
                 unit=unit,
                 units_per_step=units_per_step,
             )
         )
         interrupted = processes.any_of(interrupt.requested)
-        while not (course.ends or interrupted):
-            shown = course.advance()
-            update(course.step, shown)
+        while not (current.ends or interrupted):
+            shown = current.advance()
+            update(current.step, shown)
             interrupted = processes.any_of(interrupt.requested)
-            if course.ends or interrupted or course.step % cadence.checkpoint_every == 0:
-                course.save()
+            if current.ends or interrupted or current.step % cadence.checkpoint_every == 0:
+                current.save()
     return Outcome(
-        course.state, course.memory, course.step, course.seconds, course.stop, interrupted
+        current.state, current.memory, current.step, current.seconds, current.stop, interrupted
     )
 
 

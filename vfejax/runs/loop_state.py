@@ -20,7 +20,7 @@ from vfejax.types import PyTree
 if TYPE_CHECKING:
     from vfejax.runs.loop import Cadence, Observation, Program
 
-__all__ = ["Course", "Row", "Saved", "restored"]
+__all__ = ["LoopState", "Row", "Saved", "restored"]
 
 Row: TypeAlias = Mapping[str, float]
 
@@ -32,7 +32,7 @@ class Saved(NamedTuple):
     memory: PyTree
 
 
-class Course:
+class LoopState:
     """A program of :mod:`vfejax.runs.loop` on its way from its first step to its last.
 
     Args:
