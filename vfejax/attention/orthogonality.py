@@ -1,4 +1,4 @@
-"""How well an encoding tells the positions of a torus apart, and its two axes from one another.
+"""How well an encoding distinguishes the positions of a torus, and its two axes.
 
 The encoding of token i on platter k is the unit vector of the pairs' phases,
 

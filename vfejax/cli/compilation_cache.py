@@ -1,4 +1,4 @@
-"""Compiled programs that one command leaves to the next.
+"""Compiled programs that later commands reuse.
 
 Compilation is most of the time of a short run. JAX can keep what it compiled in a folder; a command
 points it at one of the user's, unless the user chose another folder (``JAX_COMPILATION_CACHE_DIR``)

@@ -1,4 +1,4 @@
-"""Figures of an agent that plans: what it believes, what it chooses, what it expects, how it fares.
+"""Figures of an agent that plans: beliefs, choices, expected free energies, success.
 
 Plain arrays in, a ``matplotlib.figure.Figure`` out, as in :mod:`vfejax.figures.energies`.
 """

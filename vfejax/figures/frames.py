@@ -1,4 +1,5 @@
-"""An episode of an agent as frames of a film: where it is, what it believes, what it may do next.
+"""An episode of an agent as frames of an animation: place, beliefs, probabilities of the next
+action.
 
 Plain arrays in, ``matplotlib.figure.Figure`` out, as in :mod:`vfejax.figures.energies`.
 """

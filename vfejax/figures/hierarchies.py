@@ -1,5 +1,5 @@
-"""Figures of a population that organises itself in scales: who joined whom, what each scale pays,
-what a group believes.
+"""Figures of a population that organises itself in scales: memberships, energies of the scales,
+beliefs of groups.
 
 Plain arrays in, a ``matplotlib.figure.Figure`` out, as in :mod:`vfejax.figures.energies`. Rows of a
 hierarchy are numbered as in its arrays: a row's ``parent`` is the row of its meta-agent one scale

@@ -1,4 +1,4 @@
-"""Whether a model fits: standardised residuals should be independent and standard normal."""
+"""Tests of the fit of a model: standardised residuals should be independent and standard normal."""
 
 import math
 from typing import NamedTuple

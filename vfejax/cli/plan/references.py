@@ -1,5 +1,5 @@
-"""What a run of ``vfejax plan`` is compared with: a greedy agent in the same worlds, and the best
-that there is.
+"""References for a run of ``vfejax plan``: a greedy agent in the same worlds, and the optimal
+policy.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What ``vfejax plan`` tells its reader in the end: summary, tables, pictures."""
+"""The report of ``vfejax plan``: summary, tables, pictures."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""How much an agent of ``vfejax plan`` would look at: too much is refused before it begins."""
+"""Sizes of the plans and arrays of ``vfejax plan``: what is too large is refused before the run
+begins.
+"""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""How far a simulation is from the truth, and how near alignment can come to it."""
+"""Errors of a simulation against the truth, and the smallest that alignment can reach."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How many groups were right: meta-agents of a simulation against the scenes that agents see, and
+"""Accuracy of the groups: meta-agents of a simulation against the scenes that agents see, and
 against a clustering that needs no meta-agents.
 """
 

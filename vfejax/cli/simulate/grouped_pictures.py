@@ -1,5 +1,5 @@
-"""The pictures of meta-agents: who joined whom, what each scale pays, what a group believes, what
-flows between scales.
+"""The pictures of meta-agents: memberships, energies of the scales, beliefs of groups, information
+between scales.
 """
 
 from collections.abc import Iterator, Sequence

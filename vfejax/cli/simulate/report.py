@@ -1,4 +1,4 @@
-"""What a simulation tells its reader in the end: summary, tables, pictures."""
+"""The report of a simulation: summary, tables, pictures."""
 
 import math
 from collections.abc import Iterable
