@@ -54,6 +54,14 @@ def test_a_solution_as_guess_takes_one_iteration(make):
 
 
 @each_solver
+def test_a_search_starts_from_a_plain_number(make):
+    for guess in (2.0, 2):
+        found = make()(lambda z: 0.5 * z + 1.0, guess)
+        assert (found.value, found.iterations, found.converged) == (2.0, 1, True)
+    assert implicit_solution(make(), lambda z: 0.5 * z + 1.0, 2).value == 2.0
+
+
+@each_solver
 def test_a_nan_ends_the_search(make):
     found = jax.jit(lambda z: make()(lambda z: z * jnp.nan, z))(np.ones(2))
     assert found.iterations <= 2

@@ -62,7 +62,13 @@ def default_tolerance(tree: PyTree) -> float:
     >>> round(1e6 * default_tolerance(jnp.ones(2, jnp.float32)), 1)
     6.4
     """
-    return max((float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(tree)), default=0.0) ** 0.75
+    dtypes = map(_floating, jax.tree.leaves(tree))
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0) ** 0.75
+
+
+def _floating(x: jax.typing.ArrayLike) -> jnp.dtype:
+    """The dtype in which a number is improved: integers, and Python's own, have the default one."""
+    return jnp.result_type(x, 0.0)
 
 
 def iterate(
@@ -75,7 +81,7 @@ def iterate(
 
     Args:
         improve: ``z -> (better z, residual of z)``, the residual as :func:`relative_size` has it.
-        start: first z.
+        start: first z; integers become floating.
         tolerance: largest residual that is small.
         max_iterations: how often it is improved at most.
 
@@ -92,6 +98,7 @@ def iterate(
         value, size = improve(found.value)
         return Iterated(value, found.iterations + 1, size, size <= tolerance)
 
+    start = jax.tree.map(lambda x: jnp.asarray(x, _floating(x)), start)
     unknown = jnp.full_like(relative_size(start, start), jnp.inf)
     first = Iterated(start, jnp.zeros((), jnp.int32), unknown, jnp.zeros((), bool))
     return jax.lax.while_loop(unfinished, improved, first)
