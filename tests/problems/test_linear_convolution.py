@@ -1,5 +1,6 @@
 """The convolution model and the Lorenz system: published values, and noise as stated."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,3 +40,7 @@ def test_lorenz_stays_on_its_attractor_and_is_seen_with_noise(rng):
     rest = jnp.array([side, side, 45.92])
     np.testing.assert_allclose(lorenz.motion(rest), 0.0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(lorenz.runge_kutta(rest, 1.0), rest, rtol=1e-12)
+    # A time of NumPy's does not widen the states.
+    single = jax.ShapeDtypeStruct((3,), jnp.float32)
+    found = jax.eval_shape(lambda x: lorenz.runge_kutta(x, np.float64(1.0)), single)
+    assert found.dtype == jnp.float32

@@ -18,6 +18,7 @@ import numpy as np
 
 from vfejax.inference.generalized_filtering import Level, Model
 from vfejax.inference.generalized_filtering.generalized_coordinates import DerivativesFn, by_taylor
+from vfejax.numerics import as_floating, cast_like
 from vfejax.problems.linear_convolution import noise_kernel
 from vfejax.types import Array
 
@@ -58,7 +59,8 @@ def runge_kutta(states: Array, dt: float, num_steps: int = 4) -> Array:
     >>> runge_kutta(jnp.zeros(3), 1.0).tolist()
     [0.0, 0.0, 0.0]
     """
-    h = dt / num_steps
+    states = as_floating(states, "states")
+    h = cast_like(dt, states) / num_steps
 
     def step(x: Array, _: None) -> tuple[Array, None]:
         a = motion(x)
