@@ -100,6 +100,8 @@ def test_soft_nats_at_a_large_temperature_are_half_the_variance_of_the_differenc
     # The next order falls as 1 / T; T^2 amplifies the rounding of a divergence of 1e-6.
     found = jax.jit(distill.soft_nats)(student, teacher, 1e3)
     np.testing.assert_allclose(found, np.var(student - teacher) / 2, rtol=5e-3)
+    single = jax.jit(distill.soft_nats)(*np.float32([student, teacher]), 1e3)
+    np.testing.assert_allclose(single, found, rtol=0, atol=3e-7 * 1e3**2)
 
 
 def test_soft_nats_keep_nan_leave_out_padding_and_know_impossible_tokens():
