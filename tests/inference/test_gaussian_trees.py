@@ -1,5 +1,7 @@
 """Gaussian trees against the joint density of all nodes, and a path against a chain."""
 
+import re
+
 import chex
 import jax
 import numpy as np
@@ -163,3 +165,24 @@ def test_refuses(edges, change, message):
     model = LinearGaussian(np.zeros(1), one, one, one, one, one)._replace(**change)
     with pytest.raises(ValueError, match=message):
         tree_smoother(model, np.array(edges), np.zeros((3, 1)))
+
+
+def test_a_long_path_is_the_chain_and_copies_no_moments_from_row_to_row(rng):
+    """Its time was quadratic: every row copied the moments of all."""
+    v = 300
+    edges = np.stack([np.arange(v - 1), np.arange(1, v)], axis=1)
+    turn = 0.9 * np.linalg.qr(rng.normal(size=(N, N)))[0]
+    noises = covariance(rng, N), covariance(rng, O)
+    model = LinearGaussian(
+        np.zeros(N), covariance(rng, N), turn, noises[0], rng.normal(size=(O, N)), noises[1]
+    )
+    y = rng.normal(size=(v, O))
+    program = jax.jit(lambda model, y: tree_smoother(model, edges, y))
+    compiled = program.lower(model, y).compile()
+    if jax.default_backend() == "cpu":
+        assert not re.search(r"\[2,[12],30[01]\]\S* copy\(", compiled.as_text())
+    found = compiled(model, y)
+    chain = jax.jit(lambda model, y: kalman_smoother(model, y, passes=SEQUENTIAL))(model, y)
+    np.testing.assert_allclose(found.mean, chain.mean, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.cov, chain.cov, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.log_evidence, chain.log_evidence, rtol=1e-12)

@@ -1,6 +1,7 @@
 """Sum-product and max-product on trees against all assignments."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -109,3 +110,26 @@ def test_large_trees_in_single_precision(shape, rng):
 def test_refuses(edges, pairs, message):
     with pytest.raises(ValueError, match=message):
         sum_product(np.zeros((3, 2)), pairs, np.array(edges))
+
+
+def test_a_long_path_copies_no_messages_from_row_to_row(rng):
+    """Its time was quadratic: every row copied the messages of all."""
+    v = 300
+    nodes, pair = rng.normal(size=(v, K)), rng.normal(size=(K, K))
+    edges = np.stack([np.arange(v - 1), np.arange(1, v)], axis=1)
+    program = jax.jit(lambda nodes, pair: sum_product(nodes, pair, edges))
+    compiled = program.lower(nodes, pair).compile()
+    if jax.default_backend() == "cpu":
+        # Two are of the results; there were six.
+        assert len(re.findall(r"\[301,3\]\S* copy\(", compiled.as_text())) <= 2
+    found = compiled(nodes, pair)
+    left, right, log_partition = [np.ones(K)], [np.ones(K)], 0.0
+    for i in range(v - 1):
+        left.append((left[-1] * np.exp(nodes[i])) @ np.exp(pair))
+        right.append(np.exp(pair) @ (right[-1] * np.exp(nodes[-1 - i])))
+        log_partition += np.log(left[-1].sum())
+        left[-1], right[-1] = left[-1] / left[-1].sum(), right[-1] / right[-1].sum()
+    joint = np.array(left) * np.array(right[::-1]) * np.exp(nodes)
+    log_partition += np.log(joint[-1].sum())
+    np.testing.assert_allclose(found.nodes, joint / joint.sum(1)[:, None], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found.log_partition, log_partition, rtol=1e-14)

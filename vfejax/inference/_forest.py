@@ -4,11 +4,20 @@ A schedule is made in Python and is part of the program: a long path becomes a s
 a few vectorised steps.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Schedule", "checked_edges", "schedule"]
+from vfejax.types import Array
+
+__all__ = ["Schedule", "checked_edges", "schedule", "unfused"]
+
+# A shorter path takes less time as one small loop.
+_LONG = 256
 
 
 class Schedule(NamedTuple):
@@ -103,3 +112,35 @@ def _rows(levels: np.ndarray) -> np.ndarray:
             row = edges[start : start + width]
             rows.append(np.pad(row, (0, width - len(row)), constant_values=len(levels)))
     return np.stack(rows)
+
+
+def unfused(plan: Schedule, function: Callable[..., Any], *arrays: Array) -> Any:
+    """``function(*arrays)`` of one row, on a long path fused with nothing around it on a CPU.
+
+    A row reads messages of the carry and writes others. Where there is one edge in a row, XLA fuses
+    what is read into what is written, and must copy the whole carry at every row: a path would take
+    quadratic time.
+
+    Args:
+        plan: the schedule.
+        function: returns arrays of the dtype of ``arrays``.
+        arrays: not empty.
+
+    >>> plan = schedule(np.array([[0, 1]]), 2)
+    >>> unfused(plan, jnp.add, jnp.ones(2), jnp.ones(2)).tolist()
+    [2.0, 2.0]
+    """
+    num_rows, width = plan.rows.shape
+    if width > 1 or num_rows < _LONG:
+        return function(*arrays)
+    shapes = jax.eval_shape(function, *arrays)
+
+    def never(*arrays: Array) -> Any:
+        number = functools.reduce(jnp.add, [jnp.ravel(x)[0] for x in arrays])
+        return jax.tree.map(lambda x: jnp.broadcast_to(number, x.shape), shapes)
+
+    def alone(*arrays: Array) -> Any:
+        # XLA fuses nothing into or out of a branch. No number is above infinity.
+        return jax.lax.cond(jnp.ravel(arrays[0])[0] > jnp.inf, never, function, *arrays)
+
+    return jax.lax.platform_dependent(*arrays, cpu=alone, default=function)

@@ -21,7 +21,7 @@ import numpy as np
 
 from vfejax import lanes
 from vfejax.inference._chain import checked, emission_offsets, time_last, whitened
-from vfejax.inference._forest import Schedule, checked_edges, schedule
+from vfejax.inference._forest import Schedule, checked_edges, schedule, unfused
 from vfejax.inference._semidefinite import condition, log_det_sum, semidefinite
 from vfejax.inference.chains.linear_gaussian import LinearGaussian
 from vfejax.types import Array
@@ -175,6 +175,16 @@ def _push(below: tuple[Array, Array], edge: _Edges) -> tuple[Array, Array, Array
     return offset, lanes.matmul(kept, jnp.broadcast_to(edge.push, cov.shape)), cov
 
 
+def _moved(
+    offset: Array, gain: Array, own: Array, mean: Array, cov: Array
+) -> tuple[Array, Array, Array]:
+    """The lower end of an edge given the moments of the upper one, and their covariance."""
+    both = lanes.matmul(gain, cov)
+    spread = lanes.matmul_nt(both, gain) + own
+    spread = 0.5 * (spread + jnp.swapaxes(spread, 0, 1))
+    return lanes.matmul(gain, mean) + offset, spread, both
+
+
 def _upward(
     vector: Array, precision: Array, steps: _Edges, plan: Schedule
 ) -> tuple[tuple[Array, Array], Array]:
@@ -183,7 +193,8 @@ def _upward(
     def up(below: tuple[Array, Array], row: Array) -> tuple[tuple[Array, Array], Array]:
         child, parent = jnp.asarray(plan.child)[row], jnp.asarray(plan.parent)[row]
         vector, precision = below
-        pulled = _pull((vector[..., child], precision[..., child]), steps.at(row))
+        below = vector[..., child], precision[..., child]
+        pulled = unfused(plan, lambda *x: _pull(x[:2], _Edges(*x[2:])), *below, *steps.at(row))
         vector = vector.at[..., parent].add(pulled[0])
         return (vector, precision.at[..., parent].add(pulled[1])), pulled[2]
 
@@ -200,11 +211,8 @@ def _downward(
         mean, cov, cross = carry
         child, parent = jnp.asarray(plan.child)[row], jnp.asarray(plan.parent)[row]
         end = vector[..., child], precision[..., child]
-        offset, gain, own = _push(end, steps.at(row))
-        both = lanes.matmul(gain, cov[..., parent])
-        spread = lanes.matmul_nt(both, gain) + own
-        spread = 0.5 * (spread + jnp.swapaxes(spread, 0, 1))
-        moved = lanes.matmul(gain, mean[..., parent]) + offset
+        given = _push(end, steps.at(row))
+        moved, spread, both = unfused(plan, _moved, *given, mean[..., parent], cov[..., parent])
         # Padding stays 0, however long the path beside it.
         real = (row < len(plan.flipped))[None, None]
         moved, spread = (

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.inference._forest import Schedule, checked_edges, schedule
+from vfejax.inference._forest import Schedule, checked_edges, schedule, unfused
 from vfejax.inference._logarithms import log_sum
 from vfejax.numerics import as_floating, common_dtype
 from vfejax.types import Array
@@ -193,8 +193,13 @@ def _upward(
     def row(carry: tuple, edges: Array) -> tuple[tuple, None]:
         (finite, count), up, scale = carry
         child, parent = jnp.asarray(plan.child)[edges], jnp.asarray(plan.parent)[edges]
-        below = _join(finite[child], count[child])
-        message = log_sum(turned[edges] + below[:, None, :], axis=2)
+        message = unfused(
+            plan,
+            lambda table, *parts: log_sum(table + _join(*parts)[:, None, :], axis=2),
+            turned[edges],
+            finite[child],
+            count[child],
+        )
         highest = jax.lax.stop_gradient(jnp.max(message, axis=1))
         highest = jnp.where(highest == -jnp.inf, 0.0, highest)
         message = message - highest[:, None]
@@ -219,9 +224,15 @@ def _downward(
     def row(carry: tuple, edges: Array) -> tuple[tuple, None]:
         (finite, count), down = carry
         child, parent = jnp.asarray(plan.child)[edges], jnp.asarray(plan.parent)[edges]
-        own, never = _split(up[edges])
-        cavity = _join(finite[parent] - own, count[parent] - never)
-        message = log_sum(turned[edges] + cavity[:, :, None], axis=1)
+
+        def onward(table: Array, message: Array, total: Array, lost: Array) -> tuple[Array, Array]:
+            own, never = _split(message)
+            cavity = _join(total - own, lost - never)
+            return cavity, log_sum(table + cavity[:, :, None], axis=1)
+
+        cavity, message = unfused(
+            plan, onward, turned[edges], up[edges], finite[parent], count[parent]
+        )
         highest = jax.lax.stop_gradient(jnp.max(message, axis=1, keepdims=True))
         message = message - jnp.where(highest == -jnp.inf, 0.0, highest)
         real = jnp.broadcast_to((edges < turned.shape[0] - 1)[:, None], message.shape)
