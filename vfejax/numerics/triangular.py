@@ -201,9 +201,11 @@ def triangularize(rows: Array) -> Array:
 def _orthogonalize(rows: Array) -> tuple[Array, Array]:
     """``(Q [..., m, k], L [..., k, k])`` with ``rows = Q L^T``, ``Q^T Q = 1``, for m >= k."""
     num, k = rows.shape[-2:]
+    # Loops run over the last axis: of long columns the one along them.
+    turned, along, across = (transpose, -1, -2) if num > 8 * k else (lambda x: x, -2, -1)
 
     def reflect(rest: Array, j: Array) -> tuple[Array, Array]:
-        column = jax.lax.dynamic_index_in_dim(rest, j, -1, keepdims=False)
+        column = jax.lax.dynamic_index_in_dim(rest, j, across, keepdims=False)
         below = jnp.broadcast_to(jnp.arange(num) >= j, column.shape)
         column = jnp.where(below, column, 0.0)
         pivot = jax.lax.dynamic_index_in_dim(column, j, -1)
@@ -212,23 +214,23 @@ def _orthogonalize(rows: Array) -> tuple[Array, Array]:
         normal = column + jnp.where(here, jnp.where(pivot < 0, -length, length), 0.0)
         size = safe_norm(normal, keepdims=True)
         normal = normal / jnp.where(size == 0, 1.0, size)
-        return _mirror(rest, normal), normal
+        return mirror(rest, normal), normal
 
-    rest, normals = jax.lax.scan(reflect, rows, jnp.arange(k))
-    eye = jnp.broadcast_to(jnp.eye(num, k, dtype=bool), rows.shape)
+    def mirror(x: Array, normal: Array) -> Array:
+        """``(1 - 2 v v^T) x`` for unit vectors v."""
+        normal = jnp.expand_dims(normal, across)
+        return x - 2.0 * normal * jnp.sum(normal * x, axis=along, keepdims=True)
+
+    rest, normals = jax.lax.scan(reflect, turned(rows), jnp.arange(k))
+    eye = jnp.broadcast_to(turned(jnp.eye(num, k, dtype=bool)), rest.shape)
     # Under shard_map it varies as the rows do.
-    eye = jnp.where(eye, jnp.ones_like(rows), jnp.zeros_like(rows))
-    basis, _ = jax.lax.scan(lambda q, v: (_mirror(q, v), None), eye, normals, reverse=True)
+    eye = jnp.where(eye, jnp.ones_like(rest), jnp.zeros_like(rest))
+    basis, _ = jax.lax.scan(lambda q, v: (mirror(q, v), None), eye, normals, reverse=True)
+    rest, basis = turned(rest), turned(basis)
     factor = jnp.tril(transpose(rest[..., :k, :]))
     sign = jnp.where(diagonal(factor) < 0, -1.0, 1.0)[..., None, :]
     sign = sign.astype(rows.dtype)
     return basis * sign, factor * sign
-
-
-def _mirror(x: Array, normal: Array) -> Array:
-    """``(1 - 2 v v^T) x`` for unit vectors v."""
-    normal = normal[..., :, None]
-    return x - 2.0 * normal * jnp.sum(normal * x, axis=-2, keepdims=True)
 
 
 @_orthogonalize.defjvp
