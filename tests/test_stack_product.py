@@ -72,12 +72,14 @@ def test_every_derivative_is_written_out_too(rng):
     assert lowered.count("stablehlo.case") >= 1
 
 
-@pytest.mark.parametrize(("size", "products"), [(10, 0), (16, 1)])
-def test_only_a_few_larger_matrices_take_a_product_of_their_own(size, products):
+@pytest.mark.parametrize(
+    ("shape", "products"), [((15, 15), 0), ((31, 5, 5), 0), ((16, 16), 1), ((31, 6, 6), 1)], ids=str
+)
+def test_only_a_few_larger_matrices_take_a_product_of_their_own(shape, products):
     """One in a loop keeps XLA from compiling a step of the loop into one function."""
     if jax.default_backend() != "cpu":
         pytest.skip("written out on a CPU only")
-    matrix = jnp.ones((size, size))
+    matrix = jnp.ones(shape)
     lowered = jax.jit(lambda x: stack_product(x, x, -2, -1)).lower(matrix).as_text()
     assert lowered.count("dot_general") == products
 

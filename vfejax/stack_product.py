@@ -35,9 +35,10 @@ __all__ = ["batched_product", "fits", "stack_product"]
 _MAX_SIZE = 16
 # Fewer products than this take less time than the written-out sum takes to compile.
 _MIN_STACK = 32
-# Fewer products, of no more entries [k, m, n] than this, are one sum: a dot_general keeps XLA from
-# compiling the loop around it into one function, and a step of a filter takes 5 us in place of 1.
-_MAX_ENTRIES = 1024
+# Fewer products, of no more entries [k, m, n] in all than this, are one sum. A dot_general keeps
+# XLA from compiling the loop around it into one function, and takes 5 us for 24 matrices of size 4.
+# A sum of 4096 entries and more is kept out of the loop too.
+_MAX_ENTRIES = 4000
 # From this size on, XLA's own product of the whole stack is as fast, unless it transposes the left.
 _MIN_WHOLE = 8
 
