@@ -13,9 +13,9 @@ from vfejax.compression.low_rank import (
 )
 
 
-@pytest.fixture
-def kernel(rng, dtype):
-    return jnp.asarray(rng.normal(size=(2, 6, 4)), dtype)
+@pytest.fixture(params=[(6, 4), (4, 9)], ids=["tall", "wide"])
+def kernel(request, rng, dtype):
+    return jnp.asarray(rng.normal(size=(2, *request.param)), dtype)
 
 
 def test_without_moments_they_are_the_truncated_decomposition(kernel, dtype):
@@ -31,8 +31,9 @@ def test_without_moments_they_are_the_truncated_decomposition(kernel, dtype):
     np.testing.assert_allclose(*norms, rtol=atol)
 
 
-def test_with_moments_the_error_of_the_output_is_what_the_spectrum_leaves_out(rng):
-    kernel = jnp.asarray(rng.normal(size=(6, 4)))
+@pytest.mark.parametrize("width", [4, 9])
+def test_with_moments_the_error_of_the_output_is_what_the_spectrum_leaves_out(width, rng):
+    kernel = jnp.asarray(rng.normal(size=(6, width)))
     x = rng.normal(size=(30, 6)) * np.asarray([5.0, 1, 1, 1, 0.1, 0.1])
     moments = jnp.asarray(x.T @ x / 30)
     energies = spectrum(kernel, moments)
@@ -43,6 +44,22 @@ def test_with_moments_the_error_of_the_output_is_what_the_spectrum_leaves_out(rn
         ]
         np.testing.assert_allclose(errors[0], np.sum(energies[rank:]), rtol=1e-10)
         assert errors[0] < errors[1]
+
+
+def test_of_a_wide_kernel_no_matrix_of_its_width_is_decomposed(rng, monkeypatch):
+    sizes = []
+    for name in ("eigh", "eigvalsh"):
+        decompose = getattr(np.linalg, name)
+
+        def watched(x, decompose=decompose):
+            sizes.append(x.shape)
+            return decompose(x)
+
+        monkeypatch.setattr(np.linalg, name, watched)
+    wide = jnp.asarray(rng.normal(size=(3, 50)))
+    factorize(wide, 2, jnp.eye(3))
+    spectrum(wide)
+    assert sizes == [(3, 3), (3, 3)]
 
 
 def test_full_rank_loses_nothing_and_a_kernel_of_zeros_stays(kernel, dtype):

@@ -41,18 +41,23 @@ def product(factors: Factors) -> Array:
     return matmul(factors.left, factors.right)
 
 
-def _squares(kernel: np.ndarray, moments: Array | np.ndarray | None) -> np.ndarray:
-    """``W^T C W``, in float64."""
+def _squares(
+    kernel: np.ndarray, moments: Array | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """``W^T C W``, in float64, and None. Of a kernel with fewer rows than columns the same in an
+    orthonormal basis of its rows, a smaller matrix, and that basis ``[..., m, n]``.
+    """
     for name, x in (("kernel", kernel), ("moments", moments)):
         if x is not None and not np.all(np.isfinite(x)):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
-    if moments is None:
-        return np.swapaxes(kernel, -1, -2) @ kernel
-    moments = np.asarray(moments, np.float64)
     needed = (*kernel.shape[:-1], kernel.shape[-2])
-    if moments.shape != needed:
+    if moments is not None and moments.shape != needed:
         raise ValueError(f"moments must be {needed} to fit the kernel, got {moments.shape}")
-    return np.swapaxes(kernel, -1, -2) @ moments @ kernel
+    basis, rows = None, np.swapaxes(kernel, -1, -2)
+    if kernel.shape[-2] < kernel.shape[-1]:
+        basis, rows = np.linalg.qr(rows)
+    weighed = rows if moments is None else rows @ np.asarray(moments, np.float64)
+    return weighed @ np.swapaxes(rows, -1, -2), basis
 
 
 def spectrum(kernel: Array, moments: Array | None = None) -> np.ndarray:
@@ -73,7 +78,7 @@ def spectrum(kernel: Array, moments: Array | None = None) -> np.ndarray:
     [9.0, 1.0]
     """
     wide = np.asarray(kernel, np.float64)
-    energies = np.linalg.eigvalsh(_squares(wide, moments))[..., ::-1]
+    energies = np.linalg.eigvalsh(_squares(wide, moments)[0])[..., ::-1]
     # What rounding leaves of an eigenvalue 0 may be negative.
     energies = np.where(energies < 0, 0.0, energies)
     return energies[..., : min(wide.shape[-2:])]
@@ -100,7 +105,9 @@ def factorize(kernel: Array, rank: int, moments: Array | None = None) -> Factors
     if not 1 <= rank <= min(kernel.shape[-2:]):
         raise ValueError(f"rank must lie between 1 and {min(kernel.shape[-2:])}, got {rank}")
     wide = np.asarray(kernel, np.float64)
-    vectors = np.linalg.eigh(_squares(wide, moments))[1][..., ::-1][..., :rank]
+    squares, basis = _squares(wide, moments)
+    vectors = np.linalg.eigh(squares)[1][..., ::-1][..., :rank]
+    vectors = vectors if basis is None else basis @ vectors
     left = wide @ vectors
     lengths = np.linalg.norm(left, axis=-2, keepdims=True)
     # Each factor takes the root of what both amount to, so that neither has the larger numbers.
