@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from vfejax.compression.packing import pack
 from vfejax.compression.quantize import Scheme, fake_quantize, quantize
@@ -82,6 +83,15 @@ def test_patterns_and_leaves_too_small_to_gain_stay_exact():
     kept = {name: leaf.scheme is None for name, leaf in leaves.items()}
     assert kept == {"first/kernel": False, "last/kernel": True, "narrow/kernel": True}
     assert packed_bytes(params, leaves) == 64 * 8 // 2 + 8 * 2 + 4 * 64 * 8 + 4 * 8
+
+
+def test_the_state_of_a_flax_module_is_quantised_like_its_weights():
+    """It names the array within each variable: ``kernel/value``."""
+    pure = {"mlp": {"kernel": jnp.ones((64, 8), jnp.float32), "bias": jnp.ones(8, jnp.float32)}}
+    state = nnx.State(jax.tree.map(nnx.Param, pure))
+    schemes = {name: leaf.scheme for name, leaf in rule(state, Scheme()).items()}
+    assert list(schemes.values()) == [None, Scheme()]
+    assert packed_bytes(state, rule(state, Scheme())) == packed_bytes(pure, rule(pure, Scheme()))
 
 
 def test_rounded_weights_are_those_of_each_leaf(rng):

@@ -113,6 +113,14 @@ def test_parts_of_another_leaf_are_refused(changes, message):
         storage.encoded(bad, form, (2, 2), np.float32)
 
 
+def test_forms_of_leaves_that_are_not_there_are_named():
+    """A misspelt name trained, and counted, exact weights without a word."""
+    params, forms = {"mlp": {"kernel": np.ones((4, 4))}}, {"mlp/kernels": Form(Scheme(4))}
+    for use in (storage.as_stored, storage.num_bytes):
+        with pytest.raises(ValueError, match=r"such as 'mlp/kernel', got 'mlp/kernels'"):
+            use(params, forms)
+
+
 def test_weights_that_outgrow_float16_in_training_are_its_largest_number_and_nan_stays():
     x, half = jnp.asarray([1e6, -jnp.inf, jnp.nan, 65504.0]), Form(half=True)
     read = storage.decode(storage.encode(x, half), half, jnp.float32)

@@ -98,6 +98,7 @@ def rule(
 
 
 def _leaf(name: str, x: Array, scheme: Scheme, embedding: Scheme, exact: Sequence[str]) -> Leaf:
+    name = name.removesuffix("/value")  # of the variables of a flax state that is no plain dict
     if _matches(name, exact):
         return Leaf(None)
     axes = [axis for pattern, axis in TABLES.items() if fnmatchcase(name, pattern)]

@@ -134,6 +134,9 @@ def as_stored(params: PyTree, forms: Mapping[str, Form]) -> PyTree:
         params: the weights.
         forms: by name of a leaf; a leaf without one is exact.
 
+    Raises:
+        ValueError: for the form of a leaf that is not there.
+
     >>> weights = {"kernel": jnp.asarray([[0.75], [-1.0], [0.3]]), "bias": jnp.asarray([0.3])}
     >>> read = as_stored(weights, {"kernel": Form(Scheme(bits=3))})
     >>> read["kernel"].ravel().tolist()
@@ -148,7 +151,16 @@ def as_stored(params: PyTree, forms: Mapping[str, Form]) -> PyTree:
             read = _fake_half(x) if form.half else x
         return jnp.where(x == 0, jnp.zeros((), x.dtype), read) if form.sparse else read
 
+    _check_names(leaf_names(params), forms)
     return jax.tree_util.tree_map_with_path(stored, params)
+
+
+def _check_names(leaves: Mapping[str, Any], forms: Mapping[str, Form]) -> None:
+    if strange := sorted(forms.keys() - leaves.keys()):
+        raise ValueError(
+            f"forms must name leaves of params, such as {next(iter(leaves), '')!r}, got "
+            f"{strange[0]!r}"
+        )
 
 
 def _name(path: Any) -> str:
@@ -295,11 +307,15 @@ def num_bytes(params: PyTree, forms: Mapping[str, Form]) -> int:
         params: the weights; of leaves that are not sparse their shapes will do.
         forms: by name of a leaf; a leaf without one is exact.
 
+    Raises:
+        ValueError: for the form of a leaf that is not there.
+
     >>> num_bytes({"kernel": np.zeros((8, 4), np.float32)}, {"kernel": Form(half=True)})
     64
     """
-    total = 0
-    for name, x in leaf_names(params).items():
+    total, leaves = 0, leaf_names(params)
+    _check_names(leaves, forms)
+    for name, x in leaves.items():
         form = forms.get(name, _EXACT)
         count = int(np.count_nonzero(np.asarray(x))) if form.sparse else None
         found = layout(x.shape, x.dtype, form, count).values()
