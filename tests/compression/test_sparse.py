@@ -26,6 +26,16 @@ def test_equal_scores_leave_as_many_and_nan_stays():
     np.testing.assert_array_equal(mask, [[False], [True], [False], [False]])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_what_stays_is_what_stands_last_in_rising_order(share, rng):
+    """Equal scores in the order of their places, NaN after infinity."""
+    scores = rng.integers(0, 4, (2, 10, 40)).astype(float)
+    scores[rng.random(scores.shape) < 0.2] = np.nan
+    scores[rng.random(scores.shape) < 0.2] = np.inf
+    ranks = np.argsort(np.argsort(scores, axis=-2, kind="stable"), axis=-2)
+    np.testing.assert_array_equal(keep_largest(scores, share), ranks >= round(10 * share))
+
+
 def test_activations_tell_small_weights_that_matter_from_large_ones_that_do_not():
     @jax.jit
     def masks(kernel, moments):

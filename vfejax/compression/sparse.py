@@ -99,7 +99,18 @@ def keep_largest(scores: Array, sparsity: float) -> Array:
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must lie between 0 and 1, got {sparsity}")
-    return _ranks(scores, -2) >= round(scores.shape[-2] * sparsity)
+    size = scores.shape[-2]
+    gone = round(size * sparsity)
+    if gone in (0, size):
+        return jnp.full(scores.shape, gone == 0)
+    # One sort of the scores; ranks would take two, of scores with their places.
+    least = jnp.sort(scores, axis=-2)[..., gone : gone + 1, :]
+    above = (scores > least) | (jnp.isnan(scores) & ~jnp.isnan(least))
+    equal = (scores == least) | (jnp.isnan(scores) & jnp.isnan(least))
+    room = size - gone - jnp.sum(above, axis=-2, keepdims=True, dtype=jnp.int32)
+    # Of equal scores the last ones stay.
+    here_and_after = jax.lax.cumsum(equal.astype(jnp.int32), axis=scores.ndim - 2, reverse=True)
+    return above | (equal & (here_and_after <= room))
 
 
 def two_of_four(scores: Array) -> Array:
