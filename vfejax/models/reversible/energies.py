@@ -121,6 +121,6 @@ class Energy(nnx.Module):
         """
         unit, _, units = self._read(x)
         scale, (outputs, along) = self.scale[...].astype(self.dtype), _units(units)
-        found = kernel_product(scale * outputs, self._kernel().T).astype(self.real)
+        found = jnp.einsum("...h,dh->...d", scale * outputs, self._kernel()).astype(self.real)
         share = (along @ scale).astype(self.real) / x.shape[-1]
         return (found + share[..., None] * unit).astype(x.dtype)
