@@ -1,5 +1,5 @@
 """What each part of the Pure-FEP transformer is worth: one option changed at a time, on the
-characters of a text, beside counts of pairs and a GPT of the same size.
+characters of a text, beside bigrams and a GPT of the same size.
 
     python benchmarks/pure_fep.py --text FILE [--steps 300] [--seeds 0 1] [--arms NAME ...]
 
@@ -91,8 +91,8 @@ def main() -> None:
     given = parser.parse_args()
     data = load_text(given.text, "character", length=LENGTH, max_words=1, valid_fraction=0.1)
     tokens, vocab = (data.train.tokens, data.valid.tokens), data.vocabulary.size
-    pairs = ngram_cross_entropy(*tokens, vocab, 2)
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; pair frequencies {pairs:.4f}")
+    bigrams = ngram_cross_entropy(*tokens, vocab, 2)
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; bigrams {bigrams:.4f}")
     print("| arm | parameters | loss |\n| --- | ---: | ---: |")
     for arm in given.arms:
         start = time.perf_counter()

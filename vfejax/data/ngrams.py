@@ -40,7 +40,7 @@ def ngram_cross_entropy(
         train: integers ``[n]`` in [0, V).
         valid: integers ``[m]`` in [0, V).
         vocab_size: V.
-        order: 1 for single frequencies, 2 for pairs, and so on.
+        order: 1 for unigrams, 2 for bigrams, and so on.
         stop_fn: asked between two blocks of a million tokens; when it is true the counting ends.
 
     Returns:

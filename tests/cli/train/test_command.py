@@ -128,11 +128,7 @@ def test_the_summary_is_of_the_best_weights(finished):
     assert "bits_per_byte" not in valid  # synthetic tokens have no bytes
     baselines = summary["baselines_nats_per_token"]
     assert baselines["entropy rate"] == 0
-    assert (
-        baselines["pair frequencies"]
-        < baselines["single frequencies"]
-        <= baselines["uniform"] + 0.1
-    )
+    assert baselines["bigrams"] < baselines["unigrams"] <= baselines["uniform"] + 0.1
 
 
 def test_the_configuration_can_be_run_again(counting, counted, tmp_path):
@@ -615,7 +611,7 @@ def test_an_interrupted_run_is_not_kept_waiting_for_its_baselines(counting, monk
     assert "The run was interrupted" in (out / "report.html").read_text()
     assert _resume(out) == 0
     losses = json.loads((out / "summary.json").read_text())["baselines_nats_per_token"]
-    assert {"single frequencies", "pair frequencies"} < set(losses)
+    assert {"unigrams", "bigrams"} < set(losses)
 
 
 def test_a_best_that_is_later_than_the_checkpoint_is_made_again(finished, tmp_path):

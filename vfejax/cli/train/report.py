@@ -54,7 +54,7 @@ def baselines(corpus: Corpus, stop_fn: Callable[[], bool]) -> dict[str, float]:
     """
     size, train, valid = corpus.vocabulary.size, corpus.train.tokens, corpus.valid.tokens
     losses = {"uniform": math.log(np.count_nonzero(np.bincount(train)))}
-    for name, order in (("single frequencies", 1), ("pair frequencies", 2)):
+    for name, order in (("unigrams", 1), ("bigrams", 2)):
         if len(valid) >= order:
             losses[name] = ngram_cross_entropy(train, valid, size, order, stop_fn=stop_fn)
     if corpus.entropy_rate is not None:
