@@ -91,7 +91,7 @@ def test_every_stage_has_its_bytes_and_its_loss(made):
     place, summary = made
     stages = {stage["stage"]: stage for stage in summary["stages"]}
     assert list(stages) == [
-        *("teacher", "pruned", "taught", "rounded and packed", "file, read again")
+        *("teacher", "pruned", "distilled", "rounded and packed", "file, read again")
     ]
     sizes = [stage["bytes"] for stage in stages.values()]
     assert sizes == sorted(sizes, reverse=True)
@@ -102,7 +102,7 @@ def test_every_stage_has_its_bytes_and_its_loss(made):
         assert stage["ratio_to_float32"] == sizes[0] / stage["bytes"]
         assert stage["ratio_to_bfloat16"] < stage["ratio_to_float32"]
     last = stages["file, read again"]
-    assert last["loss"] == runs.load(place).valid_loss != stages["taught"]["loss"]
+    assert last["loss"] == runs.load(place).valid_loss != stages["distilled"]["loss"]
 
 
 def test_the_run_beside_the_file_is_one_as_of_every_command(made):
@@ -166,7 +166,7 @@ def test_a_block_becomes_an_operator_that_is_taught_and_kept(experts, tmp_path):
     summary = _compress(experts, tmp_path / "out", "--operators", "1", "--operator-rank", "4")
     assert summary["model"] == "koopman"
     stages = [stage["stage"] for stage in summary["stages"]]
-    assert stages == ["teacher", "pruned", "taught", "rounded and packed", "file, read again"]
+    assert stages == ["teacher", "pruned", "distilled", "rounded and packed", "file, read again"]
     assert summary["bit_for_bit"]
 
 
@@ -194,7 +194,7 @@ def test_a_fresh_student_of_another_kind_learns_and_is_read_in_a_fresh_process(
     flags = ["--student", "transformer", "--dim", "8", "--heads", "2", "--hidden", "8"]
     summary = _compress(teacher, tmp_path / "out", *flags, "--layers", "1", "--steps", "2")
     assert summary["model"] == "transformer"
-    assert [stage["stage"] for stage in summary["stages"]][1] == "taught"
+    assert [stage["stage"] for stage in summary["stages"]][1] == "distilled"
 
 
 @pytest.mark.parametrize(

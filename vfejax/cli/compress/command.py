@@ -66,7 +66,7 @@ def _is_own(config: CompressConfig) -> bool:
 
 
 class Task(NamedTuple):
-    """What is taught by what: fixed during a run."""
+    """Teacher, student and what the student learns: fixed during a run."""
 
     config: CompressConfig
     teacher: Teacher

@@ -183,7 +183,7 @@ def _stages(result: Result) -> tuple[list[Stage], bool]:
         add("pruned", evaluate_fn, read_fn(student.params), exact, student.params)
     params = outcome.state.params["student"]
     if outcome.step:
-        add("taught", evaluate_fn, read_fn(params), exact, params)
+        add("distilled", evaluate_fn, read_fn(params), exact, params)
     leaves = artefact.encode(params, student.forms)
     packed = bench.content(student.name, student.options, student.forms, **ranks)
     read = artefact.decode(leaves, packed, jax.eval_shape(dense, params))
