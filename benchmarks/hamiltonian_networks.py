@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vfejax.dynamics.phase_space import Hamiltonian, energy, flow, joined, motion, path
+from vfejax.dynamics.phase_space import Hamiltonian, energy, flow, joined, path, vector_field
 from vfejax.dynamics.runge_kutta import runge_kutta4
 from vfejax.models.hamiltonian.learning import derivative_loss, fit
 from vfejax.models.hamiltonian.networks import (
@@ -102,7 +102,7 @@ def scheme_of(
 ) -> tuple[Integrator, Callable]:
     """An integrator of a network, and how a state is read."""
     if model.hamiltonian is None or not symplectic:
-        return runge_kutta4(lambda z: model.motion(params, z), dt), lambda z: z
+        return runge_kutta4(lambda z: model.vector_field(params, z), dt), lambda z: z
     return flow(model.hamiltonian(params), dt), joined
 
 
@@ -138,7 +138,10 @@ def drift_row(name: str, of: str, scheme: str, seed: int) -> Row:
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
         if params is None:
             model = PhaseModel(
-                None, lambda _, z: motion(system.hamiltonian, z), lambda _: system.hamiltonian, 0
+                None,
+                lambda _, z: vector_field(system.hamiltonian, z),
+                lambda _: system.hamiltonian,
+                0,
             )
         else:
             model = model_of(name, of, jnp.float64)

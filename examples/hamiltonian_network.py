@@ -1,11 +1,12 @@
 """Two networks learn how a pendulum swings, from noisy states and their derivatives. One has an
 energy.
 
-Both see the same 1,125 samples and have as many weights. The plain network is the motion itself:
-nothing in it says that energy is kept, and along its path the energy wanders. The Hamiltonian
-network is an energy ``V(q) + T(p)`` whose gradients are the motion. Stoermer-Verlet keeps *its*
-energy for as long as one likes, and so keeps the true one as nearly as the network knows it. On the
-derivatives themselves both are equally good: what tells them apart is what they conserve.
+Both see the same 1,125 samples and have as many weights. The plain network is the vector field
+itself: nothing in it says that energy is kept, and along its path the energy wanders. The
+Hamiltonian network is an energy ``V(q) + T(p)`` whose gradients are the field. Stoermer-Verlet
+keeps *its* energy for as long as one likes, and so keeps the true one as nearly as the network
+knows it. On the derivatives themselves both are equally good: what tells them apart is what they
+conserve.
 
     python examples/hamiltonian_network.py
 
@@ -47,7 +48,7 @@ def paths(model: PhaseModel, params: tuple, num_times: int) -> np.ndarray:
     @jax.jit
     def run(params: tuple) -> jax.Array:
         if model.hamiltonian is None:
-            scheme = runge_kutta4(partial(model.motion, params), DT)
+            scheme = runge_kutta4(partial(model.vector_field, params), DT)
             return path(scheme, start, num_times, STEPS_BETWEEN, lambda z: z)
         scheme = flow(model.hamiltonian(params), DT)
         return path(scheme, scheme.init(start), num_times, STEPS_BETWEEN, joined)

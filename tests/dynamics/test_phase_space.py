@@ -1,4 +1,4 @@
-"""Hamiltonians of vectors: motions, and flows that are symplectic whether or not H separates."""
+"""Hamiltonians of vectors: fields, and flows that are symplectic whether or not H separates."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from vfejax.dynamics.fixed_points import fixed_point
-from vfejax.dynamics.phase_space import Hamiltonian, energy, flow, halves, joined, motion, path
+from vfejax.dynamics.phase_space import (
+    Hamiltonian,
+    energy,
+    flow,
+    halves,
+    joined,
+    path,
+    vector_field,
+)
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -40,7 +48,7 @@ def test_flows_are_symplectic_reversible_of_second_order_and_keep_the_energy(nam
         walks = walk(0.1, 4), walk(0.05, 8), walk(0.0125, 32)
         energies = jax.vmap(lambda w: energy(hamiltonian, w))(walks[0])
         slope = jax.grad(lambda z: energy(hamiltonian, z))(z)
-        return jax.jacfwd(step)(z, 0.1), back, walks, energies, motion(hamiltonian, z), slope
+        return jax.jacfwd(step)(z, 0.1), back, walks, energies, vector_field(hamiltonian, z), slope
 
     jacobian, back, walks, energies, velocity, slope = jax.device_get(check(Z))
     # The solver's tolerance, or rounding.
@@ -58,7 +66,7 @@ def test_a_state_of_integers_moves():
     oscillator = Hamiltonian(
         lambda q: jnp.sum(q**2), lambda q, p: jnp.sum(p**2) / 2, separable=True
     )
-    assert motion(oscillator, jnp.array([1, 3])).tolist() == [3.0, -2.0]
+    assert vector_field(oscillator, jnp.array([1, 3])).tolist() == [3.0, -2.0]
 
 
 def test_a_state_of_odd_length_is_refused():

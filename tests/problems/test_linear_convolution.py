@@ -38,7 +38,7 @@ def test_lorenz_stays_on_its_attractor_and_is_seen_with_noise(rng):
     # Fixed points of the flow: x = y, z = r - 1.
     side = np.sqrt(4.0 * 45.92)
     rest = jnp.array([side, side, 45.92])
-    np.testing.assert_allclose(lorenz.motion(rest), 0.0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(lorenz.vector_field(rest), 0.0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(lorenz.runge_kutta(rest, 1.0), rest, rtol=1e-12)
     # A time of NumPy's does not widen the states.
     single = jax.ShapeDtypeStruct((3,), jnp.float32)

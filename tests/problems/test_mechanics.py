@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vfejax.dynamics.phase_space import energy, motion
+from vfejax.dynamics.phase_space import energy, vector_field
 from vfejax.problems import mechanics
 from vfejax.problems.mechanics import SYSTEMS, sample
 
@@ -20,7 +20,7 @@ def test_samples_of_every_system_obey_its_hamiltonian(name):
     def check():
         data = sample(system, np.random.default_rng(0), 2, num_steps=20)
         energies = jax.vmap(lambda z: energy(system.hamiltonian, z))(data.states)
-        derivatives = jax.vmap(lambda z: motion(system.hamiltonian, z))(data.states)
+        derivatives = jax.vmap(lambda z: vector_field(system.hamiltonian, z))(data.states)
         return data, energies.reshape(2, 3), derivatives
 
     data, energies, derivatives = check()
@@ -75,6 +75,6 @@ def test_bodies_circle_about_their_centre_with_the_speed_that_keeps_them_there(n
     for total in (places.sum(axis=1), momenta.sum(axis=1)):
         np.testing.assert_allclose(total, 0, rtol=0, atol=1e-14)
     hamiltonian = SYSTEMS["two-body"].hamiltonian
-    pull = jax.jit(jax.vmap(lambda s: motion(hamiltonian, s)))(z)[:, 2 * num_bodies :]
+    pull = jax.jit(jax.vmap(lambda s: vector_field(hamiltonian, s)))(z)[:, 2 * num_bodies :]
     centripetal = -places * np.sum(momenta**2, axis=-1, keepdims=True) / 0.8**2
     np.testing.assert_allclose(pull.reshape(places.shape), centripetal, rtol=1e-12, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Hamiltonians of vectors ``z = (q, p)``: energies, motions, and flows that keep them.
+"""Hamiltonians of vectors ``z = (q, p)``: energies, vector fields, and flows that keep them.
 
 dq/dt = dH/dp,    dp/dt = -dH/dq
 """
@@ -17,7 +17,7 @@ from vfejax.dynamics.separable import separable_verlet
 from vfejax.numerics import as_floating
 from vfejax.types import Array, Integrator, PyTree
 
-__all__ = ["Hamiltonian", "energy", "flow", "halves", "joined", "motion", "path"]
+__all__ = ["Hamiltonian", "energy", "flow", "halves", "joined", "path", "vector_field"]
 
 
 class Hamiltonian(NamedTuple):
@@ -72,11 +72,11 @@ def energy(hamiltonian: Hamiltonian, z: Array) -> Array:
     return hamiltonian.potential_fn(q) + hamiltonian.kinetic_fn(q, p)
 
 
-def motion(hamiltonian: Hamiltonian, z: Array) -> Array:
+def vector_field(hamiltonian: Hamiltonian, z: Array) -> Array:
     """``dz/dt = (dH/dp, -dH/dq)`` of a state ``[2 n]``.
 
     >>> oscillator = Hamiltonian(lambda q: jnp.sum(q**2), lambda q, p: jnp.sum(p**2), True)
-    >>> motion(oscillator, jnp.array([1.0, 2.0])).tolist()
+    >>> vector_field(oscillator, jnp.array([1.0, 2.0])).tolist()
     [4.0, -2.0]
     """
     z = as_floating(z, "z")

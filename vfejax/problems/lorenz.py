@@ -22,7 +22,7 @@ from vfejax.numerics import as_floating, cast_like
 from vfejax.problems.linear_convolution import noise_kernel
 from vfejax.types import Array
 
-__all__ = ["START", "Data", "lorenz_model", "motion", "runge_kutta", "simulate"]
+__all__ = ["START", "Data", "lorenz_model", "runge_kutta", "simulate", "vector_field"]
 
 START = np.array([0.9, 0.8, 30.0])
 """Expectation of the first state."""
@@ -35,10 +35,10 @@ class Data(NamedTuple):
     observations: np.ndarray
 
 
-def motion(states: Array) -> Array:
+def vector_field(states: Array) -> Array:
     """``dx/dt`` for ``states [3]``.
 
-    >>> [round(float(x), 3) for x in motion(jnp.array([1.0, 1.0, 0.0]))]
+    >>> [round(float(x), 3) for x in vector_field(jnp.array([1.0, 1.0, 0.0]))]
     [0.0, 1.435, 0.031]
     """
     x, y, z = states[0], states[1], states[2]
@@ -63,10 +63,10 @@ def runge_kutta(states: Array, dt: float, num_steps: int = 4) -> Array:
     h = cast_like(dt, states) / num_steps
 
     def step(x: Array, _: None) -> tuple[Array, None]:
-        a = motion(x)
-        b = motion(x + h / 2 * a)
-        c = motion(x + h / 2 * b)
-        d = motion(x + h * c)
+        a = vector_field(x)
+        b = vector_field(x + h / 2 * a)
+        c = vector_field(x + h / 2 * b)
+        d = vector_field(x + h * c)
         return x + h / 6 * (a + 2.0 * b + 2.0 * c + d), None
 
     return jax.lax.scan(step, states, None, length=num_steps)[0]
@@ -97,7 +97,7 @@ def lorenz_model(
     5
     """
     level = Level(
-        lambda x, v, theta: motion(x),
+        lambda x, v, theta: vector_field(x),
         lambda x, v, theta: jnp.sum(x, keepdims=True),
         output_precision * np.eye(1)[None],
         state_precision * np.eye(3)[None],

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vfejax.dynamics.phase_space import Hamiltonian, motion, path
+from vfejax.dynamics.phase_space import Hamiltonian, path, vector_field
 from vfejax.dynamics.runge_kutta import runge_kutta4
 from vfejax.types import Array
 
@@ -77,17 +77,17 @@ def sample(
     first = jnp.asarray(system.initial_fn(rng, num_paths), float)
     dt = system.duration / (system.num_times - 1)
 
-    def motion_fn(z: Array) -> Array:
-        return motion(system.hamiltonian, z)
+    def vector_field_fn(z: Array) -> Array:
+        return vector_field(system.hamiltonian, z)
 
-    scheme = runge_kutta4(motion_fn, dt / num_steps)
+    scheme = runge_kutta4(vector_field_fn, dt / num_steps)
 
     def states_of(z: Array) -> Array:
         return path(scheme, z, system.num_times, num_steps, lambda z: z)
 
     states = jax.vmap(states_of)(first).reshape(-1, system.dim)
     noise = system.noise * rng.standard_normal(states.shape)
-    derivatives = jax.vmap(motion_fn)(states)
+    derivatives = jax.vmap(vector_field_fn)(states)
     return Samples(states + jnp.asarray(noise, states.dtype), derivatives)
 
 

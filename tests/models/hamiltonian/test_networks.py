@@ -1,4 +1,4 @@
-"""Hamiltonian networks: their motion keeps their energy, they learn one, and they refuse what they
+"""Hamiltonian networks: their flow keeps their energy, they learn one, and they refuse what they
 cannot learn from.
 """
 
@@ -34,7 +34,7 @@ def test_a_motion_keeps_the_types_and_the_energy_it_comes_from(name, dtype):
     @jax.jit
     def check(key):
         params = model.init(key)
-        moved = jax.vmap(lambda z: model.motion(params, z))(states)
+        moved = jax.vmap(lambda z: model.vector_field(params, z))(states)
         if model.hamiltonian is None:
             return params, moved, None
         h = model.hamiltonian(params)
@@ -84,7 +84,7 @@ def test_an_odd_or_empty_phase_space_and_sizes_below_1_are_refused(name):
     params = jax.eval_shape(model.init, jax.random.key(0))
     for z in (jnp.zeros(3, "f4"), jnp.zeros(4, "f4"), jnp.zeros((5, 2), "f4"), jnp.zeros(2, "f8")):
         with pytest.raises(ValueError, match=r"z must be float32 of shape \(2,\), got float"):
-            jax.eval_shape(model.motion, params, z)
+            jax.eval_shape(model.vector_field, params, z)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Learning a motion from derivatives: the mean square error of a network."""
+"""Learning a vector field from derivatives: the mean square error of a network."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def derivative_loss(model: PhaseModel, params: PyTree, samples: Samples) -> Arra
     4.0
     """
     samples = _checked(model, samples)
-    moved = jax.vmap(lambda z: model.motion(params, z))(samples.states)
+    moved = jax.vmap(lambda z: model.vector_field(params, z))(samples.states)
     return jnp.mean((samples.derivatives - moved) ** 2)
 
 

@@ -1,5 +1,5 @@
-"""Networks of states ``z = (q, p)``: a learned energy whose gradients are the motion, or the motion
-itself.
+"""Networks of states ``z = (q, p)``: a learned Hamiltonian whose gradients are the vector field, or
+the vector field itself.
 
 Source: Greydanus, Dzamba, Yosinski, Hamiltonian neural networks (2019); the separable form as in
 Chen, Zhang, Arjovsky, Bottou, Symplectic recurrent neural networks (2020).
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vfejax.dynamics.implicit import no_potential
-from vfejax.dynamics.phase_space import Hamiltonian, motion
+from vfejax.dynamics.phase_space import Hamiltonian, vector_field
 from vfejax.models.blocks import check_options
 from vfejax.models.perceptron import Perceptron
 from vfejax.models.protocol import first_weights, merging
@@ -37,14 +37,15 @@ class PhaseModel(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``.
-        motion: ``motion(params, z [2 n]) -> dz/dt [2 n]``; z in the dtype of the weights.
+        vector_field: ``vector_field(params, z [2 n]) -> dz/dt [2 n]``; z in the dtype of the
+            weights.
         hamiltonian: ``hamiltonian(params) ->``
             :class:`vfejax.dynamics.phase_space.Hamiltonian`; None for a network that has none.
         dim: length of a state.
     """
 
     init: Callable[[Array], PyTree]
-    motion: Callable[[PyTree, Array], Array]
+    vector_field: Callable[[PyTree, Array], Array]
     hamiltonian: Callable[[PyTree], Hamiltonian] | None
     dim: int
 
@@ -74,7 +75,7 @@ def separable(
     >>> import jax
     >>> model = separable(4, HamiltonianConfig(hidden=8))
     >>> params = model.init(jax.random.key(0))
-    >>> model.motion(params, jnp.ones(4)).shape, model.hamiltonian(params).separable
+    >>> model.vector_field(params, jnp.ones(4)).shape, model.hamiltonian(params).separable
     ((4,), True)
     """
     sizes = [_coordinates(dim), *_hidden(config), 1]
@@ -105,7 +106,7 @@ def general(
 
     >>> import jax
     >>> model = general(2, HamiltonianConfig(hidden=8))
-    >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
+    >>> model.vector_field(model.init(jax.random.key(0)), jnp.ones(2)).shape
     (2,)
     """
     sizes = [2 * _coordinates(dim), *_hidden(config), 1]
@@ -125,22 +126,22 @@ def _with_energy(
     dim: int,
     dtype: jnp.dtype | type,
 ) -> PhaseModel:
-    """The model whose motion is that of the energies of a module."""
+    """The model whose vector field is that of the energies of a module."""
     merged = merging(create)
 
     def hamiltonian(params: PyTree) -> Hamiltonian:
         return energies(merged(params))
 
-    def motion_fn(params: PyTree, z: Array) -> Array:
-        return motion(hamiltonian(params), _checked(z, dim, dtype))
+    def vector_field_fn(params: PyTree, z: Array) -> Array:
+        return vector_field(hamiltonian(params), _checked(z, dim, dtype))
 
-    return PhaseModel(first_weights(create), motion_fn, hamiltonian, dim)
+    return PhaseModel(first_weights(create), vector_field_fn, hamiltonian, dim)
 
 
 def plain(
     dim: int, config: HamiltonianConfig = HamiltonianConfig(), dtype: jnp.dtype | type = jnp.float32
 ) -> PhaseModel:
-    """The motion itself, one network without an energy: what the others are compared with.
+    """The vector field itself, one network without an energy: what the others are compared with.
 
     Args:
         dim: length of a state, even.
@@ -152,7 +153,7 @@ def plain(
 
     >>> import jax
     >>> model = plain(2, HamiltonianConfig(hidden=8))
-    >>> model.motion(model.init(jax.random.key(0)), jnp.ones(2)).shape
+    >>> model.vector_field(model.init(jax.random.key(0)), jnp.ones(2)).shape
     (2,)
     """
     length = 2 * _coordinates(dim)
@@ -163,10 +164,10 @@ def plain(
 
     merged = merging(create)
 
-    def motion_fn(params: PyTree, z: Array) -> Array:
+    def vector_field_fn(params: PyTree, z: Array) -> Array:
         return merged(params)(_checked(z, dim, dtype))
 
-    return PhaseModel(first_weights(create), motion_fn, None, dim)
+    return PhaseModel(first_weights(create), vector_field_fn, None, dim)
 
 
 def _coordinates(dim: int) -> int:
