@@ -89,6 +89,7 @@ LEFT_OUT = {
     "language_models": "trains for a day; its figures are losses",
     "memory_per_device": "compiles for several devices of a host, and runs nothing",
     "model_compression": "trains for hours; its figures are losses and bytes",
+    "notebooks": "compares two compilers of XLA for a CPU",
     "population_mesh": "compares several devices of a host",
     "processes": "compares several processes of a host",
     "quantisation": "needs a run of vfejax train",

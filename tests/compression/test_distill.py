@@ -215,7 +215,7 @@ def test_a_teacher_has_no_gradient_and_no_place_in_the_optimiser():
     assert moments["student"]["out"] is None
     assert moments["student"]["table"] is not None
     # Models whose weights are a single array.
-    one = distill.trained({"student": 1.0, "teacher": 1.0})
+    one = distill.trainable({"student": 1.0, "teacher": 1.0})
     assert one == {"student": True, "teacher": False}
 
 
