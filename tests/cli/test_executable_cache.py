@@ -1,6 +1,7 @@
 """Executables that one command leaves to the next."""
 
 import os
+import threading
 
 import jax
 import numpy as np
@@ -171,6 +172,21 @@ def test_a_program_that_a_thread_makes_is_waited_for_and_traced_once(folder, mon
     np.testing.assert_allclose(found, float(_rate()(step)), rtol=4 * np.finfo(np.float32).eps)
     assert not executable_cache.begin(_fresh(traced), shape)  # it is kept by now
     assert jax_cache.folder() == str(folder)
+
+
+def test_a_program_is_used_before_it_is_written_and_not_made_twice(folder, monkeypatch):
+    traced, step, written = [], np.float32(2), threading.Event()
+    write = executable_cache._write
+    monkeypatch.setattr(executable_cache, "_write", lambda *x: written.wait(60) and write(*x))
+    try:
+        assert executable_cache.begin(_fresh(traced), step)
+        results = [float(_fresh(traced)(step)) for _ in range(2)]
+        assert not executable_cache.begin(_fresh(traced), step)
+        assert not [*folder.glob("*.kept")]
+    finally:
+        written.set()
+    assert results == [results[0]] * 2
+    assert len(traced) == 1
 
 
 def test_an_error_in_a_thread_is_met_by_who_calls_the_function(folder):

@@ -50,7 +50,9 @@ class _Begun(NamedTuple):
 
 
 _BEGUN: dict[Path, _Begun] = {}
-"""Programs that threads of this process make, by where they will be kept."""
+"""Programs that threads of this process make or made, by where they will be kept. They stay: what
+is told before it is written would else be made again.
+"""
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -168,7 +170,7 @@ class _Kept:
         self, path: Path | None, arguments: tuple[Any, ...], varying: tuple[Any, ...]
     ) -> Callable[..., Any]:
         """The executable that a thread makes; or read it, or compile and write it."""
-        begun = None if path is None else _BEGUN.pop(path, None)
+        begun = None if path is None else _BEGUN.get(path)
         if begun is not None:
             with contextlib.suppress(Exception):  # which is met again below
                 return begun.program.result()
@@ -187,18 +189,22 @@ class _Kept:
         tell_shapes: Callable[[Any], None] = lambda shapes: None,
         tell_program: Callable[[Any], None] = lambda program: None,
     ) -> Callable[..., Any]:
-        """Compile, and write what can be kept. The shapes of the results are told before the one,
-        and the executable before the other.
+        """Compile, and write what can be kept.
+
+        Args:
+            path: where to write; None for nowhere.
+            arguments: of the function, or their shapes.
+            tell_shapes: is given the shapes of the results before the function is compiled.
+            tell_program: is given the executable before it is written, which takes 0.1 s.
         """
         lowered = self._compiled.lower(*arguments)
         tell_shapes(_bare(lowered.out_info))
-        kept = path is not None and not _calls_out(lowered)
-        with jax_cache.aside() if kept else contextlib.nullcontext():
+        place = None if path is None or _calls_out(lowered) else path
+        with contextlib.nullcontext() if place is None else jax_cache.aside():
             program = lowered.compile()
         tell_program(program)
-        if path is None or not kept:
-            return program
-        _write(path, lambda: serialize_executable.serialize(program)[::2])  # not their tree
+        if place is not None:
+            _write(place, lambda: serialize_executable.serialize(program)[::2])  # not their tree
         return program
 
     def shapes(self, path: Path | None, arguments: tuple[Any, ...]) -> Any:
